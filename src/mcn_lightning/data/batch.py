@@ -1,0 +1,87 @@
+"""The one contract between the data and everything else: what a batch of clips holds.
+
+One letter alphabet serves the whole project:
+
+====== =====================================================================
+B      clips in a batch
+C      width of the video feature: the widths of all visual streams together
+M      mel bands of the spectrogram
+T      audio frames (10 ms each)
+W      words of a text
+E      width of a word vector
+D      width of the joint embedding
+K      clusters
+Q      rows of the clustering queue
+N      items of a retrieval gallery
+====== =====================================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Modality = Literal["video", "audio", "text"]
+MODALITIES: tuple[Modality, ...] = ("video", "audio", "text")
+
+
+class InputError(ValueError):
+    """A file or an option that the user gave is wrong; the message is one line that says how to mend it."""
+
+
+@dataclass(frozen=True)
+class BadVideo:
+    """A video that could not be used, and why.
+
+    Args:
+        video: id of the video.
+        reason: one line that names the file, what was expected and what was found.
+    """
+
+    video: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """A batch of B clips; a modality that the data set does not have is ``None``.
+
+    Args:
+        ids: B names, ``"<video id>:<clip number>"``.
+        video: pooled and L2-normalised visual features, ``(B, C)`` float32.
+        audio: log-mel spectrograms in dB relative to the maximum, ``(B, M, T)`` float32, padded on the right.
+        audio_frames: frames of each spectrogram before padding, ``(B,)`` int64.
+        words: word or token indices, ``(B, W)`` int32; 0 is "no word".
+        labels: known topic of each clip, ``(B,)`` int64, where the data set has topics.
+        clips_per_video: clips that stand next to each other and come from one video (``n_pair`` in training, else 1).
+        skipped: videos that should have been in this batch and could not be read.
+    """
+
+    ids: tuple[str, ...]
+    video: Tensor | None = None
+    audio: Tensor | None = None
+    audio_frames: Tensor | None = None
+    words: Tensor | None = None
+    labels: Tensor | None = None
+    clips_per_video: int = 1
+    skipped: tuple[BadVideo, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> ClipBatch:
+        """Return the batch with its tensors on ``device``."""
+        moved = {name: value.to(device, non_blocking=non_blocking) for name, value in self._tensors().items()}
+        return replace(self, **moved)  # type: ignore[arg-type]
+
+    def pin_memory(self) -> ClipBatch:
+        """Return the batch with its tensors in page-locked memory (called by the data loader)."""
+        pinned = {name: value.pin_memory() for name, value in self._tensors().items()}
+        return replace(self, **pinned)  # type: ignore[arg-type]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        names = ("video", "audio", "audio_frames", "words", "labels")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
