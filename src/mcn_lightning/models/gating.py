@@ -1,0 +1,28 @@
+"""Gated embedding units: a projection whose every output is scaled by a gate computed from all of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class GatedEmbedding(nn.Module):
+    """Linear projection followed by context gating.
+
+    Computes ``h * sigmoid(W2 h + b2)`` with ``h = W1 x + b1`` (Miech, Laptev and Sivic, "Learnable pooling with
+    Context Gating for video classification", 2017, eq. 3).
+
+    Args:
+        in_features: width of the input.
+        out_features: width of the result.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(in_features, out_features)
+        self.gate = nn.Linear(out_features, out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., in_features)`` to ``(..., out_features)``."""
+        hidden = self.projection(x)
+        return hidden * torch.sigmoid(self.gate(hidden))

@@ -1,0 +1,232 @@
+"""The three-branch projection model: video, audio and text into one embedding space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mcn_lightning.models.audio import ResDAVEnet, pool_time, valid_steps
+from mcn_lightning.models.gating import GatedEmbedding
+
+MODALITIES = ("video", "audio", "text")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Shape of the network; the defaults are the released recipe.
+
+    Args:
+        embedding_dim: width D of the joint embedding space.
+        modalities: branches to build, of video, audio, text (set from data.modalities).
+        video_dim: width C of the visual feature (set from data.streams).
+        audio_bands: mel bands M (set from data.audio.bands).
+        text_dim: width E of a word vector (set from data.text.dim).
+        audio_widths: channels of the four ResDAVEnet stages.
+        audio_pool: pooling of the audio features over time, mean (released) or max.
+        mask_audio: leave padding out of the pooling: never in training and always in evaluation ("eval", released), or
+            always.
+        released_audio_steps: divide frame counts by round(T / ceil(T/16)) in evaluation as the released code does,
+            instead of 16.
+        mask_words: leave the zero rows after the last word out of the maximum over words (released: they take part).
+        normalize: scale every embedding to length 1 (released: no).
+        reconstruction: build the reconstruction heads.
+        reconstruction_hidden: width of the hidden layer of a reconstruction head.
+        dropout: share of the pooled audio, the pooled text and the video input that is dropped in training
+            (released: 0).
+    """
+
+    embedding_dim: int = 6144
+    modalities: Sequence[Literal["video", "audio", "text"]] = MODALITIES
+    video_dim: int = 4096
+    audio_bands: int = 40
+    text_dim: int = 300
+    audio_widths: Sequence[int] = (128, 256, 512, 1024)
+    audio_pool: Literal["mean", "max"] = "mean"
+    mask_audio: Literal["eval", "always"] = "eval"
+    released_audio_steps: bool = False
+    mask_words: bool = False
+    normalize: bool = False
+    reconstruction: bool = True
+    reconstruction_hidden: int = 1024
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.modalities if name not in MODALITIES]
+        if unknown or len(self.modalities) < 2 or len(set(self.modalities)) < len(self.modalities):
+            raise ValueError(
+                f"--data.modalities: expected two or three of {', '.join(MODALITIES)}, found {list(self.modalities)}"
+            )
+        if len(self.audio_widths) != 4:
+            raise ValueError(f"--model.network.audio_widths: expected four widths, found {list(self.audio_widths)}")
+        for name in ("embedding_dim", "video_dim", "audio_bands", "text_dim", "reconstruction_hidden"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--model.network.{name}: expected at least 1, found {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"--model.network.dropout: expected a share in [0, 1), found {self.dropout}")
+
+
+@dataclass(frozen=True)
+class MCNOutput:
+    """What the network computes for a batch; the fields of an absent modality are ``None``.
+
+    Args:
+        video: video embedding ``(B, D)``.
+        audio: audio embedding ``(B, D)``.
+        text: text embedding ``(B, D)``.
+        targets: what each reconstruction head has to rebuild: the video input ``(B, C)``, the pooled audio feature
+            ``(B, widths[-1])``, the pooled text feature before its gate ``(B, D)``.
+        reconstructions: what the heads made of the embeddings, shaped as the targets; empty without the heads.
+    """
+
+    video: Tensor | None
+    audio: Tensor | None
+    text: Tensor | None
+    targets: dict[str, Tensor]
+    reconstructions: dict[str, Tensor]
+
+    def embeddings(self) -> dict[str, Tensor]:
+        """Return the embeddings of the modalities that are present, in the order video, audio, text."""
+        return {name: value for name in MODALITIES if (value := getattr(self, name)) is not None}
+
+    def mean(self) -> Tensor:
+        """Return the fused feature of each clip, the mean over the modalities present, ``(B, D)``."""
+        return torch.stack(list(self.embeddings().values())).mean(dim=0)
+
+
+class AudioBranch(nn.Module):
+    """Spectrogram to embedding: ResDAVEnet, pooling over time, gating in the small space, projection to D.
+
+    Args:
+        config: shape of the network.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.audio_widths[-1]
+        self.network = ResDAVEnet(config.audio_bands, config.audio_widths)
+        self.gated = GatedEmbedding(width, width)
+        self.projection = nn.Linear(width, config.embedding_dim)
+
+    def forward(self, spectrogram: Tensor, audio_frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ``(B, M, T)`` dB and frame counts ``(B,)`` to the embedding ``(B, D)`` and pooled ``(B, widths[-1])``."""
+        features = self.network(spectrogram)
+        steps = None
+        if self.config.mask_audio == "always" or not self.training:
+            steps = valid_steps(audio_frames, spectrogram.shape[2], self.config.released_audio_steps)
+        pooled = pool_time(features, steps, self.config.audio_pool)
+        hidden = F.dropout(pooled, self.config.dropout, self.training)
+        return self.projection(self.gated(hidden)), pooled
+
+
+class TextBranch(nn.Module):
+    """Words to embedding: frozen word vectors, a linear layer and ReLU on each, maximum over the words, gating.
+
+    The frozen embedder comes from the data (a word-vector table or a sentence encoder) and is no part of a checkpoint:
+    set it with :meth:`set_embedder`, or give word vectors to :meth:`forward` directly.
+
+    Args:
+        config: shape of the network.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.word_projection = nn.Linear(config.text_dim, config.embedding_dim)
+        self.gated = GatedEmbedding(config.embedding_dim, config.embedding_dim)
+        self.embedder: nn.Module | None = None
+
+    def set_embedder(self, embedder: nn.Module) -> None:
+        """Take the module that maps indices ``(B, W)`` int32 to word vectors ``(B, W, E)``."""
+        self.embedder = embedder
+
+    def forward(self, words: Tensor) -> tuple[Tensor, Tensor]:
+        """Map indices ``(B, W)`` int32 or word vectors ``(B, W, E)`` to the embedding and the pooled text ``(B, D)``.
+
+        Raises:
+            RuntimeError: if indices come before an embedder was set.
+        """
+        if words.dim() == 2:
+            if self.embedder is None:
+                raise RuntimeError("the text branch has no word vectors: call set_embedder(data.text_embedder()) first")
+            words = self.embedder(words)
+        pooled = self._pool(words.to(self.word_projection.weight.dtype))
+        return self.gated(F.dropout(pooled, self.config.dropout, self.training)), pooled
+
+    def _pool(self, vectors: Tensor) -> Tensor:
+        if not self.config.mask_words:
+            # ReLU and maximum commute, and the maximum leaves W times less for ReLU to read and to remember
+            return F.relu(self.word_projection(vectors).amax(dim=1))
+        absent = (vectors == 0).all(dim=2, keepdim=True)
+        return F.relu(self.word_projection(vectors).masked_fill(absent, float("-inf")).amax(dim=1))
+
+
+def _reconstruction_head(config: NetworkConfig, target_dim: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(config.embedding_dim, config.reconstruction_hidden),
+        nn.ReLU(),
+        nn.Linear(config.reconstruction_hidden, target_dim),
+        nn.ReLU(),
+    )
+
+
+class MCN(nn.Module):
+    """Multimodal Clustering Network (Chen et al., ICCV 2021), section 3.1, as in the authors' released code.
+
+    Args:
+        config: shape of the network.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.video = GatedEmbedding(config.video_dim, config.embedding_dim) if "video" in config.modalities else None
+        self.audio = AudioBranch(config) if "audio" in config.modalities else None
+        self.text = TextBranch(config) if "text" in config.modalities else None
+        target_dims = {"video": config.video_dim, "audio": config.audio_widths[-1], "text": config.embedding_dim}
+        names = [name for name in MODALITIES if name in config.modalities and config.reconstruction]
+        self.reconstruction = nn.ModuleDict({name: _reconstruction_head(config, target_dims[name]) for name in names})
+
+    def forward(
+        self,
+        video: Tensor | None = None,
+        audio: Tensor | None = None,
+        audio_frames: Tensor | None = None,
+        words: Tensor | None = None,
+    ) -> MCNOutput:
+        """Embed a batch; a modality that is not given, or has no branch, is ``None`` in the result.
+
+        Args:
+            video: visual features ``(B, C)``.
+            audio: log-mel spectrograms in dB, ``(B, M, T)``.
+            audio_frames: frames before padding, ``(B,)`` int64; all T when ``None``.
+            words: indices ``(B, W)`` int32 or word vectors ``(B, W, E)``.
+
+        Returns:
+            Embeddings, reconstruction targets and reconstructions.
+        """
+        embeddings: dict[str, Tensor] = {}
+        targets: dict[str, Tensor] = {}
+        if video is not None and self.video is not None:
+            inputs = F.dropout(video, self.config.dropout, self.training)
+            embeddings["video"], targets["video"] = self.video(inputs), video
+        if audio is not None and self.audio is not None:
+            if audio_frames is None:
+                audio_frames = torch.full((len(audio),), audio.shape[2], device=audio.device)
+            embeddings["audio"], targets["audio"] = self.audio(audio, audio_frames)
+        if words is not None and self.text is not None:
+            embeddings["text"], targets["text"] = self.text(words)
+        reconstructions = {
+            name: self.reconstruction[name](embeddings[name]) for name in embeddings if name in self.reconstruction
+        }
+        if self.config.normalize:
+            embeddings = {name: F.normalize(value, dim=1) for name, value in embeddings.items()}
+        present = cast("dict[str, Tensor | None]", embeddings)
+        return MCNOutput(
+            present.get("video"), present.get("audio"), present.get("text"), targets, reconstructions
+        )
