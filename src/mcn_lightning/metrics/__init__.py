@@ -1,0 +1,14 @@
+"""Measures of embeddings and clusters: pure functions, and torchmetrics classes around them."""
+
+from mcn_lightning.metrics.clustering import ClusterQuality, adjusted_rand_index, mean_entropy, purity
+from mcn_lightning.metrics.retrieval import RetrievalRecall, expected_ranks, retrieval_metrics
+
+__all__ = [
+    "ClusterQuality",
+    "RetrievalRecall",
+    "adjusted_rand_index",
+    "expected_ranks",
+    "mean_entropy",
+    "purity",
+    "retrieval_metrics",
+]

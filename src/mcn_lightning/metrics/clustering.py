@@ -1,0 +1,149 @@
+"""How well clusters agree with known labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.clustering import normalized_mutual_info_score
+
+from mcn_lightning.metrics.items import concatenated, first_of_each, gather_rows, hash_ids
+
+
+def _contingency(assignments: Tensor, labels: Tensor) -> Tensor:
+    """Number of items of each label in each non-empty cluster, ``(clusters, labels)`` float64."""
+    if assignments.shape != labels.shape or assignments.ndim != 1 or len(labels) == 0:
+        found = f"{tuple(assignments.shape)} and {tuple(labels.shape)}"
+        raise ValueError(f"assignments (B,) and labels (B,) must be of one length, at least 1, got {found}")
+    clusters, cluster = torch.unique(assignments, return_inverse=True)
+    names, label = torch.unique(labels, return_inverse=True)
+    cells = torch.bincount(cluster * len(names) + label, minlength=len(clusters) * len(names))
+    return cells.view(len(clusters), len(names)).double()
+
+
+def purity(assignments: Tensor, labels: Tensor) -> Tensor:
+    """Fraction of the items that carry the most frequent label of their cluster.
+
+    Args:
+        assignments: cluster of each item, ``(B,)`` int64.
+        labels: known label of each item, ``(B,)`` int64.
+
+    Returns:
+        0 to 1, 0-d float64.
+
+    Raises:
+        ValueError: if the lengths differ or there is no item.
+    """
+    table = _contingency(assignments, labels)
+    return table.max(dim=1).values.sum() / table.sum()
+
+
+def mean_entropy(assignments: Tensor, labels: Tensor) -> Tensor:
+    """Entropy of the labels in a cluster, averaged over the non-empty clusters with equal weight.
+
+    Args:
+        assignments: cluster of each item, ``(B,)`` int64.
+        labels: known label of each item, ``(B,)`` int64.
+
+    Returns:
+        In nats, 0 where every cluster holds one label; 0-d float64.
+
+    Raises:
+        ValueError: if the lengths differ or there is no item.
+    """
+    table = _contingency(assignments, labels)
+    return torch.special.entr(table / table.sum(dim=1, keepdim=True)).sum(dim=1).mean()
+
+
+def adjusted_rand_index(assignments: Tensor, labels: Tensor) -> Tensor:
+    """Agreement of two partitions over pairs of items, corrected for chance (Hubert and Arabie 1985).
+
+    torchmetrics multiplies the pair counts as int64, which overflows from about 50,000 items; here they are float64.
+
+    Args:
+        assignments: cluster of each item, ``(B,)`` int64.
+        labels: known label of each item, ``(B,)`` int64.
+
+    Returns:
+        1 for the same partition, about 0 for independent ones; 0-d float64.
+
+    Raises:
+        ValueError: if the lengths differ or there is no item.
+    """
+    table = _contingency(assignments, labels)
+
+    def pairs(counts: Tensor) -> Tensor:
+        return (counts * (counts - 1) / 2).sum()
+
+    both, in_cluster, in_label = pairs(table), pairs(table.sum(dim=1)), pairs(table.sum(dim=0))
+    if both == in_cluster and both == in_label:
+        return torch.ones_like(both)
+    chance = in_cluster * in_label / pairs(table.sum())
+    return (both - chance) / ((in_cluster + in_label) / 2 - chance)
+
+
+class ClusterQuality(Metric):
+    """Agreement of cluster assignments with known labels over all items seen, each id once.
+
+    Args:
+        **kwargs: of ``torchmetrics.Metric``.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+
+    ids: list[Tensor]
+    assignments: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"dist_sync_fn": gather_rows, **kwargs})
+        self.add_state("ids", default=[], dist_reduce_fx="cat")
+        self.add_state("assignments", default=[], dist_reduce_fx="cat")
+        self.add_state("labels", default=[], dist_reduce_fx="cat")
+
+    def update(self, ids: Sequence[str], assignments: Tensor, labels: Tensor) -> None:
+        """Add items.
+
+        Args:
+            ids: B names.
+            assignments: cluster of each item, ``(B,)``, integers.
+            labels: known label of each item, ``(B,)``, integers.
+
+        Raises:
+            ValueError: if the shapes do not fit or the tensors hold no integers.
+        """
+        if assignments.ndim != 1 or assignments.shape != labels.shape or len(ids) != len(labels):
+            found = f"{len(ids)} ids, {tuple(assignments.shape)} and {tuple(labels.shape)}"
+            raise ValueError(f"expected B ids, assignments (B,) and labels (B,), got {found}")
+        if assignments.is_floating_point() or labels.is_floating_point():
+            raise ValueError(f"assignments and labels must be integers, got {assignments.dtype} and {labels.dtype}")
+        self.ids.append(hash_ids(ids, labels.device))
+        self.assignments.append(assignments.detach().long())
+        self.labels.append(labels.detach().long())
+
+    def compute(self) -> dict[str, Tensor]:
+        """Compare the clusters with the labels.
+
+        Returns:
+            0-d float32 tensors on the CPU: ``nmi``, mutual information over the arithmetic mean of the entropies;
+            ``adjusted_rand_index``; ``purity``; ``mean_entropy`` in nats.
+
+        Raises:
+            ValueError: if nothing was seen.
+        """
+        once = first_of_each(concatenated(self.ids, "ClusterQuality"))
+        assignments = concatenated(self.assignments, "ClusterQuality")[once].cpu()
+        labels = concatenated(self.labels, "ClusterQuality")[once].cpu()
+        # torchmetrics builds a sparse table, and torch warns unless the check of sparse tensors is on or off by choice
+        with torch.sparse.check_sparse_tensor_invariants():
+            nmi = normalized_mutual_info_score(assignments, labels, average_method="arithmetic")
+        return {
+            "nmi": nmi.float(),
+            "adjusted_rand_index": adjusted_rand_index(assignments, labels).float(),
+            "purity": purity(assignments, labels).float(),
+            "mean_entropy": mean_entropy(assignments, labels).float(),
+        }

@@ -1,0 +1,101 @@
+"""Items that carry an id: ids as tensors, each item once, rows from every process.
+
+A data-parallel sampler repeats items so that all processes get the same number. A metric that counts rows then depends
+on the number of processes; one that counts ids does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def hash_ids(ids: Sequence[str], device: torch.device | str | None = None) -> Tensor:
+    """Turn ids into integers that are the same in every process and every run.
+
+    Args:
+        ids: B names.
+        device: where the result goes.
+
+    Returns:
+        64-bit BLAKE2b digests, ``(B,)`` int64. Two of a million different ids collide with probability 3e-8.
+
+    Raises:
+        ValueError: if ``ids`` is one string instead of a sequence of strings, or holds something else.
+    """
+    if isinstance(ids, str) or not all(isinstance(name, str) for name in ids):
+        raise ValueError(f"ids must be a sequence of strings, got {ids!r:.80}; pass one string for each row")
+    digests = (blake2b(name.encode(), digest_size=8).digest() for name in ids)
+    numbers = [int.from_bytes(digest, "big", signed=True) for digest in digests]
+    return torch.tensor(numbers, dtype=torch.int64, device=device)
+
+
+def first_of_each(hashes: Tensor) -> Tensor:
+    """Find the row where each id comes first.
+
+    Args:
+        hashes: `hash_ids` of the rows, ``(B,)`` int64.
+
+    Returns:
+        Row numbers, int64, one for each different id, in the order of the hashes: so the order does not depend on how
+        the rows were spread over batches and processes.
+    """
+    ordered, rows = torch.sort(hashes, stable=True)
+    first = torch.ones_like(ordered, dtype=torch.bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return rows[first]
+
+
+def gather_rows(rows: Tensor, group: Any = None) -> list[Tensor]:
+    """Collect the rows of every process; the ``dist_sync_fn`` of the metrics here.
+
+    Beyond torchmetrics' own function it lets a process without rows take part, whatever width and type the others have,
+    and it takes rows that were kept on the CPU through the GPU where the process group (NCCL) cannot send them.
+
+    Args:
+        rows: ``(B,)`` or ``(B, D)``; B may differ between processes.
+        group: process group, all processes by default.
+
+    Returns:
+        One tensor for each process, on the device of ``rows``.
+    """
+    shapes: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(shapes, (tuple(rows.shape), rows.dtype), group=group)
+    filled = [(shape, dtype) for shape, dtype in shapes if shape[0] > 0]
+    if not filled:
+        return [rows for _ in shapes]
+    (_, *width), dtype = filled[0]
+    most = max(shape[0] for shape, _ in filled)
+
+    needs_cuda = rows.device.type == "cpu" and dist.get_backend(group) == "nccl"
+    mine = rows if rows.shape[0] else rows.new_zeros(0, *width)
+    mine = mine.to(dtype=dtype, device="cuda" if needs_cuda else rows.device)
+    padded = F.pad(mine, [0, 0] * len(width) + [0, most - len(mine)])
+    everyone = [torch.empty_like(padded) for _ in shapes]
+    dist.all_gather(everyone, padded.contiguous(), group=group)
+    return [part[: shape[0]].to(rows.device) for part, (shape, _) in zip(everyone, shapes, strict=True)]
+
+
+def concatenated(state: list[Tensor] | Tensor, metric: str) -> Tensor:
+    """Join the rows of a metric's list state, which is one tensor already after a gather.
+
+    Args:
+        state: what ``update`` appended.
+        metric: name of the metric, for the message.
+
+    Returns:
+        All rows in one tensor.
+
+    Raises:
+        ValueError: if there is no row.
+    """
+    parts = [state] if isinstance(state, Tensor) else state
+    if not any(len(part) for part in parts):
+        raise ValueError(f"{metric} has seen no items: call update() before compute()")
+    return torch.cat(list(parts))

@@ -1,0 +1,286 @@
+"""Ranks and recall against the brute-force reference, and the metric's state over batches and processes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from references import retrieval as reference
+
+from mcn_lightning.metrics import RetrievalRecall, expected_ranks, retrieval_metrics
+from mcn_lightning.metrics.items import first_of_each, gather_rows, hash_ids
+
+
+def integer_embeddings(rows, width, seed, high=3):
+    """Small integers: dot products are exact in float32, so ties are many and the same for every order of summation."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-1, high, (rows, width), generator=generator).float()
+
+
+def test_reference_formula_equals_the_mean_over_all_tie_orders():
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        row = torch.randint(0, 3, (5,), generator=generator).tolist()
+        for target in range(5):
+            assert reference.expected_rank(row, target) == pytest.approx(
+                reference.expected_rank_over_orders(row, target)
+            )
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("chunk", [1, 3, 7, 1024])
+def test_ranks_equal_the_reference_with_many_ties(seed, chunk):
+    queries, gallery = integer_embeddings(17, 3, seed), integer_embeddings(11, 3, seed + 100)
+    targets = torch.randint(0, 11, (17,), generator=torch.Generator().manual_seed(seed))
+    ranks = expected_ranks(queries, gallery, targets, chunk=chunk)
+    assert ranks.dtype == torch.float64
+    assert ranks.tolist() == reference.expected_ranks(queries, gallery, targets.tolist())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ranks_equal_the_reference_on_real_valued_rows(seed):
+    torch.manual_seed(seed)
+    queries, gallery = torch.randn(20, 16), torch.randn(33, 16)
+    targets = torch.randint(0, 33, (20,))
+    assert expected_ranks(queries, gallery, targets).tolist() == reference.expected_ranks(
+        queries, gallery, targets.tolist()
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 1000, 1025])
+@pytest.mark.parametrize("width", [64, 300])
+def test_constant_embeddings_rank_at_chance(count, width):
+    """Equal rows would not tie by the matrix product alone: its last bit depends on the column."""
+    torch.manual_seed(0)
+    queries, gallery = torch.randn(width).expand(count, width), torch.randn(width).expand(count, width)
+    ranks = expected_ranks(queries, gallery, torch.arange(count), chunk=100)
+    assert ranks.tolist() == [(count + 1) / 2] * count
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 64])
+def test_repeated_gallery_rows_tie_exactly_wherever_they_stand(chunk):
+    torch.manual_seed(0)
+    rows = torch.randn(50, 301)
+    gallery = rows.repeat(3, 1)[torch.randperm(150)]
+    queries = torch.randn(9, 301)
+    ranks = expected_ranks(queries, gallery, torch.arange(9), chunk=chunk)
+    # three copies in a block that starts at 1, 4, 7, ...: the expected rank is the middle one
+    assert ((ranks - 2) % 3 == 0).all()
+
+
+def test_low_precision_input_is_scored_in_float32():
+    queries, gallery = integer_embeddings(6, 400, 0), integer_embeddings(6, 400, 1)
+    targets = torch.arange(6)
+    expected = expected_ranks(queries, gallery, targets)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(expected_ranks(queries.bfloat16(), gallery.half(), targets), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"queries": torch.ones(2, 3)}, "one width D"),
+        ({"queries": torch.ones(2)}, "one width D"),
+        ({"queries": torch.ones(0, 4), "targets": torch.ones(0, dtype=torch.int64)}, "nothing to rank"),
+        ({"gallery": torch.ones(0, 4)}, "nothing to rank"),
+        ({"targets": torch.tensor([0, 5])}, "gallery rows from 0 to 4"),
+        ({"targets": torch.tensor([0, -1])}, "gallery rows from 0 to 4"),
+        ({"targets": torch.tensor([0.0, 1.0])}, "targets must be int64"),
+        ({"targets": torch.tensor([0])}, "targets must be int64"),
+        ({"chunk": 0}, "chunk must be at least 1"),
+        ({"queries": torch.tensor([[1.0] * 4, [math.nan] * 4])}, "1 of 2 query embeddings .* first row 1"),
+        ({"gallery": torch.full((5, 4), math.inf)}, "5 of 5 gallery embeddings .* first row 0"),
+        ({"queries": torch.full((2, 4), 3e38), "gallery": torch.full((5, 4), 3e38)}, "score is not finite"),
+    ],
+)
+def test_ranks_refuse_bad_input_in_one_line(change, message):
+    arguments = {"queries": torch.ones(2, 4), "gallery": torch.ones(5, 4), "targets": torch.tensor([0, 1])}
+    with pytest.raises(ValueError, match=message) as error:
+        expected_ranks(**(arguments | change))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("count", [1, 2, 9, 10])
+def test_summary_equals_the_reference(count):
+    ranks = 1 + torch.randint(0, 40, (count,), generator=torch.Generator().manual_seed(count)).double() / 2
+    summary = retrieval_metrics(ranks, ks=(1, 5, 10))
+    assert list(summary) == ["R@1", "R@5", "R@10", "median_rank", "mean_rank"]
+    for k in (1, 5, 10):
+        assert float(summary[f"R@{k}"]) == pytest.approx(100 * reference.recall_at(ranks.tolist(), k))
+    assert float(summary["median_rank"]) == reference.median_rank(ranks.tolist())
+    assert float(summary["mean_rank"]) == pytest.approx(float(ranks.mean()))
+
+
+def test_infinite_ranks_are_misses():
+    summary = retrieval_metrics(torch.tensor([1.0, 3.0, math.inf, math.inf]))
+    assert (float(summary["R@1"]), float(summary["R@10"])) == (25, 50)
+    assert (float(summary["median_rank"]), float(summary["mean_rank"])) == (math.inf, 2)
+    assert float(retrieval_metrics(torch.tensor([math.inf]))["mean_rank"]) == math.inf
+
+
+@pytest.mark.parametrize("ranks", [torch.tensor([]), torch.tensor([0.5]), torch.tensor([math.nan]), torch.ones(2, 2)])
+def test_summary_refuses_what_are_no_ranks(ranks):
+    with pytest.raises(ValueError, match="rank"):
+        retrieval_metrics(ranks)
+
+
+@pytest.mark.parametrize("ks", [(), (0,), (1, -5)])
+def test_cut_offs_are_checked(ks):
+    with pytest.raises(ValueError, match="ks must be"):
+        retrieval_metrics(torch.ones(2), ks)
+    with pytest.raises(ValueError, match="ks must be"):
+        RetrievalRecall(ks=ks)
+
+
+def test_ids_become_the_same_numbers_in_every_run():
+    # printf 'abc:0' | b2sum -l 64
+    assert hash_ids(["abc:0", "ü"]).tolist() == hash_ids(("abc:0", "ü")).tolist()
+    assert hash_ids(["abc:0"]).item() == -3317401748757729085
+    assert hash_ids([]).shape == (0,)
+    for wrong in ("abc", [1, 2]):
+        with pytest.raises(ValueError, match="sequence of strings"):
+            hash_ids(wrong)
+
+
+def test_first_of_each_keeps_the_first_row_of_an_id():
+    rows = first_of_each(torch.tensor([7, -3, 7, 5, -3]))
+    assert rows.tolist() == [1, 3, 0]
+    assert first_of_each(torch.tensor([], dtype=torch.int64)).shape == (0,)
+
+
+def pairs(count=37, width=12, seed=0):
+    torch.manual_seed(seed)
+    gallery = torch.randn(count, width)
+    return [f"video{i}:0" for i in range(count)], gallery + 0.8 * torch.randn(count, width), gallery
+
+
+def plain(result):
+    return {name: float(value) for name, value in result.items()}
+
+
+def test_batches_equal_all_at_once_in_any_order():
+    ids, queries, gallery = pairs()
+    whole = RetrievalRecall()
+    whole.update(ids, queries, gallery)
+    summary = plain(whole.compute())
+    assert summary == plain(retrieval_metrics(expected_ranks(queries, gallery, torch.arange(37))))
+    assert 0 < summary["R@1"] < 100
+    parts = RetrievalRecall(chunk=5, compute_on_cpu=True)
+    order = torch.randperm(37).tolist()
+    for start in range(0, 37, 10):
+        rows = order[start : start + 10]
+        parts.update([ids[i] for i in rows], queries[rows], gallery[rows])
+    assert plain(parts.compute()) == summary
+    parts.reset()
+    parts.update(ids, queries, gallery)
+    assert plain(parts.compute()) == summary
+
+
+def test_an_id_counts_once():
+    ids, queries, gallery = pairs()
+    metric = RetrievalRecall()
+    metric.update(ids, queries, gallery)
+    once = plain(metric.compute())
+    metric.update(ids[:5], queries[:5], gallery[:5])
+    metric.update(ids[:1] * 3, queries[:3], gallery[:3])
+    assert plain(metric.compute()) == once
+
+
+def test_one_item_is_found():
+    metric = RetrievalRecall(ks=(1,))
+    metric.update(["only"], torch.tensor([[1.0, 2.0]]), torch.tensor([[-1.0, 0.0]]))
+    assert plain(metric.compute()) == {"R@1": 100, "median_rank": 1, "mean_rank": 1}
+
+
+def test_collapsed_model_scores_chance():
+    metric = RetrievalRecall()
+    metric.update([str(i) for i in range(100)], torch.ones(100, 8), torch.ones(100, 8))
+    assert plain(metric.compute()) == {"R@1": 0, "R@5": 0, "R@10": 0, "median_rank": 50.5, "mean_rank": 50.5}
+
+
+def test_items_never_seen_count_as_misses():
+    metric = RetrievalRecall(ks=(1,), benchmark_size=4)
+    metric.update(["a", "b"], torch.eye(2), torch.eye(2))
+    assert plain(metric.compute()) == {"R@1": 50, "median_rank": math.inf, "mean_rank": 1}
+    small = RetrievalRecall(benchmark_size=1)
+    small.update(["a", "b"], torch.eye(2), torch.eye(2))
+    with pytest.raises(ValueError, match="benchmark_size is 1, but 2"):
+        small.compute()
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_nothing_seen_is_an_error():
+    with pytest.raises(ValueError, match="RetrievalRecall has seen no items"):
+        RetrievalRecall().compute()
+    metric = RetrievalRecall()
+    metric.update([], torch.ones(0, 3), torch.ones(0, 3))
+    with pytest.raises(ValueError, match="RetrievalRecall has seen no items"):
+        metric.compute()
+
+
+def test_update_refuses_rows_that_do_not_fit():
+    metric = RetrievalRecall()
+    for ids, queries, gallery in [
+        (["a"], torch.ones(2, 3), torch.ones(2, 3)),
+        (["a", "b"], torch.ones(2, 3), torch.ones(3, 3)),
+        (["a", "b"], torch.ones(2), torch.ones(2)),
+    ]:
+        with pytest.raises(ValueError, match="expected B ids"):
+            metric.update(ids, queries, gallery)
+    metric.update(["a"], torch.ones(1, 3), torch.ones(1, 3))
+    with pytest.raises(ValueError, match="3 wide so far, got 4"):
+        metric.update(["b"], torch.ones(1, 4), torch.ones(1, 4))
+    metric.update(["b"], torch.full((1, 3), math.nan), torch.ones(1, 3))
+    with pytest.raises(ValueError, match="NaN"):
+        metric.compute()
+
+
+def test_state_holds_no_graph():
+    metric = RetrievalRecall()
+    metric.update(["a"], torch.ones(1, 3, requires_grad=True) * 2, torch.ones(1, 3, dtype=torch.bfloat16))
+    assert not metric.queries[0].requires_grad
+    assert metric.gallery[0].dtype == torch.float32
+
+
+def run_worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    ids, queries, gallery = pairs()
+    results = {}
+    # as a distributed sampler deals them out: every second item, and the first one again to fill up
+    rows = [*range(37), 0][rank::2]
+    shared = RetrievalRecall()
+    for start in range(0, len(rows), 8):
+        part = rows[start : start + 8]
+        shared.update([ids[i] for i in part], queries[part], gallery[part])
+    results["shared"] = plain(shared.compute())
+    shared.update([ids[0]], queries[:1], gallery[:1])
+    results["again"] = plain(shared.compute())
+    idle = RetrievalRecall()
+    if rank == 0:
+        idle.update(ids, queries, gallery)
+    results["idle"] = plain(idle.compute())
+    results["uneven"] = [part.tolist() for part in gather_rows(torch.full((rank, 2), rank))]
+    results["none"] = [part.tolist() for part in gather_rows(torch.tensor([]))]
+    torch.save(results, Path(folder) / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_two_processes_equal_one(tmp_path):
+    mp.spawn(run_worker, args=(str(tmp_path),), nprocs=2)
+    ids, queries, gallery = pairs()
+    alone = RetrievalRecall()
+    alone.update(ids, queries, gallery)
+    expected = plain(alone.compute())
+    for rank in (0, 1):
+        assert torch.load(tmp_path / f"{rank}.pt") == {
+            "shared": expected,
+            "again": expected,
+            "idle": expected,
+            "uneven": [[], [[1, 1]]],
+            "none": [[], []],
+        }
