@@ -1,0 +1,52 @@
+"""Losses: tensors in, named scalars out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from mcn_lightning.losses.cluster import ClusterLoss, ClusterLossConfig, cluster_contrast
+from mcn_lightning.losses.contrastive import ContrastiveConfig, ContrastiveLoss, info_nce, max_margin, mil_nce, mms
+from mcn_lightning.losses.reconstruction import reconstruction_loss
+
+__all__ = [
+    "ClusterLoss",
+    "ClusterLossConfig",
+    "ContrastiveConfig",
+    "ContrastiveLoss",
+    "LossConfig",
+    "cluster_contrast",
+    "info_nce",
+    "max_margin",
+    "mil_nce",
+    "mms",
+    "reconstruction_loss",
+]
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The terms of the loss and their weights; the defaults are the released recipe.
+
+    Args:
+        contrastive: the contrastive loss between modalities.
+        cluster: the loss between embeddings and centroids.
+        contrastive_weight: weight of the sum of the contrastive terms.
+        cluster_weight: weight of the clustering loss (lambda in the paper).
+        reconstruction_weight: weight of the sum of the reconstruction errors.
+        detach_targets: stop the gradient at the reconstruction targets (released: no).
+    """
+
+    contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    cluster: ClusterLossConfig = field(default_factory=ClusterLossConfig)
+    contrastive_weight: float = 1.0
+    cluster_weight: float = 1.0
+    reconstruction_weight: float = 50.0
+    detach_targets: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("contrastive_weight", "cluster_weight", "reconstruction_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"--model.loss.{name}: expected 0 or more, found {getattr(self, name)}; 0 leaves the term out"
+                )

@@ -1,0 +1,184 @@
+"""Contrastive losses between the modalities of a clip, with the other clips of the batch as negatives."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+PAIRS = (("text", "video"), ("audio", "text"), ("audio", "video"))
+MAX_SCALE = 100.0
+"""Largest inverse of a learned temperature (Radford et al., "CLIP", 2021, section 2.5)."""
+
+
+@dataclass(frozen=True)
+class ContrastiveConfig:
+    """Which contrastive loss, and its constants; the defaults are the released recipe.
+
+    Args:
+        kind: mms (masked margin softmax), mil_nce, info_nce (symmetric, on normalised embeddings), max_margin (ranking
+            with a hinge) or none.
+        margin: margin that mms takes from the similarity of a true pair.
+        normalize: scale embeddings to length 1 for this loss; info_nce always does.
+        temperature: similarities are divided by it (its start value when it is learned).
+        learn_temperature: make the temperature a parameter, kept at 0.01 or more.
+        ranking_margin: margin of max_margin.
+    """
+
+    kind: Literal["mms", "mil_nce", "info_nce", "max_margin", "none"] = "mms"
+    margin: float = 0.001
+    normalize: bool = False
+    temperature: float = 1.0
+    learn_temperature: bool = False
+    ranking_margin: float = 0.1
+
+    def __post_init__(self) -> None:
+        flag = "--model.loss.contrastive"
+        kinds = ("mms", "mil_nce", "info_nce", "max_margin", "none")
+        if self.kind not in kinds:
+            raise ValueError(f"{flag}.kind: expected one of {', '.join(kinds)}, found {self.kind!r}; choose one")
+        for name in ("margin", "ranking_margin"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{flag}.{name}: expected 0 or more, found {getattr(self, name)}; 0 means no margin")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(
+                f"{flag}.temperature: expected more than 0, found {self.temperature}; 1 leaves similarities as they are"
+            )
+        if self.learn_temperature and self.temperature < 1 / MAX_SCALE:
+            raise ValueError(
+                f"{flag}.temperature: expected at least {1 / MAX_SCALE} when it is learned, found {self.temperature}; "
+                f"raise it or set {flag}.learn_temperature to false"
+            )
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """Return a float32 tensor, or the float64 tensor as it is."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def mms(similarity: Tensor, margin: float) -> Tensor:
+    """Masked margin softmax (Ilharco, Zhang and Baldridge, 2019), the contrastive loss of MCN.
+
+    Cross-entropy of each row of ``S - margin * I`` against its diagonal plus the same for each column. As in the
+    released code of MCN, every other clip of the batch is a negative, those of the same video included.
+
+    Args:
+        similarity: ``(B, B)``, true pairs on the diagonal.
+        margin: taken from the diagonal.
+
+    Returns:
+        Scalar: row mean plus column mean, at least float32.
+    """
+    with torch.autocast(similarity.device.type, enabled=False):
+        similarity = full_precision(similarity)
+        shifted = similarity - margin * torch.eye(len(similarity), dtype=similarity.dtype, device=similarity.device)
+        normalizers = shifted.logsumexp(dim=1) + shifted.logsumexp(dim=0)
+        return (normalizers - 2 * shifted.diagonal()).mean()
+
+
+def mil_nce(similarity: Tensor) -> Tensor:
+    """MIL-NCE with one positive per clip (Miech et al., CVPR 2020).
+
+    One log-sum-exp over row i and column i together. The true pair stands in both, as in the
+    authors' released code.
+
+    Args:
+        similarity: ``(B, B)``, true pairs on the diagonal.
+
+    Returns:
+        Scalar, mean over the clips, at least float32.
+    """
+    with torch.autocast(similarity.device.type, enabled=False):
+        similarity = full_precision(similarity)
+        normalizer = torch.logaddexp(similarity.logsumexp(dim=1), similarity.logsumexp(dim=0))
+        return (normalizer - similarity.diagonal()).mean()
+
+
+def info_nce(similarity: Tensor) -> Tensor:
+    """Symmetric InfoNCE (van den Oord et al., 2018, eq. 4; both directions as in CLIP, Radford et al., 2021, figure 3).
+
+    Args:
+        similarity: cosine similarities over the temperature, ``(B, B)``, true pairs on the diagonal.
+
+    Returns:
+        Scalar, mean of the two directions, at least float32.
+    """
+    return mms(similarity, 0.0) / 2
+
+
+def max_margin(similarity: Tensor, margin: float) -> Tensor:
+    """Max-margin ranking loss (Miech et al., HowTo100M, ICCV 2019), both directions.
+
+    Args:
+        similarity: ``(B, B)``, true pairs on the diagonal.
+        margin: by how much a true pair should beat a false one.
+
+    Returns:
+        Scalar, mean over the B (B - 1) false pairs (0 when B is 1), at least float32. The released HowTo100M code takes
+        the mean over all B * B entries, the constant diagonal included.
+    """
+    with torch.autocast(similarity.device.type, enabled=False):
+        similarity = full_precision(similarity)
+        true, size = similarity.diagonal(), len(similarity)
+        costs = F.relu(margin + similarity - true[:, None]) + F.relu(margin + similarity - true[None, :])
+        same = torch.eye(size, dtype=torch.bool, device=similarity.device)
+        return costs.masked_fill(same, 0.0).sum() / max(size * (size - 1), 1)
+
+
+class ContrastiveLoss(nn.Module):
+    """The chosen loss for every pair of modalities that are present, as MCN sums it.
+
+    The similarity matrices follow autocast; all that comes after them is float32.
+
+    Args:
+        config: which loss, and its constants.
+    """
+
+    def __init__(self, config: ContrastiveConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.log_temperature: nn.Parameter | None = None
+        if config.learn_temperature and config.kind != "none":
+            self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
+
+    @property
+    def temperature(self) -> Tensor | float:
+        """What similarities are divided by: a number, or a scalar tensor with gradient when it is learned."""
+        if self.log_temperature is None:
+            return self.config.temperature
+        bounded = self.log_temperature.clamp(min=-math.log(MAX_SCALE))
+        # the gradient passes the bound, else a temperature that stepped over it could never come back
+        return (self.log_temperature + (bounded - self.log_temperature).detach()).exp()
+
+    def forward(self, embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the loss of each pair.
+
+        Args:
+            embeddings: video, audio, text embeddings ``(B, D)`` of the modalities present, over the global batch.
+
+        Returns:
+            Scalars named ``text_video``, ``audio_text``, ``audio_video``; empty for the kind none.
+        """
+        if self.config.kind == "none":
+            return {}
+        if self.config.normalize or self.config.kind == "info_nce":
+            embeddings = {name: F.normalize(full_precision(value), dim=1) for name, value in embeddings.items()}
+        return {
+            f"{first}_{second}": self._pair(embeddings[first] @ embeddings[second].T)
+            for first, second in PAIRS
+            if first in embeddings and second in embeddings
+        }
+
+    def _pair(self, similarity: Tensor) -> Tensor:
+        similarity = full_precision(similarity) / self.temperature
+        if self.config.kind == "mms":
+            return mms(similarity, self.config.margin)
+        if self.config.kind == "mil_nce":
+            return mil_nce(similarity)
+        if self.config.kind == "info_nce":
+            return info_nce(similarity)
+        return max_margin(similarity, self.config.ranking_margin)
