@@ -1,0 +1,59 @@
+"""The queue of features of past steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class FeatureQueue(nn.Module):
+    """The last rows that were pushed, in a ring of fixed size.
+
+    All state is in buffers, so that a checkpoint has it. Fill count and position are also kept as Python numbers, read
+    from the buffers on loading only: a push never waits for the GPU.
+
+    Args:
+        rows: size Q; 0 makes a queue that keeps nothing and is always full.
+        dim: width D of a row.
+    """
+
+    data: Tensor
+    filled: Tensor
+    position: Tensor
+
+    def __init__(self, rows: int, dim: int) -> None:
+        super().__init__()
+        self.rows = rows
+        self.register_buffer("data", torch.zeros(rows, dim))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("position", torch.zeros((), dtype=torch.int64))
+        self._filled = self._position = 0
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._filled, self._position = int(self.filled), int(self.position)
+
+    @property
+    def full(self) -> bool:
+        """Whether Q rows were pushed."""
+        return self._filled == self.rows
+
+    @torch.no_grad()
+    def push(self, rows: Tensor) -> None:
+        """Add rows ``(n, D)``, over the oldest ones when full; of more than Q rows the last Q are kept."""
+        if self.rows == 0:
+            return
+        rows = rows.detach()[-self.rows :]
+        head = min(len(rows), self.rows - self._position)
+        self.data[self._position : self._position + head] = rows[:head]
+        self.data[: len(rows) - head] = rows[head:]
+        self._position = (self._position + len(rows)) % self.rows
+        self._filled = min(self._filled + len(rows), self.rows)
+        self.position.fill_(self._position)
+        self.filled.fill_(self._filled)
+
+    def contents(self) -> Tensor:
+        """Return the rows held so far ``(filled, D)``, in the order of storage."""
+        return self.data[: self._filled]
