@@ -83,8 +83,7 @@ def mms(similarity: Tensor, margin: float) -> Tensor:
 def mil_nce(similarity: Tensor) -> Tensor:
     """MIL-NCE with one positive per clip (Miech et al., CVPR 2020).
 
-    One log-sum-exp over row i and column i together. The true pair stands in both, as in the
-    authors' released code.
+    One log-sum-exp over row i and column i together. The true pair stands in both, as in the authors' released code.
 
     Args:
         similarity: ``(B, B)``, true pairs on the diagonal.
@@ -144,6 +143,11 @@ class ContrastiveLoss(nn.Module):
         self.log_temperature: nn.Parameter | None = None
         if config.learn_temperature and config.kind != "none":
             self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
+
+    @property
+    def learns_temperature(self) -> bool:
+        """Whether the temperature is a parameter."""
+        return self.log_temperature is not None
 
     @property
     def temperature(self) -> Tensor | float:
