@@ -74,15 +74,18 @@ def assign(features: Tensor, centroids: Tensor, chunk: int = 8192) -> Tensor:
 def _split_largest(features: Tensor, labels: Tensor, means: Tensor, counts: Tensor) -> int:
     """Give every empty cluster half of the rows of the largest one; return how many there were.
 
-    The rows least similar to the mean of the largest cluster move. ``labels``, ``means`` and ``counts`` are the
-    caller's own and change in place. As N >= K, an empty cluster means that another has two rows.
+    The half that is most similar to the row farthest from the mean moves: were it the half least similar to the mean, a
+    ring around the mean would move, whose own mean points the same way, and the cluster would be empty again.
+    ``labels``, ``means`` and ``counts`` are the caller's own and change in place. As N >= K, an empty cluster means
+    that another has two rows.
     """
     empty = (counts == 0).nonzero()[:, 0].tolist()
     for cluster in empty:
         largest = int(counts.argmax())
         members = (labels == largest).nonzero()[:, 0]
-        similarity = F.cosine_similarity(features[members], means[largest : largest + 1], dim=1, eps=1e-12)
-        order = members[similarity.argsort(stable=True)]
+        directions = F.normalize(features[members], dim=1)
+        farthest = (directions @ F.normalize(means[largest], dim=0)).argmin()
+        order = members[(directions @ directions[farthest]).argsort(descending=True, stable=True)]
         moved, kept = order[: len(order) // 2], order[len(order) // 2 :]
         labels[moved] = cluster
         for index, rows in ((cluster, moved), (largest, kept)):
