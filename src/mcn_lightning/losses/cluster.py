@@ -62,7 +62,7 @@ def cluster_contrast(
         x = full_precision(x)
         logits = x @ centroids.detach().to(x.dtype).T / temperature
         own = labels[:, None] == torch.arange(logits.shape[1], device=labels.device)
-        return F.cross_entropy(logits - margin * own, labels)
+        return F.cross_entropy(logits - margin * own.to(logits.dtype), labels)
 
 
 class ClusterLoss(nn.Module):

@@ -154,9 +154,9 @@ class ContrastiveLoss(nn.Module):
         """What similarities are divided by: a number, or a scalar tensor with gradient when it is learned."""
         if self.log_temperature is None:
             return self.config.temperature
-        bounded = self.log_temperature.clamp(min=-math.log(MAX_SCALE))
+        bounded = self.log_temperature.detach().clamp(min=-math.log(MAX_SCALE))
         # the gradient passes the bound, else a temperature that stepped over it could never come back
-        return (self.log_temperature + (bounded - self.log_temperature).detach()).exp()
+        return (bounded + (self.log_temperature - self.log_temperature.detach())).exp()
 
     def forward(self, embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the loss of each pair.
