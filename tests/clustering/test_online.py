@@ -1,0 +1,177 @@
+"""The queue and the clustering of a run: order, wrapping, checkpoints, refusals."""
+
+import copy
+
+import pytest
+import torch
+from references import clustering as reference
+
+from mcn_lightning.clustering import ClusteringConfig, FeatureQueue, OnlineClustering
+
+
+def numbered(start, count):
+    return torch.arange(start, start + count, dtype=torch.float32)[:, None].repeat(1, 2)
+
+
+@pytest.mark.parametrize("sizes", [(3, 3, 3, 3), (1, 5, 2, 7), (7,), (8, 3), (20, 1, 4), (0, 2, 6, 14)])
+def test_queue_equals_reference(sizes):
+    queue, slow, start = FeatureQueue(7, 2), [], 0
+    for size in sizes:
+        rows = numbered(start, size)
+        queue.push(rows)
+        slow = reference.push(slow, rows, 7)
+        start += size
+        assert sorted(queue.contents().tolist()) == sorted(slow)
+        assert queue.full == (len(slow) == 7)
+        assert int(queue.filled) == len(slow)
+        oldest = int(queue.position) if queue.full else 0
+        assert queue.contents().roll(-oldest, dims=0).tolist() == slow
+
+
+def test_queue_leaves_its_input_alone():
+    rows = numbered(0, 4).requires_grad_()
+    queue = FeatureQueue(3, 2)
+    queue.push(rows)
+    queue.push(numbered(9, 2))
+    assert torch.equal(rows, numbered(0, 4))
+    assert not queue.contents().requires_grad
+
+
+def test_queue_of_no_rows():
+    queue = FeatureQueue(0, 2)
+    queue.push(numbered(0, 4))
+    assert queue.full
+    assert queue.contents().shape == (0, 2)
+
+
+def test_queue_resumes_where_it_was():
+    queue, resumed = FeatureQueue(7, 2), FeatureQueue(7, 2)
+    queue.push(numbered(0, 5))
+    resumed.load_state_dict(copy.deepcopy(queue.state_dict()))
+    for size in (4, 3, 9):
+        assert resumed.full == queue.full
+        for q in (queue, resumed):
+            q.push(numbered(100, size))
+        assert torch.equal(queue.contents(), resumed.contents())
+        assert torch.equal(queue.position, resumed.position)
+
+
+def features(rows=12, seed=0):
+    return torch.randn(rows, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def small(**options):
+    return OnlineClustering(ClusteringConfig(**{"num_clusters": 3, "queue_rows": 8, **options}), 4)
+
+
+def test_the_first_half_of_each_video_is_pushed():
+    clustering = small(queue_rows=20)
+    rows = torch.arange(10.0)[:, None].repeat(1, 4)
+    clustering.push(rows, 5)
+    assert clustering.queue.contents()[:, 0].tolist() == [0, 1, 2, 5, 6, 7]
+    with pytest.raises(ValueError, match="multiple of 3"):
+        clustering.push(rows, 3)
+
+
+@pytest.mark.parametrize(("clips", "share", "expected"), [(1, 0.5, 1), (32, 0.5, 16), (30, 0.1, 3), (10, 0.7, 7)])
+def test_share_is_rounded_up(clips, share, expected):
+    clustering = small(queue_rows=100, queue_share=share)
+    clustering.push(features(clips), clips)
+    assert int(clustering.queue.filled) == expected
+
+
+def test_batch_alone_until_the_queue_is_full():
+    clustering = small()
+    first, second = features(12, 1), features(12, 2)
+    report = clustering.cluster(first)
+    assert int(report.counts.sum()) == 12
+    clustering.push(first[:8], 2)
+    assert not clustering.queue.full
+    assert int(clustering.cluster(second).counts.sum()) == 12
+    clustering.push(first[:8], 2)
+    assert clustering.queue.full
+    before = clustering.centroids.clone()
+    report = clustering.cluster(second)
+    joined = torch.cat([clustering.queue.contents(), second])
+    trace = reference.kmeans(joined, before)
+    assert not any(trace.emptied)
+    torch.testing.assert_close(clustering.centroids.double(), trace.centroids, rtol=1e-5, atol=1e-5)
+    assert int(report.counts.sum()) == 20
+    assert int(clustering.runs) == 3
+    assert torch.equal(clustering.labels(second), trace.labels[8:])
+
+
+def test_warm_and_fresh_start():
+    rows = features(40)
+    clustering = small(max_iterations=1)
+    clustering.cluster(rows, generator=torch.Generator().manual_seed(0))
+    before = clustering.centroids.clone()
+    clustering.cluster(rows)
+    torch.testing.assert_close(
+        clustering.centroids.double(), reference.kmeans(rows, before, max_iterations=1).centroids, rtol=1e-5, atol=1e-5
+    )
+    clustering.cluster(rows, fresh=True, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(clustering.centroids, before)
+
+
+def test_too_few_rows():
+    clustering = small(num_clusters=10)
+    assert clustering.cluster(features(4)) is None
+    assert not clustering.has_centroids
+    with pytest.raises(RuntimeError, match="no centroids"):
+        clustering.labels(features(4))
+    clustering.push(features(8), 1)
+    assert clustering.cluster(features(4)) is not None
+    with pytest.raises(ValueError, match=r"--model\.clustering\.num_clusters.*--model\.clustering\.queue_rows"):
+        small(num_clusters=13).cluster(features(4))
+
+
+def test_kind_none_holds_nothing():
+    clustering = small(kind="none")
+    assert clustering.cluster(features()) is None
+    clustering.push(features(), 1)
+    assert sum(value.numel() for value in clustering.state_dict().values()) == 5
+
+
+def test_resumed_equals_uninterrupted(tmp_path):
+    clustering = small()
+    clustering.cluster(features(12, 1))
+    clustering.push(features(6, 2), 1)
+    torch.save(clustering.state_dict(), tmp_path / "state.pt")
+    resumed = small()
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert resumed.has_centroids
+    for seed in (3, 4, 5):
+        for one in (clustering, resumed):
+            one.push(features(5, seed), 1)
+            one.cluster(features(12, seed))
+    for name, value in clustering.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_reseeding_is_counted():
+    clustering = small(queue_rows=0)
+    clustering.set_centroids(torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [-1, -1, -1, -1]]))
+    report = clustering.cluster(features(30).abs())
+    assert report.reseeded >= 1
+    assert int(clustering.reseeded) == report.reseeded
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("kind", "dbscan"),
+        ("engine", "numpy"),
+        ("num_clusters", 0),
+        ("queue_rows", -1),
+        ("queue_share", 0),
+        ("queue_share", 1.5),
+        ("max_iterations", 0),
+        ("tolerance", -1),
+        ("tolerance", float("nan")),
+    ],
+)
+def test_wrong_options_are_refused_by_name(field, value):
+    with pytest.raises(ValueError, match=rf"--model\.clustering\.{field}: expected .* found ") as caught:
+        ClusteringConfig(**{field: value})
+    assert "\n" not in str(caught.value)
