@@ -1,0 +1,148 @@
+"""Evaluation on held-out clips: recall between any modalities, and cluster quality where topics are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.nn import functional as F
+
+from mcn_lightning.data.batch import ClipBatch, InputError
+from mcn_lightning.metrics import ClusterQuality, RetrievalRecall
+
+LETTERS = {"v": "video", "a": "audio", "t": "text"}
+DEFAULT_DIRECTIONS = ("t->va", "t->v", "t->a", "v->t", "a->t", "a->v", "v->a")
+
+
+def parse_direction(direction: str) -> tuple[list[str], list[str]]:
+    """Split ``"t->va"`` into the names of the query's and of the gallery's modalities.
+
+    Raises:
+        InputError: if it is not of that form.
+    """
+    query, arrow, gallery = direction.partition("->")
+    valid = all(side and set(side) <= set(LETTERS) and len(set(side)) == len(side) for side in (query, gallery))
+    if not arrow or not valid:
+        raise InputError(
+            f"--retrieval.directions: expected letters of v, a, t on both sides of '->', as in t->va, found {direction!r}"
+        )
+    return [LETTERS[letter] for letter in query], [LETTERS[letter] for letter in gallery]
+
+
+def combine(embeddings: dict[str, Tensor], names: Sequence[str], how: Literal["sum", "normalized_mean"]) -> Tensor:
+    """Fuse the embeddings of several modalities, each ``(B, D)``, into one ``(B, D)``."""
+    parts = [embeddings[name].float() for name in names]
+    if how == "normalized_mean":
+        parts = [F.normalize(part, dim=1) for part in parts]
+    total = torch.stack(parts).sum(dim=0)
+    return total if how == "sum" else total / len(parts)
+
+
+def format_table(metrics: dict[str, float], directions: Sequence[str], count: int) -> str:
+    """Lay out recall and median rank, a direction a row, with chance in the last row."""
+    rows = [("held-out clips: " + str(count), "R@1", "R@5", "R@10", "median rank")]
+    for direction in directions:
+        figures = [metrics[f"{direction}/{name}"] for name in ("R@1", "R@5", "R@10", "median_rank")]
+        rows.append((direction, *(f"{figure:.1f}" for figure in figures)))
+    rows.append(("chance", *(f"{min(100.0, 100 * k / count):.1f}" for k in (1, 5, 10)), f"{(count + 1) / 2:.1f}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
+             for row in rows]  # fmt: skip
+    extra = [f"{name}: {metrics[name]:.3f}" for name in ("nmi", "purity") if name in metrics]
+    return "\n".join([*lines, *extra])
+
+
+class RetrievalEvaluation(Callback):
+    """Recall@K and median rank on held-out clips during fit, validate and test.
+
+    Args:
+        directions: queries and galleries in letters, for instance t->va for text against video + audio; all pairs and
+            t->va when not given. ModelCheckpoint can monitor val/t->va/R@10 and its like.
+        combine: how the modalities of one side are fused: sum of the embeddings (released), or normalized_mean.
+    """
+
+    def __init__(
+        self, directions: list[str] | None = None, combine: Literal["sum", "normalized_mean"] = "sum"
+    ) -> None:
+        for direction in directions or ():
+            parse_direction(direction)
+        self.directions = directions
+        self.combine = combine
+        self._recalls: dict[str, RetrievalRecall] = {}
+        self._quality = ClusterQuality()
+        self._last: tuple[dict[str, float], list[str], int] | None = None
+        self._ids: set[str] = set()
+
+    def _start(self, module: LightningModule) -> None:
+        present = set(module.network_config.modalities)  # type: ignore[union-attr]
+        chosen = []
+        for direction in self.directions or DEFAULT_DIRECTIONS:
+            query, gallery = parse_direction(direction)
+            absent = [name for name in (*query, *gallery) if name not in present]
+            if absent and self.directions:
+                raise InputError(f"--retrieval.directions: {direction} needs {absent[0]}, which data.modalities lacks")
+            if not absent:
+                chosen.append(direction)
+        self._recalls = {direction: RetrievalRecall() for direction in chosen}
+        self._quality.reset()
+        self._ids = set()
+
+    def _update(self, module: LightningModule, output: Any, batch: ClipBatch) -> None:
+        embeddings = output.embeddings()
+        self._ids.update(batch.ids)
+        for direction, recall in self._recalls.items():
+            query, gallery = parse_direction(direction)
+            recall.update(
+                batch.ids, combine(embeddings, query, self.combine), combine(embeddings, gallery, self.combine)
+            )
+        if batch.labels is not None and (clusters := module.assignments(output)) is not None:  # type: ignore[operator]
+            self._quality.update(batch.ids, clusters, batch.labels)
+
+    def _finish(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        if trainer.sanity_checking:
+            return
+        metrics = {
+            f"{direction}/{name}": float(value)
+            for direction, recall in self._recalls.items()
+            for name, value in recall.compute().items()
+        }
+        if self._quality.update_called:
+            metrics.update({name: float(value) for name, value in self._quality.compute().items()})
+        shown = next(iter(self._recalls)) + "/R@10"
+        for name, value in metrics.items():
+            module.log(f"{stage}/{name}", value, prog_bar=name in (shown, "nmi"), batch_size=1)
+        self._last = metrics, list(self._recalls), len(self._ids)
+
+    def _show(self, trainer: Trainer) -> None:
+        if self._last is not None and trainer.is_global_zero:
+            print("\n" + format_table(*self._last), flush=True)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._start(pl_module)
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._start(pl_module)
+
+    def on_validation_batch_end(  # noqa: D102
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        self._update(pl_module, outputs, batch)
+
+    def on_test_batch_end(  # noqa: D102
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        self._update(pl_module, outputs, batch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._finish(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._finish(trainer, pl_module, "test")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print the last table of the run."""
+        self._show(trainer)
+        self._last = None

@@ -1,0 +1,68 @@
+"""Files of a run: the resolved configuration and the embeddings of predict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import SaveConfigCallback
+from safetensors.torch import save_file
+
+
+def run_folder(trainer: Trainer) -> Path:
+    """Return the one folder of a run: above its checkpoints, or the logger's."""
+    checkpoint = trainer.checkpoint_callback
+    if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath:
+        return Path(checkpoint.dirpath).parent
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Write the resolved configuration once a run, beside the checkpoints, as ``config.yaml``."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Keep only what belongs to fit: a checkpoint's config must not be replaced by an evaluation's."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file, now that the folder of the checkpoints is known."""
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            folder = run_folder(trainer)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=False)
+
+
+class EmbeddingWriter(Callback):
+    """Write what ``predict`` computes: one safetensors file of embeddings and one JSON list of clip ids.
+
+    Args:
+        path: file to write, with one ``(N, D)`` float32 tensor per modality and ``cluster`` ``(N,)`` int64 where there
+            are centroids; the ids, row by row, go to the same name ending in ``.json``. In the run's folder when
+            relative.
+    """
+
+    def __init__(self, path: str = "embeddings.safetensors") -> None:
+        self.path = path
+        self._rows: dict[str, list[torch.Tensor]] = {}
+        self._ids: list[str] = []
+
+    def on_predict_batch_end(  # noqa: D102
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        rows = {name: value.float() for name, value in outputs.embeddings().items()}
+        if (clusters := pl_module.assignments(outputs)) is not None:  # type: ignore[operator]
+            rows["cluster"] = clusters
+        for name, value in rows.items():
+            self._rows.setdefault(name, []).append(value.cpu())
+        self._ids.extend(batch.ids)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        path = run_folder(trainer) / self.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: torch.cat(parts).contiguous() for name, parts in self._rows.items()}, path)
+        path.with_suffix(".json").write_text(json.dumps(self._ids))
+        print(f"{len(self._ids)} clips: {', '.join(self._rows)} -> {path}")
+        self._rows, self._ids = {}, []

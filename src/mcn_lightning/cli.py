@@ -1,0 +1,88 @@
+"""The command: ``lightning fit|validate|test|predict --config FILE...`` and ``lightning synthetic``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import auto_cli
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+from mcn_lightning.callbacks import CentroidUpdate, EmbeddingWriter, RetrievalEvaluation, SaveConfig
+from mcn_lightning.data.batch import InputError
+from mcn_lightning.data.datamodule import NarratedVideos
+from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
+from mcn_lightning.models.released import WeightsError
+from mcn_lightning.module import MCNModule
+
+
+def video_width(streams: Sequence[Any]) -> int:
+    """Return the width C of the visual feature: the streams' widths together.
+
+    Args:
+        streams: streams as the parser holds them, as dataclasses or as parsed options.
+    """
+    return sum(getattr(stream, "init_args", stream).width for stream in streams)
+
+
+class MCNCLI(LightningCLI):
+    """LightningCLI with this project's callbacks as groups and the data's sizes handed on to the network."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the callbacks every run has, and the links from data to model."""
+        parser.add_lightning_class_args(CentroidUpdate, "centroids")
+        parser.add_lightning_class_args(RetrievalEvaluation, "retrieval")
+        parser.add_lightning_class_args(EmbeddingWriter, "embeddings")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults({"checkpoint.save_last": True})
+        parser.link_arguments("data.modalities", "model.network.modalities")
+        parser.link_arguments("data.streams", "model.network.video_dim", compute_fn=video_width)
+        parser.link_arguments("data.audio.bands", "model.network.audio_bands")
+        parser.link_arguments("data.text.dim", "model.network.text_dim")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=lambda seed: int(seed or 0))
+
+
+def write_generated(root: str, synthetic: SyntheticConfig = SyntheticConfig()) -> None:  # noqa: B008 (frozen)
+    """Write generated narrated videos with known topics in the release's layout.
+
+    Args:
+        root: folder to write; it must not hold other data.
+        synthetic: how many videos, how long, how clear their topics.
+    """
+    write_synthetic(Path(root), synthetic)
+    print(f"wrote {synthetic.videos} training and {synthetic.held_out} held-out videos to {root}")
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        args: words after the command's name; those of the process when ``None``.
+    """
+    words = sys.argv[1:] if args is None else args
+    try:
+        if words[:1] == ["synthetic"]:
+            auto_cli(write_generated, args=words[1:], prog="lightning synthetic", as_positional=False)
+            return
+        MCNCLI(
+            MCNModule,
+            NarratedVideos,
+            args=args,
+            save_config_callback=SaveConfig,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            parser_kwargs={"parser_mode": "omegaconf+"},
+            trainer_defaults={
+                "logger": {
+                    "class_path": "pytorch_lightning.loggers.CSVLogger",
+                    "init_args": {"save_dir": "runs", "name": "mcn"},
+                },
+                "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,
+            },
+        )
+    except (InputError, WeightsError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,120 @@
+"""Narrations: when each caption of a video starts and ends, what it says, and its topic where topics are known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mcn_lightning.data.batch import BadVideo, InputError
+from mcn_lightning.data.pickles import load_pickle
+
+
+@dataclass(frozen=True)
+class Captions:
+    """The captions of one video.
+
+    Args:
+        start: in seconds, ``(captions,)`` float64.
+        end: in seconds, ``(captions,)`` float64.
+        text: one string a caption.
+        topics: known topic of each caption, ``(captions,)`` int64, where the data set has topics.
+    """
+
+    start: np.ndarray
+    end: np.ndarray
+    text: tuple[str, ...]
+    topics: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+
+def read_captions(path: Path, videos: Iterable[str]) -> dict[str, Captions | BadVideo]:
+    """Read the captions of the videos that are wanted.
+
+    Args:
+        path: a JSON file (``.json``) or a pickle of ``{video id: {"start": [...], "end": [...], "text": [...]}}``, times
+            in seconds, with the optional column ``topic``; a data frame with these columns may stand for each video.
+        videos: ids.
+
+    Returns:
+        For each video its captions, or why they cannot be used.
+
+    Raises:
+        InputError: if the file is missing, damaged or no mapping.
+    """
+    table = _read_json(path) if path.suffix == ".json" else load_pickle(path)
+    if not isinstance(table, Mapping):
+        raise InputError(f"{path}: expected a mapping from video id to captions, found a {type(table).__name__}")
+    return {video: _captions_of(path, video, table.get(video)) for video in videos}
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected a captions file, found no file") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected a whole JSON file, found a damaged one ({error})") from None
+
+
+def _captions_of(path: Path, video: str, entry: Any) -> Captions | BadVideo:
+    """Check the captions of one video."""
+    try:
+        return parse_captions(entry)
+    except InputError as error:
+        return BadVideo(video, f"{path}: captions of {video}: {error}")
+
+
+def parse_captions(entry: Any) -> Captions:
+    """Check and convert the captions of one video.
+
+    Args:
+        entry: a mapping or a data frame with the columns ``start``, ``end`` and ``text``, and perhaps ``topic``.
+
+    Returns:
+        The captions.
+
+    Raises:
+        InputError: if a column is missing or of another length or type, a time is not a number or is negative, or a
+            caption ends where it starts or earlier; the message does not name the file.
+    """
+    if entry is None:
+        raise InputError("expected an entry for this video, found none")
+    if missing := [name for name in ("start", "end", "text") if name not in entry]:
+        raise InputError(f"expected the columns start, end and text, found no {' and no '.join(missing)}")
+    start, end = _times(entry["start"], "start"), _times(entry["end"], "end")
+    text = tuple(entry["text"])
+    if not len(start) == len(end) == len(text):
+        raise InputError(f"expected columns of one length, found {len(start)} start, {len(end)} end, {len(text)} text")
+    if not text:
+        raise InputError("expected at least one caption, found none")
+    for number, (first, stop) in enumerate(zip(start.tolist(), end.tolist(), strict=True)):
+        if not (0 <= first < stop < np.inf):
+            raise InputError(f"expected 0 <= start < end in seconds, found {first} to {stop} in caption {number}")
+    if strange := [number for number, words in enumerate(text) if not isinstance(words, str)]:
+        raise InputError(f"expected text, found {text[strange[0]]!r} in caption {strange[0]}")
+    return Captions(start, end, text, _topics(entry["topic"], len(text)) if "topic" in entry else None)
+
+
+def _times(column: Any, name: str) -> np.ndarray:
+    try:
+        times = np.asarray(column, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"expected numbers in the column {name}, found something else") from None
+    if times.ndim != 1:
+        raise InputError(f"expected a list in the column {name}, found an array of shape {times.shape}")
+    return times
+
+
+def _topics(column: Any, count: int) -> np.ndarray:
+    topics = np.asarray(column)
+    if topics.shape != (count,) or topics.dtype.kind not in "iu":
+        raise InputError(f"expected {count} whole numbers in the column topic, found {topics.dtype} {topics.shape}")
+    return topics.astype(np.int64)

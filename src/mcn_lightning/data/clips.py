@@ -1,0 +1,157 @@
+"""Which seconds of a video make a clip: captions that grow until they are long enough, or windows at whole seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """How the clips of a video are chosen.
+
+    Args:
+        kind: "captions" takes the seconds of captions; "windows" takes windows at whole seconds and needs no captions.
+        n_pair: clips drawn from one video in a training step.
+        min_time: seconds that a caption grows to by taking in its neighbours, or the length of a window.
+        eval_min_time: the same for captions in evaluation, where two captions that grow into one another would be one
+            clip under two ids; 0 takes each caption as it is.
+        replacement: draw uniformly with replacement; False draws every caption once before one comes again.
+        overrun: seconds by which the last caption may end after the longest stream of features.
+    """
+
+    kind: Literal["captions", "windows"] = "captions"
+    n_pair: int = 32
+    min_time: float = 10.0
+    eval_min_time: float = 0.0
+    replacement: bool = True
+    overrun: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("captions", "windows"):
+            raise ValueError(f"--data.clips.kind is {self.kind}: give captions or windows")
+        if self.n_pair < 1:
+            raise ValueError(f"--data.clips.n_pair is {self.n_pair}: give at least 1 clip a video")
+        if self.min_time < 0 or (self.kind == "windows" and self.min_time <= 0):
+            raise ValueError(f"--data.clips.min_time is {self.min_time}: give seconds, for instance 10")
+        if self.eval_min_time < 0:
+            raise ValueError(f"--data.clips.eval_min_time is {self.eval_min_time}: give seconds, 0 for no growth")
+        if self.overrun < 0:
+            raise ValueError(f"--data.clips.overrun is {self.overrun}: give seconds, for instance 5")
+
+
+class Clip(NamedTuple):
+    """The seconds of one clip.
+
+    Attributes:
+        number: the caption that was drawn, or the second at which the window starts; it names the clip in its video.
+        start: in seconds.
+        end: in seconds.
+        order: captions whose words the clip has, in the order of the words; empty for a window.
+    """
+
+    number: int
+    start: float
+    end: float
+    order: tuple[int, ...] = ()
+
+
+class Merged(NamedTuple):
+    """A caption grown over its neighbours: captions ``first`` to ``last``, seconds, and the order of the words."""
+
+    first: int
+    last: int
+    start: float
+    end: float
+    order: tuple[int, ...]
+
+
+def merge(start: Sequence[float], end: Sequence[float], index: int, min_time: float) -> Merged:
+    """Grow a caption over its neighbours until it lasts long enough.
+
+    Of the previous and the next caption, the one that keeps the merged span shorter is added (the previous one on a
+    tie); its words follow the words so far. At an end of the video only the other side is left, and with no neighbour
+    left the clip stays short. Captions may overlap or be out of order: the span of a merger is always from the
+    earliest start to the latest end.
+
+    Args:
+        start: start of each caption in seconds.
+        end: end of each caption in seconds.
+        index: the caption to grow.
+        min_time: seconds to reach.
+
+    Returns:
+        The first and last caption taken in, the span in seconds, and the captions in the order of their words.
+    """
+    first = last = index
+    begin, stop = start[index], end[index]
+    order = [index]
+    while stop - begin < min_time:
+        spans = []
+        for neighbour in (first - 1, last + 1):
+            if 0 <= neighbour < len(start):
+                spans.append((min(begin, start[neighbour]), max(stop, end[neighbour]), neighbour))
+        if not spans:
+            break
+        begin, stop, added = min(spans, key=lambda span: span[1] - span[0])  # the first of equals: the previous one
+        first, last = min(first, added), max(last, added)
+        order.append(added)
+    return Merged(first, last, begin, stop, tuple(order))
+
+
+def caption_clip(start: Sequence[float], end: Sequence[float], index: int, min_time: float) -> Clip:
+    """Return the clip of one caption, grown to ``min_time`` seconds."""
+    merged = merge(start, end, index, min_time)
+    return Clip(index, merged.start, merged.end, merged.order)
+
+
+def draw(rng: np.random.Generator, count: int, n_pair: int, replacement: bool) -> list[int]:
+    """Draw ``n_pair`` of ``count`` items, with replacement or in shuffled rounds in which each comes once."""
+    if replacement:
+        return rng.integers(0, count, n_pair).tolist()
+    rounds = [rng.permutation(count) for _ in range(-(-n_pair // count))]
+    return np.concatenate(rounds)[:n_pair].tolist()
+
+
+def draw_clips(
+    rng: np.random.Generator, start: Sequence[float], end: Sequence[float], config: ClipConfig
+) -> list[Clip]:
+    """Draw the training clips of a video from its captions.
+
+    Args:
+        rng: where the draws come from.
+        start: start of each caption in seconds.
+        end: end of each caption in seconds.
+        config: how many clips, how long, and how they are drawn.
+
+    Returns:
+        ``n_pair`` clips.
+    """
+    drawn = draw(rng, len(start), config.n_pair, config.replacement)
+    made = {index: caption_clip(start, end, index, config.min_time) for index in set(drawn)}
+    return [made[index] for index in drawn]
+
+
+def draw_windows(rng: np.random.Generator, duration: float, config: ClipConfig) -> list[Clip]:
+    """Draw ``n_pair`` windows of ``min_time`` seconds that start at whole seconds and lie in ``duration`` seconds."""
+    starts = draw(rng, max(int(duration - config.min_time), 0) + 1, config.n_pair, config.replacement)
+    return [Clip(second, float(second), min(second + config.min_time, duration)) for second in starts]
+
+
+def all_clips(start: Sequence[float], end: Sequence[float], min_time: float) -> list[Clip]:
+    """Return the clip of every caption once, in order."""
+    return [caption_clip(start, end, index, min_time) for index in range(len(start))]
+
+
+def all_windows(duration: float, min_time: float) -> list[Clip]:
+    """Return consecutive windows that cover a video from its start, at whole seconds; the last one may be shorter.
+
+    Args:
+        duration: of the video in seconds.
+        min_time: length of a window in seconds; the next one starts at the whole second at or before its end.
+    """
+    starts = np.arange(0, max(duration, 1e-9), max(int(min_time), 1)).astype(int).tolist()
+    return [Clip(second, float(second), min(second + min_time, duration)) for second in starts]

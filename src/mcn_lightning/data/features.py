@@ -1,0 +1,333 @@
+"""Reading stored features, and pooling them over the seconds of a clip.
+
+A video is far longer than a clip, so the arrays are memory-mapped where the file allows it (NumPy's own ``savez`` does
+not compress): only the rows that a clip uses are read. The reductions run in torch, whose float16 maximum is several
+times faster than NumPy's.
+"""
+
+from __future__ import annotations
+
+import mmap
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mcn_lightning.data.batch import InputError
+
+SAMPLE_RATE = 16_000  # of the sound that the spectrograms were made from, in Hz
+HOP = 160  # samples between two frames: 10 ms
+N_FFT = 400  # samples of one frame
+FRAME_RATE = SAMPLE_RATE / HOP  # frames a second
+
+_DAMAGED = (OSError, EOFError, ValueError, TypeError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class VisualStream:
+    """One kind of visual feature that is stored for every video.
+
+    Args:
+        suffix: what follows the video id in the file name, before ``.npz``.
+        rate: rows a second.
+        width: numbers in a row.
+    """
+
+    suffix: str = "_2d"
+    rate: float = 1.0
+    width: int = 2048
+
+    def __post_init__(self) -> None:
+        _check(self.rate > 0, "streams.rate", self.rate, "give the rows stored for each second, for instance 1.0")
+        _check(self.width > 0, "streams.width", self.width, "give the width of the stored rows, for instance 2048")
+
+
+@dataclass(frozen=True)
+class AudioConfig:
+    """How spectrograms are stored, cut and augmented.
+
+    Args:
+        suffix: what follows the video id in the file name, before ``.npz``.
+        bands: mel bands of the stored spectrogram.
+        num_frames: frames of 10 ms that every clip is cut or padded to.
+        time_shift: training only: the audio window moves by a uniform draw of up to this many seconds either way.
+        mask_bands: training only: one random block of up to this many bands is set to the clip's mean.
+        mask_frames: training only: one random block of up to this many frames is set to the clip's mean.
+        pad_value: dB written after the end of a short clip; the released code writes 0.
+        clamp_start: take a window that begins in the first 12.5 ms from the first frame on. The released code slices
+            from the wrong end there and gets silence (False).
+    """
+
+    suffix: str = "_spec"
+    bands: int = 40
+    num_frames: int = 1000
+    time_shift: float = 0.0
+    mask_bands: int = 0
+    mask_frames: int = 0
+    pad_value: float = 0.0
+    clamp_start: bool = True
+
+    def __post_init__(self) -> None:
+        _check(self.bands > 0, "audio.bands", self.bands, "give the mel bands that are stored, for instance 40")
+        _check(self.num_frames > 0, "audio.num_frames", self.num_frames, "give frames of 10 ms, for instance 1000")
+        _check(self.time_shift >= 0, "audio.time_shift", self.time_shift, "give seconds, 0 for no shift")
+        bands = 0 <= self.mask_bands <= self.bands
+        _check(bands, "audio.mask_bands", self.mask_bands, f"give 0 for no mask and at most {self.bands}")
+        frames = 0 <= self.mask_frames <= self.num_frames
+        _check(frames, "audio.mask_frames", self.mask_frames, f"give 0 for no mask and at most {self.num_frames}")
+        _check(np.isfinite(self.pad_value), "audio.pad_value", self.pad_value, "give dB, for instance 0 or -80")
+
+
+def _check(good: bool | np.bool_, option: str, value: object, advice: str) -> None:
+    if not good:
+        raise ValueError(f"--data.{option} is {value}: {advice}")
+
+
+def read_rows(path: Path, width: int) -> Tensor:
+    """Read the visual feature file of one video.
+
+    Args:
+        path: an ``.npz`` file with the array ``features``.
+        width: numbers expected in a row.
+
+    Returns:
+        ``(rows, width)`` in the stored precision, memory-mapped where possible.
+
+    Raises:
+        InputError: if the file is missing, damaged, empty or of another shape.
+    """
+    rows = read_array(path, "features")
+    if rows.ndim != 2 or rows.shape[1] != width:
+        raise InputError(f"{path}: expected features of shape (rows, {width}), found {tuple(rows.shape)}")
+    return rows
+
+
+def read_spectrogram(path: Path, bands: int) -> Tensor:
+    """Read the spectrogram file of one video.
+
+    Args:
+        path: an ``.npz`` file with the array ``arr_0``.
+        bands: mel bands expected.
+
+    Returns:
+        ``(bands, frames)`` in the stored precision, memory-mapped where possible.
+
+    Raises:
+        InputError: if the file is missing, damaged, empty or of another shape.
+    """
+    frames = read_array(path, "arr_0")
+    if frames.ndim != 2 or frames.shape[0] != bands:
+        raise InputError(f"{path}: expected arr_0 of shape ({bands}, frames), found {tuple(frames.shape)}")
+    return frames
+
+
+def read_array(path: Path, key: str) -> Tensor:
+    """Read one floating-point array of an ``.npz`` file, never unpickling anything.
+
+    Args:
+        path: the file.
+        key: name of the array in it.
+
+    Returns:
+        The array as a tensor of its stored shape and precision.
+
+    Raises:
+        InputError: if the file is missing or damaged, has no such array, or the array is empty or not of numbers.
+    """
+    try:
+        array = _map_array(path, key)
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected a feature file with the array '{key}', found no file") from None
+    except KeyError as error:
+        raise InputError(f"{path}: expected the array '{key}', found {error.args[0]}") from None
+    except _DAMAGED as error:
+        raise InputError(f"{path}: expected a whole .npz file, found a damaged one ({error})") from None
+    if array.dtype.kind != "f":
+        raise InputError(f"{path}: expected '{key}' to hold floating-point numbers, found {array.dtype}")
+    if array.size == 0:
+        raise InputError(f"{path}: expected at least one row in '{key}', found an empty array {array.shape}")
+    return torch.from_numpy(array)
+
+
+def _map_array(path: Path, key: str) -> np.ndarray:
+    """Memory-map one array of an ``.npz`` file, or read it where it is compressed or oddly laid out."""
+    with zipfile.ZipFile(path) as archive:
+        if f"{key}.npy" not in archive.namelist():
+            raise KeyError([name.removesuffix(".npy") for name in archive.namelist()])
+        entry = archive.getinfo(f"{key}.npy")
+        if entry.compress_type == zipfile.ZIP_STORED:
+            with open(path, "rb") as file:
+                file.seek(entry.header_offset)
+                head = file.read(30)  # the fixed part of a zip member's header ends with the lengths of two fields
+                file.seek(int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little"), 1)
+                shape, fortran, dtype = _read_header(file)
+                if not fortran and dtype.kind == "f" and dtype.isnative and min(shape, default=1) > 0:
+                    # copy-on-write: torch wants an array that may be written to
+                    whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+                    return np.ndarray(shape, dtype, buffer=whole, offset=file.tell())
+        with archive.open(entry) as member:
+            array = np.lib.format.read_array(member, allow_pickle=False)
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+
+
+def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(file)
+    raise ValueError(f"NumPy format version {version}")
+
+
+def pool(rows: Tensor, start: float, end: float, rate: float) -> Tensor:
+    """Pool the rows of a clip into one feature: their maximum, L2-normalised.
+
+    Args:
+        rows: features of a video, ``(rows, C)``.
+        start: start of the clip in seconds.
+        end: end of the clip in seconds.
+        rate: rows a second.
+
+    Returns:
+        ``(C,)`` float32: the maximum over the rows ``int(start * rate)`` to ``int(end * rate)`` inclusive, divided by
+        its length; zeros where no row is in the window or all of them are zero.
+
+    Raises:
+        InputError: if a used row holds NaN or infinity.
+    """
+    window = rows[int(start * rate) : int(end * rate) + 1]
+    if len(window) == 0:
+        return torch.zeros(rows.shape[1])
+    if not torch.isfinite(window.sum(dtype=torch.float32)):  # one pass: the sum of a non-finite number is none either
+        _refuse_non_finite(window, start, end)
+    pooled = window.amax(dim=0).float()
+    return pooled / pooled.norm().clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def pool_clips(rows: Tensor, clips: Sequence[tuple[float, float]], rate: float) -> Tensor:
+    """Pool the rows of several clips of one video, each distinct clip once.
+
+    Args:
+        rows: features of a video, ``(rows, C)``.
+        clips: start and end of each of the B clips, in seconds.
+        rate: rows a second.
+
+    Returns:
+        ``(B, C)`` float32, as ``pool`` gives them.
+
+    Raises:
+        InputError: if a used row holds NaN or infinity.
+    """
+    distinct = {clip: number for number, clip in enumerate(dict.fromkeys(clips))}
+    pooled = torch.stack([pool(rows, start, end, rate) for start, end in distinct])
+    return pooled if len(distinct) == len(clips) else pooled[[distinct[clip] for clip in clips]]
+
+
+def frame_at(seconds: float) -> int:
+    """Return the spectrogram frame that a time falls in, ``floor((int(t * 16000) - 200) / 160)``: -2 or -1 at first."""
+    return (int(seconds * SAMPLE_RATE) - N_FFT // 2) // HOP
+
+
+def spectrogram(
+    frames: Tensor, start: float, end: float, num_frames: int, pad_value: float = 0.0, clamp_start: bool = True
+) -> tuple[Tensor, int]:
+    """Cut the spectrogram of a clip out of the video's, padded on the right.
+
+    Args:
+        frames: log-mel spectrogram of a video in dB, ``(M, columns)``.
+        start: start of the clip in seconds.
+        end: end of the clip in seconds.
+        num_frames: T, frames of the result.
+        pad_value: dB written after the clip's own frames.
+        clamp_start: False slices from the wrong end where ``frame_at`` is negative, as the released code does.
+
+    Returns:
+        The spectrogram ``(M, T)`` float32, and how many of its frames are the clip's own.
+
+    Raises:
+        InputError: if a used frame holds NaN or infinity.
+    """
+    cut, nframes = spectrogram_clips(frames, [(start, end)], num_frames, pad_value, clamp_start)
+    return cut[0], int(nframes[0])
+
+
+def spectrogram_clips(
+    frames: Tensor,
+    clips: Sequence[tuple[float, float]],
+    num_frames: int,
+    pad_value: float = 0.0,
+    clamp_start: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Cut the spectrograms of several clips out of one video's.
+
+    Args:
+        frames: log-mel spectrogram of a video in dB, ``(M, columns)``.
+        clips: start and end of each of the B clips, in seconds.
+        num_frames: T, frames of each result.
+        pad_value: dB written after a clip's own frames.
+        clamp_start: see ``spectrogram``.
+
+    Returns:
+        ``(B, M, T)`` float32, and the frames before padding ``(B,)`` int64.
+
+    Raises:
+        InputError: if a used frame holds NaN or infinity.
+    """
+    cut = torch.empty(len(clips), frames.shape[0], num_frames)
+    lengths = torch.zeros(len(clips), dtype=torch.int64)
+    for number, (start, end) in enumerate(clips):
+        first, stop = frame_at(start), frame_at(end)
+        if clamp_start:
+            first, stop = max(first, 0), max(stop, 0)
+        window = frames[:, first:stop][:, :num_frames]
+        lengths[number] = window.shape[1]
+        cut[number, :, : window.shape[1]] = window
+        cut[number, :, window.shape[1] :] = pad_value
+        if not torch.isfinite(cut[number].sum()):
+            _refuse_non_finite(window, start, end)
+    return cut, lengths
+
+
+def augment_audio(cut: Tensor, lengths: Tensor, config: AudioConfig, rng: np.random.Generator) -> Tensor:
+    """Set one random block of bands and one of frames of each clip to the clip's mean (SpecAugment, Park et al. 2019).
+
+    Args:
+        cut: spectrograms, ``(B, M, T)``.
+        lengths: frames of each that are not padding, ``(B,)`` int64.
+        config: how wide the blocks may be.
+        rng: where the draws come from.
+
+    Returns:
+        A masked copy ``(B, M, T)``; ``cut`` itself where nothing is to be masked.
+    """
+    if config.mask_bands == 0 and config.mask_frames == 0:
+        return cut
+    masked = cut.clone()
+    for clip, length in zip(masked, lengths.tolist(), strict=True):
+        if length == 0:
+            continue
+        own = clip[:, :length]
+        mean = own.mean()
+        first, width = _draw_block(rng, own.shape[0], config.mask_bands)
+        own[first : first + width] = mean
+        first, width = _draw_block(rng, length, config.mask_frames)
+        own[:, first : first + width] = mean
+    return masked
+
+
+def _draw_block(rng: np.random.Generator, length: int, widest: int) -> tuple[int, int]:
+    """Draw the start and the width (0 to ``widest``) of a block within ``length``."""
+    width = int(rng.integers(0, min(widest, length) + 1))
+    return int(rng.integers(0, length - width + 1)), width
+
+
+def _refuse_non_finite(window: Tensor, start: float, end: float) -> None:
+    bad = int((~torch.isfinite(window)).sum())
+    if bad:  # a sum of large finite numbers may overflow without one
+        raise InputError(f"expected finite numbers in the clip {start:.2f} to {end:.2f} s, found {bad} NaN or infinite")

@@ -1,0 +1,161 @@
+"""Generated narrated videos with known topics, in the release's layout."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import shutil
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mcn_lightning.data.batch import InputError
+
+LATENT = 24
+WORDS_A_TOPIC = 6
+FILLERS = ("so", "now", "we", "the", "and", "then", "this", "with", "you", "just")
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """A generated data set.
+
+    Args:
+        videos: training videos.
+        held_out: validation videos.
+        seconds: length of a video in seconds.
+        caption_seconds: seconds a caption lasts on average.
+        topics: number of topics; a video is about one of them.
+        strength: how far a topic moves the features, against 1 for what is the clip's own.
+        noise: how much every row and frame scatters, against 1 for what is the clip's own.
+        widths: widths of the two visual streams, 1 and 1.5 rows a second.
+        word_dim: width of the word vectors.
+        seed: the same seed gives the same bytes.
+    """
+
+    videos: int = 120
+    held_out: int = 20
+    seconds: float = 120.0
+    caption_seconds: float = 6.0
+    topics: int = 16
+    strength: float = 1.5
+    noise: float = 0.5
+    widths: tuple[int, int] = (64, 64)
+    word_dim: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("videos", "held_out", "topics", "word_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--data.synthetic.{name}: expected at least 1, found {getattr(self, name)}")
+        if not self.seconds >= self.caption_seconds > 0:
+            raise ValueError(
+                f"--data.synthetic.seconds: expected at least caption_seconds ({self.caption_seconds}) above 0, "
+                f"found {self.seconds}"
+            )
+        if self.strength < 0 or self.noise < 0:
+            raise ValueError(f"--data.synthetic: expected strength and noise >= 0, found {self.strength}, {self.noise}")
+
+
+class _World:
+    """What all videos share: topic directions, and how a latent shows in each modality."""
+
+    def __init__(self, config: SyntheticConfig) -> None:
+        rng = np.random.default_rng((config.seed, 0))
+        self.topics = rng.standard_normal((config.topics, LATENT))
+        self.visual = [rng.standard_normal((LATENT, width)) / np.sqrt(LATENT) for width in config.widths]
+        self.bands = rng.standard_normal((LATENT, 40)) / np.sqrt(LATENT)
+        names = [f"topic{t}word{w}" for t in range(config.topics) for w in range(WORDS_A_TOPIC)]
+        self.traits = [f"trait{i}{sign}" for i in range(LATENT) for sign in ("up", "down")]
+        self.words = [*names, *self.traits, *FILLERS]
+        self.vectors = rng.standard_normal((len(self.words), config.word_dim)).astype(np.float32)
+
+
+def write_synthetic(root: Path, config: SyntheticConfig) -> None:
+    """Write a generated data set, or leave the very same one in place.
+
+    A clip has a topic and a latent of its own; both show in its rows, its sound and its words.
+
+    Args:
+        root: folder to write. It appears whole or not at all.
+        config: what to generate.
+
+    Raises:
+        InputError: if the folder holds something else.
+    """
+    manifest = json.dumps(dataclasses.asdict(config), indent=1, sort_keys=True)
+    if root.exists() and any(root.iterdir()):
+        known = root / "synthetic.json"
+        if known.is_file() and known.read_text() == manifest:
+            return
+        raise InputError(f"{root}: expected no data, or data generated with these options, found other; delete it first")
+    partial = root.with_name(root.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    world, captions = _World(config), {}
+    for split, first, count in (("train", 0, config.videos), ("val", config.videos, config.held_out)):
+        paths = []
+        for number in range(first, first + count):
+            name = f"synthetic_{number:05d}"
+            captions[name] = _write_video(partial / "features" / split / name, name, number, world, config)
+            paths.append(f"{split}/{name}")
+        (partial / f"{split}.csv").write_text("path\n" + "\n".join(paths) + "\n")
+    (partial / "captions.json").write_text(json.dumps(captions))
+    lines = [f"{word} {' '.join(f'{x:.5f}' for x in row)}" for word, row in zip(world.words, world.vectors, strict=True)]
+    (partial / "word_vectors.txt").write_text(f"{len(lines)} {config.word_dim}\n" + "\n".join(lines) + "\n")
+    (partial / "synthetic.json").write_text(manifest)
+    if root.exists():
+        root.rmdir()
+    partial.rename(root)
+
+
+def _write_video(folder: Path, name: str, number: int, world: _World, config: SyntheticConfig) -> dict[str, list]:
+    rng = np.random.default_rng((config.seed, 1, number))
+    topic = int(rng.integers(config.topics))
+    count = max(1, round(config.seconds / config.caption_seconds))
+    edges = np.linspace(0.0, config.seconds, count + 1)
+    own = rng.standard_normal((count, LATENT))
+    latents = config.strength * world.topics[topic] + own
+    captions: dict[str, list] = {"start": [], "end": [], "text": [], "topic": []}
+    for index in range(count):
+        pause = 0.1 * config.caption_seconds * rng.random()
+        captions["start"].append(round(float(edges[index] + pause), 2))
+        captions["end"].append(round(float(edges[index + 1]), 2))
+        captions["text"].append(_sentence(rng, topic, own[index], world))
+        captions["topic"].append(topic)
+    folder.mkdir(parents=True)
+    for suffix, rate, projection in (("_2d", 1.0, world.visual[0]), ("_3d", 1.5, world.visual[1])):
+        times = (np.arange(int(np.ceil(config.seconds * rate))) + 0.5) / rate
+        rows = _at(latents, edges, times) @ projection
+        rows = np.maximum(rows + config.noise * rng.standard_normal(rows.shape), 0.0)
+        _save(folder / f"{name}{suffix}.npz", "features", rows)
+    times = (np.arange(round(config.seconds * 100)) + 0.5) / 100
+    level = _at(latents, edges, times) @ world.bands
+    level = -35.0 + 8.0 * (level + config.noise * rng.standard_normal(level.shape))
+    _save(folder / f"{name}_spec.npz", "arr_0", np.clip(level, -80.0, 0.0).T)
+    return captions
+
+
+def _at(latents: np.ndarray, edges: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Return the latent of the caption that is spoken at each time."""
+    return latents[np.clip(np.searchsorted(edges, times, side="right") - 1, 0, len(latents) - 1)]
+
+
+def _sentence(rng: np.random.Generator, topic: int, own: np.ndarray, world: _World) -> str:
+    """Two words of the topic, the clip's four strongest traits, two fillers."""
+    about = [world.words[topic * WORDS_A_TOPIC + int(i)] for i in rng.choice(WORDS_A_TOPIC, 2, replace=False)]
+    strongest = np.argsort(-np.abs(own))[:4]
+    traits = [world.traits[2 * int(i) + int(own[i] < 0)] for i in strongest]
+    words = [*about, *traits, *rng.choice(FILLERS, 2)]
+    return " ".join(str(word) for word in rng.permutation(words))
+
+
+def _save(path: Path, key: str, array: np.ndarray) -> None:
+    """Write an npz whose bytes depend on the array alone (NumPy's own writer stamps the time)."""
+    content = io.BytesIO()
+    np.save(content, np.ascontiguousarray(array, dtype=np.float16))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(f"{key}.npy", (1980, 1, 1, 0, 0, 0)), content.getvalue())

@@ -1,0 +1,225 @@
+"""From the text of a clip to word indices, and the frozen modules that turn indices into vectors.
+
+Two sources with one interface: ``indices`` runs where the data is read, and gives ``(W,)`` int32 with 0 for "no word";
+``embedder`` gives the module that belongs to the model and maps ``(B, W)`` indices to ``(B, W, E)`` vectors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mcn_lightning.data.batch import InputError
+from mcn_lightning.data.word_vectors import read_word_vectors
+
+_WORD = re.compile(r"[\w']+")
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """How captions become vectors.
+
+    Args:
+        kind: "word_vectors" looks each word up in a table; "tokens" takes the token embeddings of a frozen sentence
+            encoder in place of word vectors; "sentence" takes its one embedding of the whole text.
+        source: word vector file (word2vec ``.bin``, or text format; ``.gz`` too), or the name or folder of a
+            sentence-transformers model.
+        dim: E, width of the vectors.
+        max_words: W, words that are kept of a text; for a sentence encoder its tokens, the special ones included.
+        lowercase: make the words lower case before they are looked up (word vectors only).
+    """
+
+    kind: Literal["word_vectors", "tokens", "sentence"] = "word_vectors"
+    source: str = "GoogleNews-vectors-negative300.bin"
+    dim: int = 300
+    max_words: int = 20
+    lowercase: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("word_vectors", "tokens", "sentence"):
+            raise ValueError(f"--data.text.kind is {self.kind}: give word_vectors, tokens or sentence")
+        if self.dim < 1:
+            raise ValueError(f"--data.text.dim is {self.dim}: give the width of the vectors, for instance 300")
+        least = 1 if self.kind == "word_vectors" else 3
+        if self.max_words < least:
+            raise ValueError(f"--data.text.max_words is {self.max_words}: give at least {least} for {self.kind}")
+
+
+class TextSource(Protocol):
+    """What turns text into indices, and indices into vectors."""
+
+    def indices(self, text: str) -> np.ndarray:
+        """Return the indices of a text, ``(W,)`` int32; 0 is "no word"."""
+
+    def embedder(self) -> nn.Module:
+        """Return the frozen module that maps ``(B, W)`` int32 to ``(B, W, E)`` float32."""
+
+
+def split_words(text: str, lowercase: bool = False) -> list[str]:
+    r"""Return the words of a text by the regular expression ``[\w']+``, their case kept unless ``lowercase``."""
+    return _WORD.findall(text.lower() if lowercase else text)
+
+
+class WordVectorText:
+    """Text as words of a word-vector file, those outside its vocabulary dropped.
+
+    Args:
+        config: the file, its width, and how many words a text keeps.
+        path: the file that ``config.source`` stands for.
+        texts: all captions of the data set: only the vectors of their words are read.
+
+    Raises:
+        InputError: if the file cannot be read, has another width, or knows no word of the captions.
+    """
+
+    def __init__(self, config: TextConfig, path: Path, texts: Iterable[str]) -> None:
+        self.config = config
+        wanted = {word for text in texts for word in split_words(text, config.lowercase)}
+        words, self.vectors = read_word_vectors(path, wanted)
+        if self.vectors.shape[1] != config.dim:
+            found = self.vectors.shape[1]
+            raise InputError(f"{path}: expected vectors of --data.text.dim {config.dim}, found {found}")
+        if not words:
+            sample = ", ".join(sorted(wanted)[:3])
+            advice = "check --data.text.source and --data.text.lowercase"
+            raise InputError(f"{path}: knows none of the {len(wanted)} words of the captions ({sample}, ...): {advice}")
+        self.vocabulary = {word: number + 1 for number, word in enumerate(words)}
+
+    def indices(self, text: str) -> np.ndarray:
+        """Return the indices of the first W known words of a text, ``(W,)`` int32, zeros after them."""
+        known = [self.vocabulary.get(word, 0) for word in split_words(text, self.config.lowercase)]
+        return _padded([index for index in known if index], self.config.max_words)
+
+    def embedder(self) -> nn.Module:
+        """Return the table of the words as a frozen module."""
+        return WordVectors(torch.from_numpy(self.vectors))
+
+
+class WordVectors(nn.Module):
+    """A frozen table of word vectors; it has no parameters and no entry in the state dict.
+
+    Args:
+        vectors: ``(words, E)`` float32; index 1 is the first of them, and index 0 gives zeros.
+    """
+
+    table: Tensor
+
+    def __init__(self, vectors: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors]), persistent=False)
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """Map ``(B, W)`` int32 to ``(B, W, E)``."""
+        return nn.functional.embedding(indices, self.table)
+
+
+class SentenceEncoderText:
+    """Text as tokens of a sentence-transformers model.
+
+    Args:
+        config: the model, the width of its vectors, and how many tokens a text keeps.
+
+    Raises:
+        InputError: if the model cannot be loaded or has another width.
+    """
+
+    def __init__(self, config: TextConfig) -> None:
+        self.config = config
+        self._model: Any = _load_encoder(config.source)
+        self._tokenizer = self._model.tokenizer
+        width = _width(self._model, config.kind)
+        if width != config.dim:
+            raise InputError(f"{config.source}: expected vectors of --data.text.dim {config.dim}, found {width}")
+
+    def indices(self, text: str) -> np.ndarray:
+        """Return the token ids of a text plus one, ``(W,)`` int32, zeros after them."""
+        tokens = self._tokenizer(text, truncation=True, max_length=self.config.max_words)["input_ids"]
+        return _padded([token + 1 for token in tokens], self.config.max_words)
+
+    def embedder(self) -> nn.Module:
+        """Return the model as a frozen module."""
+        return SentenceEncoder(self._model or _load_encoder(self.config.source), self.config.kind == "sentence")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the model behind when a worker process gets a copy: it needs the tokenizer only."""
+        return {**self.__dict__, "_model": None}
+
+
+class SentenceEncoder(nn.Module):
+    """A frozen sentence-transformers model; it has no parameters and no entry in the state dict.
+
+    Args:
+        model: the sentence-transformers model.
+        whole: give one embedding of the whole text in place of one of each token.
+    """
+
+    def __init__(self, model: nn.Module, whole: bool) -> None:
+        super().__init__()
+        self._hidden = (model.eval().requires_grad_(False),)  # in a tuple: not registered, so neither saved nor trained
+        self.whole = whole
+
+    @torch.no_grad()
+    def forward(self, indices: Tensor) -> Tensor:
+        """Map token ids plus one, ``(B, W)`` int32, to ``(B, W, E)``, zeros at padding, or to ``(B, 1, E)``."""
+        (model,) = self._hidden
+        model.to(indices.device)
+        real = indices != 0
+        longest = max(int(real.sum(dim=1).max()), 1) if len(indices) else 1
+        mask = real[:, :longest].clone()
+        mask[:, 0] = True  # a text without any token would leave the attention nothing to look at
+        ids = (indices[:, :longest].long() - 1).clamp_min(0)
+        # the copy is an ordinary tensor: inference mode would leave the caller one that autograd refuses
+        output = model({"input_ids": ids, "attention_mask": mask.long()})
+        if self.whole:
+            return output["sentence_embedding"].float()[:, None]
+        tokens = output["token_embeddings"].float() * real[:, :longest, None]
+        return nn.functional.pad(tokens, (0, 0, 0, indices.shape[1] - longest))
+
+
+def open_text(config: TextConfig, path: Path, texts: Iterable[str]) -> TextSource:
+    """Open the text source that a configuration asks for.
+
+    Args:
+        config: which kind, and of what width.
+        path: the word-vector file; not used for a sentence encoder.
+        texts: all captions of the data set; not used for a sentence encoder.
+
+    Returns:
+        The source.
+
+    Raises:
+        InputError: if it cannot be read or does not fit the configuration.
+    """
+    return WordVectorText(config, path, texts) if config.kind == "word_vectors" else SentenceEncoderText(config)
+
+
+def _padded(indices: list[int], length: int) -> np.ndarray:
+    padded = np.zeros(length, dtype=np.int32)
+    kept = indices[:length]
+    padded[: len(kept)] = kept
+    return padded
+
+
+def _load_encoder(source: str) -> Any:
+    from sentence_transformers import SentenceTransformer  # seconds to import: only those who use it wait for it
+
+    try:
+        return SentenceTransformer(source, device="cpu")
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"--data.text.source {source}: expected a sentence-transformers model, found {reason}") from None
+
+
+def _width(model: Any, kind: str) -> int:
+    """Width of the vectors that the model gives, seen on one text."""
+    tokens = model.tokenizer("a", return_tensors="pt")
+    with torch.no_grad():
+        output = model({"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]})
+    return output["sentence_embedding" if kind == "sentence" else "token_embeddings"].shape[-1]

@@ -1,0 +1,120 @@
+"""Reading the vectors of the wanted words out of a word-vector file that may hold millions."""
+
+from __future__ import annotations
+
+import gzip
+import mmap
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from mcn_lightning.data.batch import InputError
+
+
+def read_word_vectors(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
+    """Read the vectors of some words.
+
+    A word2vec binary file is memory-mapped and scanned, so that only the wanted rows are copied (with ``.gz`` the whole
+    of it is unpacked into memory). A text file has a word and its numbers on each line, with or without a first line
+    that gives their counts.
+
+    Args:
+        path: ``.bin`` or ``.bin.gz`` in binary format, anything else in text format (with ``.gz`` unpacked).
+        wanted: words to look for, in their exact case.
+
+    Returns:
+        The words found, in the order of the file, and their vectors ``(words, E)`` float32.
+
+    Raises:
+        InputError: if the file is missing, cut short or not in the format.
+    """
+    try:
+        if path.name.endswith((".bin", ".bin.gz")):
+            return _read_binary(path, wanted)
+        return _read_text(path, wanted)
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected a word-vector file, found none: check --data.text.source") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: expected a whole word-vector file, found a damaged one ({error})") from None
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[bytes | mmap.mmap]:
+    if path.suffix == ".gz":
+        with gzip.open(path) as packed:
+            yield packed.read()
+    elif path.stat().st_size == 0:
+        yield b""
+    else:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield data
+
+
+def _read_binary(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
+    looked_for = {word.encode() for word in wanted}
+    with _mapped(path) as data:
+        position = data.find(b"\n", 0, 100) + 1
+        counts = data[:position].split()
+        if len(counts) != 2 or not all(count.isdigit() for count in counts):
+            raise InputError(f"{path}: expected a first line with the counts of words and numbers, found none")
+        count, dim = int(counts[0]), int(counts[1])
+        size = 4 * dim
+        found: dict[bytes, np.ndarray] = {}
+        for number in range(count):
+            space = data.find(b" ", position)
+            if space < 0 or space + 1 + size > len(data):
+                raise InputError(f"{path}: expected {count} words, found {number}: the file is cut short")
+            word = data[position:space].lstrip(b"\n")  # some writers end each vector with a newline
+            position = space + 1 + size
+            if word in looked_for and word not in found:
+                found[word] = np.frombuffer(data[space + 1 : position], "<f4")
+        if len(data) - position > 1:
+            extra = len(data) - position
+            raise InputError(f"{path}: expected {count} words of {dim} numbers, found {extra} bytes after them")
+    return _as_table(found, dim)
+
+
+def _read_text(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
+    looked_for = {word.encode() for word in wanted}
+    found: dict[bytes, np.ndarray] = {}
+    lines = 0
+    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        count, dim, line = _read_counts(path, file)
+        while line:
+            lines += 1
+            word = line.split(None, 1)[0] if line.strip() else b""
+            if line.count(b" ") < dim and len(line.split()) <= dim:
+                raise InputError(f"{path}: expected a word and {dim} numbers in entry {lines}, found {len(line.split())}")
+            if word in looked_for and word not in found:
+                found[word] = _numbers(path, line, dim, lines)
+            line = file.readline()
+    if count is not None and lines != count:
+        raise InputError(f"{path}: expected {count} words, found {lines}: the file is cut short or mended by hand")
+    return _as_table(found, dim)
+
+
+def _read_counts(path: Path, file: IO[bytes]) -> tuple[int | None, int, bytes]:
+    """Return the number of words (None without a first line for it), the width, and the first line with a vector."""
+    line = file.readline()
+    fields = line.split()
+    if len(fields) == 2 and all(field.isdigit() for field in fields):
+        return int(fields[0]), int(fields[1]), file.readline()
+    if len(fields) < 2:
+        raise InputError(f"{path}: expected a word and its numbers on each line, found {line[:40]!r}")
+    return None, len(fields) - 1, line
+
+
+def _numbers(path: Path, line: bytes, dim: int, number: int) -> np.ndarray:
+    try:
+        return np.array(line.split()[-dim:], dtype=np.float32)
+    except ValueError:
+        raise InputError(f"{path}: expected a word and {dim} numbers in entry {number}, found {line[:40]!r}") from None
+
+
+def _as_table(found: dict[bytes, np.ndarray], dim: int) -> tuple[list[str], np.ndarray]:
+    table = np.stack(list(found.values())) if found else np.zeros((0, dim), dtype=np.float32)
+    return [word.decode() for word in found], table.astype(np.float32)

@@ -1,0 +1,227 @@
+"""The LightningModule: it wires network, losses and clustering together and holds no mathematics of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_type_hints
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+
+from mcn_lightning.clustering import ClusteringConfig, KMeansReport, OnlineClustering
+from mcn_lightning.data.batch import ClipBatch, InputError
+from mcn_lightning.losses import ClusterLoss, ContrastiveLoss, LossConfig, reconstruction_loss
+from mcn_lightning.models import MCN, MCNOutput, NetworkConfig
+from mcn_lightning.models.released import load_released, read_released
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How the weights are optimised; the defaults are the released recipe.
+
+    Args:
+        kind: adam, or adamw with decoupled weight decay.
+        lr: highest learning rate, after the warm-up.
+        weight_decay: weight decay.
+        warmup_steps: steps of linear warm-up.
+        schedule: after the warm-up, cosine to 0 over the rest of the run, or constant.
+    """
+
+    kind: Literal["adam", "adamw"] = "adam"
+    lr: float = 1e-4
+    weight_decay: float = 0.0
+    warmup_steps: int = 5000
+    schedule: Literal["cosine", "constant"] = "cosine"
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "weight_decay", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--model.optimizer.{name}: expected at least 0, found {getattr(self, name)}")
+
+
+def learning_rate_factor(step: int, warmup_steps: int, total_steps: float, schedule: str) -> float:
+    """Return the share of the highest learning rate at a step (METHOD: linear warm-up, then cosine to 0)."""
+    if step < warmup_steps:
+        return step / warmup_steps
+    if schedule == "constant" or not math.isfinite(total_steps):
+        return 1.0
+    progress = (step - warmup_steps) / max(1.0, total_steps - warmup_steps)
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def _as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
+    """Return a configuration dataclass, rebuilt from plain data when it comes out of a checkpoint."""
+    if not isinstance(value, Mapping):
+        return value
+    hints = get_type_hints(kind)
+    fields = {
+        name: _as_config(hints[name], item) if isinstance(item, Mapping) else item for name, item in value.items()
+    }
+    return kind(**fields)
+
+
+class MCNModule(LightningModule):
+    """Train MCN: contrastive loss over the pairs of modalities, cluster contrast, reconstruction.
+
+    Args:
+        network: shape of the network.
+        loss: losses and their weights.
+        clustering: queue and k-means.
+        optimizer: optimiser and learning rate.
+        weights: state dict in the naming of the authors' releases to start from, or none.
+
+    Raises:
+        InputError: if a checkpoint has weights of another size, or training runs on several processes.
+    """
+
+    def __init__(
+        self,
+        network: NetworkConfig = NetworkConfig(),  # noqa: B008 (frozen)
+        loss: LossConfig = LossConfig(),  # noqa: B008 (frozen)
+        clustering: ClusteringConfig = ClusteringConfig(),  # noqa: B008 (frozen)
+        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.network_config = _as_config(NetworkConfig, network)
+        self.loss_config = _as_config(LossConfig, loss)
+        self.clustering_config = _as_config(ClusteringConfig, clustering)
+        self.optimizer_config = _as_config(OptimizerConfig, optimizer)
+        configs = {
+            "network": self.network_config,
+            "loss": self.loss_config,
+            "clustering": self.clustering_config,
+            "optimizer": self.optimizer_config,
+        }
+        self.save_hyperparameters({name: dataclasses.asdict(config) for name, config in configs.items()})
+        self.network = MCN(self.network_config)
+        self.contrastive = ContrastiveLoss(self.loss_config.contrastive)
+        self.cluster_loss = ClusterLoss(self.loss_config.cluster)
+        self.clustering: OnlineClustering | None = None
+        if self.clustering_config.kind != "none" and self.loss_config.cluster_weight > 0:
+            self.clustering = OnlineClustering(self.clustering_config, self.network_config.embedding_dim)
+        self.cluster_report: KMeansReport | None = None
+        self._recluster: Literal["no", "warm", "fresh"] = "no"
+        self._has_centroids = False
+        if weights is not None:
+            load_released(self.network, read_released(weights), weights)
+
+    def setup(self, stage: str) -> None:
+        """Take the frozen word vectors from the data and see whether centroids came with the checkpoint."""
+        if self.trainer.world_size > 1 and stage == "fit":
+            raise InputError(
+                f"--trainer.devices: expected one process, found {self.trainer.world_size}; "
+                "training on several is not supported yet"
+            )
+        data = getattr(self.trainer, "datamodule", None)
+        if self.network.text is not None and data is not None and (embedder := data.text_embedder()) is not None:
+            self.network.text.set_embedder(embedder.to(self.device))
+
+    def on_train_start(self) -> None:
+        """Read the centroids' state once, after a checkpoint was loaded, so that no step has to wait for it."""
+        self._has_centroids = self.clustering is not None and bool(self.clustering.ready)
+
+    def forward(self, batch: ClipBatch) -> MCNOutput:
+        """Embed a batch of B clips."""
+        return self.network(batch.video, batch.audio, batch.audio_frames, batch.words)
+
+    def request_clustering(self, fresh: bool = False) -> None:
+        """Run k-means in the next training step, on the queue and that step's clips.
+
+        Args:
+            fresh: start from random rows instead of the present centroids.
+        """
+        self._recluster = "fresh" if fresh else "warm"
+
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor | None:
+        """Return the loss of one batch, or nothing when no video of it could be read."""
+        if len(batch) == 0:
+            return None
+        output = self(batch)
+        terms = self._loss_terms(output, batch)
+        loss = torch.stack(list(terms.values())).sum()
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def _loss_terms(self, output: MCNOutput, batch: ClipBatch) -> dict[str, Tensor]:
+        config, terms = self.loss_config, {}
+        pairs = self.contrastive(output.embeddings())
+        rebuilt = reconstruction_loss(output.reconstructions, output.targets, config.detach_targets)
+        if pairs:
+            terms["contrastive"] = config.contrastive_weight * torch.stack(list(pairs.values())).sum()
+        if rebuilt:
+            terms["reconstruction"] = config.reconstruction_weight * torch.stack(list(rebuilt.values())).sum()
+        if (cluster := self._cluster_term(output, batch)) is not None:
+            terms["cluster"] = config.cluster_weight * cluster
+        for name, value in {**pairs, **{f"rebuild_{name}": value for name, value in rebuilt.items()}}.items():
+            self.log(f"train/{name}", value, batch_size=len(batch))
+        for name, value in terms.items():
+            self.log(f"train/{name}", value, prog_bar=True, batch_size=len(batch))
+        if self.contrastive.learns_temperature:
+            self.log("train/temperature", self.contrastive.temperature, batch_size=len(batch))
+        return terms
+
+    def _cluster_term(self, output: MCNOutput, batch: ClipBatch) -> Tensor | None:
+        """Re-cluster if it is due, compute the cluster loss, and only then push the batch to the queue."""
+        if self.clustering is None:
+            return None
+        fused = output.mean()
+        features = fused.detach().float()
+        if self._recluster != "no":
+            self.cluster_report = self.clustering.cluster(features, fresh=self._recluster == "fresh")
+            if self.cluster_report is not None:
+                self._recluster, self._has_centroids = "no", True
+        loss = None
+        if self._has_centroids:
+            labels = self.clustering.labels(features)
+            loss = self.cluster_loss(output.embeddings(), fused, labels, self.clustering.centroids)
+        self.clustering.push(features, batch.clips_per_video)
+        return loss
+
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> MCNOutput:
+        """Embed held-out clips for the evaluation callbacks."""
+        return self(batch)
+
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> MCNOutput:
+        """Embed test clips for the evaluation callbacks."""
+        return self(batch)
+
+    def predict_step(self, batch: ClipBatch, batch_idx: int) -> MCNOutput:
+        """Embed clips for the writer of embeddings."""
+        return self(batch)
+
+    def assignments(self, output: MCNOutput) -> Tensor | None:
+        """Return the cluster of each clip ``(B,)`` int64, or ``None`` while there are no centroids."""
+        if self.clustering is None or not bool(self.clustering.ready):
+            return None
+        return self.clustering.labels(output.mean().float())
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Build the optimiser and its schedule, stepped per batch."""
+        config = self.optimizer_config
+        kind = torch.optim.Adam if config.kind == "adam" else torch.optim.AdamW
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = kind(parameters, lr=config.lr, weight_decay=config.weight_decay)
+        total = float(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, config.warmup_steps, total, config.schedule)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another size, in one line that names the first weight that differs."""
+        own, saved = self.state_dict(), checkpoint["state_dict"]
+        for name in sorted({*own, *saved}):
+            expected = tuple(own[name].shape) if name in own else "no such weight"
+            found = tuple(saved[name].shape) if name in saved else "no such weight"
+            if expected != found:
+                raise InputError(
+                    f"--ckpt_path: {name}: expected {expected}, found {found} in the checkpoint; "
+                    "use the config.yaml that was saved beside it"
+                )
