@@ -1,0 +1,38 @@
+"""What all tests share: one thread a process, no network, the real data beside the checkout, a small generated set."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+sys.path.insert(0, str(Path(__file__).parent))  # so that `from references import ...` works from every folder
+
+import pytest
+import torch
+
+from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
+
+torch.set_num_threads(1)
+
+TINY = SyntheticConfig(videos=6, held_out=2, seconds=30.0, topics=3, widths=(8, 8), word_dim=8)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data beside the checkout; the test is skipped where there is none."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs the real data in {folder}, which is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of a generated data set, not to be written to: 6 training and 2 held-out videos of 30 s, 3 topics."""
+    root = tmp_path_factory.mktemp("generated") / "tiny"
+    write_synthetic(root, TINY)
+    return root

@@ -1,0 +1,129 @@
+"""Choice of clips against a slow reference."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from references import clips as reference
+
+from mcn_lightning.data.clips import ClipConfig, all_clips, all_windows, draw, draw_clips, draw_windows, merge
+
+
+def random_captions(rng, kind):
+    count = int(rng.integers(1, 12))
+    start = np.sort(rng.uniform(0, 40, count))
+    end = start + rng.uniform(0.2, 8, count)  # they overlap
+    if kind == "halves":  # many equal spans
+        start = np.cumsum(rng.integers(1, 4, count)) / 2
+        end = start + rng.integers(1, 3, count) / 2
+    if kind == "out of order":
+        order = rng.permutation(count)
+        start, end = start[order], end[order]
+    return start.tolist(), end.tolist()
+
+
+@pytest.mark.parametrize("kind", ["overlapping", "halves", "out of order"])
+@pytest.mark.parametrize("min_time", [0.0, 1.0, 3.5, 10.0, 1000.0])
+def test_merging_equals_the_reference(kind, min_time):
+    rng = np.random.default_rng(len(kind))
+    for _ in range(60):
+        start, end = random_captions(rng, kind)
+        for index in range(len(start)):
+            merged = merge(start, end, index, min_time)
+            begin, stop, order = reference.grow(start, end, index, min_time)
+            assert (merged.start, merged.end, list(merged.order)) == (begin, stop, order)
+            assert (merged.first, merged.last) == (min(order), max(order))
+
+
+def test_the_previous_caption_wins_a_tie_and_words_follow_in_the_order_of_merging():
+    start, end = [0.0, 4.0, 8.0, 12.0], [2.0, 6.0, 10.0, 14.0]
+    assert merge(start, end, 1, 5.0).order == (1, 0)
+    assert merge(start, end, 1, 9.0).order == (1, 0, 2)
+    assert merge(start, end, 2, 9.0).order == (2, 1, 0)  # a tie again
+
+
+def test_at_an_end_of_the_video_only_the_other_side_is_left():
+    start, end = [0.0, 1.0, 2.0], [1.0, 2.0, 3.0]
+    assert merge(start, end, 0, 2.5) == (0, 2, 0.0, 3.0, (0, 1, 2))
+    assert merge(start, end, 2, 2.5) == (0, 2, 0.0, 3.0, (2, 1, 0))
+    assert merge(start, end, 0, 99.0).end == 3.0  # stays short
+    assert merge([4.0], [5.0], 0, 10.0) == (0, 0, 4.0, 5.0, (0,))
+
+
+def test_a_caption_of_exactly_min_time_does_not_grow():
+    assert merge([0.0, 10.0], [10.0, 20.0], 0, 10.0).order == (0,)
+    assert merge([0.0, 10.0], [9.99, 20.0], 0, 10.0).order == (0, 1)
+
+
+def test_drawing_with_replacement_is_uniform():
+    drawn = Counter(draw(np.random.default_rng(0), 5, 20_000, True))
+    assert set(drawn) == set(range(5))
+    assert max(abs(number - 4000) for number in drawn.values()) < 300
+    assert len(set(draw(np.random.default_rng(0), 32, 32, True))) < 32
+
+
+@pytest.mark.parametrize(("count", "n_pair"), [(5, 5), (5, 12), (7, 3), (1, 4)])
+def test_drawing_without_replacement_takes_every_caption_before_one_comes_again(count, n_pair):
+    drawn = draw(np.random.default_rng(1), count, n_pair, False)
+    assert len(drawn) == n_pair
+    for first in range(0, n_pair, count):
+        part = drawn[first : first + count]
+        assert len(set(part)) == len(part)
+    assert set(drawn) <= set(range(count))
+
+
+def test_drawn_clips_are_the_reference_s_clips():
+    rng = np.random.default_rng(5)
+    start, end = random_captions(rng, "overlapping")
+    config = ClipConfig(n_pair=40, min_time=6.0)
+    clips = draw_clips(np.random.default_rng(9), start, end, config)
+    assert [clip.number for clip in clips] == draw(np.random.default_rng(9), len(start), 40, True)
+    for clip in clips:
+        begin, stop, order = reference.grow(start, end, clip.number, 6.0)
+        assert (clip.start, clip.end, list(clip.order)) == (begin, stop, order)
+
+
+def test_all_clips_come_once_and_in_order():
+    start, end = [0.0, 3.0, 5.0], [2.0, 4.0, 9.0]
+    clips = all_clips(start, end, 0.0)
+    assert [clip.number for clip in clips] == [0, 1, 2]
+    assert [(clip.start, clip.end) for clip in clips] == list(zip(start, end, strict=True))
+
+
+@pytest.mark.parametrize("replacement", [True, False])
+def test_windows_start_at_whole_seconds_inside_the_video(replacement):
+    config = ClipConfig(kind="windows", n_pair=500, min_time=8.0, replacement=replacement)
+    windows = draw_windows(np.random.default_rng(0), 20.5, config)
+    assert {window.number for window in windows} == set(range(13))  # 0 to 12: 12 + 8 <= 20.5
+    assert all(w.start == w.number and w.end == w.start + 8.0 and w.order == () for w in windows)
+
+
+def test_a_video_shorter_than_the_window_gives_itself():
+    config = ClipConfig(kind="windows", n_pair=2, min_time=8.0)
+    assert [(w.start, w.end) for w in draw_windows(np.random.default_rng(0), 3.2, config)] == [(0.0, 3.2)] * 2
+
+
+@pytest.mark.parametrize(("duration", "length"), [(20.0, 8.0), (20.5, 5.0), (3.2, 8.0), (7.0, 2.5)])
+def test_consecutive_windows_cover_the_video(duration, length):
+    windows = all_windows(duration, length)
+    assert windows[0].start == 0.0 and windows[-1].end == pytest.approx(duration)
+    assert len({window.number for window in windows}) == len(windows)
+    assert all(after.start <= before.end for before, after in pairwise(windows))
+    assert all(0 < window.end - window.start <= length for window in windows)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("kind", "shots"), ("n_pair", 0), ("min_time", -1.0), ("eval_min_time", -1.0), ("overrun", -0.1)],
+)
+def test_a_wrong_option_is_named(option, value):
+    with pytest.raises(ValueError, match=rf"--data\.clips\.{option} is {value}"):
+        ClipConfig(**{option: value})
+
+
+def test_windows_of_no_length_are_refused():
+    with pytest.raises(ValueError, match="min_time"):
+        ClipConfig(kind="windows", min_time=0.0)
