@@ -38,8 +38,8 @@ def read_captions(path: Path, videos: Iterable[str]) -> dict[str, Captions | Bad
     """Read the captions of the videos that are wanted.
 
     Args:
-        path: a JSON file (``.json``) or a pickle of ``{video id: {"start": [...], "end": [...], "text": [...]}}``, times
-            in seconds, with the optional column ``topic``; a data frame with these columns may stand for each video.
+        path: a JSON file (``.json``) or a pickle of ``{video id: {"start": [...], "end": [...], "text": [...]}}``,
+            times in seconds, with the optional column ``topic``; each video may have a data frame of these columns.
         videos: ids.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The LightningDataModule: splits of a data set in the release's layout as batches of clips."""
+"""The LightningDataModule: the splits of a data set in the release's layout as batches of clips."""
 
 from __future__ import annotations
 
@@ -12,39 +12,48 @@ from pytorch_lightning import LightningDataModule
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mcn_lightning.data.batch import MODALITIES, ClipBatch, InputError, Modality
-from mcn_lightning.data.captions import captions_of, read_captions
+from mcn_lightning.data.batch import MODALITIES, BadVideo, ClipBatch, InputError, Modality
+from mcn_lightning.data.captions import Captions, read_captions
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.features import DEFAULT_STREAMS, AudioConfig, VisualStream
-from mcn_lightning.data.howto100m import ClipSampler, Layout, NarratedVideoDataset, collate, read_paths
+from mcn_lightning.data.howto100m import (
+    ClipSampler,
+    NarratedVideoDataset,
+    VideoLayout,
+    collate,
+    read_video_list,
+    video_id,
+)
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
-from mcn_lightning.data.text import SentenceEncoder, TextConfig, TextSource, WordVectors
+from mcn_lightning.data.text import TextConfig, TextSource, open_text
 
 logger = logging.getLogger(__name__)
 
+_NEEDED = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
+
 
 class NarratedVideos(LightningDataModule):
-    """Narrated videos in the release's layout.
+    """Narrated videos in the layout of the HowTo100M feature release.
 
     Args:
-        root: folder of the data set; other names below are relative to it.
-        train_csv: list of training videos.
-        val_csv: list of held-out videos, or none.
-        test_csv: list of test videos; val_csv when none is given.
-        captions: captions, JSON or pickle.
+        root: folder of the data set; the names below are relative to it, or absolute.
+        train_csv: list of the training videos, with the header ``path``.
+        val_csv: list of the held-out videos; none for no validation.
+        test_csv: list of the test videos; ``val_csv`` where none is given.
+        captions: captions with their seconds, JSON or pickle.
         features: folder of the visual features.
-        audio_root: folder of the spectrograms; the features' folder when none is given.
-        modalities: what is read, of video, audio, text.
-        streams: visual streams, concatenated in this order.
-        audio: spectrograms.
-        text: words and their vectors.
-        clips: choice of clips.
-        synthetic: generate the data set under root first, unless it is there.
-        batch_size: videos in a training batch; the batch holds batch_size x clips.n_pair clips.
-        eval_batch_size: videos in an evaluation batch.
+        audio_root: folder of the spectrograms; ``features`` where none is given.
+        modalities: which of video, audio and text are read; the others are absent from every batch.
+        streams: visual streams, joined in this order.
+        audio: how spectrograms are stored, cut and augmented.
+        text: how captions become vectors.
+        clips: how the clips of a video are chosen.
+        synthetic: generate the data set under ``root`` first, unless it is there already.
+        batch_size: videos of a training batch in each process; the batch holds ``clips.n_pair`` clips of each.
+        eval_batch_size: videos of an evaluation batch in each process; the batch holds every caption of each.
         num_workers: processes that read; 0 reads in the main process.
-        seed: with epoch and video it decides every draw (set from seed_everything).
-        max_bad_share: share of the training videos that may be unreadable before the run stops.
+        seed: with the epoch and the video it decides every draw.
+        max_bad_share: share of the training videos, 0 to 1, that may be unusable before the run stops.
     """
 
     def __init__(
@@ -69,24 +78,35 @@ class NarratedVideos(LightningDataModule):
         max_bad_share: float = 0.01,
     ) -> None:
         super().__init__()
-        if clips.kind == "windows" and "text" in modalities:
-            raise InputError("--data.clips.kind: windows have no text; expected --data.modalities without text")
+        _check_modalities(modalities, streams, clips)
         for name, value, least in (("batch_size", batch_size, 1), ("eval_batch_size", eval_batch_size, 1),
-                                   ("num_workers", num_workers, 0)):  # fmt: skip
+                                   ("num_workers", num_workers, 0), ("seed", seed, 0)):  # fmt: skip
             if value < least:
-                raise InputError(f"--data.{name}: expected at least {least}, found {value}")
+                raise InputError(f"--data.{name} is {value}: give at least {least}")
+        if not 0 <= max_bad_share <= 1:
+            raise InputError(f"--data.max_bad_share is {max_bad_share}: give a share from 0 to 1")
         self.root = Path(root)
         self.lists = {"train": train_csv, "val": val_csv, "test": test_csv or val_csv}
-        self.captions_file, self.text_config, self.synthetic = captions, text, synthetic
-        feature_root = self.root / features
-        self.layout = Layout(
-            feature_root, self.root / audio_root if audio_root else feature_root, modalities, streams, audio, clips
+        self.captions_path = self.root / captions
+        self.layout = VideoLayout(
+            self.root / features, self.root / (audio_root or features), tuple(streams), audio, tuple(modalities)
         )
+        self.text_config, self.clip_config, self.synthetic = text, clips, synthetic
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.seed, self.max_bad_share = seed, max_bad_share
         self.text: TextSource | None = None
         self.datasets: dict[str, NarratedVideoDataset] = {}
-        self._bad: set[str] = set()
+        self._bad: dict[str, BadVideo] = {}
+        self._batches_seen = 0
+
+    @property
+    def video_dim(self) -> int:
+        """C, the widths of all visual streams together; 0 without video."""
+        return sum(stream.width for stream in self.layout.streams) if "video" in self.layout.modalities else 0
+
+    def text_embedder(self) -> nn.Module | None:
+        """Return the frozen module that turns word indices into vectors, or ``None`` without text; after ``setup``."""
+        return None if self.text is None else self.text.embedder()
 
     def prepare_data(self) -> None:
         """Generate the data set if it is a generated one."""
@@ -94,94 +114,144 @@ class NarratedVideos(LightningDataModule):
             write_synthetic(self.root, self.synthetic)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the lists, the captions and the word vectors of the words in them.
+        """Read the lists, the captions and the vectors of their words, once for all stages.
+
+        The word indices of every split belong to one table, so all lists that exist are read at the first call; only
+        those that the stage needs must exist.
+
+        Args:
+            stage: "fit", "validate", "test" or "predict".
 
         Raises:
-            InputError: if one of the files is absent or unusable.
+            InputError: if the folder or a file is missing or unusable.
         """
-        if self.datasets:
-            return
         if not self.root.is_dir():
-            raise InputError(f"--data.root: expected a folder, found none at {self.root}")
-        lists = {split: name for split, name in self.lists.items() if name is not None}
-        paths = {split: read_paths(self.root / name, f"--data.{split}_csv") for split, name in lists.items()}
-        entries: Any = {}
-        if self.layout.clips.kind == "captions":
-            entries = read_captions(self.root / self.captions_file)
-        if "text" in self.layout.modalities:
-            self.text = self._read_text(entries, {path for split in paths.values() for path in split})
-        for split, videos in paths.items():
-            self.datasets[split] = NarratedVideoDataset(
-                videos, self.layout, entries, self.text, self.seed, train=split == "train"
-            )
+            raise InputError(f"--data.root {self.root}: expected a folder, found none")
+        needed = _NEEDED.get(stage or "fit", ())
+        if not self.datasets:
+            self._open({split: self._videos(split, split in needed) for split in self.lists})
+        for split in needed:
+            if not self.datasets.get(split):
+                self._videos(split, required=True)
 
-    def _read_text(self, entries: Any, paths: set[str]) -> TextSource:
-        config = self.text_config
-        if config.kind != "word_vectors":
-            return SentenceEncoder(config, self.root)
-        texts = []
-        for path in sorted(paths):
+    def _videos(self, split: str, required: bool) -> list[str]:
+        """Read the list of a split; an empty one where there is none and none is required."""
+        name = self.lists[split]
+        if name is None or not (required or (self.root / name).is_file()):
+            return []
+        try:
+            return read_video_list(self.root / name)
+        except InputError as error:
+            raise InputError(f"--data.{split}_csv: {error}") from None
+
+    def _open(self, videos: dict[str, list[str]]) -> None:
+        captions: dict[str, Captions | BadVideo] = {}
+        if self.clip_config.kind == "captions":
             try:
-                texts.extend(captions_of(entries, path.rsplit("/", 1)[-1]).text)
-            except InputError:
-                continue  # the video is reported when it is read
-        return WordVectors(config, self.root / config.source, texts)
+                captions = read_captions(self.captions_path, {video_id(path) for v in videos.values() for path in v})
+            except InputError as error:
+                raise InputError(f"--data.captions: {error}") from None
+        if "text" in self.layout.modalities:
+            texts = (text for entry in captions.values() if isinstance(entry, Captions) for text in entry.text)
+            self.text = open_text(self.text_config, self.root / self.text_config.source, texts)
+        self.datasets = {
+            split: NarratedVideoDataset(
+                paths, captions, self.layout, self.clip_config, self.text, self.seed, training=split == "train"
+            )
+            for split, paths in videos.items()
+            if paths
+        }
 
-    def text_embedder(self) -> nn.Module | None:
-        """Return the frozen module that turns word indices into vectors, or ``None`` without text."""
-        return self.text.embedder() if self.text is not None else None
+    def train_dataloader(self) -> DataLoader:
+        """Return the training batches; what is left of an epoch after the last full batch is left out.
 
-    def _loader(self, split: str) -> DataLoader:
+        Raises:
+            InputError: if a process has too few videos for one batch.
+        """
+        sampler = self._sampler("train")
+        if len(sampler) < self.batch_size:
+            found = f"{len(sampler)} of the {len(self.datasets['train'])} training videos in this process"
+            raise InputError(
+                f"--data.batch_size {self.batch_size}: expected at most the videos there are, found {found}"
+            )
+        sampler.skip(self._batches_seen * self.batch_size)
+        self._batches_seen = 0
+        return self._loader("train", sampler, self.batch_size)
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Return the held-out clips, or nothing where there is no list of them."""
+        return [] if self.lists["val"] is None else self._loader("val", self._sampler("val"), self.eval_batch_size)
+
+    def test_dataloader(self) -> DataLoader:
+        """Return the test clips."""
+        return self._loader("test", self._sampler("test"), self.eval_batch_size)
+
+    def predict_dataloader(self) -> DataLoader:
+        """Return the clips to embed, which are the test clips."""
+        return self.test_dataloader()
+
+    def _sampler(self, split: str) -> ClipSampler:
         if split not in self.datasets:
             raise InputError(f"--data.{split}_csv: expected a list of videos, found none")
-        dataset, train = self.datasets[split], split == "train"
-        batch_size = self.batch_size if train else self.eval_batch_size
-        if train and len(dataset) < batch_size:
-            raise InputError(f"--data.batch_size: expected at most the {len(dataset)} training videos, found {batch_size}")
-        return DataLoader(
-            dataset,
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+        return ClipSampler(len(self.datasets[split]), self.seed, split == "train", rank, world)
+
+    def _loader(self, split: str, sampler: ClipSampler, batch_size: int) -> DataLoader:
+        return DataLoader(  # torch gives each worker one thread
+            self.datasets[split],
             batch_size=batch_size,
-            sampler=ClipSampler(len(dataset), self.seed, shuffle=train),
+            sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=collate,
-            drop_last=train,
+            drop_last=split == "train",
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
         )
 
-    def train_dataloader(self) -> DataLoader:
-        """Return the training batches; the last, smaller batch of an epoch is left out."""
-        return self._loader("train")
-
-    def val_dataloader(self) -> DataLoader | list:
-        """Return the held-out clips, or nothing when there is no list of them."""
-        return self._loader("val") if self.lists["val"] is not None else []
-
-    def test_dataloader(self) -> DataLoader:
-        """Return the test clips."""
-        return self._loader("test")
-
-    def predict_dataloader(self) -> DataLoader:
-        """Return the clips to embed: the test clips."""
-        return self._loader("test")
-
     def on_before_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
-        """Count and log the bad videos of a batch.
+        """Log each unusable video once, and stop where there are too many.
 
         Raises:
-            InputError: in evaluation at once, in training when more than ``max_bad_share`` of the videos is bad.
+            InputError: in training when more than ``max_bad_share`` of the videos are bad; in evaluation at the first.
         """
         training = self.trainer is not None and self.trainer.training
         for bad in batch.skipped:
             if not training:
-                raise InputError(f"video {bad.video}: {bad.reason}")
+                raise InputError(f"video {bad.video} cannot be evaluated: {bad.reason}")
             if bad.video not in self._bad:
-                self._bad.add(bad.video)
+                self._bad[bad.video] = bad
                 logger.warning("skipped video %s (%d so far): %s", bad.video, len(self._bad), bad.reason)
-            total = len(self.datasets["train"])
-            if len(self._bad) > self.max_bad_share * total:
-                raise InputError(
-                    f"{len(self._bad)} of {total} training videos are bad, more than --data.max_bad_share "
-                    f"{self.max_bad_share:g}; the last: video {bad.video}: {bad.reason}"
-                )
+                self._check_bad_share(bad)
         return batch
+
+    def _check_bad_share(self, last: BadVideo) -> None:
+        bad, total = len(self._bad), len(self.datasets["train"])
+        if bad > self.max_bad_share * total:
+            share = f"{bad} of {total} training videos ({bad / total:.1%}) are unusable"
+            raise InputError(
+                f"{share}, more than --data.max_bad_share {self.max_bad_share:g} allows; last: {last.reason}"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many batches of the epoch are done, so that a resumed run goes on with the next one."""
+        if self.trainer is None:
+            return {}
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress
+        return {"batches_seen": 0 if progress.is_last_batch else progress.current.processed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what ``state_dict`` gave; an evaluation leaves a later training run alone."""
+        if self.trainer is not None and self.trainer.training:
+            self._batches_seen = int(state_dict.get("batches_seen", 0))
+
+
+def _check_modalities(modalities: Sequence[Modality], streams: Sequence[VisualStream], clips: ClipConfig) -> None:
+    names = list(modalities)
+    if not names or len(set(names)) < len(names) or not set(names) <= set(MODALITIES):
+        raise InputError(f"--data.modalities is {names}: give some of {', '.join(MODALITIES)}, each once")
+    if "video" in names and not streams:
+        raise InputError("--data.streams is empty: give at least one stream, or leave video out of --data.modalities")
+    if clips.kind == "windows" and "text" in names:
+        raise InputError("--data.clips.kind is windows, which have no text: leave text out of --data.modalities")
+    if clips.kind == "windows" and not {"video", "audio"} & set(names):
+        raise InputError("--data.clips.kind is windows, which need video or audio among --data.modalities")

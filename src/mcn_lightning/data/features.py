@@ -29,6 +29,11 @@ FRAME_RATE = SAMPLE_RATE / HOP  # frames a second
 _DAMAGED = (OSError, EOFError, ValueError, TypeError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
+def _check(good: bool | np.bool_, option: str, value: object, advice: str) -> None:
+    if not good:
+        raise ValueError(f"--data.{option} is {value}: {advice}")
+
+
 @dataclass(frozen=True)
 class VisualStream:
     """One kind of visual feature that is stored for every video.
@@ -46,6 +51,9 @@ class VisualStream:
     def __post_init__(self) -> None:
         _check(self.rate > 0, "streams.rate", self.rate, "give the rows stored for each second, for instance 1.0")
         _check(self.width > 0, "streams.width", self.width, "give the width of the stored rows, for instance 2048")
+
+
+DEFAULT_STREAMS = (VisualStream("_2d", 1.0, 2048), VisualStream("_3d", 1.5, 2048))
 
 
 @dataclass(frozen=True)
@@ -82,11 +90,6 @@ class AudioConfig:
         frames = 0 <= self.mask_frames <= self.num_frames
         _check(frames, "audio.mask_frames", self.mask_frames, f"give 0 for no mask and at most {self.num_frames}")
         _check(np.isfinite(self.pad_value), "audio.pad_value", self.pad_value, "give dB, for instance 0 or -80")
-
-
-def _check(good: bool | np.bool_, option: str, value: object, advice: str) -> None:
-    if not good:
-        raise ValueError(f"--data.{option} is {value}: {advice}")
 
 
 def read_rows(path: Path, width: int) -> Tensor:

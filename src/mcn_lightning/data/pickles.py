@@ -56,7 +56,8 @@ class RestrictedUnpickler(pickle.Unpickler):
         except ModuleNotFoundError:
             if wanted.startswith("numpy._core"):
                 return getattr(import_module(wanted.replace("numpy._core", "numpy.core")), name)
-            raise pickle.UnpicklingError(f"{module}.{name}, which this version of {module.split('.')[0]} lacks") from None
+            package = module.split(".")[0]
+            raise pickle.UnpicklingError(f"{module}.{name}, which this version of {package} lacks") from None
 
 
 def _load_storage(data: bytes) -> Any:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from mcn_lightning.data.batch import InputError
 
@@ -56,6 +57,8 @@ class SyntheticConfig:
                 f"--data.synthetic.seconds: expected at least caption_seconds ({self.caption_seconds}) above 0, "
                 f"found {self.seconds}"
             )
+        if len(self.widths) != 2 or min(self.widths) < 1:
+            raise ValueError(f"--data.synthetic.widths: expected two widths of at least 1, found {self.widths}")
         if self.strength < 0 or self.noise < 0:
             raise ValueError(f"--data.synthetic: expected strength and noise >= 0, found {self.strength}, {self.noise}")
 
@@ -91,25 +94,34 @@ def write_synthetic(root: Path, config: SyntheticConfig) -> None:
         known = root / "synthetic.json"
         if known.is_file() and known.read_text() == manifest:
             return
-        raise InputError(f"{root}: expected no data, or data generated with these options, found other; delete it first")
+        expected = "expected an empty folder, or data generated with the same --data.synthetic options"
+        raise InputError(f"{root}: {expected}, found other files: choose another --data.root or delete it")
     partial = root.with_name(root.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     world, captions = _World(config), {}
     for split, first, count in (("train", 0, config.videos), ("val", config.videos, config.held_out)):
         paths = []
-        for number in range(first, first + count):
+        numbers = range(first, first + count)
+        for number in tqdm(numbers, f"generating {split}", unit=" videos", disable=None, delay=2):
             name = f"synthetic_{number:05d}"
             captions[name] = _write_video(partial / "features" / split / name, name, number, world, config)
             paths.append(f"{split}/{name}")
         (partial / f"{split}.csv").write_text("path\n" + "\n".join(paths) + "\n")
     (partial / "captions.json").write_text(json.dumps(captions))
-    lines = [f"{word} {' '.join(f'{x:.5f}' for x in row)}" for word, row in zip(world.words, world.vectors, strict=True)]
-    (partial / "word_vectors.txt").write_text(f"{len(lines)} {config.word_dim}\n" + "\n".join(lines) + "\n")
+    _write_word_vectors(partial / "word_vectors.txt", world)
     (partial / "synthetic.json").write_text(manifest)
     if root.exists():
         root.rmdir()
     partial.rename(root)
+
+
+def _write_word_vectors(path: Path, world: _World) -> None:
+    """Write the words in word2vec's text format."""
+    lines = [f"{len(world.words)} {world.vectors.shape[1]}"]
+    for word, row in zip(world.words, world.vectors, strict=True):
+        lines.append(f"{word} {' '.join(f'{value:.5f}' for value in row)}")
+    path.write_text("\n".join(lines) + "\n")
 
 
 def _write_video(folder: Path, name: str, number: int, world: _World, config: SyntheticConfig) -> dict[str, list]:

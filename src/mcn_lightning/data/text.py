@@ -171,16 +171,13 @@ class SentenceEncoder(nn.Module):
         (model,) = self._hidden
         model.to(indices.device)
         real = indices != 0
-        longest = max(int(real.sum(dim=1).max()), 1) if len(indices) else 1
-        mask = real[:, :longest].clone()
+        mask = real.clone()
         mask[:, 0] = True  # a text without any token would leave the attention nothing to look at
-        ids = (indices[:, :longest].long() - 1).clamp_min(0)
-        # the copy is an ordinary tensor: inference mode would leave the caller one that autograd refuses
+        ids = (indices.long() - 1).clamp_min(0)
         output = model({"input_ids": ids, "attention_mask": mask.long()})
         if self.whole:
             return output["sentence_embedding"].float()[:, None]
-        tokens = output["token_embeddings"].float() * real[:, :longest, None]
-        return nn.functional.pad(tokens, (0, 0, 0, indices.shape[1] - longest))
+        return output["token_embeddings"].float() * real[:, :, None]
 
 
 def open_text(config: TextConfig, path: Path, texts: Iterable[str]) -> TextSource:
@@ -214,7 +211,8 @@ def _load_encoder(source: str) -> Any:
         return SentenceTransformer(source, device="cpu")
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"--data.text.source {source}: expected a sentence-transformers model, found {reason}") from None
+        expected = f"--data.text.source {source}: expected a sentence-transformers model"
+        raise InputError(f"{expected}, found {reason}") from None
 
 
 def _width(model: Any, kind: str) -> int:

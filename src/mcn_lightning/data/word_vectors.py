@@ -8,11 +8,15 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import Protocol
 
 import numpy as np
 
 from mcn_lightning.data.batch import InputError
+
+
+class _Lines(Protocol):
+    def readline(self) -> bytes: ...
 
 
 def read_word_vectors(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
@@ -87,8 +91,8 @@ def _read_text(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
         while line:
             lines += 1
             word = line.split(None, 1)[0] if line.strip() else b""
-            if line.count(b" ") < dim and len(line.split()) <= dim:
-                raise InputError(f"{path}: expected a word and {dim} numbers in entry {lines}, found {len(line.split())}")
+            if line.count(b" ") < dim and (fields := len(line.split())) <= dim:
+                raise InputError(f"{path}: expected a word and {dim} numbers in entry {lines}, found {fields} fields")
             if word in looked_for and word not in found:
                 found[word] = _numbers(path, line, dim, lines)
             line = file.readline()
@@ -97,7 +101,7 @@ def _read_text(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
     return _as_table(found, dim)
 
 
-def _read_counts(path: Path, file: IO[bytes]) -> tuple[int | None, int, bytes]:
+def _read_counts(path: Path, file: _Lines) -> tuple[int | None, int, bytes]:
     """Return the number of words (None without a first line for it), the width, and the first line with a vector."""
     line = file.readline()
     fields = line.split()
