@@ -85,7 +85,7 @@ class MCNModule(LightningModule):
         network: NetworkConfig = NetworkConfig(),  # noqa: B008 (frozen)
         loss: LossConfig = LossConfig(),  # noqa: B008 (frozen)
         clustering: ClusteringConfig = ClusteringConfig(),  # noqa: B008 (frozen)
-        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
+        optimizer: OptimizerConfig = OptimizerConfig(),
         weights: str | None = None,
     ) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class MCNModule(LightningModule):
         self.loss_config = _as_config(LossConfig, loss)
         self.clustering_config = _as_config(ClusteringConfig, clustering)
         self.optimizer_config = _as_config(OptimizerConfig, optimizer)
-        configs = {
+        configs: dict[str, Any] = {
             "network": self.network_config,
             "loss": self.loss_config,
             "clustering": self.clustering_config,
@@ -108,7 +108,6 @@ class MCNModule(LightningModule):
             self.clustering = OnlineClustering(self.clustering_config, self.network_config.embedding_dim)
         self.cluster_report: KMeansReport | None = None
         self._recluster: Literal["no", "warm", "fresh"] = "no"
-        self._has_centroids = False
         if weights is not None:
             load_released(self.network, read_released(weights), weights)
 
@@ -122,10 +121,6 @@ class MCNModule(LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if self.network.text is not None and data is not None and (embedder := data.text_embedder()) is not None:
             self.network.text.set_embedder(embedder.to(self.device))
-
-    def on_train_start(self) -> None:
-        """Read the centroids' state once, after a checkpoint was loaded, so that no step has to wait for it."""
-        self._has_centroids = self.clustering is not None and bool(self.clustering.ready)
 
     def forward(self, batch: ClipBatch) -> MCNOutput:
         """Embed a batch of B clips."""
@@ -174,21 +169,24 @@ class MCNModule(LightningModule):
         fused = output.mean()
         features = fused.detach().float()
         if self._recluster != "no":
-            self.cluster_report = self.clustering.cluster(features, fresh=self._recluster == "fresh")
+            try:
+                self.cluster_report = self.clustering.cluster(features, fresh=self._recluster == "fresh")
+            except ValueError as error:
+                raise InputError(str(error)) from None
             if self.cluster_report is not None:
-                self._recluster, self._has_centroids = "no", True
+                self._recluster = "no"
         loss = None
-        if self._has_centroids:
+        if self.clustering.has_centroids:
             labels = self.clustering.labels(features)
             loss = self.cluster_loss(output.embeddings(), fused, labels, self.clustering.centroids)
         self.clustering.push(features, batch.clips_per_video)
         return loss
 
-    def validation_step(self, batch: ClipBatch, batch_idx: int) -> MCNOutput:
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> MCNOutput:  # type: ignore[override]
         """Embed held-out clips for the evaluation callbacks."""
         return self(batch)
 
-    def test_step(self, batch: ClipBatch, batch_idx: int) -> MCNOutput:
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> MCNOutput:  # type: ignore[override]
         """Embed test clips for the evaluation callbacks."""
         return self(batch)
 
@@ -198,11 +196,11 @@ class MCNModule(LightningModule):
 
     def assignments(self, output: MCNOutput) -> Tensor | None:
         """Return the cluster of each clip ``(B,)`` int64, or ``None`` while there are no centroids."""
-        if self.clustering is None or not bool(self.clustering.ready):
+        if self.clustering is None or not self.clustering.has_centroids:
             return None
         return self.clustering.labels(output.mean().float())
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """Build the optimiser and its schedule, stepped per batch."""
         config = self.optimizer_config
         kind = torch.optim.Adam if config.kind == "adam" else torch.optim.AdamW

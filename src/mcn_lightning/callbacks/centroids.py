@@ -32,9 +32,7 @@ class CentroidUpdate(Callback):
         self.every_n_epochs = every_n_epochs
         self._started = 0.0
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Ask the module for a run when one is due."""
         self._started = time.perf_counter()
         clustering = getattr(pl_module, "clustering", None)

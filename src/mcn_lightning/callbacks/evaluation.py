@@ -43,14 +43,17 @@ def combine(embeddings: dict[str, Tensor], names: Sequence[str], how: Literal["s
 
 def format_table(metrics: dict[str, float], directions: Sequence[str], count: int) -> str:
     """Lay out recall and median rank, a direction a row, with chance in the last row."""
-    rows = [("held-out clips: " + str(count), "R@1", "R@5", "R@10", "median rank")]
+    rows: list[tuple[str, ...]] = [("held-out clips: " + str(count), "R@1", "R@5", "R@10", "median rank")]
     for direction in directions:
         figures = [metrics[f"{direction}/{name}"] for name in ("R@1", "R@5", "R@10", "median_rank")]
         rows.append((direction, *(f"{figure:.1f}" for figure in figures)))
     rows.append(("chance", *(f"{min(100.0, 100 * k / count):.1f}" for k in (1, 5, 10)), f"{(count + 1) / 2:.1f}"))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    lines = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
-             for row in rows]  # fmt: skip
+    lines = [
+        row[0].ljust(widths[0])
+        + "".join(cell.rjust(width + 2) for cell, width in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    ]
     extra = [f"{name}: {metrics[name]:.3f}" for name in ("nmi", "purity") if name in metrics]
     return "\n".join([*lines, *extra])
 
@@ -64,9 +67,7 @@ class RetrievalEvaluation(Callback):
         combine: how the modalities of one side are fused: sum of the embeddings (released), or normalized_mean.
     """
 
-    def __init__(
-        self, directions: list[str] | None = None, combine: Literal["sum", "normalized_mean"] = "sum"
-    ) -> None:
+    def __init__(self, directions: list[str] | None = None, combine: Literal["sum", "normalized_mean"] = "sum") -> None:
         for direction in directions or ():
             parse_direction(direction)
         self.directions = directions
@@ -77,7 +78,8 @@ class RetrievalEvaluation(Callback):
         self._ids: set[str] = set()
 
     def _start(self, module: LightningModule) -> None:
-        present = set(module.network_config.modalities)  # type: ignore[union-attr]
+        config: Any = module.network_config
+        present = set(config.modalities)
         chosen = []
         for direction in self.directions or DEFAULT_DIRECTIONS:
             query, gallery = parse_direction(direction)

@@ -39,9 +39,7 @@ class ResidualBlock(nn.Module):
         self.bn2 = nn.BatchNorm1d(out_channels)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(
-                _conv(in_channels, out_channels, 1, stride), nn.BatchNorm1d(out_channels)
-            )
+            self.shortcut = nn.Sequential(_conv(in_channels, out_channels, 1, stride), nn.BatchNorm1d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, in_channels, T)`` to ``(B, out_channels, ceil(T / stride))``."""

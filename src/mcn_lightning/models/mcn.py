@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from mcn_lightning.models.audio import ResDAVEnet, pool_time, valid_steps
 from mcn_lightning.models.gating import GatedEmbedding
 
-MODALITIES = ("video", "audio", "text")
+Modality = Literal["video", "audio", "text"]
+MODALITIES: tuple[Modality, ...] = ("video", "audio", "text")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class NetworkConfig:
     """
 
     embedding_dim: int = 6144
-    modalities: Sequence[Literal["video", "audio", "text"]] = MODALITIES
+    modalities: Sequence[Modality] = MODALITIES
     video_dim: int = 4096
     audio_bands: int = 40
     text_dim: int = 300
@@ -227,6 +228,4 @@ class MCN(nn.Module):
         if self.config.normalize:
             embeddings = {name: F.normalize(value, dim=1) for name, value in embeddings.items()}
         present = cast("dict[str, Tensor | None]", embeddings)
-        return MCNOutput(
-            present.get("video"), present.get("audio"), present.get("text"), targets, reconstructions
-        )
+        return MCNOutput(present.get("video"), present.get("audio"), present.get("text"), targets, reconstructions)

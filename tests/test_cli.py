@@ -1,0 +1,161 @@
+"""The command, run as a user runs it: every recipe on tiny data, wrong options, resuming, predicting."""
+
+import csv
+import json
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from mcn_lightning.cli import main
+from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+DATA = {
+    "modalities": None,
+    "streams": [{"suffix": "_2d", "rate": 1.0, "width": 8}, {"suffix": "_3d", "rate": 1.5, "width": 8}],
+    "text": {"kind": "word_vectors", "source": "word_vectors.txt", "dim": 8, "max_words": 8},
+    "audio": {"num_frames": 96},
+    "val_csv": "val.csv",
+    "captions": "captions.json",
+    "synthetic": None,
+    "batch_size": 4,
+    "eval_batch_size": 2,
+    "num_workers": 0,
+}
+NETWORK = {"embedding_dim": 16, "audio_widths": [4, 4, 4, 8], "reconstruction_hidden": 8}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "data"
+    write_synthetic(folder, SyntheticConfig(videos=6, held_out=2, seconds=30.0, topics=3, widths=(8, 8), word_dim=8))
+    return folder
+
+
+@pytest.fixture
+def overlay(tmp_path, root) -> Path:
+    """A file that makes any recipe tiny; what a recipe leaves out stays as it is."""
+    tiny = {
+        "data": {name: value for name, value in DATA.items() if name != "modalities"} | {"root": str(root)},
+        "model": {"network": NETWORK, "clustering": {"num_clusters": 4, "queue_rows": 16}},
+        "trainer": {
+            "max_steps": 3, "limit_val_batches": 1, "accelerator": "cpu", "precision": 32,
+            "enable_progress_bar": False, "log_every_n_steps": 1, "check_val_every_n_epoch": 1,
+            "logger": {"class_path": "pytorch_lightning.loggers.CSVLogger",
+                       "init_args": {"save_dir": str(tmp_path / "runs"), "name": "run"}},
+        },
+    }  # fmt: skip
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny))
+    return path
+
+
+def run(*words: str) -> None:
+    main([str(word) for word in words])
+
+
+def folder_of(overlay: Path, version: int = 0) -> Path:
+    return overlay.parent / "runs" / "run" / f"version_{version}"
+
+
+def refusal(capsys, *words: str) -> str:
+    """Return the error that a command ends with."""
+    with pytest.raises(SystemExit) as stop:
+        run(*words)
+    assert stop.value.code not in (None, 0)
+    return str(stop.value.code) + capsys.readouterr().err
+
+
+@pytest.mark.parametrize("recipe", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_trains(recipe, overlay, capsys):
+    run("fit", "--config", recipe, "--config", overlay, "--data.clips.n_pair", 4)
+    folder = folder_of(overlay)
+    assert (folder / "config.yaml").is_file()
+    assert (folder / "checkpoints" / "last.ckpt").is_file()
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    losses = [float(row["train/loss"]) for row in rows if row.get("train/loss")]
+    assert len(losses) == 3 and all(torch.tensor(losses).isfinite())
+    assert "R@10" in capsys.readouterr().out
+
+
+def test_fit_validate_test_predict(overlay, capsys):
+    demo = ("--config", CONFIGS / "demo.yaml", "--config", overlay)
+    run("fit", *demo)
+    checkpoint = folder_of(overlay) / "checkpoints" / "last.ckpt"
+    assert torch.load(checkpoint, weights_only=True)["state_dict"]["clustering.centroids"].shape == (4, 16)
+    for number, command in enumerate(("validate", "test"), start=1):
+        run(command, *demo, "--ckpt_path", checkpoint)
+        assert "t->va" in capsys.readouterr().out
+    run("predict", *demo, "--ckpt_path", checkpoint)
+    written = next(overlay.parent.rglob("embeddings.safetensors"))
+    rows = load_file(written)
+    ids = json.loads(written.with_suffix(".json").read_text())
+    assert {name: len(value) for name, value in rows.items()} == dict.fromkeys(
+        ("video", "audio", "text", "cluster"), len(ids)
+    )
+    assert len(set(ids)) == len(ids) > 4
+
+
+def test_resume_continues_the_steps(overlay):
+    demo = ("--config", CONFIGS / "demo.yaml", "--config", overlay)
+    run("fit", *demo)
+    checkpoint = folder_of(overlay) / "checkpoints" / "last.ckpt"
+    first = torch.load(checkpoint, weights_only=True)
+    assert first["state_dict"]["clustering.centroids"].abs().sum() > 0
+    run("fit", *demo, "--trainer.max_steps", 5, "--ckpt_path", checkpoint)
+    second = torch.load(folder_of(overlay, 1) / "checkpoints" / "last.ckpt", weights_only=True)
+    assert (first["global_step"], second["global_step"]) == (3, 5)
+
+
+@pytest.mark.parametrize("modalities", [["video", "text"], ["audio", "text"], ["video", "audio"]], ids=" ".join)
+def test_missing_modalities(modalities, overlay, capsys):
+    run("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, "--data.modalities", json.dumps(modalities))
+    table = capsys.readouterr().out
+    absent = ({"video", "audio", "text"} - set(modalities)).pop()[0]
+    lines = [line.split()[0] for line in table.splitlines() if "->" in line]
+    assert lines and all(absent not in line.replace("->", "") for line in lines)
+
+
+def test_saved_config_reproduces_the_run(overlay):
+    run("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay)
+    run("fit", "--config", folder_of(overlay) / "config.yaml")
+    files = [folder_of(overlay, version) / "metrics.csv" for version in (0, 1)]
+    rows = [[row["train/loss"] for row in csv.DictReader(path.open()) if row["train/loss"]] for path in files]
+    assert rows[0] == rows[1] and len(rows[0]) == 3
+
+
+def test_misspelt_key_is_refused(overlay, capsys):
+    message = refusal(capsys, "fit", "--config", CONFIGS / "demo.yaml", "--model.loss.cluster_wieght", "1")
+    assert "cluster_wieght" in message
+
+
+def test_bad_values_name_the_option(overlay, capsys, tmp_path):
+    demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay)
+    assert "--data.root" in refusal(capsys, *demo, "--data.root", tmp_path / "nowhere")
+    assert "--data.train_csv" in refusal(capsys, *demo, "--data.train_csv", "absent.csv")
+    assert "--data.batch_size" in refusal(capsys, *demo, "--data.batch_size", 7)
+    assert "num_clusters" in refusal(capsys, *demo, "--model.clustering.num_clusters", 400)
+    assert "--retrieval.directions" in refusal(capsys, *demo, "--retrieval.directions", '["t-v"]')
+    assert "--centroids" in refusal(capsys, *demo, "--centroids.every_n_epochs", 2)
+
+
+def test_checkpoint_of_another_size(overlay, capsys):
+    demo = ("--config", CONFIGS / "demo.yaml", "--config", overlay)
+    run("fit", *demo)
+    checkpoint = folder_of(overlay) / "checkpoints" / "last.ckpt"
+    message = refusal(capsys, "fit", *demo, "--ckpt_path", checkpoint, "--model.network.embedding_dim", 32)
+    assert "expected (32" in message and "found (16" in message
+
+
+def test_three_names_are_one_command():
+    scripts = {point.name: point.value for point in entry_points(group="console_scripts")}
+    assert scripts["lightning"] == scripts["mcn-lightning"] == "mcn_lightning.cli:main"
+    shown = subprocess.run([sys.executable, "-m", "mcn_lightning", "--help"], capture_output=True, text=True)
+    assert shown.returncode == 0
+    assert all(command in shown.stdout for command in ("fit", "validate", "test", "predict"))
