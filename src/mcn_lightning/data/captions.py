@@ -87,10 +87,11 @@ def parse_captions(entry: Any) -> Captions:
     """
     if entry is None:
         raise InputError("expected an entry for this video, found none")
-    if missing := [name for name in ("start", "end", "text") if name not in entry]:
+    columns = entry if isinstance(entry, Mapping) else getattr(entry, "columns", ())
+    if missing := [name for name in ("start", "end", "text") if name not in columns]:
         raise InputError(f"expected the columns start, end and text, found no {' and no '.join(missing)}")
     start, end = _times(entry["start"], "start"), _times(entry["end"], "end")
-    text = tuple(entry["text"])
+    text = _texts(entry["text"])
     if not len(start) == len(end) == len(text):
         raise InputError(f"expected columns of one length, found {len(start)} start, {len(end)} end, {len(text)} text")
     if not text:
@@ -98,9 +99,7 @@ def parse_captions(entry: Any) -> Captions:
     for number, (first, stop) in enumerate(zip(start.tolist(), end.tolist(), strict=True)):
         if not (0 <= first < stop < np.inf):
             raise InputError(f"expected 0 <= start < end in seconds, found {first} to {stop} in caption {number}")
-    if strange := [number for number, words in enumerate(text) if not isinstance(words, str)]:
-        raise InputError(f"expected text, found {text[strange[0]]!r} in caption {strange[0]}")
-    return Captions(start, end, text, _topics(entry["topic"], len(text)) if "topic" in entry else None)
+    return Captions(start, end, text, _topics(entry["topic"], len(text)) if "topic" in columns else None)
 
 
 def _times(column: Any, name: str) -> np.ndarray:
@@ -113,8 +112,21 @@ def _times(column: Any, name: str) -> np.ndarray:
     return times
 
 
+def _texts(column: Any) -> tuple[str, ...]:
+    if isinstance(column, str | bytes) or not isinstance(column, Iterable):
+        raise InputError(f"expected a list in the column text, found a {type(column).__name__}")
+    texts = tuple(column)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"expected text, found {text!r} in caption {number}")
+    return texts
+
+
 def _topics(column: Any, count: int) -> np.ndarray:
-    topics = np.asarray(column)
+    try:
+        topics = np.asarray(column)
+    except ValueError:
+        raise InputError(f"expected {count} whole numbers in the column topic, found lists") from None
     if topics.shape != (count,) or topics.dtype.kind not in "iu":
         raise InputError(f"expected {count} whole numbers in the column topic, found {topics.dtype} {topics.shape}")
     return topics.astype(np.int64)

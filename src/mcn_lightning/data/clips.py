@@ -35,8 +35,10 @@ class ClipConfig:
             raise ValueError(f"--data.clips.kind is {self.kind}: give captions or windows")
         if self.n_pair < 1:
             raise ValueError(f"--data.clips.n_pair is {self.n_pair}: give at least 1 clip a video")
-        if self.min_time < 0 or (self.kind == "windows" and self.min_time <= 0):
+        if self.min_time < 0:
             raise ValueError(f"--data.clips.min_time is {self.min_time}: give seconds, for instance 10")
+        if self.kind == "windows" and self.min_time < 1:  # windows start at whole seconds and would leave gaps
+            raise ValueError(f"--data.clips.min_time is {self.min_time}: give at least 1 second for windows")
         if self.eval_min_time < 0:
             raise ValueError(f"--data.clips.eval_min_time is {self.eval_min_time}: give seconds, 0 for no growth")
         if self.overrun < 0:

@@ -7,6 +7,7 @@ times faster than NumPy's.
 
 from __future__ import annotations
 
+import math
 import mmap
 import zipfile
 import zlib
@@ -150,8 +151,9 @@ def read_array(path: Path, key: str) -> Tensor:
     except KeyError as error:
         raise InputError(f"{path}: expected the array '{key}', found {error.args[0]}") from None
     except _DAMAGED as error:
-        raise InputError(f"{path}: expected a whole .npz file, found a damaged one ({error})") from None
-    if array.dtype.kind != "f":
+        what = " ".join(str(error).split())
+        raise InputError(f"{path}: expected a whole .npz file with '{key}', found a damaged one ({what})") from None
+    if array.dtype.kind != "f" or array.dtype.itemsize > 8:  # torch knows no long double
         raise InputError(f"{path}: expected '{key}' to hold floating-point numbers, found {array.dtype}")
     if array.size == 0:
         raise InputError(f"{path}: expected at least one row in '{key}', found an empty array {array.shape}")
@@ -169,8 +171,10 @@ def _map_array(path: Path, key: str) -> np.ndarray:
                 file.seek(entry.header_offset)
                 head = file.read(30)  # the fixed part of a zip member's header ends with the lengths of two fields
                 file.seek(int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little"), 1)
+                begin = file.tell()
                 shape, fortran, dtype = _read_header(file)
-                if not fortran and dtype.kind == "f" and dtype.isnative and min(shape, default=1) > 0:
+                whole_array = file.tell() - begin + dtype.itemsize * math.prod(shape) == entry.file_size
+                if whole_array and not fortran and dtype.kind == "f" and dtype.isnative and min(shape, default=1) > 0:
                     # copy-on-write: torch wants an array that may be written to
                     whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
                     return np.ndarray(shape, dtype, buffer=whole, offset=file.tell())

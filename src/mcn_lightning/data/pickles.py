@@ -19,9 +19,10 @@ _ADMITTED = {
     "numpy": "dtype ndarray",
     "numpy._core.multiarray": "_reconstruct scalar",
     "numpy._core.numeric": "_frombuffer",
-    "pandas": "DataFrame Index RangeIndex Series StringDtype",
+    "pandas": "DataFrame Index NA RangeIndex Series StringDtype",
     "pandas._libs.arrays": "__pyx_unpickle_NDArrayBacked",
     "pandas._libs.internals": "_unpickle_block",
+    "pandas._libs.missing": "NA",
     "pandas.arrays": "StringArray",
     "pandas.core.arrays.string_": "StringArray StringDtype",
     "pandas.core.frame": "DataFrame",
@@ -36,6 +37,17 @@ _ADMITTED = {
 _ALLOWED = {(module, name) for module, names in _ADMITTED.items() for name in names.split()}
 _STORAGES = "Bool Byte Char Double Float Half Int Long Short BFloat16"
 _ALLOWED |= {("torch", f"{kind}Storage") for kind in _STORAGES.split()}
+_OLD_NAMES = {"long": "int", "unicode": "str", "xrange": "range"}  # of Python 2, which protocols 0 to 2 write
+
+# what the standard unpickler and the rebuilders raise on bytes that are no pickle
+_DAMAGED = (
+    *(pickle.UnpicklingError, ArithmeticError, AttributeError, EOFError, ImportError, LookupError, MemoryError),
+    *(OSError, RuntimeError, TypeError, ValueError),
+)
+
+
+class _RefusedError(pickle.UnpicklingError):
+    """A pickle that may be whole, and holds what is not admitted."""
 
 
 class RestrictedUnpickler(pickle.Unpickler):
@@ -47,17 +59,19 @@ class RestrictedUnpickler(pickle.Unpickler):
             return _load_storage
         if (module, name) == ("_codecs", "encode"):
             return _encode_latin1
+        if module == "__builtin__":
+            module, name = "builtins", _OLD_NAMES.get(name, name)
         # NumPy 2 renamed numpy.core; either name may stand in the file, and either NumPy may read it
         wanted = "numpy._core" + module[len("numpy.core") :] if module.startswith("numpy.core") else module
         if (wanted, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"the global {module}.{name}")
+            raise _RefusedError(f"the global {module}.{name}")
         try:
             return getattr(import_module(wanted), name)
         except ModuleNotFoundError:
             if wanted.startswith("numpy._core"):
                 return getattr(import_module(wanted.replace("numpy._core", "numpy.core")), name)
             package = module.split(".")[0]
-            raise pickle.UnpicklingError(f"{module}.{name}, which this version of {package} lacks") from None
+            raise _RefusedError(f"{module}.{name}, which this version of {package} lacks") from None
 
 
 def _load_storage(data: bytes) -> Any:
@@ -68,7 +82,7 @@ def _load_storage(data: bytes) -> Any:
 def _encode_latin1(text: str, encoding: str) -> bytes:
     """Make bytes of the text that old pickle protocols store them as."""
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes in the encoding {encoding}")
+        raise _RefusedError(f"bytes in the encoding {encoding}")
     return text.encode("latin1")
 
 
@@ -89,11 +103,9 @@ def load_pickle(path: Path) -> Any:
             return RestrictedUnpickler(file).load()
     except FileNotFoundError:
         raise InputError(f"{path}: expected a pickle, found no file") from None
-    except pickle.UnpicklingError as error:
+    except _RefusedError as error:
         kinds = "arrays, tensors, frames and builtin containers"
         raise InputError(f"{path}: expected a pickle of {kinds}, found {error}") from None
-    except (
-        EOFError, OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError, RuntimeError,
-    ) as error:  # fmt: skip
-        what = f"{type(error).__name__}: {error}"
+    except _DAMAGED as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{path}: expected a whole pickle, found a damaged one ({what})") from None
