@@ -1,4 +1,4 @@
-"""Generated videos: the same bytes from the same seed, the release's layout, topics and clips that can be told apart."""
+"""Generated videos: the same bytes from the same seed, the release's layout, topics and clips that differ."""
 
 from __future__ import annotations
 
@@ -128,3 +128,45 @@ def test_modalities_share_a_topic_and_what_is_a_clip_s_own(tmp_path):
         assert (rank < 8).float().mean() > 0.3, (source, target)  # chance: 0.1
     centres = torch.stack([train[0][train[3] == topic].mean(dim=0) for topic in range(4)])
     assert (torch.cdist(held_out[0], centres).argmin(dim=1) == held_out[3]).float().mean() > 0.8
+
+
+def clip_means(root):
+    """Return the mean 2D row of each caption, and its topic."""
+    means, topics = [], []
+    entries = json.loads((root / "captions.json").read_text())
+    for path in sorted(root.glob("features/*/*/*_2d.npz")):
+        rows, entry = np.load(path)["features"].astype(float), entries[path.parent.name]
+        for start, end, topic in zip(entry["start"], entry["end"], entry["topic"], strict=True):
+            means.append(rows[int(np.ceil(start)) : int(end)].mean(axis=0))
+            topics.append(topic)
+    return np.array(means), np.array(topics)
+
+
+def scatter(tmp_path, name, **options):
+    """Return the variance between topics and within them, of clip means of 2D rows."""
+    config = SyntheticConfig(40, 1, 30.0, topics=4, widths=(16, 8), word_dim=4)
+    write_synthetic(tmp_path / name, replace(config, **options))
+    rows, topics = clip_means(tmp_path / name)
+    centres = {topic: rows[topics == topic].mean(axis=0) for topic in set(topics.tolist())}
+    within = np.mean([(row - centres[t]) ** 2 for row, t in zip(rows, topics.tolist(), strict=True)])
+    return np.var(list(centres.values()), axis=0).mean(), within
+
+
+def test_strength_moves_topics_apart(tmp_path):
+    none, some, strong = (scatter(tmp_path, str(s), strength=s) for s in (0.0, 1.5, 4.0))
+    assert none[0] / none[1] < 0.15 < some[0] / some[1] < strong[0] / strong[1]
+
+
+def test_noise_scatters_rows_of_one_clip(tmp_path):
+    spread = []
+    for noise in (0.0, 0.5, 2.0):
+        write_synthetic(tmp_path / str(noise), replace(SMALL, noise=noise))
+        rows = np.load(next((tmp_path / str(noise)).glob("features/train/*/*_2d.npz")))["features"].astype(float)
+        spread.append(rows[1:5].std(axis=0).mean())  # inside the first caption
+    assert spread[0] < 1e-3 < spread[1] < spread[2]
+
+
+def test_topics_are_as_many_as_asked(tmp_path):
+    write_synthetic(tmp_path / "set", SyntheticConfig(80, 1, 6.0, topics=5, widths=(4, 4), word_dim=4))
+    entries = json.loads((tmp_path / "set" / "captions.json").read_text())
+    assert {topic for entry in entries.values() for topic in entry["topic"]} == set(range(5))

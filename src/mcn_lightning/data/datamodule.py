@@ -97,7 +97,7 @@ class NarratedVideos(LightningDataModule):
         self.text: TextSource | None = None
         self.datasets: dict[str, NarratedVideoDataset] = {}
         self._bad: dict[str, BadVideo] = {}
-        self._batches_seen = 0
+        self._resume_at = (0, 0)
 
     @property
     def video_dim(self) -> int:
@@ -174,8 +174,10 @@ class NarratedVideos(LightningDataModule):
             raise InputError(
                 f"--data.batch_size {self.batch_size}: expected at most the videos there are, found {found}"
             )
-        sampler.skip(self._batches_seen * self.batch_size)
-        self._batches_seen = 0
+        epoch, batches = self._resume_at
+        sampler.set_epoch(epoch)  # workers read ahead: on resuming, Lightning tells the epoch after they have begun
+        sampler.skip(batches * self.batch_size)
+        self._resume_at = (0, 0)
         return self._loader("train", sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader | list:
@@ -233,16 +235,19 @@ class NarratedVideos(LightningDataModule):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many batches of the epoch are done, so that a resumed run goes on with the next one."""
+        """Return the epoch and its batches that are done, so that a resumed run goes on with the next batch."""
         if self.trainer is None:
             return {}
-        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress
-        return {"batches_seen": 0 if progress.is_last_batch else progress.current.processed}
+        loop: Any = self.trainer.fit_loop
+        epochs, batches = loop.epoch_progress.current.ready, loop.epoch_loop.batch_progress
+        if batches.is_last_batch:
+            return {"epoch": epochs, "batches": 0}
+        return {"epoch": max(epochs - 1, 0), "batches": batches.current.processed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what ``state_dict`` gave; an evaluation leaves a later training run alone."""
-        if self.trainer is not None and self.trainer.training:
-            self._batches_seen = int(state_dict.get("batches_seen", 0))
+        if state_dict and self.trainer is not None and self.trainer.training:
+            self._resume_at = (int(state_dict["epoch"]), int(state_dict["batches"]))
 
 
 def _check_modalities(modalities: Sequence[Modality], streams: Sequence[VisualStream], clips: ClipConfig) -> None:

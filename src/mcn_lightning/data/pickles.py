@@ -41,7 +41,7 @@ _OLD_NAMES = {"long": "int", "unicode": "str", "xrange": "range"}  # of Python 2
 
 # what the standard unpickler and the rebuilders raise on bytes that are no pickle
 _DAMAGED = (
-    *(pickle.UnpicklingError, ArithmeticError, AttributeError, EOFError, ImportError, LookupError, MemoryError),
+    *(pickle.PickleError, ArithmeticError, AttributeError, EOFError, ImportError, LookupError, MemoryError),
     *(AssertionError, OSError, RuntimeError, TypeError, ValueError),  # torch asserts
 )
 
