@@ -37,13 +37,16 @@ def read_word_vectors(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarr
         InputError: if the file is missing, cut short or not in the format.
     """
     try:
-        if path.name.endswith((".bin", ".bin.gz")):
-            return _read_binary(path, wanted)
-        return _read_text(path, wanted)
+        binary = path.name.endswith((".bin", ".bin.gz"))
+        words, vectors = _read_binary(path, wanted) if binary else _read_text(path, wanted)
     except FileNotFoundError:
         raise InputError(f"{path}: expected a word-vector file, found none: check --data.text.source") from None
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: expected a whole word-vector file, found a damaged one ({error})") from None
+    if not np.isfinite(vectors).all():
+        word = words[int(np.argmin(np.isfinite(vectors).all(axis=1)))]
+        raise InputError(f"{path}: expected finite numbers, found NaN or infinity in the vector of '{word}'")
+    return words, vectors
 
 
 @contextmanager
@@ -93,7 +96,7 @@ def _read_text(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
             word = line.split(None, 1)[0] if line.strip() else b""
             if line.count(b" ") < dim and (fields := len(line.split())) <= dim:
                 raise InputError(f"{path}: expected a word and {dim} numbers in entry {lines}, found {fields} fields")
-            if word in looked_for and word not in found:
+            if word in looked_for and word not in found and len(line.split()) <= dim + 1:  # more: a word with spaces
                 found[word] = _numbers(path, line, dim, lines)
             line = file.readline()
     if count is not None and lines != count:
