@@ -1,0 +1,118 @@
+"""Captions from JSON, pickles and frames; what bad ones get."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mcn_lightning.data.batch import BadVideo, InputError
+from mcn_lightning.data.captions import Captions, parse_captions, read_captions
+
+GOOD = {"start": [0.0, 2.5], "end": [2.0, 5.0], "text": ["mix the flour", "it's ready"]}
+
+
+def same(captions, topics=None):
+    assert isinstance(captions, Captions)
+    assert captions.start.dtype == captions.end.dtype == np.float64
+    assert captions.start.tolist() == GOOD["start"] and captions.end.tolist() == GOOD["end"]
+    assert captions.text == tuple(GOOD["text"])
+    assert (captions.topics is None) == (topics is None)
+    if topics is not None:
+        assert captions.topics.dtype == np.int64 and captions.topics.tolist() == topics
+
+
+@pytest.mark.parametrize("topics", [None, [3, 1]])
+def test_json(tmp_path, topics):
+    entry = GOOD if topics is None else {**GOOD, "topic": topics}
+    (tmp_path / "captions.json").write_text(json.dumps({"a": entry, "b": {"start": "?"}}))
+    read = read_captions(tmp_path / "captions.json", ["a"])
+    assert list(read) == ["a"]
+    same(read["a"], topics)
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("kind", ["lists", "arrays", "frame", "object frame", "indexed frame"])
+def test_pickles(tmp_path, kind, protocol):
+    frame = pd.DataFrame({**GOOD, "topic": [3, 1]})
+    if kind == "object frame":
+        frame = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in frame.items()})
+        frame["topic"] = frame["topic"].astype(np.int64)
+    entry = {
+        "lists": {**GOOD, "topic": [3, 1]},
+        "arrays": {name: np.array(values) for name, values in {**GOOD, "topic": [3, 1]}.items()},
+        "indexed frame": frame.set_index(pd.Index(["x", "y"])),
+    }.get(kind, frame)
+    (tmp_path / "captions.pickle").write_bytes(pickle.dumps({"a": entry}, protocol=protocol))
+    same(read_captions(tmp_path / "captions.pickle", ["a"])["a"], [3, 1])
+
+
+def bad_entries():
+    nan = float("nan")
+    return {
+        "none": (None, "expected an entry for this video, found none"),
+        "a number": (5, "columns start, end and text"),
+        "a list": (["start", "end", "text"], "columns start, end and text"),
+        "a text": ("start end text", "columns start, end and text"),
+        "no text": ({"start": [0], "end": [1]}, "found no text"),
+        "no times": ({"text": ["a"]}, "found no start and no end"),
+        "text is none": ({**GOOD, "text": None}, "column text"),
+        "text is one text": ({"start": [0, 1], "end": [1, 2], "text": "ab"}, "column text"),
+        "lengths": ({**GOOD, "end": [1.0]}, "one length, found 2 start, 1 end, 2 text"),
+        "nothing": ({"start": [], "end": [], "text": []}, "at least one caption"),
+        "end before start": ({**GOOD, "end": [2.0, 2.4]}, "found 2.5 to 2.4 in caption 1"),
+        "no duration": ({**GOOD, "end": [0.0, 5.0]}, "found 0.0 to 0.0 in caption 0"),
+        "negative": ({**GOOD, "start": [-1.0, 2.5]}, "found -1.0 to 2.0 in caption 0"),
+        "nan": ({**GOOD, "end": [2.0, nan]}, "found 2.5 to nan in caption 1"),
+        "infinite": ({**GOOD, "end": [2.0, float("inf")]}, "found 2.5 to inf in caption 1"),
+        "a word for a time": ({**GOOD, "start": ["soon", 1]}, "numbers in the column start"),
+        "a table for a time": ({**GOOD, "start": [[0.0], [2.5]]}, "a list in the column start"),
+        "a number for a text": ({**GOOD, "text": ["a", 7]}, "expected text, found 7 in caption 1"),
+        "a missing text": ({**GOOD, "text": ["a", None]}, "expected text, found None in caption 1"),
+        "fractional topics": ({**GOOD, "topic": [0.5, 1.0]}, "whole numbers in the column topic"),
+        "too few topics": ({**GOOD, "topic": [1]}, "2 whole numbers in the column topic"),
+        "ragged topics": ({**GOOD, "topic": [[1], [1, 2]]}, "column topic"),
+    }
+
+
+@pytest.mark.parametrize("kind", bad_entries())
+def test_a_bad_entry_is_a_bad_video_that_names_the_file(tmp_path, kind):
+    entry, part = bad_entries()[kind]
+    with pytest.raises(InputError) as caught:
+        parse_captions(entry)
+    assert part in str(caught.value)
+    path = tmp_path / "captions.pickle"
+    path.write_bytes(pickle.dumps({"a": entry, "b": GOOD}))
+    read = read_captions(path, ["a", "b", "c"])
+    same(read["b"])
+    assert isinstance(read["a"], BadVideo) and isinstance(read["c"], BadVideo)
+    assert read["a"].video == "a" and "\n" not in read["a"].reason
+    assert read["a"].reason.startswith(f"{path}: captions of a: ") and part in read["a"].reason
+    assert "captions of c: expected an entry for this video, found none" in read["c"].reason
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "part"),
+    [
+        ("captions.json", None, "found no file"),
+        ("captions.json", b"", "whole JSON file"),
+        ("captions.json", b'{"a": {"start": [0.0', "whole JSON file"),
+        ("captions.json", b"\xff\xfe", "whole JSON file"),
+        ("captions.json", b"[1, 2]", "mapping from video id to captions, found a list"),
+        ("captions.pickle", None, "found no file"),
+        ("captions.pickle", b"", "damaged"),
+        ("captions.pickle", pickle.dumps(GOOD)[:-5], "pickle"),
+        ("captions.pickle", pickle.dumps([GOOD]), "found a list"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_line(tmp_path, name, content, part):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_captions(path, ["a"])
+    message = str(caught.value)
+    assert message.startswith(str(path)) and part in message and "\n" not in message
