@@ -1,0 +1,301 @@
+"""Reading, pooling and cutting of features against loops in float64; what a bad file gets."""
+
+from __future__ import annotations
+
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from references import clips as reference
+
+from mcn_lightning.data.batch import InputError
+from mcn_lightning.data.features import (
+    AudioConfig,
+    VisualStream,
+    augment_audio,
+    frame_at,
+    pool,
+    pool_clips,
+    read_rows,
+    read_spectrogram,
+    spectrogram,
+    spectrogram_clips,
+)
+
+
+def npz(path, compress=False, **arrays):
+    (np.savez_compressed if compress else np.savez)(path, **arrays)
+    return path
+
+
+@pytest.fixture
+def rows():
+    return torch.from_numpy(np.random.default_rng(0).standard_normal((30, 5)).astype(np.float16))
+
+
+@pytest.fixture
+def frames():
+    return torch.from_numpy(np.random.default_rng(1).uniform(-80, 0, (4, 900)).astype(np.float16))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_come_back_as_stored(tmp_path, dtype, compress, order):
+    stored = np.asarray(np.random.default_rng(0).standard_normal((7, 3)), dtype=dtype, order=order)
+    path = npz(tmp_path / "a.npz", compress, other=np.arange(9), features=stored)
+    read = read_rows(path, 3)
+    assert read.dtype == torch.from_numpy(stored.copy()).dtype
+    np.testing.assert_array_equal(read.numpy(), stored)
+
+
+def test_big_endian_arrays_are_read(tmp_path):
+    stored = np.arange(6, dtype=">f4").reshape(2, 3)
+    np.testing.assert_array_equal(read_rows(npz(tmp_path / "a.npz", features=stored), 3).numpy(), stored)
+
+
+def test_writing_to_what_was_read_leaves_the_file_alone(tmp_path):
+    path = npz(tmp_path / "a.npz", features=np.ones((2, 3), np.float32))
+    before = path.read_bytes()
+    read_rows(path, 3).zero_()
+    assert path.read_bytes() == before
+    assert read_rows(path, 3).sum() == 6
+
+
+def bad_files():
+    good = np.ones((4, 3), np.float16)
+    return {
+        "missing": (None, ["found no file"]),
+        "empty": (b"", ["whole .npz file", "damaged"]),
+        "text": (b"hello, world" * 50, ["whole .npz file", "damaged"]),
+        "other array": ({"arr": good}, ["expected the array 'features'", "arr"]),
+        "width": ({"features": np.ones((4, 5), np.float16)}, ["(rows, 3)", "(4, 5)"]),
+        "one dimension": ({"features": np.ones(3, np.float16)}, ["(rows, 3)", "(3,)"]),
+        "no rows": ({"features": np.ones((0, 3), np.float16)}, ["at least one row", "(0, 3)"]),
+        "integers": ({"features": np.ones((4, 3), np.int64)}, ["floating-point", "int64"]),
+        "long double": ({"features": np.ones((4, 3), np.longdouble)}, ["floating-point", str(np.dtype(np.longdouble))]),
+        "objects": ({"features": np.array([[None] * 3], dtype=object)}, ["features"]),
+    }
+
+
+@pytest.mark.parametrize("kind", bad_files())
+def test_a_bad_file_is_refused_in_one_line(tmp_path, kind):
+    content, parts = bad_files()[kind]
+    path = tmp_path / "video_2d.npz"
+    if isinstance(content, dict):
+        npz(path, **content)
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_rows(path, 3)
+    message = str(caught.value)
+    assert "\n" not in message and message.startswith(str(path))
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_a_file_cut_anywhere_is_refused(tmp_path, compress):
+    path = npz(tmp_path / "a.npz", compress, features=np.random.default_rng(0).standard_normal((40, 3)))
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 37):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match="damaged"):
+            read_rows(path, 3)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_a_header_that_promises_more_rows_than_there_are_is_refused(tmp_path, compress):
+    path = npz(tmp_path / "a.npz", features=np.zeros((10, 3)))
+    with zipfile.ZipFile(path) as archive:
+        content = archive.read("features.npy").replace(b"(10, 3)", b"(11, 3)")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED) as archive:
+        archive.writestr("features.npy", content)
+        archive.writestr("more.npy", bytes(1000))
+    with pytest.raises(InputError, match=r"a\.npz.*damaged"):
+        read_rows(path, 3)
+
+
+def test_nothing_is_unpickled(tmp_path):
+    marker = tmp_path / "ran"
+
+    class Bomb:
+        def __reduce__(self):
+            return marker.touch, ()
+
+    path = npz(tmp_path / "a.npz", features=np.array([Bomb()], dtype=object))
+    with pytest.raises(InputError):
+        read_rows(path, 3)
+    assert not marker.exists()
+
+
+def test_a_spectrogram_of_other_bands_is_refused(tmp_path):
+    path = tmp_path / "a_spec.npz"
+    np.savez(path, np.ones((64, 10), np.float16))
+    with pytest.raises(InputError, match=r"a_spec\.npz: expected arr_0 of shape \(40, frames\), found \(64, 10\)"):
+        read_spectrogram(path, 40)
+    assert read_spectrogram(path, 64).shape == (64, 10)
+
+
+@pytest.mark.parametrize("rate", [1.0, 1.5, 2.0])
+def test_pooling_equals_the_loops(rows, rate):
+    rng = np.random.default_rng(2)
+    for _ in range(50):
+        start = float(rng.uniform(0, 35))
+        end = start + float(rng.uniform(0, 12))
+        expected = reference.pool(rows.tolist(), start, end, rate)
+        torch.testing.assert_close(pool(rows, start, end, rate), torch.tensor(expected), rtol=1e-6, atol=1e-6)
+
+
+def test_pooled_features_have_length_one_and_include_the_last_row(rows):
+    assert float(pool(rows, 3.0, 9.0, 1.0).norm()) == pytest.approx(1.0, abs=1e-6)
+    peak = torch.zeros(10, 2)
+    peak[6, 0] = 3.0
+    assert pool(peak, 2.0, 6.0, 1.0).tolist() == [1.0, 0.0]  # row int(6.0) is in
+    assert pool(peak, 2.0, 5.99, 1.0).tolist() == [0.0, 0.0]
+
+
+def test_no_row_in_the_window_gives_zeros(rows):
+    assert pool(rows, 30.0, 40.0, 1.0).tolist() == [0.0] * 5
+    assert pool(torch.zeros(10, 5), 0.0, 4.0, 1.0).tolist() == [0.0] * 5
+
+
+def test_negative_features_are_pooled_too():
+    torch.testing.assert_close(
+        pool(torch.tensor([[-3.0, -4.0], [-6.0, -8.0]]), 0.0, 1.0, 1.0), torch.tensor([-0.6, -0.8])
+    )
+
+
+def test_repeated_clips_are_pooled_alike(rows):
+    spans = [(0.0, 4.0), (3.0, 9.0), (0.0, 4.0), (29.0, 60.0), (50.0, 60.0)]
+    together = pool_clips(rows, spans, 1.5)
+    assert together.shape == (5, 5) and together.dtype == torch.float32
+    for row, (start, end) in zip(together, spans, strict=True):
+        assert torch.equal(row, pool(rows, start, end, 1.5))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_non_finite_row_is_refused_only_where_it_is_used(rows, bad):
+    rows[12, 1] = bad
+    pool(rows, 0.0, 11.9, 1.0)
+    with pytest.raises(InputError, match=r"finite numbers in the clip 10\.00 to 14\.00 s, found 1 NaN"):
+        pool(rows, 10.0, 14.0, 1.0)
+
+
+def test_large_finite_numbers_pass():
+    assert torch.isfinite(pool(torch.full((3, 2), 60000.0).half(), 0.0, 2.0, 1.0)).all()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "frame"),
+    [(0.0, -2), (0.002499, -2), (0.0025, -1), (0.0124, -1), (0.0125, 0), (0.0225, 1), (1.0, 98), (10.0, 998)],
+)
+def test_frames_of_times(seconds, frame):
+    assert frame_at(seconds) == frame == reference.frame(seconds)
+
+
+def test_spectrograms_equal_the_loops(frames):
+    rng = np.random.default_rng(3)
+    for _ in range(40):
+        start = float(rng.uniform(0, 10))
+        end = start + float(rng.uniform(0, 5))
+        cut, length = spectrogram(frames, start, end, 250, pad_value=-80.0)
+        expected, count = reference.spectrogram(frames.tolist(), start, end, 250, -80.0)
+        assert length == count
+        assert torch.equal(cut, torch.tensor(expected))
+
+
+def test_short_clips_are_padded_on_the_right_and_long_ones_cut(frames):
+    cut, length = spectrogram(frames, 1.0, 3.0, 1000)
+    assert length == 200 and cut.shape == (4, 1000) and cut.dtype == torch.float32
+    assert torch.equal(cut[:, :200], frames[:, 98:298].float()) and not cut[:, 200:].any()
+    cut, length = spectrogram(frames, 1.0, 8.0, 300)
+    assert length == 300 and torch.equal(cut, frames[:, 98:398].float())
+    cut, length = spectrogram(frames, 8.5, 20.0, 300)  # the sound ends first
+    assert length == 52 and torch.equal(cut[:, :52], frames[:, 848:].float())
+    cut, length = spectrogram(frames, 15.0, 20.0, 300, pad_value=-80.0)
+    assert length == 0 and (cut == -80.0).all()
+
+
+def test_the_released_fault_gives_silence_at_the_start_of_a_video(frames):
+    cut, length = spectrogram(frames, 0.0, 5.0, 600)
+    assert length == 498 and torch.equal(cut[:, :498], frames[:, :498].float())
+    cut, length = spectrogram(frames, 0.0, 5.0, 600, clamp_start=False)
+    assert length == 0 and not cut.any()
+    cut, length = spectrogram(
+        frames, 0.0, 20.0, 600, clamp_start=False
+    )  # a video shorter than the window: its last two
+    assert length == 2 and torch.equal(cut[:, :2], frames[:, -2:].float())
+    for start in (0.0125, 2.0):
+        assert torch.equal(spectrogram(frames, start, 5.0, 600)[0], spectrogram(frames, start, 5.0, 600, 0.0, False)[0])
+
+
+def test_clips_of_one_video_are_cut_one_by_one(frames):
+    spans = [(0.0, 3.0), (2.0, 4.5), (0.0, 3.0)]
+    together, lengths = spectrogram_clips(frames, spans, 280, -5.0)
+    assert lengths.dtype == torch.int64
+    for cut, length, (start, end) in zip(together, lengths.tolist(), spans, strict=True):
+        alone, count = spectrogram(frames, start, end, 280, -5.0)
+        assert torch.equal(cut, alone) and length == count
+
+
+@pytest.mark.parametrize("bad", [float("nan"), -float("inf")])
+def test_a_non_finite_frame_is_refused_only_where_it_is_used(frames, bad):
+    frames[2, 400] = bad
+    spectrogram(frames, 0.0, 3.0, 300)
+    spectrogram(frames, 3.0, 6.0, 50)  # cut before it
+    with pytest.raises(InputError, match=r"finite numbers in the clip 3\.00 to 6\.00 s, found 1 NaN"):
+        spectrogram(frames, 3.0, 6.0, 300)
+
+
+def test_masks_are_blocks_at_the_clip_s_mean_and_leave_the_padding(frames):
+    cut, lengths = spectrogram_clips(frames, [(0.0, 2.0), (1.0, 4.0), (20.0, 22.0)] * 20, 300)
+    before = cut.clone()
+    config = AudioConfig(bands=4, num_frames=300, mask_bands=2, mask_frames=30)
+    masked = augment_audio(cut, lengths, config, np.random.default_rng(0))
+    assert torch.equal(cut, before)
+    widths = set()
+    for clip, old, length in zip(masked, before, lengths.tolist(), strict=True):
+        assert torch.equal(clip[:, length:], old[:, length:])
+        if length == 0:
+            continue
+        changed = clip[:, :length] != old[:, :length]
+        bands, columns = changed.all(dim=1), changed.all(dim=0)
+        widths.add((int(bands.sum()), int(columns.sum())))
+        for block in (bands.nonzero().flatten(), columns.nonzero().flatten()):
+            assert len(block) == 0 or int(block[-1] - block[0]) == len(block) - 1
+        assert not changed[~bands][:, ~columns].any()
+        if changed.any():
+            mean = old[:, :length].mean()
+            torch.testing.assert_close(clip[:, :length][changed], mean.expand(int(changed.sum())))
+    assert {bands for bands, _ in widths} == {0, 1, 2}
+    assert max(columns for _, columns in widths) <= 30 and len(widths) > 10
+
+
+def test_masks_of_no_width_and_of_the_same_draw():
+    cut, lengths = torch.zeros(2, 4, 10), torch.tensor([10, 4])
+    assert augment_audio(cut, lengths, AudioConfig(bands=4, num_frames=10), np.random.default_rng(0)) is cut
+    config = AudioConfig(bands=4, num_frames=10, mask_bands=4, mask_frames=10)
+    noise = torch.randn(2, 4, 10, generator=torch.Generator().manual_seed(0))
+    first, second = (augment_audio(noise, lengths, config, np.random.default_rng(7)) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("config", "option", "value"),
+    [
+        (VisualStream, "rate", 0.0),
+        (VisualStream, "width", 0),
+        (AudioConfig, "bands", 0),
+        (AudioConfig, "num_frames", 0),
+        (AudioConfig, "time_shift", -0.5),
+        (AudioConfig, "mask_bands", 41),
+        (AudioConfig, "mask_frames", 1001),
+        (AudioConfig, "pad_value", float("nan")),
+    ],
+)
+def test_a_wrong_option_is_named(config, option, value):
+    room = "streams" if config is VisualStream else "audio"
+    with pytest.raises(ValueError, match=rf"--data\.{room}\.{option} is {value}"):
+        config(**{option: value})
