@@ -64,6 +64,8 @@ def test_a_folder_is_reused_with_the_same_options_and_refused_with_others(tmp_pa
     with pytest.raises(InputError, match="mine"):
         write_synthetic(mine, SMALL)
     assert digests(mine).keys() == {"thesis.txt"}
+    with pytest.raises(InputError, match=r"thesis\.txt: expected an empty folder"):
+        write_synthetic(mine / "thesis.txt", SMALL)
 
 
 def test_a_generation_that_was_stopped_leaves_no_data_set_and_can_be_repeated(tmp_path, monkeypatch):

@@ -90,7 +90,7 @@ def write_synthetic(root: Path, config: SyntheticConfig) -> None:
         InputError: if the folder holds something else.
     """
     manifest = json.dumps(dataclasses.asdict(config), indent=1, sort_keys=True)
-    if root.exists() and any(root.iterdir()):
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
         known = root / "synthetic.json"
         if known.is_file() and known.read_text() == manifest:
             return
