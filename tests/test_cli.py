@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -56,15 +57,16 @@ def overlay(tmp_path, root) -> Path:
     return path
 
 
-def run(*words: str) -> None:
-    main([str(word) for word in words])
+def run(*words: object) -> None:
+    with patch.object(sys, "argv", ["lightning", *(str(word) for word in words)]):
+        main()
 
 
 def folder_of(overlay: Path, version: int = 0) -> Path:
     return overlay.parent / "runs" / "run" / f"version_{version}"
 
 
-def refusal(capsys, *words: str) -> str:
+def refusal(capsys, *words: object) -> str:
     """Return the error that a command ends with."""
     with pytest.raises(SystemExit) as stop:
         run(*words)

@@ -45,6 +45,10 @@ class MCNCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed", compute_fn=lambda seed: int(seed or 0))
 
 
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration as the user gave it; Lightning would replace it by the checkpoint's without a word."""
+
+
 def write_generated(root: str, synthetic: SyntheticConfig = SyntheticConfig()) -> None:  # noqa: B008 (frozen)
     """Write generated narrated videos with known topics in the release's layout.
 

@@ -190,9 +190,11 @@ class MCNModule(LightningModule):
         """Embed test clips for the evaluation callbacks."""
         return self(batch)
 
-    def predict_step(self, batch: ClipBatch, batch_idx: int) -> MCNOutput:
-        """Embed clips for the writer of embeddings."""
-        return self(batch)
+    def predict_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Return the embeddings ``(B, D)`` by modality, and ``cluster`` ``(B,)`` where there are centroids."""
+        output = self(batch)
+        clusters = self.assignments(output)
+        return output.embeddings() | ({} if clusters is None else {"cluster": clusters})
 
     def assignments(self, output: MCNOutput) -> Tensor | None:
         """Return the cluster of each clip ``(B,)`` int64, or ``None`` while there are no centroids."""

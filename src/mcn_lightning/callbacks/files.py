@@ -52,10 +52,8 @@ class EmbeddingWriter(Callback):
     def on_predict_batch_end(  # noqa: D102
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
-        rows = {name: value.float() for name, value in outputs.embeddings().items()}
-        if (clusters := pl_module.assignments(outputs)) is not None:  # type: ignore[operator]
-            rows["cluster"] = clusters
-        for name, value in rows.items():
+        for name, value in outputs.items():
+            value = value.float() if value.is_floating_point() else value
             self._rows.setdefault(name, []).append(value.cpu())
         self._ids.extend(batch.ids)
 
