@@ -36,8 +36,10 @@ def test_imports_run_one_way(path):
             continue
         target = name.removeprefix("mcn_lightning.")
         own = target.split(".")[0] == room
-        allowed = room not in ALLOWED or own or any(
-            target == permitted or target.startswith(permitted + ".") for permitted in ALLOWED[room]
+        allowed = (
+            room not in ALLOWED
+            or own
+            or any(target == permitted or target.startswith(permitted + ".") for permitted in ALLOWED[room])
         )
         assert allowed, f"{path.relative_to(ROOT)} may not import {name}"
 

@@ -91,7 +91,7 @@ def test_fit_validate_test_predict(overlay, capsys):
     run("fit", *demo)
     checkpoint = folder_of(overlay) / "checkpoints" / "last.ckpt"
     assert torch.load(checkpoint, weights_only=True)["state_dict"]["clustering.centroids"].shape == (4, 16)
-    for number, command in enumerate(("validate", "test"), start=1):
+    for command in ("validate", "test"):
         run(command, *demo, "--ckpt_path", checkpoint)
         assert "t->va" in capsys.readouterr().out
     run("predict", *demo, "--ckpt_path", checkpoint)

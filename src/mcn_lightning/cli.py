@@ -44,7 +44,6 @@ class MCNCLI(LightningCLI):
         parser.link_arguments("data.text.dim", "model.network.text_dim")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=lambda seed: int(seed or 0))
 
-
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as the user gave it; Lightning would replace it by the checkpoint's without a word."""
 

@@ -10,7 +10,7 @@ from mcn_lightning.data.batch import InputError
 def test_directions_are_letters_on_both_sides():
     assert parse_direction("t->va") == (["text"], ["video", "audio"])
     for wrong in ("t-va", "->v", "t->", "x->v", "tt->v"):
-        with pytest.raises(InputError, match="--retrieval.directions"):
+        with pytest.raises(InputError, match=r"--retrieval\.directions"):
             parse_direction(wrong)
 
 

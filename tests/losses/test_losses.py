@@ -134,9 +134,7 @@ def test_cluster_contrast_equals_reference():
     x, centroids = leaves((6, 3), (4, 3))
     labels = torch.tensor([0, 3, 1, 1, 2, 0])
     fixed = centroids.detach()
-    same_with_gradients(
-        cluster_contrast(x, labels, fixed, 0.3), reference.cluster_contrast(x, labels, fixed, 0.3), [x]
-    )
+    same_with_gradients(cluster_contrast(x, labels, fixed, 0.3), reference.cluster_contrast(x, labels, fixed, 0.3), [x])
     torch.testing.assert_close(
         cluster_contrast(x, labels, fixed, 0.3, 0.5), reference.cluster_contrast(2 * x, labels, fixed, 0.3)
     )
@@ -166,9 +164,7 @@ def test_cluster_loss_kinds():
     joint = ClusterLoss(ClusterLossConfig(kind="joint", margin=0.3))(embeddings, mean, labels, fixed)
     torch.testing.assert_close(joint, reference.cluster_contrast(mean, labels, fixed, 0.3))
     unit = ClusterLoss(ClusterLossConfig(kind="joint", normalize=True))
-    torch.testing.assert_close(
-        unit(embeddings, mean, labels, fixed), unit(embeddings, 5 * mean, labels, fixed / 7)
-    )
+    torch.testing.assert_close(unit(embeddings, mean, labels, fixed), unit(embeddings, 5 * mean, labels, fixed / 7))
 
 
 def test_reconstruction_equals_reference():
@@ -177,9 +173,7 @@ def test_reconstruction_equals_reference():
     wanted = dict(zip(names, leaves(*shapes, seed=1), strict=True))
     ours = reconstruction_loss(made, wanted, detach_targets=False)
     assert list(ours) == list(names)
-    same_with_gradients(
-        sum(ours.values()), reference.reconstruction(made, wanted), [*made.values(), *wanted.values()]
-    )
+    same_with_gradients(sum(ours.values()), reference.reconstruction(made, wanted), [*made.values(), *wanted.values()])
     sum(reconstruction_loss(made, wanted, detach_targets=True).values()).backward()
     assert all(value.grad is None for value in wanted.values())
     assert all(value.grad is not None for value in made.values())

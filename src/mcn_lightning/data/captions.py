@@ -23,24 +23,31 @@ class Captions:
         end: in seconds, ``(captions,)`` float64.
         text: one string a caption.
         topics: known topic of each caption, ``(captions,)`` int64, where the data set has topics.
+        choices: the texts that training draws from, one tuple a caption, where they are others than ``text``.
     """
 
     start: np.ndarray
     end: np.ndarray
     text: tuple[str, ...]
     topics: np.ndarray | None = None
+    choices: tuple[tuple[str, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.text)
 
+    def all_texts(self) -> list[str]:
+        """Return every text of the video, those that training draws from among them."""
+        return [*self.text, *(text for choices in self.choices or () for text in choices)]
 
-def read_captions(path: Path, videos: Iterable[str]) -> dict[str, Captions | BadVideo]:
+
+def read_captions(path: Path, videos: Iterable[str], train_column: str = "text") -> dict[str, Captions | BadVideo]:
     """Read the captions of the videos that are wanted.
 
     Args:
         path: a JSON file (``.json``) or a pickle of ``{video id: {"start": [...], "end": [...], "text": [...]}}``,
             times in seconds, with the optional column ``topic``; each video may have a data frame of these columns.
         videos: ids.
+        train_column: column whose texts training uses; it may hold a list of texts for each caption.
 
     Returns:
         For each video its captions, or why they cannot be used.
@@ -51,7 +58,7 @@ def read_captions(path: Path, videos: Iterable[str]) -> dict[str, Captions | Bad
     table = _read_json(path) if path.suffix == ".json" else load_pickle(path)
     if not isinstance(table, Mapping):
         raise InputError(f"{path}: expected a mapping from video id to captions, found a {type(table).__name__}")
-    return {video: _captions_of(path, video, table.get(video)) for video in videos}
+    return {video: _captions_of(path, video, table.get(video), train_column) for video in videos}
 
 
 def _read_json(path: Path) -> Any:
@@ -64,19 +71,20 @@ def _read_json(path: Path) -> Any:
         raise InputError(f"{path}: expected a whole JSON file, found a damaged one ({error})") from None
 
 
-def _captions_of(path: Path, video: str, entry: Any) -> Captions | BadVideo:
+def _captions_of(path: Path, video: str, entry: Any, train_column: str) -> Captions | BadVideo:
     """Check the captions of one video."""
     try:
-        return parse_captions(entry)
+        return parse_captions(entry, train_column)
     except InputError as error:
         return BadVideo(video, f"{path}: captions of {video}: {error}")
 
 
-def parse_captions(entry: Any) -> Captions:
+def parse_captions(entry: Any, train_column: str = "text") -> Captions:
     """Check and convert the captions of one video.
 
     Args:
         entry: a mapping or a data frame with the columns ``start``, ``end`` and ``text``, and perhaps ``topic``.
+        train_column: column of the texts, or lists of texts, that training draws from.
 
     Returns:
         The captions.
@@ -88,7 +96,7 @@ def parse_captions(entry: Any) -> Captions:
     if entry is None:
         raise InputError("expected an entry for this video, found none")
     columns = entry if isinstance(entry, Mapping) else getattr(entry, "columns", ())
-    if missing := [name for name in ("start", "end", "text") if name not in columns]:
+    if missing := [name for name in dict.fromkeys(("start", "end", "text", train_column)) if name not in columns]:
         raise InputError(f"expected the columns start, end and text, found no {' and no '.join(missing)}")
     start, end = _times(entry["start"], "start"), _times(entry["end"], "end")
     text = _texts(entry["text"])
@@ -99,7 +107,16 @@ def parse_captions(entry: Any) -> Captions:
     for number, (first, stop) in enumerate(zip(start.tolist(), end.tolist(), strict=True)):
         if not (0 <= first < stop < np.inf):
             raise InputError(f"expected 0 <= start < end in seconds, found {first} to {stop} in caption {number}")
-    return Captions(start, end, text, _topics(entry["topic"], len(text)) if "topic" in columns else None)
+    topics = _topics(entry["topic"], len(text)) if "topic" in columns else None
+    choices = None if train_column == "text" else _choices(entry[train_column], train_column, len(text))
+    return Captions(start, end, text, topics, choices)
+
+
+def _choices(column: Any, name: str, count: int) -> tuple[tuple[str, ...], ...]:
+    choices = tuple((item,) if isinstance(item, str) else _texts(item) for item in column)
+    if len(choices) != count or not all(choices):
+        raise InputError(f"expected texts for each of {count} captions in the column {name}, found {len(choices)} rows")
+    return choices
 
 
 def _times(column: Any, name: str) -> np.ndarray:

@@ -148,11 +148,12 @@ class NarratedVideos(LightningDataModule):
         captions: dict[str, Captions | BadVideo] = {}
         if self.clip_config.kind == "captions":
             try:
-                captions = read_captions(self.captions_path, {video_id(path) for v in videos.values() for path in v})
+                wanted = {video_id(path) for paths in videos.values() for path in paths}
+                captions = read_captions(self.captions_path, wanted, self.text_config.train_column)
             except InputError as error:
                 raise InputError(f"--data.captions: {error}") from None
         if "text" in self.layout.modalities:
-            texts = (text for entry in captions.values() if isinstance(entry, Captions) for text in entry.text)
+            texts = (text for entry in captions.values() if isinstance(entry, Captions) for text in entry.all_texts())
             self.text = open_text(self.text_config, self.root / self.text_config.source, texts)
         self.datasets = {
             split: NarratedVideoDataset(

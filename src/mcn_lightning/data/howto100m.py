@@ -149,7 +149,7 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
             video=self._visual(visual, clips, index),
             audio=audio,
             audio_frames=audio_frames,
-            words=self._words(captions, clips),
+            words=self._words(captions, clips, rng),
             labels=None if captions is None or captions.topics is None else _labels(captions.topics, clips),
             clips_per_video=self.clips.n_pair if self.training else 1,
         )
@@ -218,11 +218,14 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
             raise InputError(f"{self._path(index, config)}: {error}") from None
         return augment_audio(cut, lengths, config, rng) if self.training else cut, lengths
 
-    def _words(self, captions: Captions | None, clips: list[Clip]) -> Tensor | None:
+    def _words(self, captions: Captions | None, clips: list[Clip], rng: np.random.Generator) -> Tensor | None:
         if self.text is None or captions is None:
             return None
-        texts = [" ".join(captions.text[number] for number in clip.order) for clip in clips]
-        return torch.from_numpy(np.stack([self.text.indices(text) for text in texts]))
+        text: Sequence[str] = captions.text
+        if self.training and captions.choices is not None:
+            text = [choices[rng.integers(len(choices))] for choices in captions.choices]
+        texts = [" ".join(text[number] for number in clip.order) for clip in clips]
+        return torch.from_numpy(np.stack([self.text.indices(each) for each in texts]))
 
 
 def _duration(visual: list[Tensor], streams: Sequence[VisualStream], frames: Tensor | None) -> float:

@@ -34,6 +34,8 @@ class TextConfig:
         dim: E, width of the vectors.
         max_words: W, words that are kept of a text; for a sentence encoder its tokens, the special ones included.
         lowercase: make the words lower case before they are looked up (word vectors only).
+        train_column: column of the caption file that training takes its texts from; where it holds several texts for a
+            caption, one is drawn at each visit. Evaluation always takes "text".
     """
 
     kind: Literal["word_vectors", "tokens", "sentence"] = "word_vectors"
@@ -41,6 +43,7 @@ class TextConfig:
     dim: int = 300
     max_words: int = 20
     lowercase: bool = False
+    train_column: str = "text"
 
     def __post_init__(self) -> None:
         if self.kind not in ("word_vectors", "tokens", "sentence"):

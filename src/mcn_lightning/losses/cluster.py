@@ -41,9 +41,7 @@ class ClusterLossConfig:
             )
 
 
-def cluster_contrast(
-    x: Tensor, labels: Tensor, centroids: Tensor, margin: float, temperature: float = 1.0
-) -> Tensor:
+def cluster_contrast(x: Tensor, labels: Tensor, centroids: Tensor, margin: float, temperature: float = 1.0) -> Tensor:
     """Cross-entropy of ``X C^T / temperature - margin * onehot(y)`` against the labels.
 
     The clustering loss of MCN (Chen et al., ICCV 2021) as in the released code: the centroids are a classifier.

@@ -1,0 +1,48 @@
+"""Texts that training draws from another column than the one that evaluation takes."""
+
+import numpy as np
+import pytest
+
+from mcn_lightning.data.batch import InputError
+from mcn_lightning.data.captions import parse_captions
+from mcn_lightning.data.clips import ClipConfig
+from mcn_lightning.data.howto100m import NarratedVideoDataset, VideoLayout
+
+ENTRY = {"start": [0.0, 2.0], "end": [1.0, 3.0], "text": ["one", "two"], "more": [["a", "b", "c"], ["d"]]}
+
+
+class Letters:
+    def indices(self, text):
+        return np.array([sum(map(ord, text))], np.int32)
+
+
+def test_training_draws_one_and_evaluation_takes_text(tmp_path):
+    layout = VideoLayout(tmp_path, tmp_path, modalities=("text",))
+    captions = {"v": parse_captions(ENTRY, "more")}
+    clips = ClipConfig(n_pair=2, min_time=0.0, replacement=False)
+    train = NarratedVideoDataset(["v"], captions, layout, clips, Letters(), seed=0, training=True)
+    drawn = {}
+    for epoch in range(40):
+        batch = train[epoch, 0]
+        for name, word in zip(batch.ids, batch.words[:, 0].tolist(), strict=True):
+            drawn.setdefault(name, set()).add(chr(word))
+        assert (train[epoch, 0].words == batch.words).all()
+    assert drawn == {"v:0": {"a", "b", "c"}, "v:1": {"d"}}
+    held_out = NarratedVideoDataset(["v"], captions, layout, clips, Letters(), seed=0, training=False)
+    assert held_out[0, 0].words[:, 0].tolist() == [sum(map(ord, text)) for text in ENTRY["text"]]
+
+
+def test_all_texts_reach_the_vocabulary():
+    assert parse_captions(ENTRY, "more").all_texts() == ["one", "two", "a", "b", "c", "d"]
+    assert parse_captions(ENTRY).all_texts() == ["one", "two"]
+
+
+@pytest.mark.parametrize("column", [[["a"], []], [["a"]], [["a"], [3]], [["a"], 3]])
+def test_bad_choices_are_refused(column):
+    with pytest.raises(InputError, match="expected"):
+        parse_captions(ENTRY | {"more": column}, "more")
+
+
+def test_a_column_that_is_not_there():
+    with pytest.raises(InputError, match="other"):
+        parse_captions(ENTRY, "other")
