@@ -45,7 +45,7 @@ class MCNCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed", compute_fn=lambda seed: int(seed or 0))
 
     def _parse_ckpt_path(self) -> None:
-        """Leave the configuration as the user gave it; Lightning would replace it by the checkpoint's without a word."""
+        """Leave the configuration as the user gave it; Lightning would silently replace it by the checkpoint's."""
 
 
 def write_generated(root: str, synthetic: SyntheticConfig = SyntheticConfig()) -> None:  # noqa: B008 (frozen)

@@ -27,7 +27,7 @@ def parse_direction(direction: str) -> tuple[list[str], list[str]]:
     valid = all(side and set(side) <= set(LETTERS) and len(set(side)) == len(side) for side in (query, gallery))
     if not arrow or not valid:
         raise InputError(
-            f"--retrieval.directions: expected letters of v, a, t on both sides of '->', as in t->va, found {direction!r}"
+            f"--retrieval.directions: expected letters of v, a, t around '->', as in t->va, found {direction!r}"
         )
     return [LETTERS[letter] for letter in query], [LETTERS[letter] for letter in gallery]
 
