@@ -20,7 +20,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 DATA = {
     "modalities": None,
     "streams": [{"suffix": "_2d", "rate": 1.0, "width": 8}, {"suffix": "_3d", "rate": 1.5, "width": 8}],
-    "text": {"kind": "word_vectors", "source": "word_vectors.txt", "dim": 8, "max_words": 8},
+    "text": {"kind": "word_vectors", "source": "word_vectors.txt", "dim": 8, "max_words": 8, "train_column": "text"},
     "audio": {"num_frames": 96},
     "val_csv": "val.csv",
     "captions": "captions.json",
@@ -152,7 +152,7 @@ def test_checkpoint_of_another_size(overlay, capsys):
     run("fit", *demo)
     checkpoint = folder_of(overlay) / "checkpoints" / "last.ckpt"
     message = refusal(capsys, "fit", *demo, "--ckpt_path", checkpoint, "--model.network.embedding_dim", 32)
-    assert "expected (32" in message and "found (16" in message
+    assert "expected (4, 32), found (4, 16)" in message
 
 
 def test_three_names_are_one_command():

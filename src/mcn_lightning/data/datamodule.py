@@ -152,6 +152,11 @@ class NarratedVideos(LightningDataModule):
                 captions = read_captions(self.captions_path, wanted, self.text_config.train_column)
             except InputError as error:
                 raise InputError(f"--data.captions: {error}") from None
+            unusable = [entry for entry in captions.values() if isinstance(entry, BadVideo)]
+            if len(unusable) == len(captions):
+                raise InputError(
+                    f"--data.captions: no video has captions that can be used; first: {unusable[0].reason}"
+                )
         if "text" in self.layout.modalities:
             texts = (text for entry in captions.values() if isinstance(entry, Captions) for text in entry.all_texts())
             self.text = open_text(self.text_config, self.root / self.text_config.source, texts)

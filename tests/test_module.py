@@ -1,0 +1,116 @@
+"""What the module wires: schedule, configurations out of checkpoints, the moment of re-clustering, released weights."""
+
+import math
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from references import model as reference
+
+from mcn_lightning.callbacks import CentroidUpdate
+from mcn_lightning.clustering import ClusteringConfig
+from mcn_lightning.data.batch import ClipBatch, InputError
+from mcn_lightning.data.clips import ClipConfig
+from mcn_lightning.data.datamodule import NarratedVideos
+from mcn_lightning.data.features import AudioConfig, VisualStream
+from mcn_lightning.data.text import TextConfig
+from mcn_lightning.losses import ContrastiveConfig, LossConfig
+from mcn_lightning.models import NetworkConfig
+from mcn_lightning.module import MCNModule, OptimizerConfig, learning_rate_factor
+
+NETWORK = NetworkConfig(embedding_dim=16, video_dim=16, text_dim=8, audio_widths=(4, 4, 4, 8), reconstruction_hidden=8)
+CLUSTERING = ClusteringConfig(num_clusters=3, queue_rows=8)
+
+
+def make_data(root, **options) -> NarratedVideos:
+    streams = [VisualStream("_2d", 1.0, 8), VisualStream("_3d", 1.5, 8)]
+    return NarratedVideos(
+        str(root), streams=streams, audio=AudioConfig(num_frames=96), text=TextConfig(source="word_vectors.txt", dim=8),
+        clips=ClipConfig(n_pair=4, min_time=5.0), batch_size=2, num_workers=0, **options,
+    )  # fmt: skip
+
+
+def make_module(**options) -> MCNModule:
+    return MCNModule(NETWORK, clustering=CLUSTERING, optimizer=OptimizerConfig(warmup_steps=0), **options)
+
+
+def make_trainer(root, **options) -> Trainer:
+    quiet = {"enable_progress_bar": False, "logger": False, "enable_model_summary": False, "accelerator": "cpu"}
+    return Trainer(default_root_dir=root, num_sanity_val_steps=0, limit_val_batches=0, **quiet, **options)
+
+
+def test_warm_up_and_cosine():
+    factors = [learning_rate_factor(step, 4, 12, "cosine") for step in range(13)]
+    assert factors[:5] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert factors[8] == pytest.approx(0.5) and factors[12] == pytest.approx(0.0)
+    assert learning_rate_factor(9, 4, 12, "constant") == 1.0
+    assert learning_rate_factor(9, 4, math.inf, "cosine") == 1.0
+
+
+@pytest.mark.parametrize(("every", "runs"), [({"every_n_steps": 2}, [0, 2, 4]), ({"every_n_steps": 0, "every_n_epochs": 1}, [0, 3])])  # fmt: skip
+def test_kmeans_runs_when_it_is_due(every, runs, tiny, tmp_path):
+    module, seen = make_module(), []
+    cluster = module.clustering.cluster
+
+    def record(mean, fresh=False):
+        seen.append((module.trainer.global_step, len(module.clustering.queue.contents())))
+        return cluster(mean, fresh=fresh)
+
+    module.clustering.cluster = record
+    make_trainer(tmp_path, max_steps=6, callbacks=[CentroidUpdate(**every)], enable_checkpointing=False).fit(
+        module, make_data(tiny)
+    )
+    assert [step for step, _ in seen] == runs
+    assert [rows for _, rows in seen] == [min(8, 4 * step) for step in runs], "the current batch is pushed afterwards"
+
+
+def test_a_checkpoint_rebuilds_the_module_without_its_options(tiny, tmp_path):
+    loss = LossConfig(contrastive=ContrastiveConfig(kind="info_nce", temperature=0.2, learn_temperature=True))
+    module = make_module(loss=loss)
+    trainer = make_trainer(tmp_path, max_steps=3, callbacks=[CentroidUpdate(every_n_steps=2)])
+    trainer.fit(module, make_data(tiny))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    again = MCNModule.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert (again.loss_config, again.network_config) == (module.loss_config, module.network_config)
+    for name, value in module.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    assert again.clustering.has_centroids and again.clustering.queue.full
+
+
+def test_the_total_is_the_weighted_sum_of_its_terms(tiny, tmp_path):
+    module = make_module(loss=LossConfig(cluster_weight=0.5, reconstruction_weight=2.0))
+    trainer = make_trainer(tmp_path, max_steps=2, callbacks=[CentroidUpdate(every_n_steps=1)],
+                           enable_checkpointing=False)  # fmt: skip
+    trainer.fit(module, make_data(tiny))
+    logged = {name: float(value) for name, value in trainer.logged_metrics.items()}
+    parts = sum(logged[f"train/{name}"] for name in ("contrastive", "cluster", "reconstruction"))
+    assert logged["train/loss"] == pytest.approx(parts, rel=1e-5)
+    pairs = sum(logged[f"train/{name}"] for name in ("text_video", "audio_text", "audio_video"))
+    assert logged["train/contrastive"] == pytest.approx(pairs, rel=1e-5)
+
+
+def test_released_weights_are_the_start(tmp_path):
+    state = reference.random_released_state_dict(
+        16, video_dim=16, text_dim=8, audio_widths=(4, 4, 4, 8), recon_hidden=8
+    )
+    torch.save(state, tmp_path / "e16.pth")
+    module = make_module(weights=str(tmp_path / "e16.pth")).eval()
+    video, audio, words = torch.rand(3, 16), -80 * torch.rand(3, 40, 96), torch.randn(3, 5, 8)
+    frames = torch.tensor([96, 40, 8])
+    expected = reference.embed(state, video, audio, frames, words, False)
+    batch = ClipBatch(ids=("a", "b", "c"), video=video, audio=audio, audio_frames=frames, words=words)
+    with torch.no_grad():
+        found = module(batch).embeddings()
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_several_processes_are_refused_for_now(tiny, tmp_path):
+    module = make_module()
+    module._trainer = type("Several", (), {"world_size": 2, "datamodule": None})()
+    with pytest.raises(InputError, match=r"--trainer\.devices"):
+        module.setup("fit")
+
+
+def test_a_batch_without_a_readable_video_is_no_step():
+    assert make_module().training_step(ClipBatch(ids=()), 0) is None
