@@ -47,7 +47,10 @@ def test_warm_up_and_cosine():
     assert learning_rate_factor(9, 4, math.inf, "cosine") == 1.0
 
 
-@pytest.mark.parametrize(("every", "runs"), [({"every_n_steps": 2}, [0, 2, 4]), ({"every_n_steps": 0, "every_n_epochs": 1}, [0, 3])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("every", "runs"),
+    [({"every_n_steps": 2}, [0, 2, 4]), ({"every_n_steps": 0, "every_n_epochs": 1}, [0, 3])],
+)
 def test_kmeans_runs_when_it_is_due(every, runs, tiny, tmp_path):
     module, seen = make_module(), []
     cluster = module.clustering.cluster

@@ -253,7 +253,8 @@ def test_masks_are_blocks_at_the_clip_s_mean_and_leave_the_padding(frames):
     cut, lengths = spectrogram_clips(frames, [(0.0, 2.0), (1.0, 4.0), (20.0, 22.0)] * 20, 300)
     before = cut.clone()
     config = AudioConfig(bands=4, num_frames=300, mask_bands=2, mask_frames=30)
-    masked = augment_audio(cut, lengths, config, np.random.default_rng(0))
+    masked, kept = augment_audio(cut, lengths, config, np.random.default_rng(0))
+    assert torch.equal(kept, lengths)
     assert torch.equal(cut, before)
     widths = set()
     for clip, old, length in zip(masked, before, lengths.tolist(), strict=True):
@@ -275,11 +276,30 @@ def test_masks_are_blocks_at_the_clip_s_mean_and_leave_the_padding(frames):
 
 def test_masks_of_no_width_and_of_the_same_draw():
     cut, lengths = torch.zeros(2, 4, 10), torch.tensor([10, 4])
-    assert augment_audio(cut, lengths, AudioConfig(bands=4, num_frames=10), np.random.default_rng(0)) is cut
+    assert augment_audio(cut, lengths, AudioConfig(bands=4, num_frames=10), np.random.default_rng(0))[0] is cut
     config = AudioConfig(bands=4, num_frames=10, mask_bands=4, mask_frames=10)
     noise = torch.randn(2, 4, 10, generator=torch.Generator().manual_seed(0))
-    first, second = (augment_audio(noise, lengths, config, np.random.default_rng(7)) for _ in range(2))
+    first, second = (augment_audio(noise, lengths, config, np.random.default_rng(7))[0] for _ in range(2))
     assert torch.equal(first, second)
+
+
+def test_stretch_changes_the_length_and_keeps_the_line():
+    ramp = torch.arange(100.0).repeat(2, 1)
+    cut, lengths = torch.nn.functional.pad(ramp, (0, 50)).repeat(200, 1, 1), torch.full((200,), 100)
+    config = AudioConfig(bands=2, num_frames=150, time_stretch=0.2)
+    stretched, frames = augment_audio(cut, lengths, config, np.random.default_rng(0))
+    assert 80 <= int(frames.min()) < 85 and 115 < int(frames.max()) <= 120
+    for clip, length in zip(stretched, frames.tolist(), strict=True):
+        expected = (np.arange(length) + 0.5) * 100 / length - 0.5
+        np.testing.assert_allclose(clip[0, :length].numpy(), expected.clip(0, 99), atol=1e-3)
+        assert (clip[:, length:] == 0).all()
+
+
+def test_band_shift_moves_all_bands_and_repeats_the_edge():
+    cut, lengths = torch.arange(5.0)[None, :, None].repeat(300, 1, 4), torch.full((300,), 4)
+    shifted, _ = augment_audio(cut, lengths, AudioConfig(bands=5, num_frames=4, band_shift=2), np.random.default_rng(0))
+    seen = {tuple(clip[:, 0].tolist()) for clip in shifted}
+    assert seen == {tuple(np.clip(np.arange(5.0) - by, 0, 4).tolist()) for by in range(-2, 3)}
 
 
 @pytest.mark.parametrize(
@@ -290,6 +310,8 @@ def test_masks_of_no_width_and_of_the_same_draw():
         (AudioConfig, "bands", 0),
         (AudioConfig, "num_frames", 0),
         (AudioConfig, "time_shift", -0.5),
+        (AudioConfig, "time_stretch", 1.0),
+        (AudioConfig, "band_shift", 40),
         (AudioConfig, "mask_bands", 41),
         (AudioConfig, "mask_frames", 1001),
         (AudioConfig, "pad_value", float("nan")),

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mcn_lightning.data.batch import InputError
 
@@ -66,6 +67,8 @@ class AudioConfig:
         bands: mel bands of the stored spectrogram.
         num_frames: frames of 10 ms that every clip is cut or padded to.
         time_shift: training only: the audio window moves by a uniform draw of up to this many seconds either way.
+        time_stretch: training only: the clip is played faster or slower by a uniform draw of up to this share.
+        band_shift: training only: the bands move up or down by a draw of up to this many; the edge band is repeated.
         mask_bands: training only: one random block of up to this many bands is set to the clip's mean.
         mask_frames: training only: one random block of up to this many frames is set to the clip's mean.
         pad_value: dB written after the end of a short clip; the released code writes 0.
@@ -77,6 +80,8 @@ class AudioConfig:
     bands: int = 40
     num_frames: int = 1000
     time_shift: float = 0.0
+    time_stretch: float = 0.0
+    band_shift: int = 0
     mask_bands: int = 0
     mask_frames: int = 0
     pad_value: float = 0.0
@@ -86,6 +91,10 @@ class AudioConfig:
         _check(self.bands > 0, "audio.bands", self.bands, "give the mel bands that are stored, for instance 40")
         _check(self.num_frames > 0, "audio.num_frames", self.num_frames, "give frames of 10 ms, for instance 1000")
         _check(self.time_shift >= 0, "audio.time_shift", self.time_shift, "give seconds, 0 for no shift")
+        stretch = 0 <= self.time_stretch < 1
+        _check(stretch, "audio.time_stretch", self.time_stretch, "give a share below 1, 0 for none")
+        shift = 0 <= self.band_shift < self.bands
+        _check(shift, "audio.band_shift", self.band_shift, f"give 0 for none and less than {self.bands}")
         bands = 0 <= self.mask_bands <= self.bands
         _check(bands, "audio.mask_bands", self.mask_bands, f"give 0 for no mask and at most {self.bands}")
         frames = 0 <= self.mask_frames <= self.num_frames
@@ -301,31 +310,54 @@ def spectrogram_clips(
     return cut, lengths
 
 
-def augment_audio(cut: Tensor, lengths: Tensor, config: AudioConfig, rng: np.random.Generator) -> Tensor:
-    """Set one random block of bands and one of frames of each clip to the clip's mean (SpecAugment, Park et al. 2019).
+def augment_audio(cut: Tensor, lengths: Tensor, config: AudioConfig, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Stretch, shift and mask the clips of a training video, as far as the options ask for it.
+
+    Speed perturbation (Ko et al., "Audio augmentation for speech recognition", 2015) on the spectrogram, a shift of the
+    bands, and one masked block of bands and one of frames (SpecAugment, Park et al. 2019).
 
     Args:
         cut: spectrograms, ``(B, M, T)``.
         lengths: frames of each that are not padding, ``(B,)`` int64.
-        config: how wide the blocks may be.
+        config: how far each may go.
         rng: where the draws come from.
 
     Returns:
-        A masked copy ``(B, M, T)``; ``cut`` itself where nothing is to be masked.
+        ``(B, M, T)`` and the frames that are not padding ``(B,)``; the inputs themselves where nothing is asked for.
     """
-    if config.mask_bands == 0 and config.mask_frames == 0:
-        return cut
-    masked = cut.clone()
-    for clip, length in zip(masked, lengths.tolist(), strict=True):
+    if not (config.time_stretch or config.band_shift or config.mask_bands or config.mask_frames):
+        return cut, lengths
+    changed, frames = torch.full_like(cut, config.pad_value), lengths.clone()
+    for number, length in enumerate(lengths.tolist()):
         if length == 0:
             continue
-        own = clip[:, :length]
-        mean = own.mean()
+        clip = _shift_bands(_stretch(cut[number, :, :length], config.time_stretch, rng), config.band_shift, rng)
+        clip = clip[:, : cut.shape[2]]
+        mean = clip.mean()
+        frames[number] = clip.shape[1]
+        own = changed[number, :, : clip.shape[1]]
+        own[:] = clip
         first, width = _draw_block(rng, own.shape[0], config.mask_bands)
         own[first : first + width] = mean
-        first, width = _draw_block(rng, length, config.mask_frames)
+        first, width = _draw_block(rng, own.shape[1], config.mask_frames)
         own[:, first : first + width] = mean
-    return masked
+    return changed, frames
+
+
+def _stretch(clip: Tensor, most: float, rng: np.random.Generator) -> Tensor:
+    """Play a clip ``(M, frames)`` faster or slower by up to ``most`` of its length, by linear interpolation."""
+    if not most:
+        return clip
+    size = max(1, round(clip.shape[1] * rng.uniform(1 - most, 1 + most)))
+    return F.interpolate(clip[None], size=size, mode="linear", align_corners=False)[0]
+
+
+def _shift_bands(clip: Tensor, most: int, rng: np.random.Generator) -> Tensor:
+    """Move the bands of a clip ``(M, frames)`` up or down by up to ``most``, repeating the edge band."""
+    if not most:
+        return clip
+    by = int(rng.integers(-most, most + 1))
+    return clip[(torch.arange(len(clip)) - by).clamp(0, len(clip) - 1)]
 
 
 def _draw_block(rng: np.random.Generator, length: int, widest: int) -> tuple[int, int]:

@@ -216,7 +216,7 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
             cut, lengths = spectrogram_clips(frames, spans, config.num_frames, config.pad_value, config.clamp_start)
         except InputError as error:
             raise InputError(f"{self._path(index, config)}: {error}") from None
-        return augment_audio(cut, lengths, config, rng) if self.training else cut, lengths
+        return augment_audio(cut, lengths, config, rng) if self.training else (cut, lengths)
 
     def _words(self, captions: Captions | None, clips: list[Clip], rng: np.random.Generator) -> Tensor | None:
         if self.text is None or captions is None:
