@@ -155,6 +155,32 @@ def test_checkpoint_of_another_size(overlay, capsys):
     assert "expected (4, 32), found (4, 16)" in message
 
 
+def test_a_file_that_is_no_checkpoint(overlay, capsys, tmp_path):
+    demo = ("validate", "--config", CONFIGS / "demo.yaml", "--config", overlay, "--ckpt_path")
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pt")
+    (tmp_path / "cut.ckpt").write_bytes((tmp_path / "other.pt").read_bytes()[:200])
+    for name, reason in (("absent.ckpt", "no file"), ("cut.ckpt", "whole"), ("other.pt", "--model.weights")):
+        message = refusal(capsys, *demo, tmp_path / name)
+        assert "--ckpt_path" in message and name in message and reason in message
+
+
+def test_values_out_of_range_are_one_line(overlay, capsys):
+    demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay)
+    for option, value in (("--model.clustering.num_clusters", 0), ("--model.optimizer.lr", -1)):
+        message = refusal(capsys, *demo, option, value)
+        assert option in message and "Traceback" not in message
+    off = ("--model.loss.contrastive.kind", "none", "--model.clustering.kind", "none")
+    assert "at least one loss" in refusal(capsys, *demo, *off, "--model.network.reconstruction", "false")
+
+
+def test_the_last_epoch_is_saved_without_validation(overlay):
+    run("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, "--trainer.check_val_every_n_epoch", 100)
+    saved = torch.load(folder_of(overlay) / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 3
+    config = yaml.safe_load((folder_of(overlay) / "config.yaml").read_text())
+    assert config["ckpt_path"] is None
+
+
 def test_three_names_are_one_command():
     scripts = {point.name: point.value for point in entry_points(group="console_scripts")}
     assert scripts["lightning"] == scripts["mcn-lightning"] == "mcn_lightning.cli:main"

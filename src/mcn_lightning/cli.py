@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import auto_cli
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -28,6 +30,26 @@ def video_width(streams: Sequence[Any]) -> int:
     return sum(getattr(stream, "init_args", stream).width for stream in streams)
 
 
+def check_checkpoint(path: Path) -> None:
+    """Refuse a file that is no checkpoint of this project.
+
+    Raises:
+        InputError: if it is absent, cut short, or holds something else.
+    """
+    if not path.is_file():
+        raise InputError(f"--ckpt_path: expected a checkpoint, found no file at {path}")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"--ckpt_path: expected a whole checkpoint, found {path}, which is not ({reason})") from None
+    if not isinstance(found, dict) or not {"state_dict", "pytorch-lightning_version"} <= set(found):
+        raise InputError(
+            f"--ckpt_path: expected a checkpoint of a run, found {path}, which is none; weights in the authors' naming "
+            "go to --model.weights"
+        )
+
+
 class MCNCLI(LightningCLI):
     """LightningCLI with this project's callbacks as groups and the data's sizes handed on to the network."""
 
@@ -37,7 +59,8 @@ class MCNCLI(LightningCLI):
         parser.add_lightning_class_args(RetrievalEvaluation, "retrieval")
         parser.add_lightning_class_args(EmbeddingWriter, "embeddings")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults({"checkpoint.save_last": True})
+        # without the second, Lightning saves after validation only and loses the epochs that follow it
+        parser.set_defaults({"checkpoint.save_last": True, "checkpoint.save_on_train_epoch_end": True})
         parser.link_arguments("data.modalities", "model.network.modalities")
         parser.link_arguments("data.streams", "model.network.video_dim", compute_fn=video_width)
         parser.link_arguments("data.audio.bands", "model.network.audio_bands")
@@ -45,7 +68,20 @@ class MCNCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed", compute_fn=lambda seed: int(seed or 0))
 
     def _parse_ckpt_path(self) -> None:
-        """Leave the configuration as the user gave it; Lightning would silently replace it by the checkpoint's."""
+        """Check the checkpoint, and leave the configuration as the user gave it.
+
+        Lightning would silently replace the user's options by the checkpoint's.
+        """
+        path = self.config.get(self.config.get("subcommand", ""), {}).get("ckpt_path")
+        if path and path not in ("last", "best", "hpc"):
+            check_checkpoint(Path(path))
+
+    def instantiate_classes(self) -> None:
+        """Build the parts; an option they refuse is the user's to mend."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise InputError(str(error)) from error
 
 
 def write_generated(root: str, synthetic: SyntheticConfig = SyntheticConfig()) -> None:  # noqa: B008 (frozen)

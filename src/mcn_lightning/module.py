@@ -28,7 +28,7 @@ class OptimizerConfig:
     Args:
         kind: adam, or adamw with decoupled weight decay.
         lr: highest learning rate, after the warm-up.
-        weight_decay: weight decay.
+        weight_decay: weight decay of the weight matrices; biases, batch norm and temperature have none.
         warmup_steps: steps of linear warm-up.
         schedule: after the warm-up, cosine to 0 over the rest of the run, or constant.
     """
@@ -106,6 +106,15 @@ class MCNModule(LightningModule):
         self.clustering: OnlineClustering | None = None
         if self.clustering_config.kind != "none" and self.loss_config.cluster_weight > 0:
             self.clustering = OnlineClustering(self.clustering_config, self.network_config.embedding_dim)
+        if (
+            self.loss_config.contrastive.kind == "none"
+            and not self.network_config.reconstruction
+            and not self.clustering
+        ):
+            raise InputError(
+                "--model.loss.contrastive.kind: expected at least one loss, found contrastive, clustering and "
+                "reconstruction all off"
+            )
         self.cluster_report: KMeansReport | None = None
         self._recluster: Literal["no", "warm", "fresh"] = "no"
         if weights is not None:
@@ -140,6 +149,8 @@ class MCNModule(LightningModule):
             return None
         output = self(batch)
         terms = self._loss_terms(output, batch)
+        if not terms:  # cluster contrast alone, while k-means still waits for K clips
+            return None
         loss = torch.stack(list(terms.values())).sum()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
@@ -206,8 +217,11 @@ class MCNModule(LightningModule):
         """Build the optimiser and its schedule, stepped per batch."""
         config = self.optimizer_config
         kind = torch.optim.Adam if config.kind == "adam" else torch.optim.AdamW
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = kind(parameters, lr=config.lr, weight_decay=config.weight_decay)
+        matrices = [parameter for parameter in self.parameters() if parameter.dim() > 1]
+        others = [parameter for parameter in self.parameters() if parameter.dim() <= 1]
+        # decay would pull biases, the scales of batch norm and the temperature towards values that mean nothing
+        groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        optimizer = kind([group for group in groups if group["params"]], lr=config.lr)
         total = float(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, config.warmup_steps, total, config.schedule)

@@ -106,11 +106,14 @@ class RetrievalEvaluation(Callback):
     def _finish(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if trainer.sanity_checking:
             return
-        metrics = {
-            f"{direction}/{name}": float(value)
-            for direction, recall in self._recalls.items()
-            for name, value in recall.compute().items()
-        }
+        try:
+            metrics = {
+                f"{direction}/{name}": float(value)
+                for direction, recall in self._recalls.items()
+                for name, value in recall.compute().items()
+            }
+        except ValueError as error:
+            raise InputError(f"evaluation at step {trainer.global_step}: {error}") from None
         if self._quality.update_called:
             metrics.update({name: float(value) for name, value in self._quality.compute().items()})
         shown = next(iter(self._recalls)) + "/R@10"

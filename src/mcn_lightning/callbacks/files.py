@@ -32,7 +32,9 @@ class SaveConfig(SaveConfigCallback):
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             folder = run_folder(trainer)
             folder.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=False)
+            config = self.config.clone()
+            config["ckpt_path"] = None  # the saved file describes this run, and must not resume the one before it
+            self.parser.save(config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=False)
 
 
 class EmbeddingWriter(Callback):
