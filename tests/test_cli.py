@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -179,6 +180,24 @@ def test_the_last_epoch_is_saved_without_validation(overlay):
     assert saved["global_step"] == 3
     config = yaml.safe_load((folder_of(overlay) / "config.yaml").read_text())
     assert config["ckpt_path"] is None
+
+
+def test_a_bad_held_out_video_ends_the_run_before_it_trains(overlay, capsys, tmp_path, root):
+    shutil.copytree(root, tmp_path / "damaged")
+    broken = sorted((tmp_path / "damaged").rglob("val/*/*_2d.npz"))[0]
+    broken.write_bytes(broken.read_bytes()[:100])
+    demo = ("--config", CONFIGS / "demo.yaml", "--config", overlay, "--data.root", tmp_path / "damaged")
+    message = refusal(capsys, "fit", *demo)
+    assert broken.name in message and "cannot be evaluated" in message
+    assert not (folder_of(overlay) / "checkpoints").exists()
+
+
+def test_evaluating_nothing_is_said(overlay, capsys):
+    demo = ("--config", CONFIGS / "demo.yaml", "--config", overlay)
+    assert "--data.val_csv" in refusal(capsys, "validate", *demo, "--data.val_csv", "null")
+    run("validate", *demo)
+    assert "random weights" in capsys.readouterr().err
+    assert "--seed_everything" in refusal(capsys, "fit", *demo, "--seed_everything", "true")
 
 
 def test_three_names_are_one_command():

@@ -30,6 +30,19 @@ def video_width(streams: Sequence[Any]) -> int:
     return sum(getattr(stream, "init_args", stream).width for stream in streams)
 
 
+def data_seed(seed: int | bool) -> int:
+    """Return the seed of the data's draws, which must be known for a run to be repeated.
+
+    Raises:
+        InputError: if it is to be drawn at random.
+    """
+    if seed is True:
+        raise InputError(
+            "--seed_everything: expected a number, found true; a run that draws its seed cannot be repeated"
+        )
+    return int(seed)
+
+
 def check_checkpoint(path: Path) -> None:
     """Refuse a file that is no checkpoint of this project.
 
@@ -65,7 +78,7 @@ class MCNCLI(LightningCLI):
         parser.link_arguments("data.streams", "model.network.video_dim", compute_fn=video_width)
         parser.link_arguments("data.audio.bands", "model.network.audio_bands")
         parser.link_arguments("data.text.dim", "model.network.text_dim")
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=lambda seed: int(seed or 0))
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=data_seed)
 
     def _parse_ckpt_path(self) -> None:
         """Check the checkpoint, and leave the configuration as the user gave it.
@@ -73,6 +86,9 @@ class MCNCLI(LightningCLI):
         Lightning would silently replace the user's options by the checkpoint's.
         """
         path = self.config.get(self.config.get("subcommand", ""), {}).get("ckpt_path")
+        weights = self.config.get(self.config.get("subcommand", ""), {}).get("model", {}).get("weights")
+        if not path and not weights and self.config.get("subcommand") != "fit":
+            print("warning: no --ckpt_path and no --model.weights: these are random weights", file=sys.stderr)
         if path and path not in ("last", "best", "hpc"):
             check_checkpoint(Path(path))
 

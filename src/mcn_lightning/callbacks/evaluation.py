@@ -125,6 +125,11 @@ class RetrievalEvaluation(Callback):
         if self._last is not None and trainer.is_global_zero:
             print("\n" + format_table(*self._last), flush=True)
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the data find videos that cannot be evaluated now, and not after hours of training."""
+        if (data := getattr(trainer, "datamodule", None)) is not None and hasattr(data, "check_held_out"):
+            data.check_held_out()
+
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._start(pl_module)
 

@@ -134,6 +134,19 @@ class NarratedVideos(LightningDataModule):
             if not self.datasets.get(split):
                 self._videos(split, required=True)
 
+    def check_held_out(self) -> None:
+        """Open the files of every validation video, before the training that a bad one would end.
+
+        Raises:
+            InputError: if a video cannot be evaluated.
+        """
+        dataset = self.datasets.get("val")
+        for index, path in enumerate(dataset.videos if dataset is not None else ()):
+            try:
+                dataset.check(index)  # type: ignore[union-attr]
+            except InputError as error:
+                raise InputError(f"video {video_id(path)} cannot be evaluated: {error}") from None
+
     def _videos(self, split: str, required: bool) -> list[str]:
         """Read the list of a split; an empty one where there is none and none is required."""
         name = self.lists[split]
@@ -187,8 +200,10 @@ class NarratedVideos(LightningDataModule):
         return self._loader("train", sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader | list:
-        """Return the held-out clips, or nothing where there is no list of them."""
-        return [] if self.lists["val"] is None else self._loader("val", self._sampler("val"), self.eval_batch_size)
+        """Return the held-out clips; in training, nothing where there is no list of them."""
+        if self.lists["val"] is None and not getattr(self.trainer, "validating", False):
+            return []
+        return self._loader("val", self._sampler("val"), self.eval_batch_size)
 
     def test_dataloader(self) -> DataLoader:
         """Return the test clips."""

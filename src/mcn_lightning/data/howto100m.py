@@ -137,6 +137,18 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
         except InputError as error:
             return BadVideo(video_id(self.videos[index]), str(error))
 
+    def check(self, index: int) -> None:
+        """Open the files of a video and look its captions up, without reading its features.
+
+        Args:
+            index: which video.
+
+        Raises:
+            InputError: if a file is missing, damaged or of another width, or the captions cannot be used.
+        """
+        self._read(index)
+        self._captions(video_id(self.videos[index]))
+
     def _clips_of(self, epoch: int, index: int) -> ClipBatch:
         video = video_id(self.videos[index])
         rng = np.random.default_rng((self.seed, epoch, index))
