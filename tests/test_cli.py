@@ -92,9 +92,11 @@ def test_fit_validate_test_predict(overlay, capsys):
     run("fit", *demo)
     checkpoint = folder_of(overlay) / "checkpoints" / "last.ckpt"
     assert torch.load(checkpoint, weights_only=True)["state_dict"]["clustering.centroids"].shape == (4, 16)
+    assert "after epoch 3" in capsys.readouterr().out  # one batch an epoch
     for command in ("validate", "test"):
         run(command, *demo, "--ckpt_path", checkpoint)
-        assert "t->va" in capsys.readouterr().out
+        table = capsys.readouterr().out
+        assert "t->va" in table and "after epoch" not in table
     run("predict", *demo, "--ckpt_path", checkpoint)
     written = next(overlay.parent.rglob("embeddings.safetensors"))
     rows = load_file(written)
@@ -103,6 +105,15 @@ def test_fit_validate_test_predict(overlay, capsys):
         ("video", "audio", "text", "cluster"), len(ids)
     )
     assert len(set(ids)) == len(ids) > 4
+
+
+def test_evaluating_a_checkpoint_needs_no_starting_weights(overlay, tmp_path, capsys):
+    demo = ("--config", CONFIGS / "demo.yaml", "--config", overlay)
+    run("fit", *demo)
+    checkpoint = folder_of(overlay) / "checkpoints" / "last.ckpt"
+    run("validate", *demo, "--ckpt_path", checkpoint, "--model.weights", tmp_path / "gone.pth")
+    assert "t->va" in capsys.readouterr().out
+    assert "gone.pth" in refusal(capsys, "validate", *demo, "--model.weights", tmp_path / "gone.pth")
 
 
 def test_resume_continues_the_steps(overlay):

@@ -85,12 +85,15 @@ class MCNCLI(LightningCLI):
 
         Lightning would silently replace the user's options by the checkpoint's.
         """
-        path = self.config.get(self.config.get("subcommand", ""), {}).get("ckpt_path")
-        weights = self.config.get(self.config.get("subcommand", ""), {}).get("model", {}).get("weights")
-        if not path and not weights and self.config.get("subcommand") != "fit":
+        command = self.config.get("subcommand", "")
+        options = self.config.get(command, {})
+        path, model = options.get("ckpt_path"), options.get("model", {})
+        if not path and not model.get("weights") and command != "fit":
             print("warning: no --ckpt_path and no --model.weights: these are random weights", file=sys.stderr)
         if path and path not in ("last", "best", "hpc"):
             check_checkpoint(Path(path))
+            if command != "fit":  # the run may have started from weights that are gone; the checkpoint has its own
+                model["weights"] = None
 
     def instantiate_classes(self) -> None:
         """Build the parts; an option they refuse is the user's to mend."""

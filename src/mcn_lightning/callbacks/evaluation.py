@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -41,9 +42,17 @@ def combine(embeddings: dict[str, Tensor], names: Sequence[str], how: Literal["s
     return total if how == "sum" else total / len(parts)
 
 
-def format_table(metrics: dict[str, float], directions: Sequence[str], count: int) -> str:
-    """Lay out recall and median rank, a direction a row, with chance in the last row."""
-    rows: list[tuple[str, ...]] = [("held-out clips: " + str(count), "R@1", "R@5", "R@10", "median rank")]
+def format_table(metrics: dict[str, float], directions: Sequence[str], count: int, epoch: int | None = None) -> str:
+    """Lay out recall and median rank, a direction a row, with chance in the last row.
+
+    Args:
+        metrics: ``"<direction>/<metric>"`` to its value, and perhaps ``nmi`` and ``purity``.
+        directions: the rows.
+        count: N, held-out clips.
+        epoch: training epochs done when these figures were taken; not said when ``None``.
+    """
+    title = f"held-out clips: {count}" + ("" if epoch is None else f", after epoch {epoch}")
+    rows: list[tuple[str, ...]] = [(title, "R@1", "R@5", "R@10", "median rank")]
     for direction in directions:
         figures = [metrics[f"{direction}/{name}"] for name in ("R@1", "R@5", "R@10", "median_rank")]
         rows.append((direction, *(f"{figure:.1f}" for figure in figures)))
@@ -74,7 +83,7 @@ class RetrievalEvaluation(Callback):
         self.combine = combine
         self._recalls: dict[str, RetrievalRecall] = {}
         self._quality = ClusterQuality()
-        self._last: tuple[dict[str, float], list[str], int] | None = None
+        self._last: tuple[dict[str, float], list[str], int, int | None] | None = None
         self._ids: set[str] = set()
 
     def _start(self, module: LightningModule) -> None:
@@ -119,7 +128,8 @@ class RetrievalEvaluation(Callback):
         shown = next(iter(self._recalls)) + "/R@10"
         for name, value in metrics.items():
             module.log(f"{stage}/{name}", value, prog_bar=name in (shown, "nmi"), batch_size=1)
-        self._last = metrics, list(self._recalls), len(self._ids)
+        epoch = trainer.current_epoch + 1 if trainer.state.fn == TrainerFn.FITTING else None
+        self._last = metrics, list(self._recalls), len(self._ids), epoch
 
     def _show(self, trainer: Trainer) -> None:
         if self._last is not None and trainer.is_global_zero:

@@ -44,11 +44,13 @@ class NarratedVideos(LightningDataModule):
         features: folder of the visual features.
         audio_root: folder of the spectrograms; ``features`` where none is given.
         modalities: which of video, audio and text are read; the others are absent from every batch.
-        streams: visual streams, joined in this order.
+        streams: visual streams, joined in this order: suffix of the file, rate in rows a second, width of a row
+            (--data.streams.help shows them).
         audio: how spectrograms are stored, cut and augmented.
         text: how captions become vectors.
         clips: how the clips of a video are chosen.
-        synthetic: generate the data set under ``root`` first, unless it is there already.
+        synthetic: generate the data set under ``root`` first, unless it is there already (--data.synthetic.help shows
+            the options).
         batch_size: videos of a training batch in each process; the batch holds ``clips.n_pair`` clips of each.
         eval_batch_size: videos of an evaluation batch in each process; the batch holds every caption of each.
         num_workers: processes that read; 0 reads in the main process.

@@ -30,7 +30,7 @@ class TextConfig:
         kind: "word_vectors" looks each word up in a table; "tokens" takes the token embeddings of a frozen sentence
             encoder in place of word vectors; "sentence" takes its one embedding of the whole text.
         source: word vector file (word2vec ``.bin``, or text format; ``.gz`` too), or the name or folder of a
-            sentence-transformers model.
+            sentence-transformers model (a name that is not on this machine yet is downloaded, unless HF_HUB_OFFLINE=1).
         dim: E, width of the vectors.
         max_words: W, words that are kept of a text; for a sentence encoder its tokens, the special ones included.
         lowercase: make the words lower case before they are looked up (word vectors only).
