@@ -106,14 +106,11 @@ class MCNModule(LightningModule):
         self.clustering: OnlineClustering | None = None
         if self.clustering_config.kind != "none" and self.loss_config.cluster_weight > 0:
             self.clustering = OnlineClustering(self.clustering_config, self.network_config.embedding_dim)
-        if (
-            self.loss_config.contrastive.kind == "none"
-            and not self.network_config.reconstruction
-            and not self.clustering
-        ):
+        pairs = self.loss_config.contrastive.pairs(self.network_config.modalities)
+        if not (pairs or self.network_config.reconstruction or self.clustering):
             raise InputError(
-                "--model.loss.contrastive.kind: expected at least one loss, found contrastive, clustering and "
-                "reconstruction all off"
+                "--model.loss.contrastive: expected at least one loss, found contrastive (its kind, or every pair that "
+                "data.modalities leaves), clustering and reconstruction all off"
             )
         self.cluster_report: KMeansReport | None = None
         self._recluster: Literal["no", "warm", "fresh"] = "no"

@@ -113,6 +113,17 @@ def test_pairs_of_present_modalities_only():
     assert ContrastiveLoss(ContrastiveConfig(kind="none"))({"video": x, "audio": y}) == {}
 
 
+def test_pairs_have_weights_and_zero_leaves_one_out():
+    x = {name: torch.randn(6, 4, dtype=torch.float64) for name in ("video", "audio", "text")}
+    plain = ContrastiveLoss(ContrastiveConfig())(x)
+    loss = ContrastiveLoss(ContrastiveConfig(text_video_weight=0.25, audio_video_weight=0.0))(x)
+    assert list(loss) == ["text_video", "audio_text"]
+    assert loss["text_video"].item() == pytest.approx(plain["text_video"].item() / 4, rel=1e-12)
+    assert loss["audio_text"].item() == plain["audio_text"].item()
+    with pytest.raises(ValueError, match="audio_text_weight"):
+        ContrastiveConfig(audio_text_weight=-1.0)
+
+
 def test_learned_temperature():
     loss = ContrastiveLoss(ContrastiveConfig(kind="info_nce", temperature=0.07, learn_temperature=True))
     assert loss.learns_temperature

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +28,9 @@ class ContrastiveConfig:
         temperature: similarities are divided by it (its start value when it is learned).
         learn_temperature: make the temperature a parameter, kept at 0.01 or more.
         ranking_margin: margin of max_margin.
+        text_video_weight: factor of the pair text and video; 0 leaves the pair out.
+        audio_text_weight: factor of the pair audio and text; 0 leaves the pair out.
+        audio_video_weight: factor of the pair audio and video; 0 leaves the pair out.
     """
 
     kind: Literal["mms", "mil_nce", "info_nce", "max_margin", "none"] = "mms"
@@ -35,6 +39,9 @@ class ContrastiveConfig:
     temperature: float = 1.0
     learn_temperature: bool = False
     ranking_margin: float = 0.1
+    text_video_weight: float = 1.0
+    audio_text_weight: float = 1.0
+    audio_video_weight: float = 1.0
 
     def __post_init__(self) -> None:
         flag = "--model.loss.contrastive"
@@ -44,6 +51,11 @@ class ContrastiveConfig:
         for name in ("margin", "ranking_margin"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{flag}.{name}: expected 0 or more, found {getattr(self, name)}; 0 means no margin")
+        for name in (f"{first}_{second}_weight" for first, second in PAIRS):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{flag}.{name}: expected 0 or more, found {getattr(self, name)}; 0 leaves the pair out"
+                )
         if not 0 < self.temperature < math.inf:
             raise ValueError(
                 f"{flag}.temperature: expected more than 0, found {self.temperature}; 1 leaves similarities as they are"
@@ -53,6 +65,12 @@ class ContrastiveConfig:
                 f"{flag}.temperature: expected at least {1 / MAX_SCALE} when it is learned, found {self.temperature}; "
                 f"raise it or set {flag}.learn_temperature to false"
             )
+
+    def pairs(self, modalities: Iterable[str]) -> dict[tuple[str, str], float]:
+        """Return the pairs of these modalities that the loss compares, with their weights."""
+        present = set() if self.kind == "none" else set(modalities)
+        weights = {pair: getattr(self, "{}_{}_weight".format(*pair)) for pair in PAIRS if present.issuperset(pair)}
+        return {pair: weight for pair, weight in weights.items() if weight > 0}
 
 
 def full_precision(x: Tensor) -> Tensor:
@@ -81,7 +99,7 @@ def mms(similarity: Tensor, margin: float) -> Tensor:
 
 
 def mil_nce(similarity: Tensor) -> Tensor:
-    """MIL-NCE with one positive per clip (Miech et al., CVPR 2020).
+    """MIL-NCE with one positive per clip (Miech et al., CVPR 2020, eq. 1).
 
     One log-sum-exp over row i and column i together. The true pair stands in both, as in the authors' released code.
 
@@ -159,22 +177,20 @@ class ContrastiveLoss(nn.Module):
         return (bounded + (self.log_temperature - self.log_temperature.detach())).exp()
 
     def forward(self, embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the loss of each pair.
+        """Return the loss of each pair, times the weight of the pair.
 
         Args:
             embeddings: video, audio, text embeddings ``(B, D)`` of the modalities present, over the global batch.
 
         Returns:
-            Scalars named ``text_video``, ``audio_text``, ``audio_video``; empty for the kind none.
+            Scalars named ``text_video``, ``audio_text``, ``audio_video`` of the pairs that are present and have a
+            weight; empty for the kind none.
         """
-        if self.config.kind == "none":
-            return {}
         if self.config.normalize or self.config.kind == "info_nce":
             embeddings = {name: F.normalize(full_precision(value), dim=1) for name, value in embeddings.items()}
         return {
-            f"{first}_{second}": self._pair(embeddings[first] @ embeddings[second].T)
-            for first, second in PAIRS
-            if first in embeddings and second in embeddings
+            f"{first}_{second}": weight * self._pair(embeddings[first] @ embeddings[second].T)
+            for (first, second), weight in self.config.pairs(embeddings).items()
         }
 
     def _pair(self, similarity: Tensor) -> Tensor:
