@@ -18,6 +18,7 @@ from mcn_lightning.cli import main
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+EXPERIMENTS = CONFIGS.with_name("experiments")
 DATA = {
     "modalities": None,
     "streams": [{"suffix": "_2d", "rate": 1.0, "width": 8}, {"suffix": "_3d", "rate": 1.5, "width": 8}],
@@ -75,9 +76,18 @@ def refusal(capsys, *words: object) -> str:
     return str(stop.value.code) + capsys.readouterr().err
 
 
-@pytest.mark.parametrize("recipe", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+def layers(recipe: Path) -> list[Path]:
+    """Return a recipe with what it is layered over: an ablation's name begins with its recipe's."""
+    bases = [path for path in CONFIGS.glob("*.yaml") if recipe.stem.startswith(f"{path.stem}_")]
+    return [*bases, recipe] if recipe.parent.name == "ablations" else [recipe]
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted([*CONFIGS.rglob("*.yaml"), *EXPERIMENTS.rglob("*.yaml")]), ids=lambda path: path.stem
+)
 def test_every_recipe_trains(recipe, overlay, capsys):
-    run("fit", "--config", recipe, "--config", overlay, "--data.clips.n_pair", 4)
+    files = [word for path in [*layers(recipe), overlay] for word in ("--config", path)]
+    run("fit", *files, "--data.clips.n_pair", 4)
     folder = folder_of(overlay)
     assert (folder / "config.yaml").is_file()
     assert (folder / "checkpoints" / "last.ckpt").is_file()
