@@ -186,6 +186,26 @@ def test_a_file_that_is_no_checkpoint(overlay, capsys, tmp_path):
         assert "--ckpt_path" in message and name in message and reason in message
 
 
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("--model.loss.cluster_wieght", 0.5), "cluster_wieght"),
+        (("--model.optimizer.lr", "fast"), "model.optimizer.lr"),
+        (("--config", "nope.yaml"), "nope.yaml"),
+        (("--data.streams", "[{sufix: _2d}]"), "sufix"),
+        (("--model.weights", "gone.pth"), "--model.weights: gone.pth"),
+        (
+            ("--data.text.kind", "tokens", "--data.text.source", "no/model"),
+            "no/model: expected a sentence-transformers",
+        ),
+    ],
+)
+def test_a_wrong_word_of_the_command_is_told_in_one_line(words, part, overlay, capsys):
+    message = refusal(capsys, "fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, *words)
+    told = [line for line in message.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1 and part in told[0] and "usage:" not in message
+
+
 def test_values_out_of_range_are_one_line(overlay, capsys):
     demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay)
     for option, value in (("--model.clustering.num_clusters", 0), ("--model.optimizer.lr", -1)):

@@ -6,13 +6,15 @@ import pickle
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jsonargparse import auto_cli
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from mcn_lightning import __version__
 from mcn_lightning.callbacks import CentroidUpdate, EmbeddingWriter, RetrievalEvaluation, SaveConfig
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.datamodule import NarratedVideos
@@ -63,6 +65,14 @@ def check_checkpoint(path: Path) -> None:
         )
 
 
+class OneLineParser(LightningArgumentParser):
+    """A parser whose errors are one line, without pages of usage before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """End the command with the message."""
+        sys.exit("error: " + " ".join(message.split()))
+
+
 class MCNCLI(LightningCLI):
     """LightningCLI with this project's callbacks as groups and the data's sizes handed on to the network."""
 
@@ -99,6 +109,8 @@ class MCNCLI(LightningCLI):
         """Build the parts; an option they refuse is the user's to mend."""
         try:
             super().instantiate_classes()
+        except WeightsError as error:
+            raise InputError(f"--model.weights: {error}") from error
         except ValueError as error:
             raise InputError(str(error)) from error
 
@@ -129,10 +141,16 @@ def main(args: list[str] | None = None) -> None:
             MCNModule,
             NarratedVideos,
             args=args,
+            parser_class=OneLineParser,
             save_config_callback=SaveConfig,
             auto_configure_optimizers=False,
             seed_everything_default=0,
-            parser_kwargs={"parser_mode": "omegaconf+"},
+            parser_kwargs={
+                "parser_mode": "omegaconf+",
+                "version": __version__,
+                "description": "Train and evaluate Multimodal Clustering Networks. Beside the commands below: "
+                "synthetic (write generated videos; see lightning synthetic --help).",
+            },
             trainer_defaults={
                 "logger": {
                     "class_path": "pytorch_lightning.loggers.CSVLogger",
@@ -142,5 +160,5 @@ def main(args: list[str] | None = None) -> None:
                 "use_distributed_sampler": False,
             },
         )
-    except (InputError, WeightsError) as error:
-        sys.exit(f"error: {error}")
+    except (InputError, MisconfigurationException) as error:
+        sys.exit("error: " + " ".join(str(error).split()))

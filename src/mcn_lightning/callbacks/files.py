@@ -34,7 +34,7 @@ class SaveConfig(SaveConfigCallback):
             folder.mkdir(parents=True, exist_ok=True)
             config = self.config.clone()
             config["ckpt_path"] = None  # the saved file describes this run, and must not resume the one before it
-            self.parser.save(config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=False)
+            self.parser.save(config, folder / "config.yaml", skip_unset=False, overwrite=True, multifile=False)
 
 
 class EmbeddingWriter(Callback):

@@ -20,12 +20,12 @@ class ClusteringConfig:
     Args:
         kind: kmeans or none.
         num_clusters: clusters K.
-        queue_rows: fused features of past steps that are clustered with the batch (20 steps of 128 videos of 16 clips);
-            0 for none.
+        queue_rows: fused features, one a row, of past steps that are clustered with the batch (20 steps of 128 videos
+            of 16 clips); 0 for none.
         queue_share: share of each video's clips that is pushed to the queue, rounded up.
         max_iterations: rounds of k-means at most.
         tolerance: k-means stops when the squared moves of its centroids sum to this or less.
-        engine: torch, faiss, or auto (faiss on the CPU where it is installed).
+        engine: torch, faiss (of use on a CPU only: on a GPU torch is taken), or auto (faiss where it is of use).
         reseed_empty: split the largest cluster when one is empty (released: no, it becomes the zero vector).
         restart_each_epoch: start from random rows at every epoch (released: yes).
     """

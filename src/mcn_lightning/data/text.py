@@ -30,7 +30,7 @@ class TextConfig:
         kind: "word_vectors" looks each word up in a table; "tokens" takes the token embeddings of a frozen sentence
             encoder in place of word vectors; "sentence" takes its one embedding of the whole text.
         source: word vector file (word2vec ``.bin``, or text format; ``.gz`` too), or the name or folder of a
-            sentence-transformers model (a name that is not on this machine yet is downloaded, unless HF_HUB_OFFLINE=1).
+            sentence-transformers model that is on this machine (nothing is downloaded here).
         dim: E, width of the vectors.
         max_words: W, words that are kept of a text; for a sentence encoder its tokens, the special ones included.
         lowercase: make the words lower case before they are looked up (word vectors only).
@@ -211,11 +211,11 @@ def _load_encoder(source: str) -> Any:
     from sentence_transformers import SentenceTransformer  # seconds to import: only those who use it wait for it
 
     try:
-        return SentenceTransformer(source, device="cpu")
+        return SentenceTransformer(source, device="cpu", local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        expected = f"--data.text.source {source}: expected a sentence-transformers model"
-        raise InputError(f"{expected}, found {reason}") from None
+        expected = f"--data.text.source {source}: expected a sentence-transformers model on this machine"
+        raise InputError(f"{expected} (fetch it once with hf download), found {reason}") from None
 
 
 def _width(model: Any, kind: str) -> int:

@@ -133,9 +133,10 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the broken bytes lead to
-        reason = str(error).strip().split("\n", maxsplit=1)[0]
+        # torch's own words advise to load with weights_only=False, which lets a file run code
+        found = "no file" if isinstance(error, FileNotFoundError) else f"something else ({type(error).__name__})"
         raise WeightsError(
-            f"{path}: expected weights saved by torch.save, found {type(error).__name__}: {reason}; "
+            f"{path}: expected a state dict of plain tensors saved by torch.save, found {found}; "
             "give the path of a released .pth file"
         ) from error
     for key in _WRAPPERS:
