@@ -66,7 +66,7 @@ def test_every_clip_of_a_training_batch_is_the_reference_s(tiny):
     shapes = {"video": (8, 16), "audio": (8, 40, 600), "audio_frames": (8,), "words": (8, 20), "labels": (8,)}
     assert {name: tuple(getattr(batch, name).shape) for name in TENSORS} == shapes
     dtypes = [batch.video.dtype, batch.audio.dtype, batch.audio_frames.dtype, batch.words.dtype, batch.labels.dtype]
-    assert dtypes == [torch.float32, torch.float32, torch.int64, torch.int32, torch.int64]
+    assert dtypes == [torch.float32, torch.float16, torch.int64, torch.int32, torch.int64]
     captions = json.loads((tiny / "captions.json").read_text())
     lines = (tiny / "word_vectors.txt").read_text().splitlines()[1:]
     vectors = {line.split()[0]: [float(x) for x in line.split()[1:]] for line in lines}
@@ -83,7 +83,7 @@ def test_every_clip_of_a_training_batch_is_the_reference_s(tiny):
         frames = np.load(file_of(tiny, video, "_spec"))["arr_0"]
         cut, count = reference.spectrogram(frames.tolist(), start, end, 600)
         assert int(batch.audio_frames[row]) == count
-        assert torch.equal(batch.audio[row], torch.tensor(cut))
+        assert torch.equal(batch.audio[row].float(), torch.tensor(cut))
         words = [word for i in order for word in split_words(entry["text"][i])][:20]
         assert torch.allclose(embedded[row, : len(words)], torch.tensor([vectors[word] for word in words]))
         assert not embedded[row, len(words) :].any()

@@ -6,7 +6,8 @@ import pytest
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.captions import parse_captions
 from mcn_lightning.data.clips import ClipConfig
-from mcn_lightning.data.howto100m import NarratedVideoDataset, VideoLayout
+from mcn_lightning.data.howto100m import LayoutVideos, VideoLayout
+from mcn_lightning.data.videos import NarratedVideoDataset
 
 ENTRY = {"start": [0.0, 2.0], "end": [1.0, 3.0], "text": ["one", "two"], "more": [["a", "b", "c"], ["d"]]}
 
@@ -18,9 +19,9 @@ class Letters:
 
 def test_training_draws_one_and_evaluation_takes_text(tmp_path):
     layout = VideoLayout(tmp_path, tmp_path, modalities=("text",))
-    captions = {"v": parse_captions(ENTRY, "more")}
+    source = LayoutVideos(["v"], {"v": parse_captions(ENTRY, "more")}, layout)
     clips = ClipConfig(n_pair=2, min_time=0.0, replacement=False)
-    train = NarratedVideoDataset(["v"], captions, layout, clips, Letters(), seed=0, training=True)
+    train = NarratedVideoDataset(source, clips, text=Letters(), seed=0, training=True)
     drawn = {}
     for epoch in range(40):
         batch = train[epoch, 0]
@@ -28,7 +29,7 @@ def test_training_draws_one_and_evaluation_takes_text(tmp_path):
             drawn.setdefault(name, set()).add(chr(word))
         assert (train[epoch, 0].words == batch.words).all()
     assert drawn == {"v:0": {"a", "b", "c"}, "v:1": {"d"}}
-    held_out = NarratedVideoDataset(["v"], captions, layout, clips, Letters(), seed=0, training=False)
+    held_out = NarratedVideoDataset(source, clips, text=Letters(), seed=0, training=False)
     assert held_out[0, 0].words[:, 0].tolist() == [sum(map(ord, text)) for text in ENTRY["text"]]
 
 

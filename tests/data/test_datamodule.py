@@ -176,7 +176,7 @@ def test_options_that_cannot_work_are_refused(tiny, changes, part):
 def test_fewer_videos_than_a_batch_are_refused(tiny):
     data = narrated(tiny, batch_size=7)
     data.setup("fit")
-    with pytest.raises(InputError, match=r"--data\.batch_size 7: expected .* found 6 of the 6"):
+    with pytest.raises(InputError, match=r"--data\.batch_size 7: expected .* found 6 training videos on 1 process"):
         data.train_dataloader()
 
 
@@ -190,7 +190,7 @@ def test_the_generated_set_is_written_where_it_is_asked_for(tmp_path):
 
 def spoil(root, data, split, count):
     data.setup("fit")
-    for path in data.datasets[split].videos[:count]:
+    for path in data.datasets[split].source.videos[:count]:
         (root / "features" / path / f"{path.rsplit('/')[-1]}_2d.npz").write_bytes(b"")
 
 

@@ -17,15 +17,9 @@ from mcn_lightning.data.batch import BadVideo, ClipBatch, InputError
 from mcn_lightning.data.captions import read_captions
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.features import AudioConfig, VisualStream
-from mcn_lightning.data.howto100m import (
-    ClipSampler,
-    NarratedVideoDataset,
-    VideoLayout,
-    collate,
-    read_video_list,
-    video_id,
-)
+from mcn_lightning.data.howto100m import LayoutVideos, VideoLayout, read_video_list, video_id
 from mcn_lightning.data.text import TextConfig, WordVectorText
+from mcn_lightning.data.videos import ClipSampler, NarratedVideoDataset, collate
 
 STREAMS = (VisualStream("_2d", 1.0, 8), VisualStream("_3d", 1.5, 8))
 
@@ -40,7 +34,9 @@ def dataset(root, split="train", clips=None, training=True, modalities=("video",
     layout = VideoLayout(
         root / "features", root / "features", STREAMS, AudioConfig(num_frames=400, **audio), tuple(modalities)
     )
-    return NarratedVideoDataset(videos, captions, layout, clips or ClipConfig(n_pair=6), text, seed, training)
+    clips = clips or ClipConfig(n_pair=6)
+    source = LayoutVideos(videos, None if clips.kind == "windows" else captions, layout)
+    return NarratedVideoDataset(source, clips, layout.audio, text, seed, training)
 
 
 @pytest.fixture
@@ -50,7 +46,7 @@ def copy(tiny, tmp_path):
 
 
 def feature_file(root, dataset, index, suffix):
-    video = dataset.videos[index]
+    video = dataset.source.videos[index]
     return root / "features" / video / f"{video_id(video)}{suffix}.npz"
 
 
@@ -88,7 +84,7 @@ def test_the_clips_of_a_video_equal_the_reference(tiny):
     entries = json.loads((tiny / "captions.json").read_text())
     for index in range(3):
         item = data[(1, index)]
-        name = video_id(data.videos[index])
+        name = video_id(data.source.videos[index])
         entry = entries[name]
         arrays = [np.load(feature_file(tiny, data, index, suffix)) for suffix in ("_2d", "_3d", "_spec")]
         drawn = np.random.default_rng((0, 1, index)).integers(0, len(entry["start"]), 6).tolist()
@@ -112,7 +108,7 @@ def test_the_types_and_shapes_are_the_contract_s(tiny):
     batch = collate([data[(0, index)] for index in range(3)])
     assert len(batch) == 18 and batch.skipped == () and batch.clips_per_video == 6
     assert (batch.video.dtype, batch.video.shape) == (torch.float32, (18, 16))
-    assert (batch.audio.dtype, batch.audio.shape) == (torch.float32, (18, 40, 400))
+    assert (batch.audio.dtype, batch.audio.shape) == (torch.float16, (18, 40, 400))
     assert (batch.audio_frames.dtype, batch.audio_frames.shape) == (torch.int64, (18,))
     assert (batch.words.dtype, batch.words.shape) == (torch.int32, (18, 20))
     assert (batch.labels.dtype, batch.labels.shape) == (torch.int64, (18,))
@@ -121,7 +117,7 @@ def test_the_types_and_shapes_are_the_contract_s(tiny):
 def test_evaluation_gives_every_caption_once_and_as_it_is(tiny):
     data = dataset(tiny, "val", training=False, time_shift=0.5, mask_bands=10)
     entries = json.loads((tiny / "captions.json").read_text())
-    for index, path in enumerate(data.videos):
+    for index, path in enumerate(data.source.videos):
         entry = entries[video_id(path)]
         item, later = data[(0, index)], data[(7, index)]
         assert item.ids == tuple(f"{video_id(path)}:{number}" for number in range(len(entry["start"])))
@@ -150,7 +146,6 @@ def test_a_modality_that_is_not_asked_for_is_not_read(copy, absent):
 def test_windows_need_no_captions(tiny):
     clips = ClipConfig(kind="windows", n_pair=4, min_time=4.0)
     data = dataset(tiny, clips=clips, modalities=("video", "audio"))
-    data.captions = {}
     item = data[(0, 0)]
     seconds = [int(name.rsplit(":")[-1]) for name in item.ids]
     assert all(0 <= second <= 26 for second in seconds) and item.words is None and item.labels is None
@@ -169,7 +164,7 @@ def shorten(path, key, columns):
 def break_video(root, data, how):
     rows, frames = feature_file(root, data, 0, "_2d"), feature_file(root, data, 0, "_spec")
     entries = json.loads((root / "captions.json").read_text())
-    entry = entries[video_id(data.videos[0])]
+    entry = entries[video_id(data.source.videos[0])]
     if how == "no features":
         rows.unlink()
     elif how == "no audio":
@@ -190,7 +185,7 @@ def break_video(root, data, how):
         for suffix, key, count in (("_2d", "features", 10), ("_3d", "features", 15), ("_spec", "arr_0", 1000)):
             shorten(feature_file(root, data, 0, suffix), key, count)
     elif how == "no captions":
-        del entries[video_id(data.videos[0])]
+        del entries[video_id(data.source.videos[0])]
     elif how == "lengths":
         entry["end"] = entry["end"][:-1]
     elif how == "ends early":
@@ -221,7 +216,7 @@ def test_a_bad_video_is_told_and_the_others_go_on(copy, how, parts, training):
     data = dataset(copy, training=training)
     items = [data[(0, index)] for index in range(2)]
     assert isinstance(items[0], BadVideo) and isinstance(items[1], ClipBatch)
-    assert items[0].video == video_id(data.videos[0]) and "\n" not in items[0].reason
+    assert items[0].video == video_id(data.source.videos[0]) and "\n" not in items[0].reason
     for part in parts:
         assert part in items[0].reason
     batch = collate(items)
@@ -295,7 +290,7 @@ def test_shares_are_of_one_size_and_do_not_overlap(count, world):
     train = [[i for _, i in ClipSampler(count, 1, True, rank, world)] for rank in range(world)]
     every = [index for share in train for index in share]
     assert len({len(share) for share in train}) == 1 and len(set(every)) == len(every) == count // world * world
-    held_out = [[i for _, i in ClipSampler(count, 1, False, rank, world)] for rank in range(world)]
+    held_out = [[i for _, i in ClipSampler(count, 1, False, rank, world, end="pad")] for rank in range(world)]
     assert len({len(share) for share in held_out}) == 1
     assert {index for share in held_out for index in share} == set(range(count))
 
@@ -315,7 +310,9 @@ def test_real_videos(shared):
     text = WordVectorText(TextConfig(), root / "word_vectors.txt", [t for c in captions.values() for t in c.text])
     streams = (VisualStream("_2d", 2.0, 1280), VisualStream("_3d", 2.0, 576))
     layout = VideoLayout(root / "features", root / "features", streams, AudioConfig(num_frames=256))
-    data = NarratedVideoDataset(videos, captions, layout, ClipConfig(), text, training=False)
+    data = NarratedVideoDataset(
+        LayoutVideos(videos, captions, layout), ClipConfig(), layout.audio, text, training=False
+    )
     batch = collate([data[(0, index)] for index in range(len(data))])
     assert len(batch) == 300 and len(set(batch.ids)) == 300 and batch.skipped == ()
     torch.testing.assert_close(batch.video[:, :1280].norm(dim=1), torch.ones(300))

@@ -52,7 +52,8 @@ class ClipBatch:
     Args:
         ids: B names, ``"<video id>:<clip number>"``.
         video: pooled and L2-normalised visual features, ``(B, C)`` float32.
-        audio: log-mel spectrograms in dB relative to the maximum, ``(B, M, T)`` float32, padded on the right.
+        audio: log-mel spectrograms in dB relative to the maximum, ``(B, M, T)`` in the stored precision (half of it
+            is half the bytes to copy; the network widens it), float32 once augmented; padded on the right.
         audio_frames: frames of each spectrogram before padding, ``(B,)`` int64.
         words: word or token indices, ``(B, W)`` int32; 0 is "no word".
         labels: known topic of each clip, ``(B,)`` int64, where the data set has topics.

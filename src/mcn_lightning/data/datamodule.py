@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -16,16 +16,10 @@ from mcn_lightning.data.batch import MODALITIES, BadVideo, ClipBatch, InputError
 from mcn_lightning.data.captions import Captions, read_captions
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.features import DEFAULT_STREAMS, AudioConfig, VisualStream
-from mcn_lightning.data.howto100m import (
-    ClipSampler,
-    NarratedVideoDataset,
-    VideoLayout,
-    collate,
-    read_video_list,
-    video_id,
-)
+from mcn_lightning.data.howto100m import LayoutVideos, VideoLayout, read_video_list, video_id
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.data.text import TextConfig, TextSource, open_text
+from mcn_lightning.data.videos import ClipSampler, NarratedVideoDataset, collate
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +47,8 @@ class NarratedVideos(LightningDataModule):
             the options).
         batch_size: videos of a training batch in each process; the batch holds ``clips.n_pair`` clips of each.
         eval_batch_size: videos of an evaluation batch in each process; the batch holds every caption of each.
+        epoch_end: what happens to the training videos after the last full batch of an epoch: drop leaves them out of
+            it, pad fills the batch up with videos that the epoch had already.
         num_workers: processes that read; 0 reads in the main process.
         seed: with the epoch and the video it decides every draw.
         max_bad_share: share of the training videos, 0 to 1, that may be unusable before the run stops.
@@ -75,6 +71,7 @@ class NarratedVideos(LightningDataModule):
         synthetic: SyntheticConfig | None = None,
         batch_size: int = 128,
         eval_batch_size: int = 16,
+        epoch_end: Literal["drop", "pad"] = "drop",
         num_workers: int = 2,
         seed: int = 0,
         max_bad_share: float = 0.01,
@@ -95,6 +92,7 @@ class NarratedVideos(LightningDataModule):
         )
         self.text_config, self.clip_config, self.synthetic = text, clips, synthetic
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.epoch_end = epoch_end
         self.seed, self.max_bad_share = seed, max_bad_share
         self.text: TextSource | None = None
         self.datasets: dict[str, NarratedVideoDataset] = {}
@@ -143,11 +141,11 @@ class NarratedVideos(LightningDataModule):
             InputError: if a video cannot be evaluated.
         """
         dataset = self.datasets.get("val")
-        for index, path in enumerate(dataset.videos if dataset is not None else ()):
+        for index in range(len(dataset) if dataset is not None else 0):
             try:
                 dataset.check(index)  # type: ignore[union-attr]
             except InputError as error:
-                raise InputError(f"video {video_id(path)} cannot be evaluated: {error}") from None
+                raise InputError(f"video {dataset.source.id(index)} cannot be evaluated: {error}") from None
 
     def _videos(self, split: str, required: bool) -> list[str]:
         """Read the list of a split; an empty one where there is none and none is required."""
@@ -160,7 +158,7 @@ class NarratedVideos(LightningDataModule):
             raise InputError(f"--data.{split}_csv: {error}") from None
 
     def _open(self, videos: dict[str, list[str]]) -> None:
-        captions: dict[str, Captions | BadVideo] = {}
+        captions: dict[str, Captions | BadVideo] | None = None
         if self.clip_config.kind == "captions":
             try:
                 wanted = {video_id(path) for paths in videos.values() for path in paths}
@@ -173,33 +171,54 @@ class NarratedVideos(LightningDataModule):
                     f"--data.captions: no video has captions that can be used; first: {unusable[0].reason}"
                 )
         if "text" in self.layout.modalities:
-            texts = (text for entry in captions.values() if isinstance(entry, Captions) for text in entry.all_texts())
+            entries = (captions or {}).values()
+            texts = (text for entry in entries if isinstance(entry, Captions) for text in entry.all_texts())
             self.text = open_text(self.text_config, self.root / self.text_config.source, texts)
         self.datasets = {
             split: NarratedVideoDataset(
-                paths, captions, self.layout, self.clip_config, self.text, self.seed, training=split == "train"
+                LayoutVideos(paths, captions, self.layout),
+                self.clip_config,
+                self.layout.audio,
+                self.text,
+                self.seed,
+                training=split == "train",
             )
             for split, paths in videos.items()
             if paths
         }
 
     def train_dataloader(self) -> DataLoader:
-        """Return the training batches; what is left of an epoch after the last full batch is left out.
+        """Return the training batches; ``epoch_end`` says what is done after the last full batch of an epoch.
 
         Raises:
             InputError: if a process has too few videos for one batch.
         """
         sampler = self._sampler("train")
-        if len(sampler) < self.batch_size:
-            found = f"{len(sampler)} of the {len(self.datasets['train'])} training videos in this process"
+        if len(sampler) == 0:
+            found = f"{sampler.count} training videos on {sampler.num_replicas} process(es)"
             raise InputError(
-                f"--data.batch_size {self.batch_size}: expected at most the videos there are, found {found}"
+                f"--data.batch_size {self.batch_size}: expected at most the videos there are, found {found}; "
+                "lower it or set --data.epoch_end to pad"
             )
-        epoch, batches = self._resume_at
+        epoch, seen = self._resume_at
         sampler.set_epoch(epoch)  # workers read ahead: on resuming, Lightning tells the epoch after they have begun
-        sampler.skip(batches * self.batch_size)
+        sampler.skip(seen)
+        if seen:
+            self._count_batches(len(sampler) - sampler.size(seen))
         self._resume_at = (0, 0)
         return self._loader("train", sampler, self.batch_size)
+
+    def _count_batches(self, done: int) -> None:
+        """Tell Lightning how many batches of the epoch are done, in batches of the processes there are now.
+
+        Args:
+            done: videos of this process that lie behind it.
+        """
+        if self.trainer is not None:
+            progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+            more = done // self.batch_size - progress.processed  # 0 unless batch size or processes have changed
+            for name in ("ready", "started", "processed", "completed"):
+                setattr(progress, name, getattr(progress, name) + more)
 
     def val_dataloader(self) -> DataLoader | list:
         """Return the held-out clips; in training, nothing where there is no list of them."""
@@ -219,7 +238,9 @@ class NarratedVideos(LightningDataModule):
         if split not in self.datasets:
             raise InputError(f"--data.{split}_csv: expected a list of videos, found none")
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-        return ClipSampler(len(self.datasets[split]), self.seed, split == "train", rank, world)
+        count, training = len(self.datasets[split]), split == "train"
+        batch, end = (self.batch_size, self.epoch_end) if training else (1, "pad")
+        return ClipSampler(count, self.seed, training, rank, world, batch, end)
 
     def _loader(self, split: str, sampler: ClipSampler, batch_size: int) -> DataLoader:
         return DataLoader(  # torch gives each worker one thread
@@ -228,7 +249,6 @@ class NarratedVideos(LightningDataModule):
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=collate,
-            drop_last=split == "train",
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
         )
@@ -258,19 +278,20 @@ class NarratedVideos(LightningDataModule):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the epoch and its batches that are done, so that a resumed run goes on with the next batch."""
+        """Return the epoch and the videos of it that are done, so that a resumed run goes on with the next batch."""
         if self.trainer is None:
             return {}
         loop: Any = self.trainer.fit_loop
         epochs, batches = loop.epoch_progress.current.ready, loop.epoch_loop.batch_progress
         if batches.is_last_batch:
-            return {"epoch": epochs, "batches": 0}
-        return {"epoch": max(epochs - 1, 0), "batches": batches.current.processed}
+            return {"epoch": epochs, "seen": 0}
+        seen = batches.current.processed * self.batch_size * self.trainer.world_size
+        return {"epoch": max(epochs - 1, 0), "seen": seen}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what ``state_dict`` gave; an evaluation leaves a later training run alone."""
         if state_dict and self.trainer is not None and self.trainer.training:
-            self._resume_at = (int(state_dict["epoch"]), int(state_dict["batches"]))
+            self._resume_at = (int(state_dict["epoch"]), int(state_dict["seen"]))
 
 
 def _check_modalities(modalities: Sequence[Modality], streams: Sequence[VisualStream], clips: ClipConfig) -> None:

@@ -201,33 +201,8 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     raise ValueError(f"NumPy format version {version}")
 
 
-def pool(rows: Tensor, start: float, end: float, rate: float) -> Tensor:
-    """Pool the rows of a clip into one feature: their maximum, L2-normalised.
-
-    Args:
-        rows: features of a video, ``(rows, C)``.
-        start: start of the clip in seconds.
-        end: end of the clip in seconds.
-        rate: rows a second.
-
-    Returns:
-        ``(C,)`` float32: the maximum over the rows ``int(start * rate)`` to ``int(end * rate)`` inclusive, divided by
-        its length; zeros where no row is in the window or all of them are zero.
-
-    Raises:
-        InputError: if a used row holds NaN or infinity.
-    """
-    window = rows[int(start * rate) : int(end * rate) + 1]
-    if len(window) == 0:
-        return torch.zeros(rows.shape[1])
-    if not torch.isfinite(window.sum(dtype=torch.float32)):  # one pass: the sum of a non-finite number is none either
-        _refuse_non_finite(window, start, end)
-    pooled = window.amax(dim=0).float()
-    return pooled / pooled.norm().clamp_min(torch.finfo(torch.float32).tiny)
-
-
-def pool_clips(rows: Tensor, clips: Sequence[tuple[float, float]], rate: float) -> Tensor:
-    """Pool the rows of several clips of one video, each distinct clip once.
+def max_rows(rows: Tensor, clips: Sequence[tuple[float, float]], rate: float) -> Tensor:
+    """Take the maximum over the rows of each clip of one video, each distinct clip once.
 
     Args:
         rows: features of a video, ``(rows, C)``.
@@ -235,42 +210,33 @@ def pool_clips(rows: Tensor, clips: Sequence[tuple[float, float]], rate: float) 
         rate: rows a second.
 
     Returns:
-        ``(B, C)`` float32, as ``pool`` gives them.
+        ``(B, C)`` in the stored precision: the maximum over the rows ``int(start * rate)`` to ``int(end * rate)``
+        inclusive; zeros where no row is in the window.
 
     Raises:
         InputError: if a used row holds NaN or infinity.
     """
     distinct = {clip: number for number, clip in enumerate(dict.fromkeys(clips))}
-    pooled = torch.stack([pool(rows, start, end, rate) for start, end in distinct])
-    return pooled if len(distinct) == len(clips) else pooled[[distinct[clip] for clip in clips]]
+    highest = rows.new_zeros(len(distinct), rows.shape[1])
+    for (start, end), number in distinct.items():
+        window = rows[int(start * rate) : int(end * rate) + 1]
+        if len(window) == 0:
+            continue
+        if not torch.isfinite(window.sum(dtype=torch.float32)):  # one pass: a sum with a non-finite number is none
+            _refuse_non_finite(window, start, end)
+        torch.amax(window, dim=0, out=highest[number])
+    return highest if len(distinct) == len(clips) else highest[[distinct[clip] for clip in clips]]
+
+
+def unit_length(pooled: Tensor) -> Tensor:
+    """Return rows ``(B, C)`` as float32 divided by their L2 length; rows of zeros stay zeros."""
+    pooled = pooled.float()
+    return pooled / pooled.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def frame_at(seconds: float) -> int:
     """Return the spectrogram frame that a time falls in, ``floor((int(t * 16000) - 200) / 160)``: -2 or -1 at first."""
     return (int(seconds * SAMPLE_RATE) - N_FFT // 2) // HOP
-
-
-def spectrogram(
-    frames: Tensor, start: float, end: float, num_frames: int, pad_value: float = 0.0, clamp_start: bool = True
-) -> tuple[Tensor, int]:
-    """Cut the spectrogram of a clip out of the video's, padded on the right.
-
-    Args:
-        frames: log-mel spectrogram of a video in dB, ``(M, columns)``.
-        start: start of the clip in seconds.
-        end: end of the clip in seconds.
-        num_frames: T, frames of the result.
-        pad_value: dB written after the clip's own frames.
-        clamp_start: False slices from the wrong end where ``frame_at`` is negative, as the released code does.
-
-    Returns:
-        The spectrogram ``(M, T)`` float32, and how many of its frames are the clip's own.
-
-    Raises:
-        InputError: if a used frame holds NaN or infinity.
-    """
-    cut, nframes = spectrogram_clips(frames, [(start, end)], num_frames, pad_value, clamp_start)
-    return cut[0], int(nframes[0])
 
 
 def spectrogram_clips(
@@ -279,34 +245,41 @@ def spectrogram_clips(
     num_frames: int,
     pad_value: float = 0.0,
     clamp_start: bool = True,
+    checked: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Cut the spectrograms of several clips out of one video's.
 
     Args:
-        frames: log-mel spectrogram of a video in dB, ``(M, columns)``.
+        frames: log-mel spectrogram of a video in dB, ``(M, columns)``; a transposed view is cut as fast.
         clips: start and end of each of the B clips, in seconds.
         num_frames: T, frames of each result.
         pad_value: dB written after a clip's own frames.
-        clamp_start: see ``spectrogram``.
+        clamp_start: False slices from the wrong end where ``frame_at`` is negative, as the released code does.
+        checked: all frames are known to be finite.
 
     Returns:
-        ``(B, M, T)`` float32, and the frames before padding ``(B,)`` int64.
+        ``(B, M, T)`` in the stored precision and order of memory, and the frames before padding ``(B,)`` int64.
 
     Raises:
         InputError: if a used frame holds NaN or infinity.
     """
-    cut = torch.empty(len(clips), frames.shape[0], num_frames)
+    bands, time_major = frames.shape[0], frames.stride(0) == 1 and frames.shape[0] > 1
+    shape = (len(clips), num_frames, bands) if time_major else (len(clips), bands, num_frames)
+    cut = frames.new_empty(shape)
+    cut = cut.transpose(1, 2) if time_major else cut
     lengths = torch.zeros(len(clips), dtype=torch.int64)
     for number, (start, end) in enumerate(clips):
         first, stop = frame_at(start), frame_at(end)
         if clamp_start:
             first, stop = max(first, 0), max(stop, 0)
         window = frames[:, first:stop][:, :num_frames]
-        lengths[number] = window.shape[1]
-        cut[number, :, : window.shape[1]] = window
-        cut[number, :, window.shape[1] :] = pad_value
-        if not torch.isfinite(cut[number].sum()):
+        length = window.shape[1]
+        if not checked and not torch.isfinite(window.sum(dtype=torch.float32)):
             _refuse_non_finite(window, start, end)
+        cut[number, :, :length] = window
+        if length < num_frames:
+            cut[number, :, length:] = pad_value
+        lengths[number] = length
     return cut, lengths
 
 
@@ -323,10 +296,11 @@ def augment_audio(cut: Tensor, lengths: Tensor, config: AudioConfig, rng: np.ran
         rng: where the draws come from.
 
     Returns:
-        ``(B, M, T)`` and the frames that are not padding ``(B,)``; the inputs themselves where nothing is asked for.
+        ``(B, M, T)`` float32 and the frames that are not padding ``(B,)``; the inputs where nothing is asked for.
     """
     if not (config.time_stretch or config.band_shift or config.mask_bands or config.mask_frames):
         return cut, lengths
+    cut = cut.float().contiguous()
     changed, frames = torch.full_like(cut, config.pad_value), lengths.clone()
     for number, length in enumerate(lengths.tolist()):
         if length == 0:

@@ -28,6 +28,7 @@ class SyntheticConfig:
         videos: training videos.
         held_out: validation videos.
         seconds: length of a video in seconds.
+        length_spread: each video is longer or shorter by a uniform draw of up to this share, 0 to below 1.
         caption_seconds: seconds a caption lasts on average.
         topics: number of topics; a video is about one of them.
         strength: how far a topic moves the features, against 1 for what is the clip's own.
@@ -40,6 +41,7 @@ class SyntheticConfig:
     videos: int = 120
     held_out: int = 20
     seconds: float = 120.0
+    length_spread: float = 0.0
     caption_seconds: float = 6.0
     topics: int = 16
     strength: float = 1.5
@@ -52,10 +54,12 @@ class SyntheticConfig:
         for name in ("videos", "held_out", "topics", "word_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--data.synthetic.{name}: expected at least 1, found {getattr(self, name)}")
-        if not self.seconds >= self.caption_seconds > 0:
+        if not 0 <= self.length_spread < 1:
+            raise ValueError(f"--data.synthetic.length_spread: expected a share in [0, 1), found {self.length_spread}")
+        if not self.seconds * (1 - self.length_spread) >= self.caption_seconds > 0:
             raise ValueError(
-                f"--data.synthetic.seconds: expected at least caption_seconds ({self.caption_seconds}) above 0, "
-                f"found {self.seconds}"
+                f"--data.synthetic.seconds: expected at least caption_seconds ({self.caption_seconds}) above 0 in the "
+                f"shortest video, found {self.seconds * (1 - self.length_spread):g}"
             )
         if len(self.widths) != 2 or min(self.widths) < 1:
             raise ValueError(f"--data.synthetic.widths: expected two widths of at least 1, found {self.widths}")
@@ -127,8 +131,11 @@ def _write_word_vectors(path: Path, world: _World) -> None:
 def _write_video(folder: Path, name: str, number: int, world: _World, config: SyntheticConfig) -> dict[str, list]:
     rng = np.random.default_rng((config.seed, 1, number))
     topic = int(rng.integers(config.topics))
-    count = max(1, round(config.seconds / config.caption_seconds))
-    edges = np.linspace(0.0, config.seconds, count + 1)
+    seconds = config.seconds
+    if config.length_spread:
+        seconds *= 1 + config.length_spread * rng.uniform(-1, 1)
+    count = max(1, round(seconds / config.caption_seconds))
+    edges = np.linspace(0.0, seconds, count + 1)
     own = rng.standard_normal((count, LATENT))
     latents = config.strength * world.topics[topic] + own
     captions: dict[str, list] = {"start": [], "end": [], "text": [], "topic": []}
@@ -140,11 +147,11 @@ def _write_video(folder: Path, name: str, number: int, world: _World, config: Sy
         captions["topic"].append(topic)
     folder.mkdir(parents=True)
     for suffix, rate, projection in (("_2d", 1.0, world.visual[0]), ("_3d", 1.5, world.visual[1])):
-        times = (np.arange(int(np.ceil(config.seconds * rate))) + 0.5) / rate
+        times = (np.arange(int(np.ceil(seconds * rate))) + 0.5) / rate
         rows = _at(latents, edges, times) @ projection
         rows = np.maximum(rows + config.noise * rng.standard_normal(rows.shape), 0.0)
         _save(folder / f"{name}{suffix}.npz", "features", rows)
-    times = (np.arange(round(config.seconds * 100)) + 0.5) / 100
+    times = (np.arange(round(seconds * 100)) + 0.5) / 100
     level = _at(latents, edges, times) @ world.bands
     level = -35.0 + 8.0 * (level + config.noise * rng.standard_normal(level.shape))
     _save(folder / f"{name}_spec.npz", "arr_0", np.clip(level, -80.0, 0.0).T)

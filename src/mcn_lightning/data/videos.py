@@ -1,0 +1,251 @@
+"""Narrated videos as a torch data set of clips, wherever they are stored: draws, batches and the order of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, DistributedSampler, get_worker_info
+
+from mcn_lightning.data.batch import BadVideo, ClipBatch, InputError
+from mcn_lightning.data.captions import Captions
+from mcn_lightning.data.clips import Clip, ClipConfig, all_clips, all_windows, draw_clips, draw_windows
+from mcn_lightning.data.features import AudioConfig, augment_audio
+from mcn_lightning.data.text import TextSource
+
+
+class StoredVideo(Protocol):
+    """One video, opened; what a modality lacks is ``None``."""
+
+    captions: Captions | None
+    duration: float
+    """Seconds of the longest stream of features; infinite where none is read."""
+
+    def visual(self, clips: Sequence[Clip]) -> Tensor | None:
+        """Return the visual features of B clips, ``(B, C)`` float32."""
+
+    def audio(self, spans: Sequence[tuple[float, float]]) -> tuple[Tensor, Tensor] | None:
+        """Return the spectrograms ``(B, M, T)`` of B spans in seconds, and their frames before padding ``(B,)``."""
+
+
+class VideoSource(Protocol):
+    """Where the videos of a data set are: files in the release's layout, or shards."""
+
+    def __len__(self) -> int:
+        """Return how many videos there are, those that cannot be used included."""
+
+    def id(self, index: int) -> str:
+        """Return the id of a video."""
+
+    def open(self, index: int) -> StoredVideo:
+        """Open a video.
+
+        Raises:
+            InputError: if it cannot be used.
+        """
+
+
+class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
+    """The clips of narrated videos: one item is one video, whose clips come as a small batch.
+
+    A video that cannot be used gives a ``BadVideo`` and no exception, so that a long training run can go on.
+
+    Args:
+        source: where the videos are.
+        clips: how clips are chosen.
+        audio: how spectrograms are augmented.
+        text: what turns text into indices; none where the clips have no text.
+        seed: every draw comes from (seed, epoch, index of the video) and from nothing else.
+        training: draw ``n_pair`` clips and augment; otherwise every caption once, or consecutive windows.
+    """
+
+    def __init__(
+        self,
+        source: VideoSource,
+        clips: ClipConfig,
+        audio: AudioConfig = AudioConfig(),  # noqa: B008 (frozen)
+        text: TextSource | None = None,
+        seed: int = 0,
+        training: bool = True,
+    ) -> None:
+        self.source = source
+        self.clips = clips
+        self.audio = audio
+        self.text = text
+        self.seed = seed
+        self.training = training
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, key: tuple[int, int]) -> ClipBatch | BadVideo:
+        """Return the clips of a video.
+
+        Args:
+            key: epoch, and index of the video.
+        """
+        epoch, index = key
+        try:
+            return self._clips_of(epoch, index)
+        except InputError as error:
+            return BadVideo(self.source.id(index), str(error))
+
+    def check(self, index: int) -> None:
+        """Open a video without reading its features.
+
+        Raises:
+            InputError: if it cannot be opened.
+        """
+        self.source.open(index)
+
+    def _clips_of(self, epoch: int, index: int) -> ClipBatch:
+        rng = np.random.default_rng((self.seed, epoch, index))
+        name, video = self.source.id(index), self.source.open(index)
+        clips = self._choose(rng, name, video)
+        audio, audio_frames = self._audio(rng, video, clips)
+        captions = video.captions
+        return ClipBatch(
+            ids=tuple(f"{name}:{clip.number}" for clip in clips),
+            video=video.visual(clips),
+            audio=audio,
+            audio_frames=audio_frames,
+            words=self._words(captions, clips, rng),
+            labels=None if captions is None or captions.topics is None else _labels(captions.topics, clips),
+            clips_per_video=self.clips.n_pair if self.training else 1,
+        )
+
+    def _choose(self, rng: np.random.Generator, name: str, video: StoredVideo) -> list[Clip]:
+        config, captions, duration = self.clips, video.captions, video.duration
+        if captions is None:
+            return draw_windows(rng, duration, config) if self.training else all_windows(duration, config.min_time)
+        last = float(captions.end.max())
+        if last > duration + config.overrun:
+            span = f"captions up to {last:.1f} s and features of {duration:.1f} s"
+            allowed = f"at most {config.overrun:g} s (--data.clips.overrun) beyond the features"
+            raise InputError(f"{name}: expected captions {allowed}, found {span}")
+        start, end = captions.start.tolist(), captions.end.tolist()
+        return draw_clips(rng, start, end, config) if self.training else all_clips(start, end, config.eval_min_time)
+
+    def _audio(
+        self, rng: np.random.Generator, video: StoredVideo, clips: list[Clip]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        config = self.audio
+        shift = np.zeros(len(clips))
+        if self.training and config.time_shift > 0:
+            shift = rng.uniform(-config.time_shift, config.time_shift, len(clips))
+        spans = [(max(clip.start + by, 0.0), max(clip.end + by, 0.0)) for clip, by in zip(clips, shift, strict=True)]
+        if (cut := video.audio(spans)) is None:
+            return None, None
+        return augment_audio(*cut, config, rng) if self.training else cut
+
+    def _words(self, captions: Captions | None, clips: list[Clip], rng: np.random.Generator) -> Tensor | None:
+        if self.text is None or captions is None:
+            return None
+        text: Sequence[str] = captions.text
+        if self.training and captions.choices is not None:
+            text = [choices[rng.integers(len(choices))] for choices in captions.choices]
+        texts = [" ".join(text[number] for number in clip.order) for clip in clips]
+        return torch.from_numpy(np.stack([self.text.indices(each) for each in texts]))
+
+
+def _labels(topics: np.ndarray, clips: list[Clip]) -> Tensor:
+    return torch.from_numpy(topics[[clip.number for clip in clips]])
+
+
+def collate(items: Sequence[ClipBatch | BadVideo]) -> ClipBatch:
+    """Join the clips of several videos into one batch.
+
+    Args:
+        items: the clips of each video, or why it could not be used.
+
+    Returns:
+        A batch of all clips, the unusable videos under ``skipped``; of length 0 where no video could be used.
+    """
+    good = [item for item in items if isinstance(item, ClipBatch)]
+    skipped = tuple(item for item in items if isinstance(item, BadVideo))
+    if not good:
+        return ClipBatch(ids=(), skipped=skipped)
+    return ClipBatch(
+        ids=tuple(name for item in good for name in item.ids),
+        video=_join([item.video for item in good]),
+        audio=_join([item.audio for item in good]),
+        audio_frames=_join([item.audio_frames for item in good]),
+        words=_join([item.words for item in good]),
+        labels=_join([item.labels for item in good]),
+        clips_per_video=good[0].clips_per_video,
+        skipped=skipped,
+    )
+
+
+def _join(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Concatenate along the clips; None where any video lacks the column."""
+    present = [part for part in parts if part is not None]
+    if len(present) < len(parts):
+        return None
+    if get_worker_info() is None:
+        return torch.cat(present)
+    # in a worker, straight into the shared memory in which the batch travels: one copy of it less
+    shape = (sum(len(part) for part in present), *present[0].shape[1:])
+    size = int(np.prod(shape)) * present[0].element_size()
+    out = torch.empty(0, dtype=present[0].dtype).set_(torch.UntypedStorage._new_shared(size), 0, shape)  # type: ignore
+    return torch.cat(present, out=out)
+
+
+class ClipSampler(DistributedSampler[tuple[int, int]]):
+    """The order of the videos of an epoch, as (epoch, index) pairs.
+
+    It is a ``DistributedSampler`` so that Lightning leaves it alone. The order belongs to all processes together; each
+    takes every ``world``-th video of it. So where an epoch was stopped is one number, the videos seen by all of them,
+    and a run may go on with another number of processes.
+
+    Args:
+        count: videos of the data set.
+        seed: the order is a function of (seed, epoch) only.
+        shuffle: draw an order for each epoch; otherwise as listed.
+        rank: which share this process takes.
+        world: number of shares.
+        batch_size: videos of a batch in each process; an epoch holds whole batches only.
+        end: what happens to the videos after the last whole batch of all processes: "drop" leaves them out of this
+            epoch, "pad" fills the batch up with the first videos of the order (evaluation counts each clip id once).
+    """
+
+    def __init__(
+        self,
+        count: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        world: int = 1,
+        batch_size: int = 1,
+        end: Literal["drop", "pad"] = "drop",
+    ) -> None:
+        super().__init__(range(count), world, rank, shuffle, seed)  # type: ignore[arg-type]
+        self.count = count
+        self.batch_size = batch_size
+        self.end = end
+        self._seen = 0
+
+    def skip(self, videos: int) -> None:
+        """Leave out the first videos of the order in the next pass only: all processes have seen them already."""
+        self._seen = videos
+
+    def size(self, seen: int = 0) -> int:
+        """Return how many videos this process takes of an epoch of which ``seen`` videos are done."""
+        left, whole = max(self.count - seen, 0), self.num_replicas * self.batch_size
+        return (left // whole if self.end == "drop" else -(-left // whole)) * self.batch_size
+
+    def __len__(self) -> int:
+        return self.size()
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+        order = np.arange(self.count)
+        if self.shuffle:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        size, left = self.size(self._seen), order[self._seen :]
+        self._seen = 0
+        filled = np.resize(np.concatenate([left, order]), max(size * self.num_replicas, 1))
+        share = filled[self.rank : size * self.num_replicas : self.num_replicas]
+        return iter([(self.epoch, index) for index in share.tolist()])
