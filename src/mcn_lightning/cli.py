@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,11 +14,14 @@ from jsonargparse import auto_cli
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from tqdm import tqdm
 
 from mcn_lightning import __version__
 from mcn_lightning.callbacks import CentroidUpdate, EmbeddingWriter, RetrievalEvaluation, SaveConfig
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.datamodule import NarratedVideos
+from mcn_lightning.data.packing import PackConfig
+from mcn_lightning.data.shards import ShardIndex
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.models.released import WeightsError
 from mcn_lightning.module import MCNModule
@@ -115,6 +119,49 @@ class MCNCLI(LightningCLI):
             raise InputError(str(error)) from error
 
 
+class PrepareCLI(MCNCLI):
+    """The options of the run, of which only those of the data are used, and where the shards go."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options of packing."""
+        super().add_arguments_to_parser(parser)
+        parser.add_class_arguments(PackConfig, "pack")
+
+    def _parse_ckpt_path(self) -> None:
+        """There is no checkpoint here."""
+
+    def instantiate_classes(self) -> None:
+        """Build the data alone, and pack it."""
+        for group in {*vars(self.config)} - {"data", "pack"}:
+            del self.config[group]
+        try:
+            parts = self.parser.instantiate_classes(self.config)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        print(parts.data.pack(parts.pack))
+
+
+def verify_shards(shards: str) -> None:
+    """Check every shard against the checksums of the index.
+
+    Args:
+        shards: folder that ``prepare`` wrote.
+
+    Raises:
+        InputError: if a shard is missing or damaged, after all of them were checked.
+    """
+    index, wrong = ShardIndex(Path(shards)), []
+    with tqdm(total=sum(shard["bytes"] for shard in index.shards), unit="B", unit_scale=True, desc="verifying") as bar:
+        for number, shard in enumerate(index.shards):
+            if (reason := index.verify(number)) is not None:
+                wrong.append(reason)
+                bar.write(reason)
+            bar.update(shard["bytes"])
+    if wrong:
+        raise InputError(f"{len(wrong)} of {len(index.shards)} shards in {shards} are not what was packed")
+    print(f"{len(index.shards)} shards, {sum(shard['bytes'] for shard in index.shards) / 1e9:.2f} GB: all as packed")
+
+
 def write_generated(root: str, synthetic: SyntheticConfig = SyntheticConfig()) -> None:  # noqa: B008 (frozen)
     """Write generated narrated videos with known topics in the release's layout.
 
@@ -137,10 +184,18 @@ def main(args: list[str] | None = None) -> None:
         if words[:1] == ["synthetic"]:
             auto_cli(write_generated, args=words[1:], prog="lightning synthetic", as_positional=False)
             return
-        MCNCLI(
+        if words[:1] == ["verify"]:
+            auto_cli(verify_shards, args=words[1:], prog="lightning verify", as_positional=False)
+            return
+        command: Any = MCNCLI
+        if words[:1] == ["prepare"]:
+            command, words = partial(PrepareCLI, run=False), words[1:]
+            if args is None:  # LightningCLI warns about words of its own beside those of the process
+                sys.argv = [f"{sys.argv[0]} prepare", *words]
+        command(
             MCNModule,
             NarratedVideos,
-            args=args,
+            args=None if args is None else words,
             parser_class=OneLineParser,
             save_config_callback=SaveConfig,
             auto_configure_optimizers=False,

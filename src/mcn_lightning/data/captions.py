@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,14 @@ class Captions:
         end: in seconds, ``(captions,)`` float64.
         text: one string a caption.
         topics: known topic of each caption, ``(captions,)`` int64, where the data set has topics.
-        choices: the texts that training draws from, one tuple a caption, where they are others than ``text``.
+        choices: the texts that training draws from, one sequence a caption, where they are others than ``text``.
     """
 
     start: np.ndarray
     end: np.ndarray
-    text: tuple[str, ...]
+    text: Sequence[str]
     topics: np.ndarray | None = None
-    choices: tuple[tuple[str, ...], ...] | None = None
+    choices: Sequence[Sequence[str]] | None = None
 
     def __len__(self) -> int:
         return len(self.text)

@@ -17,9 +17,11 @@ from mcn_lightning.data.captions import Captions, read_captions
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.features import DEFAULT_STREAMS, AudioConfig, VisualStream
 from mcn_lightning.data.howto100m import LayoutVideos, VideoLayout, read_video_list, video_id
+from mcn_lightning.data.packing import PackConfig, PackReport, Split, pack
+from mcn_lightning.data.shards import ShardIndex, ShardVideos
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.data.text import TextConfig, TextSource, open_text
-from mcn_lightning.data.videos import ClipSampler, NarratedVideoDataset, collate
+from mcn_lightning.data.videos import ClipSampler, NarratedVideoDataset, VideoSource, collate
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ class NarratedVideos(LightningDataModule):
         audio: how spectrograms are stored, cut and augmented.
         text: how captions become vectors.
         clips: how the clips of a video are chosen.
+        shards: folder that ``mcn-lightning prepare`` wrote, read in place of captions and features; relative to the
+            working directory. Only the text source is still taken from ``root``.
         synthetic: generate the data set under ``root`` first, unless it is there already (--data.synthetic.help shows
             the options).
         batch_size: videos of a training batch in each process; the batch holds ``clips.n_pair`` clips of each.
@@ -68,6 +72,7 @@ class NarratedVideos(LightningDataModule):
         audio: AudioConfig = AudioConfig(),  # noqa: B008 (frozen)
         text: TextConfig = TextConfig(),  # noqa: B008 (frozen)
         clips: ClipConfig = ClipConfig(),  # noqa: B008 (frozen)
+        shards: str | None = None,
         synthetic: SyntheticConfig | None = None,
         batch_size: int = 128,
         eval_batch_size: int = 16,
@@ -94,6 +99,7 @@ class NarratedVideos(LightningDataModule):
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.epoch_end = epoch_end
         self.seed, self.max_bad_share = seed, max_bad_share
+        self.shards = None if shards is None else Path(shards)
         self.text: TextSource | None = None
         self.datasets: dict[str, NarratedVideoDataset] = {}
         self._bad: dict[str, BadVideo] = {}
@@ -125,14 +131,73 @@ class NarratedVideos(LightningDataModule):
         Raises:
             InputError: if the folder or a file is missing or unusable.
         """
+        needed = _NEEDED.get(stage or "fit", ())
+        if self.shards is not None:
+            if not self.datasets:
+                self._open_shards(ShardIndex(self.shards))
+            return
         if not self.root.is_dir():
             raise InputError(f"--data.root {self.root}: expected a folder, found none")
-        needed = _NEEDED.get(stage or "fit", ())
         if not self.datasets:
             self._open({split: self._videos(split, split in needed) for split in self.lists})
         for split in needed:
             if not self.datasets.get(split):
                 self._videos(split, required=True)
+
+    def _open_shards(self, index: ShardIndex) -> None:
+        """Take the splits from shards."""
+        layout, kind = self.layout, self.clip_config.kind
+        index.check_options(self._shard_options(), [*layout.streams], self._min_times(), kind == "captions")
+        if "text" in layout.modalities:
+            self.text = open_text(self.text_config, self.root / self.text_config.source, index.words())
+        streams = layout.streams if "video" in layout.modalities else ()
+        audio = layout.audio if "audio" in layout.modalities else None
+        for split, name in self._split_names().items():
+            if name in index.splits:
+                source = ShardVideos(index, name, streams, audio, kind == "captions")
+                self.datasets[split] = self._dataset(split, source)
+
+    def _split_names(self) -> dict[str, str]:
+        """Return under which name each split is packed: a test list that is the validation list is packed once."""
+        same = self.lists["test"] == self.lists["val"]
+        return {split: "val" if split == "test" and same else split for split in self.lists}
+
+    def _min_times(self) -> dict[str, float]:
+        clips = self.clip_config
+        return {split: clips.min_time if split == "train" else clips.eval_min_time for split in self.lists}
+
+    def _shard_options(self) -> dict[str, Any]:
+        """Return what shards are packed with besides streams and clips, and a run must not change."""
+        return {"bands": self.layout.audio.bands, "train_column": self.text_config.train_column}
+
+    def pack(self, config: PackConfig) -> PackReport:
+        """Pack every split that has a list into shards.
+
+        Args:
+            config: where to, and how.
+
+        Returns:
+            What was done.
+
+        Raises:
+            InputError: if the data set cannot be read, or the folder holds something else.
+        """
+        self.prepare_data()
+        if not self.root.is_dir():
+            raise InputError(f"--data.root {self.root}: expected a folder, found none")
+        if self.clip_config.kind == "windows" and not config.keep_frames and "video" in self.layout.modalities:
+            raise InputError("--pack.keep_frames: expected true for --data.clips.kind windows, found false")
+        names = set(self._split_names().values())
+        videos = {split: self._videos(split, split == "train") for split in self.lists if split in names}
+        captions = self._read_captions(videos)
+        splits = {
+            split: Split(LayoutVideos(paths, captions, self.layout), self._min_times()[split])
+            for split, paths in videos.items()
+            if paths
+        }
+        streams = self.layout.streams if "video" in self.layout.modalities else ()
+        options = self._shard_options() | {"modalities": list(self.layout.modalities)}
+        return pack(splits, options, streams, self.clip_config, config)
 
     def check_held_out(self) -> None:
         """Open the files of every validation video, before the training that a bad one would end.
@@ -158,34 +223,34 @@ class NarratedVideos(LightningDataModule):
             raise InputError(f"--data.{split}_csv: {error}") from None
 
     def _open(self, videos: dict[str, list[str]]) -> None:
-        captions: dict[str, Captions | BadVideo] | None = None
-        if self.clip_config.kind == "captions":
-            try:
-                wanted = {video_id(path) for paths in videos.values() for path in paths}
-                captions = read_captions(self.captions_path, wanted, self.text_config.train_column)
-            except InputError as error:
-                raise InputError(f"--data.captions: {error}") from None
-            unusable = [entry for entry in captions.values() if isinstance(entry, BadVideo)]
-            if len(unusable) == len(captions):
-                raise InputError(
-                    f"--data.captions: no video has captions that can be used; first: {unusable[0].reason}"
-                )
+        captions = self._read_captions(videos)
         if "text" in self.layout.modalities:
             entries = (captions or {}).values()
             texts = (text for entry in entries if isinstance(entry, Captions) for text in entry.all_texts())
             self.text = open_text(self.text_config, self.root / self.text_config.source, texts)
         self.datasets = {
-            split: NarratedVideoDataset(
-                LayoutVideos(paths, captions, self.layout),
-                self.clip_config,
-                self.layout.audio,
-                self.text,
-                self.seed,
-                training=split == "train",
-            )
+            split: self._dataset(split, LayoutVideos(paths, captions, self.layout))
             for split, paths in videos.items()
             if paths
         }
+
+    def _dataset(self, split: str, source: VideoSource) -> NarratedVideoDataset:
+        training = split == "train"
+        return NarratedVideoDataset(source, self.clip_config, self.layout.audio, self.text, self.seed, training)
+
+    def _read_captions(self, videos: dict[str, list[str]]) -> dict[str, Captions | BadVideo] | None:
+        """Read the captions of the videos of all splits; nothing where clips are windows."""
+        if self.clip_config.kind != "captions":
+            return None
+        try:
+            wanted = {video_id(path) for paths in videos.values() for path in paths}
+            captions = read_captions(self.captions_path, wanted, self.text_config.train_column)
+        except InputError as error:
+            raise InputError(f"--data.captions: {error}") from None
+        unusable = [entry for entry in captions.values() if isinstance(entry, BadVideo)]
+        if len(unusable) == len(captions):
+            raise InputError(f"--data.captions: no video has captions that can be used; first: {unusable[0].reason}")
+        return captions
 
     def train_dataloader(self) -> DataLoader:
         """Return the training batches; ``epoch_end`` says what is done after the last full batch of an epoch.

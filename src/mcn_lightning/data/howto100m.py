@@ -128,6 +128,13 @@ class LayoutVideos:
             frames = read_spectrogram(self.path(index, layout.audio), layout.audio.bands)
         return LayoutVideo(self, index, self._captions(self.id(index)), visual, frames)
 
+    def stored_bytes(self, index: int) -> tuple[int, int]:
+        """Return the bytes of the visual feature files and of the spectrogram file of a video; 0 where absent."""
+        layout = self.layout
+        visual = [self.path(index, stream) for stream in layout.streams] if "video" in layout.modalities else []
+        audio = [self.path(index, layout.audio)] if "audio" in layout.modalities else []
+        return _total_size(visual), _total_size(audio)
+
     def _captions(self, video: str) -> Captions | None:
         if self.captions is None:
             return None
@@ -137,6 +144,10 @@ class LayoutVideos:
         if isinstance(captions, BadVideo):
             raise InputError(captions.reason)
         return captions
+
+
+def _total_size(paths: Sequence[Path]) -> int:
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 class LayoutVideo:

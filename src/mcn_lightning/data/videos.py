@@ -121,11 +121,7 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
         config, captions, duration = self.clips, video.captions, video.duration
         if captions is None:
             return draw_windows(rng, duration, config) if self.training else all_windows(duration, config.min_time)
-        last = float(captions.end.max())
-        if last > duration + config.overrun:
-            span = f"captions up to {last:.1f} s and features of {duration:.1f} s"
-            allowed = f"at most {config.overrun:g} s (--data.clips.overrun) beyond the features"
-            raise InputError(f"{name}: expected captions {allowed}, found {span}")
+        check_overrun(name, captions, duration, config.overrun)
         start, end = captions.start.tolist(), captions.end.tolist()
         return draw_clips(rng, start, end, config) if self.training else all_clips(start, end, config.eval_min_time)
 
@@ -149,6 +145,19 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
             text = [choices[rng.integers(len(choices))] for choices in captions.choices]
         texts = [" ".join(text[number] for number in clip.order) for clip in clips]
         return torch.from_numpy(np.stack([self.text.indices(each) for each in texts]))
+
+
+def check_overrun(name: str, captions: Captions, duration: float, overrun: float) -> None:
+    """Refuse captions that go on for more than ``overrun`` seconds after the features.
+
+    Raises:
+        InputError: naming the video ``name``.
+    """
+    last = float(captions.end.max())
+    if last > duration + overrun:
+        span = f"captions up to {last:.1f} s and features of {duration:.1f} s"
+        allowed = f"at most {overrun:g} s (--data.clips.overrun) beyond the features"
+        raise InputError(f"{name}: expected captions {allowed}, found {span}")
 
 
 def _labels(topics: np.ndarray, clips: list[Clip]) -> Tensor:

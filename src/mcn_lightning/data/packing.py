@@ -1,0 +1,501 @@
+"""Packing a data set into shards: in parallel, resumable at any point, byte for byte the same however often it is stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from mcn_lightning.data.batch import InputError
+from mcn_lightning.data.captions import Captions
+from mcn_lightning.data.clips import ClipConfig, all_clips
+from mcn_lightning.data.features import FRAME_RATE, VisualStream, max_rows
+from mcn_lightning.data.shards import BAD, COLUMNS, FORMAT, INDEX, STREAM_COLUMNS, ShardIndex, checksum, shard_name
+from mcn_lightning.data.text import split_words
+from mcn_lightning.data.videos import check_overrun
+
+PLAN = "plan.json"
+
+
+class PackableVideo(Protocol):
+    """A video whose stored features can be had as they are."""
+
+    captions: Captions | None
+    duration: float
+    rows: list[Tensor]
+    frames: Tensor | None
+
+
+class PackableSource(Protocol):
+    """Videos that can be packed: a video source that also tells its ids and sizes."""
+
+    def __len__(self) -> int:
+        """Return how many videos there are."""
+
+    def id(self, index: int) -> str:
+        """Return the id of a video."""
+
+    def open(self, index: int) -> PackableVideo:
+        """Open a video, or raise ``InputError``."""
+
+    def stored_bytes(self, index: int) -> tuple[int, int]:
+        """Return the bytes of the visual features and of the spectrogram of a video as stored; 0 where absent."""
+
+
+@dataclass(frozen=True)
+class PackConfig:
+    """How shards are written.
+
+    Args:
+        output: folder to write; shards of an earlier, unfinished run with the same options in it are kept.
+        shard_size: bytes of a shard, about; a process needs twice as much memory.
+        keep_frames: store the rows of the visual features in place of the pooled vector of each caption: twice the
+            bytes, but any clips.min_time, and windows.
+        processes: processes that read and write; 0 for one a core.
+    """
+
+    output: str
+    shard_size: int = 1_000_000_000
+    keep_frames: bool = False
+    processes: int = 0
+
+    def __post_init__(self) -> None:
+        if self.shard_size < 1:
+            raise ValueError(f"--pack.shard_size: expected bytes, for instance 1000000000, found {self.shard_size}")
+        if self.processes < 0:
+            raise ValueError(f"--pack.processes: expected 0 for one a core, or a number, found {self.processes}")
+
+
+@dataclass(frozen=True)
+class Split:
+    """A part of the data set that is packed.
+
+    Args:
+        source: its videos.
+        min_time: seconds to which the clip of each caption grows.
+    """
+
+    source: PackableSource
+    min_time: float
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What a run of packing did.
+
+    Args:
+        videos: videos packed, those of earlier runs included.
+        hours: their length.
+        bytes_in: bytes of their feature files.
+        bytes_out: bytes of the shards and the index.
+        shards: how many shards.
+        skipped: id of each video that was left out, and why.
+        seconds: what this run took.
+    """
+
+    videos: int
+    hours: float
+    bytes_in: int
+    bytes_out: int
+    shards: int
+    skipped: dict[str, str]
+    seconds: float
+
+    def __str__(self) -> str:
+        share = 100 * self.bytes_out / max(self.bytes_in, 1)
+        lines = [
+            f"packed {self.videos} videos ({self.hours:.1f} h) into {self.shards} shards in {self.seconds:.0f} s",
+            f"{self.bytes_in / 1e9:.2f} GB in, {self.bytes_out / 1e9:.2f} GB out ({share:.0f} %)",
+            f"skipped {len(self.skipped)} videos" + (":" if self.skipped else ""),
+        ]
+        lines += [f"  {name}: {reason}" for name, reason in list(self.skipped.items())[:10]]
+        if len(self.skipped) > 10:
+            lines.append(f"  and {len(self.skipped) - 10} more, all of them in skipped.csv")
+        return "\n".join(lines)
+
+
+def pack(splits: dict[str, Split], options: dict[str, Any], streams: Sequence[VisualStream], clips: ClipConfig,
+         config: PackConfig) -> PackReport:  # fmt: skip
+    """Pack a data set into shards.
+
+    A shard is written under another name, then renamed; the index comes last. Every shard holds one run of videos of
+    one split, so what it holds does not depend on who writes it, or when.
+
+    Args:
+        splits: what to pack, by name.
+        options: what a reader has to know and must not change (streams, bands, captions column); kept in the index.
+        streams: visual streams, in their order.
+        clips: how captions become clips.
+        config: where to, and how.
+
+    Returns:
+        What was done.
+
+    Raises:
+        InputError: if the folder holds something else, or the disk is full.
+        KeyboardInterrupt: after Ctrl-C; finished shards stay.
+    """
+    started, output = time.monotonic(), Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
+    options = options | {
+        "splits": {name: {"min_time": split.min_time} for name, split in splits.items()},
+        "streams": [dataclasses.asdict(stream) for stream in streams],
+        "keep_frames": config.keep_frames,
+        "shard_size": config.shard_size,
+    }
+    job = _Job(splits, options, list(streams), clips, config, output)
+    for left in output.glob("*.partial"):
+        left.unlink(missing_ok=True)
+    fingerprint = _fingerprint(options, splits)
+    if (output / INDEX).is_file():
+        index = ShardIndex(output)
+        if index.fingerprint != fingerprint:
+            raise _holds_something_else(output)
+        _clean(output)
+        return _report(index, time.monotonic() - started)
+    plan = _plan(job, fingerprint)
+    todo = [number for number in range(len(plan)) if not (output / shard_name(number)).is_file()]
+    _run(job, plan, todo)
+    _write_index(job, plan, fingerprint)
+    _clean(output)
+    return _report(ShardIndex(output), time.monotonic() - started)
+
+
+@dataclass(frozen=True)
+class _Job:
+    splits: dict[str, Split]
+    options: dict[str, Any]
+    streams: list[VisualStream]
+    clips: ClipConfig
+    config: PackConfig
+    output: Path
+
+
+Range = tuple[str, int, int]
+"""Videos ``first`` to before ``stop`` of a split: what one shard holds."""
+
+
+def _fingerprint(options: dict[str, Any], splits: dict[str, Split]) -> str:
+    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
+    for name, split in splits.items():
+        digest.update(f"\n{name}".encode())
+        for index in range(len(split.source)):
+            digest.update(f"\n{split.source.id(index)}".encode())
+    return digest.hexdigest()
+
+
+def _holds_something_else(output: Path) -> InputError:
+    return InputError(
+        f"--pack.output {output}: expected an empty folder, or shards of the same videos and options, found others; "
+        "choose another folder or delete it"
+    )
+
+
+def _plan(job: _Job, fingerprint: str) -> list[Range]:
+    """Return which videos each shard holds: as an earlier run has it, else by the sizes of the stored files."""
+    path = job.output / PLAN
+    if path.is_file():
+        known = json.loads(path.read_text())
+        if known["fingerprint"] != fingerprint:
+            raise _holds_something_else(job.output)
+        return [tuple(each) for each in known["shards"]]
+    if any(job.output.glob("shard-*")):
+        raise _holds_something_else(job.output)
+    plan: list[Range] = []
+    for name, split in job.splits.items():
+        first, size = 0, 0
+        indices = range(len(split.source))
+        for index in tqdm(indices, f"sizes of {name}", unit=" videos", disable=None, delay=2):
+            visual, audio = split.source.stored_bytes(index)
+            size += audio + (visual if job.config.keep_frames else visual // 3)  # captions overlap: about a third
+            if size >= job.config.shard_size:
+                plan.append((name, first, index + 1))
+                first, size = index + 1, 0
+        if first < len(split.source):
+            plan.append((name, first, len(split.source)))
+    _write(path, json.dumps({"fingerprint": fingerprint, "shards": plan}).encode())
+    return plan
+
+
+def _run(job: _Job, plan: list[Range], todo: list[int]) -> None:
+    """Write the shards that are missing, in processes, with a progress bar."""
+    total = sum(stop - first for _, first, stop in plan)
+    done = total - sum(plan[number][2] - plan[number][1] for number in todo)
+    if not todo:
+        return
+    count = min(job.config.processes or len(os.sched_getaffinity(0)), len(todo))
+    context = multiprocessing.get_context("fork")  # the captions of a data set may be large: shared, not copied
+    counter = context.Value("q", done)
+    pool = ProcessPoolExecutor(count, context, _start_worker, (job, plan, counter, os.getpid()))
+    waiting: set[Future[None]] = {pool.submit(_pack_shard, number) for number in todo}
+    bar = tqdm(total=total, initial=done, desc="packing", unit=" videos", smoothing=0.05)
+    try:
+        while waiting:
+            finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+            bar.update(counter.value - bar.n)
+            for future in finished:
+                future.result()
+    except BaseException as error:
+        for process in list(pool._processes.values()):
+            process.terminate()
+        pool.shutdown(cancel_futures=True)
+        kept = sum((job.output / shard_name(number)).is_file() for number in range(len(plan)))
+        if _is_full_disk(error):
+            raise InputError(
+                f"--pack.output {job.output}: the disk is full; {kept} of {len(plan)} shards are finished and kept: "
+                "free some space and give the same command again"
+            ) from None
+        raise
+    finally:
+        bar.close()
+        for left in job.output.glob("*.partial"):
+            left.unlink(missing_ok=True)
+    pool.shutdown()
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, SafetensorError) and "No space left" in str(error)
+
+
+_worker: tuple[_Job, list[Range], Any]
+
+
+def _start_worker(job: _Job, plan: list[Range], counter: Any, parent: int) -> None:
+    global _worker
+    _worker = job, plan, counter
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has been killed: nobody would ever stop it."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _pack_shard(number: int) -> None:
+    """Write one shard, and what the index will say of it."""
+    job, plan, counter = _worker
+    name, first, stop = plan[number]
+    split, shard = job.splits[name], _Shard(job)
+    for index in range(first, stop):
+        shard.add(split, index)
+        with counter.get_lock():
+            counter.value += 1
+    path = job.output / shard_name(number)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    _save(shard.tensors(), partial, {"format": FORMAT})
+    about = shard.about() | {"bytes": partial.stat().st_size, "sha256": checksum(partial)}
+    _write(path.with_suffix(".json"), json.dumps(about).encode())
+    with open(partial, "rb") as file:
+        os.fsync(file.fileno())
+    partial.rename(path)
+
+
+class _Shard:
+    """The contents of a shard while they are gathered."""
+
+    def __init__(self, job: _Job) -> None:
+        self.job = job
+        self.parts: dict[str, list[Tensor]] = {}
+        self.rows: dict[str, list[int]] = {name: [] for name in _column_names(len(job.streams)) if name != "id_end"}
+        self.at = dict.fromkeys(("caption", "frame", *(f"row_{s}" for s in range(len(job.streams)))), 0)
+        self.skipped: dict[str, str] = {}
+        self.words: set[str] = set()
+        self.seconds, self.bytes_in = 0.0, 0
+
+    def add(self, split: Split, index: int) -> None:
+        """Add a video, or note why it is left out."""
+        try:
+            video = split.source.open(index)
+            parts, counts = self._read(split, index, video)
+        except InputError as error:
+            self.skipped[str(index)] = str(error)
+            for name, column in self.rows.items():
+                column.append(BAD if name == "shard" else 0)
+            return
+        for name, part in parts.items():
+            self.parts.setdefault(name, []).append(part)
+        for name, column in self.rows.items():
+            column.append(counts.get(name, 0))
+        for name, following in (("caption", "captions"), ("frame", "frames")):
+            self.at[name] += counts[following]
+        for number in range(len(self.job.streams) if self.job.config.keep_frames else 0):
+            self.at[f"row_{number}"] += counts[f"rows_{number}"]
+        self.seconds += video.duration if np.isfinite(video.duration) else 0.0
+        self.bytes_in += sum(split.source.stored_bytes(index))
+
+    def _read(self, split: Split, index: int, video: PackableVideo) -> tuple[dict[str, Tensor], dict[str, int]]:
+        parts: dict[str, Tensor] = {}
+        counts = {name: self.at[name] for name in self.at}
+        name, captions = split.source.id(index), video.captions
+        counts["captions"] = 0 if captions is None else len(captions)
+        spans: list[tuple[float, float]] = []
+        if captions is not None:
+            check_overrun(name, captions, video.duration, self.job.clips.overrun)
+            clips = all_clips(captions.start.tolist(), captions.end.tolist(), split.min_time)
+            spans = [(clip.start, clip.end) for clip in clips]
+            parts |= _caption_parts(captions)
+            counts["topics"] = int(captions.topics is not None)
+            self.words.update(word for text in captions.all_texts() for word in split_words(text))
+        for number, (stream, rows) in enumerate(zip(self.job.streams, video.rows, strict=False)):
+            counts[f"rows_{number}"] = len(rows)
+            _check_finite(rows, name, stream.suffix)
+            parts[f"visual_{number}"] = rows if self.job.config.keep_frames else max_rows(rows, spans, stream.rate)
+        counts["frames"] = 0
+        if video.frames is not None:
+            _check_finite(video.frames, name, "the spectrogram")
+            counts["frames"] = video.frames.shape[1]
+            parts["audio"] = video.frames.T
+        return parts, counts
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of the shard, and let go of the parts."""
+        made = {}
+        for name in sorted(self.parts):
+            parts = self.parts.pop(name)
+            if name.endswith("_end"):  # ends within each video become ends within the shard
+                shift, moved = 0, []
+                for part in parts:
+                    moved.append(part + shift)
+                    shift = int(moved[-1][-1]) if len(part) else shift
+                parts = moved
+            made[name] = torch.cat(parts).contiguous()
+        return made
+
+    def about(self) -> dict[str, Any]:
+        """Return what the index needs to know of the shard."""
+        return {
+            "rows": self.rows,
+            "skipped": self.skipped,
+            "words": sorted(self.words),
+            "seconds": self.seconds,
+            "bytes_in": self.bytes_in,
+        }
+
+
+def _column_names(streams: int) -> list[str]:
+    return [*COLUMNS, *(f"{name}_{number}" for name in STREAM_COLUMNS for number in range(streams))]
+
+
+def _caption_parts(captions: Captions) -> dict[str, Tensor]:
+    text, text_end = _bytes_of(captions.text)
+    topics = captions.topics if captions.topics is not None else np.zeros(len(captions), dtype=np.int64)
+    parts = {
+        "start": torch.from_numpy(np.array(captions.start, dtype=np.float64)),
+        "end": torch.from_numpy(np.array(captions.end, dtype=np.float64)),
+        "text": text,
+        "text_end": text_end,
+        "topic": torch.from_numpy(np.array(topics)),
+    }
+    if captions.choices is not None:
+        parts["choice"], parts["choice_end"] = _bytes_of([text for choices in captions.choices for text in choices])
+        parts["choices_end"] = torch.tensor([len(choices) for choices in captions.choices]).cumsum(0)
+    return parts
+
+
+def _bytes_of(texts: Iterable[str]) -> tuple[Tensor, Tensor]:
+    """Return strings as UTF-8 bytes one after the other ``(bytes,)``, and where each ends ``(strings,)`` int64."""
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    ends = torch.tensor([len(each) for each in encoded], dtype=torch.int64).cumsum(0)
+    return torch.from_numpy(np.frombuffer(b"".join(encoded), dtype=np.uint8).copy()), ends
+
+
+def _check_finite(values: Tensor, name: str, what: str) -> None:
+    bad = int((~torch.isfinite(values)).sum())
+    if bad:
+        raise InputError(f"{name}: expected finite numbers in {what}, found {bad} NaN or infinite")
+
+
+def _write_index(job: _Job, plan: list[Range], fingerprint: str) -> None:
+    """Join what is known of the shards into the index."""
+    columns: dict[str, dict[str, list[int]]] = {
+        name: {column: [] for column in _column_names(len(job.streams)) if column != "id_end"} for name in job.splits
+    }
+    words: set[str] = set()
+    shards, skipped = [], {name: {} for name in job.splits}  # type: ignore[var-annotated]
+    for number, (name, _, _) in enumerate(plan):
+        about = json.loads((job.output / shard_name(number)).with_suffix(".json").read_text())
+        rows = about["rows"]
+        rows["shard"] = [number if shard != BAD else BAD for shard in rows["shard"]]
+        for column, values in rows.items():
+            columns[name][column].extend(values)
+        words.update(about["words"])
+        skipped[name].update(about["skipped"])
+        shards.append({key: about[key] for key in ("bytes", "sha256", "seconds", "bytes_in")})
+    tensors: dict[str, Tensor] = {}
+    kinds = COLUMNS | {f"{name}_{n}": kind for name, kind in STREAM_COLUMNS.items() for n in range(len(job.streams))}
+    for name, split in job.splits.items():
+        for column, values in columns[name].items():
+            tensors[f"{name}/{column}"] = torch.tensor(values, dtype=kinds[column])
+        ids = (split.source.id(index) for index in range(len(split.source)))
+        tensors[f"{name}/ids"], tensors[f"{name}/id_end"] = _bytes_of(ids)
+    tensors["words"], tensors["word_end"] = _bytes_of(sorted(words))
+    about = {"format": FORMAT, "fingerprint": fingerprint, "options": job.options, "shards": shards, "skipped": skipped}
+    partial = job.output / f"{INDEX}.partial"
+    _save(tensors, partial, {"index": json.dumps(about)})  # one key: the order of several is not fixed
+    partial.rename(job.output / INDEX)
+
+
+def _clean(output: Path) -> None:
+    """Remove what only an unfinished run needs."""
+    for path in (*output.glob("shard-*.json"), output / PLAN):
+        path.unlink(missing_ok=True)
+
+
+def _report(index: ShardIndex, seconds: float) -> PackReport:
+    sizes = [shard["bytes"] for shard in index.shards] + [(index.folder / INDEX).stat().st_size]
+    skipped, videos = {}, 0
+    for split in index.splits:
+        videos += int((index.tables[f"{split}/shard"] != BAD).sum())
+        ids = index.ids(split)
+        skipped.update({ids[int(number)]: reason for number, reason in index.reasons[split].items()})
+    return PackReport(
+        videos=videos,
+        hours=sum(shard["seconds"] for shard in index.shards) / 3600,
+        bytes_in=sum(shard["bytes_in"] for shard in index.shards),
+        bytes_out=sum(sizes),
+        shards=len(index.shards),
+        skipped=skipped,
+        seconds=seconds,
+    )
+
+
+def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file that others may read too, as far as the umask allows (the library's is 0600)."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata)
+    path.chmod(mode)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a small file so that it is whole under its name."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with open(partial, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
