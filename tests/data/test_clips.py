@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from references import clips as reference
 
-from mcn_lightning.data.clips import ClipConfig, all_clips, all_windows, draw, draw_clips, draw_windows, merge
+from mcn_lightning.data.clips import ClipConfig, all_windows, caption_clip, draw, draw_clips, draw_windows, merge
 
 
 def random_captions(rng, kind):
@@ -79,18 +79,13 @@ def test_drawn_clips_are_the_reference_s_clips():
     rng = np.random.default_rng(5)
     start, end = random_captions(rng, "overlapping")
     config = ClipConfig(n_pair=40, min_time=6.0)
-    clips = draw_clips(np.random.default_rng(9), start, end, config)
+    clips = draw_clips(
+        np.random.default_rng(9), len(start), lambda index: caption_clip(start, end, index, 6.0), config
+    )
     assert [clip.number for clip in clips] == draw(np.random.default_rng(9), len(start), 40, True)
     for clip in clips:
         begin, stop, order = reference.grow(start, end, clip.number, 6.0)
         assert (clip.start, clip.end, list(clip.order)) == (begin, stop, order)
-
-
-def test_all_clips_come_once_and_in_order():
-    start, end = [0.0, 3.0, 5.0], [2.0, 4.0, 9.0]
-    clips = all_clips(start, end, 0.0)
-    assert [clip.number for clip in clips] == [0, 1, 2]
-    assert [(clip.start, clip.end) for clip in clips] == list(zip(start, end, strict=True))
 
 
 @pytest.mark.parametrize("replacement", [True, False])

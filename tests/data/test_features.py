@@ -24,7 +24,7 @@ from mcn_lightning.data.features import (
 
 
 def pool_clips(rows, clips, rate):
-    return unit_length(max_rows(rows, clips, rate))
+    return unit_length([max_rows(rows, clips, rate)])
 
 
 def pool(rows, start, end, rate):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mcn_lightning.data.batch import BadVideo, InputError
+from mcn_lightning.data.clips import Clip, caption_clip
 from mcn_lightning.data.pickles import load_pickle
 
 
@@ -34,6 +36,22 @@ class Captions:
 
     def __len__(self) -> int:
         return len(self.text)
+
+    def clip(self, index: int, min_time: float) -> Clip:
+        """Return the clip of a caption, grown to ``min_time`` seconds."""
+        return caption_clip(self._start, self._end, index, min_time)
+
+    @cached_property
+    def _start(self) -> list[float]:  # of Python's numbers, which are faster one by one
+        return self.start.tolist()
+
+    @cached_property
+    def _end(self) -> list[float]:
+        return self.end.tolist()
+
+    def word_indices(self) -> list[list[int]] | None:
+        """Return the indices of the known words of each caption; ``None`` where only the text is stored."""
+        return None
 
     def all_texts(self) -> list[str]:
         """Return every text of the video, those that training draws from among them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -118,22 +118,20 @@ def draw(rng: np.random.Generator, count: int, n_pair: int, replacement: bool) -
     return np.concatenate(rounds)[:n_pair].tolist()
 
 
-def draw_clips(
-    rng: np.random.Generator, start: Sequence[float], end: Sequence[float], config: ClipConfig
-) -> list[Clip]:
+def draw_clips(rng: np.random.Generator, count: int, clip: Callable[[int], Clip], config: ClipConfig) -> list[Clip]:
     """Draw the training clips of a video from its captions.
 
     Args:
         rng: where the draws come from.
-        start: start of each caption in seconds.
-        end: end of each caption in seconds.
-        config: how many clips, how long, and how they are drawn.
+        count: captions of the video.
+        clip: gives the clip of a caption.
+        config: how many clips, and how they are drawn.
 
     Returns:
         ``n_pair`` clips.
     """
-    drawn = draw(rng, len(start), config.n_pair, config.replacement)
-    made = {index: caption_clip(start, end, index, config.min_time) for index in set(drawn)}
+    drawn = draw(rng, count, config.n_pair, config.replacement)
+    made = {index: clip(index) for index in set(drawn)}
     return [made[index] for index in drawn]
 
 
@@ -141,11 +139,6 @@ def draw_windows(rng: np.random.Generator, duration: float, config: ClipConfig) 
     """Draw ``n_pair`` windows of ``min_time`` seconds that start at whole seconds and lie in ``duration`` seconds."""
     starts = draw(rng, max(int(duration - config.min_time), 0) + 1, config.n_pair, config.replacement)
     return [Clip(second, float(second), min(second + config.min_time, duration)) for second in starts]
-
-
-def all_clips(start: Sequence[float], end: Sequence[float], min_time: float) -> list[Clip]:
-    """Return the clip of every caption once, in order."""
-    return [caption_clip(start, end, index, min_time) for index in range(len(start))]
 
 
 def all_windows(duration: float, min_time: float) -> list[Clip]:

@@ -154,7 +154,7 @@ class NarratedVideos(LightningDataModule):
         audio = layout.audio if "audio" in layout.modalities else None
         for split, name in self._split_names().items():
             if name in index.splits:
-                source = ShardVideos(index, name, streams, audio, kind == "captions")
+                source = ShardVideos(index, name, streams, audio, kind == "captions", self.text)
                 self.datasets[split] = self._dataset(split, source)
 
     def _split_names(self) -> dict[str, str]:

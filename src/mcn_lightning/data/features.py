@@ -87,6 +87,11 @@ class AudioConfig:
     pad_value: float = 0.0
     clamp_start: bool = True
 
+    @property
+    def augments(self) -> bool:
+        """Whether training changes the spectrograms, beyond moving the window."""
+        return bool(self.time_stretch or self.band_shift or self.mask_bands or self.mask_frames)
+
     def __post_init__(self) -> None:
         _check(self.bands > 0, "audio.bands", self.bands, "give the mel bands that are stored, for instance 40")
         _check(self.num_frames > 0, "audio.num_frames", self.num_frames, "give frames of 10 ms, for instance 1000")
@@ -228,10 +233,25 @@ def max_rows(rows: Tensor, clips: Sequence[tuple[float, float]], rate: float) ->
     return highest if len(distinct) == len(clips) else highest[[distinct[clip] for clip in clips]]
 
 
-def unit_length(pooled: Tensor) -> Tensor:
-    """Return rows ``(B, C)`` as float32 divided by their L2 length; rows of zeros stay zeros."""
-    pooled = pooled.float()
-    return pooled / pooled.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+def unit_length(pooled: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+    """Join the pooled features of several streams, each divided by its L2 length; rows of zeros stay zeros.
+
+    Args:
+        pooled: ``(B, width)`` of each stream, in any precision.
+        out: where to write.
+
+    Returns:
+        ``(B, C)`` float32, C the widths together.
+    """
+    if out is None:
+        out = torch.empty(len(pooled[0]), sum(part.shape[1] for part in pooled))
+    at = 0
+    for part in pooled:
+        part = part.float()
+        length = part.norm(dim=1, keepdim=True).clamp_min_(torch.finfo(torch.float32).tiny)
+        torch.div(part, length, out=out[:, at : at + part.shape[1]])
+        at += part.shape[1]
+    return out
 
 
 def frame_at(seconds: float) -> int:
@@ -246,6 +266,7 @@ def spectrogram_clips(
     pad_value: float = 0.0,
     clamp_start: bool = True,
     checked: bool = False,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cut the spectrograms of several clips out of one video's.
 
@@ -256,31 +277,37 @@ def spectrogram_clips(
         pad_value: dB written after a clip's own frames.
         clamp_start: False slices from the wrong end where ``frame_at`` is negative, as the released code does.
         checked: all frames are known to be finite.
+        out: where to write, ``(B, M, T)``.
 
     Returns:
-        ``(B, M, T)`` in the stored precision and order of memory, and the frames before padding ``(B,)`` int64.
+        ``(B, M, T)`` in the stored precision, and the frames before padding ``(B,)`` int64.
 
     Raises:
         InputError: if a used frame holds NaN or infinity.
     """
-    bands, time_major = frames.shape[0], frames.stride(0) == 1 and frames.shape[0] > 1
-    shape = (len(clips), num_frames, bands) if time_major else (len(clips), bands, num_frames)
-    cut = frames.new_empty(shape)
-    cut = cut.transpose(1, 2) if time_major else cut
-    lengths = torch.zeros(len(clips), dtype=torch.int64)
-    for number, (start, end) in enumerate(clips):
+    cut = frames.new_empty(len(clips), frames.shape[0], num_frames) if out is None else out
+    source, target, lengths = frames.numpy(), cut.numpy(), []
+    for row, (start, end) in zip(target, clips, strict=True):
         first, stop = frame_at(start), frame_at(end)
         if clamp_start:
             first, stop = max(first, 0), max(stop, 0)
-        window = frames[:, first:stop][:, :num_frames]
+        window = source[:, first:stop][:, :num_frames]
         length = window.shape[1]
-        if not checked and not torch.isfinite(window.sum(dtype=torch.float32)):
-            _refuse_non_finite(window, start, end)
-        cut[number, :, :length] = window
+        row[:, :length] = window
         if length < num_frames:
-            cut[number, :, length:] = pad_value
-        lengths[number] = length
-    return cut, lengths
+            row[:, length:] = pad_value
+        lengths.append(length)
+    if not checked:
+        _check_frames(cut, lengths, clips)
+    return cut, torch.tensor(lengths)
+
+
+def _check_frames(cut: Tensor, lengths: Sequence[int], clips: Sequence[tuple[float, float]]) -> None:
+    """Refuse clips ``(B, M, T)`` whose first ``lengths`` frames hold NaN or infinity."""
+    if torch.isfinite(cut.sum(dtype=torch.float32)):  # one pass: a sum with a non-finite number is none
+        return
+    for clip, length, (start, end) in zip(cut, lengths, clips, strict=True):
+        _refuse_non_finite(clip[:, :length], start, end)
 
 
 def augment_audio(cut: Tensor, lengths: Tensor, config: AudioConfig, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -298,7 +325,7 @@ def augment_audio(cut: Tensor, lengths: Tensor, config: AudioConfig, rng: np.ran
     Returns:
         ``(B, M, T)`` float32 and the frames that are not padding ``(B,)``; the inputs where nothing is asked for.
     """
-    if not (config.time_stretch or config.band_shift or config.mask_bands or config.mask_frames):
+    if not config.augments:
         return cut, lengths
     cut = cut.float().contiguous()
     changed, frames = torch.full_like(cut, config.pad_value), lengths.clone()

@@ -24,6 +24,7 @@ from mcn_lightning.data.features import (
     spectrogram_clips,
     unit_length,
 )
+from mcn_lightning.data.videos import NewTensor
 
 
 @dataclass(frozen=True)
@@ -193,16 +194,23 @@ class LayoutVideo:
                 raise InputError(f"{self.source.path(self.index, stream)}: {error}") from None
         return found
 
-    def visual(self, clips: Sequence[Clip]) -> Tensor | None:
+    def visual(self, clips: Sequence[Clip], new: NewTensor) -> Tensor | None:
         """Return the visual features of B clips, ``(B, C)`` float32; see ``StoredVideo``."""
-        return torch.cat([unit_length(pooled) for pooled in self.maxima(clips)], dim=1) if self.rows else None
+        if not self.rows:
+            return None
+        pooled = self.maxima(clips)
+        width = sum(part.shape[1] for part in pooled)
+        return unit_length(pooled, new("video", (len(clips), width), torch.float32))
 
-    def audio(self, spans: Sequence[tuple[float, float]]) -> tuple[Tensor, Tensor] | None:
+    def audio(self, spans: Sequence[tuple[float, float]], new: NewTensor) -> tuple[Tensor, Tensor] | None:
         """Return the spectrograms of B spans and their frames before padding; see ``StoredVideo``."""
         if self.frames is None:
             return None
-        config = self.source.layout.audio
+        config, bands = self.source.layout.audio, self.frames.shape[0]
+        out = new("audio", (len(spans), bands, config.num_frames), self.frames.dtype)
         try:
-            return spectrogram_clips(self.frames, spans, config.num_frames, config.pad_value, config.clamp_start)
+            return spectrogram_clips(
+                self.frames, spans, config.num_frames, config.pad_value, config.clamp_start, out=out
+            )
         except InputError as error:
             raise InputError(f"{self.source.path(self.index, config)}: {error}") from None

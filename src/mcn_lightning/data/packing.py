@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.captions import Captions
-from mcn_lightning.data.clips import ClipConfig, all_clips
+from mcn_lightning.data.clips import Clip, ClipConfig
 from mcn_lightning.data.features import FRAME_RATE, VisualStream, max_rows
 from mcn_lightning.data.shards import BAD, COLUMNS, FORMAT, INDEX, STREAM_COLUMNS, ShardIndex, checksum, shard_name
 from mcn_lightning.data.text import split_words
@@ -323,7 +323,7 @@ class _Shard:
         self.rows: dict[str, list[int]] = {name: [] for name in _column_names(len(job.streams)) if name != "id_end"}
         self.at = dict.fromkeys(("caption", "frame", *(f"row_{s}" for s in range(len(job.streams)))), 0)
         self.skipped: dict[str, str] = {}
-        self.words: set[str] = set()
+        self.words: dict[str, int] = {}
         self.seconds, self.bytes_in = 0.0, 0
 
     def add(self, split: Split, index: int) -> None:
@@ -355,11 +355,11 @@ class _Shard:
         spans: list[tuple[float, float]] = []
         if captions is not None:
             check_overrun(name, captions, video.duration, self.job.clips.overrun)
-            clips = all_clips(captions.start.tolist(), captions.end.tolist(), split.min_time)
+            clips = [captions.clip(number, split.min_time) for number in range(len(captions))]
             spans = [(clip.start, clip.end) for clip in clips]
-            parts |= _caption_parts(captions)
+            parts |= _caption_parts(captions, clips)
             counts["topics"] = int(captions.topics is not None)
-            self.words.update(word for text in captions.all_texts() for word in split_words(text))
+            parts["word"], parts["word_end"] = self._words(captions)
         for number, (stream, rows) in enumerate(zip(self.job.streams, video.rows, strict=False)):
             counts[f"rows_{number}"] = len(rows)
             _check_finite(rows, name, stream.suffix)
@@ -370,6 +370,15 @@ class _Shard:
             counts["frames"] = video.frames.shape[1]
             parts["audio"] = video.frames.T
         return parts, counts
+
+    def _words(self, captions: Captions) -> tuple[Tensor, Tensor]:
+        """Return the numbers of the words of each caption, and where each caption's end; learn new words."""
+        for text in captions.all_texts():
+            for word in split_words(text):
+                self.words.setdefault(word, len(self.words))
+        spoken = [[self.words[word] for word in split_words(text)] for text in captions.text]
+        numbers = torch.tensor([number for each in spoken for number in each], dtype=torch.int32)
+        return numbers, torch.tensor([len(each) for each in spoken], dtype=torch.int64).cumsum(0)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the shard, and let go of the parts."""
@@ -383,6 +392,7 @@ class _Shard:
                     shift = int(moved[-1][-1]) if len(part) else shift
                 parts = moved
             made[name] = torch.cat(parts).contiguous()
+        made["vocabulary"], made["vocabulary_end"] = _bytes_of(self.words)
         return made
 
     def about(self) -> dict[str, Any]:
@@ -400,12 +410,15 @@ def _column_names(streams: int) -> list[str]:
     return [*COLUMNS, *(f"{name}_{number}" for name in STREAM_COLUMNS for number in range(streams))]
 
 
-def _caption_parts(captions: Captions) -> dict[str, Tensor]:
+def _caption_parts(captions: Captions, clips: Sequence[Clip]) -> dict[str, Tensor]:
     text, text_end = _bytes_of(captions.text)
     topics = captions.topics if captions.topics is not None else np.zeros(len(captions), dtype=np.int64)
     parts = {
         "start": torch.from_numpy(np.array(captions.start, dtype=np.float64)),
         "end": torch.from_numpy(np.array(captions.end, dtype=np.float64)),
+        "clip": torch.tensor([(clip.start, clip.end) for clip in clips], dtype=torch.float64),
+        "order": torch.tensor([number for clip in clips for number in clip.order], dtype=torch.int32),
+        "order_end": torch.tensor([len(clip.order) for clip in clips]).cumsum(0),
         "text": text,
         "text_end": text_end,
         "topic": torch.from_numpy(np.array(topics)),

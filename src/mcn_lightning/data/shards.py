@@ -5,7 +5,10 @@ kind of thing, with the videos one after the other:
 
 =============== ==========================================================================================
 ``start``       seconds of each caption ``(captions,)`` float64; ``end`` alike
+``clip``        start and end of each caption's clip ``(captions, 2)``; ``order``: the captions in it, in the order of
+                their words; ``order_end`` ``(captions,)``
 ``text``        the captions in UTF-8, one after the other, uint8; ``text_end`` ``(captions,)`` int64
+``word``        the words of each caption as numbers of the shard's ``vocabulary``, int32; ``word_end`` ``(captions,)``
 ``topic``       known topic of each caption ``(captions,)`` int64, where the data set has topics
 ``choice``      the texts that training draws from, uint8; ``choice_end`` ``(texts,)``, ``choices_end`` ``(captions,)``
 ``visual_<s>``  stream s: the maximum over the rows of each caption's clip ``(captions, width)``, or, where frames are
@@ -24,6 +27,9 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +49,8 @@ from mcn_lightning.data.features import (
     spectrogram_clips,
     unit_length,
 )
+from mcn_lightning.data.text import TextSource
+from mcn_lightning.data.videos import NewTensor
 
 FORMAT = "mcn-lightning shards 1"
 INDEX = "index.safetensors"
@@ -155,6 +163,19 @@ class Choices(Sequence[Strings]):
 
 class Shard(Mapped):
     """One shard, mapped."""
+
+    @cached_property
+    def vocabulary(self) -> list[str]:
+        """Every word of its captions once."""
+        ends = self.numpy("vocabulary_end")
+        return list(Strings(self.numpy("vocabulary"), ends, 0, len(ends)))
+
+    def between(self, name: str, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the items of some captions, and where those of each begin and end ``(count + 1,)``."""
+        ends = self.numpy(f"{name}_end")
+        begin = int(ends[first - 1]) if first else 0
+        bounds = np.concatenate([[0], ends[first : first + count] - begin])
+        return self.numpy(name)[begin : begin + int(bounds[-1])], bounds
 
     def numpy(self, name: str) -> np.ndarray:
         """Return a tensor as a NumPy array over the same memory."""
@@ -274,9 +295,7 @@ class ShardVideos:
         streams: visual streams to read, all of them or none.
         audio: how spectrograms are cut; ``None`` to read none.
         captions: whether clips are captions.
-
-    Raises:
-        InputError: if the shards have no such split, or were packed from other streams.
+        text: gives words their indices; ``None`` where there is no text.
     """
 
     def __init__(
@@ -286,8 +305,9 @@ class ShardVideos:
         streams: Sequence[VisualStream],
         audio: AudioConfig | None,
         captions: bool = True,
+        text: TextSource | None = None,
     ) -> None:
-        self.index, self.split = index, split
+        self.index, self.split, self.text = index, split, text
         self.streams, self.audio, self.with_captions = tuple(streams), audio, captions
         self._open()
 
@@ -297,11 +317,12 @@ class ShardVideos:
         self._columns = {name: self.index.tables[f"{self.split}/{name}"].numpy() for name in names}
         self._ids = self.index.ids(self.split)
         self._shards: dict[int, Shard] = {}
+        self._tables: dict[int, np.ndarray | None] = {}
         self._broken: dict[int, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what is mapped behind: a process that gets a copy maps it itself."""
-        kept = ("split", "streams", "audio", "with_captions")
+        kept = ("split", "streams", "audio", "with_captions", "text")
         return {name: getattr(self, name) for name in kept} | {"folder": self.index.folder}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -327,6 +348,14 @@ class ShardVideos:
             raise InputError(self.index.reasons[self.split][str(index)])
         return ShardVideo(self, self._shard(number), index)
 
+    def word_table(self, index: int) -> np.ndarray | None:
+        """Return the index of each word in the vocabulary of a video's shard, or ``None``; see ``TextSource``."""
+        number = int(self._columns["shard"][index])
+        if number not in self._tables:
+            words = self._shard(number).vocabulary if self.text is not None else None
+            self._tables[number] = None if words is None else self.text.word_table(words)
+        return self._tables[number]
+
     def _shard(self, number: int) -> Shard:
         if (shard := self._shards.get(number)) is not None:
             return shard
@@ -343,6 +372,47 @@ class ShardVideos:
     def column(self, name: str, index: int) -> int:
         """Return an entry of the tables."""
         return int(self._columns[name][index])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardCaptions(Captions):
+    """The captions of a video in a shard, whose clips and words are stored.
+
+    Args:
+        video: the video.
+    """
+
+    video: ShardVideo
+
+    def clip(self, index: int, min_time: float) -> Clip:
+        """Return the clip of a caption as it was packed; grown anew where frames are kept, for any ``min_time``."""
+        if self.video.source.index.options["keep_frames"]:
+            return super().clip(index, min_time)
+        order, ends = self._order
+        start, end = self._clips[index]
+        return Clip(index, start, end, tuple(order[ends[index] : ends[index + 1]]))
+
+    @cached_property
+    def _clips(self) -> list[list[float]]:
+        first = self.video.first
+        return self.video.shard.numpy("clip")[first : first + len(self)].tolist()
+
+    @cached_property
+    def _order(self) -> tuple[list[int], list[int]]:
+        order, bounds = self.video.shard.between("order", self.video.first, len(self))
+        return order.tolist(), bounds.tolist()
+
+    def word_indices(self) -> list[list[int]] | None:
+        """Return the indices of the known words of each caption; ``None`` where the text source needs the text."""
+        table = self.video.source.word_table(self.video.index)
+        if table is None:
+            return None
+        numbers, bounds = self.video.shard.between("word", self.video.first, len(self))
+        indices = table[numbers]
+        known = indices != 0
+        bounds = np.concatenate([[0], known.cumsum()])[bounds].tolist()
+        kept = indices[known].tolist()
+        return [kept[begin:end] for begin, end in pairwise(bounds)]
 
 
 class ShardVideo:
@@ -372,7 +442,8 @@ class ShardVideo:
         source, shard = self.source, self.shard
         count = source.column("captions", self.index)
         here = slice(self.first, self.first + count)
-        return Captions(
+        return ShardCaptions(
+            video=self,
             start=shard.numpy("start")[here],
             end=shard.numpy("end")[here],
             text=Strings(shard.numpy("text"), shard.numpy("text_end"), self.first, count),
@@ -380,7 +451,7 @@ class ShardVideo:
             choices=Choices(shard, self.first, count) if "choice" in shard.tensors else None,
         )
 
-    def visual(self, clips: Sequence[Clip]) -> Tensor | None:
+    def visual(self, clips: Sequence[Clip], new: NewTensor) -> Tensor | None:
         """Return the visual features of B clips, ``(B, C)`` float32; see ``StoredVideo``."""
         parts = []
         for number, stream in enumerate(self.source.streams):
@@ -390,15 +461,20 @@ class ShardVideo:
                 rows = stored[first : first + self.source.column(f"rows_{number}", self.index)]
                 pooled = max_rows(rows, [(clip.start, clip.end) for clip in clips], stream.rate)
             else:
-                pooled = stored[[self.first + clip.number for clip in clips]]
-            parts.append(unit_length(pooled))
-        return torch.cat(parts, dim=1) if parts else None
+                pooled = stored.index_select(0, torch.tensor([self.first + clip.number for clip in clips]))
+            parts.append(pooled)
+        if not parts:
+            return None
+        return unit_length(parts, new("video", (len(clips), sum(part.shape[1] for part in parts)), torch.float32))
 
-    def audio(self, spans: Sequence[tuple[float, float]]) -> tuple[Tensor, Tensor] | None:
+    def audio(self, spans: Sequence[tuple[float, float]], new: NewTensor) -> tuple[Tensor, Tensor] | None:
         """Return the spectrograms of B spans and their frames before padding; see ``StoredVideo``."""
         source, config = self.source, self.source.audio
         if config is None:
             return None
         first = source.column("frame", self.index)
         frames = self.shard["audio"][first : first + self.frames].T
-        return spectrogram_clips(frames, spans, config.num_frames, config.pad_value, config.clamp_start, checked=True)
+        out = new("audio", (len(spans), config.num_frames, len(frames)), frames.dtype).transpose(1, 2)  # time-major
+        return spectrogram_clips(
+            frames, spans, config.num_frames, config.pad_value, config.clamp_start, checked=True, out=out
+        )

@@ -7,7 +7,7 @@ Two sources with one interface: ``indices`` runs where the data is read, and giv
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -58,8 +58,13 @@ class TextConfig:
 class TextSource(Protocol):
     """What turns text into indices, and indices into vectors."""
 
+    max_words: int
+
     def indices(self, text: str) -> np.ndarray:
         """Return the indices of a text, ``(W,)`` int32; 0 is "no word"."""
+
+    def word_table(self, words: Sequence[str]) -> np.ndarray | None:
+        """Return the index of each word, int32, 0 where it is not known; ``None`` where a text is more than words."""
 
     def embedder(self) -> nn.Module:
         """Return the frozen module that maps ``(B, W)`` int32 to ``(B, W, E)`` float32."""
@@ -84,6 +89,7 @@ class WordVectorText:
 
     def __init__(self, config: TextConfig, path: Path, texts: Iterable[str]) -> None:
         self.config = config
+        self.max_words = config.max_words
         wanted = {word for text in texts for word in split_words(text, config.lowercase)}
         words, self.vectors = read_word_vectors(path, wanted)
         if self.vectors.shape[1] != config.dim:
@@ -99,6 +105,14 @@ class WordVectorText:
         """Return the indices of the first W known words of a text, ``(W,)`` int32, zeros after them."""
         known = [self.vocabulary.get(word, 0) for word in split_words(text, self.config.lowercase)]
         return _padded([index for index in known if index], self.config.max_words)
+
+    def word_table(self, words: Sequence[str]) -> np.ndarray | None:
+        """Return the index of each word, int32, 0 where it is not known."""
+        if self.config.lowercase:
+            words = [word.lower() for word in words]
+            if any(split_words(word) != [word] for word in words):  # a few letters fall apart in lower case
+                return None
+        return np.array([self.vocabulary.get(word, 0) for word in words], dtype=np.int32)
 
     def embedder(self) -> nn.Module:
         """Return the table of the words as a frozen module."""
@@ -135,6 +149,7 @@ class SentenceEncoderText:
 
     def __init__(self, config: TextConfig) -> None:
         self.config = config
+        self.max_words = config.max_words
         self._model: Any = _load_encoder(config.source)
         self._tokenizer = self._model.tokenizer
         width = _width(self._model, config.kind)
@@ -145,6 +160,10 @@ class SentenceEncoderText:
         """Return the token ids of a text plus one, ``(W,)`` int32, zeros after them."""
         tokens = self._tokenizer(text, truncation=True, max_length=self.config.max_words)["input_ids"]
         return _padded([token + 1 for token in tokens], self.config.max_words)
+
+    def word_table(self, words: Sequence[str]) -> np.ndarray | None:
+        """Return nothing: the tokens of a text are not those of its words."""
+        return None
 
     def embedder(self) -> nn.Module:
         """Return the model as a frozen module."""

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, DistributedSampler, get_worker_info
+from torch.utils.data import Dataset, DistributedSampler
 
 from mcn_lightning.data.batch import BadVideo, ClipBatch, InputError
 from mcn_lightning.data.captions import Captions
-from mcn_lightning.data.clips import Clip, ClipConfig, all_clips, all_windows, draw_clips, draw_windows
+from mcn_lightning.data.clips import Clip, ClipConfig, all_windows, draw_clips, draw_windows
 from mcn_lightning.data.features import AudioConfig, augment_audio
+from mcn_lightning.data.memory import Blocks, Slots, join
 from mcn_lightning.data.text import TextSource
+
+
+NewTensor = Callable[[str, Sequence[int], torch.dtype], Tensor]
+"""Gives memory for a tensor of a batch: its name, shape and precision."""
+
+
+def new_tensor(name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Return fresh memory for a tensor."""
+    return torch.empty(tuple(shape), dtype=dtype)
 
 
 class StoredVideo(Protocol):
@@ -24,10 +34,10 @@ class StoredVideo(Protocol):
     duration: float
     """Seconds of the longest stream of features; infinite where none is read."""
 
-    def visual(self, clips: Sequence[Clip]) -> Tensor | None:
-        """Return the visual features of B clips, ``(B, C)`` float32."""
+    def visual(self, clips: Sequence[Clip], new: NewTensor) -> Tensor | None:
+        """Return the visual features of B clips, ``(B, C)`` float32, in memory that ``new`` gives."""
 
-    def audio(self, spans: Sequence[tuple[float, float]]) -> tuple[Tensor, Tensor] | None:
+    def audio(self, spans: Sequence[tuple[float, float]], new: NewTensor) -> tuple[Tensor, Tensor] | None:
         """Return the spectrograms ``(B, M, T)`` of B spans in seconds, and their frames before padding ``(B,)``."""
 
 
@@ -77,6 +87,7 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
         self.text = text
         self.seed = seed
         self.training = training
+        self._blocks = Blocks()
 
     def __len__(self) -> int:
         return len(self.source)
@@ -87,9 +98,17 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
         Args:
             key: epoch, and index of the video.
         """
+        return self._item(key, new_tensor)
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[ClipBatch | BadVideo]:
+        """Return the clips of several videos, side by side in the memory of one batch (called by the data loader)."""
+        slots = Slots(len(keys), self._blocks)
+        return [self._item(key, slots.take) for key in keys]
+
+    def _item(self, key: tuple[int, int], new: NewTensor) -> ClipBatch | BadVideo:
         epoch, index = key
         try:
-            return self._clips_of(epoch, index)
+            return self._clips_of(epoch, index, new)
         except InputError as error:
             return BadVideo(self.source.id(index), str(error))
 
@@ -101,15 +120,15 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
         """
         self.source.open(index)
 
-    def _clips_of(self, epoch: int, index: int) -> ClipBatch:
+    def _clips_of(self, epoch: int, index: int, new: NewTensor) -> ClipBatch:
         rng = np.random.default_rng((self.seed, epoch, index))
         name, video = self.source.id(index), self.source.open(index)
         clips = self._choose(rng, name, video)
-        audio, audio_frames = self._audio(rng, video, clips)
+        audio, audio_frames = self._audio(rng, video, clips, new)
         captions = video.captions
         return ClipBatch(
             ids=tuple(f"{name}:{clip.number}" for clip in clips),
-            video=video.visual(clips),
+            video=video.visual(clips, new),
             audio=audio,
             audio_frames=audio_frames,
             words=self._words(captions, clips, rng),
@@ -122,29 +141,43 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
         if captions is None:
             return draw_windows(rng, duration, config) if self.training else all_windows(duration, config.min_time)
         check_overrun(name, captions, duration, config.overrun)
-        start, end = captions.start.tolist(), captions.end.tolist()
-        return draw_clips(rng, start, end, config) if self.training else all_clips(start, end, config.eval_min_time)
+        if self.training:
+            return draw_clips(rng, len(captions), lambda index: captions.clip(index, config.min_time), config)
+        return [captions.clip(index, config.eval_min_time) for index in range(len(captions))]
 
     def _audio(
-        self, rng: np.random.Generator, video: StoredVideo, clips: list[Clip]
+        self, rng: np.random.Generator, video: StoredVideo, clips: list[Clip], new: NewTensor
     ) -> tuple[Tensor | None, Tensor | None]:
         config = self.audio
-        shift = np.zeros(len(clips))
+        spans = [(clip.start, clip.end) for clip in clips]
         if self.training and config.time_shift > 0:
-            shift = rng.uniform(-config.time_shift, config.time_shift, len(clips))
-        spans = [(max(clip.start + by, 0.0), max(clip.end + by, 0.0)) for clip, by in zip(clips, shift, strict=True)]
-        if (cut := video.audio(spans)) is None:
+            shift = rng.uniform(-config.time_shift, config.time_shift, len(clips)).tolist()
+            spans = [(max(start + by, 0.0), max(end + by, 0.0)) for (start, end), by in zip(spans, shift, strict=True)]
+        augments = self.training and config.augments
+        if (cut := video.audio(spans, new_tensor if augments else new)) is None:
             return None, None
-        return augment_audio(*cut, config, rng) if self.training else cut
+        return augment_audio(*cut, config, rng) if augments else cut
 
     def _words(self, captions: Captions | None, clips: list[Clip], rng: np.random.Generator) -> Tensor | None:
         if self.text is None or captions is None:
             return None
         text: Sequence[str] = captions.text
-        if self.training and captions.choices is not None:
+        if not (self.training and captions.choices is not None):
+            if (indices := captions.word_indices()) is not None:
+                return _word_rows(indices, clips, self.text.max_words)
+        else:
             text = [choices[rng.integers(len(choices))] for choices in captions.choices]
         texts = [" ".join(text[number] for number in clip.order) for clip in clips]
         return torch.from_numpy(np.stack([self.text.indices(each) for each in texts]))
+
+
+def _word_rows(indices: list[list[int]], clips: list[Clip], max_words: int) -> Tensor:
+    """Join the word indices of the captions of each clip: the first ``max_words``, zeros after them."""
+    rows, padding = [], [0] * max_words
+    for clip in clips:
+        row = [index for number in clip.order for index in indices[number]][:max_words]
+        rows.append(row + padding[len(row) :])
+    return torch.tensor(rows, dtype=torch.int32)
 
 
 def check_overrun(name: str, captions: Captions, duration: float, overrun: float) -> None:
@@ -190,17 +223,9 @@ def collate(items: Sequence[ClipBatch | BadVideo]) -> ClipBatch:
 
 
 def _join(parts: Sequence[Tensor | None]) -> Tensor | None:
-    """Concatenate along the clips; None where any video lacks the column."""
+    """Join the clips of several videos; None where any video lacks the column."""
     present = [part for part in parts if part is not None]
-    if len(present) < len(parts):
-        return None
-    if get_worker_info() is None:
-        return torch.cat(present)
-    # in a worker, straight into the shared memory in which the batch travels: one copy of it less
-    shape = (sum(len(part) for part in present), *present[0].shape[1:])
-    size = int(np.prod(shape)) * present[0].element_size()
-    out = torch.empty(0, dtype=present[0].dtype).set_(torch.UntypedStorage._new_shared(size), 0, shape)  # type: ignore
-    return torch.cat(present, out=out)
+    return join(present) if len(present) == len(parts) else None
 
 
 class ClipSampler(DistributedSampler[tuple[int, int]]):

@@ -1,0 +1,115 @@
+"""Memory of batches: written once, where it will travel, and used again when nobody holds the batch any more.
+
+A batch of 128 videos is 400 MB. Fresh memory costs a page fault for every 4 kB of it, which takes several times as long as
+writing to it; and small batches that are joined to a large one are written twice. So the videos of a batch are given
+slots in memory for all of them, and joining them is finding out that they are neighbours.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+_KEPT = 12
+"""Blocks kept at most: three batches of four large tensors."""
+
+
+class Blocks:
+    """Blocks of memory that are handed out again once no tensor uses them."""
+
+    def __init__(self) -> None:
+        self._blocks: list[np.ndarray] = []
+
+    def __getstate__(self) -> dict[str, list[np.ndarray]]:
+        """Leave the blocks behind: another process has its own."""
+        return {"_blocks": []}
+
+    def new(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Return a tensor of unknown contents; in a worker of a data loader, in the shared memory in which it travels.
+
+        Args:
+            shape: its shape.
+            dtype: its precision.
+        """
+        size = int(np.prod(shape)) * dtype.itemsize
+        if get_worker_info() is not None:
+            storage = torch.UntypedStorage._new_shared(size)
+            return torch.empty(0, dtype=dtype).set_(storage, 0, tuple(shape))  # type: ignore[call-overload]
+        block = self._free(size)
+        return torch.from_numpy(block[:size]).view(dtype).view(tuple(shape))
+
+    def _free(self, size: int) -> np.ndarray:
+        for number in range(len(self._blocks)):
+            # held by this list and by the call alone: a tensor over it, wherever it is, holds it too
+            if size <= self._blocks[number].nbytes <= 2 * size and sys.getrefcount(self._blocks[number]) == 2:
+                return self._blocks[number]
+        block = np.empty(max(size, 1), dtype=np.uint8)
+        self._blocks = [*self._blocks, block][-_KEPT:]
+        return block
+
+
+class Slots:
+    """Memory of one batch, of which each of its videos takes a part.
+
+    Args:
+        videos: how many videos the batch has.
+        blocks: where the memory comes from.
+    """
+
+    def __init__(self, videos: int, blocks: Blocks) -> None:
+        self.videos, self.blocks = videos, blocks
+        self._whole: dict[str, Tensor] = {}
+        self._used: dict[str, int] = {}
+
+    def take(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Return the next part of the tensor of this name; memory of its own where that has another shape or is full.
+
+        Args:
+            name: which tensor of the batch.
+            shape: shape of the part, whose first dimension is the clips.
+            dtype: its precision.
+        """
+        if name not in self._whole:
+            self._whole[name] = self.blocks.new((self.videos * shape[0], *shape[1:]), dtype)
+            self._used[name] = 0
+        whole, used = self._whole[name], self._used[name]
+        if whole.shape[1:] != tuple(shape[1:]) or whole.dtype != dtype or used + shape[0] > len(whole):
+            return torch.empty(tuple(shape), dtype=dtype)
+        self._used[name] = used + shape[0]
+        return whole[used : used + shape[0]]
+
+
+def join(parts: Sequence[Tensor]) -> Tensor:
+    """Concatenate along the first dimension, without copying where the parts are neighbours in memory.
+
+    Args:
+        parts: tensors that differ in their first dimension only.
+    """
+    first = parts[0]
+    rows = sum(len(part) for part in parts)
+    if all(part.stride() == first.stride() and part.dtype == first.dtype for part in parts):
+        address, storage = first.data_ptr(), first.untyped_storage().data_ptr()
+        for part in parts:
+            if part.data_ptr() != address or part.untyped_storage().data_ptr() != storage:
+                break
+            address += len(part) * first.stride(0) * first.element_size()
+        else:
+            return first.as_strided((rows, *first.shape[1:]), first.stride())
+    if first.dim() == 3 and all(part.stride(1) == 1 and part.shape[1] > 1 for part in parts):  # keep it time-major
+        return _concatenate([part.transpose(1, 2) for part in parts], rows).transpose(1, 2)
+    return _concatenate(parts, rows)
+
+
+def _concatenate(parts: Sequence[Tensor], rows: int) -> Tensor:
+    if get_worker_info() is None:
+        return torch.cat(list(parts))
+    dtype = parts[0].dtype
+    for part in parts:
+        dtype = torch.promote_types(dtype, part.dtype)
+    # straight into the shared memory in which the batch travels: one copy of it less
+    return torch.cat(list(parts), out=Blocks().new((rows, *parts[0].shape[1:]), dtype))
