@@ -13,6 +13,7 @@ from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.features import (
     AudioConfig,
     VisualStream,
+    all_finite,
     augment_audio,
     frame_at,
     max_rows,
@@ -187,12 +188,31 @@ def test_repeated_clips_are_pooled_alike(rows):
         assert torch.equal(row, pool(rows, start, end, 1.5))
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_every_number_that_is_not_finite_is_seen(dtype):
+    limits = torch.finfo(dtype)
+    fine = torch.tensor([[limits.max, -0.0, limits.tiny], [limits.min, 0.0, -1.0]], dtype=dtype)
+    assert all_finite(fine) and all_finite(fine.T) and all_finite(fine[:, 1:])
+    for bad in (float("nan"), -float("nan"), float("inf"), -float("inf")):
+        for place in range(6):
+            spoilt = fine.clone()
+            spoilt.view(-1)[place] = bad
+            assert not all_finite(spoilt) and not all_finite(spoilt.T)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_non_finite_row_is_refused_only_where_it_is_used(rows, bad):
     rows[12, 1] = bad
     pool(rows, 0.0, 11.9, 1.0)
     with pytest.raises(InputError, match=r"finite numbers in the clip 10\.00 to 14\.00 s, found 1 NaN"):
         pool(rows, 10.0, 14.0, 1.0)
+
+
+def test_minus_infinity_is_refused_where_it_is_the_maximum(rows):
+    rows[12, 1] = -float("inf")
+    pool(rows, 10.0, 14.0, 1.0)
+    with pytest.raises(InputError, match="found 1 NaN"):
+        pool(rows, 12.0, 12.5, 1.0)
 
 
 def test_large_finite_numbers_pass():

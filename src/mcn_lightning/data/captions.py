@@ -49,8 +49,8 @@ class Captions:
     def _end(self) -> list[float]:
         return self.end.tolist()
 
-    def word_indices(self) -> list[list[int]] | None:
-        """Return the indices of the known words of each caption; ``None`` where only the text is stored."""
+    def word_rows(self, clips: Sequence[Clip], max_words: int) -> np.ndarray | None:
+        """Return the first word indices of some of its clips, ``(B, W)`` int32; ``None`` where only text is stored."""
         return None
 
     def all_texts(self) -> list[str]:

@@ -7,6 +7,8 @@ slots in memory for all of them, and joining them is finding out that they are n
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import sys
 from collections.abc import Sequence
 
@@ -48,9 +50,20 @@ class Blocks:
             # held by this list and by the call alone: a tensor over it, wherever it is, holds it too
             if size <= self._blocks[number].nbytes <= 2 * size and sys.getrefcount(self._blocks[number]) == 2:
                 return self._blocks[number]
-        block = np.empty(max(size, 1), dtype=np.uint8)
+        block = _fresh(size)
         self._blocks = [*self._blocks, block][-_KEPT:]
         return block
+
+
+def _fresh(size: int) -> np.ndarray:
+    """Return new memory, in huge pages where the system has them."""
+    if size < 1 << 22:
+        return np.empty(max(size, 1), dtype=np.uint8)
+    memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, dtype=np.uint8)
 
 
 class Slots:

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.captions import Captions
 from mcn_lightning.data.clips import Clip, ClipConfig
-from mcn_lightning.data.features import FRAME_RATE, VisualStream, max_rows
+from mcn_lightning.data.features import VisualStream, all_finite, max_rows
 from mcn_lightning.data.shards import BAD, COLUMNS, FORMAT, INDEX, STREAM_COLUMNS, ShardIndex, checksum, shard_name
 from mcn_lightning.data.text import split_words
 from mcn_lightning.data.videos import check_overrun
@@ -359,11 +359,14 @@ class _Shard:
             spans = [(clip.start, clip.end) for clip in clips]
             parts |= _caption_parts(captions, clips)
             counts["topics"] = int(captions.topics is not None)
-            parts["word"], parts["word_end"] = self._words(captions)
+            parts["word"], parts["word_end"] = self._words(captions, clips)
         for number, (stream, rows) in enumerate(zip(self.job.streams, video.rows, strict=False)):
             counts[f"rows_{number}"] = len(rows)
-            _check_finite(rows, name, stream.suffix)
-            parts[f"visual_{number}"] = rows if self.job.config.keep_frames else max_rows(rows, spans, stream.rate)
+            if self.job.config.keep_frames:
+                _check_finite(rows, name, stream.suffix)
+                parts[f"visual_{number}"] = rows
+            else:
+                parts[f"visual_{number}"] = _maxima(name, stream, rows, spans)
         counts["frames"] = 0
         if video.frames is not None:
             _check_finite(video.frames, name, "the spectrogram")
@@ -371,14 +374,15 @@ class _Shard:
             parts["audio"] = video.frames.T
         return parts, counts
 
-    def _words(self, captions: Captions) -> tuple[Tensor, Tensor]:
-        """Return the numbers of the words of each caption, and where each caption's end; learn new words."""
+    def _words(self, captions: Captions, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
+        """Return the numbers of the words of each clip, and where each clip's end; learn new words."""
         for text in captions.all_texts():
             for word in split_words(text):
                 self.words.setdefault(word, len(self.words))
         spoken = [[self.words[word] for word in split_words(text)] for text in captions.text]
-        numbers = torch.tensor([number for each in spoken for number in each], dtype=torch.int32)
-        return numbers, torch.tensor([len(each) for each in spoken], dtype=torch.int64).cumsum(0)
+        merged = [[number for caption in clip.order for number in spoken[caption]] for clip in clips]
+        numbers = torch.tensor([number for each in merged for number in each], dtype=torch.int32)
+        return numbers, torch.tensor([len(each) for each in merged], dtype=torch.int64).cumsum(0)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the shard, and let go of the parts."""
@@ -436,9 +440,16 @@ def _bytes_of(texts: Iterable[str]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.frombuffer(b"".join(encoded), dtype=np.uint8).copy()), ends
 
 
+def _maxima(name: str, stream: VisualStream, rows: Tensor, spans: list[tuple[float, float]]) -> Tensor:
+    try:
+        return max_rows(rows, spans, stream.rate)
+    except InputError as error:
+        raise InputError(f"{name}{stream.suffix}: {error}") from None
+
+
 def _check_finite(values: Tensor, name: str, what: str) -> None:
-    bad = int((~torch.isfinite(values)).sum())
-    if bad:
+    if not all_finite(values):
+        bad = int((~torch.isfinite(values)).sum())
         raise InputError(f"{name}: expected finite numbers in {what}, found {bad} NaN or infinite")
 
 

@@ -8,7 +8,7 @@ kind of thing, with the videos one after the other:
 ``clip``        start and end of each caption's clip ``(captions, 2)``; ``order``: the captions in it, in the order of
                 their words; ``order_end`` ``(captions,)``
 ``text``        the captions in UTF-8, one after the other, uint8; ``text_end`` ``(captions,)`` int64
-``word``        the words of each caption as numbers of the shard's ``vocabulary``, int32; ``word_end`` ``(captions,)``
+``word``        the words of each clip as numbers of the shard's ``vocabulary``, int32; ``word_end`` ``(captions,)``
 ``topic``       known topic of each caption ``(captions,)`` int64, where the data set has topics
 ``choice``      the texts that training draws from, uint8; ``choice_end`` ``(texts,)``, ``choices_end`` ``(captions,)``
 ``visual_<s>``  stream s: the maximum over the rows of each caption's clip ``(captions, width)``, or, where frames are
@@ -29,7 +29,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -402,17 +401,19 @@ class ShardCaptions(Captions):
         order, bounds = self.video.shard.between("order", self.video.first, len(self))
         return order.tolist(), bounds.tolist()
 
-    def word_indices(self) -> list[list[int]] | None:
-        """Return the indices of the known words of each caption; ``None`` where the text source needs the text."""
+    def word_rows(self, clips: Sequence[Clip], max_words: int) -> np.ndarray | None:
+        """Return the first word indices of some of its clips, ``(B, W)`` int32; ``None`` where the text is needed."""
         table = self.video.source.word_table(self.video.index)
-        if table is None:
+        if table is None or self.video.source.index.options["keep_frames"]:
             return None
         numbers, bounds = self.video.shard.between("word", self.video.first, len(self))
         indices = table[numbers]
         known = indices != 0
-        bounds = np.concatenate([[0], known.cumsum()])[bounds].tolist()
-        kept = indices[known].tolist()
-        return [kept[begin:end] for begin, end in pairwise(bounds)]
+        kept = np.append(indices[known], np.int32(0))  # the last one: no word
+        bounds = np.concatenate([[0], known.cumsum()])[bounds]
+        drawn = np.fromiter((clip.number for clip in clips), np.int64, len(clips))
+        place = bounds[drawn][:, None] + np.arange(max_words)
+        return kept[np.where(place < bounds[drawn + 1][:, None], place, len(kept) - 1)]
 
 
 class ShardVideo:
@@ -453,7 +454,7 @@ class ShardVideo:
 
     def visual(self, clips: Sequence[Clip], new: NewTensor) -> Tensor | None:
         """Return the visual features of B clips, ``(B, C)`` float32; see ``StoredVideo``."""
-        parts = []
+        parts, drawn = [], torch.tensor([self.first + clip.number for clip in clips])
         for number, stream in enumerate(self.source.streams):
             stored = self.shard[f"visual_{number}"]
             if self.source.index.options["keep_frames"]:
@@ -461,7 +462,7 @@ class ShardVideo:
                 rows = stored[first : first + self.source.column(f"rows_{number}", self.index)]
                 pooled = max_rows(rows, [(clip.start, clip.end) for clip in clips], stream.rate)
             else:
-                pooled = stored.index_select(0, torch.tensor([self.first + clip.number for clip in clips]))
+                pooled = stored.index_select(0, drawn)
             parts.append(pooled)
         if not parts:
             return None

@@ -163,21 +163,12 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
             return None
         text: Sequence[str] = captions.text
         if not (self.training and captions.choices is not None):
-            if (indices := captions.word_indices()) is not None:
-                return _word_rows(indices, clips, self.text.max_words)
+            if (rows := captions.word_rows(clips, self.text.max_words)) is not None:
+                return torch.from_numpy(rows)
         else:
             text = [choices[rng.integers(len(choices))] for choices in captions.choices]
         texts = [" ".join(text[number] for number in clip.order) for clip in clips]
         return torch.from_numpy(np.stack([self.text.indices(each) for each in texts]))
-
-
-def _word_rows(indices: list[list[int]], clips: list[Clip], max_words: int) -> Tensor:
-    """Join the word indices of the captions of each clip: the first ``max_words``, zeros after them."""
-    rows, padding = [], [0] * max_words
-    for clip in clips:
-        row = [index for number in clip.order for index in indices[number]][:max_words]
-        rows.append(row + padding[len(row) :])
-    return torch.tensor(rows, dtype=torch.int32)
 
 
 def check_overrun(name: str, captions: Captions, duration: float, overrun: float) -> None:
