@@ -7,7 +7,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from references import clips as reference
+
+from mcn_lightning.data.batch import InputError
+from mcn_lightning.data.captions import parse_captions
 
 from mcn_lightning.data.clips import ClipConfig, all_windows, caption_clip, draw, draw_clips, draw_windows, merge
 
@@ -123,3 +128,51 @@ def test_windows_of_less_than_a_second_are_refused():
     for seconds in (0.0, 0.5):  # they start at whole seconds: shorter ones would leave gaps
         with pytest.raises(ValueError, match=r"min_time is 0\.[05]: give at least 1 second"):
             ClipConfig(kind="windows", min_time=seconds)
+
+
+SECONDS = st.floats(0.0, 4000.0, allow_nan=False, width=32)
+LENGTHS = st.floats(0.015625, 30.0, allow_nan=False, width=32)
+MESSY = st.lists(st.tuples(SECONDS, LENGTHS, st.text(max_size=12)), min_size=1, max_size=40)  # in any order, overlapping
+
+
+def spoken(messy):
+    start, length, text = (list(column) for column in zip(*messy, strict=True))
+    end = [begin + more for begin, more in zip(start, length, strict=True)]
+    return parse_captions({"start": start, "end": end, "text": text})
+
+
+@settings(deadline=None, max_examples=200)
+@given(MESSY, st.floats(0.0, 60.0, allow_nan=False), st.booleans(), st.integers(0, 2**32))
+def test_clips_of_messy_captions_keep_the_rules(messy, min_time, replacement, seed):
+    captions = spoken(messy)
+    config = ClipConfig(n_pair=8, min_time=min_time, replacement=replacement)
+    rng = np.random.default_rng(seed)
+    clips = draw_clips(rng, len(captions), lambda index: captions.clip(index, min_time), config)
+    first, last = captions.start.min(), captions.end.max()
+    assert len(clips) == 8
+    for clip in clips:
+        assert first <= clip.start < clip.end <= last  # it lies inside its video
+        assert clip.start <= captions.start[clip.number] and captions.end[clip.number] <= clip.end  # contains its caption
+        assert clip.order[0] == clip.number and len(set(clip.order)) == len(clip.order)
+        assert sorted(clip.order) == list(range(min(clip.order), max(clip.order) + 1))
+        # it lasts min_time where the video allows it: else it has taken in every caption there is
+        assert clip.end - clip.start >= min_time or len(clip.order) == len(captions)
+        assert clip.start == min(captions.start[list(clip.order)]) and clip.end == max(captions.end[list(clip.order)])
+
+
+@settings(deadline=None)
+@given(st.floats(0.1, 5000.0), st.floats(1.0, 60.0), st.integers(1, 64), st.integers(0, 2**32))
+def test_windows_of_any_video_keep_the_rules(duration, length, n_pair, seed):
+    config = ClipConfig(kind="windows", n_pair=n_pair, min_time=length)
+    for window in draw_windows(np.random.default_rng(seed), duration, config):
+        assert window.number == window.start and 0 <= window.start < window.end <= duration
+        assert window.end - window.start == pytest.approx(min(length, duration))
+
+
+def test_thousands_of_captions_and_none_at_all():
+    count = 5000
+    captions = spoken([(0.7 * number, 2.0, "word") for number in range(count)])
+    clips = [captions.clip(index, 10.0) for index in range(count)]
+    assert all(clip.end - clip.start >= 10.0 and len(clip.order) <= 14 for clip in clips)
+    with pytest.raises(InputError, match="at least one caption"):
+        parse_captions({"start": [], "end": [], "text": []})

@@ -1,0 +1,64 @@
+"""Memory of batches: neighbours are joined without a copy, and nothing that is still held is written to."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+
+from mcn_lightning.data.memory import Blocks, Slots, join
+
+
+def address(tensor):
+    return tensor.untyped_storage().data_ptr()
+
+
+def test_a_block_is_used_again_only_when_nothing_holds_it():
+    blocks = Blocks()
+    first = blocks.new((1000, 3), torch.float32).fill_(1.0)
+    second = blocks.new((1000, 3), torch.float32).fill_(2.0)
+    assert address(first) != address(second)
+    view, where = first[10:20, 1], address(first)
+    del first
+    third = blocks.new((1000, 3), torch.float32).fill_(3.0)
+    assert address(third) != where and (view == 1.0).all()  # a view holds the block
+    del view
+    gc.collect()
+    assert address(blocks.new((2000, 3), torch.float16)) == where  # as many bytes
+    assert (second == 2.0).all() and (third == 3.0).all()
+
+
+def test_the_number_of_blocks_is_bounded():
+    blocks = Blocks()
+    held = [blocks.new((100,), torch.uint8).fill_(number) for number in range(50)]
+    assert len(blocks._blocks) <= 12
+    assert all((tensor == number).all() for number, tensor in enumerate(held))
+
+
+@pytest.mark.parametrize("time_major", [False, True])
+def test_neighbours_are_joined_where_they_are(time_major):
+    slots = Slots(3, Blocks())
+    parts = []
+    for number in range(3):
+        part = slots.take("audio", (2, 5, 7), torch.float16).fill_(number)
+        parts.append(part.transpose(1, 2) if time_major else part)
+    whole = join(parts)
+    assert whole.data_ptr() == parts[0].data_ptr() and whole.shape == (6, *parts[0].shape[1:])
+    assert torch.equal(whole, torch.cat(parts)) and whole.stride(1) == parts[0].stride(1)
+    assert torch.equal(join(parts[:2]), torch.cat(parts[:2]))
+    for others in (parts[::-1], [parts[0], parts[2]], [parts[0], parts[1].clone()]):
+        assert torch.equal(join(others), torch.cat(others)) and join(others).data_ptr() != others[0].data_ptr()
+
+
+def test_a_part_of_another_shape_or_too_many_get_memory_of_their_own():
+    slots = Slots(2, Blocks())
+    first = slots.take("x", (2, 4), torch.float32)
+    for shape, dtype in (((2, 5), torch.float32), ((2, 4), torch.float16), ((3, 4), torch.float32)):
+        other = slots.take("x", shape, dtype)
+        assert tuple(other.shape) == shape and other.dtype == dtype and address(other) != address(first)
+    second = slots.take("x", (2, 4), torch.float32)
+    assert address(second) == address(first)
+    assert address(slots.take("x", (2, 4), torch.float32)) != address(first)
+    mixed = [first.fill_(1.0), torch.ones(1, 4, dtype=torch.float16)]
+    assert join(mixed).dtype == torch.float32 and (join(mixed) == 1).all()
