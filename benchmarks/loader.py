@@ -167,7 +167,9 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=160)
     parser.add_argument("--batch", type=int, default=16, help="videos of a batch")
     parser.add_argument("--workers", type=int, default=1, help="processes that read; 0 for the main process")
-    parser.add_argument("--epochs", type=int, default=3, help="passes over the data by (b); (a) makes one and (c) four times as many")
+    parser.add_argument(
+        "--epochs", type=int, default=3, help="passes over the data by (b); (a) makes one and (c) four times as many"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     root, shards = args.root / "layout", args.root / "shards"
@@ -184,7 +186,9 @@ def main() -> None:
         ("(c) shards", datamodule(root, args, str(shards)).train_dataloader(), 4 * args.epochs, shard_bytes),
     ]
     copy, base = copy_rate(), 0.0
-    print(f"\ntorch {torch.__version__}, {args.workers} process(es) of one thread, batches of {args.batch} videos of 32 clips")
+    print(
+        f"\ntorch {torch.__version__}, {args.workers} process(es) of one thread, batches of {args.batch} videos of 32 clips"
+    )
     print(f"plain copy in memory, one thread: {copy / 1e9:.1f} GB/s\n")
     print("| reader | videos/s | against (a) | MB read a video | MB of a batch a video | share of a plain copy |")
     print("|---|---|---|---|---|---|")

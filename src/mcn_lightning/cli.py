@@ -138,7 +138,11 @@ class PrepareCLI(MCNCLI):
             parts = self.parser.instantiate_classes(self.config)
         except ValueError as error:
             raise InputError(str(error)) from error
-        print(parts.data.pack(parts.pack))
+        try:
+            print(parts.data.pack(parts.pack))
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on from here", file=sys.stderr)
+            sys.exit(130)
 
 
 def verify_shards(shards: str) -> None:

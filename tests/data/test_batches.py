@@ -38,7 +38,7 @@ def module(root, **options):
 
 
 def training(data, is_training=True):
-    data.trainer = SimpleNamespace(training=is_training, global_rank=0, world_size=1)
+    data.trainer = SimpleNamespace(training=is_training, global_rank=0, world_size=1, current_epoch=0)
     return data
 
 
@@ -179,6 +179,7 @@ def test_a_spoilt_video_is_skipped_in_training_and_stops_an_evaluation(copy, kin
         for epoch in range(2):
             loader = data.train_dataloader()
             loader.sampler.set_epoch(epoch)
+            data.trainer.current_epoch = epoch
             batches = [data.on_before_batch_transfer(batch, 0) for batch in loader]
             reasons += [bad.reason for batch in batches for bad in batch.skipped]
             assert sum(len(batch) for batch in batches) == 5 * 4
@@ -186,6 +187,9 @@ def test_a_spoilt_video_is_skipped_in_training_and_stops_an_evaluation(copy, kin
     logged = [record.getMessage() for record in caplog.records if "skipped video" in record.getMessage()]
     assert len(logged) == 1  # once, not once an epoch
     assert all(part in logged[0] for part in parts), logged
+    data.teardown("fit")
+    summaries = [record.getMessage() for record in caplog.records if "went without" in record.getMessage()]
+    assert summaries == [f"epoch {epoch} went without 1 of 6 videos" for epoch in range(2)]
     training(whole, is_training=False)
     with pytest.raises(InputError) as caught:
         for batch in whole.val_dataloader():

@@ -84,9 +84,7 @@ def test_drawn_clips_are_the_reference_s_clips():
     rng = np.random.default_rng(5)
     start, end = random_captions(rng, "overlapping")
     config = ClipConfig(n_pair=40, min_time=6.0)
-    clips = draw_clips(
-        np.random.default_rng(9), len(start), lambda index: caption_clip(start, end, index, 6.0), config
-    )
+    clips = draw_clips(np.random.default_rng(9), len(start), lambda index: caption_clip(start, end, index, 6.0), config)
     assert [clip.number for clip in clips] == draw(np.random.default_rng(9), len(start), 40, True)
     for clip in clips:
         begin, stop, order = reference.grow(start, end, clip.number, 6.0)
@@ -132,7 +130,9 @@ def test_windows_of_less_than_a_second_are_refused():
 
 SECONDS = st.floats(0.0, 4000.0, allow_nan=False, width=32)
 LENGTHS = st.floats(0.015625, 30.0, allow_nan=False, width=32)
-MESSY = st.lists(st.tuples(SECONDS, LENGTHS, st.text(max_size=12)), min_size=1, max_size=40)  # in any order, overlapping
+MESSY = st.lists(
+    st.tuples(SECONDS, LENGTHS, st.text(max_size=12)), min_size=1, max_size=40
+)  # in any order, overlapping
 
 
 def spoken(messy):
@@ -152,7 +152,9 @@ def test_clips_of_messy_captions_keep_the_rules(messy, min_time, replacement, se
     assert len(clips) == 8
     for clip in clips:
         assert first <= clip.start < clip.end <= last  # it lies inside its video
-        assert clip.start <= captions.start[clip.number] and captions.end[clip.number] <= clip.end  # contains its caption
+        assert (
+            clip.start <= captions.start[clip.number] and captions.end[clip.number] <= clip.end
+        )  # contains its caption
         assert clip.order[0] == clip.number and len(set(clip.order)) == len(clip.order)
         assert sorted(clip.order) == list(range(min(clip.order), max(clip.order) + 1))
         # it lasts min_time where the video allows it: else it has taken in every caption there is

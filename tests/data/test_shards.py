@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from mcn_lightning.data.packing import PackConfig
 from mcn_lightning.data.shards import INDEX, ShardIndex, Strings, shard_name
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.data.text import TextConfig
+from mcn_lightning.data.videos import ClipLoader
 
 STREAMS = (VisualStream("_2d", 1.0, 8), VisualStream("_3d", 1.5, 8))
 FIELDS = ("video", "audio", "audio_frames", "words", "labels")
@@ -128,7 +130,9 @@ def test_kept_frames_serve_any_min_time(tiny, tmp_path):
 def test_several_texts_a_caption(copy, tmp_path):
     entries = json.loads((copy / "captions.json").read_text())
     for entry in entries.values():
-        entry["more"] = [[f"{text} so", "now", "we the ünïcode"][: 1 + number % 3] for number, text in enumerate(entry["text"])]
+        entry["more"] = [
+            [f"{text} so", "now", "we the ünïcode"][: 1 + number % 3] for number, text in enumerate(entry["text"])
+        ]
     (copy / "captions.json").write_text(json.dumps(entries))
     changes = {"text": TextConfig(source="word_vectors.txt", dim=8, train_column="more")}
     packed(copy, tmp_path / "shards", **changes)
@@ -219,7 +223,156 @@ def test_bad_videos_are_left_out_and_keep_their_place(copy, tmp_path):
     source = layout.datasets["train"].source
     assert list(report.skipped) == [source.id(1)]
     assert "1 NaN" in report.skipped[source.id(1)]
-    shards = opened(copy, shards=str(tmp_path / "shards"))
+    with pytest.raises(
+        InputError, match=r"1 of 6 training videos .* --data\.max_bad_share 0\.01 allows; last: .*1 NaN"
+    ):
+        opened(copy, shards=str(tmp_path / "shards"))
+    shards = opened(copy, shards=str(tmp_path / "shards"), max_bad_share=0.5)
     item = shards.datasets["train"][(0, 1)]
     assert isinstance(item, BadVideo) and item.video == source.id(1) and "NaN" in item.reason
     same(layout.datasets["train"][(0, 2)], shards.datasets["train"][(0, 2)])
+
+
+def break_shard(folder, number, how):
+    path = folder / shard_name(number)
+    content = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        path.write_bytes(content[:50] + bytes([content[50] ^ 1]) + content[51:])
+    return path
+
+
+@pytest.mark.parametrize(("how", "found"), [("missing", "found no file"), ("truncated", "bytes with SHA-256")])
+def test_a_lost_shard_is_named_and_the_run_goes_on(tiny, tmp_path, how, found, caplog):
+    packed(tiny, tmp_path / "shards")
+    folder = tmp_path / "shards"
+    index = ShardIndex(folder)
+    path = break_shard(folder, 0, how)
+    lost = int((index.tables["train/shard"] == 0).sum())
+    with pytest.raises(InputError) as caught:
+        opened(tiny, shards=str(folder))
+    for part in (str(path), index.shards[0]["sha256"], found, "--data.max_bad_share", f"{lost} of 6 training videos"):
+        assert part in str(caught.value)
+    caplog.clear()
+    data = opened(tiny, shards=str(folder), max_bad_share=0.5)
+    data.trainer = SimpleNamespace(training=True, global_rank=0, world_size=1, current_epoch=0)
+    for batch in data.train_dataloader():
+        data.on_before_batch_transfer(batch, 0)
+    data.teardown("fit")
+    lines = [record.getMessage() for record in caplog.records if record.name == "mcn_lightning.data.videos"]
+    assert len(lines) == 2 and str(path) in lines[0]  # once for the shard, not once for each of its videos
+    assert lines[1] == f"epoch 0 went without {lost} of 6 videos"
+
+
+def test_a_damaged_header_is_refused_when_it_is_opened(tiny, tmp_path):
+    packed(tiny, tmp_path / "shards")
+    path = tmp_path / "shards" / shard_name(0)
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    data = opened(tiny, shards=str(tmp_path / "shards"))
+    item = data.datasets["train"][(0, 0)]
+    assert isinstance(item, BadVideo) and str(path) in item.reason and "damaged" in item.reason
+    assert ShardIndex(tmp_path / "shards").shards[0]["sha256"] in item.reason
+
+
+def test_a_lost_shard_of_held_out_videos_stops_before_training(tiny, tmp_path):
+    packed(tiny, tmp_path / "shards")
+    index = ShardIndex(tmp_path / "shards")
+    break_shard(tmp_path / "shards", int(index.tables["val/shard"][0]), "missing")
+    with pytest.raises(InputError, match="cannot be evaluated: .*found no file"):
+        opened(tiny, shards=str(tmp_path / "shards")).check_held_out()
+
+
+def test_verify_reads_every_byte(tiny, tmp_path, capsys):
+    packed(tiny, tmp_path / "shards")
+    main(["verify", "--shards", str(tmp_path / "shards")])
+    assert "all as packed" in capsys.readouterr().out
+    broken = break_shard(tmp_path / "shards", 1, "one bit")
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", "--shards", str(tmp_path / "shards")])
+    assert "1 of" in str(stop.value.code)
+    told = capsys.readouterr()
+    assert str(broken) in told.out + told.err and "expected SHA-256" in told.out + told.err
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x10", b"\x00" * 400, "other"])
+def test_a_damaged_index_is_refused_in_one_line(tiny, tmp_path, damage):
+    packed(tiny, tmp_path / "shards")
+    path = tmp_path / "shards" / INDEX
+    if damage == "other":
+        shutil.copy(tmp_path / "shards" / shard_name(0), path)
+    else:
+        path.write_bytes(damage)
+    with pytest.raises(InputError) as caught:
+        opened(tiny, shards=str(tmp_path / "shards"))
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+COMMAND = """
+import sys
+from mcn_lightning.cli import main
+main(["prepare", "--data.root", sys.argv[1], "--data.streams",
+      "[{suffix: _2d, rate: 1.0, width: 8}, {suffix: _3d, rate: 1.5, width: 8}]", "--data.num_workers", "0",
+      "--pack.output", sys.argv[2], "--pack.shard_size", "20000", "--pack.processes", "2"])
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_packing_that_is_stopped_anywhere_goes_on_to_the_same_bytes(tmp_path, how):
+    write_synthetic(tmp_path / "data", SyntheticConfig(videos=120, held_out=4, seconds=30.0, widths=(8, 8), word_dim=8))
+    words = [sys.executable, "-c", COMMAND, str(tmp_path / "data")]
+    subprocess.run([*words, str(tmp_path / "whole")], check=True, capture_output=True)
+    expected, output = digests(tmp_path / "whole"), tmp_path / "stopped"
+    stops = 0
+    for more in (1, 3, 6):  # stop after the first shard, then some more, and so on
+        process = subprocess.Popen([*words, str(output)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        have = len(list(output.glob("shard-*.safetensors")))
+        while process.poll() is None and len(list(output.glob("shard-*.safetensors"))) < have + more:
+            time.sleep(0.001)
+        if process.poll() is None:
+            process.send_signal(how)
+            stops += 1
+        told = process.communicate(timeout=60)[0]
+        assert "Traceback" not in told or how == signal.SIGKILL, told
+        for path in output.glob("shard-*.safetensors"):  # what has its name is whole
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == expected[path.name]
+        assert process.returncode in (0, 130, -how)
+    assert stops >= 2
+    subprocess.run([*words, str(output)], check=True, capture_output=True)
+    assert digests(output) == expected
+
+
+def test_a_full_disk_leaves_the_finished_shards(tiny, tmp_path, monkeypatch):
+    whole = packed(tiny, tmp_path / "whole", processes=1)
+    save = packing._save
+
+    def fails(tensors, path, metadata):
+        if path.name.startswith(shard_name(2)):
+            path.write_bytes(b"some")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(tensors, path, metadata)
+
+    monkeypatch.setattr(packing, "_save", fails)
+    with pytest.raises(InputError, match=r"the disk is full; [0-9] of [0-9]+ shards are finished and kept"):
+        packed(tiny, tmp_path / "shards", processes=1)
+    left = {path.name for path in (tmp_path / "shards").iterdir()}
+    assert shard_name(0) in left and not any(name.endswith("partial") for name in left) and shard_name(2) not in left
+    monkeypatch.undo()
+    assert replace(packed(tiny, tmp_path / "shards"), seconds=whole.seconds) == whole
+    assert digests(tmp_path / "shards") == digests(tmp_path / "whole")
+
+
+class Stalls(torch.utils.data.Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, key):
+        time.sleep(60)
+
+
+def test_a_disk_that_stalls_ends_in_a_message():
+    loader = ClipLoader(Stalls(), num_workers=1, timeout=1)
+    with pytest.raises(InputError, match=r"--data\.timeout: expected a batch within 1 s"):
+        next(iter(loader))

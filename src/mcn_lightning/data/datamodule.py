@@ -21,7 +21,14 @@ from mcn_lightning.data.packing import PackConfig, PackReport, Split, pack
 from mcn_lightning.data.shards import ShardIndex, ShardVideos
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.data.text import TextConfig, TextSource, open_text
-from mcn_lightning.data.videos import ClipSampler, NarratedVideoDataset, VideoSource, collate
+from mcn_lightning.data.videos import (
+    ClipLoader,
+    ClipSampler,
+    NarratedVideoDataset,
+    SkippedVideos,
+    VideoSource,
+    collate,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +61,7 @@ class NarratedVideos(LightningDataModule):
         epoch_end: what happens to the training videos after the last full batch of an epoch: drop leaves them out of
             it, pad fills the batch up with videos that the epoch had already.
         num_workers: processes that read; 0 reads in the main process.
+        timeout: seconds to wait for a batch of these processes before the run stops with a message; 0 waits for ever.
         seed: with the epoch and the video it decides every draw.
         max_bad_share: share of the training videos, 0 to 1, that may be unusable before the run stops.
     """
@@ -78,13 +86,14 @@ class NarratedVideos(LightningDataModule):
         eval_batch_size: int = 16,
         epoch_end: Literal["drop", "pad"] = "drop",
         num_workers: int = 2,
+        timeout: float = 600.0,
         seed: int = 0,
         max_bad_share: float = 0.01,
     ) -> None:
         super().__init__()
         _check_modalities(modalities, streams, clips)
         for name, value, least in (("batch_size", batch_size, 1), ("eval_batch_size", eval_batch_size, 1),
-                                   ("num_workers", num_workers, 0), ("seed", seed, 0)):  # fmt: skip
+                                   ("num_workers", num_workers, 0), ("timeout", timeout, 0), ("seed", seed, 0)):  # fmt: skip
             if value < least:
                 raise InputError(f"--data.{name} is {value}: give at least {least}")
         if not 0 <= max_bad_share <= 1:
@@ -97,13 +106,14 @@ class NarratedVideos(LightningDataModule):
         )
         self.text_config, self.clip_config, self.synthetic = text, clips, synthetic
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
-        self.epoch_end = epoch_end
-        self.seed, self.max_bad_share = seed, max_bad_share
+        self.epoch_end, self.timeout = epoch_end, timeout
+        self.seed = seed
         self.shards = None if shards is None else Path(shards)
         self.text: TextSource | None = None
         self.datasets: dict[str, NarratedVideoDataset] = {}
-        self._bad: dict[str, BadVideo] = {}
+        self._skipped = SkippedVideos(max_bad_share)
         self._resume_at = (0, 0)
+        self._resumed = (-1, 0, 0)  # epoch, videos of it that were done, and in how many batches of today's size
 
     @property
     def video_dim(self) -> int:
@@ -156,6 +166,9 @@ class NarratedVideos(LightningDataModule):
             if name in index.splits:
                 source = ShardVideos(index, name, streams, audio, kind == "captions", self.text)
                 self.datasets[split] = self._dataset(split, source)
+        if "train" in self.datasets:
+            self._skipped.total = len(self.datasets["train"])
+            self._skipped.add(self.datasets["train"].source.lost())  # type: ignore[attr-defined]
 
     def _split_names(self) -> dict[str, str]:
         """Return under which name each split is packed: a test list that is the validation list is packed once."""
@@ -233,6 +246,7 @@ class NarratedVideos(LightningDataModule):
             for split, paths in videos.items()
             if paths
         }
+        self._skipped.total = len(videos.get("train", ()))
 
     def _dataset(self, split: str, source: VideoSource) -> NarratedVideoDataset:
         training = split == "train"
@@ -269,19 +283,19 @@ class NarratedVideos(LightningDataModule):
         sampler.set_epoch(epoch)  # workers read ahead: on resuming, Lightning tells the epoch after they have begun
         sampler.skip(seen)
         if seen:
-            self._count_batches(len(sampler) - sampler.size(seen))
+            self._resumed = (epoch, seen, (len(sampler) - sampler.size(seen)) // self.batch_size)
+            self._count_batches(self._resumed[2])
         self._resume_at = (0, 0)
+        left = sampler.count % self._videos_a_step()
+        if left and self.epoch_end == "drop":
+            logger.info("each epoch leaves out %d of %d training videos, which fill no batch", left, sampler.count)
         return self._loader("train", sampler, self.batch_size)
 
-    def _count_batches(self, done: int) -> None:
-        """Tell Lightning how many batches of the epoch are done, in batches of the processes there are now.
-
-        Args:
-            done: videos of this process that lie behind it.
-        """
+    def _count_batches(self, batches: int) -> None:
+        """Tell Lightning how many batches of the epoch are done, in batches of the processes there are now."""
         if self.trainer is not None:
             progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-            more = done // self.batch_size - progress.processed  # 0 unless batch size or processes have changed
+            more = batches - progress.processed  # 0 unless batch size or processes have changed
             for name in ("ready", "started", "processed", "completed"):
                 setattr(progress, name, getattr(progress, name) + more)
 
@@ -308,7 +322,7 @@ class NarratedVideos(LightningDataModule):
         return ClipSampler(count, self.seed, training, rank, world, batch, end)
 
     def _loader(self, split: str, sampler: ClipSampler, batch_size: int) -> DataLoader:
-        return DataLoader(  # torch gives each worker one thread
+        return ClipLoader(  # torch gives each worker one thread
             self.datasets[split],
             batch_size=batch_size,
             sampler=sampler,
@@ -316,31 +330,26 @@ class NarratedVideos(LightningDataModule):
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
+            timeout=self.timeout if self.num_workers else 0,
         )
 
     def on_before_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
-        """Log each unusable video once, and stop where there are too many.
+        """Take note of unusable videos, and stop where there are too many.
 
         Raises:
             InputError: in training when more than ``max_bad_share`` of the videos are bad; in evaluation at the first.
         """
-        training = self.trainer is not None and self.trainer.training
-        for bad in batch.skipped:
-            if not training:
-                raise InputError(f"video {bad.video} cannot be evaluated: {bad.reason}")
-            if bad.video not in self._bad:
-                self._bad[bad.video] = bad
-                logger.warning("skipped video %s (%d so far): %s", bad.video, len(self._bad), bad.reason)
-                self._check_bad_share(bad)
+        if self.trainer is not None and self.trainer.training:
+            self._skipped.begin(self.trainer.current_epoch)
+            self._skipped.add(batch.skipped)
+        elif batch.skipped:
+            bad = batch.skipped[0]
+            raise InputError(f"video {bad.video} cannot be evaluated: {bad.reason}")
         return batch
 
-    def _check_bad_share(self, last: BadVideo) -> None:
-        bad, total = len(self._bad), len(self.datasets["train"])
-        if bad > self.max_bad_share * total:
-            share = f"{bad} of {total} training videos ({bad / total:.1%}) are unusable"
-            raise InputError(
-                f"{share}, more than --data.max_bad_share {self.max_bad_share:g} allows; last: {last.reason}"
-            )
+    def teardown(self, stage: str) -> None:
+        """Say what the last epoch went without."""
+        self._skipped.end()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch and the videos of it that are done, so that a resumed run goes on with the next batch."""
@@ -350,13 +359,18 @@ class NarratedVideos(LightningDataModule):
         epochs, batches = loop.epoch_progress.current.ready, loop.epoch_loop.batch_progress
         if batches.is_last_batch:
             return {"epoch": epochs, "seen": 0}
-        seen = batches.current.processed * self.batch_size * self.trainer.world_size
-        return {"epoch": max(epochs - 1, 0), "seen": seen}
+        epoch, start, done = max(epochs - 1, 0), 0, 0
+        if self._resumed[0] == epoch:
+            _, start, done = self._resumed
+        return {"epoch": epoch, "seen": start + (batches.current.processed - done) * self._videos_a_step()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what ``state_dict`` gave; an evaluation leaves a later training run alone."""
         if state_dict and self.trainer is not None and self.trainer.training:
             self._resume_at = (int(state_dict["epoch"]), int(state_dict["seen"]))
+
+    def _videos_a_step(self) -> int:
+        return self.batch_size * (self.trainer.world_size if self.trainer is not None else 1)
 
 
 def _check_modalities(modalities: Sequence[Modality], streams: Sequence[VisualStream], clips: ClipConfig) -> None:

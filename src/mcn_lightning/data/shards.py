@@ -37,7 +37,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mcn_lightning.data.batch import InputError
+from mcn_lightning.data.batch import BadVideo, InputError
 from mcn_lightning.data.captions import Captions
 from mcn_lightning.data.clips import Clip
 from mcn_lightning.data.features import (
@@ -346,6 +346,14 @@ class ShardVideos:
         if number == BAD:
             raise InputError(self.index.reasons[self.split][str(index)])
         return ShardVideo(self, self._shard(number), index)
+
+    def lost(self) -> list[BadVideo]:
+        """Return the videos that could not be packed or whose shard is missing or of another size."""
+        reasons = {BAD: ""} | {number: self.index.broken(number) for number in np.unique(self._columns["shard"]).tolist()
+                               if number != BAD}  # fmt: skip
+        bad = [index for index, number in enumerate(self._columns["shard"].tolist()) if reasons[number] is not None]
+        packing = self.index.reasons[self.split]
+        return [BadVideo(self.id(i), reasons[int(self._columns["shard"][i])] or packing[str(i)]) for i in bad]
 
     def word_table(self, index: int) -> np.ndarray | None:
         """Return the index of each word in the vocabulary of a video's shard, or ``None``; see ``TextSource``."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from mcn_lightning.data.batch import BadVideo, ClipBatch, InputError
 from mcn_lightning.data.captions import Captions
@@ -17,6 +18,8 @@ from mcn_lightning.data.features import AudioConfig, augment_audio
 from mcn_lightning.data.memory import Blocks, Slots, join
 from mcn_lightning.data.text import TextSource
 
+
+logger = logging.getLogger(__name__)
 
 NewTensor = Callable[[str, Sequence[int], torch.dtype], Tensor]
 """Gives memory for a tensor of a batch: its name, shape and precision."""
@@ -217,6 +220,79 @@ def _join(parts: Sequence[Tensor | None]) -> Tensor | None:
     """Join the clips of several videos; None where any video lacks the column."""
     present = [part for part in parts if part is not None]
     return join(present) if len(present) == len(parts) else None
+
+
+class SkippedVideos:
+    """The training videos that could not be used: each reason is logged once, their number once an epoch.
+
+    Args:
+        max_share: share of the training videos that may be unusable.
+        total: training videos.
+    """
+
+    def __init__(self, max_share: float, total: int = 0) -> None:
+        self.max_share, self.total = max_share, total
+        self.videos: set[str] = set()
+        self._reasons: set[str] = set()
+        self._epoch: int | None = None
+        self._in_epoch = 0
+
+    def begin(self, epoch: int) -> None:
+        """Begin an epoch, unless it is the present one; say what the one before went without."""
+        if epoch != self._epoch:
+            self.end()
+            self._epoch = epoch
+
+    def end(self) -> None:
+        """Say what the epoch went without."""
+        if self._epoch is not None and self._in_epoch:
+            logger.warning("epoch %d went without %d of %d videos", self._epoch, self._in_epoch, self.total)
+        self._epoch, self._in_epoch = None, 0
+
+    def add(self, skipped: Sequence[BadVideo]) -> None:
+        """Take note of videos.
+
+        Raises:
+            InputError: if more than the share allowed are unusable.
+        """
+        self._in_epoch += len(skipped)
+        for bad in skipped:
+            known = bad.video in self.videos or bad.reason in self._reasons  # a lost shard is one reason for many
+            self.videos.add(bad.video)
+            self._reasons.add(bad.reason)
+            if not known:
+                logger.warning("skipped video %s (%d so far): %s", bad.video, len(self.videos), bad.reason)
+        if skipped and len(self.videos) > self.max_share * self.total:
+            found = f"{len(self.videos)} of {self.total} training videos ({len(self.videos) / self.total:.1%})"
+            raise InputError(
+                f"{found} are unusable, more than --data.max_bad_share {self.max_share:g} allows; "
+                f"last: {skipped[-1].reason}"
+            )
+
+
+class ClipLoader(DataLoader[ClipBatch]):
+    """A data loader that says in one line what it waited for in vain."""
+
+    def __iter__(self) -> Iterator[ClipBatch]:  # type: ignore[override]
+        """Give the batches.
+
+        Raises:
+            InputError: if no batch came in time.
+        """
+        batches = super().__iter__()
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader timed out"):
+                    raise
+                raise InputError(
+                    f"--data.timeout: expected a batch within {self.timeout:g} s, found none; the disk of the data "
+                    "stalls, or --data.num_workers is too low for it"
+                ) from None
+            yield batch
 
 
 class ClipSampler(DistributedSampler[tuple[int, int]]):
