@@ -124,8 +124,8 @@ def rate(loader: DataLoader, epochs: int, batch_size: int) -> tuple[float, int]:
             loader.sampler.set_epoch(epoch)
         batches = iter(loader)
         batch, started = next(batches), time.perf_counter()
-        for batch in batches:
-            seen += batch_size if epoch else 0
+        for following in batches:
+            batch, seen = following, seen + (batch_size if epoch else 0)
         seconds += (time.perf_counter() - started) if epoch else 0.0
         tensors = batch.values() if isinstance(batch, dict) else batch._tensors().values()
         size = sum(tensor.nbytes for tensor in tensors) // batch_size
@@ -187,7 +187,8 @@ def main() -> None:
     ]
     copy, base = copy_rate(), 0.0
     print(
-        f"\ntorch {torch.__version__}, {args.workers} process(es) of one thread, batches of {args.batch} videos of 32 clips"
+        f"\ntorch {torch.__version__}, {args.workers} process(es) of one thread, batches of {args.batch} videos "
+        f"of {N_PAIR} clips"
     )
     print(f"plain copy in memory, one thread: {copy / 1e9:.1f} GB/s\n")
     print("| reader | videos/s | against (a) | MB read a video | MB of a batch a video | share of a plain copy |")

@@ -21,7 +21,7 @@ from mcn_lightning.callbacks import CentroidUpdate, EmbeddingWriter, RetrievalEv
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.data.packing import PackConfig
-from mcn_lightning.data.shards import ShardIndex
+from mcn_lightning.data.shard_files import ShardIndex
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.models.released import WeightsError
 from mcn_lightning.module import MCNModule

@@ -13,7 +13,6 @@ from references import clips as reference
 
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.captions import parse_captions
-
 from mcn_lightning.data.clips import ClipConfig, all_windows, caption_clip, draw, draw_clips, draw_windows, merge
 
 

@@ -27,7 +27,7 @@ from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.data.features import AudioConfig, VisualStream
 from mcn_lightning.data.packing import PackConfig
-from mcn_lightning.data.shards import INDEX, ShardIndex, Strings, shard_name
+from mcn_lightning.data.shard_files import INDEX, ShardIndex, shard_name
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.data.text import TextConfig
 from mcn_lightning.data.videos import ClipLoader
@@ -281,7 +281,7 @@ def test_a_lost_shard_of_held_out_videos_stops_before_training(tiny, tmp_path):
     packed(tiny, tmp_path / "shards")
     index = ShardIndex(tmp_path / "shards")
     break_shard(tmp_path / "shards", int(index.tables["val/shard"][0]), "missing")
-    with pytest.raises(InputError, match="cannot be evaluated: .*found no file"):
+    with pytest.raises(InputError, match=r"cannot be evaluated: .*found no file"):
         opened(tiny, shards=str(tmp_path / "shards")).check_held_out()
 
 

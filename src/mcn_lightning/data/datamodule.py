@@ -18,7 +18,8 @@ from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.features import DEFAULT_STREAMS, AudioConfig, VisualStream
 from mcn_lightning.data.howto100m import LayoutVideos, VideoLayout, read_video_list, video_id
 from mcn_lightning.data.packing import PackConfig, PackReport, Split, pack
-from mcn_lightning.data.shards import ShardIndex, ShardVideos
+from mcn_lightning.data.shard_files import ShardIndex
+from mcn_lightning.data.shards import ShardVideos
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.data.text import TextConfig, TextSource, open_text
 from mcn_lightning.data.videos import (
@@ -92,10 +93,11 @@ class NarratedVideos(LightningDataModule):
     ) -> None:
         super().__init__()
         _check_modalities(modalities, streams, clips)
-        for name, value, least in (("batch_size", batch_size, 1), ("eval_batch_size", eval_batch_size, 1),
-                                   ("num_workers", num_workers, 0), ("timeout", timeout, 0), ("seed", seed, 0)):  # fmt: skip
-            if value < least:
-                raise InputError(f"--data.{name} is {value}: give at least {least}")
+        least = {"batch_size": 1, "eval_batch_size": 1, "num_workers": 0, "timeout": 0, "seed": 0}
+        given = (batch_size, eval_batch_size, num_workers, timeout, seed)
+        for (name, minimum), value in zip(least.items(), given, strict=True):
+            if value < minimum:
+                raise InputError(f"--data.{name} is {value}: give at least {minimum}")
         if not 0 <= max_bad_share <= 1:
             raise InputError(f"--data.max_bad_share is {max_bad_share}: give a share from 0 to 1")
         self.root = Path(root)
@@ -218,10 +220,11 @@ class NarratedVideos(LightningDataModule):
         Raises:
             InputError: if a video cannot be evaluated.
         """
-        dataset = self.datasets.get("val")
-        for index in range(len(dataset) if dataset is not None else 0):
+        if (dataset := self.datasets.get("val")) is None:
+            return
+        for index in range(len(dataset)):
             try:
-                dataset.check(index)  # type: ignore[union-attr]
+                dataset.check(index)
             except InputError as error:
                 raise InputError(f"video {dataset.source.id(index)} cannot be evaluated: {error}") from None
 
@@ -294,7 +297,7 @@ class NarratedVideos(LightningDataModule):
     def _count_batches(self, batches: int) -> None:
         """Tell Lightning how many batches of the epoch are done, in batches of the processes there are now."""
         if self.trainer is not None:
-            progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+            progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
             more = batches - progress.processed  # 0 unless batch size or processes have changed
             for name in ("ready", "started", "processed", "completed"):
                 setattr(progress, name, getattr(progress, name) + more)

@@ -1,8 +1,8 @@
 """Memory of batches: written once, where it will travel, and used again when nobody holds the batch any more.
 
-A batch of 128 videos is 400 MB. Fresh memory costs a page fault for every 4 kB of it, which takes several times as long as
-writing to it; and small batches that are joined to a large one are written twice. So the videos of a batch are given
-slots in memory for all of them, and joining them is finding out that they are neighbours.
+A batch of 128 videos is 400 MB. Fresh memory costs a page fault for every 4 kB of it, which takes several times as
+long as writing to it; and small batches that are joined to a large one are written twice. So the videos of a batch are
+given slots in memory for all of them, and joining them is finding out that they are neighbours.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Packing a data set into shards: in parallel, resumable at any point, byte for byte the same however often it is stopped."""
+"""Packing a data set into shards: in parallel, and byte for byte the same however often it is stopped."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.captions import Captions
 from mcn_lightning.data.clips import Clip, ClipConfig
 from mcn_lightning.data.features import VisualStream, all_finite, max_rows
-from mcn_lightning.data.shards import BAD, COLUMNS, FORMAT, INDEX, STREAM_COLUMNS, ShardIndex, checksum, shard_name
+from mcn_lightning.data.shard_files import BAD, COLUMNS, FORMAT, INDEX, STREAM_COLUMNS, ShardIndex, checksum, shard_name
 from mcn_lightning.data.text import split_words
 from mcn_lightning.data.videos import check_overrun
 
@@ -38,10 +38,21 @@ PLAN = "plan.json"
 class PackableVideo(Protocol):
     """A video whose stored features can be had as they are."""
 
-    captions: Captions | None
-    duration: float
-    rows: list[Tensor]
-    frames: Tensor | None
+    @property
+    def captions(self) -> Captions | None:
+        """Its captions; ``None`` for clips without captions."""
+
+    @property
+    def duration(self) -> float:
+        """Seconds of the longest stream of features."""
+
+    @property
+    def rows(self) -> list[Tensor]:
+        """Rows of each visual stream, in the stored precision."""
+
+    @property
+    def frames(self) -> Tensor | None:
+        """Spectrogram ``(M, columns)``, in the stored precision."""
 
 
 class PackableSource(Protocol):

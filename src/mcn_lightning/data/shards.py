@@ -1,40 +1,14 @@
-"""The streaming format: memory-mapped safetensors shards with one index, read by the same draws as the layout.
-
-A folder of shards holds ``index.safetensors`` and ``shard-00000.safetensors`` and so on. A shard has one tensor for each
-kind of thing, with the videos one after the other:
-
-=============== ==========================================================================================
-``start``       seconds of each caption ``(captions,)`` float64; ``end`` alike
-``clip``        start and end of each caption's clip ``(captions, 2)``; ``order``: the captions in it, in the order of
-                their words; ``order_end`` ``(captions,)``
-``text``        the captions in UTF-8, one after the other, uint8; ``text_end`` ``(captions,)`` int64
-``word``        the words of each clip as numbers of the shard's ``vocabulary``, int32; ``word_end`` ``(captions,)``
-``topic``       known topic of each caption ``(captions,)`` int64, where the data set has topics
-``choice``      the texts that training draws from, uint8; ``choice_end`` ``(texts,)``, ``choices_end`` ``(captions,)``
-``visual_<s>``  stream s: the maximum over the rows of each caption's clip ``(captions, width)``, or, where frames are
-                kept, the rows of each video ``(rows, width)``; in the stored precision
-``audio``       spectrogram, time-major ``(frames, M)``, in the stored precision
-=============== ==========================================================================================
-
-The index has for each split the tables ``<split>/<column>`` (see ``COLUMNS``), one row a video, the words of all captions,
-and as metadata the options the shards were packed with and the size and SHA-256 of each shard. Both are mapped, never read whole: any number
-of workers shares one copy in the page cache.
-"""
+"""The videos of a folder of shards: a video source whose batches are those of the layout, bit for bit."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mcn_lightning.data.batch import BadVideo, InputError
@@ -48,241 +22,9 @@ from mcn_lightning.data.features import (
     spectrogram_clips,
     unit_length,
 )
+from mcn_lightning.data.shard_files import BAD, COLUMNS, STREAM_COLUMNS, Choices, Shard, ShardIndex, Strings, shard_name
 from mcn_lightning.data.text import TextSource
 from mcn_lightning.data.videos import NewTensor
-
-FORMAT = "mcn-lightning shards 1"
-INDEX = "index.safetensors"
-BAD = -1
-"""Shard number of a video that could not be packed."""
-COLUMNS = {
-    "shard": torch.int32,  # number of the shard, or BAD
-    "caption": torch.int64,  # first caption in the shard
-    "captions": torch.int32,  # how many
-    "frame": torch.int64,  # first spectrogram frame in the shard
-    "frames": torch.int32,  # how many
-    "topics": torch.bool,  # whether its captions have topics
-    "id_end": torch.int64,  # where the id ends among the ids; ``<split>/ids`` holds them in UTF-8
-}
-STREAM_COLUMNS = {
-    "row": torch.int64,  # first row of a stream in the shard, where frames are kept, else 0
-    "rows": torch.int32,  # how many rows the stream has
-}
-"""Columns that stand once for each visual stream s, as ``row_<s>`` and ``rows_<s>``."""
-
-
-def shard_name(number: int) -> str:
-    """Return the file name of a shard."""
-    return f"shard-{number:05d}.safetensors"
-
-
-def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file: Any) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-class Mapped:
-    """The tensors of a safetensors file, mapped into memory.
-
-    Args:
-        path: the file.
-
-    Raises:
-        InputError: if it is missing or not whole.
-    """
-
-    def __init__(self, path: Path) -> None:
-        try:
-            file = safe_open(path, framework="pt")
-            self.metadata: dict[str, str] = file.metadata() or {}
-            self.tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except FileNotFoundError:
-            raise InputError(f"{path}: expected a file of shards, found no file") from None
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{path}: expected a whole safetensors file, found a damaged one ({error})") from None
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name]
-
-
-class Strings(Sequence[str]):
-    """Strings that lie one after the other in one array of bytes; decoded when asked for.
-
-    Args:
-        data: UTF-8 bytes, uint8.
-        ends: where each string ends, ``(strings,)`` int64.
-        first: number of the first string of this view.
-        count: strings of this view.
-    """
-
-    def __init__(self, data: np.ndarray, ends: np.ndarray, first: int, count: int) -> None:
-        self.data, self.ends, self.first, self.count = data, ends, first, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> str:  # type: ignore[override]
-        if not 0 <= index < self.count:
-            raise IndexError(index)
-        at = self.first + index
-        begin = int(self.ends[at - 1]) if at else 0
-        return self.data[begin : int(self.ends[at])].tobytes().decode("utf-8", "surrogatepass")
-
-
-class Choices(Sequence[Strings]):
-    """For each caption of a video the texts that training draws from.
-
-    Args:
-        shard: the shard.
-        first: first caption of the video in the shard.
-        count: captions of the video.
-    """
-
-    def __init__(self, shard: Shard, first: int, count: int) -> None:
-        self.shard, self.first, self.count = shard, first, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Strings:  # type: ignore[override]
-        if not 0 <= index < self.count:
-            raise IndexError(index)
-        ends, at = self.shard.numpy("choices_end"), self.first + index
-        begin = int(ends[at - 1]) if at else 0
-        return Strings(self.shard.numpy("choice"), self.shard.numpy("choice_end"), begin, int(ends[at]) - begin)
-
-
-class Shard(Mapped):
-    """One shard, mapped."""
-
-    @cached_property
-    def vocabulary(self) -> list[str]:
-        """Every word of its captions once."""
-        ends = self.numpy("vocabulary_end")
-        return list(Strings(self.numpy("vocabulary"), ends, 0, len(ends)))
-
-    def between(self, name: str, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the items of some captions, and where those of each begin and end ``(count + 1,)``."""
-        ends = self.numpy(f"{name}_end")
-        begin = int(ends[first - 1]) if first else 0
-        bounds = np.concatenate([[0], ends[first : first + count] - begin])
-        return self.numpy(name)[begin : begin + int(bounds[-1])], bounds
-
-    def numpy(self, name: str) -> np.ndarray:
-        """Return a tensor as a NumPy array over the same memory."""
-        return self.tensors[name].numpy()
-
-
-class ShardIndex:
-    """The index of a folder of shards.
-
-    Args:
-        folder: the folder.
-
-    Raises:
-        InputError: if there is no index, or it is damaged or of another format.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        path = folder / INDEX
-        if not path.is_file():
-            raise InputError(
-                f"{path}: expected the index of finished shards, found no file; mcn-lightning prepare writes it last"
-            )
-        self.tables = Mapped(path)
-        try:
-            about = json.loads(self.tables.metadata["index"])
-            if about["format"] != FORMAT:
-                raise ValueError(about["format"])
-            self.fingerprint: str = about["fingerprint"]
-            self.options: dict[str, Any] = about["options"]
-            self.shards: list[dict[str, Any]] = about["shards"]
-            self.reasons: dict[str, dict[str, str]] = about["skipped"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: expected an index of {FORMAT}, found something else ({error})") from None
-
-    @property
-    def splits(self) -> list[str]:
-        """Names of the splits."""
-        return list(self.options["splits"])
-
-    def ids(self, split: str) -> Strings:
-        """Return the ids of the videos of a split."""
-        ends = self.tables[f"{split}/id_end"].numpy()
-        return Strings(self.tables[f"{split}/ids"].numpy(), ends, 0, len(ends))
-
-    def words(self) -> list[str]:
-        """Return every word of the captions once."""
-        data, ends = self.tables["words"].numpy(), self.tables["word_end"].numpy()
-        return list(Strings(data, ends, 0, len(ends)))
-
-    def check_options(
-        self,
-        options: dict[str, Any],
-        streams: Sequence[VisualStream],
-        min_times: dict[str, float],
-        captions: bool,
-    ) -> None:
-        """Refuse options that these shards cannot serve.
-
-        Args:
-            options: options that must be those of packing, by name.
-            streams: visual streams wanted.
-            min_times: seconds to which captions grow, by split; of no consequence where frames are kept.
-            captions: whether clips are captions.
-
-        Raises:
-            InputError: naming the first option that differs.
-        """
-        packed = self.options
-        wanted = options | {"streams": [dataclasses.asdict(stream) for stream in streams]}
-        names = {"streams": "streams", "bands": "audio.bands", "train_column": "text.train_column"}
-        for option, value in wanted.items():
-            if packed[option] != value and not (option == "streams" and "video" not in packed["modalities"]):
-                raise InputError(
-                    f"--data.{names[option]}: expected {packed[option]}, which {self.folder} was packed with, "
-                    f"found {value}; pack again to change it"
-                )
-        if not packed["keep_frames"]:
-            for split, kind in packed["splits"].items():
-                if captions and kind["min_time"] != min_times[split]:
-                    option = "min_time" if split == "train" else "eval_min_time"
-                    raise InputError(
-                        f"--data.clips.{option}: expected {kind['min_time']:g}, which {self.folder} was packed with, "
-                        f"found {min_times[split]:g}; pack again, or once with --pack.keep_frames true"
-                    )
-
-    def broken(self, number: int) -> str | None:
-        """Return what is wrong with a shard at first sight (missing, or of another size), or ``None``."""
-        expected, path = self.shards[number], self.folder / shard_name(number)
-        try:
-            size = path.stat().st_size
-        except OSError:
-            size = None
-        if size == expected["bytes"]:
-            return None
-        found = "no file" if size is None else f"{size} bytes"
-        return (
-            f"{path}: expected {expected['bytes']} bytes with SHA-256 {expected['sha256']}, found {found}; "
-            "pack again, or copy it anew"
-        )
-
-    def verify(self, number: int) -> str | None:
-        """Return what is wrong with a shard by its checksum, or ``None``."""
-        if (wrong := self.broken(number)) is not None:
-            return wrong
-        path, expected = self.folder / shard_name(number), self.shards[number]["sha256"]
-        found = checksum(path)
-        return None if found == expected else f"{path}: expected SHA-256 {expected}, found {found}; copy it anew"
 
 
 class ShardVideos:
@@ -349,18 +91,19 @@ class ShardVideos:
 
     def lost(self) -> list[BadVideo]:
         """Return the videos that could not be packed or whose shard is missing or of another size."""
-        reasons = {BAD: ""} | {number: self.index.broken(number) for number in np.unique(self._columns["shard"]).tolist()
-                               if number != BAD}  # fmt: skip
-        bad = [index for index, number in enumerate(self._columns["shard"].tolist()) if reasons[number] is not None]
-        packing = self.index.reasons[self.split]
-        return [BadVideo(self.id(i), reasons[int(self._columns["shard"][i])] or packing[str(i)]) for i in bad]
+        shards = self._columns["shard"]
+        broken = {number: self.index.broken(number) for number in np.unique(shards[shards != BAD]).tolist()}
+        lost = [number for number, reason in broken.items() if reason is not None]
+        return [
+            BadVideo(self.id(index), broken.get(int(shards[index])) or self.index.reasons[self.split][str(index)])
+            for index in np.flatnonzero(np.isin(shards, [BAD, *lost])).tolist()
+        ]
 
     def word_table(self, index: int) -> np.ndarray | None:
         """Return the index of each word in the vocabulary of a video's shard, or ``None``; see ``TextSource``."""
         number = int(self._columns["shard"][index])
         if number not in self._tables:
-            words = self._shard(number).vocabulary if self.text is not None else None
-            self._tables[number] = None if words is None else self.text.word_table(words)
+            self._tables[number] = None if self.text is None else self.text.word_table(self._shard(number).vocabulary)
         return self._tables[number]
 
     def _shard(self, number: int) -> Shard:

@@ -18,7 +18,6 @@ from mcn_lightning.data.features import AudioConfig, augment_audio
 from mcn_lightning.data.memory import Blocks, Slots, join
 from mcn_lightning.data.text import TextSource
 
-
 logger = logging.getLogger(__name__)
 
 NewTensor = Callable[[str, Sequence[int], torch.dtype], Tensor]
@@ -33,9 +32,13 @@ def new_tensor(name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 class StoredVideo(Protocol):
     """One video, opened; what a modality lacks is ``None``."""
 
-    captions: Captions | None
-    duration: float
-    """Seconds of the longest stream of features; infinite where none is read."""
+    @property
+    def captions(self) -> Captions | None:
+        """Its captions; ``None`` for clips without captions."""
+
+    @property
+    def duration(self) -> float:
+        """Seconds of the longest stream of features; infinite where none is read."""
 
     def visual(self, clips: Sequence[Clip], new: NewTensor) -> Tensor | None:
         """Return the visual features of B clips, ``(B, C)`` float32, in memory that ``new`` gives."""
@@ -169,7 +172,7 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
             if (rows := captions.word_rows(clips, self.text.max_words)) is not None:
                 return torch.from_numpy(rows)
         else:
-            text = [choices[rng.integers(len(choices))] for choices in captions.choices]
+            text = [choices[int(rng.integers(len(choices)))] for choices in captions.choices]
         texts = [" ".join(text[number] for number in clip.order) for clip in clips]
         return torch.from_numpy(np.stack([self.text.indices(each) for each in texts]))
 
@@ -270,7 +273,7 @@ class SkippedVideos:
             )
 
 
-class ClipLoader(DataLoader[ClipBatch]):
+class ClipLoader(DataLoader):
     """A data loader that says in one line what it waited for in vain."""
 
     def __iter__(self) -> Iterator[ClipBatch]:  # type: ignore[override]

@@ -116,7 +116,7 @@ class AudioBranch(nn.Module):
 
     def forward(self, spectrogram: Tensor, audio_frames: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(B, M, T)`` dB and frame counts ``(B,)`` to the embedding ``(B, D)`` and pooled ``(B, widths[-1])``."""
-        # batches carry the stored precision, time-major from shards: one form here, so that every source gives one result
+        # batches have the stored precision and are time-major from shards: one form here, so that all give one result
         spectrogram = spectrogram.to(self.projection.weight.dtype).contiguous()
         features = self.network(spectrogram)
         steps = None
