@@ -126,6 +126,21 @@ def test_evaluating_a_checkpoint_needs_no_starting_weights(overlay, tmp_path, ca
     assert "gone.pth" in refusal(capsys, "validate", *demo, "--model.weights", tmp_path / "gone.pth")
 
 
+@pytest.mark.parametrize("recipe", ["demo", "grid"])
+def test_shards_train_to_the_same_digits(recipe, overlay, tmp_path, capsys):
+    files = ("--config", CONFIGS / f"{recipe}.yaml", "--config", overlay)
+    run("prepare", *files, "--pack.output", tmp_path / "shards", "--pack.shard_size", 30_000)
+    assert "packed 8 videos" in capsys.readouterr().out
+    run("fit", *files)
+    run("fit", *files, "--data.shards", tmp_path / "shards")
+    tables = [list(csv.DictReader((folder_of(overlay, run) / "metrics.csv").open())) for run in (0, 1)]
+    assert len(tables[0]) > 3
+    for one, other in zip(*tables, strict=True):
+        assert {k: v for k, v in one.items() if "seconds" not in k} == {
+            k: v for k, v in other.items() if "seconds" not in k
+        }
+
+
 def test_resume_continues_the_steps(overlay):
     demo = ("--config", CONFIGS / "demo.yaml", "--config", overlay)
     run("fit", *demo)

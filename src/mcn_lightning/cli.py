@@ -135,7 +135,7 @@ class PrepareCLI(MCNCLI):
         for group in {*vars(self.config)} - {"data", "pack"}:
             del self.config[group]
         try:
-            parts = self.parser.instantiate_classes(self.config)
+            parts = self.parser.instantiate(self.config)
         except ValueError as error:
             raise InputError(str(error)) from error
         try:
@@ -208,7 +208,8 @@ def main(args: list[str] | None = None) -> None:
                 "parser_mode": "omegaconf+",
                 "version": __version__,
                 "description": "Train and evaluate Multimodal Clustering Networks. Beside the commands below: "
-                "synthetic (write generated videos; see lightning synthetic --help).",
+                "prepare (pack a data set into shards), verify (check shards), synthetic (write generated videos); "
+                "each has its own --help.",
             },
             trainer_defaults={
                 "logger": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 
@@ -214,6 +215,27 @@ def test_too_many_bad_training_videos_stop_the_run(copy, tmp_path):
     spoil(copy, data, "train", 2)
     with pytest.raises(InputError, match=r"2 of 6 training videos \(33\.3%\).*--data\.max_bad_share 0\.2.*_2d\.npz"):
         trainer(tmp_path, max_epochs=3, limit_val_batches=0).fit(Recorder(), datamodule=data)
+
+
+def change_captions(root, split, change):
+    entries = json.loads((root / "captions.json").read_text())
+    for path in (root / f"{split}.csv").read_text().splitlines()[1:]:
+        change(entries[path.rsplit("/")[-1]])
+    (root / "captions.json").write_text(json.dumps(entries))
+
+
+def test_held_out_captions_beyond_the_features_are_found_before_training(copy, tmp_path):
+    change_captions(copy, "val", lambda entry: entry["end"].__setitem__(-1, 99.0))
+    data = narrated(copy, max_bad_share=1.0)
+    data.setup("fit")
+    with pytest.raises(InputError, match=r"cannot be evaluated: .*--data\.clips\.overrun"):
+        data.check_held_out()
+
+
+def test_training_captions_without_any_known_word_are_refused(copy):
+    change_captions(copy, "train", lambda entry: entry.update(text=["" for _ in entry["text"]]))
+    with pytest.raises(InputError, match=r"--data\.captions: expected known words in the captions of train\.csv"):
+        narrated(copy).setup("fit")
 
 
 @pytest.mark.parametrize("verb", ["validate", "test"])

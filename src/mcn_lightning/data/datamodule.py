@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -244,12 +244,23 @@ class NarratedVideos(LightningDataModule):
             entries = (captions or {}).values()
             texts = (text for entry in entries if isinstance(entry, Captions) for text in entry.all_texts())
             self.text = open_text(self.text_config, self.root / self.text_config.source, texts)
+            self._check_words(videos.get("train", ()), captions or {})
         self.datasets = {
             split: self._dataset(split, LayoutVideos(paths, captions, self.layout))
             for split, paths in videos.items()
             if paths
         }
         self._skipped.total = len(videos.get("train", ()))
+
+    def _check_words(self, paths: Sequence[str], captions: Mapping[str, Captions | BadVideo]) -> None:
+        """Refuse training captions of which no word is known, while those of another split may be."""
+        entries = [entry for path in paths if isinstance(entry := captions[video_id(path)], Captions)]
+        texts = (text for entry in entries for text in entry.all_texts())
+        if entries and self.text is not None and not any(self.text.indices(text).any() for text in texts):
+            raise InputError(
+                f"--data.captions: expected known words in the captions of {self.lists['train']}, found none; "
+                "check --data.text.source and --data.text.lowercase"
+            )
 
     def _dataset(self, split: str, source: VideoSource) -> NarratedVideoDataset:
         training = split == "train"

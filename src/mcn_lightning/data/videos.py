@@ -119,12 +119,14 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
             return BadVideo(self.source.id(index), str(error))
 
     def check(self, index: int) -> None:
-        """Open a video without reading its features.
+        """Open a video and compare its captions with its length, without reading its features.
 
         Raises:
-            InputError: if it cannot be opened.
+            InputError: if it cannot be opened, or its captions go on for too long after the features.
         """
-        self.source.open(index)
+        video = self.source.open(index)
+        if video.captions is not None:
+            check_overrun(self.source.id(index), video.captions, video.duration, self.clips.overrun)
 
     def _clips_of(self, epoch: int, index: int, new: NewTensor) -> ClipBatch:
         rng = np.random.default_rng((self.seed, epoch, index))
