@@ -257,9 +257,10 @@ def unit_length(pooled: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
         out = torch.empty(len(pooled[0]), sum(part.shape[1] for part in pooled))
     at = 0
     for part in pooled:
-        part = part.float()
-        length = torch.linalg.vector_norm(part, dim=1, keepdim=True).clamp_min_(torch.finfo(torch.float32).tiny)
-        torch.mul(part, length.reciprocal_(), out=out[:, at : at + part.shape[1]])
+        rows = out[:, at : at + part.shape[1]]
+        rows.copy_(part)
+        length = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min_(torch.finfo(torch.float32).tiny)
+        rows.mul_(length.reciprocal_())
         at += part.shape[1]
     return out
 

@@ -53,6 +53,7 @@ class ShardVideos:
         self._open()
 
     def _open(self) -> None:
+        self.keep_frames = bool(self.index.options["keep_frames"])
         streams = range(len(self.index.options["streams"]))
         names = [*COLUMNS, *(f"{name}_{number}" for name in STREAM_COLUMNS for number in streams)]
         self._columns = {name: self.index.tables[f"{self.split}/{name}"].numpy() for name in names}
@@ -136,7 +137,7 @@ class ShardCaptions(Captions):
 
     def clip(self, index: int, min_time: float) -> Clip:
         """Return the clip of a caption as it was packed; grown anew where frames are kept, for any ``min_time``."""
-        if self.video.source.index.options["keep_frames"]:
+        if self.video.source.keep_frames:
             return super().clip(index, min_time)
         order, ends = self._order
         start, end = self._clips[index]
@@ -155,7 +156,7 @@ class ShardCaptions(Captions):
     def word_rows(self, clips: Sequence[Clip], max_words: int) -> np.ndarray | None:
         """Return the first word indices of some of its clips, ``(B, W)`` int32; ``None`` where the text is needed."""
         table = self.video.source.word_table(self.video.index)
-        if table is None or self.video.source.index.options["keep_frames"]:
+        if table is None or self.video.source.keep_frames:
             return None
         numbers, bounds = self.video.shard.between("word", self.video.first, len(self))
         indices = table[numbers]
@@ -208,7 +209,7 @@ class ShardVideo:
         parts, drawn = [], torch.tensor([self.first + clip.number for clip in clips])
         for number, stream in enumerate(self.source.streams):
             stored = self.shard[f"visual_{number}"]
-            if self.source.index.options["keep_frames"]:
+            if self.source.keep_frames:
                 first = self.source.column(f"row_{number}", self.index)
                 rows = stored[first : first + self.source.column(f"rows_{number}", self.index)]
                 pooled = max_rows(rows, [(clip.start, clip.end) for clip in clips], stream.rate)
