@@ -18,7 +18,7 @@ from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.features import DEFAULT_STREAMS, AudioConfig, VisualStream
 from mcn_lightning.data.howto100m import LayoutVideos, VideoLayout, read_video_list, video_id
 from mcn_lightning.data.packing import PackConfig, PackReport, Split, pack
-from mcn_lightning.data.shard_files import ShardIndex
+from mcn_lightning.data.shard_files import ShardIndex, check_options
 from mcn_lightning.data.shards import ShardVideos
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.data.text import TextConfig, TextSource, open_text
@@ -159,7 +159,9 @@ class NarratedVideos(LightningDataModule):
     def _open_shards(self, index: ShardIndex) -> None:
         """Take the splits from shards."""
         layout, kind = self.layout, self.clip_config.kind
-        index.check_options(self._shard_options(), [*layout.streams], self._min_times(), kind == "captions")
+        check_options(
+            index.options, index.folder, self._shard_options(), layout.streams, self._min_times(), kind == "captions"
+        )
         if "text" in layout.modalities:
             self.text = open_text(self.text_config, self.root / self.text_config.source, index.words())
         streams = layout.streams if "video" in layout.modalities else ()

@@ -8,6 +8,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
@@ -33,6 +34,8 @@ from mcn_lightning.data.text import split_words
 from mcn_lightning.data.videos import check_overrun
 
 PLAN = "plan.json"
+PARTIAL = "partial"
+"""Folder of files that are being written; a run begins and ends without it."""
 
 
 class PackableVideo(Protocol):
@@ -173,8 +176,7 @@ def pack(splits: dict[str, Split], options: dict[str, Any], streams: Sequence[Vi
         "shard_size": config.shard_size,
     }
     job = _Job(splits, options, list(streams), clips, config, output)
-    for left in output.glob("*.partial"):
-        left.unlink(missing_ok=True)
+    shutil.rmtree(output / PARTIAL, ignore_errors=True)  # of a run that was killed
     fingerprint = _fingerprint(options, splits)
     if (output / INDEX).is_file():
         index = ShardIndex(output)
@@ -277,8 +279,7 @@ def _run(job: _Job, plan: list[Range], todo: list[int]) -> None:
         raise
     finally:
         bar.close()
-        for left in job.output.glob("*.partial"):
-            left.unlink(missing_ok=True)
+        shutil.rmtree(job.output / PARTIAL, ignore_errors=True)
     pool.shutdown()
 
 
@@ -316,7 +317,7 @@ def _pack_shard(number: int) -> None:
         with counter.get_lock():
             counter.value += 1
     path = job.output / shard_name(number)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = _partial(path)
     _save(shard.tensors(), partial, {"format": FORMAT})
     about = shard.about() | {"bytes": partial.stat().st_size, "sha256": checksum(partial)}
     _write(path.with_suffix(".json"), json.dumps(about).encode())
@@ -489,7 +490,7 @@ def _write_index(job: _Job, plan: list[Range], fingerprint: str) -> None:
         tensors[f"{name}/ids"], tensors[f"{name}/id_end"] = _bytes_of(ids)
     tensors["words"], tensors["word_end"] = _bytes_of(sorted(words))
     about = {"format": FORMAT, "fingerprint": fingerprint, "options": job.options, "shards": shards, "skipped": skipped}
-    partial = job.output / f"{INDEX}.partial"
+    partial = _partial(job.output / INDEX)
     _save(tensors, partial, {"index": json.dumps(about)})  # one key: the order of several is not fixed
     partial.rename(job.output / INDEX)
 
@@ -498,6 +499,7 @@ def _clean(output: Path) -> None:
     """Remove what only an unfinished run needs."""
     for path in (*output.glob("shard-*.json"), output / PLAN):
         path.unlink(missing_ok=True)
+    shutil.rmtree(output / PARTIAL, ignore_errors=True)
 
 
 def _report(index: ShardIndex, seconds: float) -> PackReport:
@@ -518,6 +520,13 @@ def _report(index: ShardIndex, seconds: float) -> PackReport:
     )
 
 
+def _partial(path: Path) -> Path:
+    """Return where a file is written before it gets its name."""
+    folder = path.parent / PARTIAL
+    folder.mkdir(exist_ok=True)
+    return folder / path.name
+
+
 def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     """Write a safetensors file that others may read too, as far as the umask allows (the library's is 0600)."""
     path.touch()
@@ -528,7 +537,7 @@ def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> N
 
 def _write(path: Path, content: bytes) -> None:
     """Write a small file so that it is whole under its name."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = _partial(path)
     with open(partial, "wb") as file:
         file.write(content)
         file.flush()

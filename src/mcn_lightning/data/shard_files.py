@@ -213,42 +213,6 @@ class ShardIndex:
         data, ends = self.tables["words"].numpy(), self.tables["word_end"].numpy()
         return list(Strings(data, ends, 0, len(ends)))
 
-    def check_options(
-        self,
-        options: dict[str, Any],
-        streams: Sequence[VisualStream],
-        min_times: dict[str, float],
-        captions: bool,
-    ) -> None:
-        """Refuse options that these shards cannot serve.
-
-        Args:
-            options: options that must be those of packing, by name.
-            streams: visual streams wanted.
-            min_times: seconds to which captions grow, by split; of no consequence where frames are kept.
-            captions: whether clips are captions.
-
-        Raises:
-            InputError: naming the first option that differs.
-        """
-        packed = self.options
-        wanted = options | {"streams": [dataclasses.asdict(stream) for stream in streams]}
-        names = {"streams": "streams", "bands": "audio.bands", "train_column": "text.train_column"}
-        for option, value in wanted.items():
-            if packed[option] != value and not (option == "streams" and "video" not in packed["modalities"]):
-                raise InputError(
-                    f"--data.{names[option]}: expected {packed[option]}, which {self.folder} was packed with, "
-                    f"found {value}; pack again to change it"
-                )
-        if not packed["keep_frames"]:
-            for split, kind in packed["splits"].items():
-                if captions and kind["min_time"] != min_times[split]:
-                    option = "min_time" if split == "train" else "eval_min_time"
-                    raise InputError(
-                        f"--data.clips.{option}: expected {kind['min_time']:g}, which {self.folder} was packed with, "
-                        f"found {min_times[split]:g}; pack again, or once with --pack.keep_frames true"
-                    )
-
     def broken(self, number: int) -> str | None:
         """Return what is wrong with a shard at first sight (missing, or of another size), or ``None``."""
         expected, path = self.shards[number], self.folder / shard_name(number)
@@ -271,3 +235,42 @@ class ShardIndex:
         path, expected = self.folder / shard_name(number), self.shards[number]["sha256"]
         found = checksum(path)
         return None if found == expected else f"{path}: expected SHA-256 {expected}, found {found}; copy it anew"
+
+
+def check_options(
+    packed: dict[str, Any],
+    where: object,
+    options: dict[str, Any],
+    streams: Sequence[VisualStream],
+    min_times: dict[str, float],
+    captions: bool,
+) -> None:
+    """Refuse options that packed videos cannot serve.
+
+    Args:
+        packed: options that the videos were packed with.
+        where: their folder.
+        options: options that must be those of packing, by name.
+        streams: visual streams wanted.
+        min_times: seconds to which captions grow, by split; of no consequence where frames are kept.
+        captions: whether clips are captions.
+
+    Raises:
+        InputError: naming the first option that differs.
+    """
+    wanted = options | {"streams": [dataclasses.asdict(stream) for stream in streams]}
+    names = {"streams": "streams", "bands": "audio.bands", "train_column": "text.train_column"}
+    for option, value in wanted.items():
+        if packed[option] != value and not (option == "streams" and "video" not in packed["modalities"]):
+            raise InputError(
+                f"--data.{names[option]}: expected {packed[option]}, which {where} was packed with, "
+                f"found {value}; pack again to change it"
+            )
+    if not packed["keep_frames"]:
+        for split, kind in packed["splits"].items():
+            if captions and kind["min_time"] != min_times[split]:
+                option = "min_time" if split == "train" else "eval_min_time"
+                raise InputError(
+                    f"--data.clips.{option}: expected {kind['min_time']:g}, which {where} was packed with, "
+                    f"found {min_times[split]:g}; pack again, or once with --pack.keep_frames true"
+                )
