@@ -376,3 +376,30 @@ def test_a_disk_that_stalls_ends_in_a_message():
     loader = ClipLoader(Stalls(), num_workers=1, timeout=1)
     with pytest.raises(InputError, match=r"--data\.timeout: expected a batch within 1 s"):
         next(iter(loader))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_litdata_records_give_the_same_batches(tiny, tmp_path, processes):
+    pytest.importorskip("litdata", reason="the extra litdata is not installed")
+    data = narrated(tiny)
+    report = data.pack(PackConfig(str(tmp_path / "store"), 100_000, processes=processes, format="litdata"))
+    assert report.videos == 8 and report.skipped == {} and report.bytes_in == packed(tiny, tmp_path / "files").bytes_in
+    layout = opened(tiny)
+    for workers in (0, 2):
+        records = opened(tiny, shards=str(tmp_path / "store"), num_workers=workers)
+        for split in ("train_dataloader", "val_dataloader"):
+            for one, other in zip(getattr(layout, split)(), getattr(records, split)(), strict=True):
+                same(one, other)
+    with pytest.raises(InputError, match=r"--data\.clips\.min_time: expected 8"):
+        opened(tiny, shards=str(tmp_path / "store"), clips=ClipConfig(min_time=4.0))
+    with pytest.raises(InputError, match="expected an empty folder"):
+        data.pack(PackConfig(str(tmp_path / "store"), format="litdata"))
+
+
+def test_records_elsewhere_are_refused_in_one_line(tiny, tmp_path):
+    pytest.importorskip("litdata", reason="the extra litdata is not installed")
+    (tmp_path / "store" / "train").mkdir(parents=True)
+    (tmp_path / "store" / "train" / "index.json").write_text("{}")
+    with pytest.raises(InputError, match="expected LitData records of") as caught:
+        opened(tiny, shards=str(tmp_path / "store"))
+    assert "\n" not in str(caught.value)

@@ -17,9 +17,11 @@ from mcn_lightning.data.captions import Captions, read_captions
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.features import DEFAULT_STREAMS, AudioConfig, VisualStream
 from mcn_lightning.data.howto100m import LayoutVideos, VideoLayout, read_video_list, video_id
-from mcn_lightning.data.packing import PackConfig, PackReport, Split, pack
+from mcn_lightning.data.packing import PackConfig, PackReport, pack
 from mcn_lightning.data.shard_files import ShardIndex, check_options
+from mcn_lightning.data.shard_writer import Split
 from mcn_lightning.data.shards import ShardVideos
+from mcn_lightning.data.streaming import StreamingVideos, is_streaming, pack_streaming
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.data.text import TextConfig, TextSource, open_text
 from mcn_lightning.data.videos import (
@@ -53,8 +55,8 @@ class NarratedVideos(LightningDataModule):
         audio: how spectrograms are stored, cut and augmented.
         text: how captions become vectors.
         clips: how the clips of a video are chosen.
-        shards: folder that ``mcn-lightning prepare`` wrote, read in place of captions and features; relative to the
-            working directory. Only the text source is still taken from ``root``.
+        shards: folder (or, with LitData, address) that ``mcn-lightning prepare`` wrote, read in place of captions and
+            features; relative to the working directory. Only the text source is still taken from ``root``.
         synthetic: generate the data set under ``root`` first, unless it is there already (--data.synthetic.help shows
             the options).
         batch_size: videos of a training batch in each process; the batch holds ``clips.n_pair`` clips of each.
@@ -110,7 +112,7 @@ class NarratedVideos(LightningDataModule):
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.epoch_end, self.timeout = epoch_end, timeout
         self.seed = seed
-        self.shards = None if shards is None else Path(shards)
+        self.shards = shards
         self.text: TextSource | None = None
         self.datasets: dict[str, NarratedVideoDataset] = {}
         self._skipped = SkippedVideos(max_bad_share)
@@ -146,7 +148,7 @@ class NarratedVideos(LightningDataModule):
         needed = _NEEDED.get(stage or "fit", ())
         if self.shards is not None:
             if not self.datasets:
-                self._open_shards(ShardIndex(self.shards))
+                self._open_shards(self.shards)
             return
         if not self.root.is_dir():
             raise InputError(f"--data.root {self.root}: expected a folder, found none")
@@ -156,23 +158,31 @@ class NarratedVideos(LightningDataModule):
             if not self.datasets.get(split):
                 self._videos(split, required=True)
 
-    def _open_shards(self, index: ShardIndex) -> None:
-        """Take the splits from shards."""
-        layout, kind = self.layout, self.clip_config.kind
-        check_options(
-            index.options, index.folder, self._shard_options(), layout.streams, self._min_times(), kind == "captions"
-        )
-        if "text" in layout.modalities:
-            self.text = open_text(self.text_config, self.root / self.text_config.source, index.words())
+    def _open_shards(self, where: str) -> None:
+        """Take the splits from shards, or from LitData records."""
+        layout, captions = self.layout, self.clip_config.kind == "captions"
         streams = layout.streams if "video" in layout.modalities else ()
         audio = layout.audio if "audio" in layout.modalities else None
+        streaming, words = is_streaming(where), set[str]()
+        sources: dict[str, ShardVideos | StreamingVideos] = {}
+        index = None if streaming else ShardIndex(Path(where))
         for split, name in self._split_names().items():
-            if name in index.splits:
-                source = ShardVideos(index, name, streams, audio, kind == "captions", self.text)
-                self.datasets[split] = self._dataset(split, source)
-        if "train" in self.datasets:
-            self._skipped.total = len(self.datasets["train"])
-            self._skipped.add(self.datasets["train"].source.lost())  # type: ignore[attr-defined]
+            if index is not None and name in index.splits:
+                sources[split] = ShardVideos(index, name, streams, audio, captions)
+            elif streaming and (name == "train" or self.lists[split] is not None):
+                sources[split] = found = StreamingVideos(f"{where.rstrip('/')}/{name}", streams, audio, captions)
+                words.update(found.words)
+        for source in sources.values():
+            check_options(source.options, where, self._shard_options(), layout.streams, self._min_times(), captions)
+        if "text" in layout.modalities:
+            known = index.words() if index is not None else sorted(words)
+            self.text = open_text(self.text_config, self.root / self.text_config.source, known)
+        for split, source in sources.items():
+            source.text = self.text
+            self.datasets[split] = self._dataset(split, source)
+        if "train" in sources:
+            self._skipped.total = len(sources["train"])
+            self._skipped.add(sources["train"].lost())
 
     def _split_names(self) -> dict[str, str]:
         """Return under which name each split is packed: a test list that is the validation list is packed once."""
@@ -214,7 +224,8 @@ class NarratedVideos(LightningDataModule):
         }
         streams = self.layout.streams if "video" in self.layout.modalities else ()
         options = self._shard_options() | {"modalities": list(self.layout.modalities)}
-        return pack(splits, options, streams, self.clip_config, config)
+        pack_as = pack if config.format == "safetensors" else pack_streaming
+        return pack_as(splits, options, streams, self.clip_config, config)
 
     def check_held_out(self) -> None:
         """Open the files of every validation video, before the training that a bad one would end.

@@ -12,13 +12,12 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -26,52 +25,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mcn_lightning.data.batch import InputError
-from mcn_lightning.data.captions import Captions
-from mcn_lightning.data.clips import Clip, ClipConfig
-from mcn_lightning.data.features import VisualStream, all_finite, max_rows
+from mcn_lightning.data.clips import ClipConfig
+from mcn_lightning.data.features import VisualStream
 from mcn_lightning.data.shard_files import BAD, COLUMNS, FORMAT, INDEX, STREAM_COLUMNS, ShardIndex, checksum, shard_name
-from mcn_lightning.data.text import split_words
-from mcn_lightning.data.videos import check_overrun
+from mcn_lightning.data.shard_writer import ShardContents, Split, bytes_of, column_names
 
 PLAN = "plan.json"
 PARTIAL = "partial"
 """Folder of files that are being written; a run begins and ends without it."""
-
-
-class PackableVideo(Protocol):
-    """A video whose stored features can be had as they are."""
-
-    @property
-    def captions(self) -> Captions | None:
-        """Its captions; ``None`` for clips without captions."""
-
-    @property
-    def duration(self) -> float:
-        """Seconds of the longest stream of features."""
-
-    @property
-    def rows(self) -> list[Tensor]:
-        """Rows of each visual stream, in the stored precision."""
-
-    @property
-    def frames(self) -> Tensor | None:
-        """Spectrogram ``(M, columns)``, in the stored precision."""
-
-
-class PackableSource(Protocol):
-    """Videos that can be packed: a video source that also tells its ids and sizes."""
-
-    def __len__(self) -> int:
-        """Return how many videos there are."""
-
-    def id(self, index: int) -> str:
-        """Return the id of a video."""
-
-    def open(self, index: int) -> PackableVideo:
-        """Open a video, or raise ``InputError``."""
-
-    def stored_bytes(self, index: int) -> tuple[int, int]:
-        """Return the bytes of the visual features and of the spectrogram of a video as stored; 0 where absent."""
 
 
 @dataclass(frozen=True)
@@ -79,36 +40,26 @@ class PackConfig:
     """How shards are written.
 
     Args:
-        output: folder to write; shards of an earlier, unfinished run with the same options in it are kept.
+        output: folder, or with litdata also address, to write; shards of an earlier, unfinished run with the same
+            options in it are kept.
         shard_size: bytes of a shard, about; a process needs twice as much memory.
         keep_frames: store the rows of the visual features in place of the pooled vector of each caption: twice the
             bytes, but any clips.min_time, and windows.
         processes: processes that read and write; 0 for one a core.
+        format: safetensors for a file system, or litdata for object stores too (s3://, gs://; the extra litdata).
     """
 
     output: str
     shard_size: int = 1_000_000_000
     keep_frames: bool = False
     processes: int = 0
+    format: Literal["safetensors", "litdata"] = "safetensors"
 
     def __post_init__(self) -> None:
         if self.shard_size < 1:
             raise ValueError(f"--pack.shard_size: expected bytes, for instance 1000000000, found {self.shard_size}")
         if self.processes < 0:
             raise ValueError(f"--pack.processes: expected 0 for one a core, or a number, found {self.processes}")
-
-
-@dataclass(frozen=True)
-class Split:
-    """A part of the data set that is packed.
-
-    Args:
-        source: its videos.
-        min_time: seconds to which the clip of each caption grows.
-    """
-
-    source: PackableSource
-    min_time: float
 
 
 @dataclass(frozen=True)
@@ -311,7 +262,7 @@ def _pack_shard(number: int) -> None:
     """Write one shard, and what the index will say of it."""
     job, plan, counter = _worker
     name, first, stop = plan[number]
-    split, shard = job.splits[name], _Shard(job)
+    split, shard = job.splits[name], ShardContents(job.streams, job.clips, job.config.keep_frames)
     for index in range(first, stop):
         shard.add(split, index)
         with counter.get_lock():
@@ -326,149 +277,10 @@ def _pack_shard(number: int) -> None:
     partial.rename(path)
 
 
-class _Shard:
-    """The contents of a shard while they are gathered."""
-
-    def __init__(self, job: _Job) -> None:
-        self.job = job
-        self.parts: dict[str, list[Tensor]] = {}
-        self.rows: dict[str, list[int]] = {name: [] for name in _column_names(len(job.streams)) if name != "id_end"}
-        self.at = dict.fromkeys(("caption", "frame", *(f"row_{s}" for s in range(len(job.streams)))), 0)
-        self.skipped: dict[str, str] = {}
-        self.words: dict[str, int] = {}
-        self.seconds, self.bytes_in = 0.0, 0
-
-    def add(self, split: Split, index: int) -> None:
-        """Add a video, or note why it is left out."""
-        try:
-            video = split.source.open(index)
-            parts, counts = self._read(split, index, video)
-        except InputError as error:
-            self.skipped[str(index)] = str(error)
-            for name, column in self.rows.items():
-                column.append(BAD if name == "shard" else 0)
-            return
-        for name, part in parts.items():
-            self.parts.setdefault(name, []).append(part)
-        for name, column in self.rows.items():
-            column.append(counts.get(name, 0))
-        for name, following in (("caption", "captions"), ("frame", "frames")):
-            self.at[name] += counts[following]
-        for number in range(len(self.job.streams) if self.job.config.keep_frames else 0):
-            self.at[f"row_{number}"] += counts[f"rows_{number}"]
-        self.seconds += video.duration if np.isfinite(video.duration) else 0.0
-        self.bytes_in += sum(split.source.stored_bytes(index))
-
-    def _read(self, split: Split, index: int, video: PackableVideo) -> tuple[dict[str, Tensor], dict[str, int]]:
-        parts: dict[str, Tensor] = {}
-        counts = {name: self.at[name] for name in self.at}
-        name, captions = split.source.id(index), video.captions
-        counts["captions"] = 0 if captions is None else len(captions)
-        spans: list[tuple[float, float]] = []
-        if captions is not None:
-            check_overrun(name, captions, video.duration, self.job.clips.overrun)
-            clips = [captions.clip(number, split.min_time) for number in range(len(captions))]
-            spans = [(clip.start, clip.end) for clip in clips]
-            parts |= _caption_parts(captions, clips)
-            counts["topics"] = int(captions.topics is not None)
-            parts["word"], parts["word_end"] = self._words(captions, clips)
-        for number, (stream, rows) in enumerate(zip(self.job.streams, video.rows, strict=False)):
-            counts[f"rows_{number}"] = len(rows)
-            if self.job.config.keep_frames:
-                _check_finite(rows, name, stream.suffix)
-                parts[f"visual_{number}"] = rows
-            else:
-                parts[f"visual_{number}"] = _maxima(name, stream, rows, spans)
-        counts["frames"] = 0
-        if video.frames is not None:
-            _check_finite(video.frames, name, "the spectrogram")
-            counts["frames"] = video.frames.shape[1]
-            parts["audio"] = video.frames.T
-        return parts, counts
-
-    def _words(self, captions: Captions, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
-        """Return the numbers of the words of each clip, and where each clip's end; learn new words."""
-        for text in captions.all_texts():
-            for word in split_words(text):
-                self.words.setdefault(word, len(self.words))
-        spoken = [[self.words[word] for word in split_words(text)] for text in captions.text]
-        merged = [[number for caption in clip.order for number in spoken[caption]] for clip in clips]
-        numbers = torch.tensor([number for each in merged for number in each], dtype=torch.int32)
-        return numbers, torch.tensor([len(each) for each in merged], dtype=torch.int64).cumsum(0)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors of the shard, and let go of the parts."""
-        made = {}
-        for name in sorted(self.parts):
-            parts = self.parts.pop(name)
-            if name.endswith("_end"):  # ends within each video become ends within the shard
-                shift, moved = 0, []
-                for part in parts:
-                    moved.append(part + shift)
-                    shift = int(moved[-1][-1]) if len(part) else shift
-                parts = moved
-            made[name] = torch.cat(parts).contiguous()
-        made["vocabulary"], made["vocabulary_end"] = _bytes_of(self.words)
-        return made
-
-    def about(self) -> dict[str, Any]:
-        """Return what the index needs to know of the shard."""
-        return {
-            "rows": self.rows,
-            "skipped": self.skipped,
-            "words": sorted(self.words),
-            "seconds": self.seconds,
-            "bytes_in": self.bytes_in,
-        }
-
-
-def _column_names(streams: int) -> list[str]:
-    return [*COLUMNS, *(f"{name}_{number}" for name in STREAM_COLUMNS for number in range(streams))]
-
-
-def _caption_parts(captions: Captions, clips: Sequence[Clip]) -> dict[str, Tensor]:
-    text, text_end = _bytes_of(captions.text)
-    topics = captions.topics if captions.topics is not None else np.zeros(len(captions), dtype=np.int64)
-    parts = {
-        "start": torch.from_numpy(np.array(captions.start, dtype=np.float64)),
-        "end": torch.from_numpy(np.array(captions.end, dtype=np.float64)),
-        "clip": torch.tensor([(clip.start, clip.end) for clip in clips], dtype=torch.float64),
-        "order": torch.tensor([number for clip in clips for number in clip.order], dtype=torch.int32),
-        "order_end": torch.tensor([len(clip.order) for clip in clips]).cumsum(0),
-        "text": text,
-        "text_end": text_end,
-        "topic": torch.from_numpy(np.array(topics)),
-    }
-    if captions.choices is not None:
-        parts["choice"], parts["choice_end"] = _bytes_of([text for choices in captions.choices for text in choices])
-        parts["choices_end"] = torch.tensor([len(choices) for choices in captions.choices]).cumsum(0)
-    return parts
-
-
-def _bytes_of(texts: Iterable[str]) -> tuple[Tensor, Tensor]:
-    """Return strings as UTF-8 bytes one after the other ``(bytes,)``, and where each ends ``(strings,)`` int64."""
-    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-    ends = torch.tensor([len(each) for each in encoded], dtype=torch.int64).cumsum(0)
-    return torch.from_numpy(np.frombuffer(b"".join(encoded), dtype=np.uint8).copy()), ends
-
-
-def _maxima(name: str, stream: VisualStream, rows: Tensor, spans: list[tuple[float, float]]) -> Tensor:
-    try:
-        return max_rows(rows, spans, stream.rate)
-    except InputError as error:
-        raise InputError(f"{name}{stream.suffix}: {error}") from None
-
-
-def _check_finite(values: Tensor, name: str, what: str) -> None:
-    if not all_finite(values):
-        bad = int((~torch.isfinite(values)).sum())
-        raise InputError(f"{name}: expected finite numbers in {what}, found {bad} NaN or infinite")
-
-
 def _write_index(job: _Job, plan: list[Range], fingerprint: str) -> None:
     """Join what is known of the shards into the index."""
     columns: dict[str, dict[str, list[int]]] = {
-        name: {column: [] for column in _column_names(len(job.streams)) if column != "id_end"} for name in job.splits
+        name: {column: [] for column in column_names(len(job.streams)) if column != "id_end"} for name in job.splits
     }
     words: set[str] = set()
     shards, skipped = [], {name: {} for name in job.splits}  # type: ignore[var-annotated]
@@ -487,8 +299,8 @@ def _write_index(job: _Job, plan: list[Range], fingerprint: str) -> None:
         for column, values in columns[name].items():
             tensors[f"{name}/{column}"] = torch.tensor(values, dtype=kinds[column])
         ids = (split.source.id(index) for index in range(len(split.source)))
-        tensors[f"{name}/ids"], tensors[f"{name}/id_end"] = _bytes_of(ids)
-    tensors["words"], tensors["word_end"] = _bytes_of(sorted(words))
+        tensors[f"{name}/ids"], tensors[f"{name}/id_end"] = bytes_of(ids)
+    tensors["words"], tensors["word_end"] = bytes_of(sorted(words))
     about = {"format": FORMAT, "fingerprint": fingerprint, "options": job.options, "shards": shards, "skipped": skipped}
     partial = _partial(job.output / INDEX)
     _save(tensors, partial, {"index": json.dumps(about)})  # one key: the order of several is not fixed

@@ -151,6 +151,13 @@ class Choices(Sequence[Strings]):
 class Shard(Mapped):
     """One shard, mapped."""
 
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> Shard:
+        """Return a shard of tensors that are in memory."""
+        shard = cls.__new__(cls)
+        shard.tensors, shard.metadata = tensors, {}
+        return shard
+
     @cached_property
     def vocabulary(self) -> list[str]:
         """Every word of its captions once."""

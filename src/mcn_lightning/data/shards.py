@@ -72,6 +72,11 @@ class ShardVideos:
         self.__dict__.update(state)
         self._open()
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the shards were packed with."""
+        return self.index.options
+
     def __len__(self) -> int:
         return len(self._columns["shard"])
 

@@ -1,0 +1,92 @@
+"""Size and loading time of the index of a full HowTo100M: 1.1 million videos in 4,500 shards, generated.
+
+    python benchmarks/index.py --root /tmp/index
+
+The captions themselves (120 million) lie in the shards. Prints a table, asserts nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from mcn_lightning.data.features import DEFAULT_STREAMS, AudioConfig
+from mcn_lightning.data.shard_files import COLUMNS, FORMAT, INDEX, STREAM_COLUMNS, ShardIndex
+from mcn_lightning.data.shard_writer import bytes_of
+from mcn_lightning.data.shards import ShardVideos
+
+
+def write_index(folder: Path, videos: int, shards: int, words: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    kinds = COLUMNS | {f"{name}_{number}": kind for name, kind in STREAM_COLUMNS.items() for number in (0, 1)}
+    tensors = {f"train/{name}": torch.from_numpy(rng.integers(0, 100, videos)).to(kind) for name, kind in kinds.items()}
+    tensors["train/shard"] = torch.arange(videos, dtype=torch.int32) * shards // videos
+    letters = np.frombuffer(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_", dtype=np.uint8)
+    tensors["train/ids"] = torch.from_numpy(letters[rng.integers(0, 64, 11 * videos)])
+    tensors["train/id_end"] = torch.arange(1, videos + 1) * 11
+    tensors["words"], tensors["word_end"] = bytes_of(f"word{number}" for number in range(words))
+    options = {
+        "splits": {"train": {"min_time": 10.0}}, "modalities": ["video", "audio", "text"], "keep_frames": False,
+        "streams": [{"suffix": "_2d"}, {"suffix": "_3d"}],
+    }  # fmt: skip
+    shard = {"bytes": 10**9, "sha256": "0" * 64, "seconds": 95_000.0, "bytes_in": 2 * 10**9}
+    about = {"format": FORMAT, "fingerprint": "", "options": options, "shards": [shard] * shards,
+             "skipped": {"train": {}}}  # fmt: skip
+    save_file(tensors, folder / INDEX, {"index": json.dumps(about)})
+
+
+def memory(kind: str) -> float:
+    """Return megabytes of this process from the kernel's account, ``Pss_Anon`` or another line."""
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+        if line.startswith(f"{kind}:"):
+            return int(line.split()[1]) / 1024
+    return float("nan")
+
+
+def worker(source: ShardVideos, queue: multiprocessing.Queue) -> None:
+    before = memory("Private_Dirty")
+    order = np.random.default_rng(1).integers(0, len(source), 200_000)
+    for index in order.tolist():
+        source.id(index), source.column("captions", index)
+    queue.put(memory("Private_Dirty") - before)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="folder for the generated index")
+    parser.add_argument("--videos", type=int, default=1_100_000, help="videos of the index")
+    parser.add_argument("--shards", type=int, default=4_500, help="shards of the index")
+    parser.add_argument("--words", type=int, default=500_000, help="different words in the captions")
+    args = parser.parse_args()
+    write_index(args.root, args.videos, args.shards, args.words)
+    size = (args.root / INDEX).stat().st_size
+    started = time.perf_counter()
+    source = ShardVideos(ShardIndex(args.root), "train", DEFAULT_STREAMS, AudioConfig())
+    opened = time.perf_counter() - started
+    words = source.index.words()
+    listed = time.perf_counter() - started - opened
+    queue: multiprocessing.Queue = multiprocessing.get_context("fork").Queue()
+    processes = [multiprocessing.get_context("fork").Process(target=worker, args=(source, queue)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    grown = [queue.get() for _ in processes]
+    print(
+        "| videos | size of the index | bytes a video | time to open | its words read | memory of a worker of its own |"
+    )
+    print("|---|---|---|---|---|---|")
+    print(
+        f"| {len(source):,} | {size / 1e6:.0f} MB | {size / len(source):.0f} | {opened:.2f} s "
+        f"| {len(words):,} in {listed:.2f} s | {max(grown):.1f} MB after 200,000 look-ups |"
+    )
+
+
+if __name__ == "__main__":
+    main()
