@@ -33,6 +33,8 @@ def write_index(folder: Path, videos: int, shards: int, words: int) -> None:
     tensors["train/ids"] = torch.from_numpy(letters[rng.integers(0, 64, 11 * videos)])
     tensors["train/id_end"] = torch.arange(1, videos + 1) * 11
     tensors["words"], tensors["word_end"] = bytes_of(f"word{number}" for number in range(words))
+    tensors["shard_word"] = torch.from_numpy(rng.integers(0, words, shards * 20_000, dtype=np.int32))
+    tensors["shard_word_end"] = torch.arange(1, shards + 1) * 20_000
     options = {
         "splits": {"train": {"min_time": 10.0}}, "modalities": ["video", "audio", "text"], "keep_frames": False,
         "streams": [{"suffix": "_2d"}, {"suffix": "_3d"}],

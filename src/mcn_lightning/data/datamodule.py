@@ -178,7 +178,7 @@ class NarratedVideos(LightningDataModule):
             known = index.words() if index is not None else sorted(words)
             self.text = open_text(self.text_config, self.root / self.text_config.source, known)
         for split, source in sources.items():
-            source.text = self.text
+            source.set_text(self.text)
             self.datasets[split] = self._dataset(split, source)
         if "train" in sources:
             self._skipped.total = len(sources["train"])

@@ -282,7 +282,7 @@ def _write_index(job: _Job, plan: list[Range], fingerprint: str) -> None:
     columns: dict[str, dict[str, list[int]]] = {
         name: {column: [] for column in column_names(len(job.streams)) if column != "id_end"} for name in job.splits
     }
-    words: set[str] = set()
+    spoken: list[list[str]] = []
     shards, skipped = [], {name: {} for name in job.splits}  # type: ignore[var-annotated]
     for number, (name, _, _) in enumerate(plan):
         about = json.loads((job.output / shard_name(number)).with_suffix(".json").read_text())
@@ -290,7 +290,7 @@ def _write_index(job: _Job, plan: list[Range], fingerprint: str) -> None:
         rows["shard"] = [number if shard != BAD else BAD for shard in rows["shard"]]
         for column, values in rows.items():
             columns[name][column].extend(values)
-        words.update(about["words"])
+        spoken.append(about["words"])
         skipped[name].update(about["skipped"])
         shards.append({key: about[key] for key in ("bytes", "sha256", "seconds", "bytes_in")})
     tensors: dict[str, Tensor] = {}
@@ -300,7 +300,11 @@ def _write_index(job: _Job, plan: list[Range], fingerprint: str) -> None:
             tensors[f"{name}/{column}"] = torch.tensor(values, dtype=kinds[column])
         ids = (split.source.id(index) for index in range(len(split.source)))
         tensors[f"{name}/ids"], tensors[f"{name}/id_end"] = bytes_of(ids)
-    tensors["words"], tensors["word_end"] = bytes_of(sorted(words))
+    words = sorted({word for each in spoken for word in each})
+    tensors["words"], tensors["word_end"] = bytes_of(words)
+    numbers = {word: number for number, word in enumerate(words)}
+    tensors["shard_word"] = torch.tensor([numbers[word] for each in spoken for word in each], dtype=torch.int32)
+    tensors["shard_word_end"] = torch.tensor([len(each) for each in spoken], dtype=torch.int64).cumsum(0)
     about = {"format": FORMAT, "fingerprint": fingerprint, "options": job.options, "shards": shards, "skipped": skipped}
     partial = _partial(job.output / INDEX)
     _save(tensors, partial, {"index": json.dumps(about)})  # one key: the order of several is not fixed

@@ -16,9 +16,10 @@ each kind of thing, with the videos one after the other:
 ``audio``       spectrogram, time-major ``(frames, M)``, in the stored precision
 =============== ==========================================================================================
 
-The index has for each split the tables ``<split>/<column>`` (see ``COLUMNS``), one row a video, the words of all
-captions, and as metadata the options the shards were packed with and the size and SHA-256 of each shard. Both are
-mapped, never read whole: any number of workers shares one copy in the page cache.
+The index has for each split the tables ``<split>/<column>`` (see ``COLUMNS``), one row a video; the words of all
+captions, and for each shard the numbers of its vocabulary among them (``shard_word``, ``shard_word_end``); and as
+metadata the options the shards were packed with and the size and SHA-256 of each shard. Both are mapped, never read
+whole: any number of workers shares one copy in the page cache.
 """
 
 from __future__ import annotations
@@ -219,6 +220,12 @@ class ShardIndex:
         """Return every word of the captions once."""
         data, ends = self.tables["words"].numpy(), self.tables["word_end"].numpy()
         return list(Strings(data, ends, 0, len(ends)))
+
+    def shard_words(self, number: int) -> np.ndarray:
+        """Return the numbers, among all words, of the vocabulary of a shard, ``(words,)`` int32."""
+        ends = self.tables["shard_word_end"].numpy()
+        begin = int(ends[number - 1]) if number else 0
+        return self.tables["shard_word"].numpy()[begin : int(ends[number])]
 
     def broken(self, number: int) -> str | None:
         """Return what is wrong with a shard at first sight (missing, or of another size), or ``None``."""

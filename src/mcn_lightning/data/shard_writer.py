@@ -164,7 +164,7 @@ class ShardContents:
         return {
             "rows": self.rows,
             "skipped": self.skipped,
-            "words": sorted(self.words),
+            "words": list(self.words),
             "seconds": self.seconds,
             "bytes_in": self.bytes_in,
         }

@@ -26,6 +26,9 @@ from mcn_lightning.data.shard_files import BAD, COLUMNS, STREAM_COLUMNS, Choices
 from mcn_lightning.data.text import TextSource
 from mcn_lightning.data.videos import NewTensor
 
+OPEN_SHARDS = 4096
+"""Shards that a process keeps open, 18 kB of its memory each; opening one anew takes a quarter of a millisecond."""
+
 
 class ShardVideos:
     """The videos of a split, read from shards; a video source for ``NarratedVideoDataset``.
@@ -48,7 +51,8 @@ class ShardVideos:
         captions: bool = True,
         text: TextSource | None = None,
     ) -> None:
-        self.index, self.split, self.text = index, split, text
+        self.index, self.split = index, split
+        self.set_text(text)
         self.streams, self.audio, self.with_captions = tuple(streams), audio, captions
         self._open()
 
@@ -59,12 +63,11 @@ class ShardVideos:
         self._columns = {name: self.index.tables[f"{self.split}/{name}"].numpy() for name in names}
         self._ids = self.index.ids(self.split)
         self._shards: dict[int, Shard] = {}
-        self._tables: dict[int, np.ndarray | None] = {}
         self._broken: dict[int, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what is mapped behind: a process that gets a copy maps it itself."""
-        kept = ("split", "streams", "audio", "with_captions", "text")
+        kept = ("split", "streams", "audio", "with_captions", "text", "_table")
         return {name: getattr(self, name) for name in kept} | {"folder": self.index.folder}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -105,12 +108,21 @@ class ShardVideos:
             for index in np.flatnonzero(np.isin(shards, [BAD, *lost])).tolist()
         ]
 
-    def word_table(self, index: int) -> np.ndarray | None:
-        """Return the index of each word in the vocabulary of a video's shard, or ``None``; see ``TextSource``."""
-        number = int(self._columns["shard"][index])
-        if number not in self._tables:
-            self._tables[number] = None if self.text is None else self.text.word_table(self._shard(number).vocabulary)
-        return self._tables[number]
+    def set_text(self, text: TextSource | None) -> None:
+        """Take the text source that gives words their indices; once, before processes share what comes of it."""
+        self.text = text
+        self._table = None if text is None else text.word_table(self.index.words())
+
+    def word_indices(self, numbers: np.ndarray, index: int) -> np.ndarray | None:
+        """Return the indices of words, 0 where not known, or ``None`` where the text source needs the text.
+
+        Args:
+            numbers: numbers of words in the vocabulary of the video's shard.
+            index: which video.
+        """
+        if self._table is None:
+            return None
+        return self._table[self.index.shard_words(int(self._columns["shard"][index]))[numbers]]
 
     def _shard(self, number: int) -> Shard:
         if (shard := self._shards.get(number)) is not None:
@@ -119,6 +131,8 @@ class ShardVideos:
             wrong = self.index.broken(number)
             if wrong is None:
                 try:
+                    if len(self._shards) >= OPEN_SHARDS:
+                        del self._shards[next(iter(self._shards))]
                     return self._shards.setdefault(number, Shard(self.index.folder / shard_name(number)))
                 except InputError as error:
                     wrong = f"{error}; its SHA-256 should be {self.index.shards[number]['sha256']}"
@@ -160,11 +174,11 @@ class ShardCaptions(Captions):
 
     def word_rows(self, clips: Sequence[Clip], max_words: int) -> np.ndarray | None:
         """Return the first word indices of some of its clips, ``(B, W)`` int32; ``None`` where the text is needed."""
-        table = self.video.source.word_table(self.video.index)
-        if table is None or self.video.source.keep_frames:
-            return None
+        source = self.video.source
         numbers, bounds = self.video.shard.between("word", self.video.first, len(self))
-        indices = table[numbers]
+        indices = None if source.keep_frames else source.word_indices(numbers, self.video.index)
+        if indices is None:
+            return None
         known = indices != 0
         kept = np.append(indices[known], np.int32(0))  # the last one: no word
         bounds = np.concatenate([[0], known.cumsum()])[bounds]

@@ -132,8 +132,9 @@ class _OneVideo:
     def column(self, name: str, index: int) -> int:
         return self.rows[name]
 
-    def word_table(self, index: int) -> np.ndarray | None:
-        return None if self.videos.text is None else self.videos.text.word_table(self.shard.vocabulary)
+    def word_indices(self, numbers: np.ndarray, index: int) -> np.ndarray | None:
+        table = None if self.videos.text is None else self.videos.text.word_table(self.shard.vocabulary)
+        return None if table is None else table[numbers]
 
 
 class StreamingVideos:
@@ -174,6 +175,10 @@ class StreamingVideos:
 
     def __len__(self) -> int:
         return len(self._records) - 1
+
+    def set_text(self, text: TextSource | None) -> None:
+        """Take the text source that gives words their indices."""
+        self.text = text
 
     def about(self, index: int) -> dict[str, Any]:
         """Return what is known of a video besides its features."""
