@@ -7,7 +7,9 @@ import gc
 import pytest
 import torch
 
+from mcn_lightning.data.batch import ClipBatch
 from mcn_lightning.data.memory import Blocks, Slots, join
+from mcn_lightning.data.videos import ClipLoader
 
 
 def address(tensor):
@@ -62,3 +64,48 @@ def test_a_part_of_another_shape_or_too_many_get_memory_of_their_own():
     assert address(slots.take("x", (2, 4), torch.float32)) != address(first)
     mixed = [first.fill_(1.0), torch.ones(1, 4, dtype=torch.float16)]
     assert join(mixed).dtype == torch.float32 and (join(mixed) == 1).all()
+
+
+class Numbers(torch.utils.data.Dataset):
+    """Batches of one tensor that holds the number of the batch, in slots of recycled memory."""
+
+    def __init__(self):
+        self.blocks = Blocks()
+
+    def __len__(self):
+        return 60
+
+    def __getitems__(self, keys):
+        part = Slots(1, self.blocks).take("video", (1, 50_000), torch.float16)
+        return [ClipBatch(ids=(str(keys[0]),), video=part.fill_(keys[0]))]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_workers_send_stays_as_long_as_it_is_held_and_is_used_again_after(workers):
+    loader = ClipLoader(Numbers(), batch_size=1, num_workers=workers, collate_fn=lambda items: items[0])
+    held, places = {}, set()
+    for number, batch in enumerate(loader):
+        places.add(batch.video.data_ptr())
+        if number % 3 == 0:
+            held[number] = batch.video[0, 100:200]  # a view of it is enough
+        assert (batch.video == number).all()
+        for kept, view in held.items():
+            assert (view == kept).all()
+        if len(held) > 4:
+            del held[min(held)]
+        del batch
+    assert len(places) < 40  # 60 batches, and few of them held at a time
+
+
+def test_every_batch_may_be_held():
+    loader = ClipLoader(Numbers(), batch_size=1, num_workers=2, collate_fn=lambda items: items[0])
+    batches = list(loader)
+    assert all((batch.video == number).all() for number, batch in enumerate(batches))
+    assert len({batch.video.data_ptr() for batch in batches}) == 60
+
+
+def test_pinned_copies_give_the_block_back(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)  # there may be no device to pin for
+    loader = ClipLoader(Numbers(), batch_size=1, num_workers=1, collate_fn=lambda items: items[0])
+    copies = [batch.pin_memory() for batch in torch.utils.data.DataLoader.__iter__(loader)]
+    assert all((copy.video == number).all() for number, copy in enumerate(copies))

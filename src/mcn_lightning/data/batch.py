@@ -24,6 +24,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mcn_lightning.data.memory import pinned, received
+
 Modality = Literal["video", "audio", "text"]
 MODALITIES: tuple[Modality, ...] = ("video", "audio", "text")
 
@@ -80,8 +82,11 @@ class ClipBatch:
 
     def pin_memory(self) -> ClipBatch:
         """Return the batch with its tensors in page-locked memory (called by the data loader)."""
-        pinned = {name: value.pin_memory() for name, value in self._tensors().items()}
-        return replace(self, **pinned)  # type: ignore[arg-type]
+        return replace(self, **{name: pinned(value) for name, value in self._tensors().items()})  # type: ignore[arg-type]
+
+    def received(self) -> ClipBatch:
+        """Return the batch with its tensors taken over from the worker that made it (called by the data loader)."""
+        return replace(self, **{name: received(value) for name, value in self._tensors().items()})  # type: ignore[arg-type]
 
     def _tensors(self) -> dict[str, Tensor]:
         names = ("video", "audio", "audio_frames", "words", "labels")

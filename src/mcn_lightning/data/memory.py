@@ -3,6 +3,9 @@
 A batch of 128 videos is 400 MB. Fresh memory costs a page fault for every 4 kB of it, which takes several times as
 long as writing to it; and small batches that are joined to a large one are written twice. So the videos of a batch are
 given slots in memory for all of them, and joining them is finding out that they are neighbours.
+
+Workers of a data loader write into shared memory. Each of its blocks begins with a header that says whether the batch
+in it is still held; the process that trains clears it when the last tensor over the block dies.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import sys
+import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +23,10 @@ from torch.utils.data import get_worker_info
 
 _KEPT = 12
 """Blocks kept at most: three batches of four large tensors."""
+_HEADER = 64
+_MARK = np.frombuffer(b"mcnblock", dtype=np.uint8)
+_mapped: dict[int, torch.UntypedStorage] = {}
+"""Shared blocks that this process has mapped, by address: mapping them anew for each batch would cost page faults."""
 
 
 class Blocks:
@@ -26,10 +34,11 @@ class Blocks:
 
     def __init__(self) -> None:
         self._blocks: list[np.ndarray] = []
+        self._shared: list[tuple[torch.UntypedStorage, np.ndarray]] = []
 
-    def __getstate__(self) -> dict[str, list[np.ndarray]]:
+    def __getstate__(self) -> dict[str, list]:
         """Leave the blocks behind: another process has its own."""
-        return {"_blocks": []}
+        return {"_blocks": [], "_shared": []}
 
     def new(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Return a tensor of unknown contents; in a worker of a data loader, in the shared memory in which it travels.
@@ -40,8 +49,9 @@ class Blocks:
         """
         size = int(np.prod(shape)) * dtype.itemsize
         if get_worker_info() is not None:
-            storage = torch.UntypedStorage._new_shared(size)
-            return torch.empty(0, dtype=dtype).set_(storage, 0, tuple(shape))  # type: ignore[call-overload]
+            storage = self._free_shared(size)
+            offset = _HEADER // dtype.itemsize
+            return torch.empty(0, dtype=dtype).set_(storage, offset, tuple(shape))  # type: ignore[call-overload]
         block = self._free(size)
         return torch.from_numpy(block[:size]).view(dtype).view(tuple(shape))
 
@@ -53,6 +63,55 @@ class Blocks:
         block = _fresh(size)
         self._blocks = [*self._blocks, block][-_KEPT:]
         return block
+
+    def _free_shared(self, size: int) -> torch.UntypedStorage:
+        for storage, header in self._shared:
+            if _HEADER + size <= storage.nbytes() <= _HEADER + 2 * size and not header[len(_MARK)]:
+                header[len(_MARK)] = 1
+                return storage
+        storage = torch.UntypedStorage._new_shared(_HEADER + size)
+        header = _bytes_of(storage)[:_HEADER]
+        header[: len(_MARK)], header[len(_MARK)] = _MARK, 1
+        self._shared = [*self._shared, (storage, header)][-_KEPT:]
+        return storage
+
+
+def _bytes_of(storage: torch.UntypedStorage) -> np.ndarray:
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (storage.nbytes(),)).numpy()  # type: ignore[call-overload]
+
+
+def _is_block(tensor: Tensor) -> bool:
+    if not tensor.is_shared() or tensor.storage_offset() * tensor.element_size() != _HEADER:
+        return False
+    return bool((_bytes_of(tensor.untyped_storage())[: len(_MARK)] == _MARK).all())
+
+
+def _give_back(header: np.ndarray) -> None:
+    header[len(_MARK)] = 0
+
+
+def received(tensor: Tensor) -> Tensor:
+    """Take over a tensor that came from a worker: its block is given back when the last view of it dies.
+
+    Args:
+        tensor: any tensor; one that is not in a block of a worker is returned as it is.
+    """
+    if not _is_block(tensor):
+        return tensor
+    storage = tensor.untyped_storage()
+    _mapped[storage.data_ptr()] = storage
+    while len(_mapped) > 16 * _KEPT:
+        del _mapped[next(iter(_mapped))]
+    content = _bytes_of(storage)
+    size = len(content) // tensor.element_size() * tensor.element_size()
+    own = content[_HEADER:size]  # from_numpy holds this very object as long as anything uses the memory
+    weakref.finalize(own, _give_back, content[:_HEADER])
+    return torch.from_numpy(own).view(tensor.dtype).as_strided(tensor.shape, tensor.stride())
+
+
+def pinned(tensor: Tensor) -> Tensor:
+    """Copy a tensor to page-locked memory, and give the block back that it came in."""
+    return received(tensor).pin_memory()
 
 
 def _fresh(size: int) -> np.ndarray:
