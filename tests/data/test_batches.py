@@ -12,7 +12,7 @@ import pytest
 import torch
 from references import clips as reference
 
-from mcn_lightning.data.batch import InputError
+from mcn_lightning.data.batch import ClipBatch, InputError
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.data.features import AudioConfig, VisualStream
@@ -66,7 +66,7 @@ def test_every_clip_of_a_training_batch_is_the_reference_s(tiny):
     shapes = {"video": (8, 16), "audio": (8, 40, 600), "audio_frames": (8,), "words": (8, 20), "labels": (8,)}
     assert {name: tuple(getattr(batch, name).shape) for name in TENSORS} == shapes
     dtypes = [batch.video.dtype, batch.audio.dtype, batch.audio_frames.dtype, batch.words.dtype, batch.labels.dtype]
-    assert dtypes == [torch.float32, torch.float16, torch.int64, torch.int32, torch.int64]
+    assert dtypes == [torch.float16, torch.float16, torch.int64, torch.int32, torch.int64]
     captions = json.loads((tiny / "captions.json").read_text())
     lines = (tiny / "word_vectors.txt").read_text().splitlines()[1:]
     vectors = {line.split()[0]: [float(x) for x in line.split()[1:]] for line in lines}
@@ -79,7 +79,7 @@ def test_every_clip_of_a_training_batch_is_the_reference_s(tiny):
         for stream in STREAMS:
             rows = np.load(file_of(tiny, video, stream.suffix))["features"]
             pooled += reference.pool(rows.tolist(), start, end, stream.rate)
-        torch.testing.assert_close(batch.video[row], torch.tensor(pooled), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(batch.normalized().video[row], torch.tensor(pooled), rtol=1e-5, atol=1e-6)
         frames = np.load(file_of(tiny, video, "_spec"))["arr_0"]
         cut, count = reference.spectrogram(frames.tolist(), start, end, 600)
         assert int(batch.audio_frames[row]) == count
@@ -88,6 +88,19 @@ def test_every_clip_of_a_training_batch_is_the_reference_s(tiny):
         assert torch.allclose(embedded[row, : len(words)], torch.tensor([vectors[word] for word in words]))
         assert not embedded[row, len(words) :].any()
         assert int(batch.labels[row]) == entry["topic"][int(number)]
+
+
+def test_every_stream_is_normalised_once_where_the_batch_is_used(tiny):
+    data = module(tiny)
+    batch = next(iter(data.train_dataloader()))
+    assert batch.video_widths == tuple(stream.width for stream in STREAMS)
+    ready = data.on_after_batch_transfer(batch, 0)
+    for part in ready.video.split(batch.video_widths, dim=1):
+        torch.testing.assert_close(part.norm(dim=1), torch.ones(len(batch)))
+    assert ready.video.dtype == torch.float32 and ready.video_widths == ()
+    assert ready.normalized() is ready
+    zeros = ClipBatch(ids=("a:0",), video=torch.zeros(1, 16, dtype=torch.float16), video_widths=(8, 8))
+    assert not zeros.normalized().video.any()
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -233,6 +246,6 @@ def test_flickr(shared):
     data = module(shared / "flickr_narrated", **options, clips=ClipConfig(n_pair=20, min_time=0.0, replacement=False))
     batch = next(iter(data.train_dataloader()))
     assert batch.video.shape == (40, 1280) and len(set(batch.ids)) == 40 and not batch.skipped
-    torch.testing.assert_close(batch.video.norm(dim=1), torch.ones(40))
+    torch.testing.assert_close(batch.normalized().video.norm(dim=1), torch.ones(40))
     assert (batch.words[:, 0] != 0).all()
     assert sum(len(item) for item in data.val_dataloader()) == 500

@@ -303,4 +303,4 @@ def test_real_data_sets(shared, name, source, val, streams, words):
         assert len(batch) == clips and batch.skipped == () and batch.video.shape[1] == data.video_dim
         assert torch.isfinite(batch.video).all() and torch.isfinite(batch.audio).all()
         assert (batch.words[:, 0] > 0).all() and (batch.audio_frames == 100).all()
-        assert np.isclose(batch.video.norm(dim=1).numpy(), len(streams) ** 0.5, atol=1e-4).all()
+        assert np.isclose(batch.normalized().video.norm(dim=1).numpy(), len(streams) ** 0.5, atol=1e-4).all()

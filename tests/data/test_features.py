@@ -9,7 +9,7 @@ import pytest
 import torch
 from references import clips as reference
 
-from mcn_lightning.data.batch import InputError
+from mcn_lightning.data.batch import ClipBatch, InputError
 from mcn_lightning.data.features import (
     AudioConfig,
     VisualStream,
@@ -20,12 +20,12 @@ from mcn_lightning.data.features import (
     read_rows,
     read_spectrogram,
     spectrogram_clips,
-    unit_length,
 )
 
 
 def pool_clips(rows, clips, rate):
-    return unit_length([max_rows(rows, clips, rate)])
+    batch = ClipBatch(ids=(), video=max_rows(rows, clips, rate), video_widths=(rows.shape[1],))
+    return batch.normalized().video
 
 
 def pool(rows, start, end, rate):

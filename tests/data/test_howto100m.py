@@ -93,7 +93,7 @@ def test_the_clips_of_a_video_equal_the_reference(tiny):
             start, end, order = reference.grow(entry["start"], entry["end"], caption, 10.0)
             visual = reference.pool(arrays[0]["features"], start, end, 1.0)
             visual += reference.pool(arrays[1]["features"], start, end, 1.5)
-            np.testing.assert_allclose(item.video[row], visual, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(item.normalized().video[row], visual, rtol=1e-5, atol=1e-6)
             frames, length = reference.spectrogram(arrays[2]["arr_0"], start, end, 400)
             np.testing.assert_array_equal(item.audio[row], np.float32(frames))
             assert item.audio_frames[row] == length
@@ -107,7 +107,7 @@ def test_the_types_and_shapes_are_the_contract_s(tiny):
     data = dataset(tiny)
     batch = collate([data[(0, index)] for index in range(3)])
     assert len(batch) == 18 and batch.skipped == () and batch.clips_per_video == 6
-    assert (batch.video.dtype, batch.video.shape) == (torch.float32, (18, 16))
+    assert (batch.video.dtype, batch.video.shape) == (torch.float16, (18, 16))
     assert (batch.audio.dtype, batch.audio.shape) == (torch.float16, (18, 40, 400))
     assert (batch.audio_frames.dtype, batch.audio_frames.shape) == (torch.int64, (18,))
     assert (batch.words.dtype, batch.words.shape) == (torch.int32, (18, 20))
@@ -315,6 +315,7 @@ def test_real_videos(shared):
     )
     batch = collate([data[(0, index)] for index in range(len(data))])
     assert len(batch) == 300 and len(set(batch.ids)) == 300 and batch.skipped == ()
+    batch = batch.normalized()
     torch.testing.assert_close(batch.video[:, :1280].norm(dim=1), torch.ones(300))
     torch.testing.assert_close(batch.video[:, 1280:].norm(dim=1), torch.ones(300))
     assert ((batch.words > 0).sum(dim=1) == 6).all() and batch.labels is None

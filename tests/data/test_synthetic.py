@@ -122,7 +122,7 @@ def test_modalities_share_a_topic_and_what_is_a_clip_s_own(tmp_path):
         ]
         words = torch.cat([table(clip.words).mean(dim=1) for clip in clips])
         labels = torch.cat([clip.labels for clip in clips])
-        sides.append((torch.cat([clip.video for clip in clips]), torch.stack(sound), words, labels))
+        sides.append((torch.cat([clip.normalized().video for clip in clips]), torch.stack(sound), words, labels))
     (train, held_out) = sides
     for source, target in ((0, 1), (1, 0), (2, 0), (0, 2)):
         means = [train[source].mean(dim=0), train[target].mean(dim=0)]

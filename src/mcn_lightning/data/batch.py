@@ -23,6 +23,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mcn_lightning.data.memory import pinned, received
 
@@ -53,7 +54,8 @@ class ClipBatch:
 
     Args:
         ids: B names, ``"<video id>:<clip number>"``.
-        video: pooled and L2-normalised visual features, ``(B, C)`` float32.
+        video: pooled visual features, ``(B, C)``: from a loader the maxima in the stored precision; after
+            ``normalized`` each stream L2-normalised, float32.
         audio: log-mel spectrograms in dB relative to the maximum, ``(B, M, T)`` in the stored precision (half of it
             is half the bytes to copy; the network widens it), float32 once augmented; padded on the right.
         audio_frames: frames of each spectrogram before padding, ``(B,)`` int64.
@@ -61,6 +63,7 @@ class ClipBatch:
         labels: known topic of each clip, ``(B,)`` int64, where the data set has topics.
         clips_per_video: clips that stand next to each other and come from one video (``n_pair`` in training, else 1).
         skipped: videos that should have been in this batch and could not be read.
+        video_widths: widths of the visual streams that are still to be normalised; empty once they are.
     """
 
     ids: tuple[str, ...]
@@ -71,6 +74,7 @@ class ClipBatch:
     labels: Tensor | None = None
     clips_per_video: int = 1
     skipped: tuple[BadVideo, ...] = ()
+    video_widths: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -79,6 +83,16 @@ class ClipBatch:
         """Return the batch with its tensors on ``device``."""
         moved = {name: value.to(device, non_blocking=non_blocking) for name, value in self._tensors().items()}
         return replace(self, **moved)  # type: ignore[arg-type]
+
+    def normalized(self) -> ClipBatch:
+        """Return the batch with every visual stream divided by its L2 length (METHOD: inputs of a clip), in float32.
+
+        It is done where the batch is used, on its device: half the bytes travel there. Rows of zeros stay zeros.
+        """
+        if self.video is None or not self.video_widths:
+            return self
+        streams = [F.normalize(part.float(), dim=1, eps=1e-30) for part in self.video.split(self.video_widths, dim=1)]
+        return replace(self, video=torch.cat(streams, dim=1), video_widths=())
 
     def pin_memory(self) -> ClipBatch:
         """Return the batch with its tensors in page-locked memory (called by the data loader)."""

@@ -374,6 +374,10 @@ class NarratedVideos(LightningDataModule):
             raise InputError(f"video {bad.video} cannot be evaluated: {bad.reason}")
         return batch
 
+    def on_after_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
+        """Normalise the visual features, now that they are on the device."""
+        return batch.normalized()
+
     def teardown(self, stage: str) -> None:
         """Say what the last epoch went without."""
         self._skipped.end()

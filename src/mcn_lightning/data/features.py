@@ -243,28 +243,6 @@ def all_finite(values: Tensor) -> bool:
     return bool(bits.max() < infinity and bits.view(f"u{size}").max() < infinity.view(f"u{size}") + (1 << 8 * size - 1))
 
 
-def unit_length(pooled: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
-    """Join the pooled features of several streams, each divided by its L2 length; rows of zeros stay zeros.
-
-    Args:
-        pooled: ``(B, width)`` of each stream, in any precision.
-        out: where to write.
-
-    Returns:
-        ``(B, C)`` float32, C the widths together.
-    """
-    if out is None:
-        out = torch.empty(len(pooled[0]), sum(part.shape[1] for part in pooled))
-    at = 0
-    for part in pooled:
-        rows = out[:, at : at + part.shape[1]]
-        rows.copy_(part)
-        length = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min_(torch.finfo(torch.float32).tiny)
-        rows.mul_(length.reciprocal_())
-        at += part.shape[1]
-    return out
-
-
 def frame_at(seconds: float) -> int:
     """Return the spectrogram frame that a time falls in, ``floor((int(t * 16000) - 200) / 160)``: -2 or -1 at first."""
     return (int(seconds * SAMPLE_RATE) - N_FFT // 2) // HOP

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from mcn_lightning.data.batch import MODALITIES, BadVideo, InputError, Modality
@@ -22,9 +21,8 @@ from mcn_lightning.data.features import (
     read_rows,
     read_spectrogram,
     spectrogram_clips,
-    unit_length,
 )
-from mcn_lightning.data.videos import NewTensor
+from mcn_lightning.data.videos import NewTensor, join_streams
 
 
 @dataclass(frozen=True)
@@ -109,6 +107,11 @@ class LayoutVideos:
     def id(self, index: int) -> str:
         """Return the id of a video."""
         return video_id(self.videos[index])
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the visual streams that are read."""
+        return tuple(stream.width for stream in self.layout.streams) if "video" in self.layout.modalities else ()
 
     def path(self, index: int, what: VisualStream | AudioConfig) -> Path:
         """Return the feature file of a video."""
@@ -195,12 +198,8 @@ class LayoutVideo:
         return found
 
     def visual(self, clips: Sequence[Clip], new: NewTensor) -> Tensor | None:
-        """Return the visual features of B clips, ``(B, C)`` float32; see ``StoredVideo``."""
-        if not self.rows:
-            return None
-        pooled = self.maxima(clips)
-        width = sum(part.shape[1] for part in pooled)
-        return unit_length(pooled, new("video", (len(clips), width), torch.float32))
+        """Return the visual features of B clips, ``(B, C)``; see ``StoredVideo``."""
+        return join_streams(self.maxima(clips), new) if self.rows else None
 
     def audio(self, spans: Sequence[tuple[float, float]], new: NewTensor) -> tuple[Tensor, Tensor] | None:
         """Return the spectrograms of B spans and their frames before padding; see ``StoredVideo``."""

@@ -11,8 +11,8 @@ each kind of thing, with the videos one after the other:
 ``word``        the words of each clip as numbers of the shard's ``vocabulary``, int32; ``word_end`` ``(captions,)``
 ``topic``       known topic of each caption ``(captions,)`` int64, where the data set has topics
 ``choice``      the texts that training draws from, uint8; ``choice_end`` ``(texts,)``, ``choices_end`` ``(captions,)``
-``visual_<s>``  stream s: the maximum over the rows of each caption's clip ``(captions, width)``, or, where frames are
-                kept, the rows of each video ``(rows, width)``; in the stored precision
+``visual``      the maxima over the rows of each caption's clip, the streams side by side ``(captions, C)``, in the
+                stored precision; or, where frames are kept, for each stream s the rows of each video, ``visual_<s>``
 ``audio``       spectrogram, time-major ``(frames, M)``, in the stored precision
 =============== ==========================================================================================
 

@@ -113,6 +113,7 @@ class ShardContents:
         name, captions = split.source.id(index), video.captions
         counts["captions"] = 0 if captions is None else len(captions)
         spans: list[tuple[float, float]] = []
+        pooled: list[Tensor] = []
         if captions is not None:
             check_overrun(name, captions, video.duration, self.clips.overrun)
             clips = [captions.clip(number, split.min_time) for number in range(len(captions))]
@@ -126,7 +127,9 @@ class ShardContents:
                 _check_finite(rows, name, stream.suffix)
                 parts[f"visual_{number}"] = rows
             else:
-                parts[f"visual_{number}"] = _maxima(name, stream, rows, spans)
+                pooled.append(_maxima(name, stream, rows, spans))
+        if pooled:
+            parts["visual"] = torch.cat(pooled, dim=1)
         counts["frames"] = 0
         if video.frames is not None:
             _check_finite(video.frames, name, "the spectrogram")

@@ -20,11 +20,10 @@ from mcn_lightning.data.features import (
     VisualStream,
     max_rows,
     spectrogram_clips,
-    unit_length,
 )
 from mcn_lightning.data.shard_files import BAD, COLUMNS, STREAM_COLUMNS, Choices, Shard, ShardIndex, Strings, shard_name
 from mcn_lightning.data.text import TextSource
-from mcn_lightning.data.videos import NewTensor
+from mcn_lightning.data.videos import NewTensor, join_streams
 
 OPEN_SHARDS = 4096
 """Shards that a process keeps open, 18 kB of its memory each; opening one anew takes a quarter of a millisecond."""
@@ -108,6 +107,11 @@ class ShardVideos:
             for index in np.flatnonzero(np.isin(shards, [BAD, *lost])).tolist()
         ]
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the visual streams that are read."""
+        return tuple(stream.width for stream in self.streams)
+
     def set_text(self, text: TextSource | None) -> None:
         """Take the text source that gives words their indices; once, before processes share what comes of it."""
         self.text = text
@@ -174,17 +178,26 @@ class ShardCaptions(Captions):
 
     def word_rows(self, clips: Sequence[Clip], max_words: int) -> np.ndarray | None:
         """Return the first word indices of some of its clips, ``(B, W)`` int32; ``None`` where the text is needed."""
-        source = self.video.source
-        numbers, bounds = self.video.shard.between("word", self.video.first, len(self))
-        indices = None if source.keep_frames else source.word_indices(numbers, self.video.index)
+        source, shard = self.video.source, self.video.shard
+        if source.keep_frames:
+            return None
+        drawn = np.fromiter((clip.number for clip in clips), np.int64, len(clips)) + self.video.first
+        ends = shard.numpy("word_end")
+        begin = np.where(drawn > 0, ends[drawn - 1], 0)
+        count = ends[drawn] - begin
+        row = np.repeat(np.arange(len(clips)), count)
+        last = count.cumsum()
+        place = np.arange(int(last[-1])) - np.repeat(last - count, count)  # of a word in its clip
+        indices = source.word_indices(shard.numpy("word")[begin[row] + place], self.video.index)
         if indices is None:
             return None
         known = indices != 0
-        kept = np.append(indices[known], np.int32(0))  # the last one: no word
-        bounds = np.concatenate([[0], known.cumsum()])[bounds]
-        drawn = np.fromiter((clip.number for clip in clips), np.int64, len(clips))
-        place = bounds[drawn][:, None] + np.arange(max_words)
-        return kept[np.where(place < bounds[drawn + 1][:, None], place, len(kept) - 1)]
+        before = known.cumsum() - known  # known words before each
+        place = before - np.append(before, 0)[last - count][row]
+        kept = known & (place < max_words)
+        rows = np.zeros((len(clips), max_words), dtype=np.int32)
+        rows[row[kept], place[kept]] = indices[kept]
+        return rows
 
 
 class ShardVideo:
@@ -224,20 +237,20 @@ class ShardVideo:
         )
 
     def visual(self, clips: Sequence[Clip], new: NewTensor) -> Tensor | None:
-        """Return the visual features of B clips, ``(B, C)`` float32; see ``StoredVideo``."""
-        parts, drawn = [], torch.tensor([self.first + clip.number for clip in clips])
-        for number, stream in enumerate(self.source.streams):
-            stored = self.shard[f"visual_{number}"]
-            if self.source.keep_frames:
-                first = self.source.column(f"row_{number}", self.index)
-                rows = stored[first : first + self.source.column(f"rows_{number}", self.index)]
-                pooled = max_rows(rows, [(clip.start, clip.end) for clip in clips], stream.rate)
-            else:
-                pooled = stored.index_select(0, drawn)
-            parts.append(pooled)
-        if not parts:
+        """Return the visual features of B clips, ``(B, C)``; see ``StoredVideo``."""
+        if not self.source.streams:
             return None
-        return unit_length(parts, new("video", (len(clips), sum(part.shape[1] for part in parts)), torch.float32))
+        if not self.source.keep_frames:
+            stored = self.shard["visual"]
+            drawn = torch.tensor([self.first + clip.number for clip in clips])
+            out = new("video", (len(clips), stored.shape[1]), stored.dtype)
+            return torch.index_select(stored, 0, drawn, out=out)
+        spans, pooled = [(clip.start, clip.end) for clip in clips], []
+        for number, stream in enumerate(self.source.streams):
+            first = self.source.column(f"row_{number}", self.index)
+            rows = self.shard[f"visual_{number}"][first : first + self.source.column(f"rows_{number}", self.index)]
+            pooled.append(max_rows(rows, spans, stream.rate))
+        return join_streams(pooled, new)
 
     def audio(self, spans: Sequence[tuple[float, float]], new: NewTensor) -> tuple[Tensor, Tensor] | None:
         """Return the spectrograms of B spans and their frames before padding; see ``StoredVideo``."""

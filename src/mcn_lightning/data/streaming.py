@@ -176,6 +176,11 @@ class StreamingVideos:
     def __len__(self) -> int:
         return len(self._records) - 1
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the visual streams that are read."""
+        return tuple(stream.width for stream in self.streams)
+
     def set_text(self, text: TextSource | None) -> None:
         """Take the text source that gives words their indices."""
         self.text = text

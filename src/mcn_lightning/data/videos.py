@@ -29,6 +29,15 @@ def new_tensor(name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.empty(tuple(shape), dtype=dtype)
 
 
+def join_streams(streams: Sequence[Tensor], new: NewTensor) -> Tensor:
+    """Put the features of several streams, ``(B, width)`` each, side by side, ``(B, C)``."""
+    dtype = streams[0].dtype
+    for stream in streams[1:]:
+        dtype = torch.promote_types(dtype, stream.dtype)
+    out = new("video", (len(streams[0]), sum(stream.shape[1] for stream in streams)), dtype)
+    return torch.cat([stream.to(dtype) for stream in streams], dim=1, out=out)
+
+
 class StoredVideo(Protocol):
     """One video, opened; what a modality lacks is ``None``."""
 
@@ -41,7 +50,7 @@ class StoredVideo(Protocol):
         """Seconds of the longest stream of features; infinite where none is read."""
 
     def visual(self, clips: Sequence[Clip], new: NewTensor) -> Tensor | None:
-        """Return the visual features of B clips, ``(B, C)`` float32, in memory that ``new`` gives."""
+        """Return the maxima of each stream over B clips, side by side, ``(B, C)`` in the stored precision."""
 
     def audio(self, spans: Sequence[tuple[float, float]], new: NewTensor) -> tuple[Tensor, Tensor] | None:
         """Return the spectrograms ``(B, M, T)`` of B spans in seconds, and their frames before padding ``(B,)``."""
@@ -49,6 +58,10 @@ class StoredVideo(Protocol):
 
 class VideoSource(Protocol):
     """Where the videos of a data set are: files in the release's layout, or shards."""
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the visual streams that are read."""
 
     def __len__(self) -> int:
         """Return how many videos there are, those that cannot be used included."""
@@ -142,6 +155,7 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
             words=self._words(captions, clips, rng),
             labels=None if captions is None or captions.topics is None else _labels(captions.topics, clips),
             clips_per_video=self.clips.n_pair if self.training else 1,
+            video_widths=self.source.widths,
         )
 
     def _choose(self, rng: np.random.Generator, name: str, video: StoredVideo) -> list[Clip]:
@@ -217,6 +231,7 @@ def collate(items: Sequence[ClipBatch | BadVideo]) -> ClipBatch:
         words=_join([item.words for item in good]),
         labels=_join([item.labels for item in good]),
         clips_per_video=good[0].clips_per_video,
+        video_widths=good[0].video_widths,
         skipped=skipped,
     )
 
