@@ -83,7 +83,12 @@ def test_drawn_clips_are_the_reference_s_clips():
     rng = np.random.default_rng(5)
     start, end = random_captions(rng, "overlapping")
     config = ClipConfig(n_pair=40, min_time=6.0)
-    clips = draw_clips(np.random.default_rng(9), len(start), lambda index: caption_clip(start, end, index, 6.0), config)
+    clips = draw_clips(
+        np.random.default_rng(9),
+        len(start),
+        lambda drawn: {index: caption_clip(start, end, index, 6.0) for index in drawn},
+        config,
+    )
     assert [clip.number for clip in clips] == draw(np.random.default_rng(9), len(start), 40, True)
     for clip in clips:
         begin, stop, order = reference.grow(start, end, clip.number, 6.0)
@@ -146,7 +151,7 @@ def test_clips_of_messy_captions_keep_the_rules(messy, min_time, replacement, se
     captions = spoken(messy)
     config = ClipConfig(n_pair=8, min_time=min_time, replacement=replacement)
     rng = np.random.default_rng(seed)
-    clips = draw_clips(rng, len(captions), lambda index: captions.clip(index, min_time), config)
+    clips = draw_clips(rng, len(captions), lambda drawn: captions.clips(drawn, min_time), config)
     first, last = captions.start.min(), captions.end.max()
     assert len(clips) == 8
     for clip in clips:
@@ -173,7 +178,7 @@ def test_windows_of_any_video_keep_the_rules(duration, length, n_pair, seed):
 def test_thousands_of_captions_and_none_at_all():
     count = 5000
     captions = spoken([(0.7 * number, 2.0, "word") for number in range(count)])
-    clips = [captions.clip(index, 10.0) for index in range(count)]
+    clips = captions.clips(range(count), 10.0).values()
     assert all(clip.end - clip.start >= 10.0 and len(clip.order) <= 14 for clip in clips)
     with pytest.raises(InputError, match="at least one caption"):
         parse_captions({"start": [], "end": [], "text": []})

@@ -321,4 +321,5 @@ def test_real_videos(shared):
     assert ((batch.words > 0).sum(dim=1) == 6).all() and batch.labels is None
     assert batch.audio.min() >= -80 and batch.audio.max() <= 0
     shorter = replace(layout, modalities=("audio",))
-    assert NarratedVideoDataset(videos, captions, shorter, ClipConfig(n_pair=2))[(0, 0)].audio.shape == (2, 40, 256)
+    sound = NarratedVideoDataset(LayoutVideos(videos, captions, shorter), ClipConfig(n_pair=2), shorter.audio)
+    assert sound[(0, 0)].audio.shape == (2, 40, 256)

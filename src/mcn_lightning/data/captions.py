@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +36,10 @@ class Captions:
     def __len__(self) -> int:
         return len(self.text)
 
-    def clip(self, index: int, min_time: float) -> Clip:
-        """Return the clip of a caption, grown to ``min_time`` seconds."""
-        return caption_clip(self._start, self._end, index, min_time)
-
-    @cached_property
-    def _start(self) -> list[float]:  # of Python's numbers, which are faster one by one
-        return self.start.tolist()
-
-    @cached_property
-    def _end(self) -> list[float]:
-        return self.end.tolist()
+    def clips(self, indices: Iterable[int], min_time: float) -> dict[int, Clip]:
+        """Return the clips of captions, each grown to ``min_time`` seconds, by the number of the caption."""
+        start, end = self.start.tolist(), self.end.tolist()  # of Python's numbers, which are faster one by one
+        return {index: caption_clip(start, end, index, min_time) for index in indices}
 
     def word_rows(self, clips: Sequence[Clip], max_words: int) -> np.ndarray | None:
         """Return the first word indices of some of its clips, ``(B, W)`` int32; ``None`` where only text is stored."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -118,20 +118,22 @@ def draw(rng: np.random.Generator, count: int, n_pair: int, replacement: bool) -
     return np.concatenate(rounds)[:n_pair].tolist()
 
 
-def draw_clips(rng: np.random.Generator, count: int, clip: Callable[[int], Clip], config: ClipConfig) -> list[Clip]:
+def draw_clips(
+    rng: np.random.Generator, count: int, clips_of: Callable[[set[int]], Mapping[int, Clip]], config: ClipConfig
+) -> list[Clip]:
     """Draw the training clips of a video from its captions.
 
     Args:
         rng: where the draws come from.
         count: captions of the video.
-        clip: gives the clip of a caption.
+        clips_of: gives the clips of captions by their numbers.
         config: how many clips, and how they are drawn.
 
     Returns:
         ``n_pair`` clips.
     """
     drawn = draw(rng, count, config.n_pair, config.replacement)
-    made = {index: clip(index) for index in set(drawn)}
+    made = clips_of(set(drawn))
     return [made[index] for index in drawn]
 
 

@@ -280,7 +280,9 @@ def spectrogram_clips(
         first, stop = frame_at(start), frame_at(end)
         if clamp_start:
             first, stop = max(first, 0), max(stop, 0)
-        window = source[:, first:stop][:, :num_frames]
+            window = source[:, first : min(stop, first + num_frames)]
+        else:
+            window = source[:, first:stop][:, :num_frames]
         length = window.shape[1]
         row[:, :length] = window
         if length < num_frames:

@@ -116,7 +116,7 @@ class ShardContents:
         pooled: list[Tensor] = []
         if captions is not None:
             check_overrun(name, captions, video.duration, self.clips.overrun)
-            clips = [captions.clip(number, split.min_time) for number in range(len(captions))]
+            clips = list(captions.clips(range(len(captions)), split.min_time).values())
             spans = [(clip.start, clip.end) for clip in clips]
             parts |= _caption_parts(captions, clips)
             counts["topics"] = int(captions.topics is not None)

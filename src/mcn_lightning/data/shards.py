@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -158,45 +157,39 @@ class ShardCaptions(Captions):
 
     video: ShardVideo
 
-    def clip(self, index: int, min_time: float) -> Clip:
-        """Return the clip of a caption as it was packed; grown anew where frames are kept, for any ``min_time``."""
-        if self.video.source.keep_frames:
-            return super().clip(index, min_time)
-        order, ends = self._order
-        start, end = self._clips[index]
-        return Clip(index, start, end, tuple(order[ends[index] : ends[index + 1]]))
-
-    @cached_property
-    def _clips(self) -> list[list[float]]:
-        first = self.video.first
-        return self.video.shard.numpy("clip")[first : first + len(self)].tolist()
-
-    @cached_property
-    def _order(self) -> tuple[list[int], list[int]]:
-        order, bounds = self.video.shard.between("order", self.video.first, len(self))
-        return order.tolist(), bounds.tolist()
+    def clips(self, indices: Iterable[int], min_time: float) -> dict[int, Clip]:
+        """Return the clips of captions as they were packed; grown anew where frames are kept, for any ``min_time``."""
+        video = self.video
+        if video.source.keep_frames:
+            return super().clips(indices, min_time)
+        order, bounds = video.shard.between("order", video.first, len(self))
+        spans = video.shard.numpy("clip")[video.first : video.first + len(self)].tolist()
+        members, ends = order.tolist(), bounds.tolist()
+        return {i: Clip(i, spans[i][0], spans[i][1], tuple(members[ends[i] : ends[i + 1]])) for i in indices}
 
     def word_rows(self, clips: Sequence[Clip], max_words: int) -> np.ndarray | None:
         """Return the first word indices of some of its clips, ``(B, W)`` int32; ``None`` where the text is needed."""
         source, shard = self.video.source, self.video.shard
         if source.keep_frames:
             return None
-        drawn = np.fromiter((clip.number for clip in clips), np.int64, len(clips)) + self.video.first
         ends = shard.numpy("word_end")
-        begin = np.where(drawn > 0, ends[drawn - 1], 0)
+        drawn = np.array([clip.number for clip in clips]) + self.video.first
+        begin = ends[drawn - 1]
+        begin[drawn == 0] = 0
         count = ends[drawn] - begin
-        row = np.repeat(np.arange(len(clips)), count)
-        last = count.cumsum()
-        place = np.arange(int(last[-1])) - np.repeat(last - count, count)  # of a word in its clip
-        indices = source.word_indices(shard.numpy("word")[begin[row] + place], self.video.index)
+        stop = count.cumsum()
+        row = np.arange(len(clips)).repeat(count)
+        numbers = shard.numpy("word")[np.arange(len(row)) + (begin - stop + count)[row]]
+        indices = source.word_indices(numbers, self.video.index)
         if indices is None:
             return None
-        known = indices != 0
-        before = known.cumsum() - known  # known words before each
-        place = before - np.append(before, 0)[last - count][row]
-        kept = known & (place < max_words)
+        known = np.flatnonzero(indices)
+        row = row[known]
+        first = np.searchsorted(row, np.arange(len(clips)))  # of the known words of each clip
+        place = np.arange(len(row)) - first[row]
+        kept = place < max_words
         rows = np.zeros((len(clips), max_words), dtype=np.int32)
-        rows[row[kept], place[kept]] = indices[kept]
+        rows[row[kept], place[kept]] = indices[known[kept]]
         return rows
 
 

@@ -164,8 +164,8 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
             return draw_windows(rng, duration, config) if self.training else all_windows(duration, config.min_time)
         check_overrun(name, captions, duration, config.overrun)
         if self.training:
-            return draw_clips(rng, len(captions), lambda index: captions.clip(index, config.min_time), config)
-        return [captions.clip(index, config.eval_min_time) for index in range(len(captions))]
+            return draw_clips(rng, len(captions), lambda drawn: captions.clips(drawn, config.min_time), config)
+        return list(captions.clips(range(len(captions)), config.eval_min_time).values())
 
     def _audio(
         self, rng: np.random.Generator, video: StoredVideo, clips: list[Clip], new: NewTensor
