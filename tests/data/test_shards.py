@@ -344,6 +344,14 @@ def test_packing_that_is_stopped_anywhere_goes_on_to_the_same_bytes(tmp_path, ho
     assert digests(output) == expected
 
 
+def test_a_process_that_is_killed_ends_in_a_message(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "_save", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(InputError, match=r"--pack\.processes: a process was killed, .* shards are finished and kept"):
+        packed(tiny, tmp_path / "shards")
+    monkeypatch.undo()
+    assert packed(tiny, tmp_path / "shards").videos == 8
+
+
 def test_a_full_disk_leaves_the_finished_shards(tiny, tmp_path, monkeypatch):
     whole = packed(tiny, tmp_path / "whole", processes=1)
     save = packing._save

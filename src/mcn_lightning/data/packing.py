@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -207,31 +208,52 @@ def _run(job: _Job, plan: list[Range], todo: list[int]) -> None:
         return
     count = min(job.config.processes or len(os.sched_getaffinity(0)), len(todo))
     context = multiprocessing.get_context("fork")  # the captions of a data set may be large: shared, not copied
-    counter = context.Value("q", done)
-    pool = ProcessPoolExecutor(count, context, _start_worker, (job, plan, counter, os.getpid()))
-    waiting: set[Future[None]] = {pool.submit(_pack_shard, number) for number in todo}
+    counter, halt = context.Value("q", done), context.Value("b", 0)
+    pool = ProcessPoolExecutor(count, context, _start_worker, (job, plan, counter, halt, os.getpid()))
+    interrupted = _take_interrupt()
     bar = tqdm(total=total, initial=done, desc="packing", unit=" videos", smoothing=0.05)
     try:
+        waiting: set[Future[None]] = {pool.submit(_pack_shard, number) for number in todo}
         while waiting:
             finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
             bar.update(counter.value - bar.n)
             for future in finished:
                 future.result()
+            if interrupted.is_set():
+                raise KeyboardInterrupt
     except BaseException as error:
-        for process in list(pool._processes.values()):
-            process.terminate()
-        pool.shutdown(cancel_futures=True)
         kept = sum((job.output / shard_name(number)).is_file() for number in range(len(plan)))
+        state = f"{kept} of {len(plan)} shards are finished and kept"
         if _is_full_disk(error):
             raise InputError(
-                f"--pack.output {job.output}: the disk is full; {kept} of {len(plan)} shards are finished and kept: "
-                "free some space and give the same command again"
+                f"--pack.output {job.output}: the disk is full; {state}: free some space and start again"
+            ) from None
+        if isinstance(error, BrokenProcessPool):
+            raise InputError(
+                f"--pack.processes: a process was killed, perhaps for want of memory; {state}: give the same command "
+                "again, with fewer processes or a smaller --pack.shard_size"
             ) from None
         raise
     finally:
+        halt.value = 1  # workers look at it after each video, so that nobody has to be killed with a lock in his hands
+        pool.shutdown(cancel_futures=True)
         bar.close()
         shutil.rmtree(job.output / PARTIAL, ignore_errors=True)
-    pool.shutdown()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _take_interrupt() -> threading.Event:
+    """Let the first Ctrl-C set an event: an exception just anywhere could leave a lock of the pool behind."""
+    event = threading.Event()
+
+    def note(*_: Any) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, note)
+    return event
 
 
 def _is_full_disk(error: BaseException) -> bool:
@@ -240,12 +262,12 @@ def _is_full_disk(error: BaseException) -> bool:
     return isinstance(error, SafetensorError) and "No space left" in str(error)
 
 
-_worker: tuple[_Job, list[Range], Any]
+_worker: tuple[_Job, list[Range], Any, Any]
 
 
-def _start_worker(job: _Job, plan: list[Range], counter: Any, parent: int) -> None:
+def _start_worker(job: _Job, plan: list[Range], counter: Any, halt: Any, parent: int) -> None:
     global _worker
-    _worker = job, plan, counter
+    _worker = job, plan, counter, halt
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -260,13 +282,15 @@ def _end_with(parent: int) -> None:
 
 def _pack_shard(number: int) -> None:
     """Write one shard, and what the index will say of it."""
-    job, plan, counter = _worker
+    job, plan, counter, halt = _worker
     name, first, stop = plan[number]
     split, shard = job.splits[name], ShardContents(job.streams, job.clips, job.config.keep_frames)
     for index in range(first, stop):
         shard.add(split, index)
         with counter.get_lock():
             counter.value += 1
+        if halt.value:
+            return
     path = job.output / shard_name(number)
     partial = _partial(path)
     _save(shard.tensors(), partial, {"format": FORMAT})

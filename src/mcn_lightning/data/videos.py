@@ -312,7 +312,7 @@ class ClipLoader(DataLoader):
                     f"--data.timeout: expected a batch within {self.timeout:g} s, found none; the disk of the data "
                     "stalls, or --data.num_workers is too low for it"
                 ) from None
-            yield batch.received() if isinstance(batch, ClipBatch) else batch
+            yield batch.received() if self.num_workers and isinstance(batch, ClipBatch) else batch
 
 
 class ClipSampler(DistributedSampler[tuple[int, int]]):
