@@ -7,9 +7,10 @@ import gc
 import pytest
 import torch
 
+from mcn_lightning.data import memory
 from mcn_lightning.data.batch import ClipBatch
 from mcn_lightning.data.memory import Blocks, Slots, join
-from mcn_lightning.data.videos import ClipLoader
+from mcn_lightning.data.videos import ClipLoader, collate
 
 
 def address(tensor):
@@ -109,3 +110,17 @@ def test_pinned_copies_give_the_block_back(monkeypatch):
     loader = ClipLoader(Numbers(), batch_size=1, num_workers=1, collate_fn=lambda items: items[0])
     copies = [batch.pin_memory() for batch in torch.utils.data.DataLoader.__iter__(loader)]
     assert all((copy.video == number).all() for number, copy in enumerate(copies))
+
+
+class Apart(Numbers):
+    """Batches whose parts are not neighbours."""
+
+    def __getitems__(self, keys):
+        return [ClipBatch(ids=(str(key),), video=torch.full((2, 50_000), float(key))) for key in keys]
+
+
+def test_memory_that_will_not_be_used_again_is_not_kept():
+    before = len(memory._mapped)
+    for batch in ClipLoader(Apart(), batch_size=4, num_workers=1, collate_fn=collate):
+        assert batch.video.shape == (8, 50_000)
+    assert len(memory._mapped) == before

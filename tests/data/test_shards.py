@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import json
@@ -233,6 +234,85 @@ def test_bad_videos_are_left_out_and_keep_their_place(copy, tmp_path):
     same(layout.datasets["train"][(0, 2)], shards.datasets["train"][(0, 2)])
 
 
+def test_every_skipped_video_is_listed_in_a_file(copy, tmp_path):
+    for suffix in ("_2d", "_3d"):
+        for path in (copy / "features").rglob(f"*{suffix}.npz"):
+            path.unlink()
+    report = packed(copy, tmp_path / "shards")
+    assert report.videos == 0 and len(report.skipped) == 8
+    lines = (tmp_path / "shards" / "skipped.csv").read_text().splitlines()
+    assert len(lines) == 9 and all("found no file" in line for line in lines[1:])
+
+
+def test_words_of_a_video_that_is_left_out_count_as_they_do_for_the_layout(copy, tmp_path):
+    entries = json.loads((copy / "captions.json").read_text())
+    data = opened(copy)
+    known = {
+        word for index in range(1, 6) for text in data.datasets["train"].source.texts(index) for word in text.split()
+    }
+    lines = (copy / "word_vectors.txt").read_text().splitlines()[1:]
+    unique = next(line.split()[0] for line in lines if line.split()[0] not in known)
+    entries[data.datasets["train"].source.id(0)]["text"][0] = unique
+    (copy / "captions.json").write_text(json.dumps(entries))
+    data.datasets["train"].source.path(0, STREAMS[0]).unlink()
+    packed(copy, tmp_path / "shards")
+    layout, shards = opened(copy), opened(copy, shards=str(tmp_path / "shards"), max_bad_share=0.5)
+    for index in range(1, 6):
+        same(layout.datasets["train"][(0, index)], shards.datasets["train"][(0, index)])
+
+
+def test_changed_data_is_noticed(copy, tmp_path):
+    packed(copy, tmp_path / "shards")
+    entries = (copy / "captions.json").read_text()
+    (copy / "captions.json").write_text(entries.replace("so", "now"))
+    with pytest.raises(InputError, match="found others; choose another folder or delete it"):
+        packed(copy, tmp_path / "shards")
+
+
+def test_two_runs_do_not_pack_into_one_folder(tiny, tmp_path, monkeypatch):
+    (tmp_path / "shards").mkdir()
+    monkeypatch.setattr(packing.time, "sleep", lambda seconds: None)
+    with packing._lock(tmp_path / "shards"), pytest.raises(InputError, match="another run is packing into this folder"):
+        packed(tiny, tmp_path / "shards")
+
+
+def test_an_output_that_cannot_be_written_is_one_line(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file", "/proc/shards"):
+        with pytest.raises(InputError, match=r"--pack\.output .*: expected a folder to write to"):
+            packed(tiny, output)
+
+
+def test_what_was_not_packed_is_refused(tiny, tmp_path):
+    folder = str(tmp_path / "shards")
+    packed(tiny, folder, modalities=("audio", "text"))
+    with pytest.raises(InputError, match=r"--data\.modalities: expected some of audio, text, .* found video"):
+        opened(tiny, shards=folder)
+    windows = {"clips": ClipConfig(kind="windows", min_time=4.0), "modalities": ("audio",)}
+    with pytest.raises(InputError, match=r"--data\.clips\.kind: expected captions"):
+        opened(tiny, shards=folder, **windows)
+    changes = {"modalities": ("audio", "text"), "clips": ClipConfig(min_time=8.0, overrun=9.0)}
+    with pytest.raises(InputError, match=r"--data\.clips\.overrun: expected at most 5"):
+        opened(tiny, shards=folder, **changes)
+
+
+def test_contents_that_cannot_be_name_the_shard(tiny, tmp_path):
+    packed(tiny, tmp_path / "shards")
+    data = opened(tiny, shards=str(tmp_path / "shards"))
+    source = data.datasets["train"].source
+    number = source.column("shard", 0)
+    path = tmp_path / "shards" / shard_name(number)
+    content = path.read_bytes()
+    ends = source._shard(number).numpy("word_end").tobytes()
+    path.write_bytes(content.replace(ends, b"\x7f" * len(ends)))
+    item = opened(tiny, shards=str(tmp_path / "shards")).datasets["train"][(0, 0)]
+    assert (
+        isinstance(item, BadVideo)
+        and str(path) in item.reason
+        and data.datasets["train"].source.index.shards[number]["sha256"] in item.reason
+    )
+
+
 def break_shard(folder, number, how):
     path = folder / shard_name(number)
     content = path.read_bytes()
@@ -380,8 +460,16 @@ class Stalls(torch.utils.data.Dataset):
         time.sleep(60)
 
 
-def test_a_disk_that_stalls_ends_in_a_message():
-    loader = ClipLoader(Stalls(), num_workers=1, timeout=1)
+class StallsWithTheLock(Stalls):
+    """As a page fault on a mapped file does, this stalls without letting go of the interpreter."""
+
+    def __getitem__(self, key):
+        ctypes.PyDLL(None).sleep(60)
+
+
+@pytest.mark.parametrize("dataset", [Stalls, StallsWithTheLock])
+def test_a_disk_that_stalls_ends_in_a_message(dataset):
+    loader = ClipLoader(dataset(), num_workers=1, timeout=1)
     with pytest.raises(InputError, match=r"--data\.timeout: expected a batch within 1 s"):
         next(iter(loader))
 

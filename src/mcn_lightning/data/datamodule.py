@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -18,7 +19,7 @@ from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.features import DEFAULT_STREAMS, AudioConfig, VisualStream
 from mcn_lightning.data.howto100m import LayoutVideos, VideoLayout, read_video_list, video_id
 from mcn_lightning.data.packing import PackConfig, PackReport, pack
-from mcn_lightning.data.shard_files import ShardIndex, check_options
+from mcn_lightning.data.shard_files import ShardIndex, check_options, checksum
 from mcn_lightning.data.shard_writer import Split
 from mcn_lightning.data.shards import ShardVideos
 from mcn_lightning.data.streaming import StreamingVideos, is_streaming, pack_streaming
@@ -56,7 +57,8 @@ class NarratedVideos(LightningDataModule):
         text: how captions become vectors.
         clips: how the clips of a video are chosen.
         shards: folder (or, with LitData, address) that ``mcn-lightning prepare`` wrote, read in place of captions and
-            features; relative to the working directory. Only the text source is still taken from ``root``.
+            features, with the lists of packing; relative to the working directory. Only the text source is still taken
+            from ``root``.
         synthetic: generate the data set under ``root`` first, unless it is there already (--data.synthetic.help shows
             the options).
         batch_size: videos of a training batch in each process; the batch holds ``clips.n_pair`` clips of each.
@@ -173,6 +175,7 @@ class NarratedVideos(LightningDataModule):
                 sources[split] = found = StreamingVideos(f"{where.rstrip('/')}/{name}", streams, audio, captions)
                 words.update(found.words)
         for source in sources.values():
+            self._check_packed(source.options, where)
             check_options(source.options, where, self._shard_options(), layout.streams, self._min_times(), captions)
         if "text" in layout.modalities:
             known = index.words() if index is not None else sorted(words)
@@ -183,6 +186,25 @@ class NarratedVideos(LightningDataModule):
         if "train" in sources:
             self._skipped.total = len(sources["train"])
             self._skipped.add(sources["train"].lost())
+
+    def _check_packed(self, packed: dict[str, Any], where: str) -> None:
+        """Refuse what was not packed at all."""
+        if absent := [name for name in self.layout.modalities if name not in packed["modalities"]]:
+            raise InputError(
+                f"--data.modalities: expected some of {', '.join(packed['modalities'])}, which {where} was packed "
+                f"with, found {absent[0]}; pack again to add it"
+            )
+        kind = self.clip_config.kind
+        if kind != packed["kind"] and not (kind == "windows" and packed["keep_frames"]):
+            raise InputError(
+                f"--data.clips.kind: expected {packed['kind']}, which {where} was packed with, found {kind}; "
+                "pack again, captions with --pack.keep_frames true to serve windows too"
+            )
+        if kind == "captions" and self.clip_config.overrun > packed["overrun"]:
+            raise InputError(
+                f"--data.clips.overrun: expected at most {packed['overrun']:g}, which {where} was packed with, "
+                f"found {self.clip_config.overrun:g}; pack again to take more videos"
+            )
 
     def _split_names(self) -> dict[str, str]:
         """Return under which name each split is packed: a test list that is the validation list is packed once."""
@@ -223,7 +245,12 @@ class NarratedVideos(LightningDataModule):
             if paths
         }
         streams = self.layout.streams if "video" in self.layout.modalities else ()
-        options = self._shard_options() | {"modalities": list(self.layout.modalities)}
+        options = self._shard_options() | {
+            "modalities": list(self.layout.modalities),
+            "kind": self.clip_config.kind,
+            "overrun": self.clip_config.overrun,
+            "captions": checksum(self.captions_path) if captions is not None else None,
+        }
         pack_as = pack if config.format == "safetensors" else pack_streaming
         return pack_as(splits, options, streams, self.clip_config, config)
 
@@ -315,7 +342,10 @@ class NarratedVideos(LightningDataModule):
         self._resume_at = (0, 0)
         left = sampler.count % self._videos_a_step()
         if left and self.epoch_end == "drop":
-            logger.info("each epoch leaves out %d of %d training videos, which fill no batch", left, sampler.count)
+            rank_zero_info(f"each epoch leaves out {left} of {sampler.count} training videos, which fill no batch")
+        elif left:
+            more = self._videos_a_step() - left
+            rank_zero_info(f"each epoch of {sampler.count} training videos ends with {more} that it had already")
         return self._loader("train", sampler, self.batch_size)
 
     def _count_batches(self, batches: int) -> None:

@@ -139,6 +139,15 @@ class LayoutVideos:
         audio = [self.path(index, layout.audio)] if "audio" in layout.modalities else []
         return _total_size(visual), _total_size(audio)
 
+    def damage(self, index: int, error: Exception) -> str | None:
+        """Return nothing: what is read from these files is checked."""
+        return None
+
+    def texts(self, index: int) -> list[str]:
+        """Return every text of the captions of a video, be its features usable or not."""
+        entry = None if self.captions is None else self.captions.get(self.id(index))
+        return entry.all_texts() if isinstance(entry, Captions) else []
+
     def _captions(self, video: str) -> Captions | None:
         if self.captions is None:
             return None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import os
 import sys
 import weakref
 from collections.abc import Sequence
@@ -86,8 +87,9 @@ def _is_block(tensor: Tensor) -> bool:
     return bool((_bytes_of(tensor.untyped_storage())[: len(_MARK)] == _MARK).all())
 
 
-def _give_back(header: np.ndarray) -> None:
-    header[len(_MARK)] = 0
+def _give_back(header: np.ndarray, process: int) -> None:
+    if os.getpid() == process:  # a forked child has copies of the tensors, which are not its to give back
+        header[len(_MARK)] = 0
 
 
 def received(tensor: Tensor) -> Tensor:
@@ -105,7 +107,7 @@ def received(tensor: Tensor) -> Tensor:
     content = _bytes_of(storage)
     size = len(content) // tensor.element_size() * tensor.element_size()
     own = content[_HEADER:size]  # from_numpy holds this very object as long as anything uses the memory
-    weakref.finalize(own, _give_back, content[:_HEADER])
+    weakref.finalize(own, _give_back, content[:_HEADER], os.getpid())
     return torch.from_numpy(own).view(tensor.dtype).as_strided(tensor.shape, tensor.stride())
 
 
@@ -183,5 +185,7 @@ def _concatenate(parts: Sequence[Tensor], rows: int) -> Tensor:
     dtype = parts[0].dtype
     for part in parts:
         dtype = torch.promote_types(dtype, part.dtype)
-    # straight into the shared memory in which the batch travels: one copy of it less
-    return torch.cat(list(parts), out=Blocks().new((rows, *parts[0].shape[1:]), dtype))
+    # straight into the shared memory in which the batch travels: one copy of it less; it is no block to be used again
+    shape = (rows, *parts[0].shape[1:])
+    storage = torch.UntypedStorage._new_shared(int(np.prod(shape)) * dtype.itemsize)
+    return torch.cat(list(parts), out=torch.empty(0, dtype=dtype).set_(storage, 0, shape))  # type: ignore[call-overload]

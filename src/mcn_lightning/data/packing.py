@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import dataclasses
 import errno
+import fcntl
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -12,7 +16,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -32,6 +36,8 @@ from mcn_lightning.data.shard_files import BAD, COLUMNS, FORMAT, INDEX, STREAM_C
 from mcn_lightning.data.shard_writer import ShardContents, Split, bytes_of, column_names
 
 PLAN = "plan.json"
+SKIPPED = "skipped.csv"
+LOCK = "lock"
 PARTIAL = "partial"
 """Folder of files that are being written; a run begins and ends without it."""
 
@@ -94,7 +100,7 @@ class PackReport:
         ]
         lines += [f"  {name}: {reason}" for name, reason in list(self.skipped.items())[:10]]
         if len(self.skipped) > 10:
-            lines.append(f"  and {len(self.skipped) - 10} more, all of them in skipped.csv")
+            lines.append(f"  and {len(self.skipped) - 10} more, all of them in {SKIPPED}")
         return "\n".join(lines)
 
 
@@ -120,7 +126,37 @@ def pack(splits: dict[str, Split], options: dict[str, Any], streams: Sequence[Vi
         KeyboardInterrupt: after Ctrl-C; finished shards stay.
     """
     started, output = time.monotonic(), Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with _lock(output):
+            _pack(splits, options, streams, clips, config, output)
+    except OSError as error:
+        found = error.strerror or str(error)
+        raise InputError(f"--pack.output {output}: expected a folder to write to, found: {found}") from error
+    return _report(ShardIndex(output), time.monotonic() - started)
+
+
+@contextlib.contextmanager
+def _lock(output: Path) -> Iterator[None]:
+    """Hold a folder for one run; the lock ends with the process that holds it, however it ends."""
+    path = output / LOCK
+    with open(path, "w") as file:
+        for waited in range(50):  # the processes of a run that was killed need a moment to notice
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if waited == 49:
+                    raise InputError(f"--pack.output {output}: another run is packing into this folder") from None
+                time.sleep(0.1)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _pack(splits: dict[str, Split], options: dict[str, Any], streams: Sequence[VisualStream], clips: ClipConfig,
+          config: PackConfig, output: Path) -> None:  # fmt: skip
     options = options | {
         "splits": {name: {"min_time": split.min_time} for name, split in splits.items()},
         "streams": [dataclasses.asdict(stream) for stream in streams],
@@ -135,13 +171,12 @@ def pack(splits: dict[str, Split], options: dict[str, Any], streams: Sequence[Vi
         if index.fingerprint != fingerprint:
             raise _holds_something_else(output)
         _clean(output)
-        return _report(index, time.monotonic() - started)
+        return
     plan = _plan(job, fingerprint)
     todo = [number for number in range(len(plan)) if not (output / shard_name(number)).is_file()]
     _run(job, plan, todo)
     _write_index(job, plan, fingerprint)
     _clean(output)
-    return _report(ShardIndex(output), time.monotonic() - started)
 
 
 @dataclass(frozen=True)
@@ -163,7 +198,7 @@ def _fingerprint(options: dict[str, Any], splits: dict[str, Split]) -> str:
     for name, split in splits.items():
         digest.update(f"\n{name}".encode())
         for index in range(len(split.source)):
-            digest.update(f"\n{split.source.id(index)}".encode())
+            digest.update(f"\n{split.source.id(index)} {split.source.stored_bytes(index)}".encode())
     return digest.hexdigest()
 
 
@@ -332,6 +367,12 @@ def _write_index(job: _Job, plan: list[Range], fingerprint: str) -> None:
     about = {"format": FORMAT, "fingerprint": fingerprint, "options": job.options, "shards": shards, "skipped": skipped}
     partial = _partial(job.output / INDEX)
     _save(tensors, partial, {"index": json.dumps(about)})  # one key: the order of several is not fixed
+    if any(skipped.values()):
+        rows = [(split, job.splits[split].source.id(int(number)), reason)
+                for split, reasons in skipped.items() for number, reason in reasons.items()]  # fmt: skip
+        text = io.StringIO()
+        csv.writer(text).writerows([("split", "video", "reason"), *rows])
+        _write(job.output / SKIPPED, text.getvalue().encode())
     partial.rename(job.output / INDEX)
 
 

@@ -48,6 +48,9 @@ class PackableSource(Protocol):
     def id(self, index: int) -> str:
         """Return the id of a video."""
 
+    def texts(self, index: int) -> list[str]:
+        """Return every text of the captions of a video, be its features usable or not."""
+
     def open(self, index: int) -> PackableVideo:
         """Open a video, or raise ``InputError``."""
 
@@ -87,7 +90,10 @@ class ShardContents:
         self.seconds, self.bytes_in = 0.0, 0
 
     def add(self, split: Split, index: int) -> None:
-        """Add a video, or note why it is left out."""
+        """Add a video, or note why it is left out; its words count in any case, as they do for the layout."""
+        for text in split.source.texts(index):
+            for word in split_words(text):
+                self.words.setdefault(word, len(self.words))
         try:
             video = split.source.open(index)
             parts, counts = self._read(split, index, video)
@@ -138,10 +144,7 @@ class ShardContents:
         return parts, counts
 
     def _words(self, captions: Captions, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
-        """Return the numbers of the words of each clip, and where each clip's end; learn new words."""
-        for text in captions.all_texts():
-            for word in split_words(text):
-                self.words.setdefault(word, len(self.words))
+        """Return the numbers of the words of each clip, and where each clip's end."""
         spoken = [[self.words[word] for word in split_words(text)] for text in captions.text]
         merged = [[number for caption in clip.order for number in spoken[caption]] for clip in clips]
         numbers = torch.tensor([number for each in merged for number in each], dtype=torch.int32)

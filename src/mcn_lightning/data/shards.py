@@ -96,6 +96,12 @@ class ShardVideos:
             raise InputError(self.index.reasons[self.split][str(index)])
         return ShardVideo(self, self._shard(number), index)
 
+    def damage(self, index: int, error: Exception) -> str | None:
+        """Return which shard is damaged: contents that cannot be have been written over."""
+        number = int(self._columns["shard"][index])
+        path, expected = self.index.folder / shard_name(number), self.index.shards[number]["sha256"]
+        return f"{path}: expected contents with SHA-256 {expected}, found others ({error}); copy it anew"
+
     def lost(self) -> list[BadVideo]:
         """Return the videos that could not be packed or whose shard is missing or of another size."""
         shards = self._columns["shard"]

@@ -19,7 +19,6 @@ import numpy as np
 from safetensors.torch import load, save
 
 from mcn_lightning.data.batch import BadVideo, InputError
-from mcn_lightning.data.captions import Captions
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.features import AudioConfig, VisualStream
 from mcn_lightning.data.packing import PackConfig, PackReport
@@ -86,7 +85,7 @@ def _record(name: str, split: Split, streams: list[VisualStream], clips: ClipCon
     """Return the record of a video; of the options where ``index`` is the number of videos."""
     source = split.source
     if index == len(source):
-        words = {word for number in range(index) for word in _words_of(split, number)}
+        words = {word for number in range(index) for text in source.texts(number) for word in split_words(text)}
         known = options | {
             "splits": {name: {"min_time": split.min_time}},
             "streams": [dataclasses.asdict(stream) for stream in streams],
@@ -108,14 +107,6 @@ def _record(name: str, split: Split, streams: list[VisualStream], clips: ClipCon
     }
     content = save(shard.tensors(), {"format": FORMAT})
     return {"about": json.dumps(about | {"bytes": len(content)}).encode(), "shard": content}
-
-
-def _words_of(split: Split, index: int) -> set[str]:
-    try:
-        captions: Captions | None = split.source.open(index).captions
-    except InputError:
-        return set()
-    return set() if captions is None else {word for text in captions.all_texts() for word in split_words(text)}
 
 
 @dataclass(frozen=True)
@@ -191,7 +182,10 @@ class StreamingVideos:
 
     def id(self, index: int) -> str:
         """Return the id of a video."""
-        return self.about(index)["id"]
+        try:
+            return self.about(index)["id"]
+        except Exception:  # its record cannot be fetched, which ``open`` tells
+            return f"record {index}"
 
     def open(self, index: int) -> ShardVideo:
         """Fetch the record of a video.
@@ -199,12 +193,20 @@ class StreamingVideos:
         Raises:
             InputError: if it could not be packed.
         """
-        record = self._records[index]
+        try:
+            record = self._records[index]
+        except Exception as error:  # LitData raises whatever the store or a damaged chunk leads to
+            what = " ".join(str(error).split())[:200]
+            raise InputError(f"{self.address}: expected the record of video {index}, found {what}") from None
         about = json.loads(bytes(record["about"]))
         if about["skipped"] is not None:
             raise InputError(about["skipped"])
         shard = Shard.of(load(bytes(record["shard"])))
         return ShardVideo(_OneVideo(self, about["rows"], shard), shard, 0)  # type: ignore[arg-type]
+
+    def damage(self, index: int, error: Exception) -> str | None:
+        """Return that the record is damaged."""
+        return f"{self.address}: expected the record of video {index} as packed, found others ({error})"
 
     def lost(self) -> list[BadVideo]:
         """Return nothing: what a store lacks is known when it is asked."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -69,6 +73,9 @@ class VideoSource(Protocol):
     def id(self, index: int) -> str:
         """Return the id of a video."""
 
+    def damage(self, index: int, error: Exception) -> str | None:
+        """Return what is damaged where reading a video ended in an error; ``None`` where it is nothing stored."""
+
     def open(self, index: int) -> StoredVideo:
         """Open a video.
 
@@ -130,6 +137,10 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
             return self._clips_of(epoch, index, new)
         except InputError as error:
             return BadVideo(self.source.id(index), str(error))
+        except (IndexError, OverflowError, ValueError, RuntimeError) as error:
+            if (reason := self.source.damage(index, error)) is None:
+                raise
+            return BadVideo(self.source.id(index), reason)
 
     def check(self, index: int) -> None:
         """Open a video and compare its captions with its length, without reading its features.
@@ -301,18 +312,39 @@ class ClipLoader(DataLoader):
         """
         batches = super().__iter__()
         while True:
+            late = threading.Event()
+            watch = self._watch(batches, late)
             try:
                 batch = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                if not str(error).startswith("DataLoader timed out"):
+            except (RuntimeError, EOFError, OSError) as error:
+                if not late.is_set() and not str(error).startswith("DataLoader timed out"):
                     raise
                 raise InputError(
                     f"--data.timeout: expected a batch within {self.timeout:g} s, found none; the disk of the data "
                     "stalls, or --data.num_workers is too low for it"
                 ) from None
+            finally:
+                if watch is not None:
+                    watch.cancel()
             yield batch.received() if self.num_workers and isinstance(batch, ClipBatch) else batch
+
+    def _watch(self, batches: Any, late: threading.Event) -> threading.Timer | None:
+        """Kill workers that are far too late: one that stalls with Python's lock held blocks this process too."""
+        if not self.num_workers or not self.timeout:
+            return None
+
+        def kill() -> None:
+            late.set()
+            for worker in batches._workers:
+                with contextlib.suppress(OSError):
+                    os.kill(worker.pid, signal.SIGKILL)
+
+        watch = threading.Timer(self.timeout + min(self.timeout, 10.0), kill)
+        watch.daemon = True
+        watch.start()
+        return watch
 
 
 class ClipSampler(DistributedSampler[tuple[int, int]]):
