@@ -1,6 +1,6 @@
 """Size and loading time of the index of a full HowTo100M: 1.1 million videos in 4,500 shards, generated.
 
-    python benchmarks/index.py --root /tmp/index
+    python benchmarks/index.py --root DIR
 
 The captions themselves (120 million) lie in the shards. Prints a table, asserts nothing.
 """

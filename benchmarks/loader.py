@@ -1,6 +1,6 @@
 """Videos a second of three readers in one run, on the same data and with the same number of processes.
 
-    python benchmarks/loader.py --root /tmp/loader-data
+    python benchmarks/loader.py --root DIR
 
 (a) a plain reader of the layout, as the method's published description has it: three ``np.load`` a video, float32, a
 Python loop over the clips, float word vectors, PyTorch's default collate; (b) this project's layout reader; (c) shards.
