@@ -233,6 +233,28 @@ def test_captions_may_overrun_the_features_by_what_is_set(copy):
     assert item.audio_frames[-1] == 0 and not item.audio[-1].any() and not item.video[-1].any()
 
 
+def test_training_draws_no_caption_that_starts_after_the_features(copy):
+    entries = json.loads((copy / "captions.json").read_text())
+    entry = entries[video_id(dataset(copy).source.videos[0])]
+    before = len(entry["text"])
+    for start in (30.0, 31.5):  # the features end at 30 s; --data.clips.overrun allows 5 s more
+        (
+            entry["start"].append(start),
+            entry["end"].append(start + 2.0),
+            entry["text"].append("so"),
+            entry["topic"].append(0),
+        )
+    (copy / "captions.json").write_text(json.dumps(entries))
+    data = dataset(copy, clips=ClipConfig(n_pair=64, min_time=0.0))
+    item = data[(0, 0)]
+    assert {int(name.rsplit(":")[-1]) for name in item.ids} == set(range(before))
+    assert item.video.any(dim=1).all() and (item.audio_frames > 0).all()
+    entry["start"] = [start + 31.0 for start in range(len(entry["text"]))]
+    entry["end"] = [start + 0.5 for start in entry["start"]]
+    (copy / "captions.json").write_text(json.dumps(entries))
+    assert "within the features of 30.0 s, found none" in dataset(copy, clips=ClipConfig(overrun=60.0))[(0, 0)].reason
+
+
 def same(one, other):
     assert one.ids == other.ids
     for name in ("video", "audio", "audio_frames", "words", "labels"):

@@ -175,7 +175,13 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
             return draw_windows(rng, duration, config) if self.training else all_windows(duration, config.min_time)
         check_overrun(name, captions, duration, config.overrun)
         if self.training:
-            return draw_clips(rng, len(captions), lambda drawn: captions.clips(drawn, config.min_time), config)
+            inside = np.flatnonzero(captions.start < duration)  # what starts later has neither picture nor sound
+            if len(inside) == 0:
+                raise InputError(f"{name}: expected captions within the features of {duration:.1f} s, found none")
+            if len(inside) == len(captions):
+                return draw_clips(rng, len(captions), lambda drawn: captions.clips(drawn, config.min_time), config)
+            made = captions.clips(inside.tolist(), config.min_time)
+            return draw_clips(rng, len(inside), lambda drawn: {i: made[int(inside[i])] for i in drawn}, config)
         return list(captions.clips(range(len(captions)), config.eval_min_time).values())
 
     def _audio(
