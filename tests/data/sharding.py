@@ -18,7 +18,7 @@ from mcn_lightning.data.text import TextConfig
 STREAMS = (VisualStream("_2d", 1.0, 8), VisualStream("_3d", 1.5, 8))
 
 
-FIELDS = ("video", "audio", "audio_frames", "words", "labels")
+FIELDS = ("video", "audio", "audio_frames", "words", "labels", "frames", "frame_start")
 
 
 def narrated(root, **changes) -> NarratedVideos:
@@ -40,7 +40,8 @@ def packed(root, output, shard_size=40_000, keep_frames=False, processes=2, **ch
 
 
 def same(one: ClipBatch, other: ClipBatch) -> None:
-    assert one.ids == other.ids and one.clips_per_video == other.clips_per_video
+    for name in ("ids", "clips_per_video", "video_widths", "num_frames", "pad_value"):
+        assert getattr(one, name) == getattr(other, name), name
     for name in FIELDS:
         a, b = getattr(one, name), getattr(other, name)
         assert (a is None) == (b is None), name

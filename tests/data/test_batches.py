@@ -19,7 +19,7 @@ from mcn_lightning.data.features import AudioConfig, VisualStream
 from mcn_lightning.data.text import TextConfig, split_words
 
 STREAMS = (VisualStream("_2d", 1.0, 8), VisualStream("_3d", 1.5, 8))
-TENSORS = ("video", "audio", "audio_frames", "words", "labels")
+TENSORS = ("video", "audio", "audio_frames", "words", "labels", "frames", "frame_start")
 
 
 def module(root, **options):
@@ -63,10 +63,13 @@ def test_every_clip_of_a_training_batch_is_the_reference_s(tiny):
     data = module(tiny)
     batch = next(iter(data.train_dataloader()))
     assert len(batch) == 8 and batch.clips_per_video == 4 and batch.skipped == ()
-    shapes = {"video": (8, 16), "audio": (8, 40, 600), "audio_frames": (8,), "words": (8, 20), "labels": (8,)}
-    assert {name: tuple(getattr(batch, name).shape) for name in TENSORS} == shapes
-    dtypes = [batch.video.dtype, batch.audio.dtype, batch.audio_frames.dtype, batch.words.dtype, batch.labels.dtype]
-    assert dtypes == [torch.float16, torch.float16, torch.int64, torch.int32, torch.int64]
+    shapes = {"video": (8, 16), "audio_frames": (8,), "words": (8, 20), "labels": (8,), "frame_start": (8,)}
+    assert {name: tuple(getattr(batch, name).shape) for name in shapes} == shapes
+    assert batch.audio is None and batch.frames.shape[1] == 40
+    batch = batch.ready()
+    assert batch.audio.shape == (8, 40, 600) and batch.frames is batch.frame_start is None
+    dtypes = [batch.video.dtype, batch.ready().audio.dtype, batch.audio_frames.dtype, batch.words.dtype, batch.labels.dtype]
+    assert dtypes == [torch.float32, torch.float16, torch.int64, torch.int32, torch.int64]
     captions = json.loads((tiny / "captions.json").read_text())
     lines = (tiny / "word_vectors.txt").read_text().splitlines()[1:]
     vectors = {line.split()[0]: [float(x) for x in line.split()[1:]] for line in lines}
@@ -79,7 +82,7 @@ def test_every_clip_of_a_training_batch_is_the_reference_s(tiny):
         for stream in STREAMS:
             rows = np.load(file_of(tiny, video, stream.suffix))["features"]
             pooled += reference.pool(rows.tolist(), start, end, stream.rate)
-        torch.testing.assert_close(batch.normalized().video[row], torch.tensor(pooled), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(batch.video[row], torch.tensor(pooled), rtol=1e-5, atol=1e-6)
         frames = np.load(file_of(tiny, video, "_spec"))["arr_0"]
         cut, count = reference.spectrogram(frames.tolist(), start, end, 600)
         assert int(batch.audio_frames[row]) == count
@@ -98,9 +101,9 @@ def test_every_stream_is_normalised_once_where_the_batch_is_used(tiny):
     for part in ready.video.split(batch.video_widths, dim=1):
         torch.testing.assert_close(part.norm(dim=1), torch.ones(len(batch)))
     assert ready.video.dtype == torch.float32 and ready.video_widths == ()
-    assert ready.normalized() is ready
+    assert ready.ready() is ready
     zeros = ClipBatch(ids=("a:0",), video=torch.zeros(1, 16, dtype=torch.float16), video_widths=(8, 8))
-    assert not zeros.normalized().video.any()
+    assert not zeros.ready().video.any()
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -132,7 +135,7 @@ def test_windows_of_sound_need_no_captions(copy):
         frames = torch.from_numpy(np.load(file_of(copy, video, "_spec"))["arr_0"]).float()
         first, stop = (max(reference.frame(t), 0) for t in (int(second), int(second) + 6.0))
         assert int(batch.audio_frames[row]) == stop - first
-        assert torch.equal(batch.audio[row, :, : stop - first], frames[:, first:stop])
+        assert torch.equal(batch.ready().audio[row, :, : stop - first], frames[:, first:stop])
 
 
 def spoil(root, video, kind):
@@ -232,9 +235,9 @@ def test_grid(shared):
     data = module(shared / "grid_s1", **options)
     assert len(data.datasets["train"]) == 35 and len(data.datasets["val"]) == 15
     batch = next(iter(data.train_dataloader()))
-    assert batch.video.shape == (40, 1856) and batch.audio.shape == (40, 40, 256) and not batch.skipped
+    assert batch.video.shape == (40, 1856) and batch.ready().audio.shape == (40, 40, 256) and not batch.skipped
     assert ((batch.words != 0).sum(dim=1) == 6).all()  # each utterance has six words, all known
-    assert (batch.audio <= 0).all() and (batch.audio_frames > 90).all()
+    assert (batch.ready().audio <= 0).all() and (batch.audio_frames > 90).all()
     assert sum(len(item) for item in data.val_dataloader()) == 300
     assert data.text_embedder()(batch.words).shape == (40, 20, 300)
 
@@ -246,6 +249,6 @@ def test_flickr(shared):
     data = module(shared / "flickr_narrated", **options, clips=ClipConfig(n_pair=20, min_time=0.0, replacement=False))
     batch = next(iter(data.train_dataloader()))
     assert batch.video.shape == (40, 1280) and len(set(batch.ids)) == 40 and not batch.skipped
-    torch.testing.assert_close(batch.normalized().video.norm(dim=1), torch.ones(40))
+    torch.testing.assert_close(batch.ready().video.norm(dim=1), torch.ones(40))
     assert (batch.words[:, 0] != 0).all()
     assert sum(len(item) for item in data.val_dataloader()) == 500

@@ -111,7 +111,7 @@ def test_a_modality_may_be_left_out(tiny, absent):
     data = narrated(tiny, modalities=names)
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
-    columns = {"video": batch.video, "audio": batch.audio, "text": batch.words}
+    columns = {"video": batch.video, "audio": batch.ready().audio, "text": batch.words}
     assert [name for name, value in columns.items() if value is None] == [absent]
     assert (data.text_embedder() is None) == (absent == "text") and (data.video_dim == 0) == (absent == "video")
 
@@ -301,6 +301,6 @@ def test_real_data_sets(shared, name, source, val, streams, words):
     for loader, clips in ((data.train_dataloader(), 8), (data.val_dataloader(), 80)):
         batch = next(iter(loader))
         assert len(batch) == clips and batch.skipped == () and batch.video.shape[1] == data.video_dim
-        assert torch.isfinite(batch.video).all() and torch.isfinite(batch.audio).all()
+        assert torch.isfinite(batch.video).all() and torch.isfinite(batch.ready().audio).all()
         assert (batch.words[:, 0] > 0).all() and (batch.audio_frames == 100).all()
-        assert np.isclose(batch.normalized().video.norm(dim=1).numpy(), len(streams) ** 0.5, atol=1e-4).all()
+        assert np.isclose(batch.ready().video.norm(dim=1).numpy(), len(streams) ** 0.5, atol=1e-4).all()

@@ -7,29 +7,38 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from references import clips as reference
 
-from mcn_lightning.data.batch import ClipBatch, InputError
+from mcn_lightning.data.batch import ClipBatch, InputError, cut_clips
 from mcn_lightning.data.features import (
     AudioConfig,
     VisualStream,
     all_finite,
     augment_audio,
-    frame_at,
+    frames_at,
     max_rows,
     read_rows,
     read_spectrogram,
-    spectrogram_clips,
 )
+from mcn_lightning.data.videos import new_tensor, read_sound
 
 
 def pool_clips(rows, clips, rate):
     batch = ClipBatch(ids=(), video=max_rows(rows, clips, rate), video_widths=(rows.shape[1],))
-    return batch.normalized().video
+    return batch.ready().video
 
 
 def pool(rows, start, end, rate):
     return pool_clips(rows, [(start, end)], rate)[0]
+
+
+def spectrogram_clips(frames, clips, num_frames, pad_value=0.0, clamp_start=True):
+    config = AudioConfig(bands=len(frames), num_frames=num_frames, pad_value=pad_value, clamp_start=clamp_start)
+    sound = read_sound(frames.T, clips, config, new_tensor)
+    assert len(sound.frames) <= sound.length.sum()
+    return cut_clips(sound.frames, sound.start, sound.length, num_frames, pad_value), sound.length
 
 
 def spectrogram(frames, start, end, *args, **options):
@@ -224,7 +233,7 @@ def test_large_finite_numbers_pass():
     [(0.0, -2), (0.002499, -2), (0.0025, -1), (0.0124, -1), (0.0125, 0), (0.0225, 1), (1.0, 98), (10.0, 998)],
 )
 def test_frames_of_times(seconds, frame):
-    assert frame_at(seconds) == frame == reference.frame(seconds)
+    assert frames_at([[seconds]]).tolist() == [[frame]] and frame == reference.frame(seconds)
 
 
 def test_spectrograms_equal_the_loops(frames):
@@ -263,13 +272,26 @@ def test_the_released_fault_gives_silence_at_the_start_of_a_video(frames):
         assert torch.equal(spectrogram(frames, start, 5.0, 600)[0], spectrogram(frames, start, 5.0, 600, 0.0, False)[0])
 
 
-def test_clips_of_one_video_are_cut_one_by_one(frames):
-    spans = [(0.0, 3.0), (2.0, 4.5), (0.0, 3.0)]
-    together, lengths = spectrogram_clips(frames, spans, 280, -5.0)
+@given(
+    st.lists(st.tuples(st.floats(0, 12), st.floats(0, 4)), min_size=1, max_size=12), st.integers(1, 300), st.booleans()
+)
+def test_clips_of_one_video_share_their_frames_and_equal_each_alone(drawn, num_frames, clamp_start):
+    frames = torch.from_numpy(np.random.default_rng(0).normal(-40, 5, (2, 900))).half()
+    spans = [(start, start + length) for start, length in drawn]
+    together, lengths = spectrogram_clips(frames, spans, num_frames, -5.0, clamp_start)
     assert lengths.dtype == torch.int64
     for cut, length, (start, end) in zip(together, lengths.tolist(), spans, strict=True):
-        alone, count = spectrogram(frames, start, end, 280, -5.0)
-        assert torch.equal(cut, alone) and length == count
+        first, stop = reference.frame(start), reference.frame(end)
+        window = frames[:, slice(max(first, 0), max(stop, 0)) if clamp_start else slice(first, stop)][:, :num_frames]
+        assert length == window.shape[1]
+        assert torch.equal(cut[:, :length], window) and (cut[:, length:] == -5.0).all()
+
+
+def test_frames_that_clips_share_are_read_once(frames):
+    config = AudioConfig(bands=4, num_frames=300)
+    sound = read_sound(frames.T, [(4.0, 6.0), (1.0, 3.0), (2.0, 4.5), (1.0, 3.0)], config, new_tensor)
+    assert torch.equal(sound.frames, frames[:, 98:598].T)
+    assert sound.start.tolist() == [300, 0, 100, 0] and sound.length.tolist() == [200, 200, 250, 200]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), -float("inf")])

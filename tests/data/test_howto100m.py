@@ -93,9 +93,9 @@ def test_the_clips_of_a_video_equal_the_reference(tiny):
             start, end, order = reference.grow(entry["start"], entry["end"], caption, 10.0)
             visual = reference.pool(arrays[0]["features"], start, end, 1.0)
             visual += reference.pool(arrays[1]["features"], start, end, 1.5)
-            np.testing.assert_allclose(item.normalized().video[row], visual, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(item.ready().video[row], visual, rtol=1e-5, atol=1e-6)
             frames, length = reference.spectrogram(arrays[2]["arr_0"], start, end, 400)
-            np.testing.assert_array_equal(item.audio[row], np.float32(frames))
+            np.testing.assert_array_equal(item.ready().audio[row], np.float32(frames))
             assert item.audio_frames[row] == length
             words = [word for part in order for word in entry["text"][part].split()][:20]
             assert [list(data.text.vocabulary)[i - 1] for i in item.words[row].tolist() if i] == words
@@ -108,7 +108,7 @@ def test_the_types_and_shapes_are_the_contract_s(tiny):
     batch = collate([data[(0, index)] for index in range(3)])
     assert len(batch) == 18 and batch.skipped == () and batch.clips_per_video == 6
     assert (batch.video.dtype, batch.video.shape) == (torch.float16, (18, 16))
-    assert (batch.audio.dtype, batch.audio.shape) == (torch.float16, (18, 40, 400))
+    assert (batch.ready().audio.dtype, batch.ready().audio.shape) == (torch.float16, (18, 40, 400))
     assert (batch.audio_frames.dtype, batch.audio_frames.shape) == (torch.int64, (18,))
     assert (batch.words.dtype, batch.words.shape) == (torch.int32, (18, 20))
     assert (batch.labels.dtype, batch.labels.shape) == (torch.int64, (18,))
@@ -121,7 +121,7 @@ def test_evaluation_gives_every_caption_once_and_as_it_is(tiny):
         entry = entries[video_id(path)]
         item, later = data[(0, index)], data[(7, index)]
         assert item.ids == tuple(f"{video_id(path)}:{number}" for number in range(len(entry["start"])))
-        assert torch.equal(item.audio, later.audio) and item.clips_per_video == 1
+        assert torch.equal(item.ready().audio, later.ready().audio) and item.clips_per_video == 1
         for row, (start, end) in enumerate(zip(entry["start"], entry["end"], strict=True)):
             assert item.audio_frames[row] == min(reference.frame(end) - max(reference.frame(start), 0), 400)
     grown = dataset(tiny, "val", ClipConfig(eval_min_time=12.0), training=False)[(0, 0)]
@@ -137,7 +137,7 @@ def test_a_modality_that_is_not_asked_for_is_not_read(copy, absent):
         feature_file(copy, data, 0, suffix).unlink()
     item = data[(0, 0)]
     assert isinstance(item, ClipBatch)
-    columns = {"video": item.video, "audio": item.audio, "text": item.words}
+    columns = {"video": item.video, "audio": item.ready().audio, "text": item.words}
     assert [name for name, value in columns.items() if value is None] == [absent]
     assert (item.audio_frames is None) == (absent == "audio")
     assert len(collate([item, data[(0, 1)]])) == 12
@@ -151,7 +151,7 @@ def test_windows_need_no_captions(tiny):
     assert all(0 <= second <= 26 for second in seconds) and item.words is None and item.labels is None
     frames = np.load(feature_file(tiny, data, 0, "_spec"))["arr_0"]
     expected, _ = reference.spectrogram(frames, seconds[1], seconds[1] + 4.0, 400)
-    np.testing.assert_array_equal(item.audio[1], np.float32(expected))
+    np.testing.assert_array_equal(item.ready().audio[1], np.float32(expected))
     data.training = False
     assert [int(name.rsplit(":")[-1]) for name in data[(0, 0)].ids] == [0, 4, 8, 12, 16, 20, 24, 28]
 
@@ -230,7 +230,7 @@ def test_captions_may_overrun_the_features_by_what_is_set(copy):
     break_video(copy, dataset(copy), "short features")
     item = dataset(copy, clips=ClipConfig(overrun=25.0), training=False)[(0, 0)]
     assert isinstance(item, ClipBatch)
-    assert item.audio_frames[-1] == 0 and not item.audio[-1].any() and not item.video[-1].any()
+    assert item.audio_frames[-1] == 0 and not item.ready().audio[-1].any() and not item.video[-1].any()
 
 
 def test_training_draws_no_caption_that_starts_after_the_features(copy):
@@ -257,6 +257,7 @@ def test_training_draws_no_caption_that_starts_after_the_features(copy):
 
 def same(one, other):
     assert one.ids == other.ids
+    one, other = one.ready(), other.ready()
     for name in ("video", "audio", "audio_frames", "words", "labels"):
         assert torch.equal(getattr(one, name), getattr(other, name)), name
 
@@ -289,7 +290,7 @@ def test_the_time_shift_moves_the_sound_only_and_by_no_more_than_is_set(tiny):
     data = dataset(tiny)
     frames = torch.from_numpy(np.load(feature_file(tiny, data, 0, "_spec"))["arr_0"]).float()
     shifts = []
-    for before, after in zip(plain.audio, moved.audio, strict=True):
+    for before, after in zip(plain.ready().audio, moved.ready().audio, strict=True):
         at = [int((frames.T == clip[:, 0]).all(dim=1).nonzero()[0]) for clip in (before, after)]
         shifts.append(at[1] - at[0])
     assert max(map(abs, shifts)) <= 51 and len(set(shifts)) > 1
@@ -337,11 +338,11 @@ def test_real_videos(shared):
     )
     batch = collate([data[(0, index)] for index in range(len(data))])
     assert len(batch) == 300 and len(set(batch.ids)) == 300 and batch.skipped == ()
-    batch = batch.normalized()
+    batch = batch.ready()
     torch.testing.assert_close(batch.video[:, :1280].norm(dim=1), torch.ones(300))
     torch.testing.assert_close(batch.video[:, 1280:].norm(dim=1), torch.ones(300))
     assert ((batch.words > 0).sum(dim=1) == 6).all() and batch.labels is None
-    assert batch.audio.min() >= -80 and batch.audio.max() <= 0
+    assert batch.ready().audio.min() >= -80 and batch.ready().audio.max() <= 0
     shorter = replace(layout, modalities=("audio",))
     sound = NarratedVideoDataset(LayoutVideos(videos, captions, shorter), ClipConfig(n_pair=2), shorter.audio)
-    assert sound[(0, 0)].audio.shape == (2, 40, 256)
+    assert sound[(0, 0)].ready().audio.shape == (2, 40, 256)

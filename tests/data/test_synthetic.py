@@ -118,11 +118,11 @@ def test_modalities_share_a_topic_and_what_is_a_clip_s_own(tmp_path):
         dataset.training = False
         clips = [dataset[(0, index)] for index in range(len(dataset))]
         sound = [
-            clip.audio[row, :, :n].float().mean(dim=1) / 8 for clip in clips for row, n in enumerate(clip.audio_frames)
+            clip.ready().audio[row, :, :n].float().mean(dim=1) / 8 for clip in clips for row, n in enumerate(clip.audio_frames)
         ]
         words = torch.cat([table(clip.words).mean(dim=1) for clip in clips])
         labels = torch.cat([clip.labels for clip in clips])
-        sides.append((torch.cat([clip.normalized().video for clip in clips]), torch.stack(sound), words, labels))
+        sides.append((torch.cat([clip.ready().video for clip in clips]), torch.stack(sound), words, labels))
     (train, held_out) = sides
     for source, target in ((0, 1), (1, 0), (2, 0), (0, 2)):
         means = [train[source].mean(dim=0), train[target].mean(dim=0)]

@@ -54,16 +54,22 @@ class ClipBatch:
 
     Args:
         ids: B names, ``"<video id>:<clip number>"``.
-        video: pooled visual features, ``(B, C)``: from a loader the maxima in the stored precision; after
-            ``normalized`` each stream L2-normalised, float32.
+        video: pooled visual features, ``(B, C)``: from a loader the maxima in the stored precision; after ``ready``
+            each stream L2-normalised, float32.
         audio: log-mel spectrograms in dB relative to the maximum, ``(B, M, T)`` in the stored precision (half of it
-            is half the bytes to copy; the network widens it), float32 once augmented; padded on the right.
+            is half the bytes to copy; the network widens it), float32 once augmented; padded on the right. Not there
+            before ``ready`` where ``frames`` is.
         audio_frames: frames of each spectrogram before padding, ``(B,)`` int64.
         words: word or token indices, ``(B, W)`` int32; 0 is "no word".
         labels: known topic of each clip, ``(B,)`` int64, where the data set has topics.
         clips_per_video: clips that stand next to each other and come from one video (``n_pair`` in training, else 1).
         skipped: videos that should have been in this batch and could not be read.
         video_widths: widths of the visual streams that are still to be normalised; empty once they are.
+        frames: spectrogram frames of all clips, ``(F, M)`` in the stored precision: those that clips of a video share
+            stand there once.
+        frame_start: row of ``frames`` with which each clip begins, ``(B,)`` int64.
+        num_frames: T, to which ``ready`` pads the clips.
+        pad_value: dB that it pads with.
     """
 
     ids: tuple[str, ...]
@@ -75,6 +81,10 @@ class ClipBatch:
     clips_per_video: int = 1
     skipped: tuple[BadVideo, ...] = ()
     video_widths: tuple[int, ...] = ()
+    frames: Tensor | None = None
+    frame_start: Tensor | None = None
+    num_frames: int = 0
+    pad_value: float = 0.0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -84,15 +94,21 @@ class ClipBatch:
         moved = {name: value.to(device, non_blocking=non_blocking) for name, value in self._tensors().items()}
         return replace(self, **moved)  # type: ignore[arg-type]
 
-    def normalized(self) -> ClipBatch:
-        """Return the batch with every visual stream divided by its L2 length (METHOD: inputs of a clip), in float32.
+    def ready(self) -> ClipBatch:
+        """Return the batch as the network takes it: visual streams of L2 length 1 in float32, spectrograms cut.
 
-        It is done where the batch is used, on its device: half the bytes travel there. Rows of zeros stay zeros.
+        It is done where the batch is used, on its device: fewer than half the bytes travel there. Visual rows of zeros
+        stay zeros.
         """
-        if self.video is None or not self.video_widths:
-            return self
-        streams = [F.normalize(part.float(), dim=1, eps=1e-30) for part in self.video.split(self.video_widths, dim=1)]
-        return replace(self, video=torch.cat(streams, dim=1), video_widths=())
+        batch = self
+        if self.video is not None and self.video_widths:
+            parts = self.video.split(self.video_widths, dim=1)
+            streams = [F.normalize(part.float(), dim=1, eps=1e-30) for part in parts]
+            batch = replace(batch, video=torch.cat(streams, dim=1), video_widths=())
+        if self.frames is not None and self.frame_start is not None and self.audio_frames is not None:
+            audio = cut_clips(self.frames, self.frame_start, self.audio_frames, self.num_frames, self.pad_value)
+            batch = replace(batch, audio=audio, frames=None, frame_start=None)
+        return batch
 
     def pin_memory(self) -> ClipBatch:
         """Return the batch with its tensors in page-locked memory (called by the data loader)."""
@@ -103,5 +119,26 @@ class ClipBatch:
         return replace(self, **{name: received(value) for name, value in self._tensors().items()})  # type: ignore[arg-type]
 
     def _tensors(self) -> dict[str, Tensor]:
-        names = ("video", "audio", "audio_frames", "words", "labels")
+        names = ("video", "audio", "audio_frames", "words", "labels", "frames", "frame_start")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+def cut_clips(frames: Tensor, start: Tensor, length: Tensor, num_frames: int, pad_value: float) -> Tensor:
+    """Cut clips out of the rows that they share.
+
+    Args:
+        frames: ``(F, M)``.
+        start: first row of each clip, ``(B,)`` int64.
+        length: rows of each clip, ``(B,)`` int64, at most ``num_frames``.
+        num_frames: T.
+        pad_value: written after a clip's own rows.
+
+    Returns:
+        ``(B, M, T)`` in the precision of ``frames``; a view of ``(B, T, M)``.
+    """
+    step = torch.arange(num_frames, device=frames.device)
+    own = step < length[:, None]
+    if len(frames) == 0:
+        return frames.new_full((len(start), num_frames, frames.shape[1]), pad_value).transpose(1, 2)
+    cut = frames[torch.where(own, start[:, None] + step, 0)]
+    return cut.masked_fill_(~own[:, :, None], pad_value).transpose(1, 2)

@@ -405,8 +405,8 @@ class NarratedVideos(LightningDataModule):
         return batch
 
     def on_after_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
-        """Normalise the visual features, now that they are on the device."""
-        return batch.normalized()
+        """Normalise the visual features and cut the spectrograms, now that they are on the device."""
+        return batch.ready()
 
     def teardown(self, stage: str) -> None:
         """Say what the last epoch went without."""

@@ -243,62 +243,76 @@ def all_finite(values: Tensor) -> bool:
     return bool(bits.max() < infinity and bits.view(f"u{size}").max() < infinity.view(f"u{size}") + (1 << 8 * size - 1))
 
 
-def frame_at(seconds: float) -> int:
-    """Return the spectrogram frame that a time falls in, ``floor((int(t * 16000) - 200) / 160)``: -2 or -1 at first."""
-    return (int(seconds * SAMPLE_RATE) - N_FFT // 2) // HOP
+def frames_at(seconds: Sequence[Sequence[float]]) -> np.ndarray:
+    """Return the spectrogram frames that times fall in, ``floor((int(t * 16000) - 200) / 160)``: -2 or -1 at first."""
+    return ((np.array(seconds) * SAMPLE_RATE).astype(np.int64) - N_FFT // 2) // HOP
 
 
-def spectrogram_clips(
-    frames: Tensor,
-    clips: Sequence[tuple[float, float]],
-    num_frames: int,
-    pad_value: float = 0.0,
-    clamp_start: bool = True,
-    checked: bool = False,
-    out: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Cut the spectrograms of several clips out of one video's.
+def clip_frames(
+    columns: int, clips: Sequence[tuple[float, float]], num_frames: int, clamp_start: bool = True
+) -> tuple[list[tuple[int, int]], list[int], list[int]]:
+    """Find the spectrogram frames that several clips of one video use, each frame once.
 
     Args:
-        frames: log-mel spectrogram of a video in dB, ``(M, columns)``; a transposed view is cut as fast.
+        columns: frames of the video.
         clips: start and end of each of the B clips, in seconds.
-        num_frames: T, frames of each result.
-        pad_value: dB written after a clip's own frames.
+        num_frames: T, the frames that a clip has at most.
         clamp_start: False slices from the wrong end where ``frame_at`` is negative, as the released code does.
-        checked: all frames are known to be finite.
-        out: where to write, ``(B, M, T)``.
 
     Returns:
-        ``(B, M, T)`` in the stored precision, and the frames before padding ``(B,)`` int64.
+        Runs of frames (first, stop) in ascending order; the place in all runs together where each clip begins; and the
+        frames of each clip.
+    """
+    found = frames_at(clips)
+    if not clamp_start:
+        found[found < 0] += columns  # where Python's slices begin
+    found = found.clip(0, columns)
+    found[:, 1] = found[:, 1].clip(found[:, 0], found[:, 0] + num_frames)
+    spans = list(zip(*found.T.tolist(), strict=True))
+    runs: list[tuple[int, int]] = []
+    places, size, last = {}, 0, -1
+    for first, stop in sorted(set(spans)):
+        if first > last:  # a run of its own
+            runs.append((first, stop))
+            places[first], size, last = size, size + stop - first, stop
+            continue
+        places[first] = size - (last - first)
+        if stop > last:
+            runs[-1] = (runs[-1][0], stop)
+            size, last = size + stop - last, stop
+    return runs, [places[first] for first, _ in spans], [stop - first for first, stop in spans]
+
+
+def copy_runs(frames: Tensor, runs: Sequence[tuple[int, int]], out: Tensor) -> Tensor:
+    """Copy runs of frames, one after the other.
+
+    Args:
+        frames: spectrogram of a video, time-major, ``(columns, M)``.
+        runs: first and stop of each run.
+        out: where to write, ``(F, M)``.
+    """
+    source, target, row = frames.numpy(), out.numpy(), 0
+    for first, stop in runs:
+        target[row : row + stop - first] = source[first:stop]
+        row += stop - first
+    return out
+
+
+def refuse_bad_frames(cut: Tensor, place: Sequence[int], length: Sequence[int], clips: Sequence[tuple[float, float]]) -> None:
+    """Refuse clips with NaN or infinity in their frames.
+
+    Args:
+        cut: frames of the clips, ``(F, M)``.
+        place: row with which each clip begins.
+        length: frames of each clip.
+        clips: start and end of each clip in seconds.
 
     Raises:
-        InputError: if a used frame holds NaN or infinity.
+        InputError: naming the first such clip.
     """
-    cut = frames.new_empty(len(clips), frames.shape[0], num_frames) if out is None else out
-    source, target, lengths = frames.numpy(), cut.numpy(), []
-    for row, (start, end) in zip(target, clips, strict=True):
-        first, stop = frame_at(start), frame_at(end)
-        if clamp_start:
-            first, stop = max(first, 0), max(stop, 0)
-            window = source[:, first : min(stop, first + num_frames)]
-        else:
-            window = source[:, first:stop][:, :num_frames]
-        length = window.shape[1]
-        row[:, :length] = window
-        if length < num_frames:
-            row[:, length:] = pad_value
-        lengths.append(length)
-    if not checked:
-        _check_frames(cut, lengths, clips)
-    return cut, torch.tensor(lengths)
-
-
-def _check_frames(cut: Tensor, lengths: Sequence[int], clips: Sequence[tuple[float, float]]) -> None:
-    """Refuse clips ``(B, M, T)`` whose first ``lengths`` frames hold NaN or infinity."""
-    if all_finite(cut):
-        return
-    for clip, length, (start, end) in zip(cut, lengths, clips, strict=True):
-        _refuse_non_finite(clip[:, :length], start, end)
+    if len(cut) and not all_finite(cut):
+        for first, count, (start, end) in zip(place, length, clips, strict=True):
+            _refuse_non_finite(cut[first : first + count], start, end)
 
 
 def augment_audio(cut: Tensor, lengths: Tensor, config: AudioConfig, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -20,9 +20,8 @@ from mcn_lightning.data.features import (
     max_rows,
     read_rows,
     read_spectrogram,
-    spectrogram_clips,
 )
-from mcn_lightning.data.videos import NewTensor, join_streams
+from mcn_lightning.data.videos import NewTensor, Sound, join_streams, read_sound
 
 
 @dataclass(frozen=True)
@@ -210,15 +209,12 @@ class LayoutVideo:
         """Return the visual features of B clips, ``(B, C)``; see ``StoredVideo``."""
         return join_streams(self.maxima(clips), new) if self.rows else None
 
-    def audio(self, spans: Sequence[tuple[float, float]], new: NewTensor) -> tuple[Tensor, Tensor] | None:
-        """Return the spectrograms of B spans and their frames before padding; see ``StoredVideo``."""
+    def audio(self, spans: Sequence[tuple[float, float]], new: NewTensor) -> Sound | None:
+        """Return the spectrogram frames of B spans; see ``StoredVideo``."""
         if self.frames is None:
             return None
-        config, bands = self.source.layout.audio, self.frames.shape[0]
-        out = new("audio", (len(spans), bands, config.num_frames), self.frames.dtype)
+        config = self.source.layout.audio
         try:
-            return spectrogram_clips(
-                self.frames, spans, config.num_frames, config.pad_value, config.clamp_start, out=out
-            )
+            return read_sound(self.frames.T, spans, config, new)
         except InputError as error:
             raise InputError(f"{self.source.path(self.index, config)}: {error}") from None

@@ -140,16 +140,17 @@ class Slots:
         self._whole: dict[str, Tensor] = {}
         self._used: dict[str, int] = {}
 
-    def take(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    def take(self, name: str, shape: Sequence[int], dtype: torch.dtype, room: int = 0) -> Tensor:
         """Return the next part of the tensor of this name; memory of its own where that has another shape or is full.
 
         Args:
             name: which tensor of the batch.
             shape: shape of the part, whose first dimension is the clips.
             dtype: its precision.
+            room: rows that a video has at most, where the videos have different ones.
         """
         if name not in self._whole:
-            self._whole[name] = self.blocks.new((self.videos * shape[0], *shape[1:]), dtype)
+            self._whole[name] = self.blocks.new((self.videos * max(shape[0], room), *shape[1:]), dtype)
             self._used[name] = 0
         whole, used = self._whole[name], self._used[name]
         if whole.shape[1:] != tuple(shape[1:]) or whole.dtype != dtype or used + shape[0] > len(whole):

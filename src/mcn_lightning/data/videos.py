@@ -7,7 +7,8 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -15,22 +16,65 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from mcn_lightning.data.batch import BadVideo, ClipBatch, InputError
+from mcn_lightning.data.batch import BadVideo, ClipBatch, InputError, cut_clips
 from mcn_lightning.data.captions import Captions
 from mcn_lightning.data.clips import Clip, ClipConfig, all_windows, draw_clips, draw_windows
-from mcn_lightning.data.features import AudioConfig, augment_audio
+from mcn_lightning.data.features import AudioConfig, augment_audio, clip_frames, copy_runs, refuse_bad_frames
 from mcn_lightning.data.memory import Blocks, Slots, join
 from mcn_lightning.data.text import TextSource
 
 logger = logging.getLogger(__name__)
 
-NewTensor = Callable[[str, Sequence[int], torch.dtype], Tensor]
-"""Gives memory for a tensor of a batch: its name, shape and precision."""
+
+class NewTensor(Protocol):
+    """Gives memory for a tensor of a batch."""
+
+    def __call__(self, name: str, shape: Sequence[int], dtype: torch.dtype, room: int = 0) -> Tensor:
+        """Return a tensor of unknown contents; ``room`` is how many rows it has at most in any video, if not one size."""
 
 
-def new_tensor(name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+def new_tensor(name: str, shape: Sequence[int], dtype: torch.dtype, room: int = 0) -> Tensor:
     """Return fresh memory for a tensor."""
     return torch.empty(tuple(shape), dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The spectrograms of B clips of one video.
+
+    Args:
+        frames: their frames, each once, ``(F, M)`` in the stored precision.
+        start: row with which each clip begins, ``(B,)`` int64.
+        length: frames of each clip, ``(B,)`` int64.
+    """
+
+    frames: Tensor
+    start: Tensor
+    length: Tensor
+
+
+def read_sound(
+    frames: Tensor, spans: Sequence[tuple[float, float]], config: AudioConfig, new: NewTensor, checked: bool = False
+) -> Sound:
+    """Read the spectrograms of B spans of a video.
+
+    Args:
+        frames: spectrogram of the video in dB, time-major, ``(columns, M)``.
+        spans: start and end of each clip in seconds.
+        config: how they are cut.
+        new: gives the memory.
+        checked: all frames are known to be finite.
+
+    Raises:
+        InputError: if a used frame holds NaN or infinity.
+    """
+    columns, bands = frames.shape
+    runs, place, length = clip_frames(columns, spans, config.num_frames, config.clamp_start)
+    size = sum(stop - first for first, stop in runs)
+    out = copy_runs(frames, runs, new("frames", (size, bands), frames.dtype, room=len(spans) * config.num_frames))
+    if not checked:
+        refuse_bad_frames(out, place, length, spans)
+    return Sound(out, torch.from_numpy(np.array(place)), torch.from_numpy(np.array(length)))
 
 
 def join_streams(streams: Sequence[Tensor], new: NewTensor) -> Tensor:
@@ -56,8 +100,8 @@ class StoredVideo(Protocol):
     def visual(self, clips: Sequence[Clip], new: NewTensor) -> Tensor | None:
         """Return the maxima of each stream over B clips, side by side, ``(B, C)`` in the stored precision."""
 
-    def audio(self, spans: Sequence[tuple[float, float]], new: NewTensor) -> tuple[Tensor, Tensor] | None:
-        """Return the spectrograms ``(B, M, T)`` of B spans in seconds, and their frames before padding ``(B,)``."""
+    def audio(self, spans: Sequence[tuple[float, float]], new: NewTensor) -> Sound | None:
+        """Return the spectrogram frames of B spans in seconds."""
 
 
 class VideoSource(Protocol):
@@ -156,17 +200,16 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
         rng = np.random.default_rng((self.seed, epoch, index))
         name, video = self.source.id(index), self.source.open(index)
         clips = self._choose(rng, name, video)
-        audio, audio_frames = self._audio(rng, video, clips, new)
+        sound = self._audio(rng, video, clips, new)
         captions = video.captions
         return ClipBatch(
             ids=tuple(f"{name}:{clip.number}" for clip in clips),
             video=video.visual(clips, new),
-            audio=audio,
-            audio_frames=audio_frames,
             words=self._words(captions, clips, rng),
             labels=None if captions is None or captions.topics is None else _labels(captions.topics, clips),
             clips_per_video=self.clips.n_pair if self.training else 1,
             video_widths=self.source.widths,
+            **sound,
         )
 
     def _choose(self, rng: np.random.Generator, name: str, video: StoredVideo) -> list[Clip]:
@@ -186,16 +229,22 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
 
     def _audio(
         self, rng: np.random.Generator, video: StoredVideo, clips: list[Clip], new: NewTensor
-    ) -> tuple[Tensor | None, Tensor | None]:
+    ) -> dict[str, Any]:
+        """Return the fields of the batch that hold the sound; none without it."""
         config = self.audio
         spans = [(clip.start, clip.end) for clip in clips]
         if self.training and config.time_shift > 0:
             shift = rng.uniform(-config.time_shift, config.time_shift, len(clips)).tolist()
             spans = [(max(start + by, 0.0), max(end + by, 0.0)) for (start, end), by in zip(spans, shift, strict=True)]
         augments = self.training and config.augments
-        if (cut := video.audio(spans, new_tensor if augments else new)) is None:
-            return None, None
-        return augment_audio(*cut, config, rng) if augments else cut
+        if (sound := video.audio(spans, new_tensor if augments else new)) is None:
+            return {}
+        shape = {"num_frames": config.num_frames, "pad_value": config.pad_value}
+        if not augments:
+            return {"frames": sound.frames, "frame_start": sound.start, "audio_frames": sound.length, **shape}
+        cut = cut_clips(sound.frames, sound.start, sound.length, config.num_frames, config.pad_value)
+        audio, length = augment_audio(cut, sound.length, config, rng)
+        return {"audio": audio, "audio_frames": length}
 
     def _words(self, captions: Captions | None, clips: list[Clip], rng: np.random.Generator) -> Tensor | None:
         if self.text is None or captions is None:
@@ -244,6 +293,10 @@ def collate(items: Sequence[ClipBatch | BadVideo]) -> ClipBatch:
         ids=tuple(name for item in good for name in item.ids),
         video=_join([item.video for item in good]),
         audio=_join([item.audio for item in good]),
+        frames=_join([item.frames for item in good]),
+        frame_start=_join_starts(good),
+        num_frames=good[0].num_frames,
+        pad_value=good[0].pad_value,
         audio_frames=_join([item.audio_frames for item in good]),
         words=_join([item.words for item in good]),
         labels=_join([item.labels for item in good]),
@@ -257,6 +310,17 @@ def _join(parts: Sequence[Tensor | None]) -> Tensor | None:
     """Join the clips of several videos; None where any video lacks the column."""
     present = [part for part in parts if part is not None]
     return join(present) if len(present) == len(parts) else None
+
+
+def _join_starts(items: Sequence[ClipBatch]) -> Tensor | None:
+    """Join the rows with which clips begin, now that the frames of all videos stand one after the other."""
+    starts, size = [], 0
+    for item in items:
+        if item.frames is None or item.frame_start is None:
+            return None
+        starts.append(item.frame_start + size)
+        size += len(item.frames)
+    return join(starts)
 
 
 class SkippedVideos:
