@@ -68,7 +68,7 @@ def test_every_clip_of_a_training_batch_is_the_reference_s(tiny):
     assert batch.audio is None and batch.frames.shape[1] == 40
     batch = batch.ready()
     assert batch.audio.shape == (8, 40, 600) and batch.frames is batch.frame_start is None
-    dtypes = [batch.video.dtype, batch.ready().audio.dtype, batch.audio_frames.dtype, batch.words.dtype, batch.labels.dtype]
+    dtypes = [batch.video.dtype, batch.audio.dtype, batch.audio_frames.dtype, batch.words.dtype, batch.labels.dtype]
     assert dtypes == [torch.float32, torch.float16, torch.int64, torch.int32, torch.int64]
     captions = json.loads((tiny / "captions.json").read_text())
     lines = (tiny / "word_vectors.txt").read_text().splitlines()[1:]

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from references import clips as reference
 
+from mcn_lightning.data import batch
 from mcn_lightning.data.batch import ClipBatch, InputError, cut_clips
 from mcn_lightning.data.features import (
     AudioConfig,
@@ -26,8 +27,7 @@ from mcn_lightning.data.videos import new_tensor, read_sound
 
 
 def pool_clips(rows, clips, rate):
-    batch = ClipBatch(ids=(), video=max_rows(rows, clips, rate), video_widths=(rows.shape[1],))
-    return batch.ready().video
+    return ClipBatch(ids=(), video=max_rows(rows, clips, rate), video_widths=(rows.shape[1],)).ready().video
 
 
 def pool(rows, start, end, rate):
@@ -38,7 +38,10 @@ def spectrogram_clips(frames, clips, num_frames, pad_value=0.0, clamp_start=True
     config = AudioConfig(bands=len(frames), num_frames=num_frames, pad_value=pad_value, clamp_start=clamp_start)
     sound = read_sound(frames.T, clips, config, new_tensor)
     assert len(sound.frames) <= sound.length.sum()
-    return cut_clips(sound.frames, sound.start, sound.length, num_frames, pad_value), sound.length
+    cut = cut_clips(sound.frames, sound.start, sound.length, num_frames, pad_value)
+    gathered = batch._gather(sound.frames, sound.start, sound.length, num_frames, pad_value)  # as on a GPU
+    assert torch.equal(cut, gathered.transpose(1, 2))
+    return cut, sound.length
 
 
 def spectrogram(frames, start, end, *args, **options):

@@ -69,8 +69,7 @@ def train(root, folder, world, workers=0, steps=None, resume=None, batch=2) -> l
     return [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
 
 
-# two processes read without workers here: forking workers beside the threads of gloo has been seen to hang
-@pytest.mark.parametrize(("world", "workers", "steps"), [(1, 2, 4), (2, 0, 2), (2, 0, 4)])
+@pytest.mark.parametrize(("world", "workers", "steps"), [(1, 2, 4), (2, 0, 2), (2, 0, 4), (2, 2, 4)])
 def test_the_next_batch_is_the_one_that_would_have_come(root, tmp_path, world, workers, steps):
     whole = train(root, tmp_path / "whole", world)
     first = train(root, tmp_path / "first", world, workers, steps)

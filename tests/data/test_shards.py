@@ -309,3 +309,12 @@ def test_records_elsewhere_are_refused_in_one_line(tiny, tmp_path):
     with pytest.raises(InputError, match="expected LitData records of") as caught:
         opened(tiny, shards=str(tmp_path / "store"))
     assert "\n" not in str(caught.value)
+
+
+def test_records_that_litdata_would_unpickle_are_refused(tiny, tmp_path):
+    pytest.importorskip("litdata", reason="the extra litdata is not installed")
+    narrated(tiny).pack(PackConfig(str(tmp_path / "store"), processes=1, format="litdata"))
+    index = tmp_path / "store" / "train" / "index.json"
+    index.write_text(index.read_text().replace('"bytes"', '"pickle"', 1))
+    with pytest.raises(InputError, match="found fields of the formats bytes, pickle, not bytes"):
+        opened(tiny, shards=str(tmp_path / "store"))

@@ -118,7 +118,9 @@ def test_modalities_share_a_topic_and_what_is_a_clip_s_own(tmp_path):
         dataset.training = False
         clips = [dataset[(0, index)] for index in range(len(dataset))]
         sound = [
-            clip.ready().audio[row, :, :n].float().mean(dim=1) / 8 for clip in clips for row, n in enumerate(clip.audio_frames)
+            clip.ready().audio[row, :, :n].float().mean(dim=1) / 8
+            for clip in clips
+            for row, n in enumerate(clip.audio_frames)
         ]
         words = torch.cat([table(clip.words).mean(dim=1) for clip in clips])
         labels = torch.cat([clip.labels for clip in clips])

@@ -136,9 +136,23 @@ def cut_clips(frames: Tensor, start: Tensor, length: Tensor, num_frames: int, pa
     Returns:
         ``(B, M, T)`` in the precision of ``frames``; a view of ``(B, T, M)``.
     """
+    cut = _copy if frames.device.type == "cpu" else _gather
+    return cut(frames, start, length, num_frames, pad_value).transpose(1, 2)
+
+
+def _copy(frames: Tensor, start: Tensor, length: Tensor, num_frames: int, pad_value: float) -> Tensor:
+    """Cut clip by clip."""
+    cut, source = frames.new_empty(len(start), num_frames, frames.shape[1]), frames.numpy()
+    for clip, first, count in zip(cut.numpy(), start.tolist(), length.tolist(), strict=True):
+        clip[:count] = source[first : first + count]
+        clip[count:] = pad_value
+    return cut
+
+
+def _gather(frames: Tensor, start: Tensor, length: Tensor, num_frames: int, pad_value: float) -> Tensor:
+    """Cut all clips at once, as a device likes it."""
     step = torch.arange(num_frames, device=frames.device)
     own = step < length[:, None]
-    if len(frames) == 0:
-        return frames.new_full((len(start), num_frames, frames.shape[1]), pad_value).transpose(1, 2)
-    cut = frames[torch.where(own, start[:, None] + step, 0)]
-    return cut.masked_fill_(~own[:, :, None], pad_value).transpose(1, 2)
+    rows = torch.where(own, start[:, None] + step, 0)
+    cut = frames[rows] if len(frames) else frames.new_empty(*rows.shape, frames.shape[1])
+    return cut.masked_fill_(~own[:, :, None], pad_value)

@@ -387,8 +387,14 @@ class NarratedVideos(LightningDataModule):
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
+            multiprocessing_context=self._start_workers_by(),
             timeout=self.timeout if self.num_workers else 0,
         )
+
+    def _start_workers_by(self) -> str | None:
+        """Return how workers are started: never by forking a process that has the threads of other processes' calls."""
+        alone = self.trainer is None or self.trainer.world_size == 1
+        return None if alone or not self.num_workers else "forkserver"
 
     def on_before_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
         """Take note of unusable videos, and stop where there are too many.

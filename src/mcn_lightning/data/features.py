@@ -298,7 +298,9 @@ def copy_runs(frames: Tensor, runs: Sequence[tuple[int, int]], out: Tensor) -> T
     return out
 
 
-def refuse_bad_frames(cut: Tensor, place: Sequence[int], length: Sequence[int], clips: Sequence[tuple[float, float]]) -> None:
+def refuse_bad_frames(
+    cut: Tensor, place: Sequence[int], length: Sequence[int], clips: Sequence[tuple[float, float]]
+) -> None:
     """Refuse clips with NaN or infinity in their frames.
 
     Args:

@@ -152,8 +152,11 @@ class StreamingVideos:
     ) -> None:
         self.address, self.streams, self.audio = address, tuple(streams), audio
         self.with_captions, self.text = captions, text
+        _litdata()
+        from mcn_lightning.data.litdata_records import open_records
+
         try:
-            self._records = _litdata().StreamingDataset(address)
+            self._records = open_records(address)
             head = json.loads(bytes(self._records[len(self._records) - 1]["about"]))
             if head.get("format") != FORMAT:
                 raise ValueError(f"the format {head.get('format')}")

@@ -30,7 +30,7 @@ class NewTensor(Protocol):
     """Gives memory for a tensor of a batch."""
 
     def __call__(self, name: str, shape: Sequence[int], dtype: torch.dtype, room: int = 0) -> Tensor:
-        """Return a tensor of unknown contents; ``room`` is how many rows it has at most in any video, if not one size."""
+        """Return a tensor of unknown contents; ``room``: the rows that a video has at most, if not all have the same."""
 
 
 def new_tensor(name: str, shape: Sequence[int], dtype: torch.dtype, room: int = 0) -> Tensor:
@@ -227,9 +227,7 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
             return draw_clips(rng, len(inside), lambda drawn: {i: made[int(inside[i])] for i in drawn}, config)
         return list(captions.clips(range(len(captions)), config.eval_min_time).values())
 
-    def _audio(
-        self, rng: np.random.Generator, video: StoredVideo, clips: list[Clip], new: NewTensor
-    ) -> dict[str, Any]:
+    def _audio(self, rng: np.random.Generator, video: StoredVideo, clips: list[Clip], new: NewTensor) -> dict[str, Any]:
         """Return the fields of the batch that hold the sound; none without it."""
         config = self.audio
         spans = [(clip.start, clip.end) for clip in clips]
