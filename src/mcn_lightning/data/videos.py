@@ -30,7 +30,7 @@ class NewTensor(Protocol):
     """Gives memory for a tensor of a batch."""
 
     def __call__(self, name: str, shape: Sequence[int], dtype: torch.dtype, room: int = 0) -> Tensor:
-        """Return a tensor of unknown contents; ``room``: the rows that a video has at most, if not all have the same."""
+        """Return a tensor of unknown contents; ``room``: the rows a video has at most, where that differs."""
 
 
 def new_tensor(name: str, shape: Sequence[int], dtype: torch.dtype, room: int = 0) -> Tensor:
