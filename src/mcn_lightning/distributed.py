@@ -1,0 +1,138 @@
+"""What several processes do together; on one process each function returns its input.
+
+How gradients work here: a global value, such as the loss over the clips of all processes, is computed by every process
+alike, and the gradient that a process finds is its part of the whole gradient: the parts sum to it. Data-parallel
+training averages over the processes, so the loss is multiplied by ``world()`` before its gradient is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+
+def world() -> int:
+    """Return the number of processes; 1 where no process group exists."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return the number of this process, from 0."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+def row_counts(count: int, device: torch.device | str) -> list[int]:
+    """Return how many rows every process has.
+
+    Args:
+        count: rows of this process.
+        device: where the process group's tensors live.
+    """
+    if world() == 1:
+        return [count]
+    found = torch.empty(world(), dtype=torch.int64, device=device)
+    dist.all_gather_into_tensor(found, torch.tensor([count], device=device))
+    return found.tolist()
+
+
+def sum_all(x: Tensor) -> Tensor:
+    """Return the sum of a tensor over the processes, the same bits on each; without gradient."""
+    if world() == 1:
+        return x
+    summed = x.detach().clone()
+    dist.all_reduce(summed)
+    return summed
+
+
+def broadcast(x: Tensor, source: int = 0) -> Tensor:
+    """Return the tensor that process ``source`` has; every process gives one of its shape and precision."""
+    if world() == 1:
+        return x
+    sent = x.detach().clone().contiguous()
+    dist.broadcast(sent, source)
+    return sent
+
+
+def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return the rows of all processes in the order of their numbers; without gradient.
+
+    Args:
+        rows: ``(n, ...)``, n differing between processes as it may.
+        counts: rows of every process, from ``row_counts``.
+
+    Returns:
+        ``(sum of counts, ...)``.
+    """
+    if world() == 1:
+        return rows
+    most = max(counts)
+    padded = F.pad(rows.detach(), [0, 0] * (rows.dim() - 1) + [0, most - len(rows)]).contiguous()
+    everyone = padded.new_empty(world() * most, *rows.shape[1:])
+    dist.all_gather_into_tensor(everyone, padded)
+    if all(count == most for count in counts):
+        return everyone
+    return torch.cat([everyone[number * most : number * most + count] for number, count in enumerate(counts)])
+
+
+def sum_to_owners(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """Sum rows over the processes and return those of this process: the opposite of ``gather_rows``.
+
+    Args:
+        rows: ``(sum of counts, ...)``, each process with summands for the rows of all.
+        counts: rows of every process.
+
+    Returns:
+        ``(n, ...)``.
+    """
+    summed = sum_all(rows)
+    first = sum(counts[: rank()])
+    return summed[first : first + counts[rank()]]
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        ctx.first, ctx.count = sum(counts[: rank()]), len(rows)
+        return gather_rows(rows, counts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return gradient[ctx.first : ctx.first + ctx.count], None
+
+
+def gather(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return the rows of all processes, with gradient to those of this one.
+
+    For values that every process computes alike from all rows: no process needs what the others found.
+
+    Args:
+        rows: ``(n, ...)``.
+        counts: rows of every process.
+
+    Returns:
+        ``(sum of counts, ...)``.
+    """
+    return rows if world() == 1 else _Gather.apply(rows, counts)
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:
+        return sum_all(part)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient
+
+
+def total(part: Tensor) -> Tensor:
+    """Return the sum of this process's part and those of the others, with gradient to this one's."""
+    return part if world() == 1 else _Total.apply(part)

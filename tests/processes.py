@@ -1,0 +1,60 @@
+"""Run a function in several processes that talk over gloo."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RUN = """
+import os, pickle, sys
+from pathlib import Path
+import torch
+import torch.distributed as dist
+
+folder, rank, world = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+torch.set_num_threads(1)
+sys.path[:0] = pickle.loads((folder / "path").read_bytes())
+if world > 1:
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=world)
+function, arguments = pickle.loads((folder / "task").read_bytes())
+torch.save(function(*arguments), folder / f"result-{rank}")
+if world > 1:
+    dist.barrier()
+    dist.destroy_process_group()
+"""
+
+
+def run(function: Callable[..., Any], *arguments: Any, world: int = 2, timeout: float = 240.0) -> list[Any]:
+    """Call a function of a test module in ``world`` processes at once; return what each gave.
+
+    Args:
+        function: found by its module and name in the other processes; inside it ``torch.distributed`` is ready.
+        arguments: picklable.
+        world: processes; 1 runs it in a process of its own without a process group.
+        timeout: seconds after which the processes are killed.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "path").write_bytes(pickle.dumps(sys.path))
+        (folder / "task").write_bytes(pickle.dumps((function, arguments)))
+        words = [sys.executable, "-c", RUN, name]
+        started = [
+            subprocess.Popen([*words, str(number), str(world)], stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+            for number in range(world)
+        ]
+        try:
+            errors = [process.communicate(timeout=timeout)[1] for process in started]
+        finally:
+            for process in started:
+                process.kill()
+        for process, error in zip(started, errors, strict=True):
+            assert process.returncode == 0, error[-3000:]
+        import torch
+
+        return [torch.load(folder / f"result-{number}", weights_only=False) for number in range(world)]
