@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
-from mcn_lightning.clustering import ClusteringConfig, KMeansReport, OnlineClustering
+from mcn_lightning.clustering import MEAN, Clustering, ClusteringConfig, KMeansReport, make_clustering
 from mcn_lightning.data.batch import ClipBatch, InputError
 from mcn_lightning.losses import ClusterLoss, ContrastiveLoss, LossConfig, reconstruction_loss
 from mcn_lightning.models import MCN, MCNOutput, NetworkConfig
@@ -66,6 +66,11 @@ def _as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
     return kind(**fields)
 
 
+def _features(output: MCNOutput) -> dict[str, Tensor]:
+    """Return what may be clustered: the embedding of each modality, and their mean."""
+    return {**output.embeddings(), MEAN: output.mean()}
+
+
 class MCNModule(LightningModule):
     """Train MCN: contrastive loss over the pairs of modalities, cluster contrast, reconstruction.
 
@@ -103,16 +108,17 @@ class MCNModule(LightningModule):
         self.network = MCN(self.network_config)
         self.contrastive = ContrastiveLoss(self.loss_config.contrastive)
         self.cluster_loss = ClusterLoss(self.loss_config.cluster)
-        self.clustering: OnlineClustering | None = None
-        if self.clustering_config.kind != "none" and self.loss_config.cluster_weight > 0:
-            self.clustering = OnlineClustering(self.clustering_config, self.network_config.embedding_dim)
+        self.clustering: Clustering | None = None
+        if self.loss_config.cluster_weight > 0:
+            dim, modalities = self.network_config.embedding_dim, self.network_config.modalities
+            self.clustering = make_clustering(self.clustering_config, dim, modalities)
         pairs = self.loss_config.contrastive.pairs(self.network_config.modalities)
         if not (pairs or self.network_config.reconstruction or self.clustering):
             raise InputError(
                 "--model.loss.contrastive: expected at least one loss, found contrastive (its kind, or every pair that "
                 "data.modalities leaves), clustering and reconstruction all off"
             )
-        self.cluster_report: KMeansReport | None = None
+        self.cluster_reports: dict[str, KMeansReport] = {}
         self._recluster: Literal["no", "warm", "fresh"] = "no"
         if weights is not None:
             load_released(self.network, read_released(weights), weights)
@@ -174,20 +180,18 @@ class MCNModule(LightningModule):
         """Re-cluster if it is due, compute the cluster loss, and only then push the batch to the queue."""
         if self.clustering is None:
             return None
-        fused = output.mean()
-        features = fused.detach().float()
+        features = _features(output)
+        detached = {name: feature.detach().float() for name, feature in features.items()}
         if self._recluster != "no":
             try:
-                self.cluster_report = self.clustering.cluster(features, fresh=self._recluster == "fresh")
+                self.cluster_reports = self.clustering.cluster(detached, fresh=self._recluster == "fresh")
             except ValueError as error:
                 raise InputError(str(error)) from None
-            if self.cluster_report is not None:
+            if self.cluster_reports:
                 self._recluster = "no"
-        loss = None
-        if self.clustering.has_centroids:
-            labels = self.clustering.labels(features)
-            loss = self.cluster_loss(output.embeddings(), fused, labels, self.clustering.centroids)
-        self.clustering.push(features, batch.clips_per_video)
+        targets = self.clustering.targets(detached)
+        loss = self.cluster_loss(features, targets) if targets else None
+        self.clustering.push(detached, batch.clips_per_video)
         return loss
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> MCNOutput:  # type: ignore[override]
@@ -206,9 +210,9 @@ class MCNModule(LightningModule):
 
     def assignments(self, output: MCNOutput) -> Tensor | None:
         """Return the cluster of each clip ``(B,)`` int64, or ``None`` while there are no centroids."""
-        if self.clustering is None or not self.clustering.has_centroids:
+        if self.clustering is None:
             return None
-        return self.clustering.labels(output.mean().float())
+        return self.clustering.assignments({name: feature.float() for name, feature in _features(output).items()})
 
     def configure_optimizers(self) -> Any:
         """Build the optimiser and its schedule, stepped per batch."""

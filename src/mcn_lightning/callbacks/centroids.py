@@ -50,17 +50,15 @@ class CentroidUpdate(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log how the last run of k-means went."""
-        report = getattr(pl_module, "cluster_report", None)
-        if report is None:
-            return
-        share = report.counts.float() / report.counts.sum()
-        entropy = torch.special.entr(share).sum()
-        values = {
-            "objective": report.objective,
-            "iterations": report.iterations,
-            "reseeded": report.reseeded,
-            "size_entropy": entropy,
-            "step_seconds": time.perf_counter() - self._started,
-        }
-        pl_module.log_dict({f"clustering/{name}": float(value) for name, value in values.items()}, batch_size=1)
-        pl_module.cluster_report = None  # type: ignore[assignment]
+        for feature, report in getattr(pl_module, "cluster_reports", {}).items():
+            share = report.counts.float() / report.counts.sum()
+            values = {
+                "objective": report.objective,
+                "iterations": report.iterations,
+                "reseeded": report.reseeded,
+                "size_entropy": torch.special.entr(share).sum(),
+                "step_seconds": time.perf_counter() - self._started,
+            }
+            where = "clustering" if feature == "mean" else f"clustering_{feature}"
+            pl_module.log_dict({f"{where}/{name}": float(value) for name, value in values.items()}, batch_size=1)
+        pl_module.cluster_reports = {}  # type: ignore[assignment]

@@ -13,12 +13,27 @@ from mcn_lightning.clustering.kmeans import KMeans, KMeansReport, assign
 from mcn_lightning.clustering.queue import FeatureQueue
 
 
+KINDS = (
+    "kmeans",
+    "kmeans_joint",
+    "kmeans_per_modality",
+    "sinkhorn",
+    "sinkhorn_hard",
+    "sinkhorn_swapped",
+    "sinkhorn_swapped_hard",
+    "none",
+)
+
+
 @dataclass(frozen=True)
 class ClusteringConfig:
     """How clips are clustered in training; the defaults are the released recipe but for what is noted.
 
     Args:
-        kind: kmeans or none.
+        kind: kmeans (each modality is drawn to centroids of the mean), kmeans_joint (the mean is), kmeans_per_modality
+            (each to centroids of its own), sinkhorn (each predicts the mean's code over learned prototypes),
+            sinkhorn_swapped (each predicts the others' codes), both with soft codes or, ending in _hard, hard ones; or
+            none.
         num_clusters: clusters K.
         queue_rows: fused features, one a row, of past steps that are clustered with the batch (20 steps of 128 videos
             of 16 clips); 0 for none.
@@ -28,9 +43,20 @@ class ClusteringConfig:
         engine: torch, faiss (of use on a CPU only: on a GPU torch is taken), or auto (faiss where it is of use).
         reseed_empty: split the largest cluster when one is empty (released: no, it becomes the zero vector).
         restart_each_epoch: start from random rows at every epoch (released: yes).
+        epsilon: sinkhorn only: the smaller, the harder the codes.
+        sinkhorn_iterations: sinkhorn only: rounds of normalising.
     """
 
-    kind: Literal["kmeans", "none"] = "kmeans"
+    kind: Literal[
+        "kmeans",
+        "kmeans_joint",
+        "kmeans_per_modality",
+        "sinkhorn",
+        "sinkhorn_hard",
+        "sinkhorn_swapped",
+        "sinkhorn_swapped_hard",
+        "none",
+    ] = "kmeans"
     num_clusters: int = 256
     queue_rows: int = 40960
     queue_share: float = 0.5
@@ -39,14 +65,19 @@ class ClusteringConfig:
     engine: Literal["auto", "torch", "faiss"] = "auto"
     reseed_empty: bool = True
     restart_each_epoch: bool = False
+    epsilon: float = 0.05
+    sinkhorn_iterations: int = 3
 
     def __post_init__(self) -> None:
         flag = "--model.clustering"
-        for name, choices in (("kind", ("kmeans", "none")), ("engine", ("auto", "torch", "faiss"))):
+        for name, choices in (("kind", KINDS), ("engine", ("auto", "torch", "faiss"))):
             if getattr(self, name) not in choices:
                 found = getattr(self, name)
                 raise ValueError(f"{flag}.{name}: expected one of {', '.join(choices)}, found {found!r}; choose one")
-        for name, least in (("num_clusters", 1), ("queue_rows", 0), ("max_iterations", 1), ("tolerance", 0)):
+        if not self.epsilon > 0:
+            raise ValueError(f"{flag}.epsilon: expected more than 0, found {self.epsilon}; 0.05 is usual")
+        least_of = {"num_clusters": 1, "queue_rows": 0, "max_iterations": 1, "tolerance": 0, "sinkhorn_iterations": 1}
+        for name, least in least_of.items():
             if not getattr(self, name) >= least:
                 raise ValueError(f"{flag}.{name}: expected at least {least}, found {getattr(self, name)}; raise it")
         if not 0 < self.queue_share <= 1:
@@ -72,7 +103,7 @@ class OnlineClustering(nn.Module):
     def __init__(self, config: ClusteringConfig, dim: int) -> None:
         super().__init__()
         self.config = config
-        active = config.kind == "kmeans"
+        active = config.kind != "none"
         self.queue = FeatureQueue(config.queue_rows if active else 0, dim)
         self.register_buffer("centroids", torch.zeros(config.num_clusters if active else 0, dim))
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,24 +15,20 @@ from mcn_lightning.losses.contrastive import full_precision
 
 @dataclass(frozen=True)
 class ClusterLossConfig:
-    """How embeddings are drawn to centroids; the defaults are the released recipe.
+    """How features are drawn to the prototypes of clusters; the defaults are the released recipe.
 
     Args:
-        kind: per_modality (mean of one loss for each modality) or joint (one loss on the fused feature).
         margin: taken from the logit of the true cluster.
         temperature: dot products are divided by it.
-        normalize: scale embeddings and centroids to length 1 for this loss.
+        normalize: scale features and centroids to length 1 for this loss; learned prototypes always are.
     """
 
-    kind: Literal["per_modality", "joint"] = "per_modality"
     margin: float = 0.001
     temperature: float = 1.0
     normalize: bool = False
 
     def __post_init__(self) -> None:
         flag = "--model.loss.cluster"
-        if self.kind not in ("per_modality", "joint"):
-            raise ValueError(f"{flag}.kind: expected per_modality or joint, found {self.kind!r}; choose one of them")
         if not 0 <= self.margin < math.inf:
             raise ValueError(f"{flag}.margin: expected 0 or more, found {self.margin}; 0 means no margin")
         if not 0 < self.temperature < math.inf:
@@ -41,51 +37,53 @@ class ClusterLossConfig:
             )
 
 
-def cluster_contrast(x: Tensor, labels: Tensor, centroids: Tensor, margin: float, temperature: float = 1.0) -> Tensor:
-    """Cross-entropy of ``X C^T / temperature - margin * onehot(y)`` against the labels.
+def cluster_contrast(x: Tensor, codes: Tensor, prototypes: Tensor, margin: float, temperature: float = 1.0) -> Tensor:
+    """Cross-entropy of ``X C^T / temperature - margin * onehot(y)`` against the codes.
 
-    The clustering loss of MCN (Chen et al., ICCV 2021) as in the released code: the centroids are a classifier.
+    The clustering loss of MCN (Chen et al., ICCV 2021) as in the released code: the centroids are a classifier. With
+    codes that are distributions ``Q``, ``Q`` stands in place of ``onehot(y)``.
 
     Args:
         x: embeddings ``(B, D)``.
-        labels: cluster of each clip ``(B,)`` int64.
-        centroids: ``(K, D)``; no gradient flows into them.
+        codes: cluster of each clip ``(B,)`` int64, or its distribution over the clusters ``(B, K)``.
+        prototypes: ``(K, D)``.
         margin: taken from the logit of the label, after the division.
         temperature: dot products are divided by it.
 
     Returns:
-        Scalar, mean over the batch, at least float32.
+        Loss of each clip ``(B,)``, at least float32.
     """
     with torch.autocast(x.device.type, enabled=False):
         x = full_precision(x)
-        logits = x @ centroids.detach().to(x.dtype).T / temperature
-        own = labels[:, None] == torch.arange(logits.shape[1], device=labels.device)
-        return F.cross_entropy(logits - margin * own.to(logits.dtype), labels)
+        logits = x @ prototypes.to(x.dtype).T / temperature
+        soft = codes.to(x.dtype) if codes.is_floating_point() else F.one_hot(codes, logits.shape[1]).to(x.dtype)
+        target = soft if codes.is_floating_point() else codes
+        return F.cross_entropy(logits - margin * soft, target, reduction="none")
 
 
 class ClusterLoss(nn.Module):
-    """The clustering loss of each modality, or of the fused feature.
+    """The clustering loss of each feature that has a target: the modalities, or their mean.
 
     Args:
-        config: kind and constants.
+        config: its constants.
     """
 
     def __init__(self, config: ClusterLossConfig) -> None:
         super().__init__()
         self.config = config
 
-    def forward(self, embeddings: dict[str, Tensor], mean: Tensor, labels: Tensor, centroids: Tensor) -> Tensor:
-        """Return the scalar loss.
+    def forward(self, features: Mapping[str, Tensor], targets: Mapping[str, tuple[Tensor, Tensor, bool]]) -> Tensor:
+        """Return the mean over features and clips, a scalar.
 
         Args:
-            embeddings: embeddings ``(B, D)`` of the modalities present.
-            mean: fused feature ``(B, D)``, read by the kind joint only.
-            labels: cluster of each clip ``(B,)`` int64.
-            centroids: ``(K, D)``.
+            features: embeddings ``(B, D)`` by modality, and their mean.
+            targets: for each feature that should be drawn to clusters the prototypes ``(K, D)``, the codes (see
+                ``cluster_contrast``), and whether both sides are scaled to length 1 whatever the options say.
         """
-        features = [mean] if self.config.kind == "joint" else list(embeddings.values())
-        if self.config.normalize:
-            features = [F.normalize(full_precision(x), dim=1) for x in features]
-            centroids = F.normalize(full_precision(centroids.detach()), dim=1)
-        margin, temperature = self.config.margin, self.config.temperature
-        return torch.stack([cluster_contrast(x, labels, centroids, margin, temperature) for x in features]).mean()
+        losses = []
+        for name, (prototypes, codes, cosine) in targets.items():
+            x = features[name]
+            if self.config.normalize or cosine:
+                x, prototypes = (F.normalize(full_precision(side), dim=1) for side in (x, prototypes))
+            losses.append(cluster_contrast(x, codes, prototypes, self.config.margin, self.config.temperature))
+        return torch.stack([loss.mean() for loss in losses]).mean()

@@ -1,0 +1,182 @@
+"""The clusterings that a run can choose from, all with one way in and one way out.
+
+In: the embeddings of the clips of a batch by modality, and their mean. Out: for each feature that the loss draws to
+clusters, the prototypes of the clusters and the code of each clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mcn_lightning.clustering.kmeans import KMeansReport
+from mcn_lightning.clustering.online import ClusteringConfig, OnlineClustering
+from mcn_lightning.clustering.sinkhorn import sinkhorn
+
+MEAN = "mean"
+"""Name of the fused feature among the embeddings."""
+
+
+class Target(NamedTuple):
+    """What one feature should predict.
+
+    Args:
+        prototypes: of the clusters, ``(K, D)``.
+        codes: cluster of each clip ``(B,)`` int64, or its distribution over the clusters ``(B, K)``.
+        cosine: whether the prediction is by cosine similarity, whatever the options of the loss say.
+    """
+
+    prototypes: Tensor
+    codes: Tensor
+    cosine: bool = False
+
+
+class CentroidClustering(nn.Module):
+    """k-means centroids of a queue as prototypes (MCN, Chen et al., ICCV 2021, and its ablation).
+
+    The kind kmeans clusters the mean of the modalities, to whose centroids each modality is drawn; kmeans_joint draws
+    the mean itself; kmeans_per_modality clusters each modality alone.
+
+    Args:
+        config: how to cluster.
+        dim: width D of the embeddings.
+        modalities: names of the embeddings.
+    """
+
+    def __init__(self, config: ClusteringConfig, dim: int, modalities: Sequence[str]) -> None:
+        super().__init__()
+        self.config = config
+        names = list(modalities) if config.kind == "kmeans_per_modality" else [MEAN]
+        self.of = nn.ModuleDict({name: OnlineClustering(config, dim) for name in names})
+
+    def _each(self, features: Mapping[str, Tensor]) -> dict[str, OnlineClustering]:
+        """Return the clusterings whose features are there."""
+        return {name: one for name, one in self.of.items() if name in features}  # type: ignore[misc]
+
+    @property
+    def has_centroids(self) -> bool:
+        """Whether there are centroids of all features."""
+        return all(one.has_centroids for one in self.of.values())
+
+    def cluster(
+        self, features: Mapping[str, Tensor], fresh: bool = False, counts: Sequence[int] | None = None
+    ) -> dict[str, KMeansReport]:
+        """Run k-means on queue and batch; see ``OnlineClustering.cluster``.
+
+        Args:
+            features: embeddings of this process ``(n, D)`` by modality, and their mean.
+            fresh: start anew and not from the present centroids.
+            counts: clips of every process.
+
+        Returns:
+            A report for each feature that was clustered; empty as long as there are too few clips.
+        """
+        reports = {name: one.cluster(features[name], fresh) for name, one in self._each(features).items()}
+        return {name: report for name, report in reports.items() if report is not None}
+
+    def targets(self, features: Mapping[str, Tensor], counts: Sequence[int] | None = None) -> dict[str, Target]:
+        """Return what each feature should predict: the nearest centroid; nothing while there are no centroids.
+
+        Args:
+            features: embeddings ``(n, D)`` by modality, and their mean.
+            counts: clips of every process (not needed here).
+        """
+        if not self.has_centroids:
+            return {}
+        nearest = {name: Target(one.centroids, one.labels(features[name])) for name, one in self._each(features).items()}
+        if self.config.kind != "kmeans":
+            return nearest
+        return {name: nearest[MEAN] for name in features if name != MEAN}
+
+    def push(self, features: Mapping[str, Tensor], clips_per_video: int) -> None:
+        """Push the first clips of each video to the queues; see ``OnlineClustering.push``."""
+        for name, one in self._each(features).items():
+            one.push(features[name], clips_per_video)
+
+    def assignments(self, features: Mapping[str, Tensor]) -> Tensor | None:
+        """Return the cluster of each clip ``(B,)`` int64 (of its first modality where each is clustered alone)."""
+        if not self.has_centroids or not (there := self._each(features)):
+            return None
+        name, one = next(iter(there.items()))
+        return one.labels(features[name])
+
+
+class PrototypeClustering(nn.Module):
+    """Learned prototypes and balanced codes (SwAV, Caron et al. 2020; as MCN's ablation compares it).
+
+    The kind sinkhorn lets each modality predict the code of the mean, sinkhorn_swapped the codes of the other
+    modalities; with ``_hard`` at its end a code is one cluster and not a distribution.
+
+    Args:
+        config: how to cluster.
+        dim: width D of the embeddings.
+    """
+
+    has_centroids = True
+
+    def __init__(self, config: ClusteringConfig, dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.prototypes = nn.Parameter(F.normalize(torch.randn(config.num_clusters, dim), dim=1))
+
+    def cluster(
+        self, features: Mapping[str, Tensor], fresh: bool = False, counts: Sequence[int] | None = None
+    ) -> dict[str, KMeansReport]:
+        """Return nothing: prototypes are learned, and codes found anew for each batch."""
+        return {}
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Return the cosine similarities of features ``(B, D)`` to the prototypes, ``(B, K)``, without gradient."""
+        with torch.no_grad():
+            return F.normalize(features.float(), dim=1) @ F.normalize(self.prototypes.float(), dim=1).T
+
+    def codes(self, features: Tensor, counts: Sequence[int] | None = None) -> Tensor:
+        """Return the balanced code of each clip, ``(B, K)``; a single 1 in each row for hard codes."""
+        codes = sinkhorn(self.scores(features), self.config.epsilon, self.config.sinkhorn_iterations, counts)
+        if not self.config.kind.endswith("_hard"):
+            return codes
+        return F.one_hot(codes.argmax(dim=1), codes.shape[1]).to(codes.dtype)
+
+    def targets(self, features: Mapping[str, Tensor], counts: Sequence[int] | None = None) -> dict[str, Target]:
+        """Return what each modality should predict; see ``CentroidClustering.targets``."""
+        names = [name for name in features if name != MEAN]
+        if not self.config.kind.startswith("sinkhorn_swapped") or len(names) == 1:
+            codes = self.codes(features[MEAN], counts)
+            return {name: Target(self.prototypes, codes, True) for name in names}
+        codes_of = {name: self.codes(features[name], counts) for name in names}
+        # the loss is linear in the code: predicting the mean of the others' codes is the mean of predicting each
+        return {
+            name: Target(
+                self.prototypes, torch.stack([codes_of[other] for other in names if other != name]).mean(dim=0), True
+            )
+            for name in names
+        }
+
+    def push(self, features: Mapping[str, Tensor], clips_per_video: int) -> None:
+        """Do nothing: there is no queue."""
+
+    def assignments(self, features: Mapping[str, Tensor]) -> Tensor | None:
+        """Return the nearest prototype of each clip's mean, ``(B,)`` int64."""
+        return self.scores(features[MEAN]).argmax(dim=1)
+
+
+Clustering = CentroidClustering | PrototypeClustering
+
+
+def make_clustering(config: ClusteringConfig, dim: int, modalities: Sequence[str]) -> Clustering | None:
+    """Return the clustering of a kind; ``None`` for the kind none.
+
+    Args:
+        config: its kind and constants.
+        dim: width D of the embeddings.
+        modalities: names of the embeddings.
+    """
+    if config.kind == "none":
+        return None
+    if config.kind.startswith("sinkhorn"):
+        return PrototypeClustering(config, dim)
+    return CentroidClustering(config, dim, modalities)
