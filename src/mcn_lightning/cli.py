@@ -25,6 +25,7 @@ from mcn_lightning.data.shard_files import ShardIndex
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.models.released import WeightsError
 from mcn_lightning.module import MCNModule
+from mcn_lightning.results import results_table
 
 
 def video_width(streams: Sequence[Any]) -> int:
@@ -166,6 +167,16 @@ def verify_shards(shards: str) -> None:
     print(f"{len(index.shards)} shards, {sum(shard['bytes'] for shard in index.shards) / 1e9:.2f} GB: all as packed")
 
 
+def print_table(runs: list[str], metrics: list[str]) -> None:
+    """Print a Markdown table of what runs reached: a row for each name, mean and spread over its runs (seeds).
+
+    Args:
+        runs: folders of runs as CSVLogger writes them (<runs>/<name>/version_<n>/metrics.csv).
+        metrics: columns, by the names that were logged, for instance val/t->va/R@10.
+    """
+    print(results_table(runs, metrics))
+
+
 def write_generated(root: str, synthetic: SyntheticConfig = SyntheticConfig()) -> None:  # noqa: B008 (frozen)
     """Write generated narrated videos with known topics in the release's layout.
 
@@ -191,6 +202,9 @@ def main(args: list[str] | None = None) -> None:
         if words[:1] == ["verify"]:
             auto_cli(verify_shards, args=words[1:], prog="lightning verify", as_positional=False)
             return
+        if words[:1] == ["table"]:
+            auto_cli(print_table, args=words[1:], prog="lightning table", as_positional=False)
+            return
         command: Any = MCNCLI
         if words[:1] == ["prepare"]:
             command, words = partial(PrepareCLI, run=False), words[1:]
@@ -208,7 +222,8 @@ def main(args: list[str] | None = None) -> None:
                 "parser_mode": "omegaconf+",
                 "version": __version__,
                 "description": "Train and evaluate Multimodal Clustering Networks. Beside the commands below: "
-                "prepare (pack a data set into shards), verify (check shards), synthetic (write generated videos); "
+                "prepare (pack a data set into shards), verify (check shards), synthetic (write generated videos), "
+                "table (of what runs reached); "
                 "each has its own --help.",
             },
             trainer_defaults={

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_type_hints
 
@@ -12,7 +12,14 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
-from mcn_lightning.clustering import MEAN, Clustering, ClusteringConfig, KMeansReport, make_clustering
+from mcn_lightning.clustering import (
+    MEAN,
+    CentroidClustering,
+    Clustering,
+    ClusteringConfig,
+    KMeansReport,
+    make_clustering,
+)
 from mcn_lightning.data.batch import ClipBatch, InputError
 from mcn_lightning.losses import ClusterLoss, ContrastiveLoss, LossConfig, reconstruction_loss
 from mcn_lightning.models import MCN, MCNOutput, NetworkConfig
@@ -145,6 +152,28 @@ class MCNModule(LightningModule):
             fresh: start from random rows instead of the present centroids.
         """
         self._recluster = "fresh" if fresh else "warm"
+
+    def clustered_features(self, batch: ClipBatch) -> dict[str, Tensor]:
+        """Return what is clustered of a batch: embeddings ``(B, D)`` by modality, and their mean; without gradient."""
+        with torch.no_grad():
+            return {name: feature.float() for name, feature in _features(self(batch)).items()}
+
+    def fit_centroids(self, features: Mapping[str, Sequence[Tensor]], fresh: bool) -> dict[str, KMeansReport]:
+        """Run k-means on rows that lie on all processes, and take its centroids.
+
+        Args:
+            features: this process's rows of each feature, in any number of tensors ``(n, D)``.
+            fresh: start anew instead of from the present centroids.
+
+        Returns:
+            A report for each feature that was clustered.
+        """
+        if not isinstance(self.clustering, CentroidClustering):
+            return {}
+        try:
+            return self.clustering.fit(features, fresh)
+        except ValueError as error:
+            raise InputError(str(error)) from None
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor | None:
         """Return the loss of one batch, or nothing when no video of it could be read."""

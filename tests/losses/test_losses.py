@@ -152,10 +152,18 @@ def test_cluster_contrast_equals_reference():
     assert torch.autograd.gradcheck(lambda value: cluster_contrast(value, labels, fixed, 0.3), (x,))
 
 
-def test_no_gradient_into_centroids():
+def test_soft_codes_are_a_mixture_of_hard_ones():
     x, centroids = leaves((6, 3), (4, 3))
-    cluster_contrast(x, torch.arange(6) % 4, centroids, 0.3).backward()
-    assert centroids.grad is None
+    codes = torch.rand(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    codes = codes / codes.sum(dim=1, keepdim=True)
+    mixed = sum(
+        (codes[:, k] * torch.stack([cluster_contrast(row[None], torch.tensor([k]), centroids, 0.0) for row in x])).mean()
+        for k in range(4)
+    )
+    same_with_gradients(cluster_contrast(x, codes, centroids, 0.0), mixed, [x, centroids])
+    hard = torch.nn.functional.one_hot(torch.arange(6) % 4, 4).double()
+    same = cluster_contrast(x, torch.arange(6) % 4, centroids, 0.3)
+    torch.testing.assert_close(cluster_contrast(x, hard, centroids, 0.3), same)
 
 
 def test_cluster_closed_forms():
@@ -165,17 +173,19 @@ def test_cluster_closed_forms():
     assert flat.item() == pytest.approx(math.log(8), abs=1e-5)
 
 
-def test_cluster_loss_kinds():
+def test_cluster_loss_is_the_mean_over_the_features_with_a_target():
     video, audio, text, centroids = leaves((6, 3), (6, 3), (6, 3), (4, 3))
     labels, fixed = torch.arange(6) % 4, centroids.detach()
-    embeddings = {"video": video, "audio": audio, "text": text}
-    mean = (video + audio + text) / 3
-    ours = ClusterLoss(ClusterLossConfig(margin=0.3))(embeddings, mean, labels, fixed)
+    features = {"video": video, "audio": audio, "text": text, "mean": (video + audio + text) / 3}
+    loss = ClusterLoss(ClusterLossConfig(margin=0.3))
+    ours = loss(features, {name: (fixed, labels, False) for name in ("video", "audio", "text")})
     same_with_gradients(ours, reference.cluster([video, audio, text], labels, fixed, 0.3), [video, audio, text])
-    joint = ClusterLoss(ClusterLossConfig(kind="joint", margin=0.3))(embeddings, mean, labels, fixed)
-    torch.testing.assert_close(joint, reference.cluster_contrast(mean, labels, fixed, 0.3))
-    unit = ClusterLoss(ClusterLossConfig(kind="joint", normalize=True))
-    torch.testing.assert_close(unit(embeddings, mean, labels, fixed), unit(embeddings, 5 * mean, labels, fixed / 7))
+    joint = loss(features, {"mean": (fixed, labels, False)})
+    torch.testing.assert_close(joint, reference.cluster_contrast(features["mean"], labels, fixed, 0.3))
+    for normalize, cosine in ((True, False), (False, True)):
+        unit = ClusterLoss(ClusterLossConfig(normalize=normalize))
+        one = unit({"video": video}, {"video": (fixed, labels, cosine)})
+        torch.testing.assert_close(one, unit({"video": 5 * video}, {"video": (fixed / 7, labels, cosine)}))
 
 
 def test_reconstruction_equals_reference():
@@ -199,7 +209,6 @@ def test_reconstruction_equals_reference():
         (lambda: ContrastiveConfig(temperature=0), "--model.loss.contrastive.temperature"),
         (lambda: ContrastiveConfig(temperature=0.001, learn_temperature=True), "--model.loss.contrastive.temperature"),
         (lambda: ContrastiveConfig(ranking_margin=math.nan), "--model.loss.contrastive.ranking_margin"),
-        (lambda: ClusterLossConfig(kind="mean"), "--model.loss.cluster.kind"),
         (lambda: ClusterLossConfig(margin=-1), "--model.loss.cluster.margin"),
         (lambda: ClusterLossConfig(temperature=-1), "--model.loss.cluster.temperature"),
         (lambda: LossConfig(contrastive_weight=-1), "--model.loss.contrastive_weight"),

@@ -100,3 +100,13 @@ def kmeans(
 def push(queue: list[list[float]], rows: Tensor, size: int) -> list[list[float]]:
     """The queue after `rows` (n, D) came in: the last `size` rows, oldest first."""
     return (queue + rows.tolist())[-size:]
+
+
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Soft codes (B, K): exp(scores / epsilon) whose columns, then rows, are divided by their sums, again and again."""
+    table = [[math.exp(value / epsilon) for value in row] for row in scores.double().tolist()]
+    for _ in range(iterations):
+        mass = [math.fsum(column) for column in zip(*table, strict=True)]
+        table = [[value / total for value, total in zip(row, mass, strict=True)] for row in table]
+        table = [[value / math.fsum(row) for value in row] for row in table]
+    return torch.tensor(table, dtype=torch.float64)

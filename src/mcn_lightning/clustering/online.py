@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from mcn_lightning.clustering.kmeans import KMeans, KMeansReport, assign
 from mcn_lightning.clustering.queue import FeatureQueue
 
-
 KINDS = (
     "kmeans",
     "kmeans_joint",

@@ -7,7 +7,7 @@ clusters, the prototypes of the clusters and the code of each clip.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ class CentroidClustering(nn.Module):
         names = list(modalities) if config.kind == "kmeans_per_modality" else [MEAN]
         self.of = nn.ModuleDict({name: OnlineClustering(config, dim) for name in names})
 
-    def _each(self, features: Mapping[str, Tensor]) -> dict[str, OnlineClustering]:
+    def _each(self, features: Mapping[str, Any]) -> dict[str, OnlineClustering]:
         """Return the clusterings whose features are there."""
         return {name: one for name, one in self.of.items() if name in features}  # type: ignore[misc]
 
@@ -78,6 +78,10 @@ class CentroidClustering(nn.Module):
         reports = {name: one.cluster(features[name], fresh) for name, one in self._each(features).items()}
         return {name: report for name, report in reports.items() if report is not None}
 
+    def fit(self, rows: Mapping[str, Sequence[Tensor]], fresh: bool = False) -> dict[str, KMeansReport]:
+        """Run k-means on rows from elsewhere; see ``OnlineClustering.fit``."""
+        return {name: one.fit(rows[name], fresh) for name, one in self._each(rows).items()}
+
     def targets(self, features: Mapping[str, Tensor], counts: Sequence[int] | None = None) -> dict[str, Target]:
         """Return what each feature should predict: the nearest centroid; nothing while there are no centroids.
 
@@ -87,7 +91,9 @@ class CentroidClustering(nn.Module):
         """
         if not self.has_centroids:
             return {}
-        nearest = {name: Target(one.centroids, one.labels(features[name])) for name, one in self._each(features).items()}
+        nearest = {
+            name: Target(one.centroids, one.labels(features[name])) for name, one in self._each(features).items()
+        }
         if self.config.kind != "kmeans":
             return nearest
         return {name: nearest[MEAN] for name in features if name != MEAN}

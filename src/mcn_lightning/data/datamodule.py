@@ -348,6 +348,19 @@ class NarratedVideos(LightningDataModule):
             rank_zero_info(f"each epoch of {sampler.count} training videos ends with {more} that it had already")
         return self._loader("train", sampler, self.batch_size)
 
+    def pass_dataloader(self, share: float) -> DataLoader:
+        """Return one pass over this process's part of a share of the training videos, drawn for each epoch.
+
+        Args:
+            share: of the training videos, in (0, 1].
+        """
+        epoch = self.trainer.current_epoch if self.trainer is not None else 0
+        sampler = self._sampler("train")
+        sampler.set_epoch(epoch)
+        taken = max(1, round(share * sampler.count))
+        mine = sampler.order()[:taken][sampler.rank :: sampler.num_replicas].tolist()
+        return self._loader("train", [(epoch, index) for index in mine], self.batch_size, persistent=False)
+
     def _count_batches(self, batches: int) -> None:
         """Tell Lightning how many batches of the epoch are done, in batches of the processes there are now."""
         if self.trainer is not None:
@@ -378,15 +391,17 @@ class NarratedVideos(LightningDataModule):
         batch, end = (self.batch_size, self.epoch_end) if training else (1, "pad")
         return ClipSampler(count, self.seed, training, rank, world, batch, end)
 
-    def _loader(self, split: str, sampler: ClipSampler, batch_size: int) -> DataLoader:
+    def _loader(
+        self, split: str, sampler: ClipSampler | list[tuple[int, int]], batch_size: int, persistent: bool = True
+    ) -> DataLoader:
         return ClipLoader(  # torch gives each worker one thread
             self.datasets[split],
             batch_size=batch_size,
-            sampler=sampler,
+            sampler=sampler,  # type: ignore[arg-type]  # any sequence of keys will do
             num_workers=self.num_workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
+            persistent_workers=persistent and self.num_workers > 0,
             multiprocessing_context=self._start_workers_by(),
             timeout=self.timeout if self.num_workers else 0,
         )

@@ -461,10 +461,14 @@ class ClipSampler(DistributedSampler[tuple[int, int]]):
     def __len__(self) -> int:
         return self.size()
 
+    def order(self) -> np.ndarray:
+        """Return the order of the epoch, of all processes together."""
+        if not self.shuffle:
+            return np.arange(self.count)
+        return np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+
     def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
-        order = np.arange(self.count)
-        if self.shuffle:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        order = self.order()
         size, left = self.size(self._seen), order[self._seen :]
         self._seen = 0
         filled = np.resize(np.concatenate([left, order]), max(size * self.num_replicas, 1))

@@ -51,14 +51,14 @@ def cluster_contrast(x: Tensor, codes: Tensor, prototypes: Tensor, margin: float
         temperature: dot products are divided by it.
 
     Returns:
-        Loss of each clip ``(B,)``, at least float32.
+        Scalar, mean over the batch, at least float32.
     """
     with torch.autocast(x.device.type, enabled=False):
         x = full_precision(x)
         logits = x @ prototypes.to(x.dtype).T / temperature
         soft = codes.to(x.dtype) if codes.is_floating_point() else F.one_hot(codes, logits.shape[1]).to(x.dtype)
         target = soft if codes.is_floating_point() else codes
-        return F.cross_entropy(logits - margin * soft, target, reduction="none")
+        return F.cross_entropy(logits - margin * soft, target)
 
 
 class ClusterLoss(nn.Module):
@@ -86,4 +86,4 @@ class ClusterLoss(nn.Module):
             if self.config.normalize or cosine:
                 x, prototypes = (F.normalize(full_precision(side), dim=1) for side in (x, prototypes))
             losses.append(cluster_contrast(x, codes, prototypes, self.config.margin, self.config.temperature))
-        return torch.stack([loss.mean() for loss in losses]).mean()
+        return torch.stack(losses).mean()
