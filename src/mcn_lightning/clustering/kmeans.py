@@ -1,116 +1,221 @@
-"""k-means by cosine similarity with centroids that are plain means."""
+"""k-means by cosine similarity or Euclidean distance, with centroids that are plain means, on one process or many."""
 
 from __future__ import annotations
 
 import importlib.util
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mcn_lightning.clustering.rows import Rows
+from mcn_lightning.distributed import broadcast, gather_rows, rank, row_counts, sum_all, world
+
+Metric = Literal["cosine", "euclidean"]
+Nearest = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class KMeansReport:
-    """What a run of k-means did.
+    """What a run of k-means did, over the rows of all processes.
 
     Args:
         iterations: rounds of assignment and mean.
-        objective: mean cosine similarity of the rows to their centroid.
+        objective: mean cosine similarity of the rows to their centroid, or mean squared distance from it.
         reseeded: how often an emptied cluster was given rows of the largest one.
         counts: rows of each cluster ``(K,)`` int64 in the returned assignment.
+        changed: share of the rows whose cluster is not that of the start centroids; ``None`` without given ones.
+        seconds: time taken.
     """
 
     iterations: int
     objective: float
     reseeded: int
     counts: Tensor
+    changed: float | None
+    seconds: float
 
 
 def _has_faiss() -> bool:
     return importlib.util.find_spec("faiss") is not None
 
 
-def _nearest(features: Tensor, centroids: Tensor, engine: str, chunk: int) -> tuple[Tensor, Tensor]:
-    """Return the nearest centroid of each row ``(N,)`` int64 and the row's product with its direction ``(N,)``.
+def _torch_nearest(centroids: Tensor, metric: Metric) -> Nearest:
+    """Return the function that finds the nearest centroid ``(n,)`` int64 of rows ``(n, D)``.
 
-    The length of a row scales all its products alike, so that only the centroids need length 1.
+    The length of a row scales all its products alike, so that for cosine only the centroids need length 1. For squared
+    distances the square of the row is left out, which is the same for all centroids.
     """
-    directions = F.normalize(centroids, dim=1)
-    if engine == "faiss":
-        import faiss
+    if metric == "cosine":
+        targets, bias = F.normalize(centroids, dim=1), None
+    else:
+        targets, bias = centroids, -0.5 * centroids.square().sum(dim=1)
+    # max with indices: like argmax it gives the first of equal ones, and on a CPU it is several times as fast
+    return lambda rows: F.linear(rows, targets, bias).max(dim=1).indices
 
-        index = faiss.IndexFlatIP(directions.shape[1])
-        index.add(directions.contiguous().numpy())
-        found, indices = index.search(features.contiguous().numpy(), 1)
-        return torch.from_numpy(indices[:, 0]), torch.from_numpy(found[:, 0])
-    labels = torch.empty(len(features), dtype=torch.int64, device=features.device)
-    products = torch.empty(len(features), dtype=features.dtype, device=features.device)
-    for start in range(0, len(features), chunk):
-        similarity = features[start : start + chunk] @ directions.T
-        best = similarity.argmax(dim=1)
-        labels[start : start + chunk] = best
-        products[start : start + chunk] = similarity.gather(1, best[:, None])[:, 0]
-    return labels, products
+
+def _faiss_index(width: int, metric: Metric) -> Any:
+    import faiss
+
+    index = faiss.IndexFlatIP(width) if metric == "cosine" else faiss.IndexFlatL2(width)
+    return faiss.index_cpu_to_all_gpus(index) if getattr(faiss, "get_num_gpus", int)() else index
+
+
+def _faiss_nearest(index: Any, centroids: Tensor, metric: Metric) -> Nearest:
+    """Return the same function as ``_torch_nearest``, by a faiss index that is filled with the centroids."""
+    targets = F.normalize(centroids, dim=1) if metric == "cosine" else centroids
+    index.reset()
+    index.add(targets.contiguous().cpu().numpy())
+
+    def nearest(rows: Tensor) -> Tensor:
+        return torch.from_numpy(index.search(rows.contiguous().cpu().numpy(), 1)[1][:, 0]).to(rows.device)
+
+    return nearest
 
 
 @torch.no_grad()
-def assign(features: Tensor, centroids: Tensor, chunk: int = 8192) -> Tensor:
-    """Return the nearest centroid of each row by cosine similarity.
+def assign(features: Tensor, centroids: Tensor, chunk: int = 8192, metric: Metric = "cosine") -> Tensor:
+    """Return the nearest centroid of each row.
 
     Args:
         features: ``(N, D)``.
-        centroids: ``(K, D)``; a zero centroid has similarity 0 to everything.
+        centroids: ``(K, D)``; a zero centroid has cosine similarity 0 to everything.
         chunk: rows that are compared at a time.
+        metric: cosine similarity or Euclidean distance.
 
     Returns:
         ``(N,)`` int64; of equally near centroids the one with the lowest index.
     """
     with torch.autocast(features.device.type, enabled=False):
-        return _nearest(features.float(), centroids.float(), "torch", chunk)[0]
+        nearest = _torch_nearest(centroids.float(), metric)
+        labels = torch.empty(len(features), dtype=torch.int64, device=features.device)
+        for first in range(0, len(features), chunk):
+            labels[first : first + chunk] = nearest(features[first : first + chunk].float())
+        return labels
 
 
-def _split_largest(features: Tensor, labels: Tensor, means: Tensor, counts: Tensor) -> int:
+def _closeness(rows: Tensor, points: Tensor, metric: Metric) -> Tensor:
+    """Return cosine similarity or minus the squared distance ``(n,)`` of rows ``(n, D)`` to points ``(n or 1, D)``."""
+    if metric == "cosine":
+        products = (rows * F.normalize(points, dim=1)).sum(dim=1)
+        return products / torch.linalg.vector_norm(rows, dim=1).clamp(min=1e-12)
+    return -(rows - points).square().sum(dim=1)
+
+
+def _sums(rows: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
+    """Return the sum ``(K, D)`` of the rows ``(n, D)`` of each cluster.
+
+    A bag of row numbers a cluster: unlike ``index_add_`` the same sums every time on a GPU too.
+    """
+    return F.embedding_bag(labels.argsort(stable=True), rows, counts.cumsum(0) - counts, mode="sum")
+
+
+def _split_largest(rows: Rows, labels: Tensor, means: Tensor, counts: Tensor, metric: Metric) -> int:
     """Give every empty cluster half of the rows of the largest one; return how many there were.
 
     The half that is most similar to the row farthest from the mean moves: were it the half least similar to the mean, a
     ring around the mean would move, whose own mean points the same way, and the cluster would be empty again.
     ``labels``, ``means`` and ``counts`` are the caller's own and change in place. As N >= K, an empty cluster means
-    that another has two rows.
+    that another has two rows. Between processes travel one number a row of the largest cluster, and a few rows.
     """
     empty = (counts == 0).nonzero()[:, 0].tolist()
     for cluster in empty:
         largest = int(counts.argmax())
         members = (labels == largest).nonzero()[:, 0]
-        directions = F.normalize(features[members], dim=1)
-        farthest = (directions @ F.normalize(means[largest], dim=0)).argmin()
-        order = members[(directions @ directions[farthest]).argsort(descending=True, stable=True)]
-        moved, kept = order[: len(order) // 2], order[len(order) // 2 :]
-        labels[moved] = cluster
-        for index, rows in ((cluster, moved), (largest, kept)):
-            means[index] = features[rows].mean(dim=0)
-            counts[index] = len(rows)
+        sizes = row_counts(len(members), rows.device)
+        farthest = _farthest(rows, members, means[largest : largest + 1], metric)
+        order = gather_rows(_closeness_of(rows, members, farthest, metric), sizes).argsort(descending=True, stable=True)
+        moves = torch.zeros(len(order), dtype=torch.bool, device=rows.device)
+        moves[order[: len(order) // 2]] = True
+        moved = moves[sum(sizes[: rank()]) :][: len(members)]
+        labels[members[moved]] = cluster
+        halves = ((cluster, members[moved], len(order) // 2), (largest, members[~moved], -(-len(order) // 2)))
+        for index, places, size in halves:
+            means[index] = sum_all(_sum_of(rows, places)) / size
+            counts[index] = size
     return len(empty)
 
 
+def _closeness_of(rows: Rows, places: Tensor, point: Tensor, metric: Metric) -> Tensor:
+    pieces = [_closeness(some, point, metric) for some in rows.take(places)]
+    return torch.cat([torch.empty(0, device=rows.device), *pieces])
+
+
+def _sum_of(rows: Rows, places: Tensor) -> Tensor:
+    total = torch.zeros(rows.width, dtype=torch.float64, device=rows.device)
+    for some in rows.take(places):
+        total += some.sum(dim=0)
+    return total
+
+
+def _farthest(rows: Rows, places: Tensor, point: Tensor, metric: Metric) -> Tensor:
+    """Return the row ``(1, D)`` least close to a point among those at some places of all processes."""
+    closeness = _closeness_of(rows, places, point, metric)
+    row, value = torch.zeros(1, rows.width, device=rows.device), torch.full((1,), torch.inf, device=rows.device)
+    if len(places):
+        least = closeness.argmin()
+        row, value = next(rows.take(places[least][None])), closeness[least][None]
+    owner = int(gather_rows(value, [1] * world()).argmin())
+    return broadcast(row, owner)
+
+
+def _random_rows(rows: Rows, num_clusters: int, generator: torch.Generator | None) -> Tensor:
+    """Return K random rows ``(K, D)``; process 0 draws."""
+    device = generator.device if generator is not None else None
+    numbers = torch.empty(num_clusters, dtype=torch.int64, device=rows.device)
+    if rank() == 0:
+        numbers = torch.randperm(rows.total, generator=generator, device=device)[:num_clusters].to(rows.device)
+    return rows.numbered(broadcast(numbers))
+
+
+def _plus_plus_rows(rows: Rows, num_clusters: int, metric: Metric, generator: torch.Generator | None) -> Tensor:
+    """Return K rows ``(K, D)`` by k-means++ (Arthur and Vassilvitskii 2007); process 0 draws.
+
+    Each row is drawn with a probability proportional to its squared distance from the nearest row drawn before; for
+    cosine this is the squared distance of the rows at length 1. When no distance is left, rows are drawn uniformly.
+    """
+    device = generator.device if generator is not None else None
+    shares = torch.empty(num_clusters, dtype=torch.float64, device=rows.device)
+    if rank() == 0:
+        shares = torch.rand(num_clusters, generator=generator, device=device, dtype=torch.float64).to(rows.device)
+    drawn = broadcast(shares).tolist()
+    centroids = torch.empty(num_clusters, rows.width, device=rows.device)
+    distances = torch.zeros(rows.count, device=rows.device)
+    for index, share in enumerate(drawn):
+        centroids[index] = rows.numbered(rows.draw(distances, share))[0]
+        for place, some in rows.chunks():
+            closeness = _closeness(some, centroids[index : index + 1], metric)
+            found = ((1 - closeness) if metric == "cosine" else -closeness).clamp(min=0)
+            distances[place] = found if index == 0 else torch.minimum(distances[place], found)
+    return centroids
+
+
 class KMeans:
-    """k-means of MCN (Chen et al., ICCV 2021): assignment by cosine, centroids not re-normalised.
+    """k-means of MCN (Chen et al., ICCV 2021): assignment by cosine, centroids not re-normalised; or Euclidean.
 
     The released code lets an emptied cluster become the zero vector, which never recovers; here the largest cluster is
     split instead, unless ``reseed_empty`` is off.
+
+    With several processes every one calls ``fit`` with its own rows, and all get the same centroids, bit for bit:
+    process 0 draws the start, sums and counts are added over the processes, and the means of process 0 go to all.
 
     Args:
         num_clusters: K.
         max_iterations: rounds at most.
         tolerance: stop when the squared moves of all centroids sum to this or less.
-        engine: torch, faiss (CPU; features on a GPU are still compared by torch), or auto: faiss for features on the
-            CPU where it is installed.
+        engine: torch, each process with its rows; faiss, all rows on process 0, on all its GPUs where faiss has GPUs;
+            auto: faiss for rows on the CPU of a single process where it is installed, else torch.
         reseed_empty: split the largest cluster when one is empty.
-        chunk: rows that torch compares at a time.
+        chunk: rows that are compared at a time.
+        metric: assignment by cosine similarity or by Euclidean distance.
+        init_method: start from K random rows or from k-means++, where no centroids are given.
 
     Raises:
-        ValueError: if faiss is asked for and not installed.
+        ValueError: if K is below 1, or faiss is asked for and not installed.
     """
 
     def __init__(
@@ -121,7 +226,11 @@ class KMeans:
         engine: Literal["auto", "torch", "faiss"] = "auto",
         reseed_empty: bool = True,
         chunk: int = 8192,
+        metric: Metric = "cosine",
+        init_method: Literal["random", "kmeans++"] = "random",
     ) -> None:
+        if num_clusters < 1:
+            raise ValueError(f"--model.clustering.num_clusters: expected at least 1, found {num_clusters}; raise it")
         if engine == "faiss" and not _has_faiss():
             raise ValueError(
                 "--model.clustering.engine: found faiss, which is not installed; "
@@ -133,60 +242,129 @@ class KMeans:
         self.engine = engine
         self.reseed_empty = reseed_empty
         self.chunk = chunk
+        self.metric: Metric = metric
+        self.init_method = init_method
 
     @torch.no_grad()
     def fit(
-        self, features: Tensor, init: Tensor | None = None, generator: torch.Generator | None = None
+        self,
+        features: Tensor | Sequence[Tensor],
+        init: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        device: torch.device | None = None,
     ) -> tuple[Tensor, Tensor, KMeansReport]:
-        """Cluster the rows.
+        """Cluster the rows of all processes.
 
         Args:
-            features: ``(N, D)``, N at least K.
-            init: centroids to start from ``(K, D)``; K random rows when ``None``.
-            generator: source of the random rows.
+            features: this process's rows ``(n, D)``, or several such tensors (as many on every process) whose rows
+                follow each other, in any precision and on any device; n may be 0, over all processes it is at least K.
+            init: centroids to start from ``(K, D)``, those of process 0; drawn by ``init_method`` when ``None``.
+            generator: source of the drawn rows, on process 0.
+            device: where to compute, and to exchange with other processes; by default where a tensor given is that is
+                not on the CPU, else the CPU.
 
         Returns:
-            Centroids ``(K, D)`` float32; nearest of them for each row ``(N,)`` int64; a report.
+            Centroids ``(K, D)`` float32; nearest of them for each row of this process ``(n,)`` int64; a report.
 
         Raises:
-            ValueError: if there are fewer rows than clusters, a value is not finite, or ``init`` has another shape.
+            ValueError: if there are fewer rows than clusters, a value is not finite, or ``init`` has another shape; on
+                all processes, whichever has the fault.
         """
-        shape = (self.num_clusters, features.shape[1])
-        if len(features) < self.num_clusters:
+        started = time.perf_counter()
+        parts = [features] if isinstance(features, Tensor) else list(features)
+        if device is None:
+            given = [tensor.device for tensor in (*parts, *(() if init is None else (init,)))]
+            device = next((found for found in given if found.type != "cpu"), torch.device("cpu"))
+        with torch.autocast(device.type, enabled=False):
+            rows = Rows(parts, device, self.chunk)
+            self._check(rows, init)
+            return self._fit(rows, init, generator, started)
+
+    def _check(self, rows: Rows, init: Tensor | None) -> None:
+        if rows.total < self.num_clusters:
             raise ValueError(
-                f"--model.clustering.num_clusters: expected at most the {len(features)} rows to cluster, "
+                f"--model.clustering.num_clusters: expected at most the {rows.total} rows to cluster, "
                 f"found {self.num_clusters}; lower it or give larger batches"
             )
-        if init is not None and tuple(init.shape) != shape:
-            raise ValueError(f"k-means: expected start centroids of shape {shape}, found {tuple(init.shape)}")
-        if not bool(torch.isfinite(features).all()):
-            raise ValueError("k-means: the features hold values that are not finite; lower the learning rate")
-        with torch.autocast(features.device.type, enabled=False):
-            return self._fit(features.detach().float(), init, generator)
+        shape = (self.num_clusters, rows.width)
+        faults = torch.zeros(2, dtype=torch.int64, device=rows.device)
+        faults[0] = init is not None and tuple(init.shape) != shape
+        for _, some in rows.chunks():
+            low, high = some.aminmax()  # a NaN is the least and the greatest
+            if not bool(torch.isfinite(high - low)):
+                faults[1] += (~torch.isfinite(some)).any(dim=1).sum()
+        of_shape, of_values = sum_all(faults).tolist()
+        if of_shape:
+            found = "another on another process" if init is None or tuple(init.shape) == shape else tuple(init.shape)
+            raise ValueError(
+                f"k-means: expected start centroids of shape {shape}, found {found}; "
+                "set --model.clustering.num_clusters to that of the checkpoint or start without"
+            )
+        if of_values:
+            raise ValueError(
+                f"k-means: expected finite features, found {of_values} of {rows.total} rows that are not finite; "
+                "lower --model.optimizer.lr"
+            )
+
+    def _start(self, rows: Rows, init: Tensor | None, generator: torch.Generator | None) -> Tensor:
+        if init is not None:
+            return broadcast(init.detach().to(rows.device).float())
+        if self.init_method == "kmeans++":
+            return _plus_plus_rows(rows, self.num_clusters, self.metric, generator)
+        return _random_rows(rows, self.num_clusters, generator)
 
     def _fit(
-        self, features: Tensor, init: Tensor | None, generator: torch.Generator | None
+        self, given: Rows, init: Tensor | None, generator: torch.Generator | None, started: float
     ) -> tuple[Tensor, Tensor, KMeansReport]:
-        if init is None:
-            device = generator.device if generator is not None else None
-            rows = torch.randperm(len(features), generator=generator, device=device)[: self.num_clusters]
-            centroids = features[rows.to(features.device)]
-        else:
-            centroids = init.detach().to(features)
-        use_faiss = features.device.type == "cpu" and self.engine != "torch" and _has_faiss()
-        engine = "faiss" if use_faiss else "torch"
+        centroids = self._start(given, init, generator)
+        in_place = all(part.device.type == "cpu" for part in given.parts) and given.device.type == "cpu"
+        use_faiss = self.engine == "faiss" or (self.engine == "auto" and in_place and world() == 1 and _has_faiss())
+        rows = given.on_first_process() if use_faiss else given
+        index = _faiss_index(rows.width, self.metric) if use_faiss else None
+        labels = torch.zeros(rows.count, dtype=torch.int64, device=rows.device)
+        before = labels
         iterations = reseeded = 0
-        while iterations < self.max_iterations:
-            labels, _ = _nearest(features, centroids, engine, self.chunk)
-            counts = labels.bincount(minlength=self.num_clusters)
-            updated = torch.zeros_like(centroids).index_add_(0, labels, features) / counts.clamp(min=1)[:, None]
+        moving = True
+        while moving and iterations < self.max_iterations:
+            sums, counts = self._pass(rows, self._nearest(index, centroids), labels)
+            if iterations == 0:
+                before = labels.clone()
+            updated = (sums / counts.clamp(min=1)[:, None]).float()
             if self.reseed_empty:
-                reseeded += _split_largest(features, labels, updated, counts)
-            move = float((updated - centroids).square().sum())
+                reseeded += _split_largest(rows, labels, updated, counts, self.metric)
+            updated = broadcast(updated)
+            moving = float(broadcast((updated - centroids).square().sum())) > self.tolerance
             centroids, iterations = updated, iterations + 1
-            if move <= self.tolerance:
-                break
-        labels, products = _nearest(features, centroids, engine, self.chunk)
-        objective = float((products / features.norm(dim=1).clamp(min=1e-12)).mean())
-        counts = labels.bincount(minlength=self.num_clusters)
-        return centroids, labels, KMeansReport(iterations, objective, reseeded, counts)
+        objective, counts = self._final_pass(rows, self._nearest(index, centroids), centroids, labels)
+        changed = None if init is None else float(sum_all((labels != before).sum())) / rows.total
+        if use_faiss:
+            labels = given.from_first_process(labels)
+        seconds = time.perf_counter() - started
+        return centroids, labels, KMeansReport(iterations, objective, reseeded, counts, changed, seconds)
+
+    def _nearest(self, index: Any, centroids: Tensor) -> Nearest:
+        if index is None:
+            return _torch_nearest(centroids, self.metric)
+        return _faiss_nearest(index, centroids, self.metric)
+
+    def _pass(self, rows: Rows, nearest: Nearest, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the labels; return sum ``(K, D)`` float64 and count ``(K,)`` int64 of each cluster's rows."""
+        sums = torch.zeros(self.num_clusters, rows.width, dtype=torch.float64, device=rows.device)
+        counts = torch.zeros(self.num_clusters, dtype=torch.int64, device=rows.device)
+        for place, some in rows.chunks():
+            found = nearest(some)
+            sizes = found.bincount(minlength=self.num_clusters)
+            sums += _sums(some, found, sizes)
+            counts += sizes
+            labels[place] = found
+        return sum_all(sums), sum_all(counts)
+
+    def _final_pass(self, rows: Rows, nearest: Nearest, centroids: Tensor, labels: Tensor) -> tuple[float, Tensor]:
+        """Write the labels; return the objective and the count ``(K,)`` int64 of each cluster's rows."""
+        total = torch.zeros((), dtype=torch.float64, device=rows.device)
+        for place, some in rows.chunks():
+            labels[place] = nearest(some)
+            total += _closeness(some, centroids[labels[place]], self.metric).sum()
+        mean = float(sum_all(total)) / rows.total
+        counts = sum_all(labels.bincount(minlength=self.num_clusters))
+        return mean if self.metric == "cosine" else -mean, counts

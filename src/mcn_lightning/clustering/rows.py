@@ -1,0 +1,124 @@
+"""The rows to cluster: they stay where they are, in several tensors and processes, and are read in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mcn_lightning.distributed import broadcast, gather_rows, rank, row_counts, sum_all, world
+
+
+class Rows:
+    """This process's rows and their order among those of all processes.
+
+    All rows have a number: those of every process's first tensor, process after process, then those of the second
+    tensors, and so on. So a queue in slices and a batch in shares have the numbers of [queue ; batch] on one process.
+
+    Args:
+        parts: tensors ``(n, D)``, as many on every process, of any precision and device.
+        device: where chunks are worked on and what all processes share is kept.
+        chunk: rows that are copied there at a time.
+    """
+
+    def __init__(self, parts: Sequence[Tensor], device: torch.device, chunk: int) -> None:
+        self.parts = [part.detach() for part in parts]
+        self.device, self.chunk, self.width = device, chunk, parts[0].shape[1]
+        self.count = sum(len(part) for part in parts)
+        # (parts, processes): what each process has of each tensor
+        self.sizes = torch.tensor([row_counts(len(part), device) for part in parts])
+        self.total = int(self.sizes.sum())
+        ends = self.sizes.flatten().cumsum(0).reshape(self.sizes.shape)
+        self.first_numbers: list[int] = (ends - self.sizes)[:, rank()].tolist()
+
+    def _load(self, rows: Tensor) -> Tensor:
+        return rows.to(self.device).float()
+
+    def chunks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield where rows stand among those of this process, and the rows ``(n, D)`` float32."""
+        first = 0
+        for part in self.parts:
+            for rows in part.split(self.chunk) if len(part) else ():
+                yield slice(first, first + len(rows)), self._load(rows)
+                first += len(rows)
+
+    def take(self, places: Tensor) -> Iterator[Tensor]:
+        """Yield some rows of this process in chunks ``(n, D)`` float32.
+
+        Args:
+            places: ``(m,)`` int64, ascending places among the rows of this process.
+        """
+        first = 0
+        for part in self.parts:
+            inside = places[(places >= first) & (places < first + len(part))] - first
+            for some in inside.to(part.device).split(self.chunk) if len(inside) else ():
+                yield self._load(part[some])
+            first += len(part)
+
+    def numbered(self, numbers: Tensor) -> Tensor:
+        """Return rows ``(m, D)`` float32 by their numbers ``(m,)``, on every process alike."""
+        found = torch.zeros(len(numbers), self.width, device=self.device)
+        for part, first in zip(self.parts, self.first_numbers, strict=True):
+            here = ((numbers >= first) & (numbers < first + len(part))).nonzero()[:, 0]
+            found[here] = self._load(part[(numbers[here] - first).to(part.device)])
+        return sum_all(found)
+
+    def draw(self, weights: Tensor, share: float) -> Tensor:
+        """Return the number ``(1,)`` int64 of the row at which the running sum of weights passes a share of its end.
+
+        Args:
+            weights: ``(n,)`` at least 0, one for each row of this process; if all are 0 they count as equal.
+            share: in [0, 1).
+        """
+        pieces = weights.cpu().double().split([len(part) for part in self.parts])
+        own = torch.stack([piece.sum() for piece in pieces])[None].to(self.device)
+        sums = gather_rows(own, [1] * world()).T.flatten().cpu()
+        ends = sums.cumsum(0)
+        target = share * ends[-1:]
+        if float(ends[-1]) == 0:
+            return (share * torch.tensor([self.total], dtype=torch.float64)).long().to(self.device)
+        segment = int(torch.searchsorted(ends, target, right=True).clamp(max=len(ends) - 1))
+        part, owner = divmod(segment, world())
+        number = torch.zeros(1, dtype=torch.int64)
+        if owner == rank():
+            running = pieces[part].cumsum(0)
+            place = torch.searchsorted(running, target - (ends[segment] - sums[segment]), right=True)
+            number = place.clamp(max=len(running) - 1) + self.first_numbers[part]
+        return broadcast(number.to(self.device), owner)
+
+    def on_first_process(self) -> Rows:
+        """Return all rows on process 0, those of the others in memory of the CPU; the others then have none."""
+        if world() == 1:
+            return self
+        parts = []
+        for part, sizes in zip(self.parts, self.sizes.tolist(), strict=True):
+            if rank():
+                for rows in part.split(self.chunk) if len(part) else ():
+                    dist.send(self._load(rows).contiguous(), 0)
+                parts += [part[:0]] * world()
+            else:
+                parts += [part, *(self._receive(size, source) for source, size in enumerate(sizes) if source)]
+        return Rows(parts, self.device, self.chunk)
+
+    def _receive(self, size: int, source: int) -> Tensor:
+        received = torch.empty(size, self.width)
+        for rows in received.split(self.chunk) if size else ():
+            arrived = torch.empty(rows.shape, device=self.device)
+            dist.recv(arrived, source)
+            rows.copy_(arrived)
+        return received
+
+    def from_first_process(self, values: Tensor) -> Tensor:
+        """Return this process's share ``(n,)`` of values that process 0 has for all rows in their order.
+
+        Args:
+            values: ``(N,)`` on process 0; not read on the others.
+        """
+        if world() == 1:
+            return values
+        if rank() > 0:
+            values = values.new_empty(self.total)
+        values = broadcast(values)
+        return torch.cat([values[first : first + len(part)] for part, first in zip(self.parts, self.first_numbers)])
