@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mcn_lightning.callbacks.evaluation import combine, format_table, parse_direction
+from mcn_lightning.callbacks.evaluation import combine, find_topics, format_table, parse_direction
 from mcn_lightning.data.batch import InputError
 
 
@@ -26,3 +26,14 @@ def test_table_shows_chance():
     table = format_table(metrics | {"nmi": 0.5}, ["t->v"], 200)
     assert table.splitlines()[2].split() == ["chance", "0.5", "2.5", "5.0", "100.5"]
     assert "nmi: 0.500" in table
+
+
+def test_topics_are_found_where_they_are_apart():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 3
+    features = 4 * torch.eye(3)[labels] + torch.randn(60, 3, generator=generator)
+    found = find_topics(features, 3)
+    pairs = {(int(label), int(cluster)) for label, cluster in zip(labels, found, strict=True)}
+    assert 3 <= len(pairs) < 9 and len(found.unique()) == 3
+    clear = find_topics(features + 40 * torch.eye(3)[labels], 3)
+    assert len({(int(label), int(cluster)) for label, cluster in zip(labels, clear, strict=True)}) == 3

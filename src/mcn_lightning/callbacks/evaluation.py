@@ -11,10 +11,14 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional as F
 
+from mcn_lightning.clustering import KMeans, assign
 from mcn_lightning.data.batch import ClipBatch, InputError
-from mcn_lightning.metrics import ClusterQuality, RetrievalRecall
+from mcn_lightning.distributed import rank, world
+from mcn_lightning.metrics import ClusterQuality, LabelledFeatures, RetrievalRecall
 
 LETTERS = {"v": "video", "a": "audio", "t": "text"}
+RESTARTS = 4
+"""Starts of the k-means that looks for the known topics; the one with the best objective counts."""
 DEFAULT_DIRECTIONS = ("t->va", "t->v", "t->a", "v->t", "a->t", "a->v", "v->a")
 
 
@@ -42,11 +46,31 @@ def combine(embeddings: dict[str, Tensor], names: Sequence[str], how: Literal["s
     return total if how == "sum" else total / len(parts)
 
 
+def find_topics(features: Tensor, topics: int) -> Tensor:
+    """Cluster held-out features into as many clusters as there are topics, and return the cluster of each ``(N,)``.
+
+    So embeddings are compared whatever they were trained with: k-means by cosine from k-means++ starts with seeds of
+    their own.
+
+    Args:
+        features: ``(N, D)``, the same on every process.
+        topics: number of clusters.
+    """
+    best, found = -float("inf"), torch.zeros(len(features), dtype=torch.int64, device=features.device)
+    for start in range(RESTARTS):
+        kmeans = KMeans(topics, engine="torch", init_method="kmeans++")
+        mine = features[rank() :: world()]
+        centroids, _, report = kmeans.fit(mine, generator=torch.Generator().manual_seed(start))
+        if report.objective > best:
+            best, found = report.objective, assign(features, centroids)
+    return found
+
+
 def format_table(metrics: dict[str, float], directions: Sequence[str], count: int, epoch: int | None = None) -> str:
     """Lay out recall and median rank, a direction a row, with chance in the last row.
 
     Args:
-        metrics: ``"<direction>/<metric>"`` to its value, and perhaps ``nmi`` and ``purity``.
+        metrics: ``"<direction>/<metric>"`` to its value, and perhaps ``nmi``, ``purity`` and ``topics_nmi``.
         directions: the rows.
         count: N, held-out clips.
         epoch: training epochs done when these figures were taken; not said when ``None``.
@@ -63,12 +87,15 @@ def format_table(metrics: dict[str, float], directions: Sequence[str], count: in
         + "".join(cell.rjust(width + 2) for cell, width in zip(row[1:], widths[1:], strict=True))
         for row in rows
     ]
-    extra = [f"{name}: {metrics[name]:.3f}" for name in ("nmi", "purity") if name in metrics]
+    extra = [f"{name}: {metrics[name]:.3f}" for name in ("nmi", "purity", "topics_nmi") if name in metrics]
     return "\n".join([*lines, *extra])
 
 
 class RetrievalEvaluation(Callback):
     """Recall@K and median rank on held-out clips during fit, validate and test.
+
+    Where topics are known: agreement with the clusters of training (``nmi``, ``purity`` and others), and with clusters
+    that k-means finds among the held-out means of the modalities, as many as there are topics (``topics_nmi``).
 
     Args:
         directions: queries and galleries in letters, for instance t->va for text against video + audio; all pairs and
@@ -83,6 +110,7 @@ class RetrievalEvaluation(Callback):
         self.combine = combine
         self._recalls: dict[str, RetrievalRecall] = {}
         self._quality = ClusterQuality()
+        self._labelled = LabelledFeatures()
         self._last: tuple[dict[str, float], list[str], int, int | None] | None = None
         self._ids: set[str] = set()
 
@@ -99,6 +127,7 @@ class RetrievalEvaluation(Callback):
                 chosen.append(direction)
         self._recalls = {direction: RetrievalRecall() for direction in chosen}
         self._quality.reset()
+        self._labelled.reset()
         self._ids = set()
 
     def _update(self, module: LightningModule, output: Any, batch: ClipBatch) -> None:
@@ -109,8 +138,10 @@ class RetrievalEvaluation(Callback):
             recall.update(
                 batch.ids, combine(embeddings, query, self.combine), combine(embeddings, gallery, self.combine)
             )
-        if batch.labels is not None and (clusters := module.assignments(output)) is not None:  # type: ignore[operator]
-            self._quality.update(batch.ids, clusters, batch.labels)
+        if batch.labels is not None:
+            self._labelled.update(batch.ids, output.mean(), batch.labels)
+            if (clusters := module.assignments(output)) is not None:  # type: ignore[operator]
+                self._quality.update(batch.ids, clusters, batch.labels)
 
     def _finish(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if trainer.sanity_checking:
@@ -125,6 +156,12 @@ class RetrievalEvaluation(Callback):
             raise InputError(f"evaluation at step {trainer.global_step}: {error}") from None
         if self._quality.update_called:
             metrics.update({name: float(value) for name, value in self._quality.compute().items()})
+        if self._labelled.update_called:
+            features, labels = self._labelled.compute()
+            quality = ClusterQuality(sync_on_compute=False)
+            names = [str(row) for row in range(len(labels))]
+            quality.update(names, find_topics(features, len(labels.unique())), labels)
+            metrics["topics_nmi"] = float(quality.compute()["nmi"])
         shown = next(iter(self._recalls)) + "/R@10"
         for name, value in metrics.items():
             module.log(f"{stage}/{name}", value, prog_bar=name in (shown, "nmi"), batch_size=1)

@@ -1,10 +1,11 @@
 """Measures of embeddings and clusters: pure functions, and torchmetrics classes around them."""
 
-from mcn_lightning.metrics.clustering import ClusterQuality, adjusted_rand_index, mean_entropy, purity
+from mcn_lightning.metrics.clustering import ClusterQuality, LabelledFeatures, adjusted_rand_index, mean_entropy, purity
 from mcn_lightning.metrics.retrieval import RetrievalRecall, expected_ranks, retrieval_metrics
 
 __all__ = [
     "ClusterQuality",
+    "LabelledFeatures",
     "RetrievalRecall",
     "adjusted_rand_index",
     "expected_ranks",

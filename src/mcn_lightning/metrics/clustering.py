@@ -147,3 +147,49 @@ class ClusterQuality(Metric):
             "purity": purity(assignments, labels).float(),
             "mean_entropy": mean_entropy(assignments, labels).float(),
         }
+
+
+class LabelledFeatures(Metric):
+    """The features and labels of all items, each id once, from every process.
+
+    What is made of them, for instance a clustering, is the caller's: ``compute`` gives features ``(N, D)`` and labels
+    ``(N,)`` in an order that does not depend on batches and processes.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+
+    ids: list[Tensor]
+    features: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"dist_sync_fn": gather_rows, **kwargs})
+        for name in ("ids", "features", "labels"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, ids: Sequence[str], features: Tensor, labels: Tensor) -> None:
+        """Add items.
+
+        Args:
+            ids: B names.
+            features: ``(B, D)``.
+            labels: known label of each item, ``(B,)``, integers.
+
+        Raises:
+            ValueError: if the numbers of rows differ.
+        """
+        if not len(ids) == len(features) == len(labels):
+            raise ValueError(f"expected B ids, features and labels, got {len(ids)}, {len(features)} and {len(labels)}")
+        self.ids.append(hash_ids(ids, labels.device))
+        self.features.append(features.detach().float())
+        self.labels.append(labels.detach().long())
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Return the features and the labels.
+
+        Raises:
+            ValueError: if nothing was seen.
+        """
+        once = first_of_each(concatenated(self.ids, "LabelledFeatures"))
+        return concatenated(self.features, "LabelledFeatures")[once], concatenated(self.labels, "LabelledFeatures")[once]
