@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcn_lightning.losses.contrastive import full_precision
+from mcn_lightning.distributed import row_counts, total, world
+from mcn_lightning.losses.tiled import full_precision
 
 
 @dataclass(frozen=True)
@@ -41,26 +43,38 @@ class ClusterLossConfig:
             )
 
 
-def cluster_contrast(x: Tensor, labels: Tensor, centroids: Tensor, margin: float, temperature: float = 1.0) -> Tensor:
+def cluster_contrast(
+    x: Tensor,
+    labels: Tensor,
+    centroids: Tensor,
+    margin: float,
+    temperature: float = 1.0,
+    counts: Sequence[int] | None = None,
+) -> Tensor:
     """Cross-entropy of ``X C^T / temperature - margin * onehot(y)`` against the labels.
 
     The clustering loss of MCN (Chen et al., ICCV 2021) as in the released code: the centroids are a classifier.
 
     Args:
-        x: embeddings ``(B, D)``.
-        labels: cluster of each clip ``(B,)`` int64.
+        x: embeddings ``(n, D)`` of this process's clips.
+        labels: cluster of each clip ``(n,)`` int64.
         centroids: ``(K, D)``; no gradient flows into them.
         margin: taken from the logit of the label, after the division.
         temperature: dot products are divided by it.
+        counts: clips of every process from ``distributed.row_counts``, which is asked when they are not given.
 
     Returns:
-        Scalar, mean over the batch, at least float32.
+        Scalar, mean over the clips of all processes, at least float32.
     """
     with torch.autocast(x.device.type, enabled=False):
         x = full_precision(x)
         logits = x @ centroids.detach().to(x.dtype).T / temperature
         own = labels[:, None] == torch.arange(logits.shape[1], device=labels.device)
-        return F.cross_entropy(logits - margin * own.to(logits.dtype), labels)
+        logits = logits - margin * own.to(logits.dtype)
+        if world() == 1:
+            return F.cross_entropy(logits, labels)
+        counts = row_counts(len(x), x.device) if counts is None else counts
+        return total(F.cross_entropy(logits, labels, reduction="sum")) / sum(counts)
 
 
 class ClusterLoss(nn.Module):
@@ -74,18 +88,28 @@ class ClusterLoss(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(self, embeddings: dict[str, Tensor], mean: Tensor, labels: Tensor, centroids: Tensor) -> Tensor:
-        """Return the scalar loss.
+    def forward(
+        self,
+        embeddings: dict[str, Tensor],
+        mean: Tensor,
+        labels: Tensor,
+        centroids: Tensor,
+        counts: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Return the scalar loss, mean over the clips of all processes.
 
         Args:
-            embeddings: embeddings ``(B, D)`` of the modalities present.
-            mean: fused feature ``(B, D)``, read by the kind joint only.
-            labels: cluster of each clip ``(B,)`` int64.
+            embeddings: embeddings ``(n, D)`` of this process's clips, of the modalities present.
+            mean: fused feature ``(n, D)``, read by the kind joint only.
+            labels: cluster of each clip ``(n,)`` int64.
             centroids: ``(K, D)``.
+            counts: clips of every process from ``distributed.row_counts``, which is asked when they are not given.
         """
         features = [mean] if self.config.kind == "joint" else list(embeddings.values())
         if self.config.normalize:
             features = [F.normalize(full_precision(x), dim=1) for x in features]
             centroids = F.normalize(full_precision(centroids.detach()), dim=1)
         margin, temperature = self.config.margin, self.config.temperature
-        return torch.stack([cluster_contrast(x, labels, centroids, margin, temperature) for x in features]).mean()
+        counts = row_counts(len(labels), labels.device) if counts is None else counts
+        terms = [cluster_contrast(x, labels, centroids, margin, temperature, counts) for x in features]
+        return torch.stack(terms).mean()
