@@ -18,9 +18,11 @@ from mcn_lightning.clustering import (
     Clustering,
     ClusteringConfig,
     KMeansReport,
+    Target,
     make_clustering,
 )
 from mcn_lightning.data.batch import ClipBatch, InputError
+from mcn_lightning.distributed import row_counts, world
 from mcn_lightning.losses import ClusterLoss, ContrastiveLoss, LossConfig, reconstruction_loss
 from mcn_lightning.models import MCN, MCNOutput, NetworkConfig
 from mcn_lightning.models.released import load_released, read_released
@@ -81,6 +83,8 @@ def _features(output: MCNOutput) -> dict[str, Tensor]:
 class MCNModule(LightningModule):
     """Train MCN: contrastive loss over the pairs of modalities, cluster contrast, reconstruction.
 
+    On several processes, losses and clusters are those of the clips of all of them together.
+
     Args:
         network: shape of the network.
         loss: losses and their weights.
@@ -89,7 +93,7 @@ class MCNModule(LightningModule):
         weights: state dict in the naming of the authors' releases to start from, or none.
 
     Raises:
-        InputError: if a checkpoint has weights of another size, or training runs on several processes.
+        InputError: if a checkpoint has weights of another size.
     """
 
     def __init__(
@@ -132,11 +136,6 @@ class MCNModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Take the frozen word vectors from the data and see whether centroids came with the checkpoint."""
-        if self.trainer.world_size > 1 and stage == "fit":
-            raise InputError(
-                f"--trainer.devices: expected one process, found {self.trainer.world_size}; "
-                "training on several is not supported yet"
-            )
         data = getattr(self.trainer, "datamodule", None)
         if self.network.text is not None and data is not None and (embedder := data.text_embedder()) is not None:
             self.network.text.set_embedder(embedder.to(self.device))
@@ -176,27 +175,29 @@ class MCNModule(LightningModule):
             raise InputError(str(error)) from None
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor | None:
-        """Return the loss of one batch, or nothing when no video of it could be read."""
-        if len(batch) == 0:
+        """Return the loss of one batch, or nothing when no video of it could be read on any process."""
+        counts = row_counts(len(batch), self.device)
+        if sum(counts) == 0:
             return None
         output = self(batch)
-        terms = self._loss_terms(output, batch)
+        terms = self._loss_terms(output, batch, counts)
         if not terms:  # cluster contrast alone, while k-means still waits for K clips
             return None
         loss = torch.stack(list(terms.values())).sum()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
-        return loss
+        return loss * world()  # a process has its part of the gradient, and data-parallel training averages the parts
 
-    def _loss_terms(self, output: MCNOutput, batch: ClipBatch) -> dict[str, Tensor]:
+    def _loss_terms(self, output: MCNOutput, batch: ClipBatch, counts: Sequence[int]) -> dict[str, Tensor]:
         config, terms = self.loss_config, {}
-        pairs = self.contrastive(output.embeddings())
-        rebuilt = reconstruction_loss(output.reconstructions, output.targets, config.detach_targets)
+        targets = self._cluster_targets(output, batch, counts)
+        pairs = self.contrastive(output.embeddings(), counts)
+        rebuilt = reconstruction_loss(output.reconstructions, output.targets, config.detach_targets, counts)
         if pairs:
             terms["contrastive"] = config.contrastive_weight * torch.stack(list(pairs.values())).sum()
         if rebuilt:
             terms["reconstruction"] = config.reconstruction_weight * torch.stack(list(rebuilt.values())).sum()
-        if (cluster := self._cluster_term(output, batch)) is not None:
-            terms["cluster"] = config.cluster_weight * cluster
+        if targets:
+            terms["cluster"] = config.cluster_weight * self.cluster_loss(_features(output), targets, counts)
         for name, value in {**pairs, **{f"rebuild_{name}": value for name, value in rebuilt.items()}}.items():
             self.log(f"train/{name}", value, batch_size=len(batch))
         for name, value in terms.items():
@@ -205,23 +206,21 @@ class MCNModule(LightningModule):
             self.log("train/temperature", self.contrastive.temperature, batch_size=len(batch))
         return terms
 
-    def _cluster_term(self, output: MCNOutput, batch: ClipBatch) -> Tensor | None:
-        """Re-cluster if it is due, compute the cluster loss, and only then push the batch to the queue."""
+    def _cluster_targets(self, output: MCNOutput, batch: ClipBatch, counts: Sequence[int]) -> dict[str, Target]:
+        """Re-cluster if it is due, find what should be predicted, and only then push the batch to the queue."""
         if self.clustering is None:
-            return None
-        features = _features(output)
-        detached = {name: feature.detach().float() for name, feature in features.items()}
+            return {}
+        features = {name: feature.detach().float() for name, feature in _features(output).items()}
         if self._recluster != "no":
             try:
-                self.cluster_reports = self.clustering.cluster(detached, fresh=self._recluster == "fresh")
+                self.cluster_reports = self.clustering.cluster(features, self._recluster == "fresh", counts)
             except ValueError as error:
                 raise InputError(str(error)) from None
             if self.cluster_reports:
                 self._recluster = "no"
-        targets = self.clustering.targets(detached)
-        loss = self.cluster_loss(features, targets) if targets else None
-        self.clustering.push(detached, batch.clips_per_video)
-        return loss
+        targets = self.clustering.targets(features, counts)
+        self.clustering.push(features, batch.clips_per_video, counts)
+        return targets
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> MCNOutput:  # type: ignore[override]
         """Embed held-out clips for the evaluation callbacks."""

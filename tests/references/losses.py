@@ -39,18 +39,23 @@ def mean(values: Sequence[Tensor]) -> Tensor:
     return total / len(values)
 
 
-def mms(x: Tensor, y: Tensor, margin: float = 0.001) -> Tensor:
+def compared(i: int, count: int, clusters: Sequence[int] | None) -> list[int]:
+    """The clips that clip i is compared with: all, or without the other clips of its cluster."""
+    return [j for j in range(count) if clusters is None or i == j or clusters[i] != clusters[j]]
+
+
+def mms(x: Tensor, y: Tensor, margin: float = 0.001, clusters: Sequence[int] | None = None) -> Tensor:
     """Masked margin softmax (Ilharco et al. 2019): row plus column cross-entropy of S - margin I, means over B."""
     s = similarity(x, y)
     count = len(s)
     for i in range(count):
         s[i][i] = s[i][i] - margin
-    rows = [log_sum_exp([s[i][j] for j in range(count)]) - s[i][i] for i in range(count)]
-    columns = [log_sum_exp([s[i][j] for i in range(count)]) - s[j][j] for j in range(count)]
+    rows = [log_sum_exp([s[i][j] for j in compared(i, count, clusters)]) - s[i][i] for i in range(count)]
+    columns = [log_sum_exp([s[i][j] for i in compared(j, count, clusters)]) - s[j][j] for j in range(count)]
     return mean(rows) + mean(columns)
 
 
-def mil_nce(x: Tensor, y: Tensor) -> Tensor:
+def mil_nce(x: Tensor, y: Tensor, clusters: Sequence[int] | None = None) -> Tensor:
     """MIL-NCE (Miech et al. 2020) with one positive a clip.
 
     The denominator is one sum over row i and column i together, so that the pair (i, i) stands in it twice.
@@ -59,25 +64,28 @@ def mil_nce(x: Tensor, y: Tensor) -> Tensor:
     count = len(s)
     terms = []
     for i in range(count):
-        row = [s[i][j] for j in range(count)]
-        column = [s[j][i] for j in range(count)]
+        row = [s[i][j] for j in compared(i, count, clusters)]
+        column = [s[j][i] for j in compared(i, count, clusters)]
         terms.append(log_sum_exp(row + column) - s[i][i])
     return mean(terms)
 
 
-def info_nce(x: Tensor, y: Tensor, temperature: float | Tensor) -> Tensor:
+def info_nce(x: Tensor, y: Tensor, temperature: float | Tensor, clusters: Sequence[int] | None = None) -> Tensor:
     """Symmetric InfoNCE on L2-normalised rows: mean of the two directions."""
     x = torch.stack([row / torch.sqrt(dot(row, row)) for row in x])
     y = torch.stack([row / torch.sqrt(dot(row, row)) for row in y])
     s = [[value / temperature for value in row] for row in similarity(x, y)]
     count = len(s)
-    rows = [log_sum_exp([s[i][j] for j in range(count)]) - s[i][i] for i in range(count)]
-    columns = [log_sum_exp([s[i][j] for i in range(count)]) - s[j][j] for j in range(count)]
+    rows = [log_sum_exp([s[i][j] for j in compared(i, count, clusters)]) - s[i][i] for i in range(count)]
+    columns = [log_sum_exp([s[i][j] for i in compared(j, count, clusters)]) - s[j][j] for j in range(count)]
     return (mean(rows) + mean(columns)) / 2
 
 
-def max_margin(x: Tensor, y: Tensor, margin: float) -> Tensor:
-    """Max-margin ranking (Miech et al. 2019): both directions summed, mean over the B (B - 1) off-diagonal pairs."""
+def max_margin(x: Tensor, y: Tensor, margin: float, clusters: Sequence[int] | None = None) -> Tensor:
+    """Max-margin ranking (Miech et al. 2019): both directions summed, mean over the B (B - 1) off-diagonal pairs.
+
+    Pairs of one cluster cost nothing and are counted in the mean.
+    """
     s = similarity(x, y)
     count = len(s)
     terms = []
@@ -86,7 +94,7 @@ def max_margin(x: Tensor, y: Tensor, margin: float) -> Tensor:
             if i != j:
                 row = torch.clamp(margin + s[i][j] - s[i][i], min=0)
                 column = torch.clamp(margin + s[i][j] - s[j][j], min=0)
-                terms.append(row + column)
+                terms.append((row + column) * (j in compared(i, count, clusters)))
     return mean(terms)
 
 

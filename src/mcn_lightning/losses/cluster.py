@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcn_lightning.losses.contrastive import full_precision
+from mcn_lightning.distributed import row_counts, total, world
+from mcn_lightning.losses.tiled import full_precision
 
 
 @dataclass(frozen=True)
@@ -37,28 +38,40 @@ class ClusterLossConfig:
             )
 
 
-def cluster_contrast(x: Tensor, codes: Tensor, prototypes: Tensor, margin: float, temperature: float = 1.0) -> Tensor:
+def cluster_contrast(
+    x: Tensor,
+    codes: Tensor,
+    prototypes: Tensor,
+    margin: float,
+    temperature: float = 1.0,
+    counts: Sequence[int] | None = None,
+) -> Tensor:
     """Cross-entropy of ``X C^T / temperature - margin * onehot(y)`` against the codes.
 
     The clustering loss of MCN (Chen et al., ICCV 2021) as in the released code: the centroids are a classifier. With
     codes that are distributions ``Q``, ``Q`` stands in place of ``onehot(y)``.
 
     Args:
-        x: embeddings ``(B, D)``.
-        codes: cluster of each clip ``(B,)`` int64, or its distribution over the clusters ``(B, K)``.
+        x: embeddings ``(n, D)`` of this process's clips.
+        codes: cluster of each clip ``(n,)`` int64, or its distribution over the clusters ``(n, K)``.
         prototypes: ``(K, D)``.
         margin: taken from the logit of the label, after the division.
         temperature: dot products are divided by it.
+        counts: clips of every process from ``distributed.row_counts``, which is asked when they are not given.
 
     Returns:
-        Scalar, mean over the batch, at least float32.
+        Scalar, mean over the clips of all processes, at least float32.
     """
     with torch.autocast(x.device.type, enabled=False):
         x = full_precision(x)
         logits = x @ prototypes.to(x.dtype).T / temperature
         soft = codes.to(x.dtype) if codes.is_floating_point() else F.one_hot(codes, logits.shape[1]).to(x.dtype)
         target = soft if codes.is_floating_point() else codes
-        return F.cross_entropy(logits - margin * soft, target)
+        logits = logits - margin * soft
+        if world() == 1:
+            return F.cross_entropy(logits, target)
+        counts = row_counts(len(x), x.device) if counts is None else counts
+        return total(F.cross_entropy(logits, target, reduction="sum")) / sum(counts)
 
 
 class ClusterLoss(nn.Module):
@@ -72,18 +85,24 @@ class ClusterLoss(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(self, features: Mapping[str, Tensor], targets: Mapping[str, tuple[Tensor, Tensor, bool]]) -> Tensor:
-        """Return the mean over features and clips, a scalar.
+    def forward(
+        self,
+        features: Mapping[str, Tensor],
+        targets: Mapping[str, tuple[Tensor, Tensor, bool]],
+        counts: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Return the mean over features and the clips of all processes, a scalar.
 
         Args:
-            features: embeddings ``(B, D)`` by modality, and their mean.
+            features: embeddings ``(n, D)`` of this process's clips by modality, and their mean.
             targets: for each feature that should be drawn to clusters the prototypes ``(K, D)``, the codes (see
                 ``cluster_contrast``), and whether both sides are scaled to length 1 whatever the options say.
+            counts: clips of every process from ``distributed.row_counts``, which is asked when they are not given.
         """
-        losses = []
+        margin, temperature, losses = self.config.margin, self.config.temperature, []
         for name, (prototypes, codes, cosine) in targets.items():
             x = features[name]
             if self.config.normalize or cosine:
                 x, prototypes = (F.normalize(full_precision(side), dim=1) for side in (x, prototypes))
-            losses.append(cluster_contrast(x, codes, prototypes, self.config.margin, self.config.temperature))
+            losses.append(cluster_contrast(x, codes, prototypes, margin, temperature, counts))
         return torch.stack(losses).mean()

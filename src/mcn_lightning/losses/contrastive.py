@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from mcn_lightning.distributed import gather_rows, row_counts, world
+from mcn_lightning.losses.tiled import Tiling, full_precision, gather_summed, hinge, normalizers, product_precision
 
 PAIRS = (("text", "video"), ("audio", "text"), ("audio", "video"))
 MAX_SCALE = 100.0
@@ -31,6 +34,9 @@ class ContrastiveConfig:
         text_video_weight: factor of the pair text and video; 0 leaves the pair out.
         audio_text_weight: factor of the pair audio and text; 0 leaves the pair out.
         audio_video_weight: factor of the pair audio and video; 0 leaves the pair out.
+        tile: rows and columns of the parts in which the similarity matrix is computed, in clips. On one process a batch
+            of up to this many clips is computed whole; above, memory is saved and each similarity computed twice.
+        exclude_same_cluster: leave other clips of a clip's cluster out of its negatives, once there are clusters.
     """
 
     kind: Literal["mms", "mil_nce", "info_nce", "max_margin", "none"] = "mms"
@@ -42,6 +48,8 @@ class ContrastiveConfig:
     text_video_weight: float = 1.0
     audio_text_weight: float = 1.0
     audio_video_weight: float = 1.0
+    tile: int = 2048
+    exclude_same_cluster: bool = False
 
     def __post_init__(self) -> None:
         flag = "--model.loss.contrastive"
@@ -56,6 +64,8 @@ class ContrastiveConfig:
                 raise ValueError(
                     f"{flag}.{name}: expected 0 or more, found {getattr(self, name)}; 0 leaves the pair out"
                 )
+        if self.tile < 1:
+            raise ValueError(f"{flag}.tile: expected 1 clip or more, found {self.tile}; use about 2048")
         if not 0 < self.temperature < math.inf:
             raise ValueError(
                 f"{flag}.temperature: expected more than 0, found {self.temperature}; 1 leaves similarities as they are"
@@ -71,11 +81,6 @@ class ContrastiveConfig:
         present = set() if self.kind == "none" else set(modalities)
         weights = {pair: getattr(self, "{}_{}_weight".format(*pair)) for pair in PAIRS if present.issuperset(pair)}
         return {pair: weight for pair, weight in weights.items() if weight > 0}
-
-
-def full_precision(x: Tensor) -> Tensor:
-    """Return a float32 tensor, or the float64 tensor as it is."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def mms(similarity: Tensor, margin: float) -> Tensor:
@@ -149,7 +154,8 @@ def max_margin(similarity: Tensor, margin: float) -> Tensor:
 class ContrastiveLoss(nn.Module):
     """The chosen loss for every pair of modalities that are present, as MCN sums it.
 
-    The similarity matrices follow autocast; all that comes after them is float32.
+    Dot products follow autocast to bfloat16; all else is float32, so that float16 overflows nowhere. On several
+    processes, the negatives of a clip are the clips of all.
 
     Args:
         config: which loss, and its constants.
@@ -176,25 +182,45 @@ class ContrastiveLoss(nn.Module):
         # the gradient passes the bound, else a temperature that stepped over it could never come back
         return (bounded + (self.log_temperature - self.log_temperature.detach())).exp()
 
-    def forward(self, embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the loss of each pair, times the weight of the pair.
+    def forward(
+        self, embeddings: dict[str, Tensor], counts: Sequence[int] | None = None, clusters: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return the loss of each pair over the clips of all processes, times the weight of the pair.
 
         Args:
-            embeddings: video, audio, text embeddings ``(B, D)`` of the modalities present, over the global batch.
+            embeddings: video, audio, text embeddings ``(n, D)`` of this process's clips, of the modalities present.
+            counts: clips of every process from ``distributed.row_counts``, which is asked when they are not given.
+            clusters: cluster of each of these clips ``(n,)``, read when clips of one cluster are to be left out.
 
         Returns:
             Scalars named ``text_video``, ``audio_text``, ``audio_video`` of the pairs that are present and have a
-            weight; empty for the kind none.
+            weight; empty for the kind none. They are the same on every process, and their gradients the part of the
+            process (see ``distributed``).
         """
+        pairs = self.config.pairs(embeddings)
+        if not pairs:
+            return {}
         if self.config.normalize or self.config.kind == "info_nce":
             embeddings = {name: F.normalize(full_precision(value), dim=1) for name, value in embeddings.items()}
-        return {
-            f"{first}_{second}": weight * self._pair(embeddings[first] @ embeddings[second].T)
-            for (first, second), weight in self.config.pairs(embeddings).items()
-        }
+        if not self.config.exclude_same_cluster:
+            clusters = None
+        own = embeddings[next(iter(pairs))[0]]
+        if world() == 1 and len(own) <= self.config.tile:
+            values = {(a, b): self._whole(embeddings[a], embeddings[b], clusters) for a, b in pairs}
+        else:
+            counts = row_counts(len(own), own.device) if counts is None else counts
+            values = self._tiled(embeddings, list(pairs), counts, clusters)
+        return {f"{first}_{second}": weight * values[first, second] for (first, second), weight in pairs.items()}
 
-    def _pair(self, similarity: Tensor) -> Tensor:
+    def _whole(self, x: Tensor, y: Tensor, clusters: Tensor | None) -> Tensor:
+        """Return the loss of a pair from its whole similarity matrix."""
+        precision = product_precision(x, y)
+        with torch.autocast(x.device.type, enabled=False):
+            similarity = x.to(precision) @ y.to(precision).T
         similarity = full_precision(similarity) / self.temperature
+        if clusters is not None:
+            same = clusters[:, None] == clusters
+            similarity = similarity.masked_fill(same.fill_diagonal_(False), -math.inf)
         if self.config.kind == "mms":
             return mms(similarity, self.config.margin)
         if self.config.kind == "mil_nce":
@@ -202,3 +228,35 @@ class ContrastiveLoss(nn.Module):
         if self.config.kind == "info_nce":
             return info_nce(similarity)
         return max_margin(similarity, self.config.ranking_margin)
+
+    def _tiled(
+        self,
+        embeddings: dict[str, Tensor],
+        pairs: Sequence[tuple[str, str]],
+        counts: Sequence[int],
+        clusters: Tensor | None,
+    ) -> dict[tuple[str, str], Tensor]:
+        """Return the loss of each pair from the rows of this process, tile by tile."""
+        clusters = None if clusters is None else gather_rows(clusters, counts)
+        # once for all pairs; in a fixed order, because all processes take part
+        seconds = dict.fromkeys(second for _, second in pairs)
+        everyone = {name: gather_summed(full_precision(embeddings[name]), counts) for name in seconds}
+        values = {}
+        for first, second in pairs:
+            x, y = embeddings[first], embeddings[second]
+            tiling = Tiling(counts, self.config.tile, product_precision(x, y), clusters)
+            x = full_precision(x) / self.temperature
+            values[first, second] = self._from_tiles(x, full_precision(y), everyone[second], tiling)
+        return values
+
+    def _from_tiles(self, x: Tensor, own: Tensor, y: Tensor, tiling: Tiling) -> Tensor:
+        """Return the loss of own embeddings ``x``, ``own`` ``(n, D)`` against those of all clips ``y`` ``(B, D)``."""
+        if self.config.kind == "max_margin":
+            true, size = gather_summed((x * own).sum(1), tiling.counts), len(y)
+            return hinge(x, y, true, self.config.ranking_margin, tiling) / max(size * (size - 1), 1)
+        margin = self.config.margin if self.config.kind == "mms" else 0.0
+        row, column, true = normalizers(x, y, margin, tiling)
+        if self.config.kind == "mil_nce":
+            return (torch.logaddexp(row, column) - true).mean()
+        loss = (row + column - 2 * true).mean()
+        return loss / 2 if self.config.kind == "info_nce" else loss

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcn_lightning.losses.contrastive import full_precision
+from mcn_lightning.distributed import row_counts, total, world
+from mcn_lightning.losses.tiled import full_precision
 
 
 def reconstruction_loss(
-    reconstructions: dict[str, Tensor], targets: dict[str, Tensor], detach_targets: bool
+    reconstructions: dict[str, Tensor],
+    targets: dict[str, Tensor],
+    detach_targets: bool,
+    counts: Sequence[int] | None = None,
 ) -> dict[str, Tensor]:
     """Mean squared error of each modality (MCN, Chen et al., ICCV 2021).
 
     Args:
-        reconstructions: what the heads made, ``(B, width)`` for each modality.
+        reconstructions: what the heads made of this process's clips, ``(n, width)`` for each modality.
         targets: what they should have made, shaped alike.
         detach_targets: stop the gradient at the targets (the released code does not).
+        counts: clips of every process from ``distributed.row_counts``, which is asked when they are not given.
 
     Returns:
-        A scalar for each modality, mean over features and batch, at least float32.
+        A scalar for each modality, mean over features and the clips of all processes, at least float32.
     """
     terms = {}
     for name, made in reconstructions.items():
         target = targets[name].detach() if detach_targets else targets[name]
         with torch.autocast(made.device.type, enabled=False):
-            terms[name] = F.mse_loss(full_precision(made), full_precision(target))
+            terms[name] = _mean_squared_error(full_precision(made), full_precision(target), counts)
     return terms
+
+
+def _mean_squared_error(made: Tensor, target: Tensor, counts: Sequence[int] | None) -> Tensor:
+    if world() == 1:
+        return F.mse_loss(made, target)
+    counts = row_counts(len(made), made.device) if counts is None else counts
+    return total(F.mse_loss(made, target, reduction="sum")) / (sum(counts) * made.shape[1])

@@ -1,0 +1,237 @@
+"""What a contrastive loss needs of a similarity matrix that is never held whole, in any one process or tile.
+
+Every process computes the rows of its own clips, ``X_own Y^T`` with the ``Y`` of all processes, one tile after another.
+Nothing of a tile is kept: the backward pass computes it again from the embeddings. So the memory grows with the
+embeddings ``B * D`` and the square of the tile, not with ``B * B``.
+
+Values are those of the whole matrix, the same on every process; gradients are the part of the process (``distributed``
+says how these add up).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mcn_lightning.distributed import gather_rows, rank, sum_to_owners, total, world
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """Return a float32 tensor, or the float64 tensor as it is."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def product_precision(x: Tensor, y: Tensor) -> torch.dtype:
+    """Return the precision of dot products: as autocast says, but float32 in place of float16, which they overflow."""
+    dtype, device = torch.promote_types(x.dtype, y.dtype), x.device.type
+    if dtype == torch.float64:
+        return dtype
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How the rows of this process are cut.
+
+    Args:
+        counts: clips of every process.
+        size: rows and columns of a tile.
+        precision: precision of the dot products.
+        clusters: cluster of every clip of all processes ``(B,)``: clips of one cluster are not compared.
+    """
+
+    counts: Sequence[int]
+    size: int
+    precision: torch.dtype
+    clusters: Tensor | None = None
+
+    @property
+    def own(self) -> slice:
+        """Where the clips of this process stand among those of all."""
+        first = sum(self.counts[: rank()])
+        return slice(first, first + self.counts[rank()])
+
+
+class Tile(NamedTuple):
+    """A part of the similarity matrix.
+
+    Args:
+        rows: which of the own clips, by their place among these.
+        columns: which of all clips.
+        values: similarities ``(rows, columns)``, at least float32; -inf where clips are not compared.
+        true: the true pairs among them, a view of ``values``.
+        true_rows: which of the own clips these pairs belong to.
+    """
+
+    rows: slice
+    columns: slice
+    values: Tensor
+    true: Tensor
+    true_rows: slice
+
+
+def tiles(x: Tensor, y: Tensor, tiling: Tiling) -> Iterator[Tile]:
+    """Yield the tiles of ``x y^T``, freshly computed, so that they may be overwritten.
+
+    Args:
+        x: own embeddings ``(n, D)``.
+        y: embeddings of all clips ``(B, D)``.
+        tiling: how to cut.
+    """
+    first, size = tiling.own.start, tiling.size
+    for top in range(0, len(x), size):
+        for left in range(0, len(y), size):
+            rows, columns = slice(top, min(top + size, len(x))), slice(left, min(left + size, len(y)))
+            values = full_precision(x[rows] @ y[columns].T)
+            offset = first + top - left
+            true = values.diagonal(offset)
+            if tiling.clusters is not None:
+                own = tiling.clusters[first + rows.start : first + rows.stop]
+                kept = true.clone()
+                values.masked_fill_(own[:, None] == tiling.clusters[columns], -math.inf)
+                true.copy_(kept)
+            start = top + max(0, -offset)
+            yield Tile(rows, columns, values, true, slice(start, start + len(true)))
+
+
+class _Normalizers(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, y: Tensor, margin: float, tiling: Tiling
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        row, column = (full_precision(z).new_full((len(z),), -math.inf) for z in (x, y))
+        true = torch.empty_like(row)
+        x, y = x.to(tiling.precision), y.to(tiling.precision)
+        with torch.autocast(x.device.type, enabled=False):
+            for tile in tiles(x, y, tiling):
+                tile.true.sub_(margin)
+                true[tile.true_rows] = tile.true
+                row[tile.rows] = torch.logaddexp(row[tile.rows], tile.values.logsumexp(1))
+                column[tile.columns] = torch.logaddexp(column[tile.columns], tile.values.logsumexp(0))
+            column = gather_rows(column[None], [1] * world()).logsumexp(0)
+            everyone = gather_rows(torch.stack([row, true], 1), tiling.counts)
+        ctx.save_for_backward(x, y, row, column)
+        ctx.margin, ctx.tiling = margin, tiling
+        return everyone[:, 0], column, everyone[:, 1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # type: ignore[override]
+        ctx: Any, row_gradient: Tensor, column_gradient: Tensor, true_gradient: Tensor
+    ) -> tuple[Tensor, Tensor, None, None]:
+        x, y, row, column = ctx.saved_tensors
+        own = ctx.tiling.own
+        row_gradient, true_gradient = row_gradient[own], true_gradient[own]
+        x_gradient, y_gradient = (torch.zeros_like(z, dtype=row.dtype) for z in (x, y))
+        with torch.autocast(x.device.type, enabled=False):
+            for tile in tiles(x, y, ctx.tiling):
+                tile.true.sub_(ctx.margin)
+                columns = (tile.values - column[tile.columns]).exp_()
+                gradient = tile.values.sub_(row[tile.rows, None]).exp_().mul_(row_gradient[tile.rows, None])
+                gradient.addcmul_(columns, column_gradient[tile.columns])
+                tile.true.add_(true_gradient[tile.true_rows])
+                gradient = gradient.to(x.dtype)
+                x_gradient[tile.rows] += gradient @ y[tile.columns]
+                y_gradient[tile.columns] += gradient.T @ x[tile.rows]
+        return x_gradient, y_gradient, None, None
+
+
+def normalizers(x: Tensor, y: Tensor, margin: float, tiling: Tiling) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log-sum-exp over rows, over columns, and the diagonal of ``x y^T - margin * I`` for all clips.
+
+    Args:
+        x: own embeddings ``(n, D)``, at least float32.
+        y: embeddings of all clips ``(B, D)`` from ``gather_summed``.
+        margin: taken from the diagonal.
+        tiling: how to cut.
+
+    Returns:
+        Three vectors ``(B,)``, the same on every process.
+    """
+    return _Normalizers.apply(x, y, margin, tiling)
+
+
+class _Hinge(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, true: Tensor, margin: float, tiling: Tiling) -> Tensor:  # type: ignore[override]
+        bound = true - margin
+        own_bound, cost = bound[tiling.own], bound.new_zeros(())
+        x, y = x.to(tiling.precision), y.to(tiling.precision)
+        with torch.autocast(x.device.type, enabled=False):
+            for tile in tiles(x, y, tiling):
+                tile.true.fill_(-math.inf)
+                cost += (tile.values - own_bound[tile.rows, None]).relu_().sum()
+                cost += tile.values.sub_(bound[tile.columns]).relu_().sum()
+        ctx.save_for_backward(x, y, bound)
+        ctx.tiling = tiling
+        return cost
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[override]
+        x, y, bound = ctx.saved_tensors
+        own_bound, true_gradient = bound[ctx.tiling.own], torch.zeros_like(bound)
+        own_gradient = true_gradient[ctx.tiling.own]
+        x_gradient, y_gradient = (torch.zeros_like(z, dtype=bound.dtype) for z in (x, y))
+        with torch.autocast(x.device.type, enabled=False):
+            for tile in tiles(x, y, ctx.tiling):
+                tile.true.fill_(-math.inf)
+                rows, columns = tile.values > own_bound[tile.rows, None], tile.values > bound[tile.columns]
+                own_gradient[tile.rows] -= rows.sum(1)
+                true_gradient[tile.columns] -= columns.sum(0)
+                costly = rows.to(x.dtype).add_(columns)
+                x_gradient[tile.rows] += costly @ y[tile.columns]
+                y_gradient[tile.columns] += costly.T @ x[tile.rows]
+        return gradient * x_gradient, gradient * y_gradient, gradient * true_gradient, None, None
+
+
+def hinge(x: Tensor, y: Tensor, true: Tensor, margin: float, tiling: Tiling) -> Tensor:
+    """Return the sum over false pairs (i, j) of ``max(0, margin + S_ij - S_ii) + max(0, margin + S_ij - S_jj)``.
+
+    Args:
+        x: own embeddings ``(n, D)``, at least float32.
+        y: embeddings of all clips ``(B, D)`` from ``gather_summed``.
+        true: similarities of the true pairs of all clips ``(B,)`` from ``gather_summed``.
+        margin: by how much a true pair should beat a false one.
+        tiling: how to cut.
+
+    Returns:
+        Scalar, the same on every process.
+    """
+    return total(_Hinge.apply(x, y, true, margin, tiling))
+
+
+class _GatherSummed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        ctx.counts = counts
+        return gather_rows(rows, counts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return sum_to_owners(gradient, ctx.counts), None
+
+
+def gather_summed(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return the rows of all processes; what each process finds of their gradient is summed.
+
+    For rows that processes use differently, here each against its own rows; ``distributed.gather`` is for values that
+    every process computes alike.
+
+    Args:
+        rows: ``(n, ...)``.
+        counts: rows of every process.
+
+    Returns:
+        ``(sum of counts, ...)``.
+    """
+    return rows if world() == 1 else _GatherSummed.apply(rows, counts)
