@@ -117,3 +117,15 @@ def test_several_processes_are_refused_for_now(tiny, tmp_path):
 
 def test_a_batch_without_a_readable_video_is_no_step():
     assert make_module().training_step(ClipBatch(ids=()), 0) is None
+
+
+def test_a_batch_is_taken_as_it_comes_from_a_loader(tiny):
+    data, module = make_data(tiny), make_module().eval()
+    data.setup("fit")
+    module.network.text.set_embedder(data.text_embedder())
+    batch = next(iter(data.train_dataloader()))
+    assert batch.audio is None
+    with torch.no_grad():
+        raw, ready = module(batch).embeddings(), module(batch.ready()).embeddings()
+    assert set(raw) == {"video", "audio", "text"}
+    assert all(torch.equal(raw[name], ready[name]) for name in raw)
