@@ -116,8 +116,11 @@ def datamodule(root: Path, args: argparse.Namespace, shards: str | None = None) 
     return data
 
 
-def rate(loader: DataLoader, epochs: int, batch_size: int) -> tuple[float, int]:
-    """Return videos a second from the second batch of an epoch on (processes start with it), and bytes a video."""
+def rate(loader: DataLoader, epochs: int, batch_size: int, cut: bool = False) -> tuple[float, int]:
+    """Return videos a second from the second batch of an epoch on (processes start with it), and bytes a video.
+
+    With ``cut`` every batch is made ready, which in training is the device's work.
+    """
     seen, size, seconds = 0, 0, 0.0
     for epoch in range(epochs + 1):  # the first pass warms the page cache and the reader's memory
         if hasattr(loader.sampler, "set_epoch"):
@@ -126,6 +129,8 @@ def rate(loader: DataLoader, epochs: int, batch_size: int) -> tuple[float, int]:
         batch, started = next(batches), time.perf_counter()
         for following in batches:
             batch, seen = following, seen + (batch_size if epoch else 0)
+            if cut:
+                batch.ready()
         seconds += (time.perf_counter() - started) if epoch else 0.0
         tensors = batch.values() if isinstance(batch, dict) else batch._tensors().values()
         size = sum(tensor.nbytes for tensor in tensors) // batch_size
@@ -179,11 +184,14 @@ def main() -> None:
     )  # fmt: skip
     write_synthetic(root, config)
     print(datamodule(root, args).pack(PackConfig(str(shards))))
+    packed = str(shards)
     layout_bytes, shard_bytes = bytes_read(root, args, shards)
     readers = [
-        ("(a) plain reader", plain_loader(root, args), 1, layout_bytes),
-        ("(b) layout", datamodule(root, args).train_dataloader(), args.epochs, layout_bytes),
-        ("(c) shards", datamodule(root, args, str(shards)).train_dataloader(), 4 * args.epochs, shard_bytes),
+        ("(a) plain reader", plain_loader(root, args), 1, layout_bytes, False),
+        ("(b) layout", datamodule(root, args).train_dataloader(), args.epochs, layout_bytes, False),
+        ("(b), cut on the CPU", datamodule(root, args).train_dataloader(), args.epochs, layout_bytes, True),
+        ("(c) shards", datamodule(root, args, packed).train_dataloader(), 4 * args.epochs, shard_bytes, False),
+        ("(c), cut on the CPU", datamodule(root, args, packed).train_dataloader(), 4 * args.epochs, shard_bytes, True),
     ]
     copy, base = copy_rate(), 0.0
     print(
@@ -193,8 +201,8 @@ def main() -> None:
     print(f"plain copy in memory, one thread: {copy / 1e9:.1f} GB/s\n")
     print("| reader | videos/s | against (a) | MB read a video | MB of a batch a video | share of a plain copy |")
     print("|---|---|---|---|---|---|")
-    for name, loader, epochs, read in readers:
-        videos, size = rate(loader, epochs, args.batch)
+    for name, loader, epochs, read, cut in readers:
+        videos, size = rate(loader, epochs, args.batch, cut)
         base = base or videos
         print(
             f"| {name} | {videos:.1f} | {videos / base:.1f} | {read / 1e6:.2f} ({100 * read / layout_bytes:.0f} %) "

@@ -262,3 +262,20 @@ def test_three_names_are_one_command():
     shown = subprocess.run([sys.executable, "-m", "mcn_lightning", "--help"], capture_output=True, text=True)
     assert shown.returncode == 0
     assert all(command in shown.stdout for command in ("fit", "validate", "test", "predict"))
+
+
+def test_a_run_cut_by_max_steps_goes_on_in_the_middle_of_its_epoch(overlay):
+    words = (
+        "--data.batch_size 2 --trainer.max_epochs 3 --model.optimizer.schedule constant --trainer.limit_val_batches 0"
+    )
+    demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, *words.split(), "--trainer.max_steps")
+    run(*demo, -1)
+    run(*demo, 4)  # one step into the second of three epochs
+    run(*demo, -1, "--ckpt_path", folder_of(overlay, 1) / "checkpoints" / "last.ckpt")
+    whole, cut, rest = (losses(folder_of(overlay, version)) for version in range(3))
+    assert len(whole) == 9 and cut + rest == whole
+
+
+def losses(folder: Path) -> list[tuple[str, str, str]]:
+    with open(folder / "metrics.csv", newline="") as file:
+        return [(row["epoch"], row["step"], row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]

@@ -110,3 +110,15 @@ def test_released_weights_are_the_start(tmp_path):
 
 def test_a_batch_without_a_readable_video_is_no_step():
     assert make_module().training_step(ClipBatch(ids=()), 0) is None
+
+
+def test_a_batch_is_taken_as_it_comes_from_a_loader(tiny):
+    data, module = make_data(tiny), make_module().eval()
+    data.setup("fit")
+    module.network.text.set_embedder(data.text_embedder())
+    batch = next(iter(data.train_dataloader()))
+    assert batch.audio is None
+    with torch.no_grad():
+        raw, ready = module(batch).embeddings(), module(batch.ready()).embeddings()
+    assert set(raw) == {"video", "audio", "text"}
+    assert all(torch.equal(raw[name], ready[name]) for name in raw)

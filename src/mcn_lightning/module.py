@@ -141,7 +141,8 @@ class MCNModule(LightningModule):
             self.network.text.set_embedder(embedder.to(self.device))
 
     def forward(self, batch: ClipBatch) -> MCNOutput:
-        """Embed a batch of B clips."""
+        """Embed a batch of B clips, as it comes from a loader or made ready."""
+        batch = batch.ready()
         return self.network(batch.video, batch.audio, batch.audio_frames, batch.words)
 
     def request_clustering(self, fresh: bool = False) -> None:
@@ -256,6 +257,13 @@ class MCNModule(LightningModule):
             optimizer, lambda step: learning_rate_factor(step, config.warmup_steps, total, config.schedule)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave an epoch open that max_steps or max_time cut: Lightning counts it as done and would begin the next."""
+        loop = checkpoint["loops"]["fit_loop"]
+        batches, epochs = loop["epoch_loop.batch_progress"], loop["epoch_progress"]["current"]
+        if batches["current"]["processed"] and not batches["is_last_batch"]:
+            epochs["processed"] = min(epochs["processed"], epochs["ready"] - 1)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another size, in one line that names the first weight that differs."""

@@ -160,3 +160,12 @@ def test_a_full_disk_leaves_the_finished_shards(tiny, tmp_path, monkeypatch):
     monkeypatch.undo()
     assert replace(packed(tiny, tmp_path / "shards"), seconds=whole.seconds) == whole
     assert digests(tmp_path / "shards") == digests(tmp_path / "whole")
+
+
+def test_lost_shards_are_packed_again(tiny, tmp_path, capsys):
+    packed(tiny, tmp_path / "s")
+    whole = digests(tmp_path / "s")
+    break_shard(tmp_path / "s", 1, "missing")
+    break_shard(tmp_path / "s", 2, "truncated")
+    packed(tiny, tmp_path / "s")
+    assert digests(tmp_path / "s") == whole

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcn_lightning.data.memory import pinned, received
+from mcn_lightning.data.memory import Blocks, pinned, received
 
+_blocks = Blocks(kept=2)
 Modality = Literal["video", "audio", "text"]
 MODALITIES: tuple[Modality, ...] = ("video", "audio", "text")
 
@@ -142,7 +143,7 @@ def cut_clips(frames: Tensor, start: Tensor, length: Tensor, num_frames: int, pa
 
 def _copy(frames: Tensor, start: Tensor, length: Tensor, num_frames: int, pad_value: float) -> Tensor:
     """Cut clip by clip."""
-    cut, source = frames.new_empty(len(start), num_frames, frames.shape[1]), frames.numpy()
+    cut, source = _blocks.new((len(start), num_frames, frames.shape[1]), frames.dtype), frames.numpy()
     for clip, first, count in zip(cut.numpy(), start.tolist(), length.tolist(), strict=True):
         clip[:count] = source[first : first + count]
         clip[count:] = pad_value

@@ -257,7 +257,7 @@ def clip_frames(
         columns: frames of the video.
         clips: start and end of each of the B clips, in seconds.
         num_frames: T, the frames that a clip has at most.
-        clamp_start: False slices from the wrong end where ``frame_at`` is negative, as the released code does.
+        clamp_start: False slices from the wrong end where ``frames_at`` is negative, as the released code does.
 
     Returns:
         Runs of frames (first, stop) in ascending order; the place in all runs together where each clip begins; and the

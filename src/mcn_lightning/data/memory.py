@@ -16,6 +16,7 @@ import os
 import sys
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,15 +32,20 @@ _mapped: dict[int, torch.UntypedStorage] = {}
 
 
 class Blocks:
-    """Blocks of memory that are handed out again once no tensor uses them."""
+    """Blocks of memory that are handed out again once no tensor uses them.
 
-    def __init__(self) -> None:
+    Args:
+        kept: how many are kept at most.
+    """
+
+    def __init__(self, kept: int = _KEPT) -> None:
+        self.kept = kept
         self._blocks: list[np.ndarray] = []
         self._shared: list[tuple[torch.UntypedStorage, np.ndarray]] = []
 
-    def __getstate__(self) -> dict[str, list]:
+    def __getstate__(self) -> dict[str, Any]:
         """Leave the blocks behind: another process has its own."""
-        return {"_blocks": [], "_shared": []}
+        return {"kept": self.kept, "_blocks": [], "_shared": []}
 
     def new(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Return a tensor of unknown contents; in a worker of a data loader, in the shared memory in which it travels.
@@ -62,7 +68,7 @@ class Blocks:
             if size <= self._blocks[number].nbytes <= 2 * size and sys.getrefcount(self._blocks[number]) == 2:
                 return self._blocks[number]
         block = _fresh(size)
-        self._blocks = [*self._blocks, block][-_KEPT:]
+        self._blocks = [*self._blocks, block][-self.kept :]
         return block
 
     def _free_shared(self, size: int) -> torch.UntypedStorage:
@@ -73,7 +79,7 @@ class Blocks:
         storage = torch.UntypedStorage._new_shared(_HEADER + size)
         header = _bytes_of(storage)[:_HEADER]
         header[: len(_MARK)], header[len(_MARK)] = _MARK, 1
-        self._shared = [*self._shared, (storage, header)][-_KEPT:]
+        self._shared = [*self._shared, (storage, header)][-self.kept :]
         return storage
 
 

@@ -170,6 +170,7 @@ def _pack(splits: dict[str, Split], options: dict[str, Any], streams: Sequence[V
         index = ShardIndex(output)
         if index.fingerprint != fingerprint:
             raise _holds_something_else(output)
+        _repair(job, index)
         _clean(output)
         return
     plan = _plan(job, fingerprint)
@@ -177,6 +178,21 @@ def _pack(splits: dict[str, Split], options: dict[str, Any], streams: Sequence[V
     _run(job, plan, todo)
     _write_index(job, plan, fingerprint)
     _clean(output)
+
+
+def _repair(job: _Job, index: ShardIndex) -> None:
+    """Write the shards anew that a finished folder lacks.
+
+    Raises:
+        InputError: if they do not come out as the index has them.
+    """
+    lost = [number for number in range(len(index.shards)) if index.broken(number) is not None]
+    for number in lost:
+        (job.output / shard_name(number)).unlink(missing_ok=True)
+    _run(job, _ranges(job), lost)
+    for number in lost:
+        if (wrong := index.verify(number)) is not None:
+            raise InputError(f"--pack.output: the data set has changed: {wrong}; pack it into another folder")
 
 
 @dataclass(frozen=True)
@@ -219,6 +235,13 @@ def _plan(job: _Job, fingerprint: str) -> list[Range]:
         return [tuple(each) for each in known["shards"]]
     if any(job.output.glob("shard-*")):
         raise _holds_something_else(job.output)
+    plan = _ranges(job)
+    _write(path, json.dumps({"fingerprint": fingerprint, "shards": plan}).encode())
+    return plan
+
+
+def _ranges(job: _Job) -> list[Range]:
+    """Return which videos each shard holds by the sizes of the stored files."""
     plan: list[Range] = []
     for name, split in job.splits.items():
         first, size = 0, 0
@@ -231,7 +254,6 @@ def _plan(job: _Job, fingerprint: str) -> list[Range]:
                 first, size = index + 1, 0
         if first < len(split.source):
             plan.append((name, first, len(split.source)))
-    _write(path, json.dumps({"fingerprint": fingerprint, "shards": plan}).encode())
     return plan
 
 

@@ -247,8 +247,9 @@ class ShardIndex:
         if (wrong := self.broken(number)) is not None:
             return wrong
         path, expected = self.folder / shard_name(number), self.shards[number]["sha256"]
-        found = checksum(path)
-        return None if found == expected else f"{path}: expected SHA-256 {expected}, found {found}; copy it anew"
+        if (found := checksum(path)) == expected:
+            return None
+        return f"{path}: expected SHA-256 {expected}, found {found}; delete it and pack again, or copy it anew"
 
 
 def check_options(

@@ -120,6 +120,11 @@ class ShardVideos:
         self.text = text
         self._table = None if text is None else text.word_table(self.index.words())
 
+    @property
+    def knows_words(self) -> bool:
+        """Whether ``word_indices`` gives indices."""
+        return self._table is not None
+
     def word_indices(self, numbers: np.ndarray, index: int) -> np.ndarray | None:
         """Return the indices of words, 0 where not known, or ``None`` where the text source needs the text.
 
@@ -166,8 +171,10 @@ class ShardCaptions(Captions):
         video = self.video
         if video.source.keep_frames:
             return super().clips(indices, min_time)
-        order, bounds = video.shard.between("order", video.first, len(self))
         spans = video.shard.numpy("clip")[video.first : video.first + len(self)].tolist()
+        if self.choices is None and video.source.knows_words:  # the words of a clip are stored in their order
+            return {i: Clip(i, *spans[i]) for i in indices}
+        order, bounds = video.shard.between("order", video.first, len(self))
         members, ends = order.tolist(), bounds.tolist()
         return {i: Clip(i, spans[i][0], spans[i][1], tuple(members[ends[i] : ends[i + 1]])) for i in indices}
 

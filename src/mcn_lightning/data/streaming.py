@@ -123,6 +123,10 @@ class _OneVideo:
     def column(self, name: str, index: int) -> int:
         return self.rows[name]
 
+    @property
+    def knows_words(self) -> bool:
+        return False  # not known before the record is: the order of the captions is kept at hand
+
     def word_indices(self, numbers: np.ndarray, index: int) -> np.ndarray | None:
         table = None if self.videos.text is None else self.videos.text.word_table(self.shard.vocabulary)
         return None if table is None else table[numbers]

@@ -101,6 +101,10 @@ class WordVectorText:
             raise InputError(f"{path}: knows none of the {len(wanted)} words of the captions ({sample}, ...): {advice}")
         self.vocabulary = {word: number + 1 for number, word in enumerate(words)}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the vectors behind: a process that reads needs the vocabulary only."""
+        return {name: value for name, value in vars(self).items() if name != "vectors"}
+
     def indices(self, text: str) -> np.ndarray:
         """Return the indices of the first W known words of a text, ``(W,)`` int32, zeros after them."""
         known = [self.vocabulary.get(word, 0) for word in split_words(text, self.config.lowercase)]

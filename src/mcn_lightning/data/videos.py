@@ -71,7 +71,8 @@ def read_sound(
     columns, bands = frames.shape
     runs, place, length = clip_frames(columns, spans, config.num_frames, config.clamp_start)
     size = sum(stop - first for first, stop in runs)
-    out = copy_runs(frames, runs, new("frames", (size, bands), frames.dtype, room=len(spans) * config.num_frames))
+    room = min(len(spans) * config.num_frames, 4 * size)  # shared memory is really taken; a video may have more frames
+    out = copy_runs(frames, runs, new("frames", (size, bands), frames.dtype, room=room))
     if not checked:
         refuse_bad_frames(out, place, length, spans)
     return Sound(out, torch.from_numpy(np.array(place)), torch.from_numpy(np.array(length)))
@@ -391,7 +392,7 @@ class ClipLoader(DataLoader):
                     raise
                 raise InputError(
                     f"--data.timeout: expected a batch within {self.timeout:g} s, found none; the disk of the data "
-                    "stalls, or --data.num_workers is too low for it"
+                    "stalls, the reading processes are slow to start, or --data.num_workers is too low"
                 ) from None
             finally:
                 if watch is not None:
