@@ -16,7 +16,7 @@ from mcn_lightning.clustering.rows import Rows
 from mcn_lightning.distributed import broadcast, gather_rows, rank, row_counts, sum_all, world
 
 Metric = Literal["cosine", "euclidean"]
-Nearest = Callable[[Tensor], Tensor]
+Nearest = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ def _has_faiss() -> bool:
 
 
 def _torch_nearest(centroids: Tensor, metric: Metric) -> Nearest:
-    """Return the function that finds the nearest centroid ``(n,)`` int64 of rows ``(n, D)``.
+    """Return the function that finds for rows ``(n, D)`` a product ``(n,)`` and the nearest centroid's index ``(n,)``.
 
-    The length of a row scales all its products alike, so that for cosine only the centroids need length 1. For squared
-    distances the square of the row is left out, which is the same for all centroids.
+    For cosine the product is that with the centroid at length 1; the length of a row scales all its products alike, and
+    need not be 1. For squared distances the square of the row is left out, which is the same for all centroids.
     """
     if metric == "cosine":
         targets, bias = F.normalize(centroids, dim=1), None
     else:
         targets, bias = centroids, -0.5 * centroids.square().sum(dim=1)
     # max with indices: like argmax it gives the first of equal ones, and on a CPU it is several times as fast
-    return lambda rows: F.linear(rows, targets, bias).max(dim=1).indices
+    return lambda rows: F.linear(rows, targets, bias).max(dim=1)
 
 
 def _faiss_index(width: int, metric: Metric) -> Any:
@@ -71,8 +71,9 @@ def _faiss_nearest(index: Any, centroids: Tensor, metric: Metric) -> Nearest:
     index.reset()
     index.add(targets.contiguous().cpu().numpy())
 
-    def nearest(rows: Tensor) -> Tensor:
-        return torch.from_numpy(index.search(rows.contiguous().cpu().numpy(), 1)[1][:, 0]).to(rows.device)
+    def nearest(rows: Tensor) -> tuple[Tensor, Tensor]:
+        products, labels = index.search(rows.contiguous().cpu().numpy(), 1)
+        return torch.from_numpy(products[:, 0]).to(rows.device), torch.from_numpy(labels[:, 0]).to(rows.device)
 
     return nearest
 
@@ -94,16 +95,15 @@ def assign(features: Tensor, centroids: Tensor, chunk: int = 8192, metric: Metri
         nearest = _torch_nearest(centroids.float(), metric)
         labels = torch.empty(len(features), dtype=torch.int64, device=features.device)
         for first in range(0, len(features), chunk):
-            labels[first : first + chunk] = nearest(features[first : first + chunk].float())
+            labels[first : first + chunk] = nearest(features[first : first + chunk].float())[1]
         return labels
 
 
-def _closeness(rows: Tensor, points: Tensor, metric: Metric) -> Tensor:
-    """Return cosine similarity or minus the squared distance ``(n,)`` of rows ``(n, D)`` to points ``(n or 1, D)``."""
+def _closeness(rows: Tensor, point: Tensor, metric: Metric) -> Tensor:
+    """Return cosine similarity or minus the squared distance ``(n,)`` of rows ``(n, D)`` to a point ``(1, D)``."""
     if metric == "cosine":
-        products = (rows * F.normalize(points, dim=1)).sum(dim=1)
-        return products / torch.linalg.vector_norm(rows, dim=1).clamp(min=1e-12)
-    return -(rows - points).square().sum(dim=1)
+        return rows @ F.normalize(point, dim=1)[0] / torch.linalg.vector_norm(rows, dim=1).clamp(min=1e-12)
+    return -(rows - point).square().sum(dim=1)
 
 
 def _sums(rows: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
@@ -329,7 +329,7 @@ class KMeans:
             sums, counts = self._pass(rows, self._nearest(index, centroids), labels)
             if iterations == 0:
                 before = labels.clone()
-            updated = (sums / counts.clamp(min=1)[:, None]).float()
+            updated = sums / counts.clamp(min=1)[:, None]
             if self.reseed_empty:
                 reseeded += _split_largest(rows, labels, updated, counts, self.metric)
             updated = broadcast(updated)
@@ -348,11 +348,11 @@ class KMeans:
         return _faiss_nearest(index, centroids, self.metric)
 
     def _pass(self, rows: Rows, nearest: Nearest, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the labels; return sum ``(K, D)`` float64 and count ``(K,)`` int64 of each cluster's rows."""
-        sums = torch.zeros(self.num_clusters, rows.width, dtype=torch.float64, device=rows.device)
+        """Write the labels; return sum ``(K, D)`` and count ``(K,)`` int64 of each cluster's rows."""
+        sums = torch.zeros(self.num_clusters, rows.width, device=rows.device)
         counts = torch.zeros(self.num_clusters, dtype=torch.int64, device=rows.device)
         for place, some in rows.chunks():
-            found = nearest(some)
+            _, found = nearest(some)
             sizes = found.bincount(minlength=self.num_clusters)
             sums += _sums(some, found, sizes)
             counts += sizes
@@ -363,8 +363,9 @@ class KMeans:
         """Write the labels; return the objective and the count ``(K,)`` int64 of each cluster's rows."""
         total = torch.zeros((), dtype=torch.float64, device=rows.device)
         for place, some in rows.chunks():
-            labels[place] = nearest(some)
-            total += _closeness(some, centroids[labels[place]], self.metric).sum()
-        mean = float(sum_all(total)) / rows.total
-        counts = sum_all(labels.bincount(minlength=self.num_clusters))
-        return mean if self.metric == "cosine" else -mean, counts
+            products, labels[place] = nearest(some)
+            if self.metric == "cosine":
+                total += (products / torch.linalg.vector_norm(some, dim=1).clamp(min=1e-12)).sum()
+            else:  # not from the product: of far rows that lie close together nothing would be left of the difference
+                total += (some - centroids[labels[place]]).square().sum()
+        return float(sum_all(total)) / rows.total, sum_all(labels.bincount(minlength=self.num_clusters))
