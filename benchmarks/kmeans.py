@@ -3,9 +3,10 @@
     pip install fast-pytorch-kmeans faiss-cpu
     OMP_NUM_THREADS=2 python benchmarks/kmeans.py --rows 45056 --dim 1024 --clusters 256 --iterations 20
 
-Each engine runs in processes of its own, in turn. The rows are drawn around twice as many centres as there are clusters.
-The ratio says how many times as long fast-pytorch-kmeans takes; that of the CPU seconds of all threads suffers less from
-other work on the machine. The objective is the mean cosine of the rows to their centroid. Prints a table, asserts nothing.
+Each engine runs in processes of its own, in turn. The rows are drawn around twice as many centres as there are
+clusters. The ratio says how many times as long fast-pytorch-kmeans takes; that of the CPU seconds of all threads
+suffers less from other work on the machine. The objective is the mean cosine of the rows to their centroid. Prints a
+table, asserts nothing.
 """
 
 from __future__ import annotations
