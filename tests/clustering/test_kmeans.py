@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from processes import run
 from references import clustering as reference
 
 from mcn_lightning.clustering import KMeans, assign
 from mcn_lightning.clustering import kmeans as room
+from mcn_lightning.clustering.rows import Rows
 
 ENGINES = ("torch", "faiss")
 
@@ -140,8 +142,217 @@ def test_refused():
         KMeans(2).fit(torch.full((3, 2), float("nan")))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_one_value_that_is_not_finite_is_found(value):
+    rows = blobs()
+    rows[37, 2] = value
+    with pytest.raises(ValueError, match=r"found 1 of 60 rows .*--model\.optimizer\.lr") as caught:
+        KMeans(5, chunk=7).fit((rows[:30], rows[30:]))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_largest_values_are_finite():
+    KMeans(2, max_iterations=1).fit(torch.tensor([[3e38, 0.0], [0.0, -3e38]]))
+
+
+@pytest.mark.parametrize("clusters", [0, -1])
+def test_no_clusters_are_refused(clusters):
+    with pytest.raises(ValueError, match=rf"--model\.clustering\.num_clusters: expected at least 1, found {clusters}"):
+        KMeans(clusters)
+
+
 def test_without_faiss(monkeypatch):
     monkeypatch.setattr(room, "_has_faiss", lambda: False)
     with pytest.raises(ValueError, match="faiss-cpu"):
         KMeans(2, engine="faiss")
     assert KMeans(2, engine="auto").fit(torch.eye(2))[2].iterations == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_euclidean_equals_reference(engine, seed):
+    rows = blobs(seed=seed) + 5
+    trace = reference.kmeans(rows, rows[:5], metric="euclidean")
+    assert not any(trace.emptied)
+    centroids, labels, report = KMeans(5, engine=engine, chunk=7, metric="euclidean").fit(rows, rows[:5])
+    torch.testing.assert_close(centroids.double(), trace.centroids, rtol=1e-5, atol=1e-5)
+    assert torch.equal(labels, trace.labels)
+    assert torch.equal(assign(rows, centroids, metric="euclidean"), labels)
+    assert report.iterations == trace.iterations
+    assert report.objective == pytest.approx(reference.objective(rows, centroids, "euclidean"), rel=1e-5)
+
+
+def empty_start(metric, rows=40):
+    """Rows for six clusters, and a start in which three centroids are nearest to nothing."""
+    values = blobs(rows, seed=3).abs()
+    init = torch.cat([values[:3], -100 * (1 + torch.arange(12.0).reshape(3, 4))])
+    assert len(reference.assign(values, init, metric).unique()) <= 3
+    return values, init
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_reseeding_equals_reference(engine, metric):
+    rows, init = empty_start(metric)
+    trace = reference.kmeans(rows, init, metric=metric, reseed=True)
+    centroids, labels, report = KMeans(6, engine=engine, chunk=7, metric=metric).fit(rows, init)
+    torch.testing.assert_close(centroids.double(), trace.centroids, rtol=1e-5, atol=1e-5)
+    assert torch.equal(labels, trace.labels)
+    assert report.iterations == trace.iterations
+    assert report.reseeded == sum(trace.emptied) >= 3
+
+
+def test_share_of_rows_that_changed():
+    rows, init = crowded()
+    _, labels, report = KMeans(3).fit(rows, init)
+    assert report.changed == float((labels != reference.assign(rows, init)).float().mean()) > 0
+    assert KMeans(3).fit(rows)[2].changed is None
+    assert report.seconds > 0
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("seed", range(3))
+def test_plus_plus_equals_reference(metric, seed):
+    rows = blobs(seed=seed)
+    shares = torch.rand(5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tolist()
+    numbers = reference.plus_plus(rows, shares, metric)
+    kmeans = KMeans(5, max_iterations=1, metric=metric, init_method="kmeans++", chunk=7)
+    found = kmeans.fit((rows[:13], rows[13:]), generator=torch.Generator().manual_seed(seed))
+    expected = kmeans.fit(rows, rows[numbers])
+    torch.testing.assert_close(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+
+
+def test_plus_plus_of_identical_rows():
+    centroids, _, _ = KMeans(3, metric="euclidean", init_method="kmeans++").fit(torch.ones(6, 2))
+    torch.testing.assert_close(centroids, torch.ones(3, 2))
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_parts_of_several_precisions_are_clustered_as_one_tensor(engine, metric):
+    rows = blobs().bfloat16()
+    whole = KMeans(5, engine=engine, chunk=7, metric=metric).fit(rows.float(), rows[:5].float())
+    parts = (rows[:20], rows[20:20].float(), rows[20:45].double(), rows[45:].half())
+    split = KMeans(5, engine=engine, chunk=7, metric=metric).fit(parts, rows[:5])
+    torch.testing.assert_close(split[0], whole[0], rtol=1e-5, atol=1e-6)
+    assert torch.equal(split[1], whole[1])
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_engines_reach_the_same_objective(metric):
+    pytest.importorskip("faiss")
+    rows = torch.randn(3000, 16, generator=torch.Generator().manual_seed(0))
+    found = [KMeans(20, engine=name, metric=metric).fit(rows, rows[:20])[2].objective for name in ENGINES]
+    assert found[0] == pytest.approx(found[1], rel=0.01)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_that_are_not_compared_again_keep_their_nearest_centroid(metric, seed, monkeypatch):
+    """Many rounds, of which the late ones compare few rows, give the bits of as many runs of one, which compare all."""
+    rows = blobs(600, 8, 12, seed).mul(torch.linspace(0.5, 2, 600)[:, None])
+    compared, make = [], room._torch_nearest
+
+    def counted(targets, bias):
+        nearest = make(targets, bias)
+        return lambda some: compared.append(len(some)) or nearest(some)
+
+    monkeypatch.setattr(room, "_torch_nearest", counted)
+    options = {"metric": metric, "max_iterations": 1, "tolerance": -1.0}
+    centroids = rows[:8]
+    for _ in range(20):
+        centroids, _, _ = KMeans(8, engine="torch", **options).fit(rows, centroids)
+    compared.clear()
+    found, found_labels, _ = KMeans(8, engine="torch", **{**options, "max_iterations": 20}).fit(rows, rows[:8])
+    assert torch.equal(found, centroids)
+    assert torch.equal(found_labels, assign(rows, centroids, metric=metric))
+    assert 600 < sum(compared) < 21 * 600 * 0.8
+
+
+def shares_of(rows, sizes):
+    """This process's rows of two tensors, each divided among the processes by shares of its length."""
+    from mcn_lightning.distributed import rank
+
+    parts = []
+    for part in rows:
+        counts = [round(len(part) * size) for size in sizes]
+        counts[-1] = len(part) - sum(counts[:-1])
+        first = sum(counts[: rank()])
+        parts.append(part[first : first + counts[rank()]])
+    return parts
+
+
+CASES = (
+    {"start": "empty"},
+    {"start": "empty", "metric": "euclidean"},
+    {"start": "random"},
+    {"start": "kmeans++"},
+    {"start": "kmeans++", "metric": "euclidean"},
+    {"start": "empty", "engine": "faiss"},
+)
+
+
+def fit_shares(sizes):
+    """Fit this process's shares in every case; only process 0 knows the right seed and start."""
+    from mcn_lightning.distributed import rank
+
+    results = []
+    for case in CASES:
+        options = {"engine": "torch", **case}
+        if options["engine"] == "faiss" and not room._has_faiss():
+            continue
+        rows, start = empty_start(options.get("metric", "cosine"))
+        if (method := options.pop("start")) == "empty":
+            start = start + 1000 * rank()
+        else:
+            start, options["init_method"] = None, method
+        parts = shares_of((rows[:25], rows[25:]), sizes)
+        generator = torch.Generator().manual_seed(11 + 100 * rank())
+        results.append((*KMeans(6, chunk=7, **options).fit(parts, start, generator), [len(part) for part in parts]))
+    return results
+
+
+@pytest.mark.parametrize("sizes", [(0.5, 0.5), (0.8, 0.2), (0.0, 1.0)])
+def test_two_processes_equal_one(sizes):
+    for case, one, *two in zip(CASES, fit_shares((1.0,)), *run(fit_shares, sizes), strict=False):
+        assert (one[2].reseeded >= 3) == (case["start"] == "empty"), case
+        for centroids, _, report, _ in two:
+            assert torch.equal(centroids, two[0][0]), case
+            torch.testing.assert_close(centroids, one[0], rtol=1e-5, atol=1e-5)
+            for name in ("iterations", "reseeded", "changed"):
+                assert getattr(report, name) == getattr(one[2], name), case
+            assert report.objective == pytest.approx(one[2].objective, rel=1e-5)
+            assert torch.equal(report.counts, one[2].counts), case
+        first, second = zip(*(labels.split(lengths) for _, labels, _, lengths in two), strict=True)
+        assert torch.equal(torch.cat([*first, *second]), one[1]), case
+
+
+def refusals_of_a_process():
+    """What each process says of faults that only process 1 has."""
+    from mcn_lightning.distributed import rank
+
+    rows, said = blobs(8), []
+    broken = rows.clone()
+    if rank():
+        broken[1, 1] = float("nan")
+    init = rows[: 2 + rank()]
+    for features, start, clusters in ((broken, rows[:2], 2), (rows, init, 2), (rows[: 8 - 8 * rank()], None, 9)):
+        try:
+            KMeans(clusters, engine="torch").fit(features, start)
+        except ValueError as error:
+            said.append(str(error))
+    return said
+
+
+def test_all_processes_refuse_what_one_has():
+    for said in run(refusals_of_a_process):
+        assert len(said) == 3
+        assert "1 of 16 rows" in said[0]
+        assert "start centroids of shape (2, 4)" in said[1]
+        assert "the 8 rows to cluster, found 9" in said[2]
+
+
+def test_the_running_sum_decides_the_draw():
+    rows = Rows([torch.zeros(3, 1), torch.zeros(2, 1)], torch.device("cpu"), 8)
+    weights = torch.tensor([1.0, 0.0, 1.0, 0.0, 2.0])
+    drawn = [int(rows.draw(weights, share)) for share in (0.0, 0.24, 0.25, 0.49, 0.5, 0.99)]
+    assert drawn == [0, 0, 2, 2, 4, 4]
+    assert [int(rows.draw(0 * weights, share)) for share in (0.0, 0.5, 0.99)] == [0, 2, 4]

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from processes import run
 from references import clustering as reference
 
 from mcn_lightning.clustering import ClusteringConfig, FeatureQueue, OnlineClustering
@@ -115,7 +116,7 @@ def test_warm_and_fresh_start():
 
 
 def test_too_few_rows():
-    clustering = small(num_clusters=10)
+    clustering = small(num_clusters=8)
     assert clustering.cluster(features(4)) is None
     assert not clustering.has_centroids
     with pytest.raises(RuntimeError, match="no centroids"):
@@ -123,7 +124,7 @@ def test_too_few_rows():
     clustering.push(features(8), 1)
     assert clustering.cluster(features(4)) is not None
     with pytest.raises(ValueError, match=r"--model\.clustering\.num_clusters.*--model\.clustering\.queue_rows"):
-        small(num_clusters=13).cluster(features(4))
+        small(num_clusters=13, queue_rows=0).cluster(features(4))
 
 
 def test_kind_none_holds_nothing():
@@ -169,9 +170,104 @@ def test_reseeding_is_counted():
         ("max_iterations", 0),
         ("tolerance", -1),
         ("tolerance", float("nan")),
+        ("queue_dtype", "float16"),
+        ("queue_device", "cuda"),
+        ("metric", "manhattan"),
+        ("init", "first"),
     ],
 )
 def test_wrong_options_are_refused_by_name(field, value):
     with pytest.raises(ValueError, match=rf"--model\.clustering\.{field}: expected .* found ") as caught:
         ClusteringConfig(**{field: value})
     assert "\n" not in str(caught.value)
+
+
+def test_a_queue_smaller_than_the_clusters_is_refused():
+    with pytest.raises(
+        ValueError, match=r"--model\.clustering\.queue_rows.*--model\.clustering\.num_clusters"
+    ) as caught:
+        ClusteringConfig(num_clusters=9, queue_rows=8)
+    assert "\n" not in str(caught.value)
+    ClusteringConfig(num_clusters=8, queue_rows=8)
+    ClusteringConfig(num_clusters=9, queue_rows=0)
+
+
+def test_queue_in_bfloat16_holds_rounded_rows():
+    queue, rows = FeatureQueue(5, 4, torch.bfloat16), features(7)
+    queue.push(rows)
+    assert queue.contents().dtype == torch.bfloat16
+    expected = torch.cat([rows[5:], rows[2:5]]).bfloat16()
+    assert torch.equal(queue.contents().roll(-int(queue.position), 0), expected.roll(-2, 0))
+
+
+def test_queue_on_the_cpu_stays_there():
+    """The meta device stands for a GPU: what moves there has no values."""
+    outer = torch.nn.Sequential(small(queue_device="cpu"), torch.nn.Linear(4, 4))
+    outer[0].push(features(6), 1)
+    before = outer[0].queue.contents().clone()
+    outer.to("meta")
+    assert outer[0].centroids.device.type == outer[1].weight.device.type == "meta"
+    assert outer[0].queue.data.device.type == "cpu"
+    assert torch.equal(outer[0].queue.contents(), before)
+    assert "0.queue.data" in outer.state_dict()
+    assert small(queue_device="model").to("meta").queue.data.device.type == "meta"
+
+
+def test_queue_on_the_cpu_keeps_its_precision():
+    assert small(queue_device="cpu", queue_dtype="bfloat16").double().queue.data.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("options", [{"queue_dtype": "bfloat16"}, {"queue_device": "cpu", "queue_dtype": "bfloat16"}])
+def test_clusters_the_rows_as_the_queue_keeps_them(options, tmp_path):
+    clustering = small(**options)
+    pushed, batch = features(8, 1), features(6, 2)
+    clustering.push(pushed, 1)
+    clustering.set_centroids(batch[:3])
+    torch.save(clustering.state_dict(), tmp_path / "state.pt")
+    resumed = small(**options)
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for one in (clustering, resumed):
+        one.cluster(batch)
+        trace = reference.kmeans(torch.cat([pushed.bfloat16().float(), batch]), batch[:3])
+        assert not any(trace.emptied)
+        torch.testing.assert_close(one.centroids.double(), trace.centroids, rtol=1e-5, atol=1e-5)
+
+
+def test_euclidean_labels():
+    clustering = small(metric="euclidean")
+    clustering.set_centroids(torch.tensor([[9.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]))
+    assert clustering.labels(torch.tensor([[1.0, 0.9, 0, 0]])).tolist() == [1]
+
+
+CASES = ({}, {"queue_dtype": "bfloat16", "queue_device": "cpu", "init": "kmeans++"})
+
+
+def cluster_shares(sizes):
+    """Cluster this process's share of a batch, first without and then with a full queue, which is whole everywhere."""
+    from mcn_lightning.distributed import rank
+
+    results = []
+    for options in CASES:
+        clustering = small(engine="torch", **options)
+        share = features(sum(sizes), 5).split(sizes)[rank()]
+        generator = torch.Generator().manual_seed(7 + 100 * rank())
+        early = clustering.cluster(share[:1])
+        clustering.push(features(20, 6), 1)
+        reports = [clustering.cluster(share, generator=generator, batch_rows=rows) for rows in (None, 12)]
+        results.append((early, reports, clustering.state_dict()))
+    return results
+
+
+@pytest.mark.parametrize("sizes", [(9, 3), (12, 0)])
+def test_two_processes_cluster_as_one(sizes):
+    for one, *two in zip(cluster_shares((12,)), *run(cluster_shares, sizes), strict=True):
+        for early, reports, state in two:
+            assert early is None
+            for found, expected in zip(reports, one[1], strict=True):
+                assert found.iterations == expected.iterations
+                assert found.objective == pytest.approx(expected.objective, abs=1e-6)
+                assert torch.equal(found.counts, expected.counts)
+                assert found.changed == expected.changed
+            for name, value in state.items():
+                assert torch.equal(value, two[0][2][name]), name
+                torch.testing.assert_close(value, one[2][name], rtol=1e-5, atol=1e-6)

@@ -157,7 +157,9 @@ def test_soft_codes_are_a_mixture_of_hard_ones():
     codes = torch.rand(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     codes = codes / codes.sum(dim=1, keepdim=True)
     mixed = sum(
-        (codes[:, k] * torch.stack([cluster_contrast(row[None], torch.tensor([k]), centroids, 0.0) for row in x])).mean()
+        (
+            codes[:, k] * torch.stack([cluster_contrast(row[None], torch.tensor([k]), centroids, 0.0) for row in x])
+        ).mean()
         for k in range(4)
     )
     same_with_gradients(cluster_contrast(x, codes, centroids, 0.0), mixed, [x, centroids])

@@ -41,18 +41,33 @@ def cosine(a: list[float], b: list[float]) -> float:
     return math.fsum(x * y for x, y in zip(a, b, strict=True)) / norm_a / norm_b
 
 
-def assign(rows: Tensor, centroids: Tensor) -> Tensor:
-    """Index (N,) of the centroid with the largest cosine; of equal ones the lowest index."""
+def closeness(a: list[float], b: list[float], metric: str = "cosine") -> float:
+    """Cosine similarity, or minus the squared Euclidean distance."""
+    return cosine(a, b) if metric == "cosine" else -math.fsum((x - y) ** 2 for x, y in zip(a, b, strict=True))
+
+
+def assign(rows: Tensor, centroids: Tensor, metric: str = "cosine") -> Tensor:
+    """Index (N,) of the closest centroid; of equally close ones the lowest index."""
     centroid_list = centroids.double().tolist()
     labels = []
     for row in rows.double().tolist():
-        best, best_cosine = 0, -math.inf
+        best, highest = 0, -math.inf
         for index, centroid in enumerate(centroid_list):
-            value = cosine(row, centroid)
-            if value > best_cosine:
-                best, best_cosine = index, value
+            value = closeness(row, centroid, metric)
+            if value > highest:
+                best, highest = index, value
         labels.append(best)
     return torch.tensor(labels, dtype=torch.int64)
+
+
+def objective(rows: Tensor, centroids: Tensor, metric: str = "cosine") -> float:
+    """Mean cosine of the rows to their closest centroid, or mean squared distance from it."""
+    values = [
+        max(closeness(row, centroid, metric) for centroid in centroids.double().tolist())
+        for row in rows.double().tolist()
+    ]
+    mean = math.fsum(values) / len(values)
+    return mean if metric == "cosine" else -mean
 
 
 def means(rows: Tensor, labels: Tensor, previous: Tensor, zero_empty: bool) -> tuple[Tensor, int]:
@@ -71,30 +86,81 @@ def means(rows: Tensor, labels: Tensor, previous: Tensor, zero_empty: bool) -> t
     return torch.tensor(result, dtype=torch.float64), emptied
 
 
+def split_largest(rows: Tensor, labels: Tensor, clusters: int, metric: str) -> tuple[Tensor, int]:
+    """Labels after every empty cluster, lowest index first, got half of the rows of the then largest; how many did.
+
+    Of the largest cluster (the lowest index of equal ones) the row least close to the mean is found; the half of the
+    members that is closest to this row, rounded down, moves.
+    """
+    values, found = rows.double().tolist(), labels.tolist()
+    empty = [k for k in range(clusters) if k not in found]
+    for cluster in empty:
+        largest = max(range(clusters), key=lambda k: (found.count(k), -k))
+        members = [n for n, label in enumerate(found) if label == largest]
+        mean = [math.fsum(column) / len(members) for column in zip(*(values[n] for n in members), strict=True)]
+        farthest = min(members, key=lambda n: closeness(values[n], mean, metric))
+        order = sorted(members, key=lambda n: -closeness(values[n], values[farthest], metric))
+        for n in order[: len(order) // 2]:
+            found[n] = cluster
+    return torch.tensor(found), len(empty)
+
+
 def kmeans(
-    rows: Tensor, centroids: Tensor, max_iterations: int = 100, tolerance: float = 1e-4, zero_empty: bool = True
+    rows: Tensor,
+    centroids: Tensor,
+    max_iterations: int = 100,
+    tolerance: float = 1e-4,
+    zero_empty: bool = True,
+    metric: str = "cosine",
+    reseed: bool = False,
 ) -> KMeansTrace:
-    """Cosine assignment and plain means until the summed squared move of the centroids is at most `tolerance`.
+    """Assignment and plain means until the summed squared move of the centroids is at most `tolerance`.
 
     `zero_empty=True` follows the released code: a cluster without members becomes the zero vector. With False it stays
-    where it was. Neither re-seeds: compare with code that does on data where `emptied` is all 0.
+    where it was. `reseed` splits the largest cluster instead, which `emptied` then counts.
     """
     centroids = centroids.double()
     moves: list[float] = []
     empties: list[int] = []
-    labels = assign(rows, centroids)
+    labels = assign(rows, centroids, metric)
     for iteration in range(max_iterations):
         if iteration:
-            labels = assign(rows, centroids)
+            labels = assign(rows, centroids, metric)
+        split = 0
+        if reseed:
+            labels, split = split_largest(rows, labels, len(centroids), metric)
         updated, emptied = means(rows, labels, centroids, zero_empty)
         coordinates = zip(updated.flatten().tolist(), centroids.flatten().tolist(), strict=True)
         move = math.fsum((new - old) ** 2 for new, old in coordinates)
         centroids = updated
         moves.append(move)
-        empties.append(emptied)
+        empties.append(emptied + split)
         if move <= tolerance:
             break
-    return KMeansTrace(centroids, assign(rows, centroids), labels, moves, empties)
+    return KMeansTrace(centroids, assign(rows, centroids, metric), labels, moves, empties)
+
+
+def plus_plus(rows: Tensor, shares: list[float], metric: str) -> list[int]:
+    """k-means++: numbers of K rows, drawn where the running sum of squared distances passes a share of its end.
+
+    The distance is that from the nearest row drawn so far, for cosine between rows of length 1, where its square is
+    twice 1 - cosine. The first row is drawn uniformly.
+    """
+    values = rows.double().tolist()
+    weights = [1.0] * len(values)
+    drawn: list[int] = []
+    for share in shares:
+        goal = share * math.fsum(weights)
+        number, running = 0, weights[0]
+        while running <= goal and number < len(weights) - 1:
+            number += 1
+            running += weights[number]
+        drawn.append(number)
+        for n, row in enumerate(values):
+            value = closeness(row, values[number], metric)
+            distance = max(0.0, 1 - value if metric == "cosine" else -value)
+            weights[n] = distance if len(drawn) == 1 else min(weights[n], distance)
+    return drawn
 
 
 def push(queue: list[list[float]], rows: Tensor, size: int) -> list[list[float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from mcn_lightning.clustering.kmeans import KMeans, KMeansReport, assign
 from mcn_lightning.clustering.queue import FeatureQueue
+from mcn_lightning.distributed import gather_rows, rank, row_counts, world
 
 KINDS = (
     "kmeans",
@@ -36,10 +38,15 @@ class ClusteringConfig:
         num_clusters: clusters K.
         queue_rows: fused features, one a row, of past steps that are clustered with the batch (20 steps of 128 videos
             of 16 clips); 0 for none.
+        queue_dtype: precision of the rows in the queue, float32 or bfloat16; k-means computes in float32.
+        queue_device: keep the queue where the model is, or on the cpu, from where k-means reads it in chunks.
         queue_share: share of each video's clips that is pushed to the queue, rounded up.
         max_iterations: rounds of k-means at most.
         tolerance: k-means stops when the squared moves of its centroids sum to this or less.
-        engine: torch, faiss (of use on a CPU only: on a GPU torch is taken), or auto (faiss where it is of use).
+        metric: assignment by cosine or euclidean distance (released: cosine).
+        init: start from random rows or by kmeans++ where there are no centroids to start from (released: random).
+        engine: torch (each process its rows, on any device), faiss (all rows on process 0, on its GPUs where faiss has
+            them), or auto (faiss on the CPU of a single process where it is installed, else torch).
         reseed_empty: split the largest cluster when one is empty (released: no, it becomes the zero vector).
         restart_each_epoch: start from random rows at every epoch (released: yes).
         epsilon: sinkhorn only: the smaller, the harder the codes.
@@ -58,9 +65,13 @@ class ClusteringConfig:
     ] = "kmeans"
     num_clusters: int = 256
     queue_rows: int = 40960
+    queue_dtype: Literal["float32", "bfloat16"] = "float32"
+    queue_device: Literal["model", "cpu"] = "model"
     queue_share: float = 0.5
     max_iterations: int = 100
     tolerance: float = 1e-4
+    metric: Literal["cosine", "euclidean"] = "cosine"
+    init: Literal["random", "kmeans++"] = "random"
     engine: Literal["auto", "torch", "faiss"] = "auto"
     reseed_empty: bool = True
     restart_each_epoch: bool = False
@@ -69,7 +80,14 @@ class ClusteringConfig:
 
     def __post_init__(self) -> None:
         flag = "--model.clustering"
-        for name, choices in (("kind", KINDS), ("engine", ("auto", "torch", "faiss"))):
+        for name, choices in (
+            ("kind", KINDS),
+            ("queue_dtype", ("float32", "bfloat16")),
+            ("queue_device", ("model", "cpu")),
+            ("metric", ("cosine", "euclidean")),
+            ("init", ("random", "kmeans++")),
+            ("engine", ("auto", "torch", "faiss")),
+        ):
             if getattr(self, name) not in choices:
                 found = getattr(self, name)
                 raise ValueError(f"{flag}.{name}: expected one of {', '.join(choices)}, found {found!r}; choose one")
@@ -84,10 +102,17 @@ class ClusteringConfig:
                 f"{flag}.queue_share: expected a share in (0, 1], found {self.queue_share}; "
                 f"set {flag}.queue_rows to 0 for no queue"
             )
+        if self.kind.startswith("kmeans") and 0 < self.queue_rows < self.num_clusters:
+            raise ValueError(
+                f"{flag}.queue_rows: expected at least {flag}.num_clusters ({self.num_clusters}), "
+                f"found {self.queue_rows}; raise it, lower num_clusters, or set it to 0 for no queue"
+            )
 
 
 class OnlineClustering(nn.Module):
     """k-means on the queue and the current batch, with all its state in buffers.
+
+    With several processes each gives its share of the batch to ``cluster``, and all rows of all to ``push``.
 
     Args:
         config: how to cluster.
@@ -102,15 +127,23 @@ class OnlineClustering(nn.Module):
     def __init__(self, config: ClusteringConfig, dim: int) -> None:
         super().__init__()
         self.config = config
-        active = config.kind != "none"
-        self.queue = FeatureQueue(config.queue_rows if active else 0, dim)
+        active = config.kind.startswith("kmeans")
+        self.queue = FeatureQueue(
+            config.queue_rows if active else 0, dim, getattr(torch, config.queue_dtype), config.queue_device
+        )
         self.register_buffer("centroids", torch.zeros(config.num_clusters if active else 0, dim))
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
         self.register_buffer("runs", torch.zeros((), dtype=torch.int64))
         self.register_buffer("reseeded", torch.zeros((), dtype=torch.int64))
         self._ready = False
         self.kmeans = KMeans(
-            config.num_clusters, config.max_iterations, config.tolerance, config.engine, config.reseed_empty
+            config.num_clusters,
+            config.max_iterations,
+            config.tolerance,
+            config.engine,
+            config.reseed_empty,
+            metric=config.metric,
+            init_method=config.init,
         )
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -123,14 +156,19 @@ class OnlineClustering(nn.Module):
         return self._ready
 
     def cluster(
-        self, mean: Tensor, fresh: bool = False, generator: torch.Generator | None = None
+        self,
+        features: Tensor,
+        fresh: bool = False,
+        generator: torch.Generator | None = None,
+        batch_rows: int | None = None,
     ) -> KMeansReport | None:
         """Run k-means on ``[queue ; batch]`` once the queue is full, on the batch alone before.
 
         Args:
-            mean: fused features ``(B, D)`` of the global batch.
-            fresh: start from random rows and not from the previous centroids.
-            generator: source of the random rows.
+            features: fused features ``(n, D)`` of this process's share of the global batch; n may be 0.
+            fresh: start from new rows (by ``config.init``) and not from the previous centroids.
+            generator: source of the new rows, on process 0.
+            batch_rows: rows B of the global batch; counted over the processes when ``None``.
 
         Returns:
             The report; ``None`` for the kind none, or as long as the queue is not full and B is below K.
@@ -140,23 +178,49 @@ class OnlineClustering(nn.Module):
         """
         if self.config.kind == "none":
             return None
-        clusters, most = self.config.num_clusters, self.config.queue_rows + len(mean)
+        batch = sum(row_counts(len(features), features.device)) if batch_rows is None else batch_rows
+        clusters, most = self.config.num_clusters, self.config.queue_rows + batch
         if most < clusters:
             raise ValueError(
                 f"--model.clustering.num_clusters: expected at most the {most} rows of queue and batch, found "
                 f"{clusters}; lower it or raise --model.clustering.queue_rows (now {self.config.queue_rows})"
             )
-        if not self.queue.full and len(mean) < clusters:
+        if not self.queue.full and batch < clusters:
             return None
-        rows = mean.detach().float()
-        if self.queue.full and self.queue.rows:
-            rows = torch.cat([self.queue.contents().to(rows), rows])
         init = self.centroids if self._ready and not fresh else None
-        centroids, _, report = self.kmeans.fit(rows, init, generator)
+        return self._take(*self.kmeans.fit(self._rows(features), init, generator, features.device))
+
+    def fit(self, rows: Sequence[Tensor], fresh: bool = False) -> KMeansReport:
+        """Run k-means on rows from elsewhere, for instance of a pass over the training set.
+
+        Args:
+            rows: this process's rows, in any number of tensors ``(n, D)``.
+            fresh: start from new rows and not from the previous centroids.
+
+        Returns:
+            The report.
+
+        Raises:
+            ValueError: if all processes together have fewer than K rows, or a value is not finite.
+        """
+        mine = torch.cat(
+            [self.centroids[:0].to(self.queue.data.dtype), *(part.to(self.queue.data.dtype) for part in rows)]
+        )
+        init = self.centroids if self._ready and not fresh else None
+        return self._take(*self.kmeans.fit(mine, init, device=self.centroids.device))
+
+    def _take(self, centroids: Tensor, labels: Tensor, report: KMeansReport) -> KMeansReport:
         self.set_centroids(centroids)
         self.runs += 1
         self.reseeded += report.reseeded
         return report
+
+    def _rows(self, features: Tensor) -> list[Tensor]:
+        """Return this process's slice of the queue, which every process has whole, and its share of the batch."""
+        if not (self.queue.full and self.queue.rows):
+            return [features]
+        first, last = (self.queue.rows * number // world() for number in (rank(), rank() + 1))
+        return [self.queue.contents()[first:last], features]
 
     @torch.no_grad()
     def set_centroids(self, centroids: Tensor) -> None:
@@ -166,27 +230,31 @@ class OnlineClustering(nn.Module):
         self._ready = True
 
     def labels(self, mean: Tensor) -> Tensor:
-        """Return the nearest centroid by cosine ``(B,)`` int64 of fused features ``(B, D)``.
+        """Return the nearest centroid ``(B,)`` int64 of fused features ``(B, D)``.
 
         Raises:
             RuntimeError: if no k-means ran yet.
         """
         if not self._ready:
             raise RuntimeError("there are no centroids yet: ask has_centroids first, or call cluster")
-        return assign(mean.detach(), self.centroids)
+        return assign(mean.detach(), self.centroids, metric=self.config.metric)
 
-    def push(self, mean: Tensor, clips_per_video: int) -> None:
-        """Push the first clips of each video to the queue.
+    def push(self, mean: Tensor, clips_per_video: int, counts: Sequence[int] | None = None) -> None:
+        """Push the first clips of each video to the queue, those of all processes in the order of these.
 
         Args:
-            mean: fused features ``(B, D)``, the clips of a video next to each other.
-            clips_per_video: clips n of each video; B is a multiple of it.
+            mean: fused features ``(n, D)`` of this process's clips; the clips of a video lie next to each other.
+            clips_per_video: clips of each video; n is a multiple of it.
+            counts: clips of every process from ``distributed.row_counts``; this one's alone when ``None``.
 
         Raises:
-            ValueError: if B is no multiple of ``clips_per_video``.
+            ValueError: if n is no multiple of ``clips_per_video``.
         """
         if len(mean) % clips_per_video:
             raise ValueError(f"expected a multiple of {clips_per_video} clips to push, found {len(mean)}")
         # 1e-9: a product that is whole but for rounding is not rounded up once more
         first = math.ceil(clips_per_video * self.config.queue_share - 1e-9)
-        self.queue.push(mean.detach().reshape(-1, clips_per_video, mean.shape[1])[:, :first].flatten(0, 1))
+        rows = mean.detach().reshape(-1, clips_per_video, mean.shape[1])[:, :first].flatten(0, 1)
+        if counts is not None:
+            rows = gather_rows(rows, [count // clips_per_video * first for count in counts])
+        self.queue.push(rows)

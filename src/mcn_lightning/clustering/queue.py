@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,24 +13,40 @@ class FeatureQueue(nn.Module):
     """The last rows that were pushed, in a ring of fixed size.
 
     All state is in buffers, so that a checkpoint has it. Fill count and position are also kept as Python numbers, read
-    from the buffers on loading only: a push never waits for the GPU.
+    from the buffers on loading only: a push waits for the GPU only where the rows are kept on the CPU.
+
+    With several processes each holds the whole queue: the caller pushes the rows of all of them, in their order. So
+    the checkpoint of any process is complete.
 
     Args:
         rows: size Q; 0 makes a queue that keeps nothing and is always full.
         dim: width D of a row.
+        dtype: precision of the rows kept.
+        device: keep the rows where the model is, or on the CPU wherever the model goes.
     """
 
     data: Tensor
     filled: Tensor
     position: Tensor
 
-    def __init__(self, rows: int, dim: int) -> None:
+    def __init__(
+        self,
+        rows: int,
+        dim: int,
+        dtype: torch.dtype = torch.float32,
+        device: Literal["model", "cpu"] = "model",
+    ) -> None:
         super().__init__()
-        self.rows = rows
-        self.register_buffer("data", torch.zeros(rows, dim))
+        self.rows, self.on_cpu = rows, device == "cpu"
+        self.register_buffer("data", torch.zeros(rows, dim, dtype=dtype, device="cpu" if self.on_cpu else None))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
         self._filled = self._position = 0
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FeatureQueue:
+        """Move the buffers, but for rows that stay on the CPU: every way to move a module comes through here."""
+        kept = self.data if self.on_cpu else None
+        return super()._apply(lambda tensor: tensor if tensor is kept else fn(tensor), recurse)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -45,7 +62,7 @@ class FeatureQueue(nn.Module):
         """Add rows ``(n, D)``, over the oldest ones when full; of more than Q rows the last Q are kept."""
         if self.rows == 0:
             return
-        rows = rows.detach()[-self.rows :]
+        rows = rows.detach()[-self.rows :].to(self.data.dtype)
         head = min(len(rows), self.rows - self._position)
         self.data[self._position : self._position + head] = rows[:head]
         self.data[: len(rows) - head] = rows[head:]

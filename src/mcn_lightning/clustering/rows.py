@@ -121,4 +121,5 @@ class Rows:
         if rank() > 0:
             values = values.new_empty(self.total)
         values = broadcast(values)
-        return torch.cat([values[first : first + len(part)] for part, first in zip(self.parts, self.first_numbers)])
+        pairs = zip(self.parts, self.first_numbers, strict=True)
+        return torch.cat([values[first : first + len(part)] for part, first in pairs])

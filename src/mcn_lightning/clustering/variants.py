@@ -75,7 +75,10 @@ class CentroidClustering(nn.Module):
         Returns:
             A report for each feature that was clustered; empty as long as there are too few clips.
         """
-        reports = {name: one.cluster(features[name], fresh) for name, one in self._each(features).items()}
+        rows = None if counts is None else sum(counts)
+        reports = {
+            name: one.cluster(features[name], fresh, batch_rows=rows) for name, one in self._each(features).items()
+        }
         return {name: report for name, report in reports.items() if report is not None}
 
     def fit(self, rows: Mapping[str, Sequence[Tensor]], fresh: bool = False) -> dict[str, KMeansReport]:
@@ -98,10 +101,10 @@ class CentroidClustering(nn.Module):
             return nearest
         return {name: nearest[MEAN] for name in features if name != MEAN}
 
-    def push(self, features: Mapping[str, Tensor], clips_per_video: int) -> None:
+    def push(self, features: Mapping[str, Tensor], clips_per_video: int, counts: Sequence[int] | None = None) -> None:
         """Push the first clips of each video to the queues; see ``OnlineClustering.push``."""
         for name, one in self._each(features).items():
-            one.push(features[name], clips_per_video)
+            one.push(features[name], clips_per_video, counts)
 
     def assignments(self, features: Mapping[str, Tensor]) -> Tensor | None:
         """Return the cluster of each clip ``(B,)`` int64 (of its first modality where each is clustered alone)."""
@@ -162,7 +165,7 @@ class PrototypeClustering(nn.Module):
             for name in names
         }
 
-    def push(self, features: Mapping[str, Tensor], clips_per_video: int) -> None:
+    def push(self, features: Mapping[str, Tensor], clips_per_video: int, counts: Sequence[int] | None = None) -> None:
         """Do nothing: there is no queue."""
 
     def assignments(self, features: Mapping[str, Tensor]) -> Tensor | None:

@@ -192,4 +192,6 @@ class LabelledFeatures(Metric):
             ValueError: if nothing was seen.
         """
         once = first_of_each(concatenated(self.ids, "LabelledFeatures"))
-        return concatenated(self.features, "LabelledFeatures")[once], concatenated(self.labels, "LabelledFeatures")[once]
+        return concatenated(self.features, "LabelledFeatures")[once], concatenated(self.labels, "LabelledFeatures")[
+            once
+        ]
