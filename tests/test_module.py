@@ -9,7 +9,7 @@ from references import model as reference
 
 from mcn_lightning.callbacks import CentroidUpdate
 from mcn_lightning.clustering import ClusteringConfig
-from mcn_lightning.data.batch import ClipBatch, InputError
+from mcn_lightning.data.batch import ClipBatch
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.data.features import AudioConfig, VisualStream

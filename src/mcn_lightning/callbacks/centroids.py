@@ -61,7 +61,7 @@ class CentroidUpdate(Callback):
         return self.every_n_epochs > 0 and trainer.current_epoch % self.every_n_epochs == 0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Cluster a pass over the training set when one is due (Lightning does not call this when resuming mid-epoch)."""
+        """Cluster a pass over the training set when one is due; Lightning skips this when resuming in mid-epoch."""
         clustering = getattr(pl_module, "clustering", None)
         if self.source == "queue" or not isinstance(clustering, CentroidClustering):
             return
