@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_type_hints
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from mcn_lightning.clustering import ClusteringConfig, KMeansReport, OnlineClustering
 from mcn_lightning.data.batch import ClipBatch, InputError
-from mcn_lightning.losses import ClusterLoss, ContrastiveLoss, LossConfig, reconstruction_loss
+from mcn_lightning.distributed import reach, row_counts
+from mcn_lightning.losses import (
+    ClusterLoss,
+    ContrastiveLoss,
+    FiniteWatch,
+    LossConfig,
+    check_state,
+    reconstruction_loss,
+)
 from mcn_lightning.models import MCN, MCNOutput, NetworkConfig
 from mcn_lightning.models.released import load_released, read_released
 
@@ -77,7 +86,7 @@ class MCNModule(LightningModule):
         weights: state dict in the naming of the authors' releases to start from, or none.
 
     Raises:
-        InputError: if a checkpoint has weights of another size, or training runs on several processes.
+        InputError: if a checkpoint has weights of another size.
     """
 
     def __init__(
@@ -114,19 +123,22 @@ class MCNModule(LightningModule):
             )
         self.cluster_report: KMeansReport | None = None
         self._recluster: Literal["no", "warm", "fresh"] = "no"
+        self._watch = FiniteWatch()
         if weights is not None:
             load_released(self.network, read_released(weights), weights)
 
     def setup(self, stage: str) -> None:
         """Take the frozen word vectors from the data and see whether centroids came with the checkpoint."""
-        if self.trainer.world_size > 1 and stage == "fit":
-            raise InputError(
-                f"--trainer.devices: expected one process, found {self.trainer.world_size}; "
-                "training on several is not supported yet"
-            )
         data = getattr(self.trainer, "datamodule", None)
         if self.network.text is not None and data is not None and (embedder := data.text_embedder()) is not None:
             self.network.text.set_embedder(embedder.to(self.device))
+        self._leave_out_of_broadcasts()
+
+    def _leave_out_of_broadcasts(self) -> None:
+        """Keep what all processes have alike (queue, centroids, word vectors) out of every step's broadcast."""
+        alike = ("clustering.", "network.text.embedder.")
+        names = [name for name, _ in self.named_buffers() if name.startswith(alike)]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
 
     def forward(self, batch: ClipBatch) -> MCNOutput:
         """Embed a batch of B clips."""
@@ -142,15 +154,43 @@ class MCNModule(LightningModule):
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor | None:
         """Return the loss of one batch, or nothing when no video of it could be read."""
-        if len(batch) == 0:
+        if 0 in row_counts(len(batch), self.device):  # one without a video: all leave the step out, none waits
             return None
         output = self(batch)
         terms = self._loss_terms(output, batch)
+        self.watch_terms(terms, batch.ids)
         if not terms:  # cluster contrast alone, while k-means still waits for K clips
             return None
         loss = torch.stack(list(terms.values())).sum()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
+
+    def watch_terms(self, terms: Mapping[str, Tensor], ids: Sequence[str], now: bool = False) -> None:
+        """Have the terms of this step looked at, and those of the step before if they were not yet.
+
+        Args:
+            terms: scalars by name.
+            ids: this process's clips.
+            now: look at these too, which waits for the device.
+
+        Raises:
+            NotFiniteError: if one is not finite, on all processes at once.
+        """
+        self._watch.note(self.trainer.global_step, terms, ids)
+        if now:
+            self._watch.check()
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Take the gradients; on several processes every weight has one, if only zeros, as all wait for it."""
+        super().backward(reach(loss, self.parameters()), *args, **kwargs)
+
+    def on_validation_start(self) -> None:
+        """Look at the last step before its weights are evaluated."""
+        self._watch.check()
+
+    def on_train_end(self) -> None:
+        """Look at the last step."""
+        self._watch.check()
 
     def _loss_terms(self, output: MCNOutput, batch: ClipBatch) -> dict[str, Tensor]:
         config, terms = self.loss_config, {}
@@ -225,6 +265,16 @@ class MCNModule(LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write no checkpoint that a loss or weight which is not finite has spoilt; add what waits for the next step.
+
+        Raises:
+            NotFiniteError: if there is one.
+        """
+        self._watch.check()
+        check_state(self.trainer.global_step, checkpoint["state_dict"])
+        checkpoint["recluster"] = self._recluster
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another size, in one line that names the first weight that differs."""
         own, saved = self.state_dict(), checkpoint["state_dict"]
@@ -236,3 +286,4 @@ class MCNModule(LightningModule):
                     f"--ckpt_path: {name}: expected {expected}, found {found} in the checkpoint; "
                     "use the config.yaml that was saved beside it"
                 )
+        self._recluster = checkpoint.get("recluster", "no")

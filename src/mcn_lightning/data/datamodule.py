@@ -32,6 +32,7 @@ from mcn_lightning.data.videos import (
     SkippedVideos,
     VideoSource,
     collate,
+    leave_signals,
 )
 
 logger = logging.getLogger(__name__)
@@ -389,6 +390,9 @@ class NarratedVideos(LightningDataModule):
             persistent_workers=self.num_workers > 0,
             multiprocessing_context=self._start_workers_by(),
             timeout=self.timeout if self.num_workers else 0,
+            # of its own: a resumed run starts more workers, and must not draw other numbers for it
+            generator=torch.Generator().manual_seed(self.seed),
+            worker_init_fn=leave_signals,
         )
 
     def _start_workers_by(self) -> str | None:
