@@ -6,7 +6,7 @@ import random
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -67,6 +67,19 @@ def draw_random_states(seed: int, step: int) -> None:
     random.seed(words[2])
 
 
+def _end_epoch(progress: dict[str, Any]) -> None:
+    """Turn the progress of a checkpoint that was saved after the last step of an epoch into that of the epoch's end.
+
+    Lightning would go on with the next epoch, too, but without beginning it: its hooks and its number are left out.
+    """
+    epoch, batch = progress["epoch_progress"], progress["epoch_loop.batch_progress"]
+    if batch["is_last_batch"] and epoch["total"]["processed"] < epoch["total"]["started"]:
+        for scope in ("total", "current"):
+            epoch[scope]["processed"] += 1
+            batch[scope]["completed"] = batch[scope]["processed"]
+        progress["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
+
+
 class Resume(Callback):
     """What a run needs to go on with ``--ckpt_path last`` as if it had not been stopped.
 
@@ -110,6 +123,7 @@ class Resume(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the random states until training begins: what is set up until then draws numbers too."""
         self._saved = checkpoint.get(KEY, [])
+        _end_epoch(checkpoint["loops"]["fit_loop"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the random states, and take the signals over from Lightning, whose handlers wait for other processes."""
@@ -143,21 +157,35 @@ class Resume(Callback):
     ) -> None:
         """Save when it is time to, and end the run when a process was told to.
 
+        After the last step of an epoch comes its evaluation, which no checkpoint remembers: only ``on_train_epoch_end``
+        ends the run then, and what is saved now is for the case that it is too late by then.
+
+        Raises:
+            Stopped: on all processes at once.
+        """
+        number = self._agreed(pl_module.device)
+        if trainer.fit_loop._should_accumulate():  # gradients that wait for more batches are in no checkpoint
+            return
+        last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if number and not last:
+            self._stop(trainer, number)
+        due = self.every_n_steps > 0 and trainer.global_step % self.every_n_steps == 0
+        if number or (due and not last):
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the run when a process was told to.
+
         Raises:
             Stopped: on all processes at once.
         """
         if number := self._agreed(pl_module.device):
-            name = signal.Signals(number).name
-            if (path := self._save(trainer)) is None:
-                raise Stopped(number, f"stopped by {name} at step {trainer.global_step}; nothing was saved")
-            raise Stopped(
-                number,
-                f"stopped by {name} at step {trainer.global_step}, saved {path}; the same command with "
-                "--ckpt_path last goes on from here",
-            )
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if self.every_n_steps and stepped and trainer.global_step % self.every_n_steps == 0:
-            self._save(trainer)
+            self._stop(trainer, number)
+
+    def _stop(self, trainer: Trainer, number: int) -> NoReturn:
+        path, name = self._save(trainer), signal.Signals(number).name
+        saved = "nothing was saved" if path is None else f"saved {path}: the same command with --ckpt_path last goes on"
+        raise Stopped(number, f"stopped by {name} after step {trainer.global_step}, {saved}")
 
     def _agreed(self, device: torch.device) -> int:
         """Return the signal that a process received, the same on all; with several, as it was one step ago.
@@ -175,7 +203,11 @@ class Resume(Callback):
     def _save(self, trainer: Trainer) -> Path | None:
         """Save ``newest.ckpt``; return where it is, or ``None`` for a run without checkpoints."""
         callback = trainer.checkpoint_callback
-        if not isinstance(callback, ModelCheckpoint) or callback.dirpath is None or getattr(trainer, "fast_dev_run", 0):
+        if (
+            not isinstance(callback, ModelCheckpoint)
+            or callback.dirpath is None
+            or getattr(trainer, "fast_dev_run", False)
+        ):
             return None
         path = Path(callback.dirpath) / NEWEST
         trainer.save_checkpoint(path, weights_only=False)
