@@ -108,12 +108,5 @@ def test_released_weights_are_the_start(tmp_path):
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-5)
 
 
-def test_several_processes_are_refused_for_now(tiny, tmp_path):
-    module = make_module()
-    module._trainer = type("Several", (), {"world_size": 2, "datamodule": None})()
-    with pytest.raises(InputError, match=r"--trainer\.devices"):
-        module.setup("fit")
-
-
 def test_a_batch_without_a_readable_video_is_no_step():
     assert make_module().training_step(ClipBatch(ids=()), 0) is None

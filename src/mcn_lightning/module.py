@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mcn_lightning.clustering import ClusteringConfig, KMeansReport, OnlineClustering
 from mcn_lightning.data.batch import ClipBatch, InputError
-from mcn_lightning.distributed import reach, row_counts
+from mcn_lightning.distributed import reach, row_counts, world
 from mcn_lightning.losses import (
     ClusterLoss,
     ContrastiveLoss,
@@ -124,6 +124,7 @@ class MCNModule(LightningModule):
         self.cluster_report: KMeansReport | None = None
         self._recluster: Literal["no", "warm", "fresh"] = "no"
         self._watch = FiniteWatch()
+        self._idle = False
         if weights is not None:
             load_released(self.network, read_released(weights), weights)
 
@@ -155,12 +156,12 @@ class MCNModule(LightningModule):
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor | None:
         """Return the loss of one batch, or nothing when no video of it could be read."""
         if 0 in row_counts(len(batch), self.device):  # one without a video: all leave the step out, none waits
-            return None
+            return self._no_step()
         output = self(batch)
         terms = self._loss_terms(output, batch)
         self.watch_terms(terms, batch.ids)
         if not terms:  # cluster contrast alone, while k-means still waits for K clips
-            return None
+            return self._no_step()
         loss = torch.stack(list(terms.values())).sum()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
@@ -183,6 +184,24 @@ class MCNModule(LightningModule):
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Take the gradients; on several processes every weight has one, if only zeros, as all wait for it."""
         super().backward(reach(loss, self.parameters()), *args, **kwargs)
+
+    def _no_step(self) -> Tensor | None:
+        """Return the loss of a step that changes nothing; all processes come here together or none.
+
+        Lightning takes no ``None`` from several processes.
+        """
+        if world() == 1:
+            return None
+        self._idle = True
+        return torch.zeros((), device=self.device, requires_grad=True)
+
+    def on_after_backward(self) -> None:
+        """Forget the zeros of a step that changes nothing: momentum and decay would move the weights."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # it insists on gradients
+        if self._idle and scaler is None:
+            for parameter in self.parameters():
+                parameter.grad = None
+        self._idle = False
 
     def on_validation_start(self) -> None:
         """Look at the last step before its weights are evaluated."""
@@ -217,6 +236,7 @@ class MCNModule(LightningModule):
         fused = output.mean()
         features = fused.detach().float()
         if self._recluster != "no":
+            self.watch_terms({"clustered features": features.abs().amax()}, batch.ids, now=True)
             try:
                 self.cluster_report = self.clustering.cluster(features, fresh=self._recluster == "fresh")
             except ValueError as error:

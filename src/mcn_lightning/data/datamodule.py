@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -398,7 +399,11 @@ class NarratedVideos(LightningDataModule):
     def _start_workers_by(self) -> str | None:
         """Return how workers are started: never by forking a process that has the threads of other processes' calls."""
         alone = self.trainer is None or self.trainer.world_size == 1
-        return None if alone or not self.num_workers else "forkserver"
+        if alone or not self.num_workers:
+            return None
+        # imported once and not by every worker
+        multiprocessing.get_context("forkserver").set_forkserver_preload(["mcn_lightning.data.videos"])
+        return "forkserver"
 
     def on_before_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
         """Take note of unusable videos, and stop where there are too many.
