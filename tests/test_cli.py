@@ -101,7 +101,7 @@ def test_fit_validate_test_predict(overlay, capsys):
     demo = ("--config", CONFIGS / "demo.yaml", "--config", overlay)
     run("fit", *demo)
     checkpoint = folder_of(overlay) / "checkpoints" / "last.ckpt"
-    assert torch.load(checkpoint, weights_only=True)["state_dict"]["clustering.centroids"].shape == (4, 16)
+    assert torch.load(checkpoint, weights_only=True)["state_dict"]["clustering.of.mean.centroids"].shape == (4, 16)
     assert "after epoch 3" in capsys.readouterr().out  # one batch an epoch
     for command in ("validate", "test"):
         run(command, *demo, "--ckpt_path", checkpoint)
@@ -146,7 +146,7 @@ def test_resume_continues_the_steps(overlay):
     run("fit", *demo)
     checkpoint = folder_of(overlay) / "checkpoints" / "last.ckpt"
     first = torch.load(checkpoint, weights_only=True)
-    assert first["state_dict"]["clustering.centroids"].abs().sum() > 0
+    assert first["state_dict"]["clustering.of.mean.centroids"].abs().sum() > 0
     run("fit", *demo, "--trainer.max_steps", 5, "--ckpt_path", checkpoint)
     second = torch.load(folder_of(overlay, 1) / "checkpoints" / "last.ckpt", weights_only=True)
     assert (first["global_step"], second["global_step"]) == (3, 5)

@@ -55,9 +55,9 @@ def test_kmeans_runs_when_it_is_due(every, runs, tiny, tmp_path):
     module, seen = make_module(), []
     cluster = module.clustering.cluster
 
-    def record(mean, fresh=False):
-        seen.append((module.trainer.global_step, len(module.clustering.queue.contents())))
-        return cluster(mean, fresh=fresh)
+    def record(*arguments):
+        seen.append((module.trainer.global_step, len(module.clustering.of["mean"].queue.contents())))
+        return cluster(*arguments)
 
     module.clustering.cluster = record
     make_trainer(tmp_path, max_steps=6, callbacks=[CentroidUpdate(**every)], enable_checkpointing=False).fit(
@@ -77,7 +77,7 @@ def test_a_checkpoint_rebuilds_the_module_without_its_options(tiny, tmp_path):
     assert (again.loss_config, again.network_config) == (module.loss_config, module.network_config)
     for name, value in module.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
-    assert again.clustering.has_centroids and again.clustering.queue.full
+    assert again.clustering.has_centroids and again.clustering.of["mean"].queue.full
 
 
 def test_the_total_is_the_weighted_sum_of_its_terms(tiny, tmp_path):

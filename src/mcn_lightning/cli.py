@@ -10,19 +10,33 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+import yaml
 from jsonargparse import auto_cli
+from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.plugins.io import CheckpointIO
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
 from mcn_lightning import __version__
-from mcn_lightning.callbacks import CentroidUpdate, EmbeddingWriter, RetrievalEvaluation, SaveConfig
+from mcn_lightning.callbacks import (
+    CentroidUpdate,
+    EmbeddingWriter,
+    Resume,
+    RetrievalEvaluation,
+    SaveConfig,
+    Stopped,
+    WholeCheckpoints,
+    last_checkpoint,
+)
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.data.packing import PackConfig
 from mcn_lightning.data.shard_files import ShardIndex
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
+from mcn_lightning.losses import NotFiniteError
 from mcn_lightning.models.released import WeightsError
 from mcn_lightning.module import MCNModule
 from mcn_lightning.results import results_table
@@ -70,6 +84,11 @@ def check_checkpoint(path: Path) -> None:
         )
 
 
+def is_first_process() -> bool:
+    """Return whether this process is the one that speaks for all of a run."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 class OneLineParser(LightningArgumentParser):
     """A parser whose errors are one line, without pages of usage before it."""
 
@@ -87,6 +106,7 @@ class MCNCLI(LightningCLI):
         parser.add_lightning_class_args(RetrievalEvaluation, "retrieval")
         parser.add_lightning_class_args(EmbeddingWriter, "embeddings")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(Resume, "resume")
         # without the second, Lightning saves after validation only and loses the epochs that follow it
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.save_on_train_epoch_end": True})
         parser.link_arguments("data.modalities", "model.network.modalities")
@@ -109,6 +129,28 @@ class MCNCLI(LightningCLI):
             check_checkpoint(Path(path))
             if command != "fit":  # the run may have started from weights that are gone; the checkpoint has its own
                 model["weights"] = None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer, which writes checkpoints whole unless the user has chosen how they are written."""
+        plugins = self._get(self.config_init, "trainer", default={}).get("plugins") or []
+        plugins = list(plugins) if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(WholeCheckpoints())
+        return super().instantiate_trainer(plugins=plugins, **kwargs)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Find out what ``--ckpt_path last`` is, across the folders of all runs of this name, and say it."""
+        words = super()._prepare_subcommand_kwargs(subcommand)
+        if words.get("ckpt_path") == "last":
+            options = self._parser(subcommand).dump(self.config[subcommand], skip_unset=False)
+            groups = {} if subcommand == "fit" else {"decisive": ("model",)}
+            found = last_checkpoint(self.trainer, yaml.safe_load(options), **groups)
+            if found.path is None and subcommand != "fit":
+                raise InputError(f"--ckpt_path last: {found.text}")
+            if is_first_process():
+                print(f"--ckpt_path last: {found.text}" + ("" if found.path else ": the run starts from the beginning"))
+            words["ckpt_path"] = None if found.path is None else str(found.path)
+        return words
 
     def instantiate_classes(self) -> None:
         """Build the parts; an option they refuse is the user's to mend."""
@@ -235,5 +277,12 @@ def main(args: list[str] | None = None) -> None:
                 "use_distributed_sampler": False,
             },
         )
+    # all processes end with these two: the first one tells, and no other may end as failed before it has
+    except Stopped as stop:
+        if is_first_process():
+            print(stop, file=sys.stderr)
+        sys.exit(stop.status if is_first_process() else 0)
+    except NotFiniteError as error:
+        sys.exit(f"error: {error}" if is_first_process() else 0)
     except (InputError, MisconfigurationException) as error:
         sys.exit("error: " + " ".join(str(error).split()))

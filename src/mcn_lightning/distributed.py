@@ -7,7 +7,7 @@ training averages over the processes, so the loss is multiplied by ``world()`` b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -136,3 +136,50 @@ class _Total(torch.autograd.Function):
 def total(part: Tensor) -> Tensor:
     """Return the sum of this process's part and those of the others, with gradient to this one's."""
     return part if world() == 1 else _Total.apply(part)
+
+
+class _Reach(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.count = len(parameters)
+        return loss.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return gradient, *[None] * ctx.count
+
+
+def reach(loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
+    """Return the loss with a way back to every parameter, on which no gradient comes where the loss had none.
+
+    Data-parallel training waits until each parameter was reached. A parameter that a step does not use (of a modality
+    whose only loss begins later, say) then counts as one with gradient 0, without a search of the graph.
+
+    Args:
+        loss: scalar.
+        parameters: all parameters of the network; those without ``requires_grad`` are left out.
+    """
+    if world() == 1:
+        return loss
+    return _Reach.apply(loss, *(parameter for parameter in parameters if parameter.requires_grad))
+
+
+class Later:
+    """A small tensor on its way to the host, read later without waiting for what the device was given since.
+
+    Args:
+        x: any shape.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self._copy = x.detach().to("cpu", non_blocking=True)
+        self._event = torch.cuda.Event() if x.is_cuda else None
+        if self._event is not None:
+            self._event.record()
+
+    def read(self) -> Any:
+        """Return the values, as ``Tensor.tolist`` does."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._copy.tolist()

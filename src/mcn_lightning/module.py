@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, get_type_hints
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from mcn_lightning.clustering import (
     MEAN,
@@ -22,8 +23,15 @@ from mcn_lightning.clustering import (
     make_clustering,
 )
 from mcn_lightning.data.batch import ClipBatch, InputError
-from mcn_lightning.distributed import row_counts, world
-from mcn_lightning.losses import ClusterLoss, ContrastiveLoss, LossConfig, reconstruction_loss
+from mcn_lightning.distributed import reach, row_counts, world
+from mcn_lightning.losses import (
+    ClusterLoss,
+    ContrastiveLoss,
+    FiniteWatch,
+    LossConfig,
+    check_state,
+    reconstruction_loss,
+)
 from mcn_lightning.models import MCN, MCNOutput, NetworkConfig
 from mcn_lightning.models.released import load_released, read_released
 
@@ -131,6 +139,8 @@ class MCNModule(LightningModule):
             )
         self.cluster_reports: dict[str, KMeansReport] = {}
         self._recluster: Literal["no", "warm", "fresh"] = "no"
+        self._watch = FiniteWatch()
+        self._idle = False
         if weights is not None:
             load_released(self.network, read_released(weights), weights)
 
@@ -139,6 +149,13 @@ class MCNModule(LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if self.network.text is not None and data is not None and (embedder := data.text_embedder()) is not None:
             self.network.text.set_embedder(embedder.to(self.device))
+        self._leave_out_of_broadcasts()
+
+    def _leave_out_of_broadcasts(self) -> None:
+        """Keep what all processes have alike (queue, centroids, word vectors) out of every step's broadcast."""
+        alike = ("clustering.", "network.text.embedder.")
+        names = [name for name, _ in self.named_buffers() if name.startswith(alike)]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
 
     def forward(self, batch: ClipBatch) -> MCNOutput:
         """Embed a batch of B clips, as it comes from a loader or made ready."""
@@ -176,17 +193,63 @@ class MCNModule(LightningModule):
             raise InputError(str(error)) from None
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor | None:
-        """Return the loss of one batch, or nothing when no video of it could be read on any process."""
+        """Return the loss of one batch; nothing when no video of it could be read on any process."""
         counts = row_counts(len(batch), self.device)
         if sum(counts) == 0:
-            return None
-        output = self(batch)
+            return self._no_step()
+        output = self(batch) if len(batch) else self.network.nothing(self.device)  # others wait for this process
         terms = self._loss_terms(output, batch, counts)
+        self.watch_terms(terms, batch.ids)
         if not terms:  # cluster contrast alone, while k-means still waits for K clips
-            return None
+            return self._no_step()
         loss = torch.stack(list(terms.values())).sum()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss * world()  # a process has its part of the gradient, and data-parallel training averages the parts
+
+    def watch_terms(self, terms: Mapping[str, Tensor], ids: Sequence[str], now: bool = False) -> None:
+        """Have the terms of this step looked at, and those of the step before if they were not yet.
+
+        Args:
+            terms: scalars by name.
+            ids: this process's clips.
+            now: look at these too, which waits for the device.
+
+        Raises:
+            NotFiniteError: if one is not finite, on all processes at once.
+        """
+        self._watch.note(self.trainer.global_step, terms, ids)
+        if now:
+            self._watch.check()
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Take the gradients; on several processes every weight has one, if only zeros, as all wait for it."""
+        super().backward(reach(loss, self.parameters()), *args, **kwargs)
+
+    def _no_step(self) -> Tensor | None:
+        """Return the loss of a step that changes nothing; all processes come here together or none.
+
+        Lightning takes no ``None`` from several processes.
+        """
+        if world() == 1:
+            return None
+        self._idle = True
+        return torch.zeros((), device=self.device, requires_grad=True)
+
+    def on_after_backward(self) -> None:
+        """Forget the zeros of a step that changes nothing: momentum and decay would move the weights."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # it insists on gradients
+        if self._idle and scaler is None:
+            for parameter in self.parameters():
+                parameter.grad = None
+        self._idle = False
+
+    def on_validation_start(self) -> None:
+        """Look at the last step before its weights are evaluated."""
+        self._watch.check()
+
+    def on_train_end(self) -> None:
+        """Look at the last step."""
+        self._watch.check()
 
     def _loss_terms(self, output: MCNOutput, batch: ClipBatch, counts: Sequence[int]) -> dict[str, Tensor]:
         config, terms = self.loss_config, {}
@@ -213,6 +276,7 @@ class MCNModule(LightningModule):
             return {}
         features = {name: feature.detach().float() for name, feature in _features(output).items()}
         if self._recluster != "no":
+            self.watch_terms({"clustered features": features[MEAN].abs().sum()}, batch.ids, now=True)
             try:
                 self.cluster_reports = self.clustering.cluster(features, self._recluster == "fresh", counts)
             except ValueError as error:
@@ -259,7 +323,16 @@ class MCNModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave an epoch open that max_steps or max_time cut: Lightning counts it as done and would begin the next."""
+        """Write no checkpoint that a loss or weight which is not finite has spoilt; add what waits for the next step.
+
+        An epoch that max_steps or max_time cut is left open: Lightning counts it as done and would begin the next.
+
+        Raises:
+            NotFiniteError: if there is one.
+        """
+        self._watch.check()
+        check_state(self.trainer.global_step, checkpoint["state_dict"])
+        checkpoint["recluster"] = self._recluster
         loop = checkpoint["loops"]["fit_loop"]
         batches, epochs = loop["epoch_loop.batch_progress"], loop["epoch_progress"]["current"]
         if batches["current"]["processed"] and not batches["is_last_batch"]:
@@ -276,3 +349,4 @@ class MCNModule(LightningModule):
                     f"--ckpt_path: {name}: expected {expected}, found {found} in the checkpoint; "
                     "use the config.yaml that was saved beside it"
                 )
+        self._recluster = checkpoint.get("recluster", "no")

@@ -120,10 +120,8 @@ class Maps(nn.Module):
     def forward(self, inputs, labels, centroids):
         embeddings = {name: self.maps[name](value) for name, value in inputs.items()}
         mean = sum(embeddings.values()) / len(embeddings)
-        clusters = [
-            ClusterLoss(ClusterLossConfig(kind=kind))(embeddings, mean, labels, centroids)
-            for kind in ("per_modality", "joint")
-        ]
+        target, loss = (centroids, labels, False), ClusterLoss(ClusterLossConfig())
+        clusters = [loss(embeddings, dict.fromkeys(embeddings, target)), loss({"mean": mean}, {"mean": target})]
         made = {name: self.back[name](value) for name, value in embeddings.items()}
         rebuilt = reconstruction_loss(made, inputs, detach_targets=True)
         return torch.stack([*self.contrastive(embeddings).values(), *rebuilt.values(), *clusters]).sum()

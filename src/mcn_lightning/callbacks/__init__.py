@@ -1,7 +1,18 @@
-"""What happens around the steps: re-clustering, evaluation, files."""
+"""What happens around the steps: re-clustering, evaluation, files, stopping and going on."""
 
 from mcn_lightning.callbacks.centroids import CentroidUpdate
+from mcn_lightning.callbacks.checkpoints import WholeCheckpoints, last_checkpoint
 from mcn_lightning.callbacks.evaluation import RetrievalEvaluation
 from mcn_lightning.callbacks.files import EmbeddingWriter, SaveConfig
+from mcn_lightning.callbacks.resume import Resume, Stopped
 
-__all__ = ["CentroidUpdate", "EmbeddingWriter", "RetrievalEvaluation", "SaveConfig"]
+__all__ = [
+    "CentroidUpdate",
+    "EmbeddingWriter",
+    "Resume",
+    "RetrievalEvaluation",
+    "SaveConfig",
+    "Stopped",
+    "WholeCheckpoints",
+    "last_checkpoint",
+]

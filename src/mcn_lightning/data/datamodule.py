@@ -33,6 +33,7 @@ from mcn_lightning.data.videos import (
     SkippedVideos,
     VideoSource,
     collate,
+    leave_signals,
 )
 
 logger = logging.getLogger(__name__)
@@ -405,13 +406,17 @@ class NarratedVideos(LightningDataModule):
             persistent_workers=persistent and self.num_workers > 0,
             multiprocessing_context=self._start_workers_by(),
             timeout=self.timeout if self.num_workers else 0,
+            # of its own: a resumed run starts more workers, and must not draw other numbers for it
+            generator=torch.Generator().manual_seed(self.seed),
+            worker_init_fn=leave_signals,
         )
 
     def _start_workers_by(self) -> str | None:
         """Return how workers are started: never by forking a process that has the threads of other processes' calls."""
         if self.trainer is None or self.trainer.world_size == 1 or not self.num_workers:
             return None
-        multiprocessing.set_forkserver_preload([__name__])  # imported once and not by every worker
+        # imported once and not by every worker
+        multiprocessing.get_context("forkserver").set_forkserver_preload(["mcn_lightning.data.videos"])
         return "forkserver"
 
     def on_before_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:

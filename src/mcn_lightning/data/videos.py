@@ -370,6 +370,12 @@ class SkippedVideos:
             )
 
 
+def leave_signals(worker: int) -> None:
+    """Have a worker ignore what tells a run to end: the process that it reads for decides when (called in workers)."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class ClipLoader(DataLoader):
     """A data loader that says in one line what it waited for in vain."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from mcn_lightning.losses.cluster import ClusterLoss, ClusterLossConfig, cluster_contrast
 from mcn_lightning.losses.contrastive import ContrastiveConfig, ContrastiveLoss, info_nce, max_margin, mil_nce, mms
+from mcn_lightning.losses.finite import FiniteWatch, NotFiniteError, check_state
 from mcn_lightning.losses.reconstruction import reconstruction_loss
 
 __all__ = [
@@ -14,7 +15,10 @@ __all__ = [
     "ClusterLossConfig",
     "ContrastiveConfig",
     "ContrastiveLoss",
+    "FiniteWatch",
     "LossConfig",
+    "NotFiniteError",
+    "check_state",
     "cluster_contrast",
     "info_nce",
     "max_margin",

@@ -231,3 +231,14 @@ class MCN(nn.Module):
             embeddings = {name: F.normalize(value, dim=1) for name, value in embeddings.items()}
         present = cast("dict[str, Tensor | None]", embeddings)
         return MCNOutput(present.get("video"), present.get("audio"), present.get("text"), targets, reconstructions)
+
+    def nothing(self, device: torch.device) -> MCNOutput:
+        """Return what a batch of no clips gives, without any branch being run (batch norm has no use for it)."""
+        config = self.config
+        widths = {"video": config.video_dim, "audio": config.audio_widths[-1], "text": config.embedding_dim}
+        names: list[str] = [name for name in MODALITIES if name in config.modalities]
+        embeddings = {name: torch.zeros(0, config.embedding_dim, device=device) for name in names}
+        targets = {name: torch.zeros(0, widths[name], device=device) for name in names}
+        made = {name: torch.zeros(0, widths[name], device=device) for name in names if name in self.reconstruction}
+        present = cast("dict[str, Tensor | None]", embeddings)
+        return MCNOutput(present.get("video"), present.get("audio"), present.get("text"), targets, made)

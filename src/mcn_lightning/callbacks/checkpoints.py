@@ -1,0 +1,142 @@
+"""Checkpoint files: how one is written, and which one a stopped run goes on from."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+PARTIAL = ".partial"
+DECISIVE = ("seed_everything", "data", "model", "centroids")  # groups of options that make a run what it is
+INDIFFERENT = ("data.num_workers", "data.timeout", "data.eval_batch_size", "model.weights")
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are there whole or not at all, whenever the process is killed.
+
+    Lightning writes to the folder of temporary files and moves, which copies where that is another file system.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write beside the place, see the bytes to the disk, rename; remove what killed runs left half-written.
+
+        Args:
+            checkpoint: what to write.
+            path: where to; an address such as s3://... is left to Lightning.
+            storage_options: not used.
+        """
+        if "://" in str(path):
+            return super().save_checkpoint(checkpoint, path, storage_options)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f"*{PARTIAL}"):
+            left.unlink(missing_ok=True)
+        partial = path.with_name(path.name + PARTIAL)
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """See the new name to the disk too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What there is to go on from.
+
+    Args:
+        path: the checkpoint, or none.
+        text: one line for the user.
+    """
+
+    path: Path | None
+    text: str
+
+
+def last_checkpoint(trainer: Trainer, options: Mapping[str, Any], decisive: Iterable[str] = DECISIVE) -> Found:
+    """Find the checkpoint with the most steps of the newest run that has one and was given the same options.
+
+    Args:
+        trainer: its logger, or checkpoint callback, says where the runs are: ``<save_dir>/<name>/*/checkpoints``.
+        options: this run's, as in config.yaml.
+        decisive: groups of options that must agree.
+    """
+    place, folders = _folders(trainer)
+    other = ""
+    for folder in folders:
+        config = folder.parent / "config.yaml"
+        steps = {path: step for path in folder.glob("*.ckpt") if (step := _step(path)) is not None}
+        if not steps or not config.is_file():
+            continue
+        if (name := _difference(yaml.safe_load(config.read_text()), options, tuple(decisive))) is not None:
+            other = other or f" ({folder.parent.name} was run with another {name})"
+            continue
+        path = max(steps, key=lambda path: (steps[path], path.stat().st_mtime_ns))
+        return Found(path, f"goes on from {path}, step {steps[path]}")
+    return Found(None, f"no checkpoint of a run with these options in {place} yet{other}")
+
+
+def _folders(trainer: Trainer) -> tuple[Path, list[Path]]:
+    """Return where runs of this name are, and their folders of checkpoints, the newest first."""
+    callback = trainer.checkpoint_callback
+    if isinstance(callback, ModelCheckpoint) and callback.dirpath:
+        return Path(callback.dirpath), [Path(callback.dirpath)]
+    if not trainer.loggers:
+        return Path(trainer.default_root_dir), [Path(trainer.default_root_dir) / "checkpoints"]
+    logger = trainer.loggers[0]
+    place = Path(logger.save_dir or trainer.default_root_dir) / str(logger.name)
+    return place, sorted(place.glob("*/checkpoints"), key=_age, reverse=True)
+
+
+def _age(folder: Path) -> tuple[int, int]:
+    number = folder.parent.name.removeprefix("version_")
+    return int(number) if number.isdigit() else -1, folder.stat().st_mtime_ns
+
+
+def _step(path: Path) -> int | None:
+    """Return how many steps a checkpoint has; none, with a warning, if it is not one."""
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    except (RuntimeError, OSError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        reason = str(error).split("\n")[0]
+        print(f"warning: --ckpt_path last: {path} is no whole checkpoint and is left out ({reason})", file=sys.stderr)
+        return None
+
+
+def _difference(one: Mapping[str, Any], other: Mapping[str, Any], decisive: tuple[str, ...]) -> str | None:
+    """Return the first option in which two runs differ, or ``None``."""
+    pairs = [_flat({name: options.get(name) for name in decisive}) for options in (one, other)]
+    for name in sorted({*pairs[0], *pairs[1]}):
+        if name not in INDIFFERENT and pairs[0].get(name) != pairs[1].get(name):
+            return name
+    return None
+
+
+def _flat(options: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(options, Mapping):
+        return {prefix: options}
+    items = (_flat(value, f"{prefix}.{name}" if prefix else str(name)) for name, value in options.items())
+    return {name: value for item in items for name, value in item.items()}

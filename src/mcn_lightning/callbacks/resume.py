@@ -1,0 +1,214 @@
+"""A run that is stopped loses nothing: random states in every checkpoint, and a checkpoint before the end."""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.utilities import rank_zero_info
+
+from mcn_lightning.data.batch import InputError
+from mcn_lightning.distributed import Later, rank, world
+
+KEY = "random_states"
+NEWEST = "newest.ckpt"
+
+
+class Stopped(Exception):
+    """The run was told to end and has saved its state; every process raises it.
+
+    Args:
+        number: the signal.
+        text: one line for the user.
+    """
+
+    def __init__(self, number: int, text: str) -> None:
+        super().__init__(text)
+        self.status = 128 + number
+
+
+def random_states() -> dict[str, Any]:
+    """Return the states of this process's random generators as plain data."""
+    _, keys, *rest = np.random.get_state(legacy=True)
+    states: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "numpy": (torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
+        "python": random.getstate(),
+    }
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Go on from what ``random_states`` gave."""
+    torch.set_rng_state(states["torch"])
+    keys, *rest = states["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))
+    random.setstate(states["python"])
+    if torch.cuda.is_available() and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"])
+
+
+def draw_random_states(seed: int, step: int) -> None:
+    """Set fresh states that are a function of seed, step and number of this process."""
+    words = np.random.SeedSequence((seed, step, rank())).generate_state(3).tolist()
+    torch.manual_seed(words[0])
+    np.random.seed(words[1])
+    random.seed(words[2])
+
+
+def _end_epoch(progress: dict[str, Any]) -> None:
+    """Turn the progress of a checkpoint that was saved after the last step of an epoch into that of the epoch's end.
+
+    Lightning would go on with the next epoch, too, but without beginning it: its hooks and its number are left out.
+    """
+    epoch, batch = progress["epoch_progress"], progress["epoch_loop.batch_progress"]
+    if batch["is_last_batch"] and epoch["total"]["processed"] < epoch["total"]["started"]:
+        for scope in ("total", "current"):
+            epoch[scope]["processed"] += 1
+            batch[scope]["completed"] = batch[scope]["processed"]
+        progress["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
+
+
+class Resume(Callback):
+    """What a run needs to go on with ``--ckpt_path last`` as if it had not been stopped.
+
+    Every checkpoint holds the random states of every process. SIGTERM, SIGUSR1 (unless Lightning requeues SLURM jobs
+    itself) and the first Ctrl-C only set a flag; at the end of a step, when one process has it, all save
+    ``newest.ckpt`` beside the other checkpoints and end with exit status 128 + signal.
+
+    Args:
+        every_n_steps: steps between two times that ``newest.ckpt`` is saved; 0 saves it only before stopping.
+    """
+
+    def __init__(self, every_n_steps: int = 0) -> None:
+        if every_n_steps < 0:
+            raise InputError(f"--resume.every_n_steps: expected 0 or more, found {every_n_steps}; 0 turns it off")
+        self.every_n_steps = every_n_steps
+        self._received = 0
+        self._asked: Later | None = None
+        self._saved: list[dict[str, Any]] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See that all processes go on from one checkpoint.
+
+        Raises:
+            InputError: if they found different ones.
+        """
+        self._received, self._asked, self._saved = 0, None, None
+        if world() > 1 and trainer.ckpt_path is not None:
+            paths: list[Any] = [None] * world()
+            dist.all_gather_object(paths, str(trainer.ckpt_path))
+            if len(set(paths)) > 1:
+                raise InputError(f"--ckpt_path: expected one checkpoint for all processes, found {sorted(set(paths))}")
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the random states of all processes."""
+        states: list[Any] = [random_states()]
+        if world() > 1:
+            own, states = states[0], [None] * world()
+            dist.all_gather_object(states, own)
+        checkpoint[KEY] = states
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the random states until training begins: what is set up until then draws numbers too."""
+        self._saved = checkpoint.get(KEY, [])
+        _end_epoch(checkpoint["loops"]["fit_loop"])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Set the random states, and take the signals over from Lightning, whose handlers wait for other processes."""
+        saved, self._saved = self._saved, None
+        if saved is not None and len(saved) == world():
+            set_random_states(saved[rank()])
+        elif saved is not None or world() > 1:  # equal states would drop the same units in every process
+            draw_random_states(torch.initial_seed(), trainer.global_step)
+        if saved is not None and len(saved) != world():
+            rank_zero_info(
+                f"--ckpt_path: the checkpoint has random states of {len(saved)} process(es) and there are now "
+                f"{world()}: the run goes on with fresh ones"
+            )
+        self._take_signals(trainer)
+
+    def _take_signals(self, trainer: Trainer) -> None:
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        environment = trainer._accelerator_connector.cluster_environment
+        if not (isinstance(environment, SLURMEnvironment) and environment.auto_requeue):
+            numbers.append(signal.SIGUSR1)
+        for number in numbers:  # Lightning puts the former handlers back at the end
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._received = number
+        if number == signal.SIGINT:  # the second one ends the run at once
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save when it is time to, and end the run when a process was told to.
+
+        After the last step of an epoch comes its evaluation, which no checkpoint remembers: only ``on_train_epoch_end``
+        ends the run then, and what is saved now is for the case that it is too late by then.
+
+        Raises:
+            Stopped: on all processes at once.
+        """
+        number = self._agreed(pl_module.device)
+        if trainer.fit_loop._should_accumulate():  # gradients that wait for more batches are in no checkpoint
+            return
+        last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if number and not last:
+            self._stop(trainer, number)
+        due = self.every_n_steps > 0 and trainer.global_step % self.every_n_steps == 0
+        if number or (due and not last):
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the run when a process was told to.
+
+        Raises:
+            Stopped: on all processes at once.
+        """
+        if number := self._agreed(pl_module.device):
+            self._stop(trainer, number)
+
+    def _stop(self, trainer: Trainer, number: int) -> NoReturn:
+        path, name = self._save(trainer), signal.Signals(number).name
+        saved = "nothing was saved" if path is None else f"saved {path}: the same command with --ckpt_path last goes on"
+        raise Stopped(number, f"stopped by {name} after step {trainer.global_step}, {saved}")
+
+    def _agreed(self, device: torch.device) -> int:
+        """Return the signal that a process received, the same on all; with several, as it was one step ago.
+
+        What the device was asked a step ago is known by now, so that nothing waits.
+        """
+        if world() == 1:
+            return self._received
+        asked = self._asked
+        flag = torch.tensor(self._received, device=device)
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        self._asked = Later(flag)
+        return 0 if asked is None else int(asked.read())
+
+    def _save(self, trainer: Trainer) -> Path | None:
+        """Save ``newest.ckpt``; return where it is, or ``None`` for a run without checkpoints."""
+        callback = trainer.checkpoint_callback
+        if (
+            not isinstance(callback, ModelCheckpoint)
+            or callback.dirpath is None
+            or getattr(trainer, "fast_dev_run", False)
+        ):
+            return None
+        path = Path(callback.dirpath) / NEWEST
+        trainer.save_checkpoint(path, weights_only=False)
+        return path
