@@ -255,6 +255,10 @@ class OnlineClustering(nn.Module):
         # 1e-9: a product that is whole but for rounding is not rounded up once more
         first = math.ceil(clips_per_video * self.config.queue_share - 1e-9)
         rows = mean.detach().reshape(-1, clips_per_video, mean.shape[1])[:, :first].flatten(0, 1)
-        if counts is not None:
-            rows = gather_rows(rows, [count // clips_per_video * first for count in counts])
+        if counts is not None:  # a process without clips does not know how many a video has
+            known = 0 not in counts
+            pushed = (
+                [count // clips_per_video * first for count in counts] if known else row_counts(len(rows), rows.device)
+            )
+            rows = gather_rows(rows, pushed)
         self.queue.push(rows)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mcn_lightning.distributed import reach
 from mcn_lightning.models.audio import ResDAVEnet, pool_time, valid_steps
 from mcn_lightning.models.gating import GatedEmbedding
 
@@ -233,12 +234,20 @@ class MCN(nn.Module):
         return MCNOutput(present.get("video"), present.get("audio"), present.get("text"), targets, reconstructions)
 
     def nothing(self, device: torch.device) -> MCNOutput:
-        """Return what a batch of no clips gives, without any branch being run (batch norm has no use for it)."""
+        """Return what a batch of no clips gives, without any branch being run (batch norm has no use for it).
+
+        For a process without clips in a step of several. Its weights are reached where those of the others are, behind
+        the losses: otherwise its gradients would be summed before the losses' own sums, and the others' after them.
+        """
         config = self.config
         widths = {"video": config.video_dim, "audio": config.audio_widths[-1], "text": config.embedding_dim}
-        names: list[str] = [name for name in MODALITIES if name in config.modalities]
-        embeddings = {name: torch.zeros(0, config.embedding_dim, device=device) for name in names}
-        targets = {name: torch.zeros(0, widths[name], device=device) for name in names}
-        made = {name: torch.zeros(0, widths[name], device=device) for name in names if name in self.reconstruction}
-        present = cast("dict[str, Tensor | None]", embeddings)
-        return MCNOutput(present.get("video"), present.get("audio"), present.get("text"), targets, made)
+        embeddings: dict[str, Tensor | None] = {}
+        targets: dict[str, Tensor] = {}
+        made: dict[str, Tensor] = {}
+        for name in (name for name in MODALITIES if name in config.modalities):
+            branch = getattr(self, name)
+            embeddings[name] = reach(torch.zeros(0, config.embedding_dim, device=device), branch.parameters())
+            targets[name] = torch.zeros(0, widths[name], device=device)
+            if name in self.reconstruction:
+                made[name] = reach(targets[name], self.reconstruction[name].parameters())
+        return MCNOutput(embeddings.get("video"), embeddings.get("audio"), embeddings.get("text"), targets, made)
