@@ -77,9 +77,11 @@ def refusal(capsys, *words: object) -> str:
 
 
 def layers(recipe: Path) -> list[Path]:
-    """Return a recipe with what it is layered over: an ablation's name begins with its recipe's."""
+    """Return a recipe with what it is layered over: the one its name begins with, or any, as the demo."""
+    if recipe.parent.name != "ablations":
+        return [recipe]
     bases = [path for path in CONFIGS.glob("*.yaml") if recipe.stem.startswith(f"{path.stem}_")]
-    return [*bases, recipe] if recipe.parent.name == "ablations" else [recipe]
+    return [*(bases or [CONFIGS / "demo.yaml"]), recipe]
 
 
 @pytest.mark.parametrize(

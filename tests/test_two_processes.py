@@ -1,0 +1,59 @@
+"""Training on two processes and on one with the same clips a step."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+RUN = {
+    "data": {
+        "modalities": ["video", "text"], "streams": [{"suffix": "_2d", "rate": 1.0, "width": 8}],
+        "text": {"source": "word_vectors.txt", "dim": 8}, "clips": {"n_pair": 4, "min_time": 5.0},
+        "val_csv": None, "num_workers": 0,
+    },
+    "model": {
+        "network": {"embedding_dim": 16, "normalize": True, "reconstruction": True, "reconstruction_hidden": 8},
+        "loss": {"contrastive": {"temperature": 0.1, "learn_temperature": True}, "cluster": {"temperature": 0.1}},
+        "clustering": {"kind": "sinkhorn", "num_clusters": 4},
+        "optimizer": {"lr": 0.01, "warmup_steps": 0},
+    },
+    "trainer": {"accelerator": "cpu", "max_epochs": 2, "log_every_n_steps": 1, "enable_progress_bar": False},
+}  # fmt: skip
+
+
+def fit(root: Path, folder: Path, *words: object) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Train, and return the losses of the steps and the weights at the end."""
+    folder.mkdir()
+    (folder / "run.yaml").write_text(yaml.safe_dump(RUN))
+    logger = ["--trainer.logger.init_args.save_dir", str(folder), "--trainer.logger.init_args.name", "run"]
+    command = [
+        sys.executable,
+        "-m",
+        "mcn_lightning",
+        "fit",
+        "--config",
+        str(folder / "run.yaml"),
+        "--data.root",
+        str(root),
+    ]
+    done = subprocess.run([*command, *logger, *map(str, words)], capture_output=True, text=True, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr[-3000:]
+    with open(folder / "run" / "version_0" / "metrics.csv", newline="") as file:
+        losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+    saved = torch.load(folder / "run" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    return losses, saved["state_dict"]
+
+
+def test_two_processes_train_as_one_with_their_clips(tiny, tmp_path):
+    one, weights = fit(tiny, tmp_path / "one", "--data.batch_size", 2, "--trainer.devices", 1)
+    two, others = fit(tiny, tmp_path / "two", "--data.batch_size", 1, "--trainer.devices", 2)
+    assert len(one) == 6 and two == pytest.approx(one, rel=1e-4)
+    for name, value in weights.items():
+        torch.testing.assert_close(others[name], value, rtol=1e-3, atol=1e-4)
