@@ -9,7 +9,7 @@ from references import model as reference
 
 from mcn_lightning.callbacks import CentroidUpdate
 from mcn_lightning.clustering import ClusteringConfig
-from mcn_lightning.data.batch import ClipBatch
+from mcn_lightning.data.batch import ClipBatch, InputError
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.data.features import AudioConfig, VisualStream
@@ -122,3 +122,33 @@ def test_a_batch_is_taken_as_it_comes_from_a_loader(tiny):
         raw, ready = module(batch).embeddings(), module(batch.ready()).embeddings()
     assert set(raw) == {"video", "audio", "text"}
     assert all(torch.equal(raw[name], ready[name]) for name in raw)
+
+
+def test_a_pass_over_the_training_set_is_clustered(tiny, tmp_path):
+    module, seen = make_module(), []
+    fit = module.clustering.fit
+
+    def record(features, fresh):
+        reports = fit(features, fresh)
+        seen.append((module.trainer.current_epoch, sum(map(len, features["mean"])), fresh, reports["mean"]))
+        return reports
+
+    module.clustering.fit = record
+    update = CentroidUpdate(every_n_steps=0, every_n_epochs=2, source="training_set", share=0.5, start="warm")
+    trainer = make_trainer(tmp_path, max_epochs=3, callbacks=[update], enable_checkpointing=False)
+    trainer.fit(module, make_data(tiny))
+    assert [(epoch, rows, fresh) for epoch, rows, fresh, _ in seen] == [(0, 12, False), (2, 12, False)]
+    assert seen[0][3].changed is None and 0 <= seen[1][3].changed <= 1  # the second starts from the first's centroids
+    names = {"objective", "iterations", "changed", "size_entropy", "reseeded", "empty", "seconds", "pass_seconds"}
+    assert {f"clustering/{name}" for name in names} <= set(trainer.callback_metrics)
+    assert module.training and module.clustering.has_centroids
+
+
+def test_when_to_cluster_is_checked():
+    for options, found in (
+        ({"every_n_steps": 0}, "every_n_steps and every_n_epochs"),
+        ({"source": "training_set"}, r"--centroids\.source"),
+        ({"share": 0.0}, r"--centroids\.share"),
+    ):
+        with pytest.raises(InputError, match=found):
+            CentroidUpdate(**options)

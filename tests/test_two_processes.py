@@ -57,3 +57,14 @@ def test_two_processes_train_as_one_with_their_clips(tiny, tmp_path):
     assert len(one) == 6 and two == pytest.approx(one, rel=1e-4)
     for name, value in weights.items():
         torch.testing.assert_close(others[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_two_processes_cluster_a_pass_over_the_training_set(tiny, tmp_path):
+    words = {
+        "model.clustering.kind": "kmeans", "model.clustering.queue_rows": 0, "centroids.every_n_steps": 0,
+        "centroids.every_n_epochs": 1, "centroids.source": "training_set", "data.batch_size": 1, "trainer.devices": 2,
+    }  # fmt: skip
+    losses, weights = fit(
+        tiny, tmp_path / "run", *(word for name, value in words.items() for word in (f"--{name}", value))
+    )
+    assert len(losses) == 6 and weights["clustering.of.mean.runs"] == 2 and weights["clustering.of.mean.ready"]

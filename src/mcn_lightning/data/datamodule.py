@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 from torch.utils.data import DataLoader
@@ -373,7 +374,8 @@ class NarratedVideos(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader | list:
         """Return the held-out clips; in training, nothing where there is no list of them."""
-        if self.lists["val"] is None and not getattr(self.trainer, "validating", False):
+        fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        if self.lists["val"] is None and fitting:
             return []
         return self._loader("val", self._sampler("val"), self.eval_batch_size)
 
