@@ -244,29 +244,6 @@ def test_engines_reach_the_same_objective(metric):
     assert found[0] == pytest.approx(found[1], rel=0.01)
 
 
-@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-@pytest.mark.parametrize("seed", range(3))
-def test_rows_that_are_not_compared_again_keep_their_nearest_centroid(metric, seed, monkeypatch):
-    """Many rounds, of which the late ones compare few rows, give the bits of as many runs of one, which compare all."""
-    rows = blobs(600, 8, 12, seed).mul(torch.linspace(0.5, 2, 600)[:, None])
-    compared, make = [], room._torch_nearest
-
-    def counted(targets, bias):
-        nearest = make(targets, bias)
-        return lambda some: compared.append(len(some)) or nearest(some)
-
-    monkeypatch.setattr(room, "_torch_nearest", counted)
-    options = {"metric": metric, "max_iterations": 1, "tolerance": -1.0}
-    centroids = rows[:8]
-    for _ in range(20):
-        centroids, _, _ = KMeans(8, engine="torch", **options).fit(rows, centroids)
-    compared.clear()
-    found, found_labels, _ = KMeans(8, engine="torch", **{**options, "max_iterations": 20}).fit(rows, rows[:8])
-    assert torch.equal(found, centroids)
-    assert torch.equal(found_labels, assign(rows, centroids, metric=metric))
-    assert 600 < sum(compared) < 21 * 600 * 0.8
-
-
 def shares_of(rows, sizes):
     """This process's rows of two tensors, each divided among the processes by shares of its length."""
     from mcn_lightning.distributed import rank

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,10 +16,7 @@ from mcn_lightning.clustering.rows import Rows
 from mcn_lightning.distributed import broadcast, gather_rows, rank, row_counts, sum_all, world
 
 Metric = Literal["cosine", "euclidean"]
-Nearest = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
-
-ROUNDING = 1e-5
-"""How far a float32 product may be off, as a share of the product of the lengths: ten times what was seen."""
+Nearest = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -47,27 +44,18 @@ def _has_faiss() -> bool:
     return importlib.util.find_spec("faiss") is not None
 
 
-def _targets(centroids: Tensor, metric: Metric) -> tuple[Tensor, Tensor]:
-    """Return ``(K, D)`` and ``(K,)``: the nearest centroid of a row has the largest score, row x target + bias.
+def _torch_nearest(centroids: Tensor, metric: Metric) -> Nearest:
+    """Return the function that finds for rows ``(n, D)`` a product ``(n,)`` and the nearest centroid's index ``(n,)``.
 
-    The length of a row scales all its products alike, so that for cosine only the centroids need length 1. For squared
-    distances the square of the row is left out, which is the same for all centroids.
+    For cosine the product is that with the centroid at length 1; the length of a row scales all its products alike, and
+    need not be 1. For squared distances the square of the row is left out, which is the same for all centroids.
     """
     if metric == "cosine":
-        return F.normalize(centroids, dim=1), centroids.new_zeros(len(centroids))
-    return centroids, -0.5 * centroids.square().sum(dim=1)
-
-
-def _torch_nearest(targets: Tensor, bias: Tensor) -> Nearest:
-    """Return the function that gives for rows ``(n, D)`` best centroid, its score, and the second-best one ``(n,)``."""
-
-    def nearest(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        scores = F.linear(rows, targets, bias)
-        # max with indices: like argmax it gives the first of equal ones, and on a CPU it is several times as fast
-        best, labels = scores.max(dim=1)
-        return labels, best, scores.scatter_(1, labels[:, None], -torch.inf).max(dim=1).values
-
-    return nearest
+        targets, bias = F.normalize(centroids, dim=1), None
+    else:
+        targets, bias = centroids, -0.5 * centroids.square().sum(dim=1)
+    # max with indices: like argmax it gives the first of equal ones, and on a CPU it is several times as fast
+    return lambda rows: F.linear(rows, targets, bias).max(dim=1)
 
 
 def _faiss_index(width: int, metric: Metric) -> Any:
@@ -77,15 +65,15 @@ def _faiss_index(width: int, metric: Metric) -> Any:
     return faiss.index_cpu_to_all_gpus(index) if getattr(faiss, "get_num_gpus", int)() else index
 
 
-def _faiss_nearest(index: Any, targets: Tensor) -> Nearest:
-    """Return the same by a faiss index, which is filled with the targets; it looks for no second best."""
+def _faiss_nearest(index: Any, centroids: Tensor, metric: Metric) -> Nearest:
+    """Return the same function as ``_torch_nearest``, by a faiss index that is filled with the centroids."""
+    targets = F.normalize(centroids, dim=1) if metric == "cosine" else centroids
     index.reset()
     index.add(targets.contiguous().cpu().numpy())
 
-    def nearest(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        scores, labels = index.search(rows.contiguous().cpu().numpy(), 1)
-        best = torch.from_numpy(scores[:, 0]).to(rows.device)
-        return torch.from_numpy(labels[:, 0]).to(rows.device), best, best
+    def nearest(rows: Tensor) -> tuple[Tensor, Tensor]:
+        products, labels = index.search(rows.contiguous().cpu().numpy(), 1)
+        return torch.from_numpy(products[:, 0]).to(rows.device), torch.from_numpy(labels[:, 0]).to(rows.device)
 
     return nearest
 
@@ -104,11 +92,10 @@ def assign(features: Tensor, centroids: Tensor, chunk: int = 8192, metric: Metri
         ``(N,)`` int64; of equally near centroids the one with the lowest index.
     """
     with torch.autocast(features.device.type, enabled=False):
-        targets, bias = _targets(centroids.float(), metric)
+        nearest = _torch_nearest(centroids.float(), metric)
         labels = torch.empty(len(features), dtype=torch.int64, device=features.device)
         for first in range(0, len(features), chunk):
-            scores = F.linear(features[first : first + chunk].float(), targets, bias)
-            labels[first : first + chunk] = scores.max(dim=1).indices
+            labels[first : first + chunk] = nearest(features[first : first + chunk].float())[1]
         return labels
 
 
@@ -119,14 +106,12 @@ def _closeness(rows: Tensor, point: Tensor, metric: Metric) -> Tensor:
     return -(rows - point).square().sum(dim=1)
 
 
-def _sums(rows: Tensor, labels: Tensor, counts: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return the sum ``(K, D)`` of the rows ``(n, D)`` of each cluster, each times its weight ``(n,)`` if given.
+def _sums(rows: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
+    """Return the sum ``(K, D)`` of the rows ``(n, D)`` of each cluster.
 
     A bag of row numbers a cluster: unlike ``index_add_`` the same sums every time on a GPU too.
     """
-    order = labels.argsort(stable=True)
-    shares = None if weights is None else weights[order]
-    return F.embedding_bag(order, rows, counts.cumsum(0) - counts, mode="sum", per_sample_weights=shares)
+    return F.embedding_bag(labels.argsort(stable=True), rows, counts.cumsum(0) - counts, mode="sum")
 
 
 def _split_largest(rows: Rows, labels: Tensor, means: Tensor, counts: Tensor, metric: Metric) -> int:
@@ -207,50 +192,6 @@ def _plus_plus_rows(rows: Rows, num_clusters: int, metric: Metric, generator: to
             found = ((1 - closeness) if metric == "cosine" else -closeness).clamp(min=0)
             distances[place] = found if index == 0 else torch.minimum(distances[place], found)
     return centroids
-
-
-class _Assignment:
-    """The cluster of each row of this process, and by how much it is the best one.
-
-    When the targets move, a row's score with each of them changes by no more than its length times that move. A row
-    whose best score leads by more than that keeps its cluster, and is not compared again: the result is that of a full
-    comparison. When centroids have nearly settled, or start near their end, few rows are left to compare.
-    """
-
-    def __init__(self, rows: Rows, centroids: Tensor, metric: Metric, index: Any) -> None:
-        self.rows, self.metric, self.index = rows, metric, index
-        self.targets, self.bias = _targets(centroids, metric)
-        self.labels = torch.zeros(rows.count, dtype=torch.int64, device=rows.device)
-        self.lead = torch.full((rows.count,), -torch.inf, device=rows.device)
-        lengths = [torch.linalg.vector_norm(some, dim=1) for _, some in rows.chunks()]
-        self.lengths = torch.cat([torch.empty(0, device=rows.device), *lengths])
-
-    def move(self, centroids: Tensor) -> None:
-        """Take new centroids ``(K, D)``."""
-        targets, bias = _targets(centroids, self.metric)
-        moves, shifts = torch.linalg.vector_norm(targets - self.targets, dim=1), (bias - self.bias).abs()
-        self.lead -= self.lengths * (moves[self.labels] + moves.max()) + shifts[self.labels] + shifts.max()
-        self.targets, self.bias = targets, bias
-
-    def forget(self) -> None:
-        """Compare all rows next time."""
-        self.lead.fill_(-torch.inf)
-
-    def chunks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield where rows stand and the rows, after their labels were brought up to date."""
-        if self.index is None:
-            nearest = _torch_nearest(self.targets, self.bias)
-        else:
-            nearest = _faiss_nearest(self.index, self.targets)
-        longest, widest = torch.linalg.vector_norm(self.targets, dim=1).max(), self.bias.abs().max()
-        for place, some in self.rows.chunks():
-            labels, lead, lengths = self.labels[place], self.lead[place], self.lengths[place]
-            open_ = (~(lead > 0)).nonzero()[:, 0]
-            if len(open_):
-                found, best, second = nearest(some if len(open_) == len(some) else some[open_])
-                labels[open_] = found
-                lead[open_] = best - second - 2 * ROUNDING * (lengths[open_] * longest + widest)
-            yield place, some
 
 
 class KMeans:
@@ -380,50 +321,51 @@ class KMeans:
         use_faiss = self.engine == "faiss" or (self.engine == "auto" and in_place and world() == 1 and _has_faiss())
         rows = given.on_first_process() if use_faiss else given
         index = _faiss_index(rows.width, self.metric) if use_faiss else None
-        assignment = _Assignment(rows, centroids, self.metric, index)
-        before = labels = assignment.labels
+        labels = torch.zeros(rows.count, dtype=torch.int64, device=rows.device)
+        before = labels
         iterations = reseeded = 0
         moving = True
         while moving and iterations < self.max_iterations:
-            sums, counts = self._pass(assignment)
+            sums, counts = self._pass(rows, self._nearest(index, centroids), labels)
             if iterations == 0:
                 before = labels.clone()
             updated = sums / counts.clamp(min=1)[:, None]
-            if self.reseed_empty and (split := _split_largest(rows, labels, updated, counts, self.metric)):
-                reseeded += split
-                assignment.forget()  # rows moved that have another nearest centroid
+            if self.reseed_empty:
+                reseeded += _split_largest(rows, labels, updated, counts, self.metric)
             updated = broadcast(updated)
             moving = float(broadcast((updated - centroids).square().sum())) > self.tolerance
             centroids, iterations = updated, iterations + 1
-            assignment.move(centroids)
-        objective, counts = self._final_pass(assignment, centroids)
+        objective, counts = self._final_pass(rows, self._nearest(index, centroids), centroids, labels)
         changed = None if init is None else float(sum_all((labels != before).sum())) / rows.total
         if use_faiss:
             labels = given.from_first_process(labels)
         seconds = time.perf_counter() - started
         return centroids, labels, KMeansReport(iterations, objective, reseeded, counts, changed, seconds)
 
-    def _pass(self, assignment: _Assignment) -> tuple[Tensor, Tensor]:
-        """Assign the rows; return sum ``(K, D)`` and count ``(K,)`` int64 of each cluster's rows."""
-        sums = torch.zeros_like(assignment.targets)
-        counts = torch.zeros(self.num_clusters, dtype=torch.int64, device=sums.device)
-        for place, some in assignment.chunks():
-            labels = assignment.labels[place]
-            sizes = labels.bincount(minlength=self.num_clusters)
-            sums += _sums(some, labels, sizes)
+    def _nearest(self, index: Any, centroids: Tensor) -> Nearest:
+        if index is None:
+            return _torch_nearest(centroids, self.metric)
+        return _faiss_nearest(index, centroids, self.metric)
+
+    def _pass(self, rows: Rows, nearest: Nearest, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the labels; return sum ``(K, D)`` and count ``(K,)`` int64 of each cluster's rows."""
+        sums = torch.zeros(self.num_clusters, rows.width, device=rows.device)
+        counts = torch.zeros(self.num_clusters, dtype=torch.int64, device=rows.device)
+        for place, some in rows.chunks():
+            _, found = nearest(some)
+            sizes = found.bincount(minlength=self.num_clusters)
+            sums += _sums(some, found, sizes)
             counts += sizes
+            labels[place] = found
         return sum_all(sums), sum_all(counts)
 
-    def _final_pass(self, assignment: _Assignment, centroids: Tensor) -> tuple[float, Tensor]:
-        """Assign the rows; return the objective and the count ``(K,)`` int64 of each cluster's rows."""
-        total = torch.zeros((), dtype=torch.float64, device=centroids.device)
-        for place, some in assignment.chunks():
-            labels = assignment.labels[place]
+    def _final_pass(self, rows: Rows, nearest: Nearest, centroids: Tensor, labels: Tensor) -> tuple[float, Tensor]:
+        """Write the labels; return the objective and the count ``(K,)`` int64 of each cluster's rows."""
+        total = torch.zeros((), dtype=torch.float64, device=rows.device)
+        for place, some in rows.chunks():
+            products, labels[place] = nearest(some)
             if self.metric == "cosine":
-                sizes, weights = labels.bincount(minlength=self.num_clusters), assignment.lengths[place]
-                directions = _sums(some, labels, sizes, 1 / weights.clamp(min=1e-12))
-                total += (directions * assignment.targets).sum()
-            else:
-                total += (some - centroids[labels]).square().sum()
-        counts = sum_all(assignment.labels.bincount(minlength=self.num_clusters))
-        return float(sum_all(total)) / assignment.rows.total, counts
+                total += (products / torch.linalg.vector_norm(some, dim=1).clamp(min=1e-12)).sum()
+            else:  # not from the product: of far rows that lie close together nothing would be left of the difference
+                total += (some - centroids[labels[place]]).square().sum()
+        return float(sum_all(total)) / rows.total, sum_all(labels.bincount(minlength=self.num_clusters))
