@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import multiprocessing
-import resource
 import statistics
 import time
 
@@ -57,14 +56,12 @@ def measure(name: str, options: argparse.Namespace, results: multiprocessing.Sim
     rows = make_rows(options)
     init = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(1))[: options.clusters]]
     cluster(name, rows[: 4 * options.clusters], init, 2)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start, busy = time.perf_counter(), time.process_time()
     centroids = cluster(name, rows, init, options.iterations)
     seconds, busy = time.perf_counter() - start, time.process_time() - busy
-    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
     labels = assign(rows, centroids)
     objective = float(F.cosine_similarity(rows, centroids[labels]).mean())
-    results.put((seconds, busy, objective, memory))
+    results.put((seconds, busy, objective))
 
 
 def main() -> None:
@@ -77,7 +74,7 @@ def main() -> None:
     needed = {"ours, faiss": "faiss", "fast-pytorch-kmeans": "fast_pytorch_kmeans"}
     engines = [name for name in ENGINES if name not in needed or importlib.util.find_spec(needed[name])]
     context = multiprocessing.get_context("spawn")
-    found: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in engines}
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in engines}
     for _ in range(options.repeats):
         for name in engines:
             results = context.SimpleQueue()
@@ -90,12 +87,12 @@ def main() -> None:
     median = {name: [statistics.median(column) for column in zip(*runs, strict=True)] for name, runs in found.items()}
     print(f"{options.rows} x {options.dim}, K = {options.clusters}, {options.iterations} iterations, ", end="")
     print(f"noise {options.noise}, {options.threads} threads, medians of {options.repeats}")
-    print("| engine | seconds | ratio | CPU seconds | ratio | objective | memory beyond the rows (MB) |")
-    print("|---|---|---|---|---|---|---|")
+    print("| engine | seconds | ratio | CPU seconds | ratio | objective |")
+    print("|---|---|---|---|---|---|")
     theirs = median.get(ENGINES[-1], [float("nan")] * 2)
-    for name, (seconds, busy, objective, memory) in median.items():
+    for name, (seconds, busy, objective) in median.items():
         print(f"| {name} | {seconds:.2f} | {theirs[0] / seconds:.2f} | {busy:.2f} | {theirs[1] / busy:.2f} ", end="")
-        print(f"| {objective:.6f} | {memory:.0f} |")
+        print(f"| {objective:.6f} |")
     if missing := [name for name in ENGINES if name not in engines]:
         print(f"not installed: {', '.join(missing)}")
 
