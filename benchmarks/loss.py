@@ -4,8 +4,8 @@
 
 Prints a table of seconds and peak memory of forward and backward, asserts nothing. Every figure comes from a process
 of its own; each round runs both ways, one after the other. Memory is what is added to that of the embeddings: on a GPU
-what torch allocates, on a CPU the growth of the largest resident set. Beside other programs set OMP_WAIT_POLICY=passive, and
-read the figures of the default as well: threads that spin are disturbed more, the tiles more than the whole matrix.
+what torch allocates, on a CPU the growth of the largest resident set.
+Beside other programs, run it with OMP_WAIT_POLICY=passive and without: the two can order the ways differently.
 """
 
 from __future__ import annotations
