@@ -45,6 +45,7 @@ def fit(root: Path, folder: Path, *words: object) -> tuple[list[float], dict[str
     ]
     done = subprocess.run([*command, *logger, *map(str, words)], capture_output=True, text=True, env=dict(os.environ))
     assert done.returncode == 0, done.stderr[-3000:]
+    (folder / "said").write_text(done.stdout)
     with open(folder / "run" / "version_0" / "metrics.csv", newline="") as file:
         losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
     saved = torch.load(folder / "run" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
@@ -63,8 +64,10 @@ def test_two_processes_cluster_a_pass_over_the_training_set(tiny, tmp_path):
     words = {
         "model.clustering.kind": "kmeans", "model.clustering.queue_rows": 0, "centroids.every_n_steps": 0,
         "centroids.every_n_epochs": 1, "centroids.source": "training_set", "data.batch_size": 1, "trainer.devices": 2,
+        "data.val_csv": "val.csv",
     }  # fmt: skip
     losses, weights = fit(
         tiny, tmp_path / "run", *(word for name, value in words.items() for word in (f"--{name}", value))
     )
     assert len(losses) == 6 and weights["clustering.of.mean.runs"] == 2 and weights["clustering.of.mean.ready"]
+    assert "held-out clips: 10, after epoch 2" in (tmp_path / "run" / "said").read_text()  # each once, of both

@@ -304,3 +304,10 @@ def test_real_data_sets(shared, name, source, val, streams, words):
         assert torch.isfinite(batch.video).all() and torch.isfinite(batch.ready().audio).all()
         assert (batch.words[:, 0] > 0).all() and (batch.audio_frames == 100).all()
         assert np.isclose(batch.ready().video.norm(dim=1).numpy(), len(streams) ** 0.5, atol=1e-4).all()
+
+
+def test_a_batch_of_one_clip_is_refused(tiny):
+    data = narrated(tiny, batch_size=1, clips=ClipConfig(n_pair=1))
+    data.setup("fit")
+    with pytest.raises(InputError, match=r"--data\.batch_size 1: expected at least two clips"):
+        data.train_dataloader()

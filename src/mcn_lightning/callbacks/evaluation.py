@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from mcn_lightning.clustering import KMeans, assign
 from mcn_lightning.data.batch import ClipBatch, InputError
-from mcn_lightning.distributed import rank, world
+from mcn_lightning.distributed import gather_rows, rank, row_counts, world
 from mcn_lightning.metrics import ClusterQuality, LabelledFeatures, RetrievalRecall
+from mcn_lightning.metrics.items import hash_ids
 
 LETTERS = {"v": "video", "a": "audio", "t": "text"}
 RESTARTS = 4
@@ -164,9 +165,14 @@ class RetrievalEvaluation(Callback):
             metrics["topics_nmi"] = float(quality.compute()["nmi"])
         shown = next(iter(self._recalls)) + "/R@10"
         for name, value in metrics.items():
-            module.log(f"{stage}/{name}", value, prog_bar=name in (shown, "nmi"), batch_size=1)
+            module.log(f"{stage}/{name}", value, prog_bar=name in (shown, "nmi"), batch_size=1, sync_dist=world() > 1)
         epoch = trainer.current_epoch + 1 if trainer.state.fn == TrainerFn.FITTING else None
-        self._last = metrics, list(self._recalls), len(self._ids), epoch
+        self._last = metrics, list(self._recalls), self._count(module), epoch
+
+    def _count(self, module: LightningModule) -> int:
+        """Return the number of clips, each once, of all processes."""
+        ids = hash_ids(sorted(self._ids), module.device)
+        return len(gather_rows(ids, row_counts(len(ids), module.device)).unique())
 
     def _show(self, trainer: Trainer) -> None:
         if self._last is not None and trainer.is_global_zero:

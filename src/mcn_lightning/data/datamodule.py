@@ -336,6 +336,11 @@ class NarratedVideos(LightningDataModule):
                 f"--data.batch_size {self.batch_size}: expected at most the videos there are, found {found}; "
                 "lower it or set --data.epoch_end to pad"
             )
+        if self._videos_a_step() * self.clip_config.n_pair == 1:
+            raise InputError(
+                "--data.batch_size 1: expected at least two clips in a batch, so that a clip has others to be compared "
+                "with, found one; raise it or --data.clips.n_pair (now 1)"
+            )
         epoch, seen = self._resume_at
         sampler.set_epoch(epoch)  # workers read ahead: on resuming, Lightning tells the epoch after they have begun
         sampler.skip(seen)
