@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from references import clips as reference
 
 from mcn_lightning.data.batch import ClipBatch, InputError
@@ -38,7 +39,8 @@ def module(root, **options):
 
 
 def training(data, is_training=True):
-    data.trainer = SimpleNamespace(training=is_training, global_rank=0, world_size=1, current_epoch=0)
+    state = SimpleNamespace(fn=TrainerFn.FITTING if is_training else TrainerFn.VALIDATING)
+    data.trainer = SimpleNamespace(training=is_training, global_rank=0, world_size=1, current_epoch=0, state=state)
     return data
 
 

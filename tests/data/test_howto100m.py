@@ -18,8 +18,9 @@ from mcn_lightning.data.captions import read_captions
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.features import AudioConfig, VisualStream
 from mcn_lightning.data.howto100m import LayoutVideos, VideoLayout, read_video_list, video_id
+from mcn_lightning.data.loading import ClipSampler
 from mcn_lightning.data.text import TextConfig, WordVectorText
-from mcn_lightning.data.videos import ClipSampler, NarratedVideoDataset, collate
+from mcn_lightning.data.videos import NarratedVideoDataset, collate
 
 STREAMS = (VisualStream("_2d", 1.0, 8), VisualStream("_3d", 1.5, 8))
 

@@ -9,8 +9,9 @@ import torch
 
 from mcn_lightning.data import memory
 from mcn_lightning.data.batch import ClipBatch
+from mcn_lightning.data.loading import ClipLoader
 from mcn_lightning.data.memory import Blocks, Slots, join
-from mcn_lightning.data.videos import ClipLoader, collate
+from mcn_lightning.data.videos import collate
 
 
 def address(tensor):

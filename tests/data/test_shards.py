@@ -17,10 +17,10 @@ from data.sharding import STREAMS, break_shard, narrated, opened, packed, same
 from mcn_lightning.data.batch import BadVideo, ClipBatch, InputError
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.features import AudioConfig
+from mcn_lightning.data.loading import ClipLoader
 from mcn_lightning.data.packing import PackConfig
 from mcn_lightning.data.shard_files import INDEX, ShardIndex, shard_name
 from mcn_lightning.data.text import TextConfig
-from mcn_lightning.data.videos import ClipLoader
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def test_a_lost_shard_is_named_and_the_run_goes_on(tiny, tmp_path, how, found, c
     for batch in data.train_dataloader():
         data.on_before_batch_transfer(batch, 0)
     data.teardown("fit")
-    lines = [record.getMessage() for record in caplog.records if record.name == "mcn_lightning.data.videos"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "mcn_lightning.data.loading"]
     assert len(lines) == 2 and str(path) in lines[0]  # once for the shard, not once for each of its videos
     assert lines[1] == f"epoch 0 went without {lost} of 6 videos"
 

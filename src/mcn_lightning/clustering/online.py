@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from mcn_lightning.clustering.kmeans import KMeans, KMeansReport, assign
 from mcn_lightning.clustering.queue import FeatureQueue
 from mcn_lightning.distributed import gather_rows, rank, row_counts, world
 
-KINDS = (
+Kind = Literal[
     "kmeans",
     "kmeans_joint",
     "kmeans_per_modality",
@@ -23,7 +23,7 @@ KINDS = (
     "sinkhorn_swapped",
     "sinkhorn_swapped_hard",
     "none",
-)
+]
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,7 @@ class ClusteringConfig:
         sinkhorn_iterations: sinkhorn only: rounds of normalising.
     """
 
-    kind: Literal[
-        "kmeans",
-        "kmeans_joint",
-        "kmeans_per_modality",
-        "sinkhorn",
-        "sinkhorn_hard",
-        "sinkhorn_swapped",
-        "sinkhorn_swapped_hard",
-        "none",
-    ] = "kmeans"
+    kind: Kind = "kmeans"
     num_clusters: int = 256
     queue_rows: int = 40960
     queue_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -81,7 +72,7 @@ class ClusteringConfig:
     def __post_init__(self) -> None:
         flag = "--model.clustering"
         for name, choices in (
-            ("kind", KINDS),
+            ("kind", get_args(Kind)),
             ("queue_dtype", ("float32", "bfloat16")),
             ("queue_device", ("model", "cpu")),
             ("metric", ("cosine", "euclidean")),

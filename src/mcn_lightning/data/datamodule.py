@@ -20,6 +20,7 @@ from mcn_lightning.data.captions import Captions, read_captions
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.features import DEFAULT_STREAMS, AudioConfig, VisualStream
 from mcn_lightning.data.howto100m import LayoutVideos, VideoLayout, read_video_list, video_id
+from mcn_lightning.data.loading import ClipLoader, ClipSampler, SkippedVideos, leave_signals
 from mcn_lightning.data.packing import PackConfig, PackReport, pack
 from mcn_lightning.data.shard_files import ShardIndex, check_options, checksum
 from mcn_lightning.data.shard_writer import Split
@@ -27,15 +28,7 @@ from mcn_lightning.data.shards import ShardVideos
 from mcn_lightning.data.streaming import StreamingVideos, is_streaming, pack_streaming
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.data.text import TextConfig, TextSource, open_text
-from mcn_lightning.data.videos import (
-    ClipLoader,
-    ClipSampler,
-    NarratedVideoDataset,
-    SkippedVideos,
-    VideoSource,
-    collate,
-    leave_signals,
-)
+from mcn_lightning.data.videos import NarratedVideoDataset, VideoSource, collate
 
 logger = logging.getLogger(__name__)
 
@@ -379,8 +372,8 @@ class NarratedVideos(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader | list:
         """Return the held-out clips; in training, nothing where there is no list of them."""
-        fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-        if self.lists["val"] is None and fitting:
+        asked = self.trainer is not None and self.trainer.state.fn == TrainerFn.VALIDATING
+        if self.lists["val"] is None and not asked:
             return []
         return self._loader("val", self._sampler("val"), self.eval_batch_size)
 

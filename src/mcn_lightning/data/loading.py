@@ -1,0 +1,179 @@
+"""The order of an epoch over all processes, a loader that does not wait for ever, and what is said of lost videos."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from torch.utils.data import DataLoader, DistributedSampler
+
+from mcn_lightning.data.batch import BadVideo, ClipBatch, InputError
+
+logger = logging.getLogger(__name__)
+
+
+class SkippedVideos:
+    """The training videos that could not be used: each reason is logged once, their number once an epoch.
+
+    Args:
+        max_share: share of the training videos that may be unusable.
+        total: training videos.
+    """
+
+    def __init__(self, max_share: float, total: int = 0) -> None:
+        self.max_share, self.total = max_share, total
+        self.videos: set[str] = set()
+        self._reasons: set[str] = set()
+        self._epoch: int | None = None
+        self._in_epoch = 0
+
+    def begin(self, epoch: int) -> None:
+        """Begin an epoch, unless it is the present one; say what the one before went without."""
+        if epoch != self._epoch:
+            self.end()
+            self._epoch = epoch
+
+    def end(self) -> None:
+        """Say what the epoch went without."""
+        if self._epoch is not None and self._in_epoch:
+            logger.warning("epoch %d went without %d of %d videos", self._epoch, self._in_epoch, self.total)
+        self._epoch, self._in_epoch = None, 0
+
+    def add(self, skipped: Sequence[BadVideo]) -> None:
+        """Take note of videos.
+
+        Raises:
+            InputError: if more than the share allowed are unusable.
+        """
+        self._in_epoch += len(skipped)
+        for bad in skipped:
+            known = bad.video in self.videos or bad.reason in self._reasons  # a lost shard is one reason for many
+            self.videos.add(bad.video)
+            self._reasons.add(bad.reason)
+            if not known:
+                logger.warning("skipped video %s (%d so far): %s", bad.video, len(self.videos), bad.reason)
+        if skipped and len(self.videos) > self.max_share * self.total:
+            found = f"{len(self.videos)} of {self.total} training videos ({len(self.videos) / self.total:.1%})"
+            raise InputError(
+                f"{found} are unusable, more than --data.max_bad_share {self.max_share:g} allows; "
+                f"last: {skipped[-1].reason}"
+            )
+
+
+def leave_signals(worker: int) -> None:
+    """Have a worker ignore what tells a run to end: the process that it reads for decides when (called in workers)."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+class ClipLoader(DataLoader):
+    """A data loader that says in one line what it waited for in vain."""
+
+    def __iter__(self) -> Iterator[ClipBatch]:  # type: ignore[override]
+        """Give the batches.
+
+        Raises:
+            InputError: if no batch came in time.
+        """
+        batches = super().__iter__()
+        while True:
+            late = threading.Event()
+            watch = self._watch(batches, late)
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (RuntimeError, EOFError, OSError) as error:
+                if not late.is_set() and not str(error).startswith("DataLoader timed out"):
+                    raise
+                raise InputError(
+                    f"--data.timeout: expected a batch within {self.timeout:g} s, found none; the disk of the data "
+                    "stalls, the reading processes are slow to start, or --data.num_workers is too low"
+                ) from None
+            finally:
+                if watch is not None:
+                    watch.cancel()
+            yield batch.received() if self.num_workers and isinstance(batch, ClipBatch) else batch
+
+    def _watch(self, batches: Any, late: threading.Event) -> threading.Timer | None:
+        """Kill workers that are far too late: one that stalls with Python's lock held blocks this process too."""
+        if not self.num_workers or not self.timeout:
+            return None
+
+        def kill() -> None:
+            late.set()
+            for worker in batches._workers:
+                with contextlib.suppress(OSError):
+                    os.kill(worker.pid, signal.SIGKILL)
+
+        watch = threading.Timer(self.timeout + min(self.timeout, 10.0), kill)
+        watch.daemon = True
+        watch.start()
+        return watch
+
+
+class ClipSampler(DistributedSampler[tuple[int, int]]):
+    """The order of the videos of an epoch, as (epoch, index) pairs.
+
+    It is a ``DistributedSampler`` so that Lightning leaves it alone. The order belongs to all processes together; each
+    takes every ``world``-th video of it. So where an epoch was stopped is one number, the videos seen by all of them,
+    and a run may go on with another number of processes.
+
+    Args:
+        count: videos of the data set.
+        seed: the order is a function of (seed, epoch) only.
+        shuffle: draw an order for each epoch; otherwise as listed.
+        rank: which share this process takes.
+        world: number of shares.
+        batch_size: videos of a batch in each process; an epoch holds whole batches only.
+        end: what happens to the videos after the last whole batch of all processes: "drop" leaves them out of this
+            epoch, "pad" fills the batch up with the first videos of the order (evaluation counts each clip id once).
+    """
+
+    def __init__(
+        self,
+        count: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        world: int = 1,
+        batch_size: int = 1,
+        end: Literal["drop", "pad"] = "drop",
+    ) -> None:
+        super().__init__(range(count), world, rank, shuffle, seed)  # type: ignore[arg-type]
+        self.count = count
+        self.batch_size = batch_size
+        self.end = end
+        self._seen = 0
+
+    def skip(self, videos: int) -> None:
+        """Leave out the first videos of the order in the next pass only: all processes have seen them already."""
+        self._seen = videos
+
+    def size(self, seen: int = 0) -> int:
+        """Return how many videos this process takes of an epoch of which ``seen`` videos are done."""
+        left, whole = max(self.count - seen, 0), self.num_replicas * self.batch_size
+        return (left // whole if self.end == "drop" else -(-left // whole)) * self.batch_size
+
+    def __len__(self) -> int:
+        return self.size()
+
+    def order(self) -> np.ndarray:
+        """Return the order of the epoch, of all processes together."""
+        if not self.shuffle:
+            return np.arange(self.count)
+        return np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+        order = self.order()
+        size, left = self.size(self._seen), order[self._seen :]
+        self._seen = 0
+        filled = np.resize(np.concatenate([left, order]), max(size * self.num_replicas, 1))
+        share = filled[self.rank : size * self.num_replicas : self.num_replicas]
+        return iter([(self.epoch, index) for index in share.tolist()])
