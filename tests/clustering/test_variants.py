@@ -123,3 +123,35 @@ def test_each_modality_alone_has_centroids_of_its_own():
 
 def test_none_is_nothing():
     assert make("none") is None
+
+
+def push_and_cluster(counts):
+    """Push twice and cluster; return the queue, the centroids and the labels of this process's clips."""
+    clustering = CentroidClustering(ClusteringConfig(num_clusters=4, queue_rows=10, tolerance=0.0), 6, MODALITIES)
+    mine, found = sum(counts[: rank()]), []
+    for seed in (1, 2, 3):
+        rows = {name: value[mine : mine + counts[rank()]] for name, value in features(sum(counts), seed=seed).items()}
+        if seed == 3:
+            clustering.of[MEAN].set_centroids(torch.eye(4, 6))
+            found = clustering.cluster(rows, counts=row_counts(counts[rank()], "cpu"))[MEAN].counts
+        clustering.push(rows, 2 if counts[rank()] else 1, row_counts(counts[rank()], "cpu"))
+    return clustering.of[MEAN].queue.contents(), clustering.of[MEAN].centroids, found
+
+
+@pytest.mark.parametrize("counts", [[6, 6], [4, 8], [12, 0]])
+def test_two_processes_have_one_queue_and_one_set_of_centroids(counts):
+    first, second = run(push_and_cluster, counts, world=2)
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one, other)
+    queue, centroids, sizes = run(push_and_cluster, [12], world=1)[0]
+    assert torch.equal(first[0], queue), "rows are pushed in the order of the processes"
+    torch.testing.assert_close(first[1], centroids, rtol=1e-5, atol=1e-6)
+    assert torch.equal(first[2], sizes)
+
+
+def test_rows_from_elsewhere_are_clustered():
+    clustering, found = make("kmeans"), features(40)
+    first = clustering.fit({MEAN: [found[MEAN][:25], found[MEAN][25:]]})[MEAN]
+    assert first.changed is None and int(first.counts.sum()) == 40
+    again = clustering.fit({MEAN: [found[MEAN]]})[MEAN]
+    assert again.changed == 0 and again.iterations == 1 and clustering.of[MEAN].runs == 2
