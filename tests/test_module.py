@@ -152,3 +152,21 @@ def test_when_to_cluster_is_checked():
     ):
         with pytest.raises(InputError, match=found):
             CentroidUpdate(**options)
+
+
+def test_clips_of_a_cluster_are_left_out_once_there_are_clusters(tiny, tmp_path):
+    def losses(exclude):
+        torch.manual_seed(0)
+        module, seen = make_module(loss=LossConfig(contrastive=ContrastiveConfig(exclude_same_cluster=exclude))), []
+        module.on_train_batch_end = lambda *_: seen.append(float(module.trainer.callback_metrics["train/contrastive"]))
+        make_trainer(
+            tmp_path, max_steps=3, callbacks=[CentroidUpdate(every_n_steps=2)], enable_checkpointing=False
+        ).fit(module, make_data(tiny))
+        return seen
+
+    everyone, others = losses(False), losses(True)
+    assert len(everyone) == 3 and others[0] < everyone[0]  # fewer negatives
+    with pytest.raises(InputError, match="exclude_same_cluster: expected clusters"):
+        MCNModule(
+            NETWORK, LossConfig(contrastive=ContrastiveConfig(exclude_same_cluster=True)), ClusteringConfig("none")
+        )

@@ -128,9 +128,15 @@ class MCNModule(LightningModule):
         self.contrastive = ContrastiveLoss(self.loss_config.contrastive)
         self.cluster_loss = ClusterLoss(self.loss_config.cluster)
         self.clustering: Clustering | None = None
-        if self.loss_config.cluster_weight > 0:
+        exclude = self.loss_config.contrastive.exclude_same_cluster
+        if self.loss_config.cluster_weight > 0 or exclude:
             dim, modalities = self.network_config.embedding_dim, self.network_config.modalities
             self.clustering = make_clustering(self.clustering_config, dim, modalities)
+        if exclude and self.clustering is None:
+            raise InputError(
+                "--model.loss.contrastive.exclude_same_cluster: expected clusters, found --model.clustering.kind none; "
+                "set it to false or choose a kind"
+            )
         pairs = self.loss_config.contrastive.pairs(self.network_config.modalities)
         if not (pairs or self.network_config.reconstruction or self.clustering):
             raise InputError(
@@ -254,7 +260,8 @@ class MCNModule(LightningModule):
     def _loss_terms(self, output: MCNOutput, batch: ClipBatch, counts: Sequence[int]) -> dict[str, Tensor]:
         config, terms = self.loss_config, {}
         targets = self._cluster_targets(output, batch, counts)
-        pairs = self.contrastive(output.embeddings(), counts)
+        clusters = self.assignments(output) if config.contrastive.exclude_same_cluster else None
+        pairs = self.contrastive(output.embeddings(), counts, clusters)
         rebuilt = reconstruction_loss(output.reconstructions, output.targets, config.detach_targets, counts)
         if pairs:
             terms["contrastive"] = config.contrastive_weight * torch.stack(list(pairs.values())).sum()
@@ -305,7 +312,8 @@ class MCNModule(LightningModule):
         """Return the cluster of each clip ``(B,)`` int64, or ``None`` while there are no centroids."""
         if self.clustering is None:
             return None
-        return self.clustering.assignments({name: feature.float() for name, feature in _features(output).items()})
+        features = {name: feature.detach().float() for name, feature in _features(output).items()}
+        return self.clustering.assignments(features)
 
     def configure_optimizers(self) -> Any:
         """Build the optimiser and its schedule, stepped per batch."""
