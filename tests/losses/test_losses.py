@@ -182,6 +182,11 @@ def test_cluster_loss_is_the_mean_over_the_features_with_a_target():
     loss = ClusterLoss(ClusterLossConfig(margin=0.3))
     ours = loss(features, {name: (fixed, labels, False) for name in ("video", "audio", "text")})
     same_with_gradients(ours, reference.cluster([video, audio, text], labels, fixed, 0.3), [video, audio, text])
+    weighted = ClusterLoss(ClusterLossConfig(margin=0.3, video_weight=0.0, audio_weight=3.0))
+    alone = reference.cluster_contrast(audio, labels, fixed, 0.3)
+    torch.testing.assert_close(
+        weighted(features, dict.fromkeys(("video", "audio"), (fixed, labels, False))), 1.5 * alone
+    )
     joint = loss(features, {"mean": (fixed, labels, False)})
     torch.testing.assert_close(joint, reference.cluster_contrast(features["mean"], labels, fixed, 0.3))
     for normalize, cosine in ((True, False), (False, True)):
@@ -212,6 +217,7 @@ def test_reconstruction_equals_reference():
         (lambda: ContrastiveConfig(temperature=0.001, learn_temperature=True), "--model.loss.contrastive.temperature"),
         (lambda: ContrastiveConfig(ranking_margin=math.nan), "--model.loss.contrastive.ranking_margin"),
         (lambda: ClusterLossConfig(margin=-1), "--model.loss.cluster.margin"),
+        (lambda: ClusterLossConfig(audio_weight=-1), "--model.loss.cluster.audio_weight"),
         (lambda: ClusterLossConfig(temperature=-1), "--model.loss.cluster.temperature"),
         (lambda: LossConfig(contrastive_weight=-1), "--model.loss.contrastive_weight"),
         (lambda: LossConfig(cluster_weight=math.nan), "--model.loss.cluster_weight"),

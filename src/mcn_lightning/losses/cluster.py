@@ -22,16 +22,26 @@ class ClusterLossConfig:
         margin: taken from the logit of the true cluster.
         temperature: dot products are divided by it.
         normalize: scale features and centroids to length 1 for this loss; learned prototypes always are.
+        video_weight: factor of the video embedding's loss.
+        audio_weight: factor of the audio embedding's loss.
+        text_weight: factor of the text embedding's loss.
     """
 
     margin: float = 0.001
     temperature: float = 1.0
     normalize: bool = False
+    video_weight: float = 1.0
+    audio_weight: float = 1.0
+    text_weight: float = 1.0
 
     def __post_init__(self) -> None:
         flag = "--model.loss.cluster"
         if not 0 <= self.margin < math.inf:
             raise ValueError(f"{flag}.margin: expected 0 or more, found {self.margin}; 0 means no margin")
+        for name in ("video_weight", "audio_weight", "text_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                found = getattr(self, name)
+                raise ValueError(f"{flag}.{name}: expected 0 or more, found {found}; 0 draws it to no cluster")
         if not 0 < self.temperature < math.inf:
             raise ValueError(
                 f"{flag}.temperature: expected more than 0, found {self.temperature}; 1 leaves the products as they are"
@@ -91,7 +101,7 @@ class ClusterLoss(nn.Module):
         targets: Mapping[str, tuple[Tensor, Tensor, bool]],
         counts: Sequence[int] | None = None,
     ) -> Tensor:
-        """Return the mean over features and the clips of all processes, a scalar.
+        """Return the mean over features, times their weights, and the clips of all processes, a scalar.
 
         Args:
             features: embeddings ``(n, D)`` of this process's clips by modality, and their mean.
@@ -104,5 +114,6 @@ class ClusterLoss(nn.Module):
             x = features[name]
             if self.config.normalize or cosine:
                 x, prototypes = (F.normalize(full_precision(side), dim=1) for side in (x, prototypes))
-            losses.append(cluster_contrast(x, codes, prototypes, margin, temperature, counts))
+            weight = getattr(self.config, f"{name}_weight", 1.0)  # the mean has none
+            losses.append(weight * cluster_contrast(x, codes, prototypes, margin, temperature, counts))
         return torch.stack(losses).mean()
