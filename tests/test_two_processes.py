@@ -64,10 +64,24 @@ def test_two_processes_cluster_a_pass_over_the_training_set(tiny, tmp_path):
     words = {
         "model.clustering.kind": "kmeans", "model.clustering.queue_rows": 0, "centroids.every_n_steps": 0,
         "centroids.every_n_epochs": 1, "centroids.source": "training_set", "data.batch_size": 1, "trainer.devices": 2,
-        "data.val_csv": "val.csv",
+        "data.val_csv": "val.csv", "centroids.share": 0.17,  # one video: the second process has none
     }  # fmt: skip
     losses, weights = fit(
         tiny, tmp_path / "run", *(word for name, value in words.items() for word in (f"--{name}", value))
     )
     assert len(losses) == 6 and weights["clustering.of.mean.runs"] == 2 and weights["clustering.of.mean.ready"]
     assert "held-out clips: 10, after epoch 2" in (tmp_path / "run" / "said").read_text()  # each once, of both
+    config = tmp_path / "run" / "run" / "version_0" / "config.yaml"
+    checkpoint = config.parent / "checkpoints" / "last.ckpt"
+    command = [
+        sys.executable,
+        "-m",
+        "mcn_lightning",
+        "predict",
+        "--config",
+        str(config),
+        "--ckpt_path",
+        str(checkpoint),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
+    assert "10 clips: video, text, cluster" in done.stdout, done.stderr[-3000:]

@@ -244,7 +244,7 @@ class MCNModule(LightningModule):
     def on_after_backward(self) -> None:
         """Forget the zeros of a step that changes nothing: momentum and decay would move the weights."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # it insists on gradients
-        if self._idle and scaler is None:
+        if self._idle and scaler is None and self.trainer.accumulate_grad_batches == 1:
             for parameter in self.parameters():
                 parameter.grad = None
         self._idle = False

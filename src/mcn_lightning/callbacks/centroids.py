@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from tqdm import tqdm
 
 from mcn_lightning.clustering import CentroidClustering, KMeansReport
 from mcn_lightning.data.batch import InputError
+from mcn_lightning.distributed import broadcast
 
 
 class CentroidUpdate(Callback):
@@ -68,7 +70,8 @@ class CentroidUpdate(Callback):
         if self._due_by_epoch(trainer):
             started = time.perf_counter()
             features = self._embed(trainer, pl_module)
-            reports = pl_module.fit_centroids(features, self.start == "fresh")  # type: ignore[operator]
+            fresh = self.start == "fresh" or clustering.config.restart_each_epoch
+            reports = pl_module.fit_centroids(features, fresh)  # type: ignore[operator]
             self._log(pl_module, reports)
             pl_module.log("clustering/pass_seconds", time.perf_counter() - started, batch_size=1)
 
@@ -79,6 +82,9 @@ class CentroidUpdate(Callback):
         loader = data.pass_dataloader(self.share)
         rows: dict[str, list[Tensor]] = defaultdict(list)
         training = module.training
+        for name, buffer in module.named_buffers():  # every process embeds with the statistics of the first
+            if not name.startswith("clustering."):
+                buffer.copy_(broadcast(buffer))
         module.eval()
         shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
         for batch in tqdm(loader, desc="embedding for k-means", unit="batch", leave=False, disable=not shown):
@@ -95,7 +101,7 @@ class CentroidUpdate(Callback):
         clustering = getattr(pl_module, "clustering", None)
         if not isinstance(clustering, CentroidClustering):
             return
-        fresh = clustering.config.restart_each_epoch and batch_idx == 0
+        fresh = self.source == "queue" and clustering.config.restart_each_epoch and batch_idx == 0
         step = trainer.fit_loop.total_batch_idx
         due = (self.every_n_steps > 0 and step % self.every_n_steps == 0) or (
             self.source == "queue" and batch_idx == 0 and self._due_by_epoch(trainer)
@@ -109,6 +115,16 @@ class CentroidUpdate(Callback):
         """Log how the last run of k-means went."""
         self._log(pl_module, getattr(pl_module, "cluster_reports", {}))
         pl_module.cluster_reports = {}  # type: ignore[assignment]
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so when k-means never ran: the queue was not filled, and no batch had K clips."""
+        clustering = getattr(pl_module, "clustering", None)
+        if isinstance(clustering, CentroidClustering) and not clustering.has_centroids:
+            config = clustering.config
+            rank_zero_warn(
+                f"k-means never ran: the queue (--model.clustering.queue_rows {config.queue_rows}) was not filled and "
+                f"no batch had --model.clustering.num_clusters ({config.num_clusters}) clips; lower one of them"
+            )
 
     @staticmethod
     def _log(module: LightningModule, reports: Mapping[str, KMeansReport]) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import SaveConfigCallback
 from safetensors.torch import save_file
+
+from mcn_lightning.distributed import world
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -60,9 +63,24 @@ class EmbeddingWriter(Callback):
         self._ids.extend(batch.ids)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        ids, rows = self._of_all()
+        if not trainer.is_global_zero:
+            return
         path = run_folder(trainer) / self.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: torch.cat(parts).contiguous() for name, parts in self._rows.items()}, path)
-        path.with_suffix(".json").write_text(json.dumps(self._ids))
-        print(f"{len(self._ids)} clips: {', '.join(self._rows)} -> {path}")
+        save_file(rows, path)
+        path.with_suffix(".json").write_text(json.dumps(ids))
+        print(f"{len(ids)} clips: {', '.join(rows)} -> {path}")
+
+    def _of_all(self) -> tuple[list[str], dict[str, torch.Tensor]]:
+        """Return ids and rows of all processes, each clip once."""
+        parts: list[Any] = [(self._ids, {name: torch.cat(rows) for name, rows in self._rows.items()})]
         self._rows, self._ids = {}, []
+        if world() > 1:
+            own, parts = parts[0], [None] * world()
+            dist.all_gather_object(parts, own)
+        every = [name for ids, _ in parts for name in ids]
+        first = list({name: row for row, name in reversed(list(enumerate(every)))}.values())[::-1]
+        names = next((list(rows) for _, rows in parts if rows), [])
+        joined = {name: torch.cat([rows[name] for _, rows in parts if rows])[first].contiguous() for name in names}
+        return [every[row] for row in first], joined

@@ -179,6 +179,7 @@ class OnlineClustering(nn.Module):
         if not self.queue.full and batch < clusters:
             return None
         init = self.centroids if self._ready and not fresh else None
+        generator = self._generator() if generator is None else generator
         return self._take(*self.kmeans.fit(self._rows(features), init, generator, features.device))
 
     def fit(self, rows: Sequence[Tensor], fresh: bool = False) -> KMeansReport:
@@ -198,7 +199,11 @@ class OnlineClustering(nn.Module):
             [self.centroids[:0].to(self.queue.data.dtype), *(part.to(self.queue.data.dtype) for part in rows)]
         )
         init = self.centroids if self._ready and not fresh else None
-        return self._take(*self.kmeans.fit(mine, init, device=self.centroids.device))
+        return self._take(*self.kmeans.fit(mine, init, self._generator(), self.centroids.device))
+
+    def _generator(self) -> torch.Generator:
+        """Return where the rows to start from are drawn: for any number of processes the same in the same run."""
+        return torch.Generator().manual_seed(int(self.runs))
 
     def _take(self, centroids: Tensor, labels: Tensor, report: KMeansReport) -> KMeansReport:
         self.set_centroids(centroids)

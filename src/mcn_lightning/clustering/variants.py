@@ -83,7 +83,8 @@ class CentroidClustering(nn.Module):
 
     def fit(self, rows: Mapping[str, Sequence[Tensor]], fresh: bool = False) -> dict[str, KMeansReport]:
         """Run k-means on rows from elsewhere; see ``OnlineClustering.fit``."""
-        return {name: one.fit(rows[name], fresh) for name, one in self._each(rows).items()}
+        # a process without rows takes part in what all compute together
+        return {name: one.fit(rows.get(name, ()), fresh) for name, one in self.of.items()}  # type: ignore[operator]
 
     def targets(self, features: Mapping[str, Tensor], counts: Sequence[int] | None = None) -> dict[str, Target]:
         """Return what each feature should predict: the nearest centroid; nothing while there are no centroids.
