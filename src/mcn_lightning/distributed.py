@@ -95,22 +95,22 @@ def sum_to_owners(rows: Tensor, counts: Sequence[int]) -> Tensor:
     return summed[first : first + counts[rank()]]
 
 
-class _Gather(torch.autograd.Function):
+class _GatherSummed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: Sequence[int]) -> Tensor:
-        ctx.first, ctx.count = sum(counts[: rank()]), len(rows)
+        ctx.counts = counts
         return gather_rows(rows, counts)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return gradient[ctx.first : ctx.first + ctx.count], None
+        return sum_to_owners(gradient, ctx.counts), None
 
 
-def gather(rows: Tensor, counts: Sequence[int]) -> Tensor:
-    """Return the rows of all processes, with gradient to those of this one.
+def gather_summed(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return the rows of all processes; what each process finds of their gradient is summed.
 
-    For values that every process computes alike from all rows: no process needs what the others found.
+    For rows that processes use differently, for instance each against rows of its own.
 
     Args:
         rows: ``(n, ...)``.
@@ -119,7 +119,7 @@ def gather(rows: Tensor, counts: Sequence[int]) -> Tensor:
     Returns:
         ``(sum of counts, ...)``.
     """
-    return rows if world() == 1 else _Gather.apply(rows, counts)
+    return rows if world() == 1 else _GatherSummed.apply(rows, counts)
 
 
 class _Total(torch.autograd.Function):

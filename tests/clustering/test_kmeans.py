@@ -152,7 +152,8 @@ def test_one_value_that_is_not_finite_is_found(value):
 
 
 def test_the_largest_values_are_finite():
-    KMeans(2, max_iterations=1).fit(torch.tensor([[3e38, 0.0], [0.0, -3e38]]))
+    centroids, _, _ = KMeans(2, max_iterations=1).fit(torch.tensor([[3e38, 0.0], [0.0, -3e38]]))
+    assert sorted(centroids.tolist()) == torch.tensor([[0.0, -3e38], [3e38, 0.0]]).tolist()
 
 
 @pytest.mark.parametrize("clusters", [0, -1])

@@ -14,6 +14,7 @@ from references import clips as reference
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.captions import parse_captions
 from mcn_lightning.data.clips import ClipConfig, all_windows, caption_clip, draw, draw_clips, draw_windows, merge
+from mcn_lightning.data.videos import NarratedVideoDataset
 
 
 def random_captions(rng, kind):
@@ -164,6 +165,30 @@ def test_clips_of_messy_captions_keep_the_rules(messy, min_time, replacement, se
         # it lasts min_time where the video allows it: else it has taken in every caption there is
         assert clip.end - clip.start >= min_time or len(clip.order) == len(captions)
         assert clip.start == min(captions.start[list(clip.order)]) and clip.end == max(captions.end[list(clip.order)])
+
+
+class Silent:
+    """A video without features of which only captions and length are known."""
+
+    def __init__(self, captions, duration):
+        self.captions, self.duration = captions, duration
+
+
+@settings(deadline=None, max_examples=200)
+@given(MESSY, st.floats(0.1, 4100.0), st.sampled_from([0.0, 5.0, 1e9]), st.floats(0.0, 60.0), st.integers(0, 2**32))
+def test_training_clips_lie_in_the_video_whatever_the_captions_say(messy, duration, overrun, min_time, seed):
+    captions = spoken(messy)
+    config = ClipConfig(n_pair=8, min_time=min_time, overrun=overrun)
+    dataset = NarratedVideoDataset([], config)
+    try:
+        clips = dataset._choose(np.random.default_rng(seed), "v", Silent(captions, duration))
+    except InputError:
+        assert captions.end.max() > duration + overrun or captions.start.min() >= duration
+        return
+    assert len(clips) == 8
+    for clip in clips:
+        assert 0 <= clip.start < clip.end <= duration + overrun and clip.start < duration
+        assert clip.start <= captions.start[clip.number] < duration and captions.end[clip.number] <= clip.end
 
 
 @settings(deadline=None)

@@ -44,7 +44,8 @@ class ClusteringConfig:
         max_iterations: rounds of k-means at most.
         tolerance: k-means stops when the squared moves of its centroids sum to this or less.
         metric: assignment by cosine or euclidean distance (released: cosine).
-        init: start from random rows or by kmeans++ where there are no centroids to start from (released: random).
+        init: start from random rows or by kmeans++ where there are no centroids to start from (released: random); which
+            numbers are drawn depends on how often k-means ran, not on the seed of the run.
         engine: torch (each process its rows, on any device), faiss (all rows on process 0, on its GPUs where faiss has
             them), or auto (faiss on the CPU of a single process where it is installed, else torch).
         reseed_empty: split the largest cluster when one is empty (released: no, it becomes the zero vector).
@@ -202,7 +203,7 @@ class OnlineClustering(nn.Module):
         return self._take(*self.kmeans.fit(mine, init, self._generator(), self.centroids.device))
 
     def _generator(self) -> torch.Generator:
-        """Return where the rows to start from are drawn: for any number of processes the same in the same run."""
+        """Return what start rows are drawn with: the same for any number of processes and after resuming."""
         return torch.Generator().manual_seed(int(self.runs))
 
     def _take(self, centroids: Tensor, labels: Tensor, report: KMeansReport) -> KMeansReport:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcn_lightning.distributed import gather_rows, row_counts, world
-from mcn_lightning.losses.tiled import Tiling, full_precision, gather_summed, hinge, normalizers, product_precision
+from mcn_lightning.distributed import gather_rows, gather_summed, row_counts, world
+from mcn_lightning.losses.tiled import Tiling, full_precision, hinge, normalizers, product_precision
 
 PAIRS = (("text", "video"), ("audio", "text"), ("audio", "video"))
 MAX_SCALE = 100.0

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mcn_lightning.distributed import gather_rows, rank, sum_to_owners, total, world
+from mcn_lightning.distributed import gather_rows, rank, total, world
 
 LOWEST_EXPONENT = -60.0
 """Below it, exp() is held at 9e-27, which no sum with a 1 in it can tell from 0, not even of 10^9 terms in float64.
@@ -122,6 +122,8 @@ def log_sum_exp(values: Tensor, dim: int) -> Tensor:
 
 
 class _Normalizers(torch.autograd.Function):
+    """See ``normalizers``; the backward pass computes every tile again."""
+
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any, x: Tensor, y: Tensor, margin: float, tiling: Tiling
@@ -179,6 +181,8 @@ def normalizers(x: Tensor, y: Tensor, margin: float, tiling: Tiling) -> tuple[Te
 
 
 class _Hinge(torch.autograd.Function):
+    """See ``hinge``; gives the part of this process's rows, and computes every tile again in the backward pass."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, true: Tensor, margin: float, tiling: Tiling) -> Tensor:  # type: ignore[override]
         bound = true - margin
@@ -226,31 +230,3 @@ def hinge(x: Tensor, y: Tensor, true: Tensor, margin: float, tiling: Tiling) -> 
         Scalar, the same on every process.
     """
     return total(_Hinge.apply(x, y, true, margin, tiling))
-
-
-class _GatherSummed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, counts: Sequence[int]) -> Tensor:
-        ctx.counts = counts
-        return gather_rows(rows, counts)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return sum_to_owners(gradient, ctx.counts), None
-
-
-def gather_summed(rows: Tensor, counts: Sequence[int]) -> Tensor:
-    """Return the rows of all processes; what each process finds of their gradient is summed.
-
-    For rows that processes use differently, here each against its own rows; ``distributed.gather`` is for values that
-    every process computes alike.
-
-    Args:
-        rows: ``(n, ...)``.
-        counts: rows of every process.
-
-    Returns:
-        ``(sum of counts, ...)``.
-    """
-    return rows if world() == 1 else _GatherSummed.apply(rows, counts)

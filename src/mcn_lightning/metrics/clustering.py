@@ -192,6 +192,5 @@ class LabelledFeatures(Metric):
             ValueError: if nothing was seen.
         """
         once = first_of_each(concatenated(self.ids, "LabelledFeatures"))
-        return concatenated(self.features, "LabelledFeatures")[once], concatenated(self.labels, "LabelledFeatures")[
-            once
-        ]
+        features, labels = (concatenated(rows, "LabelledFeatures") for rows in (self.features, self.labels))
+        return features[once], labels[once]
