@@ -52,10 +52,30 @@ def fit(root: Path, folder: Path, *words: object) -> tuple[list[float], dict[str
     return losses, saved["state_dict"]
 
 
-def test_two_processes_train_as_one_with_their_clips(tiny, tmp_path):
-    one, weights = fit(tiny, tmp_path / "one", "--data.batch_size", 2, "--trainer.devices", 1)
-    two, others = fit(tiny, tmp_path / "two", "--data.batch_size", 1, "--trainer.devices", 2)
-    assert len(one) == 6 and two == pytest.approx(one, rel=1e-4)
+FRESH_KMEANS = (
+    "--model.clustering.kind=kmeans", "--model.clustering.queue_rows=4", "--centroids.every_n_steps=1",
+    "--centroids.start=fresh",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "clips", "steps"),
+    [
+        ((), 2, 6),
+        (("--trainer.accumulate_grad_batches=3",), 2, 2),
+        # more than one video a process, and start rows drawn anew each time: the same rows only in the same order
+        ((*FRESH_KMEANS, "--trainer.max_epochs=4"), 4, 4),
+        (
+            ("--model.clustering.kind=kmeans", "--model.clustering.queue_rows=0", "--centroids.every_n_steps=0",
+             "--centroids.every_n_epochs=1", "--centroids.source=training_set", "--centroids.start=fresh"),
+            4, 2,
+        ),
+    ],
+)  # fmt: skip
+def test_two_processes_train_as_one_with_their_clips(words, clips, steps, tiny, tmp_path):
+    one, weights = fit(tiny, tmp_path / "one", "--data.batch_size", clips, "--trainer.devices", 1, *words)
+    two, others = fit(tiny, tmp_path / "two", "--data.batch_size", clips // 2, "--trainer.devices", 2, *words)
+    assert len(one) == steps and two == pytest.approx(one, rel=1e-4)
     for name, value in weights.items():
         torch.testing.assert_close(others[name], value, rtol=1e-3, atol=1e-4)
 

@@ -13,6 +13,7 @@ import torch
 import yaml
 from jsonargparse import auto_cli
 from pytorch_lightning import Trainer
+from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.plugins.io import CheckpointIO
@@ -131,12 +132,22 @@ class MCNCLI(LightningCLI):
                 model["weights"] = None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer, which writes checkpoints whole unless the user has chosen how they are written."""
-        plugins = self._get(self.config_init, "trainer", default={}).get("plugins") or []
+        """Build the trainer, which writes checkpoints whole unless the user has chosen how they are written.
+
+        Raises:
+            InputError: if batch norm should take the statistics of several CPU processes, which torch cannot.
+        """
+        options = self._get(self.config_init, "trainer", default={})
+        plugins = options.get("plugins") or []
         plugins = list(plugins) if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(WholeCheckpoints())
-        return super().instantiate_trainer(plugins=plugins, **kwargs)
+        trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
+        if options.get("sync_batchnorm") and trainer.world_size > 1 and isinstance(trainer.accelerator, CPUAccelerator):
+            raise InputError(
+                "--trainer.sync_batchnorm: expected GPUs, found CPUs, where torch cannot do it; set it to false"
+            )
+        return trainer
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Find out what ``--ckpt_path last`` is, across the folders of all runs of this name, and say it."""

@@ -314,6 +314,10 @@ def test_shares_are_of_one_size_and_do_not_overlap(count, world):
     train = [[i for _, i in ClipSampler(count, 1, True, rank, world)] for rank in range(world)]
     every = [index for share in train for index in share]
     assert len({len(share) for share in train}) == 1 and len(set(every)) == len(every) == count // world * world
+    whole = [i for _, i in ClipSampler(count, 1, batch_size=2 * world)]
+    parts = [[i for _, i in ClipSampler(count, 1, True, rank, world, 2)] for rank in range(world)]
+    steps = range(0, len(parts[0]), 2)
+    assert [i for step in steps for share in parts for i in share[step : step + 2]] == whole, "each step is one's"
     held_out = [[i for _, i in ClipSampler(count, 1, False, rank, world, end="pad")] for rank in range(world)]
     assert len({len(share) for share in held_out}) == 1
     assert {index for share in held_out for index in share} == set(range(count))

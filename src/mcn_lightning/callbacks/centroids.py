@@ -26,7 +26,7 @@ class CentroidUpdate(Callback):
     part of the videos before the epoch begins, and keeps it: only sums travel between processes.
 
     Args:
-        every_n_steps: steps between two runs; 0 turns this off (released: 20).
+        every_n_steps: optimiser steps between two runs; 0 turns this off (released: 20).
         every_n_epochs: epochs between two runs, at the start of the epoch; 0 turns this off.
         source: queue (with the current batch), or training_set (needs every_n_epochs).
         share: share of the training videos, 0 to 1, that a pass embeds; drawn anew for each.
@@ -58,6 +58,19 @@ class CentroidUpdate(Callback):
         self.source = source
         self.share = share
         self.start = start
+        self._step = -1
+        self._pass_seconds: float | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so when a queue is kept that no k-means reads."""
+        self._step = -1
+        clustering = getattr(pl_module, "clustering", None)
+        if self.source == "training_set" and isinstance(clustering, CentroidClustering):
+            if rows := clustering.config.queue_rows:
+                rank_zero_warn(
+                    f"--model.clustering.queue_rows: the {rows} rows of the queue are not read with "
+                    "--centroids.source training_set, and take memory; set it to 0"
+                )
 
     def _due_by_epoch(self, trainer: Trainer) -> bool:
         return self.every_n_epochs > 0 and trainer.current_epoch % self.every_n_epochs == 0
@@ -72,8 +85,8 @@ class CentroidUpdate(Callback):
             features = self._embed(trainer, pl_module)
             fresh = self.start == "fresh" or clustering.config.restart_each_epoch
             reports = pl_module.fit_centroids(features, fresh)  # type: ignore[operator]
-            self._log(pl_module, reports)
-            pl_module.log("clustering/pass_seconds", time.perf_counter() - started, batch_size=1)
+            pl_module.cluster_reports = reports  # type: ignore[assignment]
+            self._pass_seconds = time.perf_counter() - started
 
     @torch.no_grad()
     def _embed(self, trainer: Trainer, module: LightningModule) -> dict[str, list[Tensor]]:
@@ -102,8 +115,9 @@ class CentroidUpdate(Callback):
         if not isinstance(clustering, CentroidClustering):
             return
         fresh = self.source == "queue" and clustering.config.restart_each_epoch and batch_idx == 0
-        step = trainer.fit_loop.total_batch_idx
-        due = (self.every_n_steps > 0 and step % self.every_n_steps == 0) or (
+        step, before = trainer.global_step, self._step  # several batches make one step when gradients are accumulated
+        self._step = step
+        due = (self.every_n_steps > 0 and step != before and step % self.every_n_steps == 0) or (
             self.source == "queue" and batch_idx == 0 and self._due_by_epoch(trainer)
         )
         if due or fresh:
@@ -115,6 +129,9 @@ class CentroidUpdate(Callback):
         """Log how the last run of k-means went."""
         self._log(pl_module, getattr(pl_module, "cluster_reports", {}))
         pl_module.cluster_reports = {}  # type: ignore[assignment]
+        if self._pass_seconds is not None:
+            pl_module.log("clustering/pass_seconds", self._pass_seconds, batch_size=1)
+            self._pass_seconds = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so when k-means never ran: the queue was not filled, and no batch had K clips."""

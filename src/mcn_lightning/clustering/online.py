@@ -199,6 +199,12 @@ class OnlineClustering(nn.Module):
         mine = torch.cat(
             [self.centroids[:0].to(self.queue.data.dtype), *(part.to(self.queue.data.dtype) for part in rows)]
         )
+        total, clusters = sum(row_counts(len(mine), self.centroids.device)), self.config.num_clusters
+        if total < clusters:
+            raise ValueError(
+                f"--model.clustering.num_clusters: expected at most the {total} clips embedded, found {clusters}; "
+                "lower it or raise --centroids.share"
+            )
         init = self.centroids if self._ready and not fresh else None
         return self._take(*self.kmeans.fit(mine, init, self._generator(), self.centroids.device))
 

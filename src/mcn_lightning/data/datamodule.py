@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerFn
@@ -359,7 +360,8 @@ class NarratedVideos(LightningDataModule):
         sampler = self._sampler("train")
         sampler.set_epoch(epoch)
         taken = max(1, round(share * sampler.count))
-        mine = sampler.order()[:taken][sampler.rank :: sampler.num_replicas].tolist()
+        # a piece of the order for each process: together they have the rows in the order of one
+        mine = np.array_split(sampler.order()[:taken], sampler.num_replicas)[sampler.rank].tolist()
         return self._loader("train", [(epoch, index) for index in mine], self.batch_size, persistent=False)
 
     def _count_batches(self, batches: int) -> None:

@@ -121,9 +121,10 @@ class ClipLoader(DataLoader):
 class ClipSampler(DistributedSampler[tuple[int, int]]):
     """The order of the videos of an epoch, as (epoch, index) pairs.
 
-    It is a ``DistributedSampler`` so that Lightning leaves it alone. The order belongs to all processes together; each
-    takes every ``world``-th video of it. So where an epoch was stopped is one number, the videos seen by all of them,
-    and a run may go on with another number of processes.
+    It is a ``DistributedSampler`` so that Lightning leaves it alone. The order belongs to all processes together: each
+    step takes the next videos of it, the first process the first of these. So the clips of a step lie in the order in
+    which one process would have them, where an epoch was stopped is one number (the videos seen by all processes), and
+    a run may go on with another number of processes.
 
     Args:
         count: videos of the data set.
@@ -175,5 +176,5 @@ class ClipSampler(DistributedSampler[tuple[int, int]]):
         size, left = self.size(self._seen), order[self._seen :]
         self._seen = 0
         filled = np.resize(np.concatenate([left, order]), max(size * self.num_replicas, 1))
-        share = filled[self.rank : size * self.num_replicas : self.num_replicas]
-        return iter([(self.epoch, index) for index in share.tolist()])
+        steps = filled[: size * self.num_replicas].reshape(-1, self.num_replicas, self.batch_size)
+        return iter([(self.epoch, index) for index in steps[:, self.rank].flatten().tolist()])
