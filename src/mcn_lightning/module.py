@@ -315,6 +315,18 @@ class MCNModule(LightningModule):
         features = {name: feature.detach().float() for name, feature in _features(output).items()}
         return self.clustering.assignments(features)
 
+    def clusters_of(self, modalities: Sequence[str]) -> tuple[Tensor, Tensor] | None:
+        """Return the k-means centroids ``(K, D)`` near which such embeddings lie, and the rows of each ``(K,)`` int64.
+
+        Those of the modality where each is clustered alone, else those of the mean; ``None`` where there are none.
+
+        Args:
+            modalities: names of the embeddings that are summed.
+        """
+        if not isinstance(self.clustering, CentroidClustering):
+            return None
+        return self.clustering.clusters(modalities[0] if len(modalities) == 1 else MEAN)
+
     def configure_optimizers(self) -> Any:
         """Build the optimiser and its schedule, stepped per batch."""
         config = self.optimizer_config

@@ -3,8 +3,13 @@
 import pytest
 import torch
 
+from mcn_lightning.callbacks import RetrievalEvaluation
 from mcn_lightning.callbacks.evaluation import combine, find_topics, format_table, parse_direction
-from mcn_lightning.data.batch import InputError
+from mcn_lightning.clustering import ClusteringConfig
+from mcn_lightning.data.batch import ClipBatch, InputError
+from mcn_lightning.metrics import query_density
+from mcn_lightning.models import MCNOutput, NetworkConfig
+from mcn_lightning.module import MCNModule
 
 
 def test_directions_are_letters_on_both_sides():
@@ -19,6 +24,51 @@ def test_sum_and_normalized_mean():
     assert combine(embeddings, ["video", "audio"], "sum").tolist() == [[3.0, 6.0]]
     mean = combine(embeddings, ["video", "audio"], "normalized_mean")
     torch.testing.assert_close(mean, torch.tensor([[0.3, 0.9]]))
+    unit = combine(embeddings, ["video", "audio"], "normalized_sum")
+    torch.testing.assert_close(unit, torch.tensor([[3.0, 6.0]]) / 45**0.5)
+
+
+def small_module(kind):
+    network = NetworkConfig(
+        embedding_dim=6, modalities=("video", "text"), video_dim=4, text_dim=3, reconstruction=False
+    )
+    return MCNModule(network, clustering=ClusteringConfig(kind, num_clusters=3, queue_rows=6))
+
+
+@pytest.mark.parametrize(("kind", "of"), [("kmeans_per_modality", "text"), ("kmeans", "mean")])
+def test_scores_are_calibrated_by_the_clusters_of_the_queries(kind, of):
+    torch.manual_seed(0)
+    module, evaluation = small_module(kind), RetrievalEvaluation(["t->v"], calibrate=0.5, calibrate_temperature=0.2)
+    rows = {"text": [torch.randn(30, 6)], "video": [torch.randn(30, 6)], "mean": [torch.randn(30, 6)]}
+    module.fit_centroids(rows, fresh=True)
+    centroids, sizes = module.clusters_of(["text"])
+    found = module.clustering.of[of]
+    assert torch.equal(centroids, found.centroids) and torch.equal(sizes, found.sizes) and int(sizes.sum()) == 30
+    output = MCNOutput(torch.randn(20, 6), None, torch.randn(20, 6), {}, {})
+    batch = ClipBatch(ids=tuple(map(str, range(20))))
+    evaluation._start(module)
+    evaluation._update(module, output, batch)
+    scores = output.text @ output.video.T - 0.5 * query_density(output.video, centroids, sizes, 0.2)
+    ranks = (scores > scores.diagonal()[:, None]).sum(dim=1) + 1
+    assert float(evaluation._recalls["t->v"].compute()["mean_rank"]) == pytest.approx(ranks.double().mean().item())
+
+
+@pytest.mark.parametrize("kind", ["kmeans", "sinkhorn", "none"])
+def test_without_clusters_scores_stay_as_they_are_and_it_is_said(kind):
+    module, evaluation = small_module(kind), RetrievalEvaluation(["t->v"], calibrate=0.5)
+    output = MCNOutput(torch.randn(5, 6), None, torch.randn(5, 6), {}, {})
+    with pytest.warns(UserWarning, match=r"--retrieval\.calibrate: there are no k-means clusters .* of t->v"):
+        evaluation._start(module)
+    evaluation._update(module, output, ClipBatch(ids=tuple("abcde")))
+    plain = (output.text @ output.video.T).argsort(dim=1, descending=True)
+    ranks = (plain == torch.arange(5)[:, None]).nonzero()[:, 1] + 1
+    assert float(evaluation._recalls["t->v"].compute()["mean_rank"]) == pytest.approx(ranks.double().mean().item())
+
+
+@pytest.mark.parametrize("options", [{"calibrate": -0.1}, {"calibrate_temperature": 0.0}])
+def test_calibration_options_are_checked(options):
+    with pytest.raises(InputError, match=rf"--retrieval\.{next(iter(options))}: expected"):
+        RetrievalEvaluation(**options)
 
 
 def test_table_shows_chance():

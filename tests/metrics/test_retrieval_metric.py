@@ -10,7 +10,7 @@ import torch
 import torch.multiprocessing as mp
 from references import retrieval as reference
 
-from mcn_lightning.metrics import RetrievalRecall, expected_ranks, retrieval_metrics
+from mcn_lightning.metrics import RetrievalRecall, expected_ranks, query_density, retrieval_metrics
 from mcn_lightning.metrics.items import first_of_each, gather_rows, hash_ids
 
 
@@ -284,3 +284,24 @@ def test_two_processes_equal_one(tmp_path):
             "uneven": [[], [[1, 1]]],
             "none": [[], []],
         }
+
+
+def test_density_of_clusters_is_that_of_all_their_queries():
+    torch.manual_seed(0)
+    centroids, gallery, sizes = torch.randn(3, 8), torch.randn(11, 8), torch.tensor([4, 1, 2])
+    expected = reference.query_density(gallery, centroids.repeat_interleave(sizes, dim=0), 0.3)
+    assert query_density(gallery, centroids, sizes, 0.3).tolist() == pytest.approx(expected, rel=1e-5)
+    empty = torch.cat([centroids, 9 * torch.ones(1, 8)]), torch.cat([sizes, torch.tensor([0])])
+    assert query_density(gallery, *empty, 0.3).tolist() == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(query_density(gallery, centroids[:1], sizes[:1], 0.05), gallery @ centroids[0])
+    assert query_density(1e4 * gallery, centroids, sizes, 1e-3).isfinite().all()
+
+
+def test_a_hub_is_retrieved_less_when_its_density_is_taken():
+    queries = torch.eye(4)
+    gallery = torch.cat([queries[:3], torch.tensor([[1.1, 1.1, 1.1, 1.2]])])  # the last is nearest to every query
+    assert expected_ranks(queries, gallery, torch.arange(4)).tolist() == [2, 2, 2, 1]
+    density = query_density(gallery, queries, torch.ones(4), 0.1)
+    calibrated = torch.cat([gallery, -0.5 * density[:, None]], dim=1)
+    asked = torch.cat([queries, torch.ones(4, 1)], dim=1)
+    assert expected_ranks(asked, calibrated, torch.arange(4)).tolist() == [1, 1, 1, 1]

@@ -39,6 +39,12 @@ def expected_ranks(queries: Tensor, gallery: Tensor, targets: Sequence[int]) -> 
     return [expected_rank(row, target) for row, target in zip(scores(queries, gallery), targets, strict=True)]
 
 
+def query_density(gallery: Tensor, queries: Tensor, temperature: float) -> list[float]:
+    """Inverted softmax over a bank of single queries: temperature * log(mean of exp(score / temperature))."""
+    bank = scores(gallery, queries)
+    return [temperature * math.log(math.fsum(math.exp(x / temperature) for x in row) / len(row)) for row in bank]
+
+
 def recall_at(ranks: Sequence[float], k: int) -> float:
     """Fraction (0 to 1) of the queries whose expected rank is at most k."""
     return sum(1 for rank in ranks if rank <= k) / len(ranks)

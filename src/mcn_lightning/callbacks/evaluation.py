@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
 
 from mcn_lightning.clustering import KMeans, assign
 from mcn_lightning.data.batch import ClipBatch, InputError
 from mcn_lightning.distributed import gather_rows, rank, row_counts, world
-from mcn_lightning.metrics import ClusterQuality, LabelledFeatures, RetrievalRecall
+from mcn_lightning.metrics import ClusterQuality, LabelledFeatures, RetrievalRecall, query_density
 from mcn_lightning.metrics.items import hash_ids
 
 LETTERS = {"v": "video", "a": "audio", "t": "text"}
@@ -38,12 +40,17 @@ def parse_direction(direction: str) -> tuple[list[str], list[str]]:
     return [LETTERS[letter] for letter in query], [LETTERS[letter] for letter in gallery]
 
 
-def combine(embeddings: dict[str, Tensor], names: Sequence[str], how: Literal["sum", "normalized_mean"]) -> Tensor:
-    """Fuse the embeddings of several modalities, each ``(B, D)``, into one ``(B, D)``."""
+Fusion = Literal["sum", "normalized_mean", "normalized_sum"]
+
+
+def combine(embeddings: dict[str, Tensor], names: Sequence[str], how: Fusion) -> Tensor:
+    """Fuse the embeddings of several modalities, each ``(B, D)``, into one ``(B, D)``; see ``RetrievalEvaluation``."""
     parts = [embeddings[name].float() for name in names]
     if how == "normalized_mean":
         parts = [F.normalize(part, dim=1) for part in parts]
     total = torch.stack(parts).sum(dim=0)
+    if how == "normalized_sum":
+        return F.normalize(total, dim=1)
     return total if how == "sum" else total / len(parts)
 
 
@@ -101,14 +108,34 @@ class RetrievalEvaluation(Callback):
     Args:
         directions: queries and galleries in letters, for instance t->va for text against video + audio; all pairs and
             t->va when not given. ModelCheckpoint can monitor val/t->va/R@10 and its like.
-        combine: how the modalities of one side are fused: sum of the embeddings (released), or normalized_mean.
+        combine: how the modalities of one side are fused: sum of the embeddings (released), normalized_mean (mean of
+            the embeddings at length 1) or normalized_sum (their sum at length 1, so that clips whose modalities agree,
+            and whose sum is long, are not preferred).
+        calibrate: how much of its density of queries is taken from the scores of a gallery item, see
+            ``metrics.query_density``: 0 for nothing (released), 0.5 is a good start. Needs k-means of the query's
+            modality (kmeans_per_modality) or of the mean.
+        calibrate_temperature: of the similarities in the density.
     """
 
-    def __init__(self, directions: list[str] | None = None, combine: Literal["sum", "normalized_mean"] = "sum") -> None:
+    def __init__(
+        self,
+        directions: list[str] | None = None,
+        combine: Fusion = "sum",
+        calibrate: float = 0.0,
+        calibrate_temperature: float = 0.05,
+    ) -> None:
         for direction in directions or ():
             parse_direction(direction)
+        if not 0 <= calibrate < math.inf:
+            raise InputError(f"--retrieval.calibrate: expected 0 or more, found {calibrate}; 0 turns it off")
+        if not 0 < calibrate_temperature < math.inf:
+            raise InputError(
+                f"--retrieval.calibrate_temperature: expected more than 0, found {calibrate_temperature}; try 0.05"
+            )
         self.directions = directions
         self.combine = combine
+        self.calibrate = calibrate
+        self.calibrate_temperature = calibrate_temperature
         self._recalls: dict[str, RetrievalRecall] = {}
         self._quality = ClusterQuality()
         self._labelled = LabelledFeatures()
@@ -126,6 +153,14 @@ class RetrievalEvaluation(Callback):
                 raise InputError(f"--retrieval.directions: {direction} needs {absent[0]}, which data.modalities lacks")
             if not absent:
                 chosen.append(direction)
+        if self.calibrate:
+            queries = {direction: parse_direction(direction)[0] for direction in chosen}
+            plain = [name for name, query in queries.items() if module.clusters_of(query) is None]  # type: ignore[operator]
+            if plain:
+                rank_zero_warn(
+                    f"--retrieval.calibrate: there are no k-means clusters (yet) of the queries of {', '.join(plain)}, "
+                    "whose scores stay as they are; --model.clustering.kind kmeans_per_modality or kmeans finds some"
+                )
         self._recalls = {direction: RetrievalRecall() for direction in chosen}
         self._quality.reset()
         self._labelled.reset()
@@ -136,9 +171,13 @@ class RetrievalEvaluation(Callback):
         self._ids.update(batch.ids)
         for direction, recall in self._recalls.items():
             query, gallery = parse_direction(direction)
-            recall.update(
-                batch.ids, combine(embeddings, query, self.combine), combine(embeddings, gallery, self.combine)
-            )
+            queries, items = (combine(embeddings, side, self.combine) for side in (query, gallery))
+            if self.calibrate and (clusters := module.clusters_of(query)) is not None:  # type: ignore[operator]
+                density = query_density(items, clusters[0], clusters[1], self.calibrate_temperature)
+                # one more dimension, so that a dot product is the calibrated score
+                queries = F.pad(queries, (0, 1), value=1.0)
+                items = torch.cat([items, -self.calibrate * density[:, None]], dim=1)
+            recall.update(batch.ids, queries, items)
         if batch.labels is not None:
             self._labelled.update(batch.ids, output.mean(), batch.labels)
             if (clusters := module.assignments(output)) is not None:  # type: ignore[operator]

@@ -112,6 +112,7 @@ class OnlineClustering(nn.Module):
     """
 
     centroids: Tensor
+    sizes: Tensor
     ready: Tensor
     runs: Tensor
     reseeded: Tensor
@@ -124,6 +125,7 @@ class OnlineClustering(nn.Module):
             config.queue_rows if active else 0, dim, getattr(torch, config.queue_dtype), config.queue_device
         )
         self.register_buffer("centroids", torch.zeros(config.num_clusters if active else 0, dim))
+        self.register_buffer("sizes", torch.zeros(len(self.centroids), dtype=torch.int64))
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
         self.register_buffer("runs", torch.zeros((), dtype=torch.int64))
         self.register_buffer("reseeded", torch.zeros((), dtype=torch.int64))
@@ -214,6 +216,7 @@ class OnlineClustering(nn.Module):
 
     def _take(self, centroids: Tensor, labels: Tensor, report: KMeansReport) -> KMeansReport:
         self.set_centroids(centroids)
+        self.sizes.copy_(report.counts)
         self.runs += 1
         self.reseeded += report.reseeded
         return report

@@ -107,6 +107,15 @@ class CentroidClustering(nn.Module):
         for name, one in self._each(features).items():
             one.push(features[name], clips_per_video, counts)
 
+    def clusters(self, modality: str) -> tuple[Tensor, Tensor] | None:
+        """Return the centroids ``(K, D)`` of a modality, or of the mean where that is clustered, and the rows of each.
+
+        ``None`` as long as there are none.
+        """
+        name = modality if modality in self.of else MEAN
+        one = self.of[name] if name in self.of else None
+        return (one.centroids, one.sizes) if isinstance(one, OnlineClustering) and one.has_centroids else None
+
     def assignments(self, features: Mapping[str, Tensor]) -> Tensor | None:
         """Return the cluster of each clip ``(B,)`` int64 (of its first modality where each is clustered alone)."""
         if not self.has_centroids or not (there := self._each(features)):

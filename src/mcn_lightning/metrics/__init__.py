@@ -1,7 +1,7 @@
 """Measures of embeddings and clusters: pure functions, and torchmetrics classes around them."""
 
 from mcn_lightning.metrics.clustering import ClusterQuality, LabelledFeatures, adjusted_rand_index, mean_entropy, purity
-from mcn_lightning.metrics.retrieval import RetrievalRecall, expected_ranks, retrieval_metrics
+from mcn_lightning.metrics.retrieval import RetrievalRecall, expected_ranks, query_density, retrieval_metrics
 
 __all__ = [
     "ClusterQuality",
@@ -11,5 +11,6 @@ __all__ = [
     "expected_ranks",
     "mean_entropy",
     "purity",
+    "query_density",
     "retrieval_metrics",
 ]

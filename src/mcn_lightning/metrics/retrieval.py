@@ -83,6 +83,28 @@ def _check_rank_input(queries: Tensor, gallery: Tensor, targets: Tensor, chunk: 
             )
 
 
+def query_density(gallery: Tensor, centroids: Tensor, sizes: Tensor, temperature: float) -> Tensor:
+    """Tell how many queries are to be expected near each gallery item, from the clusters of queries seen in training.
+
+    ``temperature * log(sum_k n_k / n exp(c_k . g / temperature))``. An item near many queries (a hub) is retrieved too
+    often; taking its density from its scores is the inverted softmax (Smith et al., "Offline bilingual word vectors",
+    ICLR 2017, eq. 10; as querybank normalisation in Bogolin et al., CVPR 2022) with K centroids ``c_k`` of ``n_k``
+    queries each in place of a bank of all queries.
+
+    Args:
+        gallery: embeddings of the items, ``(N, D)``.
+        centroids: of the clusters of queries, ``(K, D)``.
+        sizes: queries in each cluster, ``(K,)``; not all 0.
+        temperature: of the similarities.
+
+    Returns:
+        ``(N,)`` float32, in the unit of the scores.
+    """
+    with torch.autocast(gallery.device.type, enabled=False):
+        shares = (sizes.double() / sizes.sum()).log().float()
+        return temperature * torch.logsumexp(gallery.float() @ centroids.float().T / temperature + shares, dim=1)
+
+
 def retrieval_metrics(ranks: Tensor, ks: Sequence[int] = (1, 5, 10)) -> dict[str, Tensor]:
     """Summarise ranks.
 
