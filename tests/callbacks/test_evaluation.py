@@ -24,6 +24,8 @@ def test_sum_and_normalized_mean():
     assert combine(embeddings, ["video", "audio"], "sum").tolist() == [[3.0, 6.0]]
     mean = combine(embeddings, ["video", "audio"], "normalized_mean")
     torch.testing.assert_close(mean, torch.tensor([[0.3, 0.9]]))
+    assert combine(embeddings, ["video", "audio"], "sum", 0.5).tolist() == [[3.0, 5.0]]
+    assert combine(embeddings, ["audio"], "sum", 0.5).tolist() == [[0.0, 2.0]]
     unit = combine(embeddings, ["video", "audio"], "normalized_sum")
     torch.testing.assert_close(unit, torch.tensor([[3.0, 6.0]]) / 45**0.5)
 
@@ -65,7 +67,7 @@ def test_without_clusters_scores_stay_as_they_are_and_it_is_said(kind):
     assert float(evaluation._recalls["t->v"].compute()["mean_rank"]) == pytest.approx(ranks.double().mean().item())
 
 
-@pytest.mark.parametrize("options", [{"calibrate": -0.1}, {"calibrate_temperature": 0.0}])
+@pytest.mark.parametrize("options", [{"calibrate": -0.1}, {"audio_weight": 0.0}, {"calibrate_temperature": 0.0}])
 def test_calibration_options_are_checked(options):
     with pytest.raises(InputError, match=rf"--retrieval\.{next(iter(options))}: expected"):
         RetrievalEvaluation(**options)

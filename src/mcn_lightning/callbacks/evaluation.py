@@ -43,11 +43,13 @@ def parse_direction(direction: str) -> tuple[list[str], list[str]]:
 Fusion = Literal["sum", "normalized_mean", "normalized_sum"]
 
 
-def combine(embeddings: dict[str, Tensor], names: Sequence[str], how: Fusion) -> Tensor:
+def combine(embeddings: dict[str, Tensor], names: Sequence[str], how: Fusion, audio_weight: float = 1.0) -> Tensor:
     """Fuse the embeddings of several modalities, each ``(B, D)``, into one ``(B, D)``; see ``RetrievalEvaluation``."""
     parts = [embeddings[name].float() for name in names]
     if how == "normalized_mean":
         parts = [F.normalize(part, dim=1) for part in parts]
+    if len(parts) > 1:
+        parts = [audio_weight * part if name == "audio" else part for name, part in zip(names, parts, strict=True)]
     total = torch.stack(parts).sum(dim=0)
     if how == "normalized_sum":
         return F.normalize(total, dim=1)
@@ -111,6 +113,8 @@ class RetrievalEvaluation(Callback):
         combine: how the modalities of one side are fused: sum of the embeddings (released), normalized_mean (mean of
             the embeddings at length 1) or normalized_sum (their sum at length 1, so that clips whose modalities agree,
             and whose sum is long, are not preferred).
+        audio_weight: factor of the audio embedding where it is summed with others (released: 1); what is said is often
+            less to the point than what is seen.
         calibrate: how much of its density of queries is taken from the scores of a gallery item, see
             ``metrics.query_density``: 0 for nothing (released), 0.5 is a good start. Needs k-means of the query's
             modality (kmeans_per_modality) or of the mean.
@@ -121,11 +125,16 @@ class RetrievalEvaluation(Callback):
         self,
         directions: list[str] | None = None,
         combine: Fusion = "sum",
+        audio_weight: float = 1.0,
         calibrate: float = 0.0,
         calibrate_temperature: float = 0.05,
     ) -> None:
         for direction in directions or ():
             parse_direction(direction)
+        if not 0 < audio_weight < math.inf:
+            raise InputError(
+                f"--retrieval.audio_weight: expected more than 0, found {audio_weight}; 1 is the plain sum"
+            )
         if not 0 <= calibrate < math.inf:
             raise InputError(f"--retrieval.calibrate: expected 0 or more, found {calibrate}; 0 turns it off")
         if not 0 < calibrate_temperature < math.inf:
@@ -134,6 +143,7 @@ class RetrievalEvaluation(Callback):
             )
         self.directions = directions
         self.combine = combine
+        self.audio_weight = audio_weight
         self.calibrate = calibrate
         self.calibrate_temperature = calibrate_temperature
         self._recalls: dict[str, RetrievalRecall] = {}
@@ -171,7 +181,7 @@ class RetrievalEvaluation(Callback):
         self._ids.update(batch.ids)
         for direction, recall in self._recalls.items():
             query, gallery = parse_direction(direction)
-            queries, items = (combine(embeddings, side, self.combine) for side in (query, gallery))
+            queries, items = (combine(embeddings, side, self.combine, self.audio_weight) for side in (query, gallery))
             if self.calibrate and (clusters := module.clusters_of(query)) is not None:  # type: ignore[operator]
                 density = query_density(items, clusters[0], clusters[1], self.calibrate_temperature)
                 # one more dimension, so that a dot product is the calibrated score
