@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -95,3 +96,40 @@ def test_with_other_processes_every_video_of_the_epoch_comes_once(root, tmp_path
         assert set(seen.values()) == {2}  # two clips of each video, and no video a second time
         began = 2 * 2 * before if epoch == 0 else 0
         assert len(seen) == began + (13 - began) // (after * batch) * (after * batch)
+
+
+KILLED = """
+import sys, time
+from mcn_lightning.data.loading import ClipLoader, serve_parent
+
+if __name__ == "__main__":
+    options = {"multiprocessing_context": sys.argv[1], "worker_init_fn": serve_parent}
+    loader = ClipLoader(list(range(64)), num_workers=2, **options)
+    batches = iter(loader)
+    next(batches)
+    workers = batches.gi_frame.f_locals["batches"]._workers
+    print(*(worker.pid for worker in workers), flush=True)
+    time.sleep(300)
+"""
+
+
+def running(number: int) -> bool:
+    """Return whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
+@pytest.mark.parametrize("start", ["fork", "forkserver"])
+def test_workers_end_with_a_process_that_is_killed(start, tmp_path):
+    (tmp_path / "killed.py").write_text(KILLED)
+    with subprocess.Popen([sys.executable, tmp_path / "killed.py", start], stdout=subprocess.PIPE, text=True) as main:
+        workers = [int(word) for word in main.stdout.readline().split()]
+        assert len(workers) == 2 and all(map(running, workers))
+        main.kill()
+    deadline = time.monotonic() + 3
+    while any(map(running, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(running, workers))

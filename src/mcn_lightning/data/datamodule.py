@@ -21,7 +21,7 @@ from mcn_lightning.data.captions import Captions, read_captions
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.features import DEFAULT_STREAMS, AudioConfig, VisualStream
 from mcn_lightning.data.howto100m import LayoutVideos, VideoLayout, read_video_list, video_id
-from mcn_lightning.data.loading import ClipLoader, ClipSampler, SkippedVideos, leave_signals
+from mcn_lightning.data.loading import ClipLoader, ClipSampler, SkippedVideos, serve_parent
 from mcn_lightning.data.packing import PackConfig, PackReport, pack
 from mcn_lightning.data.shard_files import ShardIndex, check_options, checksum
 from mcn_lightning.data.shard_writer import Split
@@ -410,7 +410,7 @@ class NarratedVideos(LightningDataModule):
             timeout=self.timeout if self.num_workers else 0,
             # of its own: a resumed run starts more workers, and must not draw other numbers for it
             generator=torch.Generator().manual_seed(self.seed),
-            worker_init_fn=leave_signals,
+            worker_init_fn=serve_parent,
         )
 
     def _start_workers_by(self) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -66,10 +67,21 @@ class SkippedVideos:
             )
 
 
-def leave_signals(worker: int) -> None:
-    """Have a worker ignore what tells a run to end: the process that it reads for decides when (called in workers)."""
+def serve_parent(worker: int) -> None:
+    """Have a worker end when the process that it reads for is gone, and not before (called in workers).
+
+    What tells a run to end is ignored here: that process decides when. torch asks whether the system's parent is alive,
+    which is another process for workers of a forkserver.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 class ClipLoader(DataLoader):
