@@ -42,6 +42,9 @@ from mcn_lightning.models.released import WeightsError
 from mcn_lightning.module import MCNModule
 from mcn_lightning.results import results_table
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""Weights, k-means and log-softmax are float32 in all of them."""
+
 
 def video_width(streams: Sequence[Any]) -> int:
     """Return the width C of the visual feature: the streams' widths together.
@@ -135,7 +138,8 @@ class MCNCLI(LightningCLI):
         """Build the trainer, which writes checkpoints whole unless the user has chosen how they are written.
 
         Raises:
-            InputError: if batch norm should take the statistics of several CPU processes, which torch cannot.
+            InputError: if weights should have another precision than float32, or batch norm should take the statistics
+                of several CPU processes, which torch cannot.
         """
         options = self._get(self.config_init, "trainer", default={})
         plugins = options.get("plugins") or []
@@ -143,6 +147,8 @@ class MCNCLI(LightningCLI):
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(WholeCheckpoints())
         trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
+        if trainer.precision not in PRECISIONS:
+            raise InputError(f"--trainer.precision: expected {' or '.join(PRECISIONS)}, found {trainer.precision}")
         if options.get("sync_batchnorm") and trainer.world_size > 1 and isinstance(trainer.accelerator, CPUAccelerator):
             raise InputError(
                 "--trainer.sync_batchnorm: expected GPUs, found CPUs, where torch cannot do it; set it to false"

@@ -16,7 +16,6 @@ from torch.nn.parallel import DistributedDataParallel
 from mcn_lightning.clustering import (
     MEAN,
     CentroidClustering,
-    Clustering,
     ClusteringConfig,
     KMeansReport,
     Target,
@@ -127,18 +126,16 @@ class MCNModule(LightningModule):
         self.network = MCN(self.network_config)
         self.contrastive = ContrastiveLoss(self.loss_config.contrastive)
         self.cluster_loss = ClusterLoss(self.loss_config.cluster)
-        self.clustering: Clustering | None = None
-        exclude = self.loss_config.contrastive.exclude_same_cluster
-        if self.loss_config.cluster_weight > 0 or exclude:
-            dim, modalities = self.network_config.embedding_dim, self.network_config.modalities
-            self.clustering = make_clustering(self.clustering_config, dim, modalities)
-        if exclude and self.clustering is None:
+        dim, modalities = self.network_config.embedding_dim, self.network_config.modalities
+        self.clustering = make_clustering(self.clustering_config, dim, modalities)
+        if self.loss_config.contrastive.exclude_same_cluster and self.clustering is None:
             raise InputError(
                 "--model.loss.contrastive.exclude_same_cluster: expected clusters, found --model.clustering.kind none; "
                 "set it to false or choose a kind"
             )
         pairs = self.loss_config.contrastive.pairs(self.network_config.modalities)
-        if not (pairs or self.network_config.reconstruction or self.clustering):
+        draws = self.clustering is not None and self.loss_config.cluster_weight > 0
+        if not (pairs or self.network_config.reconstruction or draws):
             raise InputError(
                 "--model.loss.contrastive: expected at least one loss, found contrastive (its kind, or every pair that "
                 "data.modalities leaves), clustering and reconstruction all off"
@@ -267,7 +264,7 @@ class MCNModule(LightningModule):
             terms["contrastive"] = config.contrastive_weight * torch.stack(list(pairs.values())).sum()
         if rebuilt:
             terms["reconstruction"] = config.reconstruction_weight * torch.stack(list(rebuilt.values())).sum()
-        if targets:
+        if targets and config.cluster_weight > 0:
             terms["cluster"] = config.cluster_weight * self.cluster_loss(_features(output), targets, counts)
         for name, value in {**pairs, **{f"rebuild_{name}": value for name, value in rebuilt.items()}}.items():
             self.log(f"train/{name}", value, batch_size=len(batch))
@@ -288,7 +285,7 @@ class MCNModule(LightningModule):
                 self.cluster_reports = self.clustering.cluster(features, self._recluster == "fresh", counts)
             except ValueError as error:
                 raise InputError(str(error)) from None
-            if self.cluster_reports:
+            if self.cluster_reports and self.clustering.has_centroids:
                 self._recluster = "no"
         targets = self.clustering.targets(features, counts)
         self.clustering.push(features, batch.clips_per_video, counts)
@@ -318,14 +315,15 @@ class MCNModule(LightningModule):
     def clusters_of(self, modalities: Sequence[str]) -> tuple[Tensor, Tensor] | None:
         """Return the k-means centroids ``(K, D)`` near which such embeddings lie, and the rows of each ``(K,)`` int64.
 
-        Those of the modality where each is clustered alone, else those of the mean; ``None`` where there are none.
+        Those of the modality where each is clustered alone, else those of the mean; ``None`` where there are none, as
+        of the sum of several.
 
         Args:
             modalities: names of the embeddings that are summed.
         """
-        if not isinstance(self.clustering, CentroidClustering):
+        if not isinstance(self.clustering, CentroidClustering) or len(modalities) > 1:
             return None
-        return self.clustering.clusters(modalities[0] if len(modalities) == 1 else MEAN)
+        return self.clustering.clusters(modalities[0])
 
     def configure_optimizers(self) -> Any:
         """Build the optimiser and its schedule, stepped per batch."""

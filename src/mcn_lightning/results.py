@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from mcn_lightning.data.batch import InputError
 
@@ -30,11 +33,37 @@ def last_values(path: Path) -> dict[str, float]:
     return values
 
 
+def _options(path: Path) -> dict[str, Any]:
+    """Return the options of the run that logged a file, from ``config.yaml`` beside it; empty where there is none."""
+    config = path.with_name("config.yaml")
+    try:
+        found = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"{config}: expected the options of a run, found something else ({error})") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _one_a_seed(paths: Sequence[Path]) -> list[Path]:
+    """Return the file of each seed that goes on longest, the newest of equals: a continued run has several."""
+    chosen: dict[Any, tuple[float, int, Path]] = {}
+    for path in paths:
+        version = int(path.parent.name.removeprefix("version_"))
+        seed = _options(path).get("seed_everything", f"version {version}")  # without options each is a run of its own
+        chosen[seed] = max(chosen.get(seed, (-1.0, -1, path)), (last_values(path).get("step", 0.0), version, path))
+    return [path for _, _, path in chosen.values()]
+
+
+def _cut_short(path: Path, values: Mapping[str, float]) -> bool:
+    """Return whether a run logged fewer epochs than it should have had."""
+    epochs = (_options(path).get("trainer") or {}).get("max_epochs")
+    return epochs is not None and "epoch" in values and values["epoch"] + 1 < epochs
+
+
 def find_runs(folders: Sequence[str]) -> dict[str, list[Path]]:
     """Return the metrics files of all runs in some folders, by the name of the run.
 
     The name is the folder above ``version_<n>``, from the given folder on: the runs of one recipe with other seeds are
-    the versions of one name.
+    the versions of one name. Of several versions with one seed, as a run that was continued has, the furthest counts.
 
     Raises:
         InputError: if a folder holds no run.
@@ -47,7 +76,7 @@ def find_runs(folders: Sequence[str]) -> dict[str, list[Path]]:
         for path in files:
             name = path.parent.parent.relative_to(folder)
             found[str(name) if name.parts else Path(folder).name].append(path)
-    return found
+    return {name: _one_a_seed(paths) for name, paths in found.items()}
 
 
 def spread(values: Sequence[float], digits: int) -> str:
@@ -66,12 +95,13 @@ def results_table(runs: Sequence[str], metrics: Sequence[str]) -> str:
         metrics: names as they were logged, for instance ``val/t->va/R@10``; percentages get one digit, others three.
 
     Returns:
-        A table in Markdown.
+        A table in Markdown, and below it the runs that ended before ``trainer.max_epochs``.
 
     Raises:
         InputError: if a folder holds no run, or no run logged a metric.
     """
-    rows = {name: [last_values(path) for path in paths] for name, paths in sorted(find_runs(runs).items())}
+    files = dict(sorted(find_runs(runs).items()))
+    rows = {name: [last_values(path) for path in paths] for name, paths in files.items()}
     logged = {metric for values in rows.values() for run in values for metric in run}
     if missing := [metric for metric in metrics if metric not in logged]:
         known = ", ".join(sorted(metric for metric in logged if metric.startswith(("val/", "test/"))))
@@ -83,4 +113,7 @@ def results_table(runs: Sequence[str], metrics: Sequence[str]) -> str:
             digits = 1 if "/R@" in metric or metric.endswith("median_rank") else 3
             cells.append(spread([run[metric] for run in values if metric in run], digits))
         lines.append(f"| {name} | {len(values)} | " + " | ".join(cells) + " |")
+    short = [path for name in rows for path, run in zip(files[name], rows[name], strict=True) if _cut_short(path, run)]
+    if short:
+        lines += ["", "ended before trainer.max_epochs: " + ", ".join(str(path.parent) for path in short)]
     return "\n".join(lines)

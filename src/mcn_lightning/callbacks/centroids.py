@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -16,6 +16,27 @@ from tqdm import tqdm
 from mcn_lightning.clustering import CentroidClustering, KMeansReport
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.distributed import broadcast
+
+
+def figures(feature: str, report: KMeansReport) -> dict[str, float]:
+    """Return what is logged of a run of k-means, by name.
+
+    Args:
+        feature: what was clustered: mean, or a modality.
+        report: of the run.
+    """
+    share = report.counts.float() / report.counts.sum()
+    values = {
+        "objective": report.objective,
+        "iterations": report.iterations,
+        "changed": report.changed,
+        "size_entropy": float(torch.special.entr(share).sum()),
+        "reseeded": report.reseeded,
+        "empty": int((report.counts == 0).sum()),
+        "seconds": report.seconds,
+    }
+    where = "clustering" if feature == "mean" else f"clustering_{feature}"
+    return {f"{where}/{name}": float(value) for name, value in values.items() if value is not None}
 
 
 class CentroidUpdate(Callback):
@@ -62,15 +83,30 @@ class CentroidUpdate(Callback):
         self._pass_seconds: float | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so when a queue is kept that no k-means reads."""
+        """Say so when the queue takes memory for nothing: no k-means reads it, or the run ends before it is full."""
         self._step = -1
         clustering = getattr(pl_module, "clustering", None)
-        if self.source == "training_set" and isinstance(clustering, CentroidClustering):
-            if rows := clustering.config.queue_rows:
-                rank_zero_warn(
-                    f"--model.clustering.queue_rows: the {rows} rows of the queue are not read with "
-                    "--centroids.source training_set, and take memory; set it to 0"
-                )
+        if not (isinstance(clustering, CentroidClustering) and (rows := clustering.config.queue_rows)):
+            return
+        if self.source == "training_set":
+            rank_zero_warn(
+                f"--model.clustering.queue_rows: the {rows} rows of the queue are not read with "
+                "--centroids.source training_set, and take memory; set it to 0"
+            )
+        elif (pushed := self._rows_pushed(trainer, clustering.config.queue_share)) < rows:
+            rank_zero_warn(
+                f"--model.clustering.queue_rows: expected at most the {pushed:.0f} rows that this run pushes, found "
+                f"{rows}; the queue is never full, and k-means has the clips of a single step, or too few; lower it"
+            )
+
+    @staticmethod
+    def _rows_pushed(trainer: Trainer, share: float) -> float:
+        """Return how many rows the run pushes to the queue; infinity where the run or its data have no known end."""
+        data: Any = getattr(trainer, "datamodule", None)
+        if not hasattr(data, "clip_config"):
+            return math.inf
+        clips = data.batch_size * math.ceil(data.clip_config.n_pair * share - 1e-9) * trainer.world_size
+        return trainer.estimated_stepping_batches * trainer.accumulate_grad_batches * clips
 
     def _due_by_epoch(self, trainer: Trainer) -> bool:
         return self.every_n_epochs > 0 and trainer.current_epoch % self.every_n_epochs == 0
@@ -92,6 +128,7 @@ class CentroidUpdate(Callback):
     def _embed(self, trainer: Trainer, module: LightningModule) -> dict[str, list[Tensor]]:
         """Return this process's embeddings by feature, a tensor a batch."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        config: Any = module.clustering.config  # type: ignore[union-attr]
         loader = data.pass_dataloader(self.share)
         rows: dict[str, list[Tensor]] = defaultdict(list)
         training = module.training
@@ -105,7 +142,12 @@ class CentroidUpdate(Callback):
                 with trainer.precision_plugin.forward_context():
                     found = module.clustered_features(batch.to(module.device).ready())  # type: ignore[operator]
                 for name, feature in found.items():
-                    rows[name].append(feature)
+                    rows[name].append(
+                        feature.to(
+                            "cpu" if config.queue_device == "cpu" else feature.device,
+                            getattr(torch, config.queue_dtype),
+                        )
+                    )
         module.train(training)
         return rows
 
@@ -127,11 +169,17 @@ class CentroidUpdate(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log how the last run of k-means went."""
-        self._log(pl_module, getattr(pl_module, "cluster_reports", {}))
-        pl_module.cluster_reports = {}  # type: ignore[assignment]
+        reports = getattr(pl_module, "cluster_reports", {})
+        values = {
+            name: value for feature, report in reports.items() for name, value in figures(feature, report).items()
+        }
         if self._pass_seconds is not None:
-            pl_module.log("clustering/pass_seconds", self._pass_seconds, batch_size=1)
-            self._pass_seconds = None
+            values["clustering/pass_seconds"] = self._pass_seconds
+        pl_module.cluster_reports, self._pass_seconds = {}, None  # type: ignore[assignment]
+        if values:  # to the loggers at once: Lightning writes what a step logs every log_every_n_steps only
+            pl_module.log_dict(values, batch_size=1, logger=False)
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=trainer.global_step - 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so when k-means never ran: the queue was not filled, and no batch had K clips."""
@@ -142,20 +190,3 @@ class CentroidUpdate(Callback):
                 f"k-means never ran: the queue (--model.clustering.queue_rows {config.queue_rows}) was not filled and "
                 f"no batch had --model.clustering.num_clusters ({config.num_clusters}) clips; lower one of them"
             )
-
-    @staticmethod
-    def _log(module: LightningModule, reports: Mapping[str, KMeansReport]) -> None:
-        for feature, report in reports.items():
-            share = report.counts.float() / report.counts.sum()
-            values = {
-                "objective": report.objective,
-                "iterations": report.iterations,
-                "changed": report.changed,
-                "size_entropy": float(torch.special.entr(share).sum()),
-                "reseeded": report.reseeded,
-                "empty": int((report.counts == 0).sum()),
-                "seconds": report.seconds,
-            }
-            where = "clustering" if feature == "mean" else f"clustering_{feature}"
-            found = {f"{where}/{name}": float(value) for name, value in values.items() if value is not None}
-            module.log_dict(found, batch_size=1)

@@ -117,7 +117,7 @@ class RetrievalEvaluation(Callback):
             less to the point than what is seen.
         calibrate: how much of its density of queries is taken from the scores of a gallery item, see
             ``metrics.query_density``: 0 for nothing (released), 0.5 is a good start. Needs k-means of the query's
-            modality (kmeans_per_modality) or of the mean.
+            modality (kmeans_per_modality) or of the mean, and queries of one modality.
         calibrate_temperature: of the similarities in the density.
     """
 
@@ -169,7 +169,8 @@ class RetrievalEvaluation(Callback):
             if plain:
                 rank_zero_warn(
                     f"--retrieval.calibrate: there are no k-means clusters (yet) of the queries of {', '.join(plain)}, "
-                    "whose scores stay as they are; --model.clustering.kind kmeans_per_modality or kmeans finds some"
+                    "whose scores stay as they are; --model.clustering.kind kmeans_per_modality or kmeans finds some "
+                    "for queries of one modality"
                 )
         self._recalls = {direction: RetrievalRecall() for direction in chosen}
         self._quality.reset()

@@ -38,8 +38,9 @@ class ClusteringConfig:
         num_clusters: clusters K.
         queue_rows: fused features, one a row, of past steps that are clustered with the batch (20 steps of 128 videos
             of 16 clips); 0 for none.
-        queue_dtype: precision of the rows in the queue, float32 or bfloat16; k-means computes in float32.
-        queue_device: keep the queue where the model is, or on the cpu, from where k-means reads it in chunks.
+        queue_dtype: precision of the rows in the queue (or of a pass), float32 or bfloat16; k-means is float32.
+        queue_device: keep the queue (or the rows of a pass) where the model is, or on the cpu, from where k-means reads
+            them in chunks.
         queue_share: share of each video's clips that is pushed to the queue, rounded up.
         max_iterations: rounds of k-means at most.
         tolerance: k-means stops when the squared moves of its centroids sum to this or less.
@@ -198,25 +199,25 @@ class OnlineClustering(nn.Module):
         Raises:
             ValueError: if all processes together have fewer than K rows, or a value is not finite.
         """
-        mine = torch.cat(
-            [self.centroids[:0].to(self.queue.data.dtype), *(part.to(self.queue.data.dtype) for part in rows)]
-        )
-        total, clusters = sum(row_counts(len(mine), self.centroids.device)), self.config.num_clusters
+        parts = [part.to(self.queue.data.dtype) for part in rows]
+        total = sum(row_counts(sum(map(len, parts)), self.centroids.device))
+        clusters = self.config.num_clusters
         if total < clusters:
             raise ValueError(
                 f"--model.clustering.num_clusters: expected at most the {total} clips embedded, found {clusters}; "
                 "lower it or raise --centroids.share"
             )
         init = self.centroids if self._ready and not fresh else None
-        return self._take(*self.kmeans.fit(mine, init, self._generator(), self.centroids.device))
+        most = max(row_counts(len(parts), self.centroids.device))  # as many tensors on every process
+        parts += [self.queue.data[:0]] * (most - len(parts))
+        return self._take(*self.kmeans.fit(parts, init, self._generator(), self.centroids.device))
 
     def _generator(self) -> torch.Generator:
         """Return what start rows are drawn with: the same for any number of processes and after resuming."""
         return torch.Generator().manual_seed(int(self.runs))
 
     def _take(self, centroids: Tensor, labels: Tensor, report: KMeansReport) -> KMeansReport:
-        self.set_centroids(centroids)
-        self.sizes.copy_(report.counts)
+        self.set_centroids(centroids, report.counts)
         self.runs += 1
         self.reseeded += report.reseeded
         return report
@@ -229,9 +230,10 @@ class OnlineClustering(nn.Module):
         return [self.queue.contents()[first:last], features]
 
     @torch.no_grad()
-    def set_centroids(self, centroids: Tensor) -> None:
-        """Take centroids ``(K, D)`` made elsewhere (on another process, say)."""
+    def set_centroids(self, centroids: Tensor, sizes: Tensor | None = None) -> None:
+        """Take centroids ``(K, D)`` and the rows of each ``(K,)``, which count as equal when they are not given."""
         self.centroids.copy_(centroids)
+        self.sizes.copy_(torch.ones_like(self.sizes) if sizes is None else sizes)
         self.ready.fill_(True)
         self._ready = True
 

@@ -87,20 +87,20 @@ class CentroidClustering(nn.Module):
         return {name: one.fit(rows.get(name, ()), fresh) for name, one in self.of.items()}  # type: ignore[operator]
 
     def targets(self, features: Mapping[str, Tensor], counts: Sequence[int] | None = None) -> dict[str, Target]:
-        """Return what each feature should predict: the nearest centroid; nothing while there are no centroids.
+        """Return what each feature should predict: the nearest centroid; nothing of features without centroids yet.
 
         Args:
             features: embeddings ``(n, D)`` by modality, and their mean.
             counts: clips of every process (not needed here).
         """
-        if not self.has_centroids:
-            return {}
         nearest = {
-            name: Target(one.centroids, one.labels(features[name])) for name, one in self._each(features).items()
+            name: Target(one.centroids, one.labels(features[name]))
+            for name, one in self._each(features).items()
+            if one.has_centroids
         }
         if self.config.kind != "kmeans":
             return nearest
-        return {name: nearest[MEAN] for name in features if name != MEAN}
+        return {name: nearest[MEAN] for name in features if name != MEAN and MEAN in nearest}
 
     def push(self, features: Mapping[str, Tensor], clips_per_video: int, counts: Sequence[int] | None = None) -> None:
         """Push the first clips of each video to the queues; see ``OnlineClustering.push``."""

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerFn
@@ -360,9 +359,11 @@ class NarratedVideos(LightningDataModule):
         sampler = self._sampler("train")
         sampler.set_epoch(epoch)
         taken = max(1, round(share * sampler.count))
-        # a piece of the order for each process: together they have the rows in the order of one
-        mine = np.array_split(sampler.order()[:taken], sampler.num_replicas)[sampler.rank].tolist()
-        return self._loader("train", [(epoch, index) for index in mine], self.batch_size, persistent=False)
+        order = sampler.order()[:taken].tolist()
+        batches = [order[first : first + self.batch_size] for first in range(0, taken, self.batch_size)]
+        # batch after batch over the processes, as in training: their first batches come first in the order of one
+        mine = [(epoch, index) for batch in batches[sampler.rank :: sampler.num_replicas] for index in batch]
+        return self._loader("train", mine, self.batch_size, persistent=False)
 
     def _count_batches(self, batches: int) -> None:
         """Tell Lightning how many batches of the epoch are done, in batches of the processes there are now."""
