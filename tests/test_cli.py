@@ -184,6 +184,9 @@ def test_bad_values_name_the_option(overlay, capsys, tmp_path):
     assert "num_clusters" in refusal(capsys, *demo, "--model.clustering.num_clusters", 400)
     assert "--retrieval.directions" in refusal(capsys, *demo, "--retrieval.directions", '["t-v"]')
     assert "--centroids" in refusal(capsys, *demo, "--centroids.every_n_epochs", 2)
+    assert "--trainer.precision: expected" in refusal(capsys, *demo, "--trainer.precision", "bf16-true")
+    both = ("--trainer.devices", 2, "--trainer.sync_batchnorm", "true")
+    assert "--trainer.sync_batchnorm: expected GPUs" in refusal(capsys, *demo, *both)
 
 
 def test_checkpoint_of_another_size(overlay, capsys):

@@ -1,10 +1,13 @@
 """What the module wires: schedule, configurations out of checkpoints, the moment of re-clustering, released weights."""
 
+import csv
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import CSVLogger
 from references import model as reference
 
 from mcn_lightning.callbacks import CentroidUpdate
@@ -170,3 +173,55 @@ def test_clips_of_a_cluster_are_left_out_once_there_are_clusters(tiny, tmp_path)
         MCNModule(
             NETWORK, LossConfig(contrastive=ContrastiveConfig(exclude_same_cluster=True)), ClusteringConfig("none")
         )
+
+
+def test_every_kmeans_is_logged_once_whatever_lightning_writes(tiny, tmp_path):
+    logger = CSVLogger(tmp_path)
+    trainer = Trainer(
+        default_root_dir=tmp_path, max_epochs=3, callbacks=[CentroidUpdate(every_n_steps=2)], logger=logger,
+        limit_val_batches=0, log_every_n_steps=5, enable_progress_bar=False, enable_model_summary=False,
+        accelerator="cpu", enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(make_module(), make_data(tiny))
+    with open(Path(logger.log_dir) / "metrics.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["clustering/objective"]]
+    assert [int(row["step"]) for row in rows] == [0, 2, 4, 6, 8]  # three steps an epoch
+
+
+def test_at_weight_0_clusters_are_found_and_draw_nothing(tiny, tmp_path):
+    def train(kind):
+        torch.manual_seed(0)
+        module = MCNModule(
+            NETWORK, LossConfig(cluster_weight=0.0), ClusteringConfig(kind, num_clusters=3, queue_rows=8),
+            OptimizerConfig(warmup_steps=0),
+        )  # fmt: skip
+        trainer = make_trainer(
+            tmp_path, max_steps=4, callbacks=[CentroidUpdate(every_n_steps=2)], enable_checkpointing=False
+        )
+        trainer.fit(module, make_data(tiny))
+        return module, trainer.logged_metrics
+
+    found, logged = train("kmeans_per_modality")
+    plain, _ = train("none")
+    assert found.clustering.has_centroids and "train/cluster" not in logged
+    for name, weight in plain.network.state_dict().items():
+        assert torch.equal(found.network.state_dict()[name], weight), name
+    centroids, sizes = found.clusters_of(["text"])
+    assert torch.equal(centroids, found.clustering.of["text"].centroids) and int(sizes.sum()) > 0
+    assert found.clusters_of(["text", "video"]) is None
+
+
+def test_a_queue_that_the_run_cannot_fill_is_said(tiny, tmp_path):
+    clustering = ClusteringConfig(num_clusters=3, queue_rows=13)  # 3 steps of 2 videos of 2 clips push 12
+    module = MCNModule(NETWORK, clustering=clustering, optimizer=OptimizerConfig(warmup_steps=0))
+    trainer = make_trainer(tmp_path, max_epochs=1, callbacks=[CentroidUpdate()], enable_checkpointing=False)
+    with pytest.warns(UserWarning, match=r"queue_rows: expected at most the 12 rows .* found 13"):
+        trainer.fit(module, make_data(tiny))
+
+
+def test_a_modality_without_centroids_waits_while_the_others_are_drawn():
+    module = MCNModule(NETWORK, clustering=ClusteringConfig("kmeans_per_modality", num_clusters=3, queue_rows=8))
+    rows = {name: torch.randn(12, 16) for name in ("video", "text", "mean")}
+    module.clustering.cluster(rows)
+    assert not module.clustering.has_centroids
+    assert set(module.clustering.targets({**rows, "audio": torch.randn(12, 16)})) == {"video", "text"}
