@@ -88,8 +88,8 @@ def query_density(gallery: Tensor, centroids: Tensor, sizes: Tensor, temperature
 
     ``temperature * log(sum_k n_k / n exp(c_k . g / temperature))``. An item near many queries (a hub) is retrieved too
     often; taking its density from its scores is the inverted softmax (Smith et al., "Offline bilingual word vectors",
-    ICLR 2017, eq. 10; as querybank normalisation in Bogolin et al., CVPR 2022) with K centroids ``c_k`` of ``n_k``
-    queries each in place of a bank of all queries.
+    ICLR 2017; querybank normalisation, Bogolin et al., CVPR 2022) with K centroids ``c_k`` of ``n_k`` queries each in
+    place of a bank of all queries, and a share of the density in place of the whole.
 
     Args:
         gallery: embeddings of the items, ``(N, D)``.
