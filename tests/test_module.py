@@ -175,17 +175,18 @@ def test_clips_of_a_cluster_are_left_out_once_there_are_clusters(tiny, tmp_path)
         )
 
 
-def test_every_kmeans_is_logged_once_whatever_lightning_writes(tiny, tmp_path):
+@pytest.mark.parametrize(("batches", "steps"), [(1, [0, 2, 4, 6, 8]), (3, [0, 2])])
+def test_every_kmeans_is_logged_once_whatever_lightning_writes(batches, steps, tiny, tmp_path):
     logger = CSVLogger(tmp_path)
     trainer = Trainer(
         default_root_dir=tmp_path, max_epochs=3, callbacks=[CentroidUpdate(every_n_steps=2)], logger=logger,
         limit_val_batches=0, log_every_n_steps=5, enable_progress_bar=False, enable_model_summary=False,
-        accelerator="cpu", enable_checkpointing=False,
+        accelerator="cpu", enable_checkpointing=False, accumulate_grad_batches=batches,
     )  # fmt: skip
     trainer.fit(make_module(), make_data(tiny))
     with open(Path(logger.log_dir) / "metrics.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["clustering/objective"]]
-    assert [int(row["step"]) for row in rows] == [0, 2, 4, 6, 8]  # three steps an epoch
+    assert [int(row["step"]) for row in rows] == steps  # of three batches an epoch
 
 
 def test_at_weight_0_clusters_are_found_and_draw_nothing(tiny, tmp_path):

@@ -142,12 +142,8 @@ class CentroidUpdate(Callback):
                 with trainer.precision_plugin.forward_context():
                     found = module.clustered_features(batch.to(module.device).ready())  # type: ignore[operator]
                 for name, feature in found.items():
-                    rows[name].append(
-                        feature.to(
-                            "cpu" if config.queue_device == "cpu" else feature.device,
-                            getattr(torch, config.queue_dtype),
-                        )
-                    )
+                    place = "cpu" if config.queue_device == "cpu" else feature.device
+                    rows[name].append(feature.to(place, getattr(torch, config.queue_dtype)))
         module.train(training)
         return rows
 
@@ -179,7 +175,7 @@ class CentroidUpdate(Callback):
         if values:  # to the loggers at once: Lightning writes what a step logs every log_every_n_steps only
             pl_module.log_dict(values, batch_size=1, logger=False)
             for logger in trainer.loggers:
-                logger.log_metrics(values, step=trainer.global_step - 1)
+                logger.log_metrics(values, step=self._step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so when k-means never ran: the queue was not filled, and no batch had K clips."""
