@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import run as run_processes
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import CSVLogger
 from references import model as reference
@@ -17,6 +18,7 @@ from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.data.features import AudioConfig, VisualStream
 from mcn_lightning.data.text import TextConfig
+from mcn_lightning.distributed import rank
 from mcn_lightning.losses import ContrastiveConfig, LossConfig
 from mcn_lightning.models import NetworkConfig
 from mcn_lightning.module import MCNModule, OptimizerConfig, learning_rate_factor
@@ -226,3 +228,20 @@ def test_a_modality_without_centroids_waits_while_the_others_are_drawn():
     module.clustering.cluster(rows)
     assert not module.clustering.has_centroids
     assert set(module.clustering.targets({**rows, "audio": torch.randn(12, 16)})) == {"video", "text"}
+
+
+def counts_of_a_step(sizes, without):
+    batch = ClipBatch(ids=tuple("abcdef"[: sizes[rank()]]), video=torch.ones(sizes[rank()], 16), words=torch.ones(1, 3))
+    if rank() in without:
+        batch = ClipBatch(ids=batch.ids, video=batch.video)
+    try:
+        return make_module().clip_counts(batch)
+    except InputError as error:
+        return str(error)
+
+
+def test_a_modality_that_one_process_lacks_is_said_on_all():
+    assert run_processes(counts_of_a_step, (2, 3), ()) == [[2, 3]] * 2
+    assert run_processes(counts_of_a_step, (2, 0), (1,)) == [[2, 0]] * 2  # no clips, no modalities
+    for said in run_processes(counts_of_a_step, (2, 3), (1,)):
+        assert "same modalities on every process, found video / video, text" in said

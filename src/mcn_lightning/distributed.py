@@ -34,11 +34,21 @@ def row_counts(count: int, device: torch.device | str) -> list[int]:
         count: rows of this process.
         device: where the process group's tensors live.
     """
+    return [found for (found,) in numbers_of_all([count], device)]
+
+
+def numbers_of_all(numbers: Sequence[int], device: torch.device | str) -> list[list[int]]:
+    """Return some whole numbers of every process, as many on each.
+
+    Args:
+        numbers: of this process.
+        device: where the process group's tensors live.
+    """
     if world() == 1:
-        return [count]
-    found = torch.empty(world(), dtype=torch.int64, device=device)
-    dist.all_gather_into_tensor(found, torch.tensor([count], device=device))
-    return found.tolist()
+        return [list(numbers)]
+    found = torch.empty(world() * len(numbers), dtype=torch.int64, device=device)
+    dist.all_gather_into_tensor(found, torch.tensor(list(numbers), dtype=torch.int64, device=device))
+    return found.view(world(), -1).tolist()
 
 
 def sum_all(x: Tensor) -> Tensor:

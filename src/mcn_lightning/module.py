@@ -21,8 +21,8 @@ from mcn_lightning.clustering import (
     Target,
     make_clustering,
 )
-from mcn_lightning.data.batch import ClipBatch, InputError
-from mcn_lightning.distributed import reach, row_counts, world
+from mcn_lightning.data.batch import MODALITIES, ClipBatch, InputError
+from mcn_lightning.distributed import numbers_of_all, reach, world
 from mcn_lightning.losses import (
     ClusterLoss,
     ContrastiveLoss,
@@ -197,7 +197,7 @@ class MCNModule(LightningModule):
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor | None:
         """Return the loss of one batch; nothing when no video of it could be read on any process."""
-        counts = row_counts(len(batch), self.device)
+        counts = self.clip_counts(batch)
         if sum(counts) == 0:
             return self._no_step()
         output = self(batch) if len(batch) else self.network.nothing(self.device)  # others wait for this process
@@ -208,6 +208,22 @@ class MCNModule(LightningModule):
         loss = torch.stack(list(terms.values())).sum()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss * world()  # a process has its part of the gradient, and data-parallel training averages the parts
+
+    def clip_counts(self, batch: ClipBatch) -> list[int]:
+        """Return the clips of every process in this step.
+
+        Raises:
+            InputError: on all processes, if those with clips have not all the same modalities.
+        """
+        there = batch.video is not None, (batch.audio is not None or batch.frames is not None), batch.words is not None
+        found = numbers_of_all([len(batch), *map(int, there)], self.device)
+        kinds = {tuple(name for name, has in zip(MODALITIES, row[1:], strict=True) if has) for row in found if row[0]}
+        if len(kinds) > 1:
+            raise InputError(
+                "the batch of a step: expected the same modalities on every process, found "
+                f"{' / '.join(', '.join(kind) or 'none' for kind in sorted(kinds))}; give each what the others have"
+            )
+        return [row[0] for row in found]
 
     def watch_terms(self, terms: Mapping[str, Tensor], ids: Sequence[str], now: bool = False) -> None:
         """Have the terms of this step looked at, and those of the step before if they were not yet.
