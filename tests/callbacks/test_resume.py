@@ -55,9 +55,10 @@ def stop(source, target):
         if len(saves) == at:
             os.kill(os.getpid(), number)
     replace(source, target)
-os.replace = stop
-from mcn_lightning.cli import main
-main()
+if __name__ == "__main__":  # a forkserver imports this file again for every worker
+    os.replace = stop
+    from mcn_lightning.cli import main
+    main()
 """
 
 
@@ -134,6 +135,19 @@ def test_a_run_killed_while_it_writes_goes_on_bit_for_bit(whole, tiny, tmp_path,
     assert f"goes on from {folder}" in capsys.readouterr().out
     assert_same_run(saved(whole, "whole"), saved(tmp_path, "run", 1))
     expected, found = losses(whole, "whole"), losses(tmp_path, "run", 1)
+    assert 5 <= len(found) < 9 and found == {step: expected[step] for step in found}
+
+
+def test_two_processes_of_which_one_is_killed_go_on_bit_for_bit(tiny, tmp_path):
+    two = ("--trainer.devices", 2, "--data.batch_size", 1)  # with two workers each
+    command = [sys.executable, "-m", "mcn_lightning"]
+    subprocess.run([*command, *words(tmp_path, tiny, "whole", *two)], check=True, capture_output=True, timeout=240)
+    assert killed(tmp_path, tiny, "run", 3, signal.SIGKILL, *two).returncode == -signal.SIGKILL
+    last = [*command, *words(tmp_path, tiny, "run", *two), "--ckpt_path", "last"]
+    done = subprocess.run(last, check=True, capture_output=True, text=True, timeout=240)
+    assert f"goes on from {tmp_path / 'run' / 'version_0' / 'checkpoints'}" in done.stdout
+    assert_same_run(saved(tmp_path, "whole"), saved(tmp_path, "run", 1))
+    expected, found = losses(tmp_path, "whole"), losses(tmp_path, "run", 1)
     assert 5 <= len(found) < 9 and found == {step: expected[step] for step in found}
 
 
