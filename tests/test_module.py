@@ -231,17 +231,26 @@ def test_a_modality_without_centroids_waits_while_the_others_are_drawn():
 
 
 def counts_of_a_step(sizes, without):
-    batch = ClipBatch(ids=tuple("abcdef"[: sizes[rank()]]), video=torch.ones(sizes[rank()], 16), words=torch.ones(1, 3))
-    if rank() in without:
-        batch = ClipBatch(ids=batch.ids, video=batch.video)
+    if sizes[rank()] == 0:
+        batch = ClipBatch(ids=())
+    else:
+        words = None if rank() in without else torch.ones(1, 3)
+        batch = ClipBatch(ids=tuple("abcdef"[: sizes[rank()]]), video=torch.ones(sizes[rank()], 16), words=words)
+    network = NetworkConfig(embedding_dim=16, modalities=("video", "text"), video_dim=16, text_dim=8)
     try:
-        return make_module().clip_counts(batch)
+        return MCNModule(network, clustering=CLUSTERING).clip_counts(batch)
     except InputError as error:
         return str(error)
 
 
 def test_a_modality_that_one_process_lacks_is_said_on_all():
     assert run_processes(counts_of_a_step, (2, 3), ()) == [[2, 3]] * 2
-    assert run_processes(counts_of_a_step, (2, 0), (1,)) == [[2, 0]] * 2  # no clips, no modalities
-    for said in run_processes(counts_of_a_step, (2, 3), (1,)):
-        assert "same modalities on every process, found video / video, text" in said
+    assert run_processes(counts_of_a_step, (2, 0), ()) == [[2, 0]] * 2
+    for sizes, without in (((2, 3), (1,)), ((2, 0), (0,))):  # a process without clips takes part with all
+        for said in run_processes(counts_of_a_step, sizes, without):
+            assert "same modalities on every process, found video / video, text" in said
+
+
+def test_prototypes_need_a_weight():
+    with pytest.raises(InputError, match=r"--model\.loss\.cluster_weight: expected more than 0 .* sinkhorn_hard"):
+        MCNModule(NETWORK, LossConfig(cluster_weight=0.0), ClusteringConfig("sinkhorn_hard", num_clusters=3))

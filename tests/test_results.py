@@ -46,19 +46,24 @@ def test_what_is_not_there_is_named(runs, tmp_path):
 
 
 def test_a_run_that_was_continued_counts_once(tmp_path):
-    def version(number, seed, *rows):
-        write(tmp_path / "a" / f"version_{number}", *rows)
-        options = {"seed_everything": seed, "trainer": {"max_epochs": 3}}
-        (tmp_path / "a" / f"version_{number}" / "config.yaml").write_text(yaml.safe_dump(options))
+    def version(number, seed, *rows, name="a", **more):
+        write(tmp_path / name / f"version_{number}", *rows)
+        options = {"seed_everything": seed, "trainer": {"max_epochs": 3}, **more}
+        (tmp_path / name / f"version_{number}" / "config.yaml").write_text(yaml.safe_dump(options))
 
     version(0, 1, "5,40.0,,1.0")  # killed, and continued in version 10
-    version(10, 1, "9,60.0,,1.0")
+    version(10, 1, "9,60.0,,1.0", ckpt_path="last")
     version(2, 2, "9,70.0,,1.0")
     assert results_table([str(tmp_path)], ["val/t->v/R@10"]).splitlines()[2:] == ["| a | 2 | 65.0 ± 7.1 |"]
+    for number, seed in enumerate((0, False, False, None, None)):  # seeds that were drawn, and one that is 0
+        version(number, seed, "9,50.0,,1.0", name="drawn")
+    version(5, 0, "9,50.0,,1.0", name="drawn", data={"batch_size": 2})  # another run
+    table = results_table([str(tmp_path)], ["val/t->v/R@10"]).splitlines()
+    assert table[3] == "| drawn | 6 | 50.0 ± 0.0 |"
     metrics = tmp_path / "a" / "version_2" / "metrics.csv"
     metrics.write_text("step,epoch,val/t->v/R@10\n9,1,70.0\n")
     table = results_table([str(tmp_path)], ["val/t->v/R@10"]).splitlines()
-    assert table[-1] == f"ended before trainer.max_epochs: {metrics.parent}"
+    assert table[-1] == f"logged less than trainer.max_epochs: {metrics.parent}"
     (metrics.parent / "config.yaml").write_text("a: [")
     with pytest.raises(InputError, match="expected the options of a run"):
         results_table([str(tmp_path)], ["val/t->v/R@10"])

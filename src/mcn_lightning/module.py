@@ -128,6 +128,11 @@ class MCNModule(LightningModule):
         self.cluster_loss = ClusterLoss(self.loss_config.cluster)
         dim, modalities = self.network_config.embedding_dim, self.network_config.modalities
         self.clustering = make_clustering(self.clustering_config, dim, modalities)
+        if self.clustering_config.kind.startswith("sinkhorn") and self.loss_config.cluster_weight == 0:
+            raise InputError(
+                "--model.loss.cluster_weight: expected more than 0 for the prototypes of --model.clustering.kind "
+                f"{self.clustering_config.kind}, which learn by it alone, found 0; set the kind to none for no clusters"
+            )
         if self.loss_config.contrastive.exclude_same_cluster and self.clustering is None:
             raise InputError(
                 "--model.loss.contrastive.exclude_same_cluster: expected clusters, found --model.clustering.kind none; "
@@ -215,9 +220,13 @@ class MCNModule(LightningModule):
         Raises:
             InputError: on all processes, if those with clips have not all the same modalities.
         """
-        there = batch.video is not None, (batch.audio is not None or batch.frames is not None), batch.words is not None
-        found = numbers_of_all([len(batch), *map(int, there)], self.device)
-        kinds = {tuple(name for name, has in zip(MODALITIES, row[1:], strict=True) if has) for row in found if row[0]}
+        sound = batch.audio if batch.frames is None else batch.frames
+        given = {"video": batch.video, "audio": sound, "text": batch.words}
+        wanted = [name for name in MODALITIES if name in self.network_config.modalities]
+        found = numbers_of_all([len(batch), *(given[name] is not None for name in wanted)], self.device)
+        kinds = {tuple(name for name, has in zip(wanted, row[1:], strict=True) if has) for row in found if row[0]}
+        if any(row[0] == 0 for row in found) and kinds:  # a process without clips takes part with all modalities
+            kinds.add(tuple(wanted))
         if len(kinds) > 1:
             raise InputError(
                 "the batch of a step: expected the same modalities on every process, found "
@@ -301,7 +310,7 @@ class MCNModule(LightningModule):
                 self.cluster_reports = self.clustering.cluster(features, self._recluster == "fresh", counts)
             except ValueError as error:
                 raise InputError(str(error)) from None
-            if self.cluster_reports and self.clustering.has_centroids:
+            if self.cluster_reports:  # a modality that was not there has its turn with the next run
                 self._recluster = "no"
         targets = self.clustering.targets(features, counts)
         self.clustering.push(features, batch.clips_per_video, counts)

@@ -43,27 +43,37 @@ def _options(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _one_a_seed(paths: Sequence[Path]) -> list[Path]:
-    """Return the file of each seed that goes on longest, the newest of equals: a continued run has several."""
-    chosen: dict[Any, tuple[float, int, Path]] = {}
+def _once_each(paths: Sequence[Path]) -> list[Path]:
+    """Return one file of each run, the one that goes on longest: a run that was continued has several.
+
+    Those of one run lie in one folder and have the same options, but for the checkpoint, and a seed.
+    """
+    chosen: dict[tuple[Path, str], tuple[float, Path]] = {}
     for path in paths:
-        version = int(path.parent.name.removeprefix("version_"))
-        seed = _options(path).get("seed_everything", f"version {version}")  # without options each is a run of its own
-        chosen[seed] = max(chosen.get(seed, (-1.0, -1, path)), (last_values(path).get("step", 0.0), version, path))
-    return [path for _, _, path in chosen.values()]
+        options = {name: value for name, value in _options(path).items() if name != "ckpt_path"}
+        seed = options.get("seed_everything")
+        drawn = seed is None or isinstance(seed, bool)  # each is a run of its own
+        key = path.parent if drawn else path.parent.parent, yaml.safe_dump(options)
+        found = last_values(path).get("step", 0.0), path
+        chosen[key] = max(chosen.get(key, found), found)
+    return [path for _, path in chosen.values()]
 
 
 def _cut_short(path: Path, values: Mapping[str, float]) -> bool:
-    """Return whether a run logged fewer epochs than it should have had."""
-    epochs = (_options(path).get("trainer") or {}).get("max_epochs")
-    return epochs is not None and "epoch" in values and values["epoch"] + 1 < epochs
+    """Return whether a run logged fewer epochs than it should have had, where nothing else was to end it."""
+    trainer = _options(path).get("trainer") or {}
+    epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps")
+    if epochs is None or steps not in (None, -1) or trainer.get("max_time") is not None:
+        return False
+    return "epoch" in values and values["epoch"] + 1 < epochs
 
 
 def find_runs(folders: Sequence[str]) -> dict[str, list[Path]]:
     """Return the metrics files of all runs in some folders, by the name of the run.
 
     The name is the folder above ``version_<n>``, from the given folder on: the runs of one recipe with other seeds are
-    the versions of one name. Of several versions with one seed, as a run that was continued has, the furthest counts.
+    the versions of one name. Of several versions with the same options and seed, as a run that was continued has, the
+    one that went furthest counts.
 
     Raises:
         InputError: if a folder holds no run.
@@ -76,7 +86,7 @@ def find_runs(folders: Sequence[str]) -> dict[str, list[Path]]:
         for path in files:
             name = path.parent.parent.relative_to(folder)
             found[str(name) if name.parts else Path(folder).name].append(path)
-    return {name: _one_a_seed(paths) for name, paths in found.items()}
+    return {name: _once_each(paths) for name, paths in found.items()}
 
 
 def spread(values: Sequence[float], digits: int) -> str:
@@ -95,7 +105,7 @@ def results_table(runs: Sequence[str], metrics: Sequence[str]) -> str:
         metrics: names as they were logged, for instance ``val/t->va/R@10``; percentages get one digit, others three.
 
     Returns:
-        A table in Markdown, and below it the runs that ended before ``trainer.max_epochs``.
+        A table in Markdown, and below it the runs that logged less than ``trainer.max_epochs``.
 
     Raises:
         InputError: if a folder holds no run, or no run logged a metric.
@@ -115,5 +125,5 @@ def results_table(runs: Sequence[str], metrics: Sequence[str]) -> str:
         lines.append(f"| {name} | {len(values)} | " + " | ".join(cells) + " |")
     short = [path for name in rows for path, run in zip(files[name], rows[name], strict=True) if _cut_short(path, run)]
     if short:
-        lines += ["", "ended before trainer.max_epochs: " + ", ".join(str(path.parent) for path in short)]
+        lines += ["", "logged less than trainer.max_epochs: " + ", ".join(str(path.parent) for path in short)]
     return "\n".join(lines)

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mcn_lightning.distributed import broadcast, gather_rows, rank, row_counts, sum_all, world
+from mcn_lightning.distributed import broadcast, gather_rows, numbers_of_all, rank, sum_all, world
 
 
 class Rows:
@@ -28,7 +28,7 @@ class Rows:
         self.device, self.chunk, self.width = device, chunk, parts[0].shape[1]
         self.count = sum(len(part) for part in parts)
         # (parts, processes): what each process has of each tensor
-        self.sizes = torch.tensor([row_counts(len(part), device) for part in parts])
+        self.sizes = torch.tensor(numbers_of_all([len(part) for part in parts], device)).T.contiguous()
         self.total = int(self.sizes.sum())
         ends = self.sizes.flatten().cumsum(0).reshape(self.sizes.shape)
         self.first_numbers: list[int] = (ends - self.sizes)[:, rank()].tolist()

@@ -36,8 +36,8 @@ class LossConfig:
         contrastive: the contrastive loss between modalities.
         cluster: the loss between embeddings and centroids.
         contrastive_weight: weight of the sum of the contrastive terms.
-        cluster_weight: weight of the clustering loss (lambda in the paper); at 0 clusters are found and draw nothing
-            (clustering.kind none finds none).
+        cluster_weight: weight of the clustering loss (lambda in the paper); at 0 k-means finds clusters that draw
+            nothing (clustering.kind none finds none).
         reconstruction_weight: weight of the sum of the reconstruction errors.
         detach_targets: stop the gradient at the reconstruction targets (released: no).
     """
