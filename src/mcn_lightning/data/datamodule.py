@@ -18,10 +18,12 @@ from torch.utils.data import DataLoader
 from mcn_lightning.data.batch import MODALITIES, BadVideo, ClipBatch, InputError, Modality
 from mcn_lightning.data.captions import Captions, read_captions
 from mcn_lightning.data.clips import ClipConfig
+from mcn_lightning.data.evaluation import EvaluationData
 from mcn_lightning.data.features import DEFAULT_STREAMS, AudioConfig, VisualStream
 from mcn_lightning.data.howto100m import LayoutVideos, VideoLayout, read_video_list, video_id
 from mcn_lightning.data.loading import ClipLoader, ClipSampler, SkippedVideos, serve_parent
 from mcn_lightning.data.packing import PackConfig, PackReport, pack
+from mcn_lightning.data.retrieval import PickledClips, is_pickle
 from mcn_lightning.data.shard_files import ShardIndex, check_options, checksum
 from mcn_lightning.data.shard_writer import Split
 from mcn_lightning.data.shards import ShardVideos
@@ -40,9 +42,10 @@ class NarratedVideos(LightningDataModule):
 
     Args:
         root: folder of the data set; the names below are relative to it, or absolute.
-        train_csv: list of the training videos, with the header ``path``.
-        val_csv: list of the held-out videos; none for no validation.
-        test_csv: list of the test videos; ``val_csv`` where none is given.
+        train_csv: list of the training videos, with the header ``path``; or a pickle of clips (.pkl), as those of
+            YouCook2 and MSR-VTT: a clip is then a video of one clip.
+        val_csv: the same of the held-out videos; none for no validation.
+        test_csv: the same of the test videos; ``val_csv`` where none is given.
         captions: captions with their seconds, JSON or pickle.
         features: folder of the visual features.
         audio_root: folder of the spectrograms; ``features`` where none is given.
@@ -93,6 +96,12 @@ class NarratedVideos(LightningDataModule):
     ) -> None:
         super().__init__()
         _check_modalities(modalities, streams, clips)
+        lists = {"train": train_csv, "val": val_csv, "test": test_csv or val_csv}
+        if audio.time_shift > 0 and any(name is not None and is_pickle(name) for name in lists.values()):
+            raise InputError(
+                f"--data.audio.time_shift: expected 0 with a pickle of clips, which hold no sound but their own, "
+                f"found {audio.time_shift}"
+            )
         least = {"batch_size": 1, "eval_batch_size": 1, "num_workers": 0, "timeout": 0, "seed": 0}
         given = (batch_size, eval_batch_size, num_workers, timeout, seed)
         for (name, minimum), value in zip(least.items(), given, strict=True):
@@ -101,7 +110,7 @@ class NarratedVideos(LightningDataModule):
         if not 0 <= max_bad_share <= 1:
             raise InputError(f"--data.max_bad_share is {max_bad_share}: give a share from 0 to 1")
         self.root = Path(root)
-        self.lists = {"train": train_csv, "val": val_csv, "test": test_csv or val_csv}
+        self.lists = lists
         self.captions_path = self.root / captions
         self.layout = VideoLayout(
             self.root / features, self.root / (audio_root or features), tuple(streams), audio, tuple(modalities)
@@ -144,6 +153,8 @@ class NarratedVideos(LightningDataModule):
             InputError: if the folder or a file is missing or unusable.
         """
         needed = _NEEDED.get(stage or "fit", ())
+        if stage in ("validate", "test") and self._has_only_benchmarks(needed[0]):
+            return  # nothing of this data is used, and its captions may be those of a million videos
         if self.shards is not None:
             if not self.datasets:
                 self._open_shards(self.shards)
@@ -151,10 +162,32 @@ class NarratedVideos(LightningDataModule):
         if not self.root.is_dir():
             raise InputError(f"--data.root {self.root}: expected a folder, found none")
         if not self.datasets:
-            self._open({split: self._videos(split, split in needed) for split in self.lists})
+            videos = {split: self._videos(split, split in needed) for split in self.lists}
+            self._open(videos, self._pickled(needed))
         for split in needed:
             if not self.datasets.get(split):
                 self._videos(split, required=True)
+
+    def _pickled(self, needed: Sequence[str]) -> dict[str, PickledClips]:
+        """Open the splits that are pickles of clips, and that are needed or there; a file of two splits once."""
+        layout, opened = self.layout, dict[str, PickledClips]()
+        streams = layout.streams if "video" in layout.modalities else ()
+        audio = layout.audio if "audio" in layout.modalities else None
+        found = {}
+        for split, name in self.lists.items():
+            if name is None or not is_pickle(name) or not (split in needed or (self.root / name).is_file()):
+                continue
+            if name not in opened:
+                try:
+                    opened[name] = PickledClips(self.root / name, streams, audio, "text" in layout.modalities)
+                except InputError as error:
+                    raise InputError(f"--data.{split}_csv: {error}") from None
+            found[split] = opened[name]
+        return found
+
+    def evaluation_data(self) -> EvaluationData:
+        """Return what reads the benchmarks' own files, in the form that this data has."""
+        return EvaluationData(self.root, self.layout, self.text_config)
 
     def _open_shards(self, where: str) -> None:
         """Take the splits from shards, or from LitData records."""
@@ -170,15 +203,17 @@ class NarratedVideos(LightningDataModule):
             elif streaming and (name == "train" or self.lists[split] is not None):
                 sources[split] = found = StreamingVideos(f"{where.rstrip('/')}/{name}", streams, audio, captions)
                 words.update(found.words)
+        pickled = self._pickled(())
         for source in sources.values():
             self._check_packed(source.options, where)
             check_options(source.options, where, self._shard_options(), layout.streams, self._min_times(), captions)
         if "text" in layout.modalities:
-            known = index.words() if index is not None else sorted(words)
-            self.text = open_text(self.text_config, self.root / self.text_config.source, known)
-        for split, source in sources.items():
+            known = list(index.words()) if index is not None else sorted(words)
+            texts = [text for clips in pickled.values() for text in clips.texts()]
+            self.text = open_text(self.text_config, self.root / self.text_config.source, [*known, *texts])
+        for source in sources.values():
             source.set_text(self.text)
-            self.datasets[split] = self._dataset(split, source)
+        self.datasets = {split: self._dataset(split, source) for split, source in {**sources, **pickled}.items()}
         if "train" in sources:
             self._skipped.total = len(sources["train"])
             self._skipped.add(sources["train"].lost())
@@ -232,6 +267,10 @@ class NarratedVideos(LightningDataModule):
             raise InputError(f"--data.root {self.root}: expected a folder, found none")
         if self.clip_config.kind == "windows" and not config.keep_frames and "video" in self.layout.modalities:
             raise InputError("--pack.keep_frames: expected true for --data.clips.kind windows, found false")
+        if (name := self.lists["train"]) is not None and is_pickle(name):
+            raise InputError(
+                f"--data.train_csv: expected a list of videos to pack, found the pickle {name}, which is packed"
+            )
         names = set(self._split_names().values())
         videos = {split: self._videos(split, split == "train") for split in self.lists if split in names}
         captions = self._read_captions(videos)
@@ -267,26 +306,28 @@ class NarratedVideos(LightningDataModule):
     def _videos(self, split: str, required: bool) -> list[str]:
         """Read the list of a split; an empty one where there is none and none is required."""
         name = self.lists[split]
-        if name is None or not (required or (self.root / name).is_file()):
+        if name is None or is_pickle(name) or not (required or (self.root / name).is_file()):
             return []
         try:
             return read_video_list(self.root / name)
         except InputError as error:
             raise InputError(f"--data.{split}_csv: {error}") from None
 
-    def _open(self, videos: dict[str, list[str]]) -> None:
+    def _open(self, videos: dict[str, list[str]], pickled: dict[str, PickledClips]) -> None:
+        if not any(videos.values()) and not pickled:
+            return
         captions = self._read_captions(videos)
         if "text" in self.layout.modalities:
             entries = (captions or {}).values()
-            texts = (text for entry in entries if isinstance(entry, Captions) for text in entry.all_texts())
+            texts = [text for entry in entries if isinstance(entry, Captions) for text in entry.all_texts()]
+            texts += [text for clips in pickled.values() for text in clips.texts()]
             self.text = open_text(self.text_config, self.root / self.text_config.source, texts)
             self._check_words(videos.get("train", ()), captions or {})
-        self.datasets = {
-            split: self._dataset(split, LayoutVideos(paths, captions, self.layout))
-            for split, paths in videos.items()
-            if paths
+        sources: dict[str, VideoSource] = {
+            split: LayoutVideos(paths, captions, self.layout) for split, paths in videos.items() if paths
         }
-        self._skipped.total = len(videos.get("train", ()))
+        self.datasets = {split: self._dataset(split, source) for split, source in {**sources, **pickled}.items()}
+        self._skipped.total = len(self.datasets.get("train", ()))
 
     def _check_words(self, paths: Sequence[str], captions: Mapping[str, Captions | BadVideo]) -> None:
         """Refuse training captions of which no word is known, while those of another split may be."""
@@ -304,7 +345,7 @@ class NarratedVideos(LightningDataModule):
 
     def _read_captions(self, videos: dict[str, list[str]]) -> dict[str, Captions | BadVideo] | None:
         """Read the captions of the videos of all splits; nothing where clips are windows."""
-        if self.clip_config.kind != "captions":
+        if self.clip_config.kind != "captions" or not any(videos.values()):
             return None
         try:
             wanted = {video_id(path) for paths in videos.values() for path in paths}
@@ -376,13 +417,22 @@ class NarratedVideos(LightningDataModule):
     def val_dataloader(self) -> DataLoader | list:
         """Return the held-out clips; in training, nothing where there is no list of them."""
         asked = self.trainer is not None and self.trainer.state.fn == TrainerFn.VALIDATING
+        if self._has_only_benchmarks("val"):
+            return _one_empty_batch()
         if self.lists["val"] is None and not asked:
             return []
         return self._loader("val", self._sampler("val"), self.eval_batch_size)
 
     def test_dataloader(self) -> DataLoader:
         """Return the test clips."""
+        if self._has_only_benchmarks("test"):
+            return _one_empty_batch()
         return self._loader("test", self._sampler("test"), self.eval_batch_size)
+
+    def _has_only_benchmarks(self, split: str) -> bool:
+        """Tell whether there is no list of held-out clips, and benchmarks among the callbacks bring their own."""
+        callbacks: Any = getattr(self.trainer, "callbacks", ())
+        return self.lists[split] is None and any(getattr(callback, "brings_data", False) for callback in callbacks)
 
     def predict_dataloader(self) -> DataLoader:
         """Return the clips to embed, which are the test clips."""
@@ -464,6 +514,11 @@ class NarratedVideos(LightningDataModule):
 
     def _videos_a_step(self) -> int:
         return self.batch_size * (self.trainer.world_size if self.trainer is not None else 1)
+
+
+def _one_empty_batch() -> DataLoader:
+    """Return a pass without clips: Lightning leaves out an evaluation that has no batch, and with it the benchmarks."""
+    return DataLoader([ClipBatch(ids=())], batch_size=None)  # type: ignore[arg-type]
 
 
 def _check_modalities(modalities: Sequence[Modality], streams: Sequence[VisualStream], clips: ClipConfig) -> None:

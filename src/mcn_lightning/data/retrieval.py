@@ -1,0 +1,347 @@
+"""Benchmark pickles: a list of dicts, one a clip, as YouCook2, MSR-VTT, LSMDC, UCF101 and HMDB51 are handed around."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mcn_lightning.data.batch import InputError
+from mcn_lightning.data.captions import Captions
+from mcn_lightning.data.clips import Clip
+from mcn_lightning.data.features import AudioConfig, VisualStream, all_finite, copy_runs
+from mcn_lightning.data.pickles import load_pickle
+from mcn_lightning.data.videos import NewTensor, Sound, join_streams
+
+PICKLES = (".pkl", ".pickle", ".p")
+
+
+@dataclass(frozen=True)
+class ClipRecord:
+    """One clip of a benchmark pickle, checked.
+
+    Args:
+        id: its name.
+        text: the caption that evaluation uses, or the words of the class; empty where text is not read.
+        choices: the captions that training draws from.
+        streams: pooled feature of each visual stream, ``(1, width)``; empty where video is not read.
+        audio: spectrogram ``(M, frames)``; ``None`` where audio is not read, or the clip has no sound.
+        label: class of the clip, where the pickle has classes.
+        split: of a pickle with classes: 1 for training, 0 for test, 2 for neither.
+    """
+
+    id: str
+    text: str
+    choices: tuple[str, ...]
+    streams: tuple[Tensor, ...]
+    audio: Tensor | None
+    label: int | None = None
+    split: int = 0
+
+
+def is_pickle(path: str | Path) -> bool:
+    """Tell whether a file is a pickle by its name."""
+    return Path(path).suffix in PICKLES
+
+
+def read_clip_dicts(path: Path) -> list[Mapping[str, Any]]:
+    """Read the dicts of a benchmark pickle.
+
+    Raises:
+        InputError: if the file is missing, damaged, needs code to be run, or is no list of dicts with clips.
+    """
+    table = load_pickle(path)
+    if not isinstance(table, list | tuple) or not all(isinstance(entry, Mapping) for entry in table):
+        raise InputError(f"{path}: expected a list of dicts, one a clip, found {_kind(table)}")
+    if not table:
+        raise InputError(f"{path}: expected at least one clip, found none")
+    return list(table)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        other = next(entry for entry in value if not isinstance(entry, Mapping))
+        return f"a list with a {type(other).__name__}"
+    return f"a {type(value).__name__}"
+
+
+class ClipReader:
+    """Checks the clips of one pickle and takes of them what is asked for.
+
+    Args:
+        path: the pickle.
+        streams: visual streams; the suffix without its underline is the key (``2d``, ``3d``), and the array under
+            ``<key>_pooled`` goes before it. An array with time is pooled by its maximum. Empty for no video.
+        audio: how spectrograms are stored; ``None`` for no audio.
+        text: captions are read.
+        classes: name of each class in the order of the labels; ``None`` where there are no classes.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        streams: Sequence[VisualStream],
+        audio: AudioConfig | None,
+        text: bool = True,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        self.path = path
+        self.streams = tuple(streams)
+        self.audio = audio
+        self.text = text
+        self.labels = None if classes is None else {name: number for number, name in enumerate(classes)}
+
+    def record(self, entry: Mapping[str, Any], number: int) -> ClipRecord:
+        """Check one clip.
+
+        Args:
+            entry: its dict.
+            number: its place in the list, from 0; it names the clip until its id is known.
+
+        Raises:
+            InputError: if something of it is missing or cannot be used.
+        """
+        name = self._id(entry, number)
+        where = f"{self.path}: clip {name}"
+        label: int | None = None
+        split, text = 0, ""
+        choices: tuple[str, ...] = ()
+        if self.labels is not None:
+            label, split, text = self.labels[entry["class"]], _split(entry, where), class_text(entry["class"])
+        elif self.text:
+            text, choices = _captions(entry, where)
+        streams = tuple(self._visual(entry, stream, where) for stream in self.streams)
+        return ClipRecord(name, text, choices, streams, self._audio(entry, where), label, split)
+
+    def _id(self, entry: Mapping[str, Any], number: int) -> str:
+        key = "id" if self.labels is None else "video"
+        value = entry.get(key)
+        if not isinstance(value, str | int | np.integer) or value == "":
+            raise InputError(f"{self.path}: clip number {number}: expected a name under '{key}', found {value!r}")
+        return str(value)
+
+    def _visual(self, entry: Mapping[str, Any], stream: VisualStream, where: str) -> Tensor:
+        key = stream.suffix.lstrip("_")
+        name = next((name for name in (f"{key}_pooled", key) if entry.get(name) is not None), None)
+        if name is None:
+            raise InputError(f"{where}: expected the array '{key}_pooled' or '{key}', found {sorted(map(str, entry))}")
+        rows = _tensor(entry[name], name, where)
+        if rows.ndim == 0 or rows.shape[-1] != stream.width or rows.ndim > 2 or rows.numel() == 0:
+            expected = f"({stream.width},) or (rows, {stream.width})"
+            raise InputError(f"{where}: expected '{name}' of shape {expected}, found {tuple(rows.shape)}")
+        _refuse_non_finite(rows, name, where)
+        return rows[None] if rows.ndim == 1 else rows.amax(dim=0, keepdim=True)
+
+    def _audio(self, entry: Mapping[str, Any], where: str) -> Tensor | None:
+        """Return the spectrogram, ``None`` where the clip has no sound."""
+        found = entry.get("audio")
+        if self.audio is None or found is None or _says_no(entry.get("has_audio", True)):
+            return None
+        frames = _tensor(found, "audio", where)
+        if frames.ndim == 3 and len(frames) == 1:
+            frames = frames[0]
+        if frames.ndim != 2 or frames.shape[0] != self.audio.bands:
+            raise InputError(
+                f"{where}: expected 'audio' of shape ({self.audio.bands}, frames), found {tuple(frames.shape)}"
+            )
+        _refuse_non_finite(frames, "audio", where)
+        return frames if frames.shape[1] else None
+
+
+def _says_no(flag: Any) -> bool:
+    return not bool(np.asarray(flag).any())
+
+
+def _split(entry: Mapping[str, Any], where: str) -> int:
+    value = entry.get("training", 0)
+    try:
+        number = int(np.asarray(value).reshape(()))
+    except (TypeError, ValueError):
+        number = -1
+    if number not in (0, 1, 2):
+        raise InputError(f"{where}: expected 'training' to be 1 (train), 0 (test) or 2 (neither), found {value!r}")
+    return number
+
+
+def _captions(entry: Mapping[str, Any], where: str) -> tuple[str, tuple[str, ...]]:
+    """Return the caption of evaluation, and those that training draws from."""
+    found = entry.get("caption", entry.get("eval_caption"))
+    choices = (found,) if isinstance(found, str) else tuple(found) if isinstance(found, list | tuple) else ()
+    text = entry.get("eval_caption") or (choices[0] if choices else None)
+    for caption in (text, *choices):
+        if not isinstance(caption, str) or not caption.strip():
+            raise InputError(f"{where}: expected a caption, found {caption!r} (caption: {found!r:.60})")
+    return str(text), choices
+
+
+def _tensor(value: Any, name: str, where: str) -> Tensor:
+    if isinstance(value, Tensor):
+        found = value.detach()
+    elif isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.dtype.itemsize <= 8:
+        found = torch.from_numpy(np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("=")))
+    else:
+        what = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+        raise InputError(f"{where}: expected '{name}' to be an array of floating-point numbers, found {what}")
+    if not found.is_floating_point():
+        raise InputError(f"{where}: expected '{name}' to hold floating-point numbers, found {found.dtype}")
+    return found.contiguous()
+
+
+def _refuse_non_finite(values: Tensor, name: str, where: str) -> None:
+    wide = values.float() if values.dtype == torch.bfloat16 else values
+    if wide.numel() and not all_finite(wide):
+        bad = int((~wide.isfinite()).sum())
+        raise InputError(f"{where}: expected finite numbers in '{name}', found {bad} NaN or infinite")
+
+
+def class_text(name: str) -> str:
+    """Return a class name as words: ``ApplyEyeMakeup`` as "apply eye makeup", ``brush_hair`` as "brush hair"."""
+    return " ".join(part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[^A-Z_\s]+", name)) or name
+
+
+def class_names(path: Path, entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the classes of a pickle with classes, in alphabetical order, which numbers them.
+
+    Raises:
+        InputError: if a clip has no class.
+    """
+    for number, entry in enumerate(entries):
+        if not isinstance(entry.get("class"), str) or not entry["class"]:
+            found = entry.get("class")
+            raise InputError(f"{path}: clip number {number}: expected a name under 'class', found {found!r}")
+    return sorted({entry["class"] for entry in entries})
+
+
+class PickledClips:
+    """The clips of a benchmark pickle as a video source for ``NarratedVideoDataset``: each is a video of one clip.
+
+    Args:
+        path: the pickle.
+        streams: visual streams that are read; empty for no video.
+        audio: how spectrograms are cut; ``None`` for no audio.
+        text: captions are read.
+        with_classes: the pickle has classes (UCF101, HMDB51), whose names are the captions.
+        silent: a clip without sound is silence; otherwise it is refused.
+
+    Raises:
+        InputError: if the file cannot be read, or two clips have one name.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        streams: Sequence[VisualStream],
+        audio: AudioConfig | None,
+        text: bool = True,
+        with_classes: bool = False,
+        silent: bool = False,
+    ) -> None:
+        self.path = path
+        self.entries = read_clip_dicts(path)
+        self.classes = class_names(path, self.entries) if with_classes else None
+        self.reader = ClipReader(path, streams, audio, text, self.classes)
+        self.silent = silent
+        self.ids = [self.reader._id(entry, number) for number, entry in enumerate(self.entries)]
+        seen: dict[str, int] = {}
+        for number, name in enumerate(self.ids):
+            if name in seen:
+                raise InputError(
+                    f"{path}: expected each clip once, found {name} as clip number {seen[name]} and {number}"
+                )
+            seen[name] = number
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the visual streams that are read."""
+        return tuple(stream.width for stream in self.reader.streams)
+
+    def id(self, index: int) -> str:
+        """Return the name of a clip."""
+        return self.ids[index]
+
+    def record(self, index: int) -> ClipRecord:
+        """Check a clip and return what it holds.
+
+        Raises:
+            InputError: if something of it is missing or cannot be used.
+        """
+        return self.reader.record(self.entries[index], index)
+
+    def damage(self, index: int, error: Exception) -> str | None:
+        """Return nothing: every clip is checked."""
+        return None
+
+    def texts(self) -> list[str]:
+        """Return all captions; of clips that cannot be used, none."""
+        found: list[str] = []
+        for entry in self.entries if self.reader.text else ():
+            for value in (entry.get("caption"), entry.get("eval_caption")):
+                several = value if isinstance(value, list | tuple) else (value,)
+                found.extend(text for text in several if isinstance(text, str))
+        return found + [class_text(name) for name in self.classes or ()]
+
+    def open(self, index: int) -> PickledClip:
+        """Check a clip and take what is read of it.
+
+        Raises:
+            InputError: if it cannot be used.
+        """
+        record = self.record(index)
+        if record.audio is None and self.reader.audio is not None and not self.silent:
+            found = self._why(index)
+            raise InputError(f"{self.path}: clip {record.id}: expected a spectrogram under 'audio', found {found}")
+        return PickledClip(record, self.reader.audio)
+
+    def _why(self, index: int) -> str:
+        entry = self.entries[index]
+        if entry.get("audio") is None:
+            return "none"
+        return "has_audio false" if _says_no(entry.get("has_audio", True)) else "an empty one"
+
+
+class PickledClip:
+    """One clip of a pickle, opened; see ``StoredVideo``.
+
+    Args:
+        record: what it holds.
+        config: how spectrograms are cut; ``None`` for no audio.
+    """
+
+    duration = float("inf")
+
+    def __init__(self, record: ClipRecord, config: AudioConfig | None) -> None:
+        self.record = record
+        self.config = config
+
+    @property
+    def captions(self) -> Captions:
+        """One caption over the whole clip; of several, training draws one."""
+        choices = (self.record.choices,) if len(self.record.choices) > 1 else None
+        label = None if self.record.label is None else np.array([self.record.label])
+        return Captions(np.zeros(1), np.ones(1), (self.record.text,), label, choices)
+
+    def visual(self, clips: Sequence[Clip], new: NewTensor) -> Tensor | None:
+        """Return the features of B times this clip, ``(B, C)``."""
+        if not self.record.streams:
+            return None
+        return join_streams([stream.expand(len(clips), -1) for stream in self.record.streams], new)
+
+    def audio(self, spans: Sequence[tuple[float, float]], new: NewTensor) -> Sound | None:
+        """Return the spectrogram, cut at ``num_frames``, for B times this clip; no frame of it where it is silent."""
+        if self.config is None:
+            return None
+        frames = self.record.audio
+        source = torch.empty(0, self.config.bands) if frames is None else frames.T
+        size = min(len(source), self.config.num_frames)
+        out = new("frames", (size, self.config.bands), source.dtype, room=self.config.num_frames)
+        starts = torch.zeros(len(spans), dtype=torch.int64)
+        return Sound(copy_runs(source, [(0, size)], out), starts, torch.full((len(spans),), size))
