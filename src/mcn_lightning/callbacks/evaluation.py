@@ -69,7 +69,7 @@ def find_topics(features: Tensor, topics: int) -> Tensor:
     best, found = -float("inf"), torch.zeros(len(features), dtype=torch.int64, device=features.device)
     for start in range(RESTARTS):
         kmeans = KMeans(topics, engine="torch", init_method="kmeans++")
-        mine = features[rank() :: world()]
+        mine = features if rank() == 0 else features[:0]  # sums in one order, so that processes do not change them
         centroids, _, report = kmeans.fit(mine, generator=torch.Generator().manual_seed(start))
         if report.objective > best:
             best, found = report.objective, assign(features, centroids)

@@ -1,0 +1,222 @@
+"""What every benchmark does: it brings its own files, is evaluated with the held-out clips, and gives figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from tqdm import tqdm
+
+from mcn_lightning.data.batch import ClipBatch, InputError
+from mcn_lightning.distributed import gather_rows, rank, world
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of a benchmark.
+
+    Args:
+        benchmark: its name.
+        setting: what was evaluated, for instance ``t->va``; empty where there is one setting only.
+        metric: for instance ``R@10``.
+        value: in the unit of the metric; shares are in per cent.
+        kind: a metric; a count of what was used or left out; or a detail that the printed table leaves out.
+        published: the figure that was published, where there is one.
+        source: where it was published.
+    """
+
+    benchmark: str
+    setting: str
+    metric: str
+    value: float
+    kind: Literal["metric", "count", "detail"] = "metric"
+    published: float | None = None
+    source: str = ""
+
+    @property
+    def key(self) -> str:
+        """Its name within the benchmark, which ``published`` and the logs use."""
+        return f"{self.setting}/{self.metric}" if self.setting else self.metric
+
+
+class Benchmark(Callback):
+    """A benchmark with files of its own, evaluated after every validation and in ``validate`` and ``test``.
+
+    Figures are logged as ``val/<name>/<setting>/<metric>`` (or ``test/...``), so that ModelCheckpoint can monitor them.
+    They do not depend on the number of processes: each embeds whole batches that are the same for any number.
+
+    Args:
+        name: of the benchmark, in tables and logs.
+        published: published figures by ``<setting>/<metric>``, shown beside ours.
+        source: where they were published.
+    """
+
+    brings_data = True
+
+    def __init__(self, name: str, published: Mapping[str, float] | None = None, source: str = "") -> None:
+        if not name or "/" in name:
+            raise InputError(f"a benchmark's name: expected one without '/', found {name!r}")
+        if published and not source:
+            raise InputError(f"benchmark {name}: expected the source of the published figures, found none; give source")
+        self.name = name
+        self.published = dict(published or {})
+        self.source = source
+        self.figures: list[Figure] = []
+        self._opened = False
+
+    def open(self, data: Any, module: LightningModule) -> None:
+        """Read and check the files.
+
+        Args:
+            data: ``EvaluationData`` of the run.
+            module: whose network says which modalities there are.
+        """
+        raise NotImplementedError
+
+    def evaluate(self, trainer: Trainer, module: LightningModule) -> Iterator[Figure]:
+        """Give the figures, the same on every process."""
+        raise NotImplementedError
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Read the files now, and not after hours of training.
+
+        Raises:
+            InputError: if they cannot be used.
+        """
+        if stage == "predict" or self._opened:
+            return
+        data: Any = getattr(trainer, "datamodule", None)
+        if not hasattr(data, "evaluation_data"):
+            raise InputError(f"benchmark {self.name}: expected a data module that reads benchmarks, found {data!r:.60}")
+        names = [each.name for each in getattr(trainer, "callbacks", ()) if isinstance(each, Benchmark)]
+        if names.count(self.name) > 1:
+            raise InputError(f"trainer.callbacks: expected each benchmark's name once, found {self.name} twice")
+        try:
+            self.open(data.evaluation_data(), pl_module)
+        except InputError as error:
+            raise InputError(f"benchmark {self.name}: {error}") from None
+        self._opened = True
+
+    def _run(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        if trainer.sanity_checking:
+            return
+        self.figures = []
+        try:
+            with trainer.precision_plugin.forward_context(), torch.no_grad():
+                found = list(self.evaluate(trainer, module))
+        except ValueError as error:
+            raise InputError(f"benchmark {self.name}: {error}") from None
+        unknown = {*self.published} - {figure.key for figure in found}
+        if unknown:
+            known = ", ".join(figure.key for figure in found if figure.kind == "metric")
+            raise InputError(
+                f"benchmark {self.name}: published: expected figures of {known}, found {sorted(unknown)[0]}"
+            )
+        for figure in found:
+            if figure.kind == "metric":
+                module.log(f"{stage}/{self.name}/{figure.key}", figure.value, batch_size=1, sync_dist=world() > 1)
+        self.figures = found
+
+    def figure(self, setting: str, metric: str, value: float | Tensor, kind: Any = "metric") -> Figure:
+        """Return a figure of this benchmark, with the published one where there is one."""
+        published = self.published.get(f"{setting}/{metric}" if setting else metric)
+        source = self.source if published is not None else ""
+        return Figure(self.name, setting, metric, float(value), kind, published, source)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._run(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._run(trainer, pl_module, "test")
+
+
+def progress(items: Sequence[Any], name: str, unit: str) -> Any:
+    """Show how far the first process is with its items, the rate and the time left."""
+    return tqdm(items, f"{name}", unit=f" {unit}", disable=None if rank() == 0 else True, leave=False)
+
+
+def embed_clips(module: LightningModule, clips: Any, name: str) -> dict[str, Tensor]:
+    """Embed all clips of a benchmark.
+
+    Batches are dealt out over the processes whole, so that the embeddings are the same bit for bit for any number of
+    them.
+
+    Args:
+        module: the model.
+        clips: ``EvaluationClips``.
+        name: of the benchmark, for the progress bar.
+
+    Returns:
+        By modality ``(N, D)`` float32, in the order of the clips, on every process.
+    """
+    parts: dict[str, list[Tensor]] = {}
+    for number in progress(range(rank(), len(clips), world()), name, "batches"):
+        for modality, rows in module(clips.batch(number, module.device)).embeddings().items():
+            parts.setdefault(modality, []).append(rows.float())
+    sizes = [sum(clips.size(number) for number in range(of, len(clips), world())) for of in range(world())]
+    order = torch.tensor(
+        [
+            row
+            for of in range(world())
+            for number in range(of, len(clips), world())
+            for row in range(number * clips.batch_size, number * clips.batch_size + clips.size(number))
+        ],
+        device=module.device,
+    )
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=module.device)
+    names = sorted({modality for row in _everyones(sorted(parts)) for modality in row})
+    dim = int(module.network_config.embedding_dim)  # type: ignore[union-attr,arg-type]
+    nothing = torch.zeros(0, dim, device=module.device)
+    return {each: gather_rows(torch.cat(parts.get(each, [nothing])), sizes)[place] for each in names}
+
+
+def embed_texts(module: LightningModule, text: Any, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+    """Embed texts, on every process all of them.
+
+    Args:
+        module: the model.
+        text: ``EvaluationText`` that knows their words.
+        texts: n texts.
+        batch_size: texts embedded at a time.
+
+    Returns:
+        ``(n, D)`` float32.
+    """
+    found = []
+    for first in range(0, len(texts), batch_size):
+        some = texts[first : first + batch_size]
+        words = text.vectors(some, module.device)
+        batch = ClipBatch(ids=tuple(map(str, range(len(some)))), words=words)
+        found.append(module(batch).embeddings()["text"].float())
+    return torch.cat(found)
+
+
+def share_out(count: int, work: Callable[[int], Result], name: str, unit: str) -> list[Result]:
+    """Do some work for each of several items, each on one process, and return all results in order on every process.
+
+    Args:
+        count: number of items.
+        work: what is done for an item; its result can be pickled.
+        name: of the benchmark, for the progress bar.
+        unit: what an item is.
+    """
+    mine = [work(item) for item in progress(range(rank(), count, world()), name, unit)]
+    parts = _everyones(mine)
+    return [parts[item % world()][item // world()] for item in range(count)]
+
+
+def _everyones(own: Any) -> list[Any]:
+    """Return what every process has."""
+    if world() == 1:
+        return [own]
+    parts: list[Any] = [None] * world()
+    dist.all_gather_object(parts, own)
+    return parts

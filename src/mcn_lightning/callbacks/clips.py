@@ -1,0 +1,294 @@
+"""Benchmarks of clips: retrieval between any modalities, retrieval of whole videos, recognition of actions."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
+from torch.nn import functional as F
+
+from mcn_lightning.callbacks.benchmark import Benchmark, Figure, embed_clips, embed_texts
+from mcn_lightning.callbacks.evaluation import (
+    DEFAULT_DIRECTIONS,
+    Fusion,
+    combine,
+    find_topics,
+    parse_direction,
+    possible_directions,
+)
+from mcn_lightning.callbacks.files import run_folder
+from mcn_lightning.data.batch import MODALITIES, InputError
+from mcn_lightning.metrics import (
+    ClusterQuality,
+    class_metrics,
+    expected_ranks,
+    full_video_metrics,
+    nearest_class_metrics,
+    query_density,
+    retrieval_metrics,
+)
+
+VIDEO_ID = 11
+"""Characters of a YouTube id, with which the clip ids of YouCook2 begin."""
+
+
+class RetrievalBenchmark(Benchmark):
+    """Retrieval on a pickle of clips: YouCook2, MSR-VTT, LSMDC, YouCook-Japanese and any data set in the same form.
+
+    Args:
+        name: of the benchmark, in tables and logs.
+        path: the pickle, relative to data.root.
+        directions: queries and galleries in letters, for instance t->va for text against video + audio; those of
+            --retrieval.directions that the network has when not given.
+        combine: how the modalities of one side are fused, as --retrieval.combine.
+        audio_weight: factor of the audio embedding where it is summed with others.
+        audio_frames: frames of 10 ms that spectrograms are cut or padded to (released: 5120 for YouCook2, 3072 for
+            MSR-VTT and LSMDC).
+        without_audio: what is done with clips without sound where a direction needs it: error refuses the first one;
+            miss leaves them out of the gallery and counts their queries as misses (MSR-VTT in the authors' protocol);
+            zero takes zeros for their audio embedding.
+        benchmark_size: clips that the benchmark has; those that the file lacks count as misses (1000 for MSR-VTT, where
+            the authors' file holds the 968 clips with audio).
+        full_video: also retrieve whole videos by captions, in five variants; clip ids begin with the 11 characters of
+            the video id (YouCook2).
+        calibrate: as --retrieval.calibrate.
+        calibrate_temperature: as --retrieval.calibrate_temperature.
+        ranks_file: CSV of the rank of every query in every direction, in the run's folder when relative; none for none.
+        batch_size: clips embedded at a time.
+        published: published figures by <setting>/<metric>, for instance t->va/R@10, shown beside ours.
+        source: where they were published.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        directions: list[str] | None = None,
+        combine: Fusion = "sum",
+        audio_weight: float = 1.0,
+        audio_frames: int = 5120,
+        without_audio: Literal["error", "miss", "zero"] = "error",
+        benchmark_size: int | None = None,
+        full_video: bool = False,
+        calibrate: float = 0.0,
+        calibrate_temperature: float = 0.05,
+        ranks_file: str | None = None,
+        batch_size: int = 64,
+        published: dict[str, float] | None = None,
+        source: str = "",
+    ) -> None:
+        super().__init__(name, published, source)
+        for direction in directions or ():
+            parse_direction(direction)
+        _at_least(name, audio_frames=(audio_frames, 1), batch_size=(batch_size, 1), calibrate=(calibrate, 0))
+        self.path, self.directions, self.combine, self.audio_weight = path, directions, combine, audio_weight
+        self.audio_frames, self.without_audio, self.benchmark_size = audio_frames, without_audio, benchmark_size
+        self.full_video, self.ranks_file, self.batch_size = full_video, ranks_file, batch_size
+        self.calibrate, self.calibrate_temperature = calibrate, calibrate_temperature
+        self._chosen: list[str] = []
+        self._clips: Any = None
+
+    def open(self, data: Any, module: LightningModule) -> None:
+        """Read the pickle and look at every clip.
+
+        Raises:
+            InputError: if something of it cannot be used.
+        """
+        config: Any = module.network_config
+        option = f"benchmark {self.name}: directions"
+        self._chosen = possible_directions(self.directions, DEFAULT_DIRECTIONS, config, option)
+        used = {name for direction in self._chosen for side in parse_direction(direction) for name in side}
+        modalities = [name for name in MODALITIES if name in used]
+        silent = self.without_audio != "error"
+        self._clips = data.clips(self.path, modalities, self.audio_frames, self.batch_size, silent=silent)
+        if self.benchmark_size is not None and self.benchmark_size < len(self._clips.ids):
+            raise InputError(
+                f"benchmark_size: expected at least the {len(self._clips.ids)} clips of {self.path}, "
+                f"found {self.benchmark_size}"
+            )
+        if self.full_video and (short := [name for name in self._clips.ids if len(name) <= VIDEO_ID]):
+            raise InputError(
+                f"full_video: expected clip ids that begin with the {VIDEO_ID} characters of the video id, "
+                f"found {short[0]!r} in {self.path}"
+            )
+
+    def evaluate(self, trainer: Trainer, module: LightningModule) -> Iterator[Figure]:
+        """Rank every query's clip among the gallery, in every direction."""
+        embeddings = embed_clips(module, self._clips, self.name)
+        silent = torch.tensor(self._clips.silent, device=module.device)
+        if "audio" in embeddings:
+            embeddings["audio"] = embeddings["audio"].masked_fill(silent[:, None], 0.0)
+        ranks_of = {}
+        for direction in self._chosen:
+            kept = ~silent if self.without_audio == "miss" and "a" in direction else torch.ones_like(silent)
+            if not kept.any():
+                raise InputError(f"{self.path}: expected clips with sound for {direction}, found none")
+            queries, items = self._sides(module, embeddings, direction, kept)
+            targets = torch.arange(len(queries), device=module.device)
+            ranks = torch.full((len(silent),), math.inf, dtype=torch.float64, device=module.device)
+            ranks[kept] = expected_ranks(queries, items, targets).to(ranks)
+            ranks_of[direction] = ranks.cpu()
+            missing = (self.benchmark_size or len(ranks)) - len(ranks)
+            everyone = torch.cat([ranks, ranks.new_full((missing,), math.inf)])
+            for metric, value in retrieval_metrics(everyone).items():
+                yield self.figure(direction, metric, value)
+            if missing or not kept.all():
+                yield self.figure(direction, "misses without audio or clip", missing + int((~kept).sum()), "count")
+            if self.full_video:
+                for metric, value in self._whole_videos(queries, items, kept).items():
+                    setting, _, measure = metric.rpartition("/")
+                    yield self.figure(f"{direction} {setting}", measure, value)
+        yield self.figure("", "clips", len(silent), "count")
+        if silent.any():
+            yield self.figure("", "clips without audio", int(silent.sum()), "count")
+        if self.ranks_file is not None and trainer.is_global_zero:
+            self._write_ranks(trainer, ranks_of)
+
+    def _sides(
+        self, module: LightningModule, embeddings: dict[str, Tensor], direction: str, kept: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the queries and the items of a direction, ``(N, D)``, whose dot product is the score."""
+        some = {name: rows[kept] for name, rows in embeddings.items()}
+        query, gallery = parse_direction(direction)
+        queries, items = (combine(some, side, self.combine, self.audio_weight) for side in (query, gallery))
+        return calibrated(module, queries, items, query, self.calibrate, self.calibrate_temperature)
+
+    def _whole_videos(self, queries: Tensor, items: Tensor, kept: Tensor) -> Mapping[str, Tensor]:
+        ids = [name[:VIDEO_ID] for name, keep in zip(self._clips.ids, kept.tolist(), strict=True) if keep]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(ids))}
+        return full_video_metrics(queries, items, torch.tensor([numbers[name] for name in ids], device=queries.device))
+
+    def _write_ranks(self, trainer: Trainer, ranks_of: Mapping[str, Tensor]) -> None:
+        path = run_folder(trainer) / str(self.ranks_file)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(["id", *ranks_of])
+                writer.writerows(zip(self._clips.ids, *(ranks.tolist() for ranks in ranks_of.values()), strict=True))
+        except OSError as error:
+            raise InputError(f"ranks_file: expected a place to write {path}, found {error}") from None
+
+
+def calibrated(
+    module: LightningModule,
+    queries: Tensor,
+    items: Tensor,
+    query: Sequence[str],
+    weight: float,
+    temperature: float,
+) -> tuple[Tensor, Tensor]:
+    """Add a dimension to both sides, so that a dot product is the calibrated score; see ``metrics.query_density``."""
+    if not weight or (clusters := module.clusters_of(query)) is None:  # type: ignore[operator]
+        return queries, items
+    density = query_density(items, clusters[0], clusters[1], temperature)
+    return F.pad(queries, (0, 1), value=1.0), torch.cat([items, -weight * density[:, None]], dim=1)
+
+
+class RecognitionBenchmark(Benchmark):
+    """Zero-shot action recognition on a pickle of clips with classes, UCF101 or HMDB51.
+
+    A clip belongs to the class whose name is nearest (dot product); also to that of the nearest clip of the training
+    split (cosine). Clusters that k-means finds among the test clips are compared with the classes.
+
+    Args:
+        name: of the benchmark, in tables and logs.
+        path: the pickle, relative to data.root.
+        gallery: letters of what is seen and heard of a clip: v, or va for video + audio.
+        split: clips that are recognised: test (training is 0), or all.
+        neighbours: also recognise by the nearest clip of the training split.
+        clusters: also compare clusters with the classes.
+        combine: how video and audio are fused, as --retrieval.combine.
+        audio_frames: frames of 10 ms that spectrograms are cut or padded to.
+        batch_size: clips embedded at a time.
+        published: published figures by metric, for instance top-1, shown beside ours.
+        source: where they were published.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        gallery: str = "v",
+        split: Literal["test", "all"] = "test",
+        neighbours: bool = True,
+        clusters: bool = True,
+        combine: Fusion = "sum",
+        audio_frames: int = 3072,
+        batch_size: int = 64,
+        published: dict[str, float] | None = None,
+        source: str = "",
+    ) -> None:
+        super().__init__(name, published, source)
+        self._gallery = parse_direction(f"t->{gallery}")[1]
+        _at_least(name, audio_frames=(audio_frames, 1), batch_size=(batch_size, 1))
+        self.path, self.letters, self.split, self.combine = path, gallery, split, combine
+        self.neighbours, self.clusters = neighbours, clusters
+        self.audio_frames, self.batch_size = audio_frames, batch_size
+        self._clips: Any = None
+
+    def open(self, data: Any, module: LightningModule) -> None:
+        """Read the pickle and look at every clip.
+
+        Raises:
+            InputError: if something of it cannot be used.
+        """
+        config: Any = module.network_config
+        possible_directions([f"t->{self.letters}"], (), config, f"benchmark {self.name}: gallery")
+        modalities = [*self._gallery, "text"]
+        self._clips = data.clips(
+            self.path, modalities, self.audio_frames, self.batch_size, with_classes=True, silent=True
+        )
+        self._text = self._clips.text
+        if self.split == "test" and not (self._clips.splits == 0).any():
+            raise InputError(f"{self.path}: expected test clips (training 0), found none; set split to all")
+
+    def evaluate(self, trainer: Trainer, module: LightningModule) -> Iterator[Figure]:
+        """Recognise every test clip."""
+        embeddings = embed_clips(module, self._clips, self.name)
+        silent = torch.tensor(self._clips.silent, device=module.device)
+        if "audio" in embeddings:
+            embeddings["audio"] = embeddings["audio"].masked_fill(silent[:, None], 0.0)
+        rows = combine(embeddings, self._gallery, self.combine)
+        splits, labels = self._clips.splits.to(module.device), self._clips.labels.to(module.device)
+        test = torch.ones_like(splits, dtype=torch.bool) if self.split == "all" else splits == 0
+        names = self._clips.source.classes
+        classes = embed_texts(module, self._text, [self._clips.text_of_class(name) for name in names])
+        setting = f"t->{self.letters}"
+        yield from self._figures(setting, class_metrics(rows[test] @ classes.T, labels[test]), names)
+        train = splits == 1
+        if self.neighbours and self.split == "test" and train.any():
+            found = nearest_class_metrics(rows[test], rows[train], labels[train], labels[test], len(names))
+            yield from self._figures(f"{self.letters}->{self.letters} nearest", found, names)
+        if self.clusters:
+            quality = ClusterQuality(sync_on_compute=False)
+            clusters = find_topics(rows[test], len(labels[test].unique()))
+            quality.update([str(row) for row in range(len(clusters))], clusters, labels[test])
+            for metric, value in quality.compute().items():
+                yield self.figure(f"{self.letters} clusters", metric, value)
+        yield self.figure("", "clips recognised", int(test.sum()), "count")
+        for what, count in (("training clips", train), ("clips of neither split", splits == 2)):
+            if count.any():
+                yield self.figure("", what, int(count.sum()), "count")
+        if "audio" in embeddings and silent[test].any():
+            yield self.figure("", "clips without audio (video alone)", int(silent[test].sum()), "count")
+
+    def _figures(self, setting: str, found: Mapping[str, Any], names: Sequence[str]) -> Iterator[Figure]:
+        for metric, value in found.items():
+            if metric != "per_class":
+                yield self.figure(setting, metric, value)
+                continue
+            for name, one in zip(names, value.tolist(), strict=True):
+                if not math.isnan(one):
+                    yield self.figure(setting, f"top-1 of {name}", one, "detail")
+
+
+def _at_least(name: str, **least: tuple[float, float]) -> None:
+    for option, (value, minimum) in least.items():
+        if not minimum <= value < math.inf:
+            raise InputError(f"benchmark {name}: {option}: expected at least {minimum:g}, found {value}")
