@@ -258,7 +258,7 @@ class RecognitionBenchmark(Benchmark):
         splits, labels = self._clips.splits.to(module.device), self._clips.labels.to(module.device)
         test = torch.ones_like(splits, dtype=torch.bool) if self.split == "all" else splits == 0
         names = self._clips.source.classes
-        classes = embed_texts(module, self._text, [self._clips.text_of_class(name) for name in names])
+        classes = embed_texts(module, self._text, self._clips.class_texts())
         setting = f"t->{self.letters}"
         yield from self._figures(setting, class_metrics(rows[test] @ classes.T, labels[test]), names)
         train = splits == 1

@@ -15,9 +15,11 @@ from mcn_lightning.callbacks.benchmark import Benchmark, Figure
 from mcn_lightning.callbacks.files import run_folder
 from mcn_lightning.data.batch import InputError
 
+_OF_ONE = ("nmi", "adjusted_rand_index", "purity", "mean_entropy")  # not in per cent
 
-def _number(value: float) -> str:
-    return f"{value:.1f}"
+
+def _number(metric: str, value: float) -> str:
+    return f"{value:.3f}" if metric in _OF_ONE else f"{value:.1f}"
 
 
 def wide_table(figures: Sequence[Figure]) -> list[list[str]]:
@@ -33,8 +35,10 @@ def wide_table(figures: Sequence[Figure]) -> list[list[str]]:
     metrics = list(dict.fromkeys(figure.metric for figure in shown))
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for figure in shown:
-        beside = "" if figure.published is None else f" ({_number(figure.published)})"
-        cells.setdefault((figure.benchmark, figure.setting), {})[figure.metric] = _number(figure.value) + beside
+        beside = "" if figure.published is None else f" ({_number(figure.metric, figure.published)})"
+        cells.setdefault((figure.benchmark, figure.setting), {})[figure.metric] = (
+            _number(figure.metric, figure.value) + beside
+        )
     rows = [
         [f"{name} {setting}".strip(), *(row.get(metric, "") for metric in metrics)]
         for (name, setting), row in cells.items()

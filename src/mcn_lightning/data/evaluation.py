@@ -13,7 +13,7 @@ from torch import Tensor
 from mcn_lightning.data.batch import BadVideo, ClipBatch, InputError
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.howto100m import VideoLayout
-from mcn_lightning.data.retrieval import PickledClips
+from mcn_lightning.data.retrieval import PickledClips, class_text
 from mcn_lightning.data.text import TextConfig, open_text
 from mcn_lightning.data.videos import NarratedVideoDataset, collate
 
@@ -70,6 +70,10 @@ class EvaluationClips:
         self.splits = torch.tensor([record.split for record in records])
         for number in range(len(source)):
             source.open(number)  # refuses silence where it is not wanted
+
+    def class_texts(self) -> list[str]:
+        """Return the name of each class as words, in the order of the labels."""
+        return [class_text(name) for name in self.source.classes or ()]
 
     def __len__(self) -> int:
         """Return the number of batches."""

@@ -107,7 +107,7 @@ class ClipReader:
         Raises:
             InputError: if something of it is missing or cannot be used.
         """
-        name = self._id(entry, number)
+        name = self.name(entry, number)
         where = f"{self.path}: clip {name}"
         label: int | None = None
         split, text = 0, ""
@@ -119,9 +119,14 @@ class ClipReader:
         streams = tuple(self._visual(entry, stream, where) for stream in self.streams)
         return ClipRecord(name, text, choices, streams, self._audio(entry, where), label, split)
 
-    def _id(self, entry: Mapping[str, Any], number: int) -> str:
+    def name(self, entry: Mapping[str, Any], number: int) -> str:
+        """Return the name of a clip; its number where the file gives none.
+
+        Raises:
+            InputError: if it is something else than a text or a number.
+        """
         key = "id" if self.labels is None else "video"
-        value = entry.get(key)
+        value = entry.get(key, number)
         if not isinstance(value, str | int | np.integer) or value == "":
             raise InputError(f"{self.path}: clip number {number}: expected a name under '{key}', found {value!r}")
         return str(value)
@@ -200,6 +205,16 @@ def _refuse_non_finite(values: Tensor, name: str, where: str) -> None:
         raise InputError(f"{where}: expected finite numbers in '{name}', found {bad} NaN or infinite")
 
 
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Return the names, those that come again with their count behind them."""
+    seen: dict[str, int] = {}
+    found = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        found.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return found
+
+
 def class_text(name: str) -> str:
     """Return a class name as words: ``ApplyEyeMakeup`` as "apply eye makeup", ``brush_hair`` as "brush hair"."""
     return " ".join(part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[^A-Z_\s]+", name)) or name
@@ -230,7 +245,7 @@ class PickledClips:
         silent: a clip without sound is silence; otherwise it is refused.
 
     Raises:
-        InputError: if the file cannot be read, or two clips have one name.
+        InputError: if the file cannot be read.
     """
 
     def __init__(
@@ -247,14 +262,7 @@ class PickledClips:
         self.classes = class_names(path, self.entries) if with_classes else None
         self.reader = ClipReader(path, streams, audio, text, self.classes)
         self.silent = silent
-        self.ids = [self.reader._id(entry, number) for number, entry in enumerate(self.entries)]
-        seen: dict[str, int] = {}
-        for number, name in enumerate(self.ids):
-            if name in seen:
-                raise InputError(
-                    f"{path}: expected each clip once, found {name} as clip number {seen[name]} and {number}"
-                )
-            seen[name] = number
+        self.ids = _distinct([self.reader.name(entry, number) for number, entry in enumerate(self.entries)])
 
     def __len__(self) -> int:
         return len(self.entries)
