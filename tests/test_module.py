@@ -1,6 +1,7 @@
 """What the module wires: schedule, configurations out of checkpoints, the moment of re-clustering, released weights."""
 
 import csv
+import dataclasses
 import math
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from mcn_lightning.data.text import TextConfig
 from mcn_lightning.distributed import rank
 from mcn_lightning.losses import ContrastiveConfig, LossConfig
 from mcn_lightning.models import NetworkConfig
+from mcn_lightning.models.released import WeightsError
 from mcn_lightning.module import MCNModule, OptimizerConfig, learning_rate_factor
 
 NETWORK = NetworkConfig(embedding_dim=16, video_dim=16, text_dim=8, audio_widths=(4, 4, 4, 8), reconstruction_hidden=8)
@@ -97,20 +99,135 @@ def test_the_total_is_the_weighted_sum_of_its_terms(tiny, tmp_path):
     assert logged["train/contrastive"] == pytest.approx(pairs, rel=1e-5)
 
 
-def test_released_weights_are_the_start(tmp_path):
-    state = reference.random_released_state_dict(
-        16, video_dim=16, text_dim=8, audio_widths=(4, 4, 4, 8), recon_hidden=8
-    )
-    torch.save(state, tmp_path / "e16.pth")
-    module = make_module(weights=str(tmp_path / "e16.pth")).eval()
-    video, audio, words = torch.rand(3, 16), -80 * torch.rand(3, 40, 96), torch.randn(3, 5, 8)
-    frames = torch.tensor([96, 40, 8])
-    expected = reference.embed(state, video, audio, frames, words, False)
+RELEASED = {"video_dim": 16, "text_dim": 8, "audio_widths": (4, 4, 4, 8), "recon_hidden": 8}
+SIZES = NetworkConfig(embedding_dim=6, video_dim=16, text_dim=8)
+"""What the data and the defaults say; the weights have another width."""
+
+
+def save_released(folder, **options) -> tuple[dict[str, torch.Tensor], str]:
+    state = reference.random_released_state_dict(12, **RELEASED, **options)
+    torch.save(state, folder / "e16.pth")
+    return state, str(folder / "e16.pth")
+
+
+def released_inputs() -> tuple[torch.Tensor, ...]:
+    return torch.rand(3, 16), -80 * torch.rand(3, 40, 96), torch.tensor([96, 40, 8]), torch.randn(3, 5, 8)
+
+
+def embed(module, inputs) -> dict[str, torch.Tensor]:
+    video, audio, frames, words = inputs
     batch = ClipBatch(ids=("a", "b", "c"), video=video, audio=audio, audio_frames=frames, words=words)
     with torch.no_grad():
-        found = module(batch).embeddings()
+        return module.eval()(batch).embeddings()
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "names"),
+    [
+        ({}, "MCN with reconstruction", {"video", "audio", "text"}),
+        ({"recon": False}, "MCN or AVLnet-Text-Tri", {"video", "audio", "text"}),
+        ({"text": "none"}, "AVLnet", {"video", "audio"}),
+        ({"text": "fused"}, "AVLnet-Text-Fused", {"video", "audio_text"}),
+    ],
+)
+def test_released_weights_are_the_start_and_decide_the_shape(options, kind, names, tmp_path, capsys):
+    state, path = save_released(tmp_path, **options)
+    module = MCNModule(SIZES, clustering=CLUSTERING, weights=path)
+    said = capsys.readouterr().out
+    assert said.startswith(f"--model.weights {path}: {kind}, D = 12; model.network follows the weights")
+    assert said.count("\n") == 1 and "without" not in said
+    config = module.network_config
+    assert (config.embedding_dim, tuple(config.audio_widths)) == (12, (4, 4, 4, 8))
+    assert config.reconstruction == (kind == "MCN with reconstruction")
+    assert module.hparams["network"]["embedding_dim"] == 12 and "weights" not in module.hparams
+    inputs = released_inputs()
+    expected, found = reference.embed(state, *inputs, False), embed(module, inputs)
+    assert set(found) == names
     for name, value in found.items():
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_modalities_that_the_data_lack_are_left_out(tmp_path, capsys):
+    state, path = save_released(tmp_path)
+    module = MCNModule(dataclasses.replace(SIZES, modalities=("video", "text"), audio_bands=3), weights=path)
+    assert "without those of audio, which data.modalities lacks" in capsys.readouterr().out
+    assert set(module.network.reconstruction) == {"video", "text"} and module.network.audio is None
+    inputs = released_inputs()
+    expected = reference.embed(state, *inputs, False)
+    for name, value in embed(module, inputs).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("released", "network", "found"),
+    [
+        ({}, {"video_dim": 15}, r"expected 16 values of the video feature, found 15 in the data; set --data\.streams"),
+        ({}, {"text_dim": 7}, r"expected 8 values of a word vector, found 7 in the data; set --data\.text\.dim"),
+        ({}, {"audio_bands": 64}, r"expected 40 mel bands, found 64 in the data; set --data\.audio\.bands"),
+        (
+            {"text": "none"},
+            {"modalities": ("video", "text")},
+            r"expected at least two of video, audio, .* found video, text",
+        ),
+        (
+            {"text": "fused"},
+            {"modalities": ("video", "text")},
+            r"expected all of video, audio, text, .* found video, text",
+        ),
+    ],
+)
+def test_inputs_of_another_size_are_refused(released, network, found, tmp_path):
+    _, path = save_released(tmp_path, **released)
+    with pytest.raises(WeightsError, match=found) as caught:
+        MCNModule(dataclasses.replace(SIZES, **network), weights=path)
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_this_project_is_a_start(tiny, tmp_path, capsys):
+    loss = LossConfig(contrastive=ContrastiveConfig(kind="info_nce", temperature=0.2, learn_temperature=True))
+    network = dataclasses.replace(NETWORK, normalize=True, reconstruction=False)
+    module = MCNModule(network, loss, CLUSTERING, OptimizerConfig(warmup_steps=0))
+    trainer = make_trainer(tmp_path, max_steps=2, callbacks=[CentroidUpdate(every_n_steps=2)])
+    trainer.fit(module, make_data(tiny))
+    path = tmp_path / "a.ckpt"
+    trainer.save_checkpoint(path)
+    capsys.readouterr()
+    start = dataclasses.replace(loss.contrastive, temperature=0.5)
+    again = MCNModule(SIZES, LossConfig(contrastive=start), ClusteringConfig("none"), weights=str(path))
+    said = capsys.readouterr().out
+    assert f"{path}: checkpoint of this project, D = 16" in said and "normalize is False and was True" in said
+    assert float(again.contrastive.temperature.detach()) == pytest.approx(0.5) and again.clustering is None
+    assert not again.network_config.reconstruction
+    for name, value in module.network.state_dict().items():
+        assert torch.equal(again.network.state_dict()[name], value), name
+    saved = torch.load(path, weights_only=True)
+    del saved["state_dict"]["network.video.gate.bias"]
+    torch.save(saved, path)
+    with pytest.raises(WeightsError, match=r"no weights for GU_video\.cg\.fc\.bias \(video\.gate\.bias\)"):
+        MCNModule(SIZES, weights=str(path))
+    torch.save({**saved, "hyper_parameters": {}}, path)
+    with pytest.raises(WeightsError, match="without the shape of its network"):
+        MCNModule(SIZES, weights=str(path))
+
+
+KINDS = ("kmeans", "kmeans_joint", "kmeans_per_modality", "sinkhorn", "sinkhorn_swapped_hard", "none")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_joint_embedding_of_audio_and_text_trains(kind, tiny, tmp_path):
+    _, path = save_released(tmp_path, text="fused")
+    clustering = ClusteringConfig(kind, num_clusters=3, queue_rows=8)
+    module = MCNModule(SIZES, clustering=clustering, optimizer=OptimizerConfig(warmup_steps=0), weights=path)
+    before = {name: value.clone() for name, value in module.network.named_parameters()}
+    trainer = make_trainer(
+        tmp_path, max_steps=3, callbacks=[CentroidUpdate(every_n_steps=1)], enable_checkpointing=False
+    )
+    trainer.fit(module, make_data(tiny))
+    logged = {name: float(value) for name, value in trainer.logged_metrics.items()}
+    assert math.isfinite(logged["train/loss"]) and logged["train/contrastive"] == logged["train/audio_text_video"]
+    assert ("train/cluster" in logged) == (kind != "none")
+    moved = {name for name, value in module.network.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == set(before)
 
 
 def test_a_batch_without_a_readable_video_is_no_step():

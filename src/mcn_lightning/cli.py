@@ -174,7 +174,7 @@ class MCNCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except WeightsError as error:
-            raise InputError(f"--model.weights: {error}") from error
+            raise InputError(f"--model.weights {error}") from error
         except ValueError as error:
             raise InputError(str(error)) from error
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, get_type_hints
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -32,7 +33,7 @@ from mcn_lightning.losses import (
     reconstruction_loss,
 )
 from mcn_lightning.models import MCN, MCNOutput, NetworkConfig
-from mcn_lightning.models.released import load_released, read_released
+from mcn_lightning.models.weights import read_weights
 
 Config = TypeVar("Config")
 
@@ -83,7 +84,7 @@ def _as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
 
 
 def _features(output: MCNOutput) -> dict[str, Tensor]:
-    """Return what may be clustered: the embedding of each modality, and their mean."""
+    """Return what may be clustered: the embeddings, and their mean."""
     return {**output.embeddings(), MEAN: output.mean()}
 
 
@@ -93,14 +94,16 @@ class MCNModule(LightningModule):
     On several processes, losses and clusters are those of the clips of all of them together.
 
     Args:
-        network: shape of the network.
+        network: shape of the network; where there are weights to start from, their shape takes its place.
         loss: losses and their weights.
         clustering: queue and k-means.
         optimizer: optimiser and learning rate.
-        weights: state dict in the naming of the authors' releases to start from, or none.
+        weights: file of weights to start from: a state dict in the naming of the authors' releases (MCN,
+            AVLnet-Text-Tri, AVLnet, AVLnet-Text-Fused) or a checkpoint of this project; none for random weights.
 
     Raises:
-        InputError: if a checkpoint has weights of another size.
+        WeightsError: if the file does not hold the weights of a network, or of one for other inputs.
+        InputError: if a checkpoint has weights of another size, or the options of the losses exclude one another.
     """
 
     def __init__(
@@ -112,7 +115,10 @@ class MCNModule(LightningModule):
         weights: str | None = None,
     ) -> None:
         super().__init__()
+        start = None if weights is None else read_weights(weights)
         self.network_config = _as_config(NetworkConfig, network)
+        if start is not None:
+            self.network_config = start.follow(self.network_config)
         self.loss_config = _as_config(LossConfig, loss)
         self.clustering_config = _as_config(ClusteringConfig, clustering)
         self.optimizer_config = _as_config(OptimizerConfig, optimizer)
@@ -126,8 +132,8 @@ class MCNModule(LightningModule):
         self.network = MCN(self.network_config)
         self.contrastive = ContrastiveLoss(self.loss_config.contrastive)
         self.cluster_loss = ClusterLoss(self.loss_config.cluster)
-        dim, modalities = self.network_config.embedding_dim, self.network_config.modalities
-        self.clustering = make_clustering(self.clustering_config, dim, modalities)
+        dim, names = self.network_config.embedding_dim, self.network_config.embeddings
+        self.clustering = make_clustering(self.clustering_config, dim, names)
         if self.clustering_config.kind.startswith("sinkhorn") and self.loss_config.cluster_weight == 0:
             raise InputError(
                 "--model.loss.cluster_weight: expected more than 0 for the prototypes of --model.clustering.kind "
@@ -138,7 +144,7 @@ class MCNModule(LightningModule):
                 "--model.loss.contrastive.exclude_same_cluster: expected clusters, found --model.clustering.kind none; "
                 "set it to false or choose a kind"
             )
-        pairs = self.loss_config.contrastive.pairs(self.network_config.modalities)
+        pairs = self.loss_config.contrastive.pairs(self.network_config.embeddings)
         draws = self.clustering is not None and self.loss_config.cluster_weight > 0
         if not (pairs or self.network_config.reconstruction or draws):
             raise InputError(
@@ -149,8 +155,10 @@ class MCNModule(LightningModule):
         self._recluster: Literal["no", "warm", "fresh"] = "no"
         self._watch = FiniteWatch()
         self._idle = False
-        if weights is not None:
-            load_released(self.network, read_released(weights), weights)
+        if start is not None:
+            start.load(self.network)
+            if getattr(rank_zero_only, "rank", 0) == 0:
+                print(f"--model.weights {start.describe(self.network_config)}", flush=True)
 
     def setup(self, stage: str) -> None:
         """Take the frozen word vectors from the data and see whether centroids came with the checkpoint."""
@@ -325,7 +333,7 @@ class MCNModule(LightningModule):
         return self(batch)
 
     def predict_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Return the embeddings ``(B, D)`` by modality, and ``cluster`` ``(B,)`` where there are centroids."""
+        """Return the embeddings ``(B, D)`` by name, and ``cluster`` ``(B,)`` where there are centroids."""
         output = self(batch)
         clusters = self.assignments(output)
         return output.embeddings() | ({} if clusters is None else {"cluster": clusters})

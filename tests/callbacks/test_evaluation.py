@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from mcn_lightning.callbacks import RetrievalEvaluation
-from mcn_lightning.callbacks.evaluation import combine, find_topics, format_table, parse_direction
+from mcn_lightning.callbacks.evaluation import (
+    DEFAULT_DIRECTIONS,
+    combine,
+    find_topics,
+    format_table,
+    parse_direction,
+    possible_directions,
+)
 from mcn_lightning.clustering import ClusteringConfig
 from mcn_lightning.data.batch import ClipBatch, InputError
 from mcn_lightning.metrics import query_density
@@ -28,6 +35,60 @@ def test_sum_and_normalized_mean():
     assert combine(embeddings, ["audio"], "sum", 0.5).tolist() == [[0.0, 2.0]]
     unit = combine(embeddings, ["video", "audio"], "normalized_sum")
     torch.testing.assert_close(unit, torch.tensor([[3.0, 6.0]]) / 45**0.5)
+
+
+FUSED = NetworkConfig(
+    embedding_dim=6, video_dim=4, text_dim=3, audio_widths=(2, 2, 2, 4), reconstruction=False, fuse_audio_text=True
+)
+
+
+def test_directions_that_a_network_makes_possible():
+    three, sound = NetworkConfig(), NetworkConfig(modalities=("video", "audio"))
+    assert possible_directions(None, DEFAULT_DIRECTIONS, three) == list(DEFAULT_DIRECTIONS)
+    assert possible_directions(None, DEFAULT_DIRECTIONS, sound) == ["a->v", "v->a"]
+    assert possible_directions(["a->v"], DEFAULT_DIRECTIONS, sound) == ["a->v"]
+    assert possible_directions(None, DEFAULT_DIRECTIONS, FUSED) == ["v->ta", "ta->v"]
+    assert possible_directions(None, ["t->va", "at->v"], FUSED) == ["at->v"]
+    assert possible_directions(["v->at"], DEFAULT_DIRECTIONS, FUSED) == ["v->at"]
+    for wanted, defaults, network, found in (
+        (["t->va"], (), sound, r"--clips: t->va needs text, which data\.modalities or the weights lack"),
+        (
+            ["t->v"],
+            (),
+            FUSED,
+            "--clips: t->v: expected audio and text together, found text alone: these weights have one",
+        ),
+        (["t-v"], (), three, "--clips: expected letters"),
+        (None, ["t->va"], sound, "--clips: expected directions between video, audio, found t->va"),
+    ):
+        with pytest.raises(InputError, match=found):
+            possible_directions(wanted, defaults, network, "--clips")
+
+
+def test_a_joint_embedding_stands_for_audio_and_text():
+    embeddings = {"video": torch.ones(1, 2), "audio_text": torch.tensor([[3.0, 4.0]])}
+    for names in (["text", "audio"], ["audio", "text"], ["audio_text"]):
+        assert combine(embeddings, names, "sum", 0.5).tolist() == [[3.0, 4.0]]
+    assert combine(embeddings, ["video"], "sum").tolist() == [[1.0, 1.0]]
+    with pytest.raises(InputError, match=r"one joint embedding of audio and text: use ta->v or v->ta"):
+        combine(embeddings, ["audio", "video"], "sum")
+
+
+@pytest.mark.parametrize("calibrate", [0.0, 0.5])
+def test_a_joint_embedding_is_evaluated(calibrate):
+    torch.manual_seed(0)
+    module = MCNModule(FUSED, clustering=ClusteringConfig("kmeans_per_modality", num_clusters=3, queue_rows=6))
+    module.fit_centroids({name: [torch.randn(30, 6)] for name in ("video", "audio_text")}, fresh=True)
+    evaluation = RetrievalEvaluation(calibrate=calibrate, calibrate_temperature=0.2)
+    output = MCNOutput(torch.randn(20, 6), None, None, {}, {}, torch.randn(20, 6))
+    evaluation._start(module)
+    evaluation._update(module, output, ClipBatch(ids=tuple(map(str, range(20)))))
+    assert list(evaluation._recalls) == ["v->ta", "ta->v"]
+    scores = output.audio_text @ output.video.T
+    if calibrate:
+        scores = scores - 0.5 * query_density(output.video, *module.clusters_of(["audio_text"]), 0.2)
+    ranks = (scores > scores.diagonal()[:, None]).sum(dim=1) + 1
+    assert float(evaluation._recalls["ta->v"].compute()["mean_rank"]) == pytest.approx(ranks.double().mean().item())
 
 
 def small_module(kind):

@@ -5,9 +5,23 @@ import torch
 from references import model as reference
 
 from mcn_lightning.models import MCN, NetworkConfig
-from mcn_lightning.models.released import WeightsError, load_released, read_released, released_config
+from mcn_lightning.models.released import (
+    WeightsError,
+    load_released,
+    read_released,
+    released_config,
+    released_kind,
+)
+from mcn_lightning.models.weights import read_weights
 
 SMALL = {"video_dim": 10, "text_dim": 6, "audio_widths": (4, 4, 6, 8), "recon_hidden": 5}
+TRI = {"recon": False}
+KINDS = {
+    "MCN with reconstruction": {},
+    "MCN or AVLnet-Text-Tri": TRI,
+    "AVLnet": {"text": "none"},
+    "AVLnet-Text-Fused": {"text": "fused"},
+}
 
 
 def weights(dim=12, **options):
@@ -26,16 +40,20 @@ def inputs(batch=3, frames=80, video_dim=10, text_dim=6):
     )
 
 
-def same_outputs(state, batch, training):
-    network = MCN(NetworkConfig(**released_config(state))).train(training)
+def network_of(state):
+    network = MCN(NetworkConfig(**released_config(state)))
     load_released(network, state)
+    return network
+
+
+def same_outputs(state, batch, training):
+    network = network_of(state).train(training)
     with torch.no_grad():
         output = network(*batch)
         expected = reference.embed(state, *batch, training=training)
     ours = {
         **output.embeddings(),
-        "audio_pooled": output.targets["audio"],
-        "text_pooled": output.targets["text"],
+        **{f"{name}_pooled": value for name, value in output.targets.items() if name != "video"},
         **{f"recon_{name}": value for name, value in output.reconstructions.items()},
     }
     assert set(ours) == {name for name, value in expected.items() if value is not None}
@@ -45,42 +63,106 @@ def same_outputs(state, batch, training):
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("recon", [True, False])
-def test_embeddings_equal_reference(training, recon):
-    same_outputs(weights(recon=recon), inputs(), training)
+@pytest.mark.parametrize("kind", KINDS)
+def test_embeddings_equal_reference(kind, training):
+    same_outputs(weights(**KINDS[kind]), inputs(), training)
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_embeddings_equal_reference_at_released_widths(training):
-    state = reference.random_released_state_dict(256)
-    same_outputs(state, inputs(2, 160, 4096, 300), training)
+@pytest.mark.parametrize("kind", ["MCN with reconstruction", "AVLnet-Text-Fused"])
+def test_embeddings_equal_reference_at_released_widths(kind, training):
+    same_outputs(reference.random_released_state_dict(256, **KINDS[kind]), inputs(2, 160, 4096, 300), training)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kind_and_shape_are_found(kind):
+    state = weights(**KINDS[kind])
+    assert released_kind(state) == kind == released_kind({f"module.{name}": v for name, v in state.items()})
+    assert state["DAVEnet.conv1.weight"].shape == (4, 1, 40, 1)
+    expected = {
+        "embedding_dim": 12,
+        "modalities": ["video", "audio"] + (["text"] if kind != "AVLnet" else []),
+        "reconstruction": kind == "MCN with reconstruction",
+        "fuse_audio_text": kind == "AVLnet-Text-Fused",
+        "video_dim": 10,
+        "audio_bands": 40,
+        "audio_widths": [4, 4, 6, 8],
+    }
+    expected |= {"text_dim": 6} if kind != "AVLnet" else {}
+    expected |= {"reconstruction_hidden": 5} if kind == "MCN with reconstruction" else {}
+    assert released_config(state) == expected
 
 
 def test_prefix_and_missing_counters():
     state = {f"module.{k}": v for k, v in weights().items() if not k.endswith("num_batches_tracked")}
-    network = MCN(NetworkConfig(**released_config(state)))
-    load_released(network, state)
-    assert torch.equal(network.video.projection.weight, state["module.GU_video.fc.weight"])
+    assert torch.equal(network_of(state).video.projection.weight, state["module.GU_video.fc.weight"])
 
 
-def test_config_from_shapes():
-    assert released_config(weights()) == {
-        "embedding_dim": 12,
-        "modalities": ["video", "audio", "text"],
-        "reconstruction": True,
-        "video_dim": 10,
-        "text_dim": 6,
-        "audio_bands": 40,
-        "audio_widths": [4, 4, 6, 8],
-        "reconstruction_hidden": 5,
-    }
-    pair = {k: v for k, v in weights(recon=False).items() if "text" not in k}
-    config = released_config(pair)
-    assert config["modalities"] == ["video", "audio"]
-    assert not config["reconstruction"]
-    load_released(MCN(NetworkConfig(**config)), pair)
-    with pytest.raises(WeightsError, match="two or three of"):
-        released_config({})
+def test_the_gate_that_fused_weights_do_not_use_is_set_aside():
+    state = weights(text="fused")
+    assert "GU_audio.cg.fc.weight" in state
+    other = {name: torch.full_like(v, 9.0) if name.startswith("GU_audio.") else v for name, v in state.items()}
+    without = {name: v for name, v in state.items() if not name.startswith("GU_audio.")}
+    outputs = [network_of(one).eval()(*inputs()).audio_text for one in (state, other, without)]
+    assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
+
+
+def drop(state, *starts):
+    return {name: value for name, value in state.items() if not name.startswith(starts)}
+
+
+@pytest.mark.parametrize(
+    ("options", "missing", "kind"),
+    [
+        (TRI, "GU_text_captions.cg.fc", "MCN or AVLnet-Text-Tri"),
+        (TRI, "text_pooling_caption.fc", "MCN or AVLnet-Text-Tri"),
+        (TRI, "GU_audio.fc", "MCN or AVLnet-Text-Tri"),
+        (TRI, "DAVEnet.bn1", "MCN or AVLnet-Text-Tri"),
+        ({}, "recon_a.2", "MCN with reconstruction"),
+        ({}, "recon_t.0", "MCN with reconstruction"),
+        ({"text": "none"}, "DAVEnet.layer3.1.conv2", "AVLnet"),
+        ({"text": "none"}, "DAVEnet.layer1.0.downsample.0", "AVLnet"),
+        ({"text": "none"}, "GU_video.fc", "AVLnet"),
+        ({"text": "fused"}, "GU_audio_text.fc_text", "AVLnet-Text-Fused"),
+        ({"text": "fused"}, "DAVEnet_projection", "AVLnet-Text-Fused"),
+    ],
+)
+def test_missing_weights_are_named(options, missing, kind, tmp_path):
+    torch.save(drop(weights(**options), missing), tmp_path / "cut.pth")
+    with pytest.raises(WeightsError) as caught:
+        read_weights(tmp_path / "cut.pth")
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'cut.pth'}: expected all weights of {kind} and no others, found that ")
+    assert f"{missing}.weight" in message and "missing" in message and "\n" not in message
+
+
+def test_whole_parts_that_are_missing_are_named():
+    for state, part in (
+        (drop(weights(), "recon_v"), "recon_v.0.weight, recon_v.0.bias, recon_v.2.weight, recon_v.2.bias are missing"),
+        (drop(weights(**TRI), "GU_text"), "GU_text_captions.fc.weight"),
+        (drop(weights(**TRI), "DAVEnet.layer4"), "DAVEnet.layer4.0.conv1.weight"),
+        (drop(weights(**TRI), "DAVEnet"), "and 103 more are missing"),
+    ):
+        with pytest.raises(WeightsError) as caught:
+            released_config(state)
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unexpected_weights_are_named(kind):
+    for name in ("extra.weight", "GU_video.fc.scale", "DAVEnet.layer5.0.conv1.weight"):
+        with pytest.raises(WeightsError, match=rf"found that {name} is unexpected"):
+            released_config({**weights(**KINDS[kind]), name: torch.ones(1)})
+    with pytest.raises(WeightsError, match=r"GU_text_captions\.fc\.weight is unexpected"):
+        released_config({**weights(text="fused"), "GU_text_captions.fc.weight": torch.ones(1)})
+
+
+def test_what_is_no_released_state_dict_is_said():
+    for state, found in (({}, "found none"), ({"layer.weight": torch.ones(1)}, r"found layer\.weight")):
+        with pytest.raises(WeightsError, match=rf"naming of the MCN and AVLnet releases .*{found}"):
+            released_kind(state)
+    with pytest.raises(WeightsError, match=r"GU_video\.fc\.weight: expected 2 dimensions"):
+        released_config({**weights(), "GU_video.fc.weight": torch.ones(3)})
 
 
 def refuse(network, state, *patterns):
@@ -98,13 +180,45 @@ def refuse(network, state, *patterns):
 def test_what_does_not_fit_is_refused_whole():
     state = weights()
     network = MCN(NetworkConfig(**released_config(state)))
-    refuse(network, {k: v for k, v in state.items() if k != "GU_video.fc.bias"}, "no weights for video.projection.bias")
+    refuse(network, {k: v for k, v in state.items() if k != "GU_video.fc.bias"}, "no weights for GU_video.fc.bias")
     refuse(network, {**state, "extra.weight": torch.ones(1)}, "no place in the network for extra.weight")
     refuse(network, weights(dim=14), "GU_video.fc.weight", "expected (12, 10)", "found (14, 10)")
-    refuse(network, weights(recon=False), "no weights for reconstruction.video.0.weight")
+    refuse(network, weights(recon=False), "no weights for recon_v.0.weight (reconstruction.video.0.weight)")
     bare = MCN(NetworkConfig(**{**released_config(state), "reconstruction": False}))
     refuse(bare, state, "no place in the network for recon_v.0.weight")
-    refuse(network, {**state, "GU_audio_text.fc_audio.weight": torch.ones(1)}, "AVLnet-Text-Fused")
+    refuse(network, weights(text="fused"), "no place in the network for GU_audio_text.fc_audio.weight")
+
+
+def test_shapes_that_disagree_are_named(tmp_path):
+    torch.save({**weights(), "recon_t.2.bias": torch.ones(7)}, tmp_path / "w.pth")
+    read = read_weights(tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"recon_t\.2\.bias \(.*\) expected \(12,\), found \(7,\)"):
+        read.load(MCN(read.follow(NetworkConfig(video_dim=10, text_dim=6))))
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"modalities": ("video", "text")}, r"fuse_audio_text: expected --data\.modalities with all of"),
+        ({"reconstruction": True}, r"fuse_audio_text: expected --model\.network\.reconstruction false"),
+        ({"embedding_dim": 7}, r"embedding_dim: expected an even number"),
+    ],
+)
+def test_what_a_joint_embedding_cannot_have(options, found):
+    with pytest.raises(ValueError, match=found):
+        NetworkConfig(**{"embedding_dim": 8, "reconstruction": False, "fuse_audio_text": True, **options})
+
+
+def test_a_joint_embedding_needs_both():
+    network = network_of(weights(text="fused"))
+    video, audio, frames, words = inputs()
+    assert set(network(video, audio, frames).embeddings()) == {"video"}
+    assert set(network(audio=audio, audio_frames=frames, words=words).embeddings()) == {"audio_text"}
+    nothing = network.nothing(torch.device("cpu"))
+    assert {name: tuple(value.shape) for name, value in nothing.embeddings().items()} == {
+        "video": (0, 12),
+        "audio_text": (0, 12),
+    }
 
 
 def test_word_embedder_is_left_alone():

@@ -88,6 +88,12 @@ def reconstruct(sd: StateDict, name: str, x: Tensor) -> Tensor | None:
     return torch.relu(linear(sd, f"{name}.2", torch.relu(linear(sd, f"{name}.0", x))))
 
 
+def fuse(sd: StateDict, audio: Tensor, text: Tensor) -> Tensor:
+    """AVLnet-Text-Fused (Rouditchenko et al. 2020): h = Wa a + ba + Wt t + bt, then h * sigmoid(W h + b)."""
+    h = linear(sd, "GU_audio_text.fc_audio", audio) + linear(sd, "GU_audio_text.fc_text", text)
+    return h / (1 + torch.exp(-linear(sd, "GU_audio_text.cg.fc", h)))
+
+
 def embed(
     sd: StateDict, video: Tensor, spec: Tensor, nframes: Tensor, word_vectors: Tensor, training: bool
 ) -> dict[str, Tensor | None]:
@@ -95,11 +101,19 @@ def embed(
 
     Takes video (B, 4096), spec (B, 40, T) in dB, nframes (B,) before padding, word_vectors (B, W, 300). Returns
     `video`, `audio`, `text` (B, D); `audio_pooled` (B, 1024) and `text_pooled` (B, D), the features before their gates,
-    which are reconstruction targets beside the video input; `recon_video`, `recon_audio`, `recon_text`.
+    which are reconstruction targets beside the video input; `recon_video`, `recon_audio`, `recon_text`. Weights of
+    AVLnet-Text-Fused give `video`, `audio_text` (B, D), and `text_pooled` (B, D / 2); those of AVLnet no text.
     """
     audio_pooled = pool_audio(davenet(sd, spec, training), nframes, training)
-    text_pooled = pool_text(sd, word_vectors)
     video_out = gated(sd, "GU_video", video)
+    if "GU_audio_text.cg.fc.weight" in sd:
+        text_pooled = pool_text(sd, word_vectors)
+        joint = fuse(sd, linear(sd, "DAVEnet_projection", audio_pooled), text_pooled)
+        return {"video": video_out, "audio_text": joint, "audio_pooled": audio_pooled, "text_pooled": text_pooled}
+    if "text_pooling_caption.fc.weight" not in sd:
+        audio_out = linear(sd, "DAVEnet_projection", gated(sd, "GU_audio", audio_pooled))
+        return {"video": video_out, "audio": audio_out, "audio_pooled": audio_pooled}
+    text_pooled = pool_text(sd, word_vectors)
     audio_out = linear(sd, "DAVEnet_projection", gated(sd, "GU_audio", audio_pooled))
     text_out = gated(sd, "GU_text_captions", text_pooled)
     return {
@@ -121,8 +135,13 @@ def released_shapes(
     audio_widths: tuple[int, int, int, int] = (128, 256, 512, 1024),
     recon: bool = True,
     recon_hidden: int = 1024,
+    text: str = "gated",
 ) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every entry of a released MCN state dict."""
+    """Name and shape of every entry of a released state dict.
+
+    `text` is "gated" for MCN and AVLnet-Text-Tri, "fused" for AVLnet-Text-Fused, "none" for AVLnet; the latter two have
+    no reconstruction heads.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
 
     def add_linear(name: str, inputs: int, outputs: int) -> None:
@@ -154,12 +173,19 @@ def released_shapes(
                 add_norm(f"{name}.downsample.1", width)
             before = width
     audio = audio_widths[-1]
-    add_linear("DAVEnet_projection", audio, dim)
+    half = dim // 2 if text == "fused" else dim
+    add_linear("DAVEnet_projection", audio, half)
     add_gated("GU_audio", audio, audio)
     add_gated("GU_video", video_dim, dim)
-    add_linear("text_pooling_caption.fc", text_dim, dim)
-    add_gated("GU_text_captions", dim, dim)
-    if recon:
+    if text != "none":
+        add_linear("text_pooling_caption.fc", text_dim, half)
+    if text == "gated":
+        add_gated("GU_text_captions", dim, dim)
+    if text == "fused":
+        add_linear("GU_audio_text.fc_audio", half, dim)
+        add_linear("GU_audio_text.fc_text", half, dim)
+        add_linear("GU_audio_text.cg.fc", dim, dim)
+    if recon and text == "gated":
         for head, target in (("recon_v", video_dim), ("recon_a", audio), ("recon_t", dim)):
             add_linear(f"{head}.0", dim, recon_hidden)
             add_linear(f"{head}.2", recon_hidden, target)
@@ -174,6 +200,7 @@ def random_released_state_dict(
     recon: bool = True,
     seed: int = 0,
     recon_hidden: int = 1024,
+    text: str = "gated",
 ) -> StateDict:
     """Random float32 weights with the released names and shapes, batch-norm statistics away from 0 and 1."""
     generator = torch.Generator().manual_seed(seed)
@@ -185,7 +212,7 @@ def random_released_state_dict(
         return low + (high - low) * torch.rand(shape, generator=generator)
 
     sd: StateDict = {}
-    for name, shape in released_shapes(dim, video_dim, text_dim, audio_widths, recon, recon_hidden).items():
+    for name, shape in released_shapes(dim, video_dim, text_dim, audio_widths, recon, recon_hidden, text).items():
         if name.endswith("num_batches_tracked"):
             sd[name] = torch.tensor(1000 + seed)
         elif name.endswith("running_var"):

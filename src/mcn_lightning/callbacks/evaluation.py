@@ -23,10 +23,17 @@ LETTERS = {"v": "video", "a": "audio", "t": "text"}
 RESTARTS = 4
 """Starts of the k-means that looks for the known topics; the one with the best objective counts."""
 DEFAULT_DIRECTIONS = ("t->va", "t->v", "t->a", "v->t", "a->t", "a->v", "v->a")
+AUDIO_TEXT = "audio_text"
+"""Name of the joint embedding of audio and text, where the network has one (AVLnet-Text-Fused)."""
+JOINT_DIRECTIONS = ("v->ta", "ta->v")
 
 
-def parse_direction(direction: str) -> tuple[list[str], list[str]]:
+def parse_direction(direction: str, option: str = "--retrieval.directions") -> tuple[list[str], list[str]]:
     """Split ``"t->va"`` into the names of the query's and of the gallery's modalities.
+
+    Args:
+        direction: letters of v, a, t around ``->``.
+        option: what the message calls it.
 
     Raises:
         InputError: if it is not of that form.
@@ -34,17 +41,89 @@ def parse_direction(direction: str) -> tuple[list[str], list[str]]:
     query, arrow, gallery = direction.partition("->")
     valid = all(side and set(side) <= set(LETTERS) and len(set(side)) == len(side) for side in (query, gallery))
     if not arrow or not valid:
-        raise InputError(
-            f"--retrieval.directions: expected letters of v, a, t around '->', as in t->va, found {direction!r}"
-        )
+        raise InputError(f"{option}: expected letters of v, a, t around '->', as in t->va, found {direction!r}")
     return [LETTERS[letter] for letter in query], [LETTERS[letter] for letter in gallery]
+
+
+def embedding_names(names: Sequence[str], joint: bool) -> list[str]:
+    """Return the names of the embeddings of modalities.
+
+    Args:
+        names: modalities.
+        joint: whether audio and text have one joint embedding.
+
+    Raises:
+        InputError: if they have and only one of the two is named.
+    """
+    if not joint:
+        return list(names)
+    both = [name for name in names if name in ("audio", "text")]
+    if len(both) == 1:
+        raise InputError(
+            f"expected audio and text together, found {both[0]} alone: these weights have one joint embedding of audio "
+            "and text: use ta->v or v->ta"
+        )
+    others = [name for name in names if name not in both]
+    return [*others, AUDIO_TEXT] if both else others
+
+
+def possible_directions(
+    wanted: Sequence[str] | None,
+    defaults: Sequence[str],
+    network_config: Any,
+    option: str = "--retrieval.directions",
+) -> list[str]:
+    """Return the directions that are evaluated with a network.
+
+    Args:
+        wanted: what the user asks for, all of it or an error; ``None`` for what is possible of the defaults.
+        defaults: directions without a wish; where none is possible for a joint embedding of audio and text, v->ta and
+            ta->v.
+        network_config: ``NetworkConfig`` of the network, of which the modalities and ``fuse_audio_text`` are read.
+        option: what messages call the wish.
+
+    Raises:
+        InputError: if a direction that is wanted needs an embedding that the network does not give, or no default is
+            possible.
+    """
+    modalities, joint = set(network_config.modalities), network_config.fuse_audio_text
+    chosen = []
+    for direction in wanted or defaults:
+        sides = parse_direction(direction, option)
+        absent = [name for side in sides for name in side if name not in modalities]
+        if absent and wanted:
+            raise InputError(
+                f"{option}: {direction} needs {absent[0]}, which data.modalities or the weights lack; leave it out"
+            )
+        try:
+            for side in sides:
+                embedding_names(side, joint)
+        except InputError as error:
+            if wanted:
+                raise InputError(f"{option}: {direction}: {error}") from None
+            continue
+        if not absent:
+            chosen.append(direction)
+    if not chosen and joint:
+        return list(JOINT_DIRECTIONS)
+    if not chosen:
+        names = ", ".join(network_config.modalities)
+        raise InputError(f"{option}: expected directions between {names}, found {', '.join(defaults)}; set it")
+    return chosen
 
 
 Fusion = Literal["sum", "normalized_mean", "normalized_sum"]
 
 
 def combine(embeddings: dict[str, Tensor], names: Sequence[str], how: Fusion, audio_weight: float = 1.0) -> Tensor:
-    """Fuse the embeddings of several modalities, each ``(B, D)``, into one ``(B, D)``; see ``RetrievalEvaluation``."""
+    """Fuse the embeddings of several modalities, each ``(B, D)``, into one ``(B, D)``; see ``RetrievalEvaluation``.
+
+    Audio and text together are their joint embedding where the network gives one.
+
+    Raises:
+        InputError: if only one of these two is named, where they have one joint embedding.
+    """
+    names = embedding_names(names, AUDIO_TEXT in embeddings)
     parts = [embeddings[name].float() for name in names]
     if how == "normalized_mean":
         parts = [F.normalize(part, dim=1) for part in parts]
@@ -109,7 +188,8 @@ class RetrievalEvaluation(Callback):
 
     Args:
         directions: queries and galleries in letters, for instance t->va for text against video + audio; all pairs and
-            t->va when not given. ModelCheckpoint can monitor val/t->va/R@10 and its like.
+            t->va when not given (with one joint embedding of audio and text: v->ta and ta->v). ModelCheckpoint can
+            monitor val/t->va/R@10 and its like.
         combine: how the modalities of one side are fused: sum of the embeddings (released), normalized_mean (mean of
             the embeddings at length 1) or normalized_sum (their sum at length 1, so that clips whose modalities agree,
             and whose sum is long, are not preferred).
@@ -154,17 +234,12 @@ class RetrievalEvaluation(Callback):
 
     def _start(self, module: LightningModule) -> None:
         config: Any = module.network_config
-        present = set(config.modalities)
-        chosen = []
-        for direction in self.directions or DEFAULT_DIRECTIONS:
-            query, gallery = parse_direction(direction)
-            absent = [name for name in (*query, *gallery) if name not in present]
-            if absent and self.directions:
-                raise InputError(f"--retrieval.directions: {direction} needs {absent[0]}, which data.modalities lacks")
-            if not absent:
-                chosen.append(direction)
+        chosen = possible_directions(self.directions, DEFAULT_DIRECTIONS, config)
         if self.calibrate:
-            queries = {direction: parse_direction(direction)[0] for direction in chosen}
+            queries = {
+                direction: embedding_names(parse_direction(direction)[0], config.fuse_audio_text)
+                for direction in chosen
+            }
             plain = [name for name, query in queries.items() if module.clusters_of(query) is None]  # type: ignore[operator]
             if plain:
                 rank_zero_warn(
@@ -183,7 +258,8 @@ class RetrievalEvaluation(Callback):
         for direction, recall in self._recalls.items():
             query, gallery = parse_direction(direction)
             queries, items = (combine(embeddings, side, self.combine, self.audio_weight) for side in (query, gallery))
-            if self.calibrate and (clusters := module.clusters_of(query)) is not None:  # type: ignore[operator]
+            of = embedding_names(query, AUDIO_TEXT in embeddings)
+            if self.calibrate and (clusters := module.clusters_of(of)) is not None:  # type: ignore[operator]
                 density = query_density(items, clusters[0], clusters[1], self.calibrate_temperature)
                 # one more dimension, so that a dot product is the calibrated score
                 queries = F.pad(queries, (0, 1), value=1.0)

@@ -114,6 +114,6 @@ class ClusterLoss(nn.Module):
             x = features[name]
             if self.config.normalize or cosine:
                 x, prototypes = (F.normalize(full_precision(side), dim=1) for side in (x, prototypes))
-            weight = getattr(self.config, f"{name}_weight", 1.0)  # the mean has none
+            weight = getattr(self.config, f"{name}_weight", 1.0)  # the mean and the joint embedding have none
             losses.append(weight * cluster_contrast(x, codes, prototypes, margin, temperature, counts))
         return torch.stack(losses).mean()

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mcn_lightning.distributed import gather_rows, gather_summed, row_counts, world
 from mcn_lightning.losses.tiled import Tiling, full_precision, hinge, normalizers, product_precision
 
-PAIRS = (("text", "video"), ("audio", "text"), ("audio", "video"))
+PAIRS = (("text", "video"), ("audio", "text"), ("audio", "video"), ("audio_text", "video"))
 MAX_SCALE = 100.0
 """Largest inverse of a learned temperature (Radford et al., "CLIP", 2021, section 2.5)."""
 
@@ -34,6 +34,8 @@ class ContrastiveConfig:
         text_video_weight: factor of the pair text and video; 0 leaves the pair out.
         audio_text_weight: factor of the pair audio and text; 0 leaves the pair out.
         audio_video_weight: factor of the pair audio and video; 0 leaves the pair out.
+        audio_text_video_weight: factor of the pair of the joint embedding of audio and text, where the network has one,
+            and video; 0 leaves the pair out.
         tile: rows and columns of the parts in which the similarity matrix is computed, in clips. On one process a batch
             of up to this many clips is computed whole; above, memory is saved and each similarity computed twice.
         exclude_same_cluster: leave other clips of a clip's cluster out of its negatives, once there are clusters.
@@ -48,6 +50,7 @@ class ContrastiveConfig:
     text_video_weight: float = 1.0
     audio_text_weight: float = 1.0
     audio_video_weight: float = 1.0
+    audio_text_video_weight: float = 1.0
     tile: int = 2048
     exclude_same_cluster: bool = False
 
@@ -76,9 +79,9 @@ class ContrastiveConfig:
                 f"raise it or set {flag}.learn_temperature to false"
             )
 
-    def pairs(self, modalities: Iterable[str]) -> dict[tuple[str, str], float]:
-        """Return the pairs of these modalities that the loss compares, with their weights."""
-        present = set() if self.kind == "none" else set(modalities)
+    def pairs(self, embeddings: Iterable[str]) -> dict[tuple[str, str], float]:
+        """Return the pairs of these embeddings that the loss compares, with their weights."""
+        present = set() if self.kind == "none" else set(embeddings)
         weights = {pair: getattr(self, "{}_{}_weight".format(*pair)) for pair in PAIRS if present.issuperset(pair)}
         return {pair: weight for pair, weight in weights.items() if weight > 0}
 
@@ -188,14 +191,15 @@ class ContrastiveLoss(nn.Module):
         """Return the loss of each pair over the clips of all processes, times the weight of the pair.
 
         Args:
-            embeddings: video, audio, text embeddings ``(n, D)`` of this process's clips, of the modalities present.
+            embeddings: video, audio, text embeddings ``(n, D)`` of this process's clips, of the modalities present; or
+                video and audio_text.
             counts: clips of every process from ``distributed.row_counts``, which is asked when they are not given.
             clusters: cluster of each of these clips ``(n,)``, read when clips of one cluster are to be left out.
 
         Returns:
-            Scalars named ``text_video``, ``audio_text``, ``audio_video`` of the pairs that are present and have a
-            weight; empty for the kind none. They are the same on every process, and their gradients the part of the
-            process (see ``distributed``).
+            Scalars named ``text_video``, ``audio_text``, ``audio_video``, ``audio_text_video`` of the pairs that are
+            present and have a weight; empty for the kind none. They are the same on every process, and their gradients
+            the part of the process (see ``distributed``).
         """
         pairs = self.config.pairs(embeddings)
         if not pairs:

@@ -1,4 +1,4 @@
-"""Gated embedding units: a projection whose every output is scaled by a gate computed from all of them."""
+"""Gated embedding units: projections whose every output is scaled by a gate computed from all of them."""
 
 from __future__ import annotations
 
@@ -25,4 +25,27 @@ class GatedEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in_features)`` to ``(..., out_features)``."""
         hidden = self.projection(x)
+        return hidden * torch.sigmoid(self.gate(hidden))
+
+
+class GatedFusion(nn.Module):
+    """One embedding of audio and text together: the sum of two projections, with context gating.
+
+    Computes ``h * sigmoid(W h + b)`` with ``h = Wa a + ba + Wt t + bt`` (AVLnet-Text-Fused; Rouditchenko et al.,
+    "AVLnet: Learning Audio-Visual Language Representations from Instructional Videos", 2020).
+
+    Args:
+        in_features: width of the audio and of the text feature.
+        out_features: width D of the result.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.audio = nn.Linear(in_features, out_features)
+        self.text = nn.Linear(in_features, out_features)
+        self.gate = nn.Linear(out_features, out_features)
+
+    def forward(self, audio: Tensor, text: Tensor) -> Tensor:
+        """Map two features ``(..., in_features)`` to ``(..., out_features)``."""
+        hidden = self.audio(audio) + self.text(text)
         return hidden * torch.sigmoid(self.gate(hidden))

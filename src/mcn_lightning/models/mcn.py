@@ -12,10 +12,12 @@ from torch.nn import functional as F
 
 from mcn_lightning.distributed import reach
 from mcn_lightning.models.audio import ResDAVEnet, pool_time, valid_steps
-from mcn_lightning.models.gating import GatedEmbedding
+from mcn_lightning.models.gating import GatedEmbedding, GatedFusion
 
 Modality = Literal["video", "audio", "text"]
 MODALITIES: tuple[Modality, ...] = ("video", "audio", "text")
+AUDIO_TEXT = "audio_text"
+"""Name of the joint embedding of audio and text."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class NetworkConfig:
         reconstruction_hidden: width of the hidden layer of a reconstruction head.
         dropout: share of the pooled audio, the pooled text and the video input that is dropped in training
             (released: 0).
+        fuse_audio_text: AVLnet-Text-Fused: one joint embedding of audio and text in place of one of each; no
+            reconstruction heads.
     """
 
     embedding_dim: int = 6144
@@ -56,6 +60,7 @@ class NetworkConfig:
     reconstruction: bool = True
     reconstruction_hidden: int = 1024
     dropout: float = 0.0
+    fuse_audio_text: bool = False
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.modalities if name not in MODALITIES]
@@ -70,6 +75,36 @@ class NetworkConfig:
                 raise ValueError(f"--model.network.{name}: expected at least 1, found {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"--model.network.dropout: expected a share in [0, 1), found {self.dropout}")
+        if self.fuse_audio_text:
+            self._check_fused()
+
+    def _check_fused(self) -> None:
+        flag = "--model.network.fuse_audio_text"
+        if len(self.modalities) < len(MODALITIES):
+            raise ValueError(
+                f"{flag}: expected --data.modalities with all of {', '.join(MODALITIES)}, found "
+                f"{list(self.modalities)}; add what is missing or set {flag} to false"
+            )
+        if self.reconstruction:
+            raise ValueError(
+                f"{flag}: expected --model.network.reconstruction false, found true: there is no embedding of audio or "
+                "of text alone to rebuild from; set one of the two to false"
+            )
+        if self.embedding_dim % 2:
+            raise ValueError(
+                f"--model.network.embedding_dim: expected an even number with {flag}, which joins two features of half "
+                f"the width, found {self.embedding_dim}"
+            )
+
+    @property
+    def embeddings(self) -> tuple[str, ...]:
+        """The names of the embeddings that the network gives when every modality is there."""
+        return ("video", AUDIO_TEXT) if self.fuse_audio_text else tuple(self.modalities)
+
+    @property
+    def branch_width(self) -> int:
+        """What the audio and the text branch end with: the width D, or D/2 where the two are joined."""
+        return self.embedding_dim // 2 if self.fuse_audio_text else self.embedding_dim
 
 
 @dataclass(frozen=True)
@@ -78,11 +113,13 @@ class MCNOutput:
 
     Args:
         video: video embedding ``(B, D)``.
-        audio: audio embedding ``(B, D)``.
-        text: text embedding ``(B, D)``.
+        audio: audio embedding ``(B, D)``; ``None`` where audio and text have one joint embedding.
+        text: text embedding ``(B, D)``; ``None`` where audio and text have one joint embedding.
         targets: what each reconstruction head has to rebuild: the video input ``(B, C)``, the pooled audio feature
-            ``(B, widths[-1])``, the pooled text feature before its gate ``(B, D)``.
+            ``(B, widths[-1])``, the pooled text feature before its gate ``(B, D)``, or ``(B, D/2)`` before it is joined
+            with the audio.
         reconstructions: what the heads made of the embeddings, shaped as the targets; empty without the heads.
+        audio_text: joint embedding of audio and text ``(B, D)`` where the network joins them and both are there.
     """
 
     video: Tensor | None
@@ -90,18 +127,21 @@ class MCNOutput:
     text: Tensor | None
     targets: dict[str, Tensor]
     reconstructions: dict[str, Tensor]
+    audio_text: Tensor | None = None
 
     def embeddings(self) -> dict[str, Tensor]:
-        """Return the embeddings of the modalities that are present, in the order video, audio, text."""
-        return {name: value for name in MODALITIES if (value := getattr(self, name)) is not None}
+        """Return the embeddings that are present, in the order video, audio, text, audio_text."""
+        return {name: value for name in (*MODALITIES, AUDIO_TEXT) if (value := getattr(self, name)) is not None}
 
     def mean(self) -> Tensor:
-        """Return the fused feature of each clip, the mean over the modalities present, ``(B, D)``."""
+        """Return the fused feature of each clip, the mean over the embeddings present, ``(B, D)``."""
         return torch.stack(list(self.embeddings().values())).mean(dim=0)
 
 
 class AudioBranch(nn.Module):
     """Spectrogram to embedding: ResDAVEnet, pooling over time, gating in the small space, projection to D.
+
+    Where audio and text are joined: no gating, and a projection to D/2, which is not yet an embedding.
 
     Args:
         config: shape of the network.
@@ -112,8 +152,8 @@ class AudioBranch(nn.Module):
         self.config = config
         width = config.audio_widths[-1]
         self.network = ResDAVEnet(config.audio_bands, config.audio_widths)
-        self.gated = GatedEmbedding(width, width)
-        self.projection = nn.Linear(width, config.embedding_dim)
+        self.gated = nn.Identity() if config.fuse_audio_text else GatedEmbedding(width, width)
+        self.projection = nn.Linear(width, config.branch_width)
 
     def forward(self, spectrogram: Tensor, audio_frames: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(B, M, T)`` dB and frame counts ``(B,)`` to the embedding ``(B, D)`` and pooled ``(B, widths[-1])``."""
@@ -131,6 +171,8 @@ class AudioBranch(nn.Module):
 class TextBranch(nn.Module):
     """Words to embedding: frozen word vectors, a linear layer and ReLU on each, maximum over the words, gating.
 
+    Where audio and text are joined: a linear layer to D/2 and no gating, which is not yet an embedding.
+
     The frozen embedder comes from the data (a word-vector table or a sentence encoder) and is no part of a checkpoint:
     set it with :meth:`set_embedder`, or give word vectors to :meth:`forward` directly.
 
@@ -141,8 +183,9 @@ class TextBranch(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        self.word_projection = nn.Linear(config.text_dim, config.embedding_dim)
-        self.gated = GatedEmbedding(config.embedding_dim, config.embedding_dim)
+        width = config.branch_width
+        self.word_projection = nn.Linear(config.text_dim, width)
+        self.gated = nn.Identity() if config.fuse_audio_text else GatedEmbedding(width, width)
         self.embedder: nn.Module | None = None
 
     def set_embedder(self, embedder: nn.Module) -> None:
@@ -192,7 +235,8 @@ class MCN(nn.Module):
         self.video = GatedEmbedding(config.video_dim, config.embedding_dim) if "video" in config.modalities else None
         self.audio = AudioBranch(config) if "audio" in config.modalities else None
         self.text = TextBranch(config) if "text" in config.modalities else None
-        target_dims = {"video": config.video_dim, "audio": config.audio_widths[-1], "text": config.embedding_dim}
+        self.fusion = GatedFusion(config.branch_width, config.embedding_dim) if config.fuse_audio_text else None
+        target_dims = {"video": config.video_dim, "audio": config.audio_widths[-1], "text": config.branch_width}
         names = [name for name in MODALITIES if name in config.modalities and config.reconstruction]
         self.reconstruction = nn.ModuleDict({name: _reconstruction_head(config, target_dims[name]) for name in names})
 
@@ -225,13 +269,24 @@ class MCN(nn.Module):
             embeddings["audio"], targets["audio"] = self.audio(audio, audio_frames)
         if words is not None and self.text is not None:
             embeddings["text"], targets["text"] = self.text(words)
+        if self.fusion is not None:
+            parts = {name: embeddings.pop(name) for name in ("audio", "text") if name in embeddings}
+            if len(parts) == 2:
+                embeddings[AUDIO_TEXT] = self.fusion(parts["audio"], parts["text"])
         reconstructions = {
             name: self.reconstruction[name](embeddings[name]) for name in embeddings if name in self.reconstruction
         }
         if self.config.normalize:
             embeddings = {name: F.normalize(value, dim=1) for name, value in embeddings.items()}
         present = cast("dict[str, Tensor | None]", embeddings)
-        return MCNOutput(present.get("video"), present.get("audio"), present.get("text"), targets, reconstructions)
+        return MCNOutput(
+            present.get("video"),
+            present.get("audio"),
+            present.get("text"),
+            targets,
+            reconstructions,
+            present.get(AUDIO_TEXT),
+        )
 
     def nothing(self, device: torch.device) -> MCNOutput:
         """Return what a batch of no clips gives, without any branch being run (batch norm has no use for it).
@@ -240,7 +295,7 @@ class MCN(nn.Module):
         the losses: otherwise its gradients would be summed before the losses' own sums, and the others' after them.
         """
         config = self.config
-        widths = {"video": config.video_dim, "audio": config.audio_widths[-1], "text": config.embedding_dim}
+        widths = {"video": config.video_dim, "audio": config.audio_widths[-1], "text": config.branch_width}
         embeddings: dict[str, Tensor | None] = {}
         targets: dict[str, Tensor] = {}
         made: dict[str, Tensor] = {}
@@ -250,4 +305,18 @@ class MCN(nn.Module):
             targets[name] = torch.zeros(0, widths[name], device=device)
             if name in self.reconstruction:
                 made[name] = reach(targets[name], self.reconstruction[name].parameters())
-        return MCNOutput(embeddings.get("video"), embeddings.get("audio"), embeddings.get("text"), targets, made)
+        if self.fusion is not None:
+            joined = [self.audio, self.text, self.fusion]
+            weights = [parameter for part in joined if part is not None for parameter in part.parameters()]
+            embeddings = {
+                "video": embeddings["video"],
+                AUDIO_TEXT: reach(torch.zeros(0, config.embedding_dim, device=device), weights),
+            }
+        return MCNOutput(
+            embeddings.get("video"),
+            embeddings.get("audio"),
+            embeddings.get("text"),
+            targets,
+            made,
+            embeddings.get(AUDIO_TEXT),
+        )

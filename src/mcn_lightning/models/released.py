@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,54 +9,116 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcn_lightning.models.mcn import MCN
+from mcn_lightning.models.mcn import MCN, MODALITIES, NetworkConfig
 
-_RULES = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"DAVEnet\.(conv1|bn1)\.(.+)", r"audio.network.\1.\2"),
-        (r"DAVEnet_projection\.(.+)", r"audio.projection.\1"),
-        (r"GU_audio\.fc\.(.+)", r"audio.gated.projection.\1"),
-        (r"GU_audio\.cg\.fc\.(.+)", r"audio.gated.gate.\1"),
-        (r"GU_video\.fc\.(.+)", r"video.projection.\1"),
-        (r"GU_video\.cg\.fc\.(.+)", r"video.gate.\1"),
-        (r"text_pooling_caption\.fc\.(.+)", r"text.word_projection.\1"),
-        (r"GU_text_captions\.fc\.(.+)", r"text.gated.projection.\1"),
-        (r"GU_text_captions\.cg\.fc\.(.+)", r"text.gated.gate.\1"),
-        (r"recon_v\.(.+)", r"reconstruction.video.\1"),
-        (r"recon_a\.(.+)", r"reconstruction.audio.\1"),
-        (r"recon_t\.(.+)", r"reconstruction.text.\1"),
-    )
-)
-_BLOCK = re.compile(r"DAVEnet\.layer([1-4])\.([01])\.(downsample|conv1|conv2|bn1|bn2)\.(.+)")
+RECONSTRUCTING = "MCN with reconstruction"
+TRIMODAL = "MCN or AVLnet-Text-Tri"
+"""Without reconstruction heads the two have the same names and shapes and cannot be told apart."""
+PAIRED = "AVLnet"
+FUSED = "AVLnet-Text-Fused"
+
+_BLOCK_PARTS = {
+    "conv1": "conv1",
+    "bn1": "bn1",
+    "conv2": "conv2",
+    "bn2": "bn2",
+    "downsample.0": "shortcut.0",
+    "downsample.1": "shortcut.1",
+}
+_MODULES = {
+    "DAVEnet.conv1": "audio.network.conv1",
+    "DAVEnet.bn1": "audio.network.bn1",
+    **{
+        f"DAVEnet.layer{stage + 1}.{block}.{theirs}": f"audio.network.stages.{stage}.{block}.{ours}"
+        for stage in range(4)
+        for block in range(2)
+        for theirs, ours in _BLOCK_PARTS.items()
+    },
+    "DAVEnet_projection": "audio.projection",
+    "GU_audio.fc": "audio.gated.projection",
+    "GU_audio.cg.fc": "audio.gated.gate",
+    "GU_video.fc": "video.projection",
+    "GU_video.cg.fc": "video.gate",
+    "text_pooling_caption.fc": "text.word_projection",
+    "GU_text_captions.fc": "text.gated.projection",
+    "GU_text_captions.cg.fc": "text.gated.gate",
+    "GU_audio_text.fc_audio": "fusion.audio",
+    "GU_audio_text.fc_text": "fusion.text",
+    "GU_audio_text.cg.fc": "fusion.gate",
+    **{
+        f"recon_{name[0]}.{layer}": f"reconstruction.{name}.{layer}"
+        for name in ("video", "audio", "text")
+        for layer in "02"
+    },
+}
+"""Released name of every layer to ours; the names of its weights are the same."""
+_RELEASED = {ours: theirs for theirs, ours in _MODULES.items()}
+_UNUSED = {
+    "DAVEnet.batchnorm1": ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),
+}
+_UNUSED_FUSED = {"GU_audio.fc": ("weight", "bias"), "GU_audio.cg.fc": ("weight", "bias")}
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
+_COUNTER = "num_batches_tracked"
+"""Counts the steps of batch norm, which nothing here reads: it may be absent."""
 
 
 class WeightsError(ValueError):
     """A weight file cannot be read or does not fit the network; the message is one line."""
 
 
-def _our_name(name: str) -> str | None:
-    """Return our name for a released one, ``None`` for one that the network does not know."""
-    if block := _BLOCK.fullmatch(name):
-        stage, index, part, rest = block.groups()
-        part = "shortcut" if part == "downsample" else part
-        return f"audio.network.stages.{int(stage) - 1}.{index}.{part}.{rest}"
-    for pattern, replacement in _RULES:
-        if pattern.fullmatch(name):
-            return pattern.sub(replacement, name)
-    return None
+def _renamed(name: str, layers: Mapping[str, str]) -> str | None:
+    """Return a weight's name by that of its layer, ``None`` for a layer that is not known."""
+    layer, _, weight = name.rpartition(".")
+    return f"{layers[layer]}.{weight}" if layer in layers else None
 
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take off the prefix of ``DataParallel`` and leave out the batch norm that the released forward never calls."""
+    """Take off the prefix of ``DataParallel`` and leave out the weights that the released forward never uses.
+
+    They are a batch norm, and in AVLnet-Text-Fused the gate of the audio.
+    """
     plain = {name.removeprefix("module."): value for name, value in state.items()}
-    return {name: value for name, value in plain.items() if not name.startswith("DAVEnet.batchnorm1.")}
+    unused = _UNUSED | (_UNUSED_FUSED if _is_fused(plain) else {})
+    names = {f"{layer}.{weight}" for layer, weights in unused.items() for weight in weights}
+    return {name: value for name, value in plain.items() if name not in names}
 
 
-def _some(names: Iterable[str]) -> str:
+def _is_fused(names: Iterable[str]) -> bool:
+    return any(name.startswith("GU_audio_text.") for name in names)
+
+
+def some(names: Iterable[str]) -> str:
+    """Return the first four names, and how many more there are."""
     found = list(names)
     return ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
+
+
+def released_kind(state: Mapping[str, Tensor]) -> str:
+    """Tell which of the released models the weights are of, from their names.
+
+    Args:
+        state: state dict with the released names, with or without the prefix ``module.``.
+
+    Returns:
+        "MCN with reconstruction", "MCN or AVLnet-Text-Tri" (without reconstruction heads MCN has the names and shapes
+        of AVLnet-Text-Tri, and they cannot be told apart), "AVLnet" or "AVLnet-Text-Fused".
+
+    Raises:
+        WeightsError: if no weight has a released name.
+    """
+    plain = _plain(state)
+    if _is_fused(plain):
+        return FUSED
+    if any(name.startswith("recon_") for name in plain):
+        return RECONSTRUCTING
+    if any(name.startswith(("text_pooling_caption.", "GU_text_captions.")) for name in plain):
+        return TRIMODAL
+    if any(name.startswith(("DAVEnet.", "DAVEnet_projection.", "GU_audio.", "GU_video.")) for name in plain):
+        return PAIRED
+    raise WeightsError(
+        "expected weights in the naming of the MCN and AVLnet releases (GU_video.fc.weight, DAVEnet.conv1.weight, and "
+        f"so on), found {some(plain) or 'none'}; give the path of a released .pth file"
+    )
 
 
 def _one_dimensional(name: str, value: Tensor) -> Tensor:
@@ -69,6 +130,56 @@ def _one_dimensional(name: str, value: Tensor) -> Tensor:
     return value[:, :, 0] if value.shape[2] == 1 else value
 
 
+def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights under our names, with 1-d kernels; those that we have no name for keep theirs.
+
+    Args:
+        state: state dict with the released names, with or without the prefix ``module.``.
+    """
+    plain = _plain(state)
+    return {_renamed(name, _MODULES) or name: _one_dimensional(name, value) for name, value in plain.items()}
+
+
+def _both_names(name: str) -> str:
+    """Return the released name of one of our weights with ours behind it, or the name alone that has no other."""
+    theirs = _renamed(name, _RELEASED)
+    return name if theirs is None else f"{theirs} ({name})"
+
+
+def load_weights(
+    network: MCN, given: Mapping[str, Tensor], source: str, advice: str = "use the weights of such a network"
+) -> None:
+    """Copy weights into a network of the same shape; nothing is copied when anything does not fit.
+
+    Args:
+        network: network to fill; its frozen word embedder is left alone.
+        given: weights under our names.
+        source: what to call the weights in messages.
+        advice: what the user can do when they do not fit.
+
+    Raises:
+        WeightsError: if weights are missing or left over, or a shape differs.
+    """
+    expected = {name: value for name, value in network.state_dict().items() if not name.startswith("text.embedder.")}
+    missing = [name for name in expected if name not in given and not name.endswith(_COUNTER)]
+    unknown = [name for name in given if name not in expected]
+    shapes = [
+        f"{_both_names(name)} expected {tuple(expected[name].shape)}, found {tuple(value.shape)}"
+        for name, value in given.items()
+        if name in expected and value.shape != expected[name].shape
+    ]
+    problems = []
+    if missing:
+        problems.append(f"no weights for {some(map(_both_names, missing))}")
+    if unknown:
+        problems.append(f"no place in the network for {some(map(_both_names, unknown))}")
+    if shapes:
+        problems.append(f"shapes differ: {some(shapes)}")
+    if problems:
+        raise WeightsError(f"{source}: {'; '.join(problems)}; {advice}")
+    network.load_state_dict(given, strict=False)
+
+
 def load_released(network: MCN, state: Mapping[str, Tensor], source: str = "weights") -> None:
     """Copy released weights into a network of the same shape; nothing is copied when anything does not fit.
 
@@ -78,43 +189,44 @@ def load_released(network: MCN, state: Mapping[str, Tensor], source: str = "weig
         source: what to call the weights in messages.
 
     Raises:
-        WeightsError: if names are missing or left over, or a shape differs.
+        WeightsError: if weights are missing or left over, or a shape differs.
     """
-    plain = _plain(state)
-    fused = [name for name in plain if name.startswith("GU_audio_text.")]
-    if fused:
+    advice = "build the network of these weights, NetworkConfig(**released_config(state))"
+    load_weights(network, rename(state), source, advice)
+
+
+def read_file(path: str | Path) -> Any:
+    """Read what ``torch.save`` wrote, on the CPU and without running code from it.
+
+    Raises:
+        WeightsError: if the file is not there or holds something else.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever the broken bytes lead to
+        # torch's own words advise to load with weights_only=False, which lets a file run code
+        found = "no file" if isinstance(error, FileNotFoundError) else f"something else ({type(error).__name__})"
         raise WeightsError(
-            f"{source}: these are AVLnet-Text-Fused weights ({_some(fused)}), which join audio and text in one gate; "
-            "use the weights of AVLnet, AVLnet-Text-Tri or MCN"
-        )
-    expected = {name: v for name, v in network.state_dict().items() if not name.startswith("text.embedder.")}
-    given: dict[str, Tensor] = {}
-    original: dict[str, str] = {}
-    unknown = []
-    for name, value in plain.items():
-        ours = _our_name(name)
-        if ours is None or ours not in expected:
-            unknown.append(name)
-        else:
-            given[ours], original[ours] = _one_dimensional(name, value), name
-    missing = [name for name in expected if name not in given and not name.endswith("num_batches_tracked")]
-    problems = []
-    if missing:
-        problems.append(f"no weights for {_some(missing)}")
-    if unknown:
-        problems.append(f"no place in the network for {_some(unknown)}")
-    shapes = [
-        f"{original[name]} ({name}) expected {tuple(expected[name].shape)}, found {tuple(value.shape)}"
-        for name, value in given.items()
-        if value.shape != expected[name].shape
-    ]
-    if shapes:
-        problems.append(f"shapes differ: {_some(shapes)}")
-    if problems:
+            f"{path}: expected a state dict of plain tensors saved by torch.save, found {found}; "
+            "give the path of a released .pth file or of a checkpoint of this project"
+        ) from error
+
+
+def find_state(content: Any, path: str | Path) -> dict[str, Tensor]:
+    """Return the state dict in the content of a file, which may hold it under a name of its own.
+
+    Raises:
+        WeightsError: if there is none.
+    """
+    for key in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise WeightsError(
-            f"{source}: {'; '.join(problems)}; set --model.network and --data.modalities to the shape of these weights"
+            f"{path}: expected a state dict of tensors, found {type(content).__name__}; give a released .pth file"
         )
-    network.load_state_dict(given, strict=False)
+    return dict(content)
 
 
 def read_released(path: str | Path) -> dict[str, Tensor]:
@@ -130,26 +242,41 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: if the file is not there or holds no state dict.
     """
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the broken bytes lead to
-        # torch's own words advise to load with weights_only=False, which lets a file run code
-        found = "no file" if isinstance(error, FileNotFoundError) else f"something else ({type(error).__name__})"
+    return find_state(read_file(path), path)
+
+
+def _size(plain: Mapping[str, Tensor], name: str, axis: int, dims: int) -> int:
+    value = _one_dimensional(name, plain[name])
+    if value.dim() != dims or 0 in value.shape:
+        raise WeightsError(f"{name}: expected {dims} dimensions, none of them 0, found {tuple(plain[name].shape)}")
+    return value.shape[axis]
+
+
+def _check_names(plain: Mapping[str, Tensor], kind: str, config: NetworkConfig) -> None:
+    """Refuse weights that are not all those of their kind.
+
+    Raises:
+        WeightsError: with the names that are missing and the names that are left over.
+    """
+    with torch.device("meta"):  # only the names are needed
+        ours = MCN(config).state_dict()
+    expected = {theirs: None for name in ours if (theirs := _renamed(name, _RELEASED)) is not None}
+    missing = [name for name in expected if name not in plain and not name.endswith(_COUNTER)]
+    unknown = [name for name in plain if name not in expected]
+    problems = []
+    if missing:
+        problems.append(f"{some(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+    if unknown:
+        problems.append(f"{some(unknown)} {'is' if len(unknown) == 1 else 'are'} unexpected")
+    if problems:
         raise WeightsError(
-            f"{path}: expected a state dict of plain tensors saved by torch.save, found {found}; "
-            "give the path of a released .pth file"
-        ) from error
-    for key in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise WeightsError(f"{path}: expected a state dict of tensors, found {type(content).__name__}")
-    return dict(content)
+            f"expected all weights of {kind} and no others, found that {' and that '.join(problems)}; "
+            "give the released file as it is"
+        )
 
 
 def released_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Tell the shape of the network from the shapes of released weights.
+    """Tell the shape of the network from the names and shapes of released weights.
 
     Args:
         state: state dict with the released names.
@@ -158,33 +285,21 @@ def released_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
         Values for the fields of ``NetworkConfig`` that the weights decide.
 
     Raises:
-        WeightsError: if there are fewer than two modalities in the weights.
+        WeightsError: if weights of their kind are missing, or there are others among them.
     """
-    plain = _plain(state)
-    layers = {"video": "GU_video.fc", "audio": "DAVEnet_projection", "text": "text_pooling_caption.fc"}
-    marks = {name: f"{layer}.weight" for name, layer in layers.items()}
-    modalities = [name for name, mark in marks.items() if mark in plain]
-    if len(modalities) < 2:
-        raise WeightsError(
-            f"expected weights with two or three of {', '.join(marks.values())}, found {_some(plain) or 'none'}"
-        )
+    plain, kind = _plain(state), released_kind(state)
     config: dict[str, Any] = {
-        "embedding_dim": plain[marks[modalities[0]]].shape[0],
-        "modalities": modalities,
-        "reconstruction": any(name.startswith("recon_") for name in plain),
+        "modalities": [name for name in MODALITIES if name != "text" or kind != PAIRED],
+        "reconstruction": kind == RECONSTRUCTING,
+        "fuse_audio_text": kind == FUSED,
     }
-    if "video" in modalities:
-        config["video_dim"] = plain[marks["video"]].shape[1]
-    if "text" in modalities:
-        config["text_dim"] = plain[marks["text"]].shape[1]
-    if "audio" in modalities:
-        kernels = [f"DAVEnet.layer{stage}.0.conv1.weight" for stage in (1, 2, 3, 4)]
-        absent = [name for name in ("DAVEnet.conv1.weight", *kernels) if name not in plain]
-        if absent:
-            raise WeightsError(f"expected released weights of a whole ResDAVEnet, found no {_some(absent)}")
-        config["audio_bands"] = plain["DAVEnet.conv1.weight"].shape[2]
-        config["audio_widths"] = [plain[name].shape[0] for name in kernels]
-    for name in ("recon_v", "recon_a", "recon_t"):
-        if f"{name}.0.weight" in plain:
-            config["reconstruction_hidden"] = plain[f"{name}.0.weight"].shape[0]
+    _check_names(plain, kind, NetworkConfig(embedding_dim=2, **config))
+    config["embedding_dim"] = _size(plain, "GU_video.fc.weight", 0, 2)
+    config["video_dim"] = _size(plain, "GU_video.fc.weight", 1, 2)
+    config["audio_bands"] = _size(plain, "DAVEnet.conv1.weight", 1, 3)
+    config["audio_widths"] = [_size(plain, f"DAVEnet.layer{stage}.0.conv1.weight", 0, 3) for stage in (1, 2, 3, 4)]
+    if kind != PAIRED:
+        config["text_dim"] = _size(plain, "text_pooling_caption.fc.weight", 1, 2)
+    if kind == RECONSTRUCTING:
+        config["reconstruction_hidden"] = _size(plain, "recon_v.0.weight", 0, 2)
     return config

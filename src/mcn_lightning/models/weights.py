@@ -1,0 +1,156 @@
+"""Weights to start from, whoever saved them: what they are of, and a network in their shape."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mcn_lightning.models.mcn import MCN, MODALITIES, NetworkConfig
+from mcn_lightning.models.released import (
+    WeightsError,
+    find_state,
+    load_weights,
+    read_file,
+    released_config,
+    released_kind,
+    rename,
+)
+
+SHAPE = (
+    "embedding_dim",
+    "modalities",
+    "video_dim",
+    "audio_bands",
+    "text_dim",
+    "audio_widths",
+    "reconstruction",
+    "reconstruction_hidden",
+    "fuse_audio_text",
+)
+"""Fields of NetworkConfig that decide which weights there are and how large."""
+_OF_DATA = {
+    "video_dim": ("video", "values of the video feature", "--data.streams"),
+    "audio_bands": ("audio", "mel bands", "--data.audio.bands"),
+    "text_dim": ("text", "values of a word vector", "--data.text.dim and --data.text.source"),
+}
+OWN = "checkpoint of this project"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a network.
+
+    Args:
+        source: the file.
+        kind: what they are of: one of ``released_kind``, or a checkpoint of this project.
+        shape: the fields of ``NetworkConfig`` that they decide.
+        state: the weights under our names.
+        behaviour: the other fields of ``NetworkConfig``, where the file tells them.
+    """
+
+    source: str
+    kind: str
+    shape: dict[str, Any]
+    state: dict[str, Tensor]
+    behaviour: dict[str, Any]
+
+    def follow(self, config: NetworkConfig) -> NetworkConfig:
+        """Return the shape of the weights, without the modalities that the data do not have.
+
+        Args:
+            config: what was asked for; its modalities, and the sizes of their inputs, are those of the data.
+
+        Raises:
+            WeightsError: if the weights are of inputs of another size, or need a modality that the data do not have.
+        """
+        modalities = [name for name in config.modalities if name in self.shape["modalities"]]
+        least = len(MODALITIES) if self.shape["fuse_audio_text"] else 2
+        if len(modalities) < least:
+            raise WeightsError(
+                f"{self.source}: expected {'all' if least == 3 else 'at least two'} of "
+                f"{', '.join(self.shape['modalities'])}, of which the weights are, among the modalities of the data, "
+                f"found {', '.join(config.modalities)}; set --data.modalities"
+            )
+        for field, (modality, what, option) in _OF_DATA.items():
+            if modality in modalities and (found := getattr(config, field)) != self.shape[field]:
+                raise WeightsError(
+                    f"{self.source}: expected {self.shape[field]} {what}, found {found} in the data; set {option} to "
+                    "what the weights were trained with"
+                )
+        return dataclasses.replace(config, **{**self.shape, "modalities": modalities})
+
+    def load(self, network: MCN) -> None:
+        """Copy the weights into a network of the shape that ``follow`` gave.
+
+        Raises:
+            WeightsError: if weights are missing or left over, or their shapes do not agree.
+        """
+        absent = [name for name in MODALITIES if name not in network.config.modalities]
+        left_out = tuple(f"{part}{name}." for name in absent for part in ("", "reconstruction."))
+        state = {name: value for name, value in self.state.items() if not (left_out and name.startswith(left_out))}
+        load_weights(network, state, self.source, "give the file as it was saved")
+
+    def describe(self, config: NetworkConfig) -> str:
+        """Return one line for the user: what the weights are of, and what of the configuration differs.
+
+        Args:
+            config: shape of the network that takes them.
+        """
+        text = f"{self.source}: {self.kind}, D = {config.embedding_dim}; model.network follows the weights"
+        absent = [name for name in self.shape["modalities"] if name not in config.modalities]
+        if absent:
+            text += f", without those of {' and '.join(absent)}, which data.modalities lacks"
+        changed = [
+            f"{name} is {getattr(config, name)} and was {value}"
+            for name, value in self.behaviour.items()
+            if getattr(config, name) != value
+        ]
+        return text + (f"; but model.network.{', '.join(changed)} when they were saved" if changed else "")
+
+
+def read_weights(path: str | Path) -> Weights:
+    """Read the weights of a network, of the authors' releases or of a checkpoint of this project.
+
+    Args:
+        path: what ``--model.weights`` takes.
+
+    Raises:
+        WeightsError: if the file is not there, or does not hold all the weights of a network and no others.
+    """
+    content = read_file(path)
+    if isinstance(content, Mapping) and isinstance(content.get("hyper_parameters"), Mapping):
+        return _own(content, str(path))
+    state = find_state(content, path)
+    try:
+        return Weights(str(path), released_kind(state), _complete(released_config(state)), rename(state), {})
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+
+
+def _complete(shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the shape with the default of what the weights do not tell, as they have no such part."""
+    defaults = NetworkConfig()
+    return {name: shape.get(name, getattr(defaults, name)) for name in SHAPE}
+
+
+def _own(content: Mapping[str, Any], source: str) -> Weights:
+    network = content["hyper_parameters"].get("network")
+    state = content.get("state_dict")
+    if not isinstance(network, Mapping) or not isinstance(state, Mapping):
+        raise WeightsError(
+            f"{source}: expected a checkpoint of this project, found one without "
+            f"{'its weights' if isinstance(network, Mapping) else 'the shape of its network'}; "
+            "give a checkpoint that lightning fit or lightning convert wrote"
+        )
+    prefix = "network."
+    names = [name for name in state if name.startswith(prefix) and not name.startswith("network.text.embedder.")]
+    fields = {field.name for field in dataclasses.fields(NetworkConfig)}
+    behaviour = {name: value for name, value in network.items() if name in fields - set(SHAPE)}
+    return Weights(
+        source, OWN, _complete(network), {name.removeprefix(prefix): state[name] for name in names}, behaviour
+    )
