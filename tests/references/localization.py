@@ -72,7 +72,7 @@ def alignment_total(log_probs: np.ndarray, lengths: Sequence[float] | None) -> f
 
 
 def likeliest_lengths(frames: int, means: Sequence[float]) -> list[int]:
-    """Lengths of largest Poisson probability: each frame goes where the next factor, mean / (length + 1), is largest."""
+    """Lengths of largest Poisson probability: each frame goes where the factor mean / (length + 1) is largest."""
     lengths = [1] * len(means)
     for _ in range(frames - len(means)):
         gains = [mean / (length + 1) for mean, length in zip(means, lengths, strict=True)]

@@ -43,7 +43,8 @@ def align(log_probs: np.ndarray, mean_lengths: np.ndarray | None = None) -> IntA
     # sums[i, t]: score of the frames before t; places[i, s] and places[i, t] differ by the length of the run from s to
     # t, or by more than T where an impossible frame lies in between
     sums = np.zeros((entries, frames + 1))
-    np.cumsum(np.where(forbidden, 0.0, scores).T, axis=1, out=sums[:, 1:])
+    with np.errstate(over="ignore"):
+        np.cumsum(np.where(forbidden, 0.0, scores).T, axis=1, out=sums[:, 1:])
     if not np.isfinite(sums).all():
         raise ValueError("sums of log_probs over frames are not finite: values are too large for float64")
     places = np.tile(np.arange(frames + 1), (entries, 1))
@@ -63,9 +64,7 @@ def align(log_probs: np.ndarray, mean_lengths: np.ndarray | None = None) -> IntA
         runs = gains[i][:end] + tables[i].take(places[i, end] - places[i, :end], mode="clip")
         boundaries[i] = start = int(runs.argmax())
         if runs[start] == -np.inf:
-            raise ValueError(
-                f"no alignment of {frames} frames to {entries} entries is possible: -inf log_probs forbid it"
-            )
+            raise ValueError(f"no alignment of {frames} frames to {entries} entries is possible: -inf rules out all")
         end = start
     return boundaries
 
@@ -92,11 +91,14 @@ def _checked(log_probs: np.ndarray, mean_lengths: np.ndarray | None) -> tuple[Fl
 
 
 def _length_scores(frames: int, lengths: FloatArray | None, entries: int) -> FloatArray:
-    """Log-probability of each length from 0 to T + 1, ``(L, T + 2)``; no run has length 0 or T + 1, so -inf there."""
+    """Log-probability of each length from 0 to T + 1, ``(L, T + 2)``, -inf for 0 and T + 1, which no run has.
+
+    The term ``-mean``, the same for all lengths, is left out.
+    """
     table = np.zeros((entries, frames + 2))
     if lengths is not None:
         length = np.arange(1, frames + 1)
-        table[:, 1:-1] = length * np.log(lengths)[:, None] - lengths[:, None] - np.cumsum(np.log(length))
+        table[:, 1:-1] = length * np.log(lengths)[:, None] - np.cumsum(np.log(length))
     table[:, [0, -1]] = -np.inf
     return table
 

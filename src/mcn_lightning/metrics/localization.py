@@ -21,7 +21,7 @@ def assign_steps(scores: np.ndarray) -> IntArray:
     """Choose exactly one second for each step so that the steps keep their order and their scores sum highest.
 
     Zhukov et al., "Cross-task weakly supervised learning from instructional videos", CVPR 2019. Of equal
-    assignments, the one whose last step comes first is returned, then the one whose last but one comes first, and so on.
+    assignments, the one whose last step comes first is returned, then the one whose last but one does, and so on.
 
     Args:
         scores: of each second for each step, ``(T, S)``; higher is better.
@@ -126,9 +126,7 @@ def _by_task(videos: Sequence[StepCounts]) -> list[list[StepCounts]]:
     for video in videos:
         counts = StepCounts(*video)
         if not 0 <= counts.hits <= counts.annotated:
-            raise ValueError(
-                f"a video cannot have {counts.hits} steps hit of {counts.annotated} annotated ones: {counts}"
-            )
+            raise ValueError(f"hits must be from 0 to the number of annotated steps, got {counts}")
         if counts.annotated:
             tasks[counts.task].append(counts)
     if not tasks:
