@@ -1,0 +1,247 @@
+"""Alignment of a video to its ordered transcript, and measures of it.
+
+Here T counts the frames of a video and L the entries of its transcript.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+def align(log_probs: np.ndarray, mean_lengths: np.ndarray | None = None) -> IntArray:
+    """Give each entry of an ordered transcript the run of frames that is most likely.
+
+    Maximises the sum of the frames' log-probabilities and, with ``mean_lengths``, of the logarithm of a Poisson
+    distribution of each length, ``l log(mean) - mean - log(l!)`` (Richard et al., "NeuralNetwork-Viterbi", CVPR 2018).
+    No beam and no steps of several frames: the maximum is exact up to the rounding of float64. Of equal alignments, the
+    one whose last entry starts first is returned, then the one whose last but one starts first, and so on.
+
+    The score of a run is a difference of sums from the first frame, in which a log-probability as small as -1e15 would
+    drown the others: say that a frame cannot belong to an entry by -inf.
+
+    Args:
+        log_probs: log-probability of each frame under each entry, in the transcript's order, ``(T, L)``; an entry
+            that comes twice has two columns. -inf is allowed, and values above 0 (densities).
+        mean_lengths: mean length of each entry in frames, ``(L,)``, above 0. By default all lengths are equally likely.
+
+    Returns:
+        Boundaries in frames, ``(L + 1,)`` int64 from 0 to T, strictly increasing: entry i takes the frames from
+        ``boundaries[i]`` up to and without ``boundaries[i + 1]``.
+
+    Raises:
+        ValueError: if shapes do not fit, there are fewer frames than entries, a value is NaN or +inf, a mean length is
+            not above 0, or no alignment has a finite score.
+    """
+    scores, lengths = _checked(log_probs, mean_lengths)
+    frames, entries = scores.shape
+    tables = _length_scores(frames, lengths, entries)
+    forbidden = scores == -np.inf
+    # sums[i, t]: score of the frames before t; places[i, s] and places[i, t] differ by the length of the run from s to
+    # t, or by more than T where an impossible frame lies in between
+    sums = np.zeros((entries, frames + 1))
+    with np.errstate(over="ignore"):
+        np.cumsum(np.where(forbidden, 0.0, scores).T, axis=1, out=sums[:, 1:])
+    if not np.isfinite(sums).all():
+        raise ValueError("sums of log_probs over frames are not finite: values are too large for float64")
+    places = np.tile(np.arange(frames + 1), (entries, 1))
+    places[:, 1:] += (frames + 1) * np.cumsum(forbidden.T, axis=1)
+
+    best = np.full(frames + 1, -np.inf)  # of the entries so far, when they end at each frame
+    best[0] = 0
+    gains = []  # of a start at each frame: best before it, less the sum that does not belong to the run
+    for i in range(entries):
+        gains.append(best[:-1] - sums[i, :-1])
+        if i < entries - 1:
+            find = _best_runs if lengths is None else _best_runs_with_lengths
+            best = sums[i] + find(gains[i], places[i], tables[i])
+    boundaries = np.zeros(entries + 1, dtype=np.int64)
+    boundaries[entries] = end = frames
+    for i in reversed(range(entries)):
+        runs = gains[i][:end] + tables[i].take(places[i, end] - places[i, :end], mode="clip")
+        boundaries[i] = start = int(runs.argmax())
+        if runs[start] == -np.inf:
+            raise ValueError(f"no alignment of {frames} frames to {entries} entries is possible: -inf rules out all")
+        end = start
+    return boundaries
+
+
+def _checked(log_probs: np.ndarray, mean_lengths: np.ndarray | None) -> tuple[FloatArray, FloatArray | None]:
+    scores = np.asarray(log_probs, dtype=np.float64)
+    if scores.ndim != 2 or scores.shape[1] == 0:
+        raise ValueError(f"log_probs must be (T, L) with at least one entry, got shape {scores.shape}")
+    frames, entries = scores.shape
+    if frames < entries:
+        raise ValueError(f"{frames} frames are too few for {entries} entries of at least one frame each")
+    if (bad := np.isnan(scores) | (scores == np.inf)).any():
+        frame, entry = (int(index) for index in np.argwhere(bad)[0])
+        raise ValueError(f"{int(bad.sum())} log_probs are NaN or +inf, first at frame {frame}, entry {entry}")
+    if mean_lengths is None:
+        return scores, None
+    lengths = np.asarray(mean_lengths, dtype=np.float64)
+    if lengths.shape != (entries,):
+        raise ValueError(f"mean_lengths must be ({entries},), one for each entry, got shape {lengths.shape}")
+    if not (np.isfinite(lengths) & (lengths > 0)).all():
+        first = int(np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))[0])
+        raise ValueError(f"mean_lengths must be above 0 and finite, got {lengths[first]} for entry {first}")
+    return scores, lengths
+
+
+def _length_scores(frames: int, lengths: FloatArray | None, entries: int) -> FloatArray:
+    """Log-probability of each length from 0 to T + 1, ``(L, T + 2)``, -inf for 0 and T + 1, which no run has.
+
+    The term ``-mean``, the same for all lengths, is left out.
+    """
+    table = np.zeros((entries, frames + 2))
+    if lengths is not None:
+        length = np.arange(1, frames + 1)
+        table[:, 1:-1] = length * np.log(lengths)[:, None] - np.cumsum(np.log(length))
+    table[:, [0, -1]] = -np.inf
+    return table
+
+
+def _best_runs(gain: FloatArray, place: IntArray, table: FloatArray) -> FloatArray:
+    """Largest gain among the starts that each end 0 to T allows, ``(T + 1,)``; all lengths are equally likely."""
+    # complex numbers are ordered by their real part first: a start behind an impossible frame outdoes all before it
+    ordered = np.empty(len(gain), dtype=np.complex128)
+    ordered.real, ordered.imag = place[:-1] - np.arange(len(gain)), gain
+    best = np.full(len(place), -np.inf)
+    best[1:] = np.maximum.accumulate(ordered).imag
+    best[1:][np.diff(place) > 1] = -np.inf
+    return best
+
+
+def _best_runs_with_lengths(gain: FloatArray, place: IntArray, table: FloatArray) -> FloatArray:
+    """Largest sum of a start's gain and the run's length score for each end 0 to T, ``(T + 1,)``.
+
+    The score is concave in the length, so that of two starts the later one, once better, stays better as the end moves
+    on: the best start never moves back (Aggarwal et al., "Geometric applications of a matrix-searching algorithm",
+    Algorithmica 1987). Impossible frames keep this true, for they only forbid starts too early for an end and for all
+    ends after it. So the best starts of two ends bound that of the end half-way: each of log2(T) rounds halves all
+    gaps between known ends in about 2 T trials. Ends without a possible start have no best one and are left out.
+    """
+    frames = len(gain)
+    best = np.full(frames + 1, -np.inf)
+    ends = _possible_ends(gain, place)
+    stride = 1 << len(ends).bit_length()
+    known = np.array([0, frames - 1])  # best starts of ends[k * stride - 1] for k = 1, 2, ... between two outer bounds
+    while stride > 1:
+        stride //= 2
+        middle = ends[np.minimum(np.arange(stride, 2 * stride * (len(known) - 1), 2 * stride), len(ends)) - 1]
+        counts = np.diff(known) + 1
+        first = np.cumsum(counts) - counts
+        gap = np.repeat(np.arange(len(counts)), counts)
+        starts = np.arange(len(gap)) + (known[:-1] - first)[gap]
+        values = gain[starts] + table.take(place[middle][gap] - place[starts], mode="clip")
+        highest = np.maximum.reduceat(values, first)
+        best[middle] = highest
+        hits = np.flatnonzero(values == highest[gap])
+        known = np.insert(known, np.arange(1, len(known)), starts[hits[np.searchsorted(hits, first)]])
+        known = np.append(known[: len(ends) // stride + 1], frames - 1)
+    return best
+
+
+def _possible_ends(gain: FloatArray, place: IntArray) -> IntArray:
+    """Ends from 1 to T that some start with a finite gain reaches, ascending."""
+    after = np.arange(1, len(place))
+    earliest = np.maximum.accumulate(np.where(np.diff(place) > 1, after, 0))
+    finite = np.concatenate([[0], np.cumsum(gain > -np.inf)])
+    return after[finite[1:] > finite[earliest]]
+
+
+def frame_labels(boundaries: np.ndarray) -> IntArray:
+    """Entry that each frame belongs to.
+
+    Args:
+        boundaries: what `align` returns, ``(L + 1,)`` integers from 0 to T, not decreasing.
+
+    Returns:
+        Index of the entry, ``(T,)`` int64.
+
+    Raises:
+        ValueError: if the boundaries are no integers, do not start at 0, or decrease.
+    """
+    boundaries = np.asarray(boundaries)
+    if boundaries.ndim != 1 or len(boundaries) < 2 or not np.issubdtype(boundaries.dtype, np.integer):
+        raise ValueError(f"boundaries must be (L + 1,) integers, got shape {boundaries.shape} {boundaries.dtype}")
+    lengths = np.diff(boundaries)
+    if boundaries[0] != 0 or (lengths < 0).any():
+        raise ValueError(f"boundaries must start at 0 and not decrease, got {boundaries.tolist()}")
+    return np.repeat(np.arange(len(lengths)), lengths)
+
+
+def segment_overlap(aligned: np.ndarray, annotated: np.ndarray) -> tuple[FloatArray, FloatArray]:
+    """Overlap of each entry's aligned segment D with its annotated segment G.
+
+    ``IoU = |G and D| / |G or D|`` and ``IoD = |G and D| / |D|``, as lengths of intervals (Bojanowski et al., "Weakly
+    supervised action labeling in videos under ordering constraints", ECCV 2014, for the latter).
+
+    Args:
+        aligned: start and end of each D, ``(L, 2)``, in seconds or frames; of boundaries b these are
+            ``np.column_stack([b[:-1], b[1:]])``.
+        annotated: start and end of each G, ``(L, 2)``, in the same unit.
+
+    Returns:
+        IoU and IoD in per cent, each ``(L,)`` float64.
+
+    Raises:
+        ValueError: if the shapes differ or a segment does not end after its start.
+    """
+    found, known = np.asarray(aligned, dtype=np.float64), np.asarray(annotated, dtype=np.float64)
+    if found.ndim != 2 or found.shape[1] != 2 or found.shape != known.shape:
+        raise ValueError(f"aligned and annotated must both be (L, 2), got {found.shape} and {known.shape}")
+    for name, segments in (("aligned", found), ("annotated", known)):
+        good = np.isfinite(segments).all(axis=1) & (segments[:, 1] > segments[:, 0])
+        if not good.all():
+            first = int(np.flatnonzero(~good)[0])
+            raise ValueError(f"{name} segment {first} must end after its start, got {segments[first].tolist()}")
+    shared = np.minimum(found[:, 1], known[:, 1]) - np.maximum(found[:, 0], known[:, 0])
+    shared = np.maximum(shared, 0)
+    length, other = found[:, 1] - found[:, 0], known[:, 1] - known[:, 0]
+    return 100 * shared / (length + other - shared), 100 * shared / length
+
+
+def foreground_mean(overlaps: np.ndarray, background: np.ndarray) -> float:
+    """Mean over a video's entries without the background.
+
+    Args:
+        overlaps: of each entry, such as the IoU of `segment_overlap`, ``(L,)``.
+        background: which entries are background, ``(L,)`` bool.
+
+    Returns:
+        In the unit of ``overlaps``; NaN for a video that has nothing but background.
+
+    Raises:
+        ValueError: if the shapes differ or the mask is not bool.
+    """
+    overlaps, background = np.asarray(overlaps, dtype=np.float64), np.asarray(background)
+    if overlaps.ndim != 1 or overlaps.shape != background.shape or background.dtype != np.bool_:
+        found = f"{overlaps.shape} and {background.shape} {background.dtype}"
+        raise ValueError(f"overlaps must be (L,) and background (L,) bool, got {found}")
+    return float(overlaps[~background].mean()) if not background.all() else float("nan")
+
+
+def frame_accuracy(predicted: np.ndarray, truth: np.ndarray, ignore: int | None = None) -> float:
+    """Share of a video's frames whose class is right ("mean over frames").
+
+    Args:
+        predicted: class of each frame, ``(T,)`` integers.
+        truth: annotated class of each frame, ``(T,)`` integers.
+        ignore: class whose frames (by ``truth``) are left out, such as the background. By default none.
+
+    Returns:
+        In per cent; NaN where no frame is left.
+
+    Raises:
+        ValueError: if the shapes differ or the arrays hold no integers.
+    """
+    predicted, truth = np.asarray(predicted), np.asarray(truth)
+    if predicted.ndim != 1 or predicted.shape != truth.shape:
+        raise ValueError(f"predicted and truth must both be (T,), got {predicted.shape} and {truth.shape}")
+    if not (np.issubdtype(predicted.dtype, np.integer) and np.issubdtype(truth.dtype, np.integer)):
+        raise ValueError(f"predicted and truth must be integers, got {predicted.dtype} and {truth.dtype}")
+    kept = np.ones(len(truth), dtype=bool) if ignore is None else truth != ignore
+    return float(100 * (predicted == truth)[kept].mean()) if kept.any() else float("nan")

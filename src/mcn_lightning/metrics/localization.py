@@ -1,0 +1,200 @@
+"""Steps of a task found in a video: one second a step in their order, recall, and average precision.
+
+Here T counts the seconds of a video and S the steps of its task.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+
+def assign_steps(scores: np.ndarray) -> IntArray:
+    """Choose exactly one second for each step so that the steps keep their order and their scores sum highest.
+
+    Zhukov et al., "Cross-task weakly supervised learning from instructional videos", CVPR 2019. Of equal
+    assignments, the one whose last step comes first is returned, then the one whose last but one does, and so on.
+
+    Args:
+        scores: of each second for each step, ``(T, S)``; higher is better.
+
+    Returns:
+        Second of each step, ``(S,)`` int64, strictly increasing.
+
+    Raises:
+        ValueError: if the shape does not fit, there are fewer seconds than steps, or a score is not finite.
+    """
+    scores = _finite_matrix(scores, "(T, S)", "second", "step")
+    seconds, steps = scores.shape
+    if seconds < steps:
+        raise ValueError(f"{seconds} seconds are too few for {steps} steps of one second each")
+    # totals[s, t]: the best sum of the steps up to s when step s is at second t
+    totals = np.full((steps, seconds), -np.inf)
+    totals[0] = scores[:, 0]
+    for step in range(1, steps):
+        totals[step, 1:] = np.maximum.accumulate(totals[step - 1])[:-1] + scores[1:, step]
+    chosen = np.empty(steps, dtype=np.int64)
+    end = seconds
+    for step in reversed(range(steps)):
+        chosen[step] = end = int(totals[step, :end].argmax())
+    return chosen
+
+
+def step_hits(assigned: np.ndarray, truth: np.ndarray) -> BoolArray:
+    """Tell which steps were put at a second that is annotated with them.
+
+    Args:
+        assigned: second of each step, ``(S,)`` integers.
+        truth: which steps are annotated at each second, ``(T, S)`` bool.
+
+    Returns:
+        ``(S,)`` bool; never true for a step without annotation.
+
+    Raises:
+        ValueError: if shapes or types do not fit or a second lies outside the video.
+    """
+    assigned, truth = np.asarray(assigned), np.asarray(truth)
+    if truth.ndim != 2 or truth.dtype != np.bool_ or assigned.shape != truth.shape[1:]:
+        found = f"{assigned.shape} and {truth.shape} {truth.dtype}"
+        raise ValueError(f"assigned must be (S,) and truth (T, S) bool, got {found}")
+    if not np.issubdtype(assigned.dtype, np.integer):
+        raise ValueError(f"assigned must be whole seconds, got {assigned.dtype}")
+    if ((assigned < 0) | (assigned >= len(truth))).any():
+        raise ValueError(f"assigned seconds must be from 0 to {len(truth) - 1}, got {assigned.tolist()}")
+    return truth[assigned, np.arange(len(assigned))]
+
+
+class StepCounts(NamedTuple):
+    """What the recall needs of one video: its task, how many steps were hit, and how many are annotated."""
+
+    task: str
+    hits: int
+    annotated: int
+
+
+def recall_pooled(videos: Sequence[StepCounts]) -> float:
+    """Steps hit over steps annotated in all videos of a task, then the mean over the tasks.
+
+    The definition of Zhukov et al., CVPR 2019. A task of whose steps none is annotated has no recall and is left out.
+
+    Args:
+        videos: one for each video, in any order.
+
+    Returns:
+        In per cent.
+
+    Raises:
+        ValueError: if counts are impossible or no step is annotated in any video.
+    """
+    return _mean(
+        [
+            100 * sum(video.hits for video in of_task) / sum(video.annotated for video in of_task)
+            for of_task in _by_task(videos)
+        ]
+    )
+
+
+def recall_mean_over_videos(videos: Sequence[StepCounts]) -> float:
+    """Steps hit over steps annotated in a video, the mean over the videos of a task, then the mean over the tasks.
+
+    What the released MCN code reports; a video with few annotated steps weighs as much as one with many, so the figure
+    differs from `recall_pooled`. A video without an annotated step (``annotated == 0``) has no recall and is left out.
+
+    Args:
+        videos: one for each video, in any order.
+
+    Returns:
+        In per cent.
+
+    Raises:
+        ValueError: if counts are impossible or no step is annotated in any video.
+    """
+    return _mean([_mean([100 * video.hits / video.annotated for video in of_task]) for of_task in _by_task(videos)])
+
+
+def _by_task(videos: Sequence[StepCounts]) -> list[list[StepCounts]]:
+    """The videos with annotated steps, by task."""
+    tasks: dict[str, list[StepCounts]] = defaultdict(list)
+    for video in videos:
+        counts = StepCounts(*video)
+        if not 0 <= counts.hits <= counts.annotated:
+            raise ValueError(f"hits must be from 0 to the number of annotated steps, got {counts}")
+        if counts.annotated:
+            tasks[counts.task].append(counts)
+    if not tasks:
+        raise ValueError(f"no recall: none of {len(videos)} videos has an annotated step")
+    return list(tasks.values())
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def average_precision(scores: np.ndarray, truth: np.ndarray) -> FloatArray:
+    """Area under each step's precision-recall curve, summed without interpolation.
+
+    ``AP = sum_n (R_n - R_{n-1}) P_n`` over the thresholds n from high to low. Seconds of equal score pass a threshold
+    together, so that their order does not matter and a constant score gets the share of positives.
+
+    Args:
+        scores: of each second for each step, ``(N, S)``, the seconds of several videos one after another.
+        truth: which steps are annotated at each second, ``(N, S)`` bool.
+
+    Returns:
+        Of each step in per cent, ``(S,)`` float64; NaN for a step that is annotated nowhere.
+
+    Raises:
+        ValueError: if shapes or types do not fit or a score is not finite.
+    """
+    scores, truth = _finite_matrix(scores, "(N, S)", "second", "step"), np.asarray(truth)
+    if truth.shape != scores.shape or truth.dtype != np.bool_:
+        raise ValueError(f"truth must be {scores.shape} bool like the scores, got {truth.shape} {truth.dtype}")
+    return np.array([_average_precision(*column) for column in zip(scores.T, truth.T, strict=True)])
+
+
+def _average_precision(scores: FloatArray, truth: BoolArray) -> float:
+    if not truth.any():
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order]
+    last_of_group = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
+    positives = np.cumsum(truth[order])[last_of_group]
+    precision = positives / (last_of_group + 1)
+    return float(100 * (np.diff(positives, prepend=0) * precision).sum() / positives[-1])
+
+
+def mean_average_precision(precisions: np.ndarray) -> float:
+    """Mean over the steps that are annotated somewhere.
+
+    Args:
+        precisions: what `average_precision` returns, ``(S,)``, with NaN for the steps to leave out.
+
+    Returns:
+        In the unit of ``precisions``.
+
+    Raises:
+        ValueError: if no step is left.
+    """
+    precisions = np.asarray(precisions, dtype=np.float64)
+    known = precisions[~np.isnan(precisions)]
+    if len(known) == 0:
+        raise ValueError(f"no average precision: none of {precisions.size} steps is annotated")
+    return float(known.mean())
+
+
+def _finite_matrix(scores: np.ndarray, shape: str, row: str, column: str) -> FloatArray:
+    matrix = np.asarray(scores, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.size == 0:
+        raise ValueError(f"scores must be {shape} with at least one {row} and {column}, got shape {matrix.shape}")
+    if not np.isfinite(matrix).all():
+        first = [int(index) for index in np.argwhere(~np.isfinite(matrix))[0]]
+        raise ValueError(f"scores must be finite, got {matrix[tuple(first)]} at {row} {first[0]}, {column} {first[1]}")
+    return matrix

@@ -1,0 +1,398 @@
+"""Steps and transcripts found in a video, against enumeration, plain loops, closed forms and an annotated video."""
+
+from __future__ import annotations
+
+import math
+import tarfile
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from references import localization as reference
+
+from mcn_lightning.metrics import (
+    StepCounts,
+    align,
+    assign_steps,
+    average_precision,
+    foreground_mean,
+    frame_accuracy,
+    frame_labels,
+    mean_average_precision,
+    recall_mean_over_videos,
+    recall_pooled,
+    segment_overlap,
+    step_hits,
+)
+
+MANY = settings(max_examples=400, deadline=None)
+WHOLE = st.integers(-3, 2).map(float)
+REAL = st.floats(-50, 5)
+
+
+@st.composite
+def matrices(draw, values, columns=5):
+    """(T, L) with T up to 8 and not below L."""
+    width = draw(st.integers(1, columns))
+    height = draw(st.integers(width, 8))
+    return np.array(draw(st.lists(values, min_size=width * height, max_size=width * height))).reshape(height, width)
+
+
+def means(width):
+    return st.lists(st.floats(0.3, 30), min_size=width, max_size=width)
+
+
+def last_first(boundaries):
+    return tuple(reversed(boundaries))
+
+
+@MANY
+@given(matrices(WHOLE))
+def test_assignment_equals_enumeration_with_ties(scores):
+    found = tuple(assign_steps(scores).tolist())
+    every = reference.assignments(scores)
+    highest = max(every.values())
+    assert found == min((chosen for chosen, total in every.items() if total == highest), key=last_first)
+    assert highest == reference.assignment_total(scores)
+
+
+@MANY
+@given(matrices(REAL))
+def test_assignment_of_real_scores_is_the_best(scores):
+    every = reference.assignments(scores)
+    assert every[tuple(assign_steps(scores).tolist())] == pytest.approx(max(every.values()), abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_assignment_of_medium_size_is_the_best(seed):
+    scores = np.random.default_rng(seed).normal(size=(300, 12))
+    chosen = assign_steps(scores)
+    assert chosen.dtype == np.int64
+    assert (np.diff(chosen) > 0).all()
+    assert scores[chosen, np.arange(12)].sum() == pytest.approx(reference.assignment_total(scores), rel=1e-12)
+
+
+def test_assignment_closed_forms():
+    assert assign_steps(np.eye(4)).tolist() == [0, 1, 2, 3]
+    assert assign_steps(np.zeros((6, 3))).tolist() == [0, 1, 2]
+    assert assign_steps(np.array([[0.0, 9.0], [9.0, 0.0], [0.0, 1.0]])).tolist() == [1, 2]  # order forbids 9 and 9
+    assert assign_steps(np.array([[1.0], [3.0], [2.0]], dtype=np.float16)).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (np.zeros((2, 3)), "2 seconds are too few for 3 steps"),
+        (np.zeros(3), r"\(T, S\) with at least one second and step, got shape \(3,\)"),
+        (np.zeros((3, 0)), "at least one second and step"),
+        (np.array([[0.0], [math.nan]]), "finite, got nan at second 1, step 0"),
+        (np.array([[-math.inf, 0.0], [0.0, 0.0]]), "finite, got -inf at second 0, step 0"),
+    ],
+)
+def test_assignment_refuses_bad_scores_in_one_line(scores, message):
+    with pytest.raises(ValueError, match=message) as error:
+        assign_steps(scores)
+    assert "\n" not in str(error.value)
+
+
+def check_against_enumeration(log_probs, lengths, exact):
+    every = reference.alignments(log_probs, lengths)
+    if not every:
+        with pytest.raises(ValueError, match="no alignment"):
+            align(log_probs, lengths)
+        return
+    found = tuple(align(log_probs, lengths).tolist())
+    assert found in every
+    highest = max(every.values())
+    margin = 0 if exact else 1e-9
+    near = [boundaries for boundaries, score in every.items() if score >= highest - margin]
+    assert found == min(near, key=last_first) if exact else found in near
+    assert highest == pytest.approx(reference.alignment_total(log_probs, lengths), abs=1e-9)
+
+
+@MANY
+@given(matrices(WHOLE | st.just(-math.inf)))
+def test_alignment_equals_enumeration_with_ties_and_impossible_frames(log_probs):
+    check_against_enumeration(log_probs, None, exact=True)
+
+
+@MANY
+@given(st.data(), matrices(WHOLE | st.just(-math.inf)))
+def test_alignment_with_lengths_is_the_best_with_ties_and_impossible_frames(data, log_probs):
+    check_against_enumeration(log_probs, data.draw(means(log_probs.shape[1])), exact=False)
+
+
+@MANY
+@given(st.data(), matrices(REAL))
+def test_alignment_of_real_values_is_the_best(data, log_probs):
+    lengths = data.draw(st.none() | means(log_probs.shape[1]))
+    check_against_enumeration(log_probs, lengths, exact=False)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("impossible", [0, 0.01, 0.1])
+@pytest.mark.parametrize("mean", [None, 2, 20, 100])
+def test_alignment_of_medium_size_is_the_best(seed, impossible, mean):
+    generator = np.random.default_rng(seed)
+    log_probs = np.log(generator.random((200, 10))) * generator.choice([0.05, 1, 10])
+    truth = np.arange(200) // 20  # stays possible, so that an alignment exists
+    forbidden = generator.random((200, 10)) < impossible
+    forbidden[np.arange(200), truth] = False
+    log_probs[forbidden] = -math.inf
+    lengths = None if mean is None else generator.uniform(0.3, 2, 10) * mean
+    boundaries = align(log_probs, lengths)
+    assert boundaries.dtype == np.int64
+    assert (boundaries[0], boundaries[-1], len(boundaries)) == (0, 200, 11)
+    assert (np.diff(boundaries) > 0).all()
+    score = reference.alignment_score(log_probs, boundaries.tolist(), lengths)
+    assert score == pytest.approx(reference.alignment_total(log_probs, lengths), rel=1e-11)
+
+
+@pytest.mark.parametrize("frames", [*range(3, 18), 31, 32, 33, 63, 64, 65])
+def test_alignment_by_lengths_alone_is_what_each_next_frame_prefers(frames):
+    lengths = [0.7, 9.1, 3.3]
+    found = np.diff(align(np.full((frames, 3), -2.5), np.array(lengths))).tolist()
+    assert found == reference.likeliest_lengths(frames, lengths)
+
+
+def test_alignment_closed_forms():
+    assert align(np.zeros((5, 1))).tolist() == [0, 5]
+    assert align(np.zeros((5, 5)), np.full(5, 30.0)).tolist() == [0, 1, 2, 3, 4, 5]
+    assert align(np.zeros((5, 3))).tolist() == [0, 1, 2, 5]  # the last entry starts as early as it can
+    assert align(np.log([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]])).tolist() == [0, 2, 3]
+    only = np.full((60, 3), -math.inf)
+    only[:10, 0] = only[10:55, 1] = only[55:, 2] = -1
+    for lengths in (None, [30.0, 0.3, 2.0]):
+        assert align(only, None if lengths is None else np.array(lengths)).tolist() == [0, 10, 55, 60]
+
+
+def test_an_impossible_frame_ends_a_run():
+    log_probs = np.zeros((7, 2))
+    log_probs[:, 1] = 5
+    log_probs[4, 1] = -math.inf  # the last entry, which would take all but one frame, must start behind it
+    for lengths in (None, np.array([1.0, 6.0])):
+        assert align(log_probs, lengths).tolist() == [0, 5, 7]
+
+
+@pytest.mark.parametrize(
+    ("log_probs", "lengths", "message"),
+    [
+        (np.zeros(3), None, r"\(T, L\) with at least one entry, got shape \(3,\)"),
+        (np.zeros((3, 0)), None, "at least one entry"),
+        (np.zeros((2, 3)), None, "2 frames are too few for 3 entries"),
+        (np.array([[0.0], [math.nan]]), None, "1 log_probs are NaN or .inf, first at frame 1, entry 0"),
+        (np.array([[0.0, math.inf], [math.inf, 0]]), None, "2 log_probs are NaN or .inf, first at frame 0, entry 1"),
+        (np.full((3, 1), -1e308), None, "too large for float64"),
+        (np.zeros((3, 2)), np.ones(3), r"mean_lengths must be \(2,\)"),
+        (np.zeros((3, 2)), np.array([1.0, 0.0]), "above 0 and finite, got 0.0 for entry 1"),
+        (np.zeros((3, 2)), np.array([math.nan, 1.0]), "above 0 and finite, got nan for entry 0"),
+        (np.array([[0.0], [-math.inf]]), None, "no alignment of 2 frames to 1 entries is possible"),
+        (np.array([[0.0, 0.0], [0.0, -math.inf]]), np.ones(2), "no alignment of 2 frames to 2 entries is possible"),
+    ],
+)
+def test_alignment_refuses_bad_input_in_one_line(log_probs, lengths, message):
+    with pytest.raises(ValueError, match=message) as error:
+        align(log_probs, lengths)
+    assert "\n" not in str(error.value)
+
+
+def test_inputs_stay_as_they_were():
+    log_probs, lengths = np.zeros((4, 2), dtype=np.float32), np.array([1, 2])
+    log_probs[0, 1] = -math.inf
+    kept = log_probs.copy()
+    align(log_probs, lengths)
+    assign_steps(np.zeros((4, 2)))
+    np.testing.assert_array_equal(log_probs, kept)
+    assert lengths.tolist() == [1, 2]
+
+
+def test_frame_labels():
+    assert frame_labels(np.array([0, 2, 3])).tolist() == [0, 0, 1]
+    assert frame_labels(np.array([0, 2, 3])).dtype == np.int64
+    for wrong, message in [
+        ([1, 2], "start at 0"),
+        ([0, 3, 2], "not decrease"),
+        ([0], "L . 1"),
+        ([0.0, 1.0], "integers"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            frame_labels(np.array(wrong))
+
+
+def test_hits_are_annotated_seconds():
+    truth = np.array([[True, False, False], [True, True, False], [False, False, False]])
+    assert step_hits(np.array([0, 1, 2]), truth).tolist() == [True, True, False]
+    assert step_hits(np.array([2, 0, 0]), truth).tolist() == [False, False, False]
+    for assigned, wrong, message in [
+        ([0, 1], truth, r"assigned must be \(S,\)"),
+        ([0, 1, 2], truth.astype(int), "bool"),
+        ([0, 1, 3], truth, "from 0 to 2"),
+        ([0, -1, 2], truth, "from 0 to 2"),
+        ([0.0, 1.0, 2.0], truth, "whole seconds"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            step_hits(np.array(assigned), wrong)
+
+
+def test_the_two_recalls_differ_by_their_weights():
+    videos = [StepCounts("tea", 1, 1), StepCounts("tea", 1, 4), StepCounts("jam", 0, 3), StepCounts("tea", 0, 0)]
+    assert recall_pooled(videos) == pytest.approx((100 * 2 / 5 + 0) / 2)
+    assert recall_mean_over_videos(videos) == pytest.approx((100 * (1 + 1 / 4) / 2 + 0) / 2)
+    for recall in (recall_pooled, recall_mean_over_videos):
+        assert recall(videos[::-1]) == pytest.approx(recall(videos))
+        assert recall([StepCounts("tea", 3, 3), StepCounts("jam", 0, 0)]) == 100
+        assert recall([("tea", np.int64(1), np.int64(2))]) == 50
+        with pytest.raises(ValueError, match="none of 1 videos has an annotated step"):
+            recall([StepCounts("tea", 0, 0)])
+        for counts in ((3, 2), (-1, 2), (1, 0)):
+            with pytest.raises(ValueError, match="from 0 to the number of annotated"):
+                recall([StepCounts("tea", *counts)])
+
+
+@MANY
+@given(st.lists(st.tuples(st.integers(-2, 2), st.booleans()), min_size=1, max_size=12))
+def test_average_precision_equals_the_sum_over_thresholds(pairs):
+    scores, truth = (np.array(column) for column in zip(*pairs, strict=True))
+    found = average_precision(scores[:, None], truth[:, None])
+    assert found.shape == (1,)
+    if truth.any():
+        assert found[0] == pytest.approx(100 * reference.average_precision(scores.tolist(), truth.tolist()))
+    else:
+        assert math.isnan(found[0])
+
+
+def test_average_precision_equals_scikit_learn():
+    metrics = pytest.importorskip("sklearn.metrics")
+    generator = np.random.default_rng(0)
+    scores = np.column_stack([generator.normal(size=(500, 3)), generator.integers(0, 9, (500, 3))])
+    truth = generator.random((500, 6)) < 0.1
+    expected = [100 * metrics.average_precision_score(truth[:, i], scores[:, i]) for i in range(6)]
+    np.testing.assert_allclose(average_precision(scores, truth), expected, rtol=1e-12)
+
+
+def test_average_precision_closed_forms():
+    truth = np.array([[True, True, True, False], [False, False, False, False], [True, False, False, False]])
+    scores = np.array([[3.0, 1.0, 0.0, 1.0], [1.0, 2.0, 0.0, 2.0], [2.0, 0.0, 0.0, 3.0]])
+    found = average_precision(scores, truth)
+    np.testing.assert_allclose(found, [100, 50, 100 / 3, np.nan])
+    assert mean_average_precision(found) == pytest.approx((100 + 50 + 100 / 3) / 3)
+    with pytest.raises(ValueError, match="none of 2 steps is annotated"):
+        mean_average_precision(np.full(2, np.nan))
+
+
+@pytest.mark.parametrize(
+    ("scores", "truth", "message"),
+    [
+        (np.zeros((3, 2)), np.zeros((3, 1), dtype=bool), r"truth must be \(3, 2\) bool"),
+        (np.zeros((3, 2)), np.zeros((3, 2)), "got .* float64"),
+        (np.zeros((0, 2)), np.zeros((0, 2), dtype=bool), r"\(N, S\) with at least one second"),
+        (np.full((1, 1), math.inf), np.ones((1, 1), dtype=bool), "finite, got inf"),
+    ],
+)
+def test_average_precision_refuses_bad_input(scores, truth, message):
+    with pytest.raises(ValueError, match=message):
+        average_precision(scores, truth)
+
+
+def test_overlap_closed_forms():
+    aligned = np.array([[0, 2], [2, 6], [6, 7], [7, 9]])
+    annotated = np.array([[0, 2], [4, 5], [5, 9], [0, 7]])
+    iou, iod = segment_overlap(aligned, annotated)
+    np.testing.assert_allclose(iou, [100, 25, 25, 0])
+    np.testing.assert_allclose(iod, [100, 25, 100, 0])
+    background = np.array([True, False, False, True])
+    assert (foreground_mean(iou, background), foreground_mean(iod, background)) == (25, 62.5)
+    assert math.isnan(foreground_mean(iou, np.ones(4, dtype=bool)))
+    iou, _ = segment_overlap(np.array([[0.5, 1.75]]), np.array([[1.0, 2.0]]))
+    np.testing.assert_allclose(iou, [50])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_overlap_equals_counting_frames(seed):
+    generator = np.random.default_rng(seed)
+    aligned, annotated = np.sort([generator.choice(30, (2, 2), replace=False) for _ in range(2)], axis=2)
+    for index, (iou, iod) in enumerate(zip(*segment_overlap(aligned, annotated), strict=True)):
+        found, known = set(range(*aligned[index])), set(range(*annotated[index]))
+        assert iou == pytest.approx(100 * len(found & known) / len(found | known))
+        assert iod == pytest.approx(100 * len(found & known) / len(found))
+
+
+def test_overlap_refuses_bad_input():
+    good = np.array([[0.0, 1.0]])
+    for aligned, annotated, message in [
+        (good, np.array([[0.0, 1.0], [1.0, 2.0]]), r"both be \(L, 2\)"),
+        (np.array([0.0, 1.0]), np.array([0.0, 1.0]), r"both be \(L, 2\)"),
+        (np.array([[1.0, 1.0]]), good, "aligned segment 0 must end after its start"),
+        (good, np.array([[2.0, 1.0]]), "annotated segment 0 must end after its start"),
+        (good, np.array([[0.0, math.nan]]), "annotated segment 0 must end"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            segment_overlap(aligned, annotated)
+    for background in (np.array([False, True]), np.array([0])):
+        with pytest.raises(ValueError, match="bool"):
+            foreground_mean(np.array([1.0]), background)
+
+
+def test_frame_accuracy():
+    truth = np.array([9, 9, 1, 2])
+    assert frame_accuracy(np.array([9, 1, 1, 3]), truth) == 50
+    assert frame_accuracy(np.array([9, 1, 1, 3]), truth, ignore=9) == 50
+    assert frame_accuracy(np.array([0, 0, 1, 2]), truth, ignore=9) == 100
+    assert math.isnan(frame_accuracy(truth[:2], truth[:2], ignore=9))
+    with pytest.raises(ValueError, match=r"both be \(T,\)"):
+        frame_accuracy(truth, truth[:2])
+    with pytest.raises(ValueError, match="integers"):
+        frame_accuracy(truth.astype(float), truth)
+
+
+@pytest.fixture(scope="module")
+def annotated_video(shared, tmp_path_factory):
+    """Classes of the transcript (L,), true class of each frame (T,), mean lengths of the classes in frames (C,)."""
+    folder = tmp_path_factory.mktemp("mining_youtube")
+    with tarfile.open(shared / "annotations" / "mining_youtube.tar.gz") as archive:
+        wanted = [member for member in archive.getmembers() if "/alignment_example/" in member.name and member.isfile()]
+        for member in wanted:
+            file = archive.extractfile(member)
+            (folder / member.name.rsplit("/", 1)[1]).write_bytes(file.read())
+    classes = (folder / "weakYouTube_dict.txt").read_text().split()
+    lengths = np.array((folder / "weakYouTube_length.txt").read_text().split(), dtype=np.float64)
+    number = {name: index for index, name in enumerate(classes)}
+    read = {
+        suffix: [number[word] for word in (folder / f"-1okAudsnAc.{suffix}").read_text().split()]
+        for suffix in ("gt", "grammar")
+    }
+    return np.array(read["grammar"]), np.array(read["gt"]), lengths
+
+
+def test_alignment_finds_the_segments_of_an_annotated_video(annotated_video):
+    transcript, truth, lengths = annotated_video
+    assert (len(transcript), len(truth), len(lengths)) == (10, 3374, 513)
+    changes = np.flatnonzero(np.diff(truth)) + 1
+    boundaries = np.concatenate([[0], changes, [len(truth)]])
+    assert truth[boundaries[:-1]].tolist() == transcript.tolist()
+    background = transcript == 512
+    log_probs = np.where(truth[:, None] == np.arange(513), math.log(0.9), math.log(0.1 / 512))
+    for mean_lengths in (None, lengths[transcript]):
+        found = align(log_probs[:, transcript], mean_lengths)
+        assert found.tolist() == boundaries.tolist()
+        segments = np.column_stack([found[:-1], found[1:]])
+        for overlap in segment_overlap(segments, np.column_stack([boundaries[:-1], boundaries[1:]])):
+            assert foreground_mean(overlap, background) == 100
+        predicted = transcript[frame_labels(found)]
+        assert frame_accuracy(predicted, truth) == frame_accuracy(predicted, truth, ignore=512) == 100
+
+
+def test_uniform_probabilities_split_a_video_as_the_lengths_say(annotated_video):
+    transcript, truth, lengths = annotated_video
+    assert (lengths == 150).all()  # the file holds one placeholder for all classes
+    uniform = np.full((len(truth), len(transcript)), math.log(1 / 513))
+    found = np.diff(align(uniform, lengths[transcript]))
+    assert sorted(found.tolist()) == [337] * 6 + [338] * 4  # 3374 frames in ten
+    known = np.diff(np.concatenate([[0], np.flatnonzero(np.diff(truth)) + 1, [len(truth)]]))
+    assert np.diff(align(uniform, known)).tolist() == known.tolist()
+    halves = [np.diff(align(uniform[::2], known / 2)), reference.likeliest_lengths(len(uniform[::2]), known / 2)]
+    found, expected = (
+        sum(reference.poisson(int(n), mean / 2) for n, mean in zip(x, known, strict=True)) for x in halves
+    )
+    assert found == pytest.approx(expected, rel=1e-12)
