@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from mcn_lightning import __version__
 from mcn_lightning.callbacks import (
+    BenchmarkReport,
     CentroidUpdate,
     EmbeddingWriter,
     Resume,
@@ -111,6 +112,7 @@ class MCNCLI(LightningCLI):
         parser.add_lightning_class_args(EmbeddingWriter, "embeddings")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(Resume, "resume")
+        parser.add_lightning_class_args(BenchmarkReport, "report")
         # without the second, Lightning saves after validation only and loses the epochs that follow it
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.save_on_train_epoch_end": True})
         parser.link_arguments("data.modalities", "model.network.modalities")
@@ -118,6 +120,13 @@ class MCNCLI(LightningCLI):
         parser.link_arguments("data.audio.bands", "model.network.audio_bands")
         parser.link_arguments("data.text.dim", "model.network.text_dim")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=data_seed)
+
+    def _prepare_subcommand_parser(self, klass: Any, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Leave the table of figures to the callbacks; ``--verbose true`` brings Lightning's own beside it."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("validate", "test"):
+            parser.set_defaults({"verbose": False})
+        return parser
 
     def _parse_ckpt_path(self) -> None:
         """Check the checkpoint, and leave the configuration as the user gave it.
@@ -129,6 +138,8 @@ class MCNCLI(LightningCLI):
         path, model = options.get("ckpt_path"), options.get("model", {})
         if not path and not model.get("weights") and command != "fit":
             print("warning: no --ckpt_path and no --model.weights: these are random weights", file=sys.stderr)
+        if command != "fit" and not path and "kind" in model.get("clustering", {}):
+            model["clustering"]["kind"] = "none"  # nothing was clustered, and an empty queue can take gigabytes
         if path and path not in ("last", "best", "hpc"):
             check_checkpoint(Path(path))
             if command != "fit":  # the run may have started from weights that are gone; the checkpoint has its own

@@ -123,7 +123,8 @@ class RetrievalBenchmark(Benchmark):
         silent = torch.tensor(self._clips.silent, device=module.device)
         if "audio" in embeddings:
             embeddings["audio"] = embeddings["audio"].masked_fill(silent[:, None], 0.0)
-        ranks_of = {}
+        ranks_of: dict[str, Tensor] = {}
+        misses: dict[int, list[str]] = {}
         for direction in self._chosen:
             kept = ~silent if self.without_audio == "miss" and "a" in direction else torch.ones_like(silent)
             if not kept.any():
@@ -137,8 +138,8 @@ class RetrievalBenchmark(Benchmark):
             everyone = torch.cat([ranks, ranks.new_full((missing,), math.inf)])
             for metric, value in retrieval_metrics(everyone).items():
                 yield self.figure(direction, metric, value)
-            if missing or not kept.all():
-                yield self.figure(direction, "misses without audio or clip", missing + int((~kept).sum()), "count")
+            if lost := missing + int((~kept).sum()):
+                misses.setdefault(lost, []).append(direction)
             if self.full_video:
                 for metric, value in self._whole_videos(queries, items, kept).items():
                     setting, _, measure = metric.rpartition("/")
@@ -146,6 +147,8 @@ class RetrievalBenchmark(Benchmark):
         yield self.figure("", "clips", len(silent), "count")
         if silent.any():
             yield self.figure("", "clips without audio", int(silent.sum()), "count")
+        for lost, directions in misses.items():
+            yield self.figure("", f"queries counted as misses in {', '.join(directions)}", lost, "count")
         if self.ranks_file is not None and trainer.is_global_zero:
             self._write_ranks(trainer, ranks_of)
 

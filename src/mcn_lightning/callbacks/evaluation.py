@@ -253,6 +253,8 @@ class RetrievalEvaluation(Callback):
         self._ids = set()
 
     def _update(self, module: LightningModule, output: Any, batch: ClipBatch) -> None:
+        if len(batch) == 0:  # benchmarks alone are evaluated
+            return
         embeddings = output.embeddings()
         self._ids.update(batch.ids)
         for direction, recall in self._recalls.items():
@@ -271,7 +273,7 @@ class RetrievalEvaluation(Callback):
                 self._quality.update(batch.ids, clusters, batch.labels)
 
     def _finish(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        if trainer.sanity_checking:
+        if trainer.sanity_checking or (count := self._count(module)) == 0:
             return
         try:
             metrics = {
@@ -293,7 +295,7 @@ class RetrievalEvaluation(Callback):
         for name, value in metrics.items():
             module.log(f"{stage}/{name}", value, prog_bar=name in (shown, "nmi"), batch_size=1, sync_dist=world() > 1)
         epoch = trainer.current_epoch + 1 if trainer.state.fn == TrainerFn.FITTING else None
-        self._last = metrics, list(self._recalls), self._count(module), epoch
+        self._last = metrics, list(self._recalls), count, epoch
 
     def _count(self, module: LightningModule) -> int:
         """Return the number of clips, each once, of all processes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -107,7 +108,7 @@ class BenchmarkReport(Callback):
             return
         print("\n" + as_text(figures), flush=True)
         path = run_folder(trainer) / self.path
-        written = {".csv": as_csv(figures), ".json": _as_json(figures), ".md": as_markdown(figures)}
+        written = {".csv": as_csv(figures), ".json": as_json(figures), ".md": as_markdown(figures)}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             for suffix, text in written.items():
@@ -119,5 +120,8 @@ class BenchmarkReport(Callback):
             benchmark.figures = []
 
 
-def _as_json(figures: Sequence[Figure]) -> str:
-    return json.dumps([asdict(figure) for figure in figures], indent=1) + "\n"
+def as_json(figures: Sequence[Figure]) -> str:
+    """Write every figure, details among them, as a JSON list; null stands for an infinite one, which JSON lacks."""
+    rows = [asdict(figure) for figure in figures]
+    rows = [row | {"value": row["value"] if math.isfinite(row["value"]) else None} for row in rows]
+    return json.dumps(rows, indent=1) + "\n"
