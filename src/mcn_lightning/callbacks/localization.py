@@ -106,7 +106,8 @@ class LocalizationBenchmark(Benchmark):
         annotations: folder of the annotations: <task>_<id>.csv or .npy; <id>.srt or .gt.
         features: folder of <id>_2d.npy, <id>_3d.npy (or .npz).
         audio: folder of the spectrograms, <id>.npz or <id>_spec.npz; that of the features when not given.
-        videos: CrossTask: the list of videos, cvpr19_test.csv or videos_val.csv.
+        videos: CrossTask: the list of videos, cvpr19_test.csv or videos_val.csv; MiningYouTube: a list of ids, or all
+            videos of the folder when not given.
         gallery: letters of what is seen and heard of a second: v, or va for video + audio.
         combine: how video and audio are fused, as --retrieval.combine.
         window: seconds of sound around each second.
@@ -114,7 +115,7 @@ class LocalizationBenchmark(Benchmark):
         background: MiningYouTube's background class takes part, between the entries of a transcript.
         length_model: poisson takes the lengths of segments into account, none does not.
         lengths: file with one mean length a class, in frames; when not given, every entry is as long.
-        lengths_rate: frames a second of that file, and of .gt files.
+        frame_rate: frames a second of that file, and of .gt files.
         unknown: what is done with annotations whose class the list lacks: error or leave_out.
         batch_size: seconds embedded at a time.
         published: published figures by <setting>/<metric>, for instance t->va/IoU, shown beside ours.
@@ -137,7 +138,7 @@ class LocalizationBenchmark(Benchmark):
         background: bool = False,
         length_model: Literal["poisson", "none"] = "poisson",
         lengths: str | None = None,
-        lengths_rate: float = 10.0,
+        frame_rate: float = 30000 / 1001,
         unknown: Literal["error", "leave_out"] = "error",
         batch_size: int = 64,
         published: dict[str, float] | None = None,
@@ -157,7 +158,7 @@ class LocalizationBenchmark(Benchmark):
         self.kind, self.steps, self.annotations, self.videos = kind, steps, annotations, videos
         self.features, self.audio, self.letters, self.combine = features, audio, gallery, combine
         self.window, self.audio_frames, self.background = window, audio_frames, background
-        self.length_model, self.lengths, self.lengths_rate = length_model, lengths, lengths_rate
+        self.length_model, self.lengths, self.frame_rate = length_model, lengths, frame_rate
         self.unknown, self.batch_size = unknown, batch_size
         self._videos: Any = None
 
@@ -179,8 +180,9 @@ class LocalizationBenchmark(Benchmark):
             modalities=self._gallery,
             window=self.window,
             audio_frames=self.audio_frames,
+            background=self.background,
             lengths=self.lengths,
-            frame_rate=self.lengths_rate,
+            frame_rate=self.frame_rate,
             unknown=self.unknown,
             batch_size=self.batch_size,
         )

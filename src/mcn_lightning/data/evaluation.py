@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mcn_lightning.data.annotations import AnnotatedVideo, LocalizationSet, check_length
 from mcn_lightning.data.batch import BadVideo, ClipBatch, InputError
 from mcn_lightning.data.clips import ClipConfig
+from mcn_lightning.data.crosstask import read_crosstask
 from mcn_lightning.data.howto100m import VideoLayout
+from mcn_lightning.data.localization import audio_windows, open_features, pool_seconds
+from mcn_lightning.data.mining_youtube import BACKGROUND, read_classes, read_lengths, read_mining_youtube
 from mcn_lightning.data.retrieval import PickledClips, class_text
 from mcn_lightning.data.text import TextConfig, open_text
 from mcn_lightning.data.videos import NarratedVideoDataset, collate
@@ -100,6 +106,116 @@ class EvaluationClips:
         return batch
 
 
+class SecondsOfVideo:
+    """One annotated video, second by second.
+
+    Args:
+        videos: the set that it belongs to.
+        video: its annotation.
+        finite: its features are read and checked; otherwise their files are only looked at.
+    """
+
+    def __init__(self, videos: EvaluationVideos, video: AnnotatedVideo, finite: bool = True) -> None:
+        self.id, self.task, self._set = video.id, video.task, videos
+        features = open_features(videos.layout, video.id, finite)
+        video, changed = check_length(video, features.seconds)
+        self.changed = changed
+        self.segments = video.segments
+        self.seconds = video.seconds or features.seconds
+        self.truth = videos.annotated.truth_matrix(video, self.seconds)
+        self._features = features
+
+    @property
+    def columns(self) -> slice:
+        """Texts of the video's task among all."""
+        first = self._set.first[self.task]
+        return slice(first, first + len(self._set.annotated.tasks[self.task]))
+
+    def column(self, step: int) -> int:
+        """Return the text of a step of the video's task among all; -1 is the background."""
+        return len(self._set.texts) - 1 if step < 0 else self._set.first[self.task] + step
+
+    def entry_truth(self) -> np.ndarray:
+        """Return in which seconds each segment happens, ``(T, segments)`` bool, by the rule of ``truth_matrix``."""
+        truth = np.zeros((self.seconds, len(self.segments)), dtype=bool)
+        for number, segment in enumerate(self.segments):
+            truth[math.floor(segment.start) : math.ceil(segment.end), number] = True
+        return truth
+
+    def batches(self, device: torch.device | str) -> Iterator[ClipBatch]:
+        """Give the seconds of the video as clips, in order."""
+        videos, found = self._set, self._features
+        rows = [pool_seconds(stream, self.seconds) for stream in found.rows]
+        visual = torch.cat(rows, dim=1) if rows else None
+        frames = starts = lengths = None
+        if found.frames is not None:
+            frames = found.frames.T.contiguous().to(device)
+            starts, lengths = audio_windows(frames.shape[0], self.seconds, videos.window, videos.audio_frames)
+        for first in range(0, self.seconds, videos.batch_size):
+            some = slice(first, min(first + videos.batch_size, self.seconds))
+            batch = ClipBatch(
+                ids=tuple(f"{self.id}:{second}" for second in range(some.start, some.stop)),
+                video=None if visual is None else visual[some],
+                video_widths=tuple(stream.width for stream in videos.layout.streams) if rows else (),
+                frames=frames,
+                frame_start=None if starts is None else starts[some],
+                audio_frames=None if lengths is None else lengths[some],
+                num_frames=videos.audio_frames,
+                pad_value=videos.layout.audio.pad_value,
+            )
+            yield batch.to(device).ready()
+
+
+class EvaluationVideos:
+    """Annotated videos of a benchmark with their features.
+
+    Args:
+        annotated: what is annotated.
+        layout: folders, streams, and which modalities are read.
+        text: vectors of the steps' texts.
+        texts: texts of all steps of all tasks, and of the background after them where it takes part.
+        lengths: mean length of each text in seconds, or none.
+        window: seconds of sound around each second.
+        audio_frames: frames that these are cut or padded to.
+        batch_size: seconds of a batch.
+    """
+
+    def __init__(
+        self,
+        annotated: LocalizationSet,
+        layout: VideoLayout,
+        text: EvaluationText,
+        texts: Sequence[str],
+        lengths: np.ndarray | None,
+        window: float,
+        audio_frames: int,
+        batch_size: int,
+    ) -> None:
+        self.annotated, self.layout, self.text, self.texts, self.lengths = annotated, layout, text, texts, lengths
+        self.window, self.audio_frames, self.batch_size = window, audio_frames, batch_size
+        self.first, size = {}, 0
+        for task, steps in annotated.tasks.items():
+            self.first[task], size = size, size + len(steps)
+        self.changed = {**annotated.left_out, **annotated.adjusted}
+        if unknown := text.unknown(texts):
+            self.changed["texts of steps without a known word"] = unknown
+
+    def __len__(self) -> int:
+        return len(self.annotated.videos)
+
+    def task(self, number: int) -> str:
+        """Return the task of a video."""
+        return self.annotated.videos[number].task
+
+    def open(self, number: int, finite: bool = True) -> SecondsOfVideo:
+        """Open a video; unless ``finite``, without reading its features.
+
+        Raises:
+            InputError: if its features cannot be used, or do not fit its annotation.
+        """
+        return SecondsOfVideo(self, self.annotated.videos[number], finite)
+
+
 class EvaluationData:
     """Opens the files of benchmarks.
 
@@ -155,3 +271,51 @@ class EvaluationData:
         config = ClipConfig(n_pair=1, min_time=0.0)
         dataset = NarratedVideoDataset(source, config, audio, None if text is None else text.source, training=False)
         return EvaluationClips(source, dataset, text, batch_size)
+
+    def annotated_videos(
+        self,
+        kind: Literal["crosstask", "mining_youtube"],
+        videos: str | None,
+        steps: str,
+        annotations: str,
+        features: str,
+        audio: str | None,
+        modalities: Sequence[str],
+        window: float,
+        audio_frames: int,
+        background: bool,
+        lengths: str | None,
+        frame_rate: float,
+        unknown: Literal["error", "leave_out"],
+        batch_size: int,
+    ) -> EvaluationVideos:
+        """Open the annotated videos of a benchmark; see ``LocalizationBenchmark`` for the arguments.
+
+        Raises:
+            InputError: if annotations, steps, word vectors or the features of a video cannot be used.
+        """
+        if kind == "crosstask":
+            found = read_crosstask(self.root / str(videos), self.root / steps, self.root / annotations)
+            listed = {video.task for video in found.videos}
+            found = replace(found, tasks={task: texts for task, texts in found.tasks.items() if task in listed})
+        else:
+            ids = None if videos is None else self.root / videos
+            found = read_mining_youtube(self.root / annotations, self.root / steps, ids, frame_rate, unknown)
+        texts = [text for own in found.tasks.values() for text in own] + ([BACKGROUND] if background else [])
+        means = None
+        if lengths is not None:
+            means = read_lengths(self.root / lengths, read_classes(self.root / steps)) / frame_rate
+            if len(means) < len(texts):
+                raise InputError(
+                    f"{self.root / steps}: expected the class {BACKGROUND}, found none; set background to false"
+                )
+        layout = replace(
+            self.layout,
+            features=self.root / features,
+            audio_root=self.root / (audio or features),
+            modalities=tuple(modalities),  # type: ignore[arg-type]
+        )
+        opened = EvaluationVideos(found, layout, self.text(texts), texts, means, window, audio_frames, batch_size)
+        for number in range(len(opened)):
+            opened.open(number, finite=False)  # a file that is missing or damaged is told now
+        return opened

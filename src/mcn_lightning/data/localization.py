@@ -34,7 +34,7 @@ class VideoFeatures:
     seconds: int
 
 
-def open_features(layout: VideoLayout, video: str) -> VideoFeatures:
+def open_features(layout: VideoLayout, video: str, finite: bool = True) -> VideoFeatures:
     """Open the features of one video, memory-mapped where possible, and check that all numbers are finite.
 
     Args:
@@ -42,6 +42,7 @@ def open_features(layout: VideoLayout, video: str) -> VideoFeatures:
             one array, or else ``<id><suffix>.npz`` with the array ``features``; below ``audio_root`` there is
             ``<id><suffix>.npz`` or else ``<id>.npz`` with the array ``arr_0``.
         video: id.
+        finite: False leaves the numbers unread, and so unchecked.
 
     Returns:
         Its features.
@@ -53,22 +54,24 @@ def open_features(layout: VideoLayout, video: str) -> VideoFeatures:
     rows, frames, seconds = [], None, 0
     if "video" in layout.modalities:
         for stream in layout.streams:
-            rows.append(_read_stream(layout.features / f"{video}{stream.suffix}", stream.width))
+            rows.append(_read_stream(layout.features / f"{video}{stream.suffix}", stream.width, finite))
         seconds = seconds_of(len(rows[0]), layout.streams[0].rate)
     if "audio" in layout.modalities:
         choices = [layout.audio_root / f"{video}{suffix}.npz" for suffix in (layout.audio.suffix, "")]
         path = _first_file(choices, "the array 'arr_0'")
         frames = read_spectrogram(path, layout.audio.bands)
-        _refuse_non_finite(path, frames.T, "column")
+        if finite:
+            _refuse_non_finite(path, frames.T, "column")
         seconds = seconds or seconds_of(frames.shape[1], FRAME_RATE)
     return VideoFeatures(tuple(rows), frames, seconds)
 
 
-def _read_stream(stem: Path, width: int) -> Tensor:
+def _read_stream(stem: Path, width: int, finite: bool) -> Tensor:
     choices = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".npy", ".npz")]
     path = _first_file(choices, f"rows of {width} numbers")
     rows = _read_npy(path, width) if path.suffix == ".npy" else read_rows(path, width)
-    _refuse_non_finite(path, rows, "row")
+    if finite:
+        _refuse_non_finite(path, rows, "row")
     return rows
 
 
