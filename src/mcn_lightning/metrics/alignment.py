@@ -17,8 +17,11 @@ def align(log_probs: np.ndarray, mean_lengths: np.ndarray | None = None) -> IntA
 
     Maximises the sum of the frames' log-probabilities and, with ``mean_lengths``, of the logarithm of a Poisson
     distribution of each length, ``l log(mean) - mean - log(l!)`` (Richard et al., "NeuralNetwork-Viterbi", CVPR 2018).
-    No beam and no steps of several frames: the maximum is exact up to the rounding of float64. Of equal alignments, the
-    one whose last entry starts first is returned, then the one whose last but one starts first, and so on.
+    No beam and no steps of several frames: the maximum is exact up to the rounding of float64. Of alignments
+    that come out equal, the one whose last entry starts first is returned, then the one whose last but one does, and so
+    on; real-valued scores that are equal on paper may differ by rounding.
+
+    Takes of the order of ``L T`` operations without lengths and of ``L T log T`` with them, and ``L T`` memory.
 
     The score of a run is a difference of sums from the first frame, in which a log-probability as small as -1e15 would
     drown the others: say that a frame cannot belong to an entry by -inf.
