@@ -84,9 +84,14 @@ def layers(recipe: Path) -> list[Path]:
     return [*(bases or [CONFIGS / "demo.yaml"]), recipe]
 
 
-@pytest.mark.parametrize(
-    "recipe", sorted([*CONFIGS.rglob("*.yaml"), *EXPERIMENTS.rglob("*.yaml")]), ids=lambda path: path.stem
-)
+RECIPES = [  # those on the benchmarks' files run in test_benchmarks.py
+    path
+    for path in sorted([*CONFIGS.rglob("*.yaml"), *EXPERIMENTS.rglob("*.yaml")])
+    if path.parent.name not in ("evaluate", "finetune")
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_trains(recipe, overlay, capsys):
     files = [word for path in [*layers(recipe), overlay] for word in ("--config", path)]
     run("fit", *files, "--data.clips.n_pair", 4)
