@@ -14,7 +14,7 @@ ALLOWED = {
     "module": LEVEL_1 | {"data.batch", "distributed"},
     "callbacks": {"metrics", "clustering", "data.batch", "distributed"},
 }
-LIGHTNING = {"data/datamodule.py", "module.py", "cli.py"}
+LIGHTNING = {"data/datamodule.py", "module.py", "cli.py", "convert.py"}
 FILES = sorted(ROOT.rglob("*.py"))
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,10 +13,12 @@ from unittest.mock import patch
 import pytest
 import torch
 import yaml
+from references import model as reference
 from safetensors.torch import load_file
 
 from mcn_lightning.cli import main
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
+from mcn_lightning.module import MCNModule
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 EXPERIMENTS = CONFIGS.with_name("experiments")
@@ -218,7 +221,7 @@ def test_a_file_that_is_no_checkpoint(overlay, capsys, tmp_path):
         (("--model.optimizer.lr", "fast"), "model.optimizer.lr"),
         (("--config", "nope.yaml"), "nope.yaml"),
         (("--data.streams", "[{sufix: _2d}]"), "sufix"),
-        (("--model.weights", "gone.pth"), "--model.weights: gone.pth"),
+        (("--model.weights", "gone.pth"), "--model.weights gone.pth: expected"),
         (
             ("--data.text.kind", "tokens", "--data.text.source", "no/model"),
             "no/model: expected a sentence-transformers",
@@ -289,3 +292,121 @@ def test_a_run_cut_by_max_steps_goes_on_in_the_middle_of_its_epoch(overlay):
 def losses(folder: Path) -> list[tuple[str, str, str]]:
     with open(folder / "metrics.csv", newline="") as file:
         return [(row["epoch"], row["step"], row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+
+
+RELEASES = {
+    "MCN with reconstruction": {},
+    "MCN or AVLnet-Text-Tri": {"recon": False},
+    "AVLnet": {"text": "none"},
+    "AVLnet-Text-Fused": {"text": "fused"},
+}
+
+
+def save_released(folder: Path, kind: str) -> Path:
+    widths = {"video_dim": 16, "text_dim": 8, "audio_widths": (4, 4, 4, 8), "recon_hidden": 8}
+    torch.save(reference.random_released_state_dict(12, **widths, **RELEASES[kind]), folder / "e16.pth")
+    return folder / "e16.pth"
+
+
+def rows_of(said: str) -> dict[str, list[str]]:
+    lines = [line.split() for line in said.splitlines() if re.match("[vat]+->", line)]
+    return {direction: figures for direction, *figures in lines}
+
+
+def embeddings(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(next(folder.rglob("embeddings.safetensors")))
+
+
+@pytest.mark.parametrize("kind", RELEASES)
+def test_released_weights_are_converted_and_evaluated(kind, overlay, tmp_path, capsys):
+    demo = ("--config", CONFIGS / "demo.yaml", "--config", overlay)
+    weights, checkpoint, options = save_released(tmp_path, kind), tmp_path / "mcn.ckpt", tmp_path / "mcn.yaml"
+    run("test", *demo, "--model.weights", weights)
+    said = f"--model.weights {weights}: {kind}, D = 12; model.network follows the weights"
+    assert capsys.readouterr().out.startswith(
+        f"{said}; but model.network.normalize is True here and was False in training\n"
+    )
+    run("convert", "--weights", weights, "--output", checkpoint)
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"{weights}: {kind}, D = 12, ") and f"-> {checkpoint}; " in shown.out
+    assert f"--config {options} --ckpt_path {checkpoint}" in shown.out
+    assert shown.out.count("\n") == 1 and not shown.err
+    MCNModule.load_from_checkpoint(checkpoint, weights_only=True)
+    run("test", *demo, "--config", options, "--model.weights", weights)
+    first = capsys.readouterr().out
+    assert first.startswith(f"{said}\n")
+    run("test", *demo, "--config", options, "--ckpt_path", checkpoint)
+    second = capsys.readouterr().out
+    directions = set(rows_of(first))
+    assert rows_of(first) == rows_of(second)
+    expected = {"AVLnet": {"a->v", "v->a"}, "AVLnet-Text-Fused": {"v->ta", "ta->v"}}
+    assert directions == expected.get(kind, directions) and "random weights" not in second
+    run("predict", *demo, "--config", options, "--ckpt_path", checkpoint)
+    found = embeddings(tmp_path / "runs")
+    assert set(found) == {
+        "AVLnet": {"video", "audio"}, "AVLnet-Text-Fused": {"video", "audio_text"}
+    }.get(kind, {"video", "audio", "text"})  # fmt: skip
+    assert {value.shape[1] for value in found.values()} == {12}
+    message = refusal(capsys, "fit", *demo, "--config", options, "--ckpt_path", checkpoint)
+    assert "weights alone; start from them with --model.weights" in message
+    run("fit", *demo, "--model.weights", checkpoint, "--trainer.limit_val_batches", 0)
+    assert f"--model.weights {checkpoint}: checkpoint of this project, D = 12" in capsys.readouterr().out
+
+
+def test_a_run_from_released_weights_is_evaluated_when_they_are_gone(overlay, tmp_path, capsys):
+    weights = save_released(tmp_path, "AVLnet")
+    run("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, "--model.weights", weights)
+    weights.unlink()
+    folder = folder_of(overlay)
+    capsys.readouterr()
+    run("test", "--config", folder / "config.yaml", "--ckpt_path", folder / "checkpoints" / "last.ckpt")
+    assert set(rows_of(capsys.readouterr().out)) == {"a->v", "v->a"}
+
+
+def test_weights_that_do_not_fit_the_data_are_refused_in_one_line(overlay, tmp_path, capsys):
+    demo = ("test", "--config", CONFIGS / "demo.yaml", "--config", overlay, "--model.weights")
+    fused = save_released(tmp_path, "AVLnet-Text-Fused")
+    for words, part in (
+        (
+            ("--data.streams", "[{suffix: _2d, rate: 1.0, width: 8}]"),
+            "expected 16 values of the video feature, found 8",
+        ),
+        (("--data.modalities", "[video, audio]"), "expected all of video, audio, text"),
+        (("--retrieval.directions", "[t->v]"), "use ta->v or v->ta"),
+    ):
+        told = [line for line in refusal(capsys, *demo, fused, *words).splitlines() if line.startswith("error: ")]
+        assert len(told) == 1 and part in told[0]
+        assert told[0].startswith((f"error: --model.weights {fused}: ", "error: --retrieval.directions: t->v: "))
+
+
+def test_what_cannot_be_converted_is_told_in_one_line(tmp_path, capsys, monkeypatch):
+    weights, checkpoint = save_released(tmp_path, "AVLnet"), tmp_path / "a.ckpt"
+    words = ("convert", "--weights", weights, "--output")
+    state = torch.load(weights, weights_only=True)
+    del state["GU_video.fc.bias"]
+    torch.save(state, tmp_path / "cut.pth")
+    for command, part in (
+        ((*words, tmp_path / "a.pth"), "--output: expected a name ending in .ckpt"),
+        ((*words, tmp_path / "no" / "a.ckpt"), f"expected the folder {tmp_path / 'no'}, found none"),
+        (("convert", "--weights", tmp_path / "b.pth", "--output", checkpoint), f"--weights {tmp_path / 'b.pth'}: "),
+        (("convert", "--weights", tmp_path / "cut.pth", "--output", checkpoint), "GU_video.fc.bias is missing"),
+    ):
+        message = refusal(capsys, *command)
+        assert message.startswith("error: ") and part in message and message.strip().count("\n") == 0
+    save = torch.save
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    message = refusal(capsys, *words, checkpoint)
+    assert f"--output {checkpoint}: expected to write there, found" in message and "No space left" in message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.pth", "e16.pth"]
+    monkeypatch.setattr(torch, "save", save)
+    (tmp_path / "other.ckpt.partial").touch()
+    run(*words, checkpoint)
+    assert (tmp_path / "other.ckpt.partial").exists()
+    capsys.readouterr()
+    assert f"expected nothing at {checkpoint}, found a file" in refusal(capsys, *words, checkpoint)
+    again = ("convert", "--weights", checkpoint, "--output", tmp_path / "c.ckpt")
+    assert "give it to --ckpt_path" in refusal(capsys, *again)

@@ -1,10 +1,10 @@
-"""The command: ``lightning fit|validate|test|predict --config FILE...`` and ``lightning synthetic``."""
+"""The command: ``lightning fit|validate|test|predict --config FILE...`` and the other commands beside these."""
 
 from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,6 +33,7 @@ from mcn_lightning.callbacks import (
     WholeCheckpoints,
     last_checkpoint,
 )
+from mcn_lightning.convert import convert_weights
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.data.packing import PackConfig
@@ -40,6 +41,7 @@ from mcn_lightning.data.shard_files import ShardIndex
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.losses import NotFiniteError
 from mcn_lightning.models.released import WeightsError
+from mcn_lightning.models.weights import SHAPE
 from mcn_lightning.module import MCNModule
 from mcn_lightning.results import results_table
 
@@ -69,11 +71,15 @@ def data_seed(seed: int | bool) -> int:
     return int(seed)
 
 
-def check_checkpoint(path: Path) -> None:
-    """Refuse a file that is no checkpoint of this project.
+def check_checkpoint(path: Path, resume: bool = False) -> dict[str, Any]:
+    """Return what is in a checkpoint, and refuse a file that is none of this project.
+
+    Args:
+        path: the file.
+        resume: whether a run should go on from it.
 
     Raises:
-        InputError: if it is absent, cut short, or holds something else.
+        InputError: if it is absent, cut short, holds something else, or has weights alone and a run should go on.
     """
     if not path.is_file():
         raise InputError(f"--ckpt_path: expected a checkpoint, found no file at {path}")
@@ -87,6 +93,12 @@ def check_checkpoint(path: Path) -> None:
             f"--ckpt_path: expected a checkpoint of a run, found {path}, which is none; weights in the authors' naming "
             "go to --model.weights"
         )
+    if resume and "optimizer_states" not in found:
+        raise InputError(
+            f"--ckpt_path: expected a checkpoint that a run can go on from, found {path}, which has weights alone; "
+            "start from them with --model.weights"
+        )
+    return found
 
 
 def is_first_process() -> bool:
@@ -141,8 +153,13 @@ class MCNCLI(LightningCLI):
         if command != "fit" and not path and "kind" in model.get("clustering", {}):
             model["clustering"]["kind"] = "none"  # nothing was clustered, and an empty queue can take gigabytes
         if path and path not in ("last", "best", "hpc"):
-            check_checkpoint(Path(path))
-            if command != "fit":  # the run may have started from weights that are gone; the checkpoint has its own
+            saved = check_checkpoint(Path(path), resume=command == "fit")
+            # the run may have started from weights that are gone; the checkpoint has its own, in the shape of those
+            if command != "fit" and model.get("weights"):
+                network = saved.get("hyper_parameters", {}).get("network", {})
+                for name in (name for name in SHAPE if name in network):
+                    value = network[name]
+                    model["network"][name] = list(value) if isinstance(value, tuple) else value
                 model["weights"] = None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -258,6 +275,15 @@ def write_generated(root: str, synthetic: SyntheticConfig = SyntheticConfig()) -
     print(f"wrote {synthetic.videos} training and {synthetic.held_out} held-out videos to {root}")
 
 
+COMMANDS: dict[str, Callable[..., None]] = {
+    "synthetic": write_generated,
+    "verify": verify_shards,
+    "table": print_table,
+    "convert": convert_weights,
+}
+"""Commands that need no trainer."""
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command.
 
@@ -266,14 +292,8 @@ def main(args: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if args is None else args
     try:
-        if words[:1] == ["synthetic"]:
-            auto_cli(write_generated, args=words[1:], prog="lightning synthetic", as_positional=False)
-            return
-        if words[:1] == ["verify"]:
-            auto_cli(verify_shards, args=words[1:], prog="lightning verify", as_positional=False)
-            return
-        if words[:1] == ["table"]:
-            auto_cli(print_table, args=words[1:], prog="lightning table", as_positional=False)
+        if words and words[0] in COMMANDS:
+            auto_cli(COMMANDS[words[0]], args=words[1:], prog=f"lightning {words[0]}", as_positional=False)
             return
         command: Any = MCNCLI
         if words[:1] == ["prepare"]:
@@ -293,7 +313,7 @@ def main(args: list[str] | None = None) -> None:
                 "version": __version__,
                 "description": "Train and evaluate Multimodal Clustering Networks. Beside the commands below: "
                 "prepare (pack a data set into shards), verify (check shards), synthetic (write generated videos), "
-                "table (of what runs reached); "
+                "table (of what runs reached), convert (weights of the authors' releases to a checkpoint); "
                 "each has its own --help.",
             },
             trainer_defaults={

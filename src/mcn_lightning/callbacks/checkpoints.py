@@ -25,7 +25,14 @@ class WholeCheckpoints(TorchCheckpointIO):
     """Checkpoints that are there whole or not at all, whenever the process is killed.
 
     Lightning writes to the folder of temporary files and moves, which copies where that is another file system.
+
+    Args:
+        tidy: remove what killed runs left half-written in the folder, which must be that of one run.
     """
+
+    def __init__(self, tidy: bool = True) -> None:
+        super().__init__()
+        self.tidy = tidy
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write beside the place, see the bytes to the disk, rename; remove what killed runs left half-written.
@@ -39,7 +46,7 @@ class WholeCheckpoints(TorchCheckpointIO):
             return super().save_checkpoint(checkpoint, path, storage_options)
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f"*{PARTIAL}"):
+        for left in path.parent.glob(f"*{PARTIAL}") if self.tidy else ():
             left.unlink(missing_ok=True)
         partial = path.with_name(path.name + PARTIAL)
         try:

@@ -33,6 +33,8 @@ SHAPE = (
     "fuse_audio_text",
 )
 """Fields of NetworkConfig that decide which weights there are and how large."""
+BEHAVIOUR = ("audio_pool", "mask_audio", "mask_words", "normalize")
+"""Fields of NetworkConfig that no weight tells and that change the embeddings; the defaults are as released."""
 _OF_DATA = {
     "video_dim": ("video", "values of the video feature", "--data.streams"),
     "audio_bands": ("audio", "mel bands", "--data.audio.bands"),
@@ -50,7 +52,7 @@ class Weights:
         kind: what they are of: one of ``released_kind``, or a checkpoint of this project.
         shape: the fields of ``NetworkConfig`` that they decide.
         state: the weights under our names.
-        behaviour: the other fields of ``NetworkConfig``, where the file tells them.
+        behaviour: fields of ``NetworkConfig`` that no weight tells, as they were in training.
     """
 
     source: str
@@ -106,11 +108,11 @@ class Weights:
         if absent:
             text += f", without those of {' and '.join(absent)}, which data.modalities lacks"
         changed = [
-            f"{name} is {getattr(config, name)} and was {value}"
+            f"{name} is {getattr(config, name)} here and was {value}"
             for name, value in self.behaviour.items()
             if getattr(config, name) != value
         ]
-        return text + (f"; but model.network.{', '.join(changed)} when they were saved" if changed else "")
+        return text + (f"; but model.network.{', '.join(changed)} in training" if changed else "")
 
 
 def read_weights(path: str | Path) -> Weights:
@@ -126,8 +128,9 @@ def read_weights(path: str | Path) -> Weights:
     if isinstance(content, Mapping) and isinstance(content.get("hyper_parameters"), Mapping):
         return _own(content, str(path))
     state = find_state(content, path)
+    behaviour = {name: getattr(NetworkConfig(), name) for name in BEHAVIOUR}
     try:
-        return Weights(str(path), released_kind(state), _complete(released_config(state)), rename(state), {})
+        return Weights(str(path), released_kind(state), _complete(released_config(state)), rename(state), behaviour)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
 
@@ -149,8 +152,7 @@ def _own(content: Mapping[str, Any], source: str) -> Weights:
         )
     prefix = "network."
     names = [name for name in state if name.startswith(prefix) and not name.startswith("network.text.embedder.")]
-    fields = {field.name for field in dataclasses.fields(NetworkConfig)}
-    behaviour = {name: value for name, value in network.items() if name in fields - set(SHAPE)}
+    behaviour = {name: network[name] for name in BEHAVIOUR if name in network}
     return Weights(
         source, OWN, _complete(network), {name.removeprefix(prefix): state[name] for name in names}, behaviour
     )
