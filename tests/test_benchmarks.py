@@ -19,12 +19,17 @@ import torch
 import yaml
 from benchmark_files import STREAMS, write, write_all, youcook2
 from references.localization import alignment_score, assignment_total
+from references.model import embed as embed_released
+from references.model import random_released_state_dict
 from safetensors.torch import load_file
 from test_cli import run
 
 from mcn_lightning.callbacks.localization import Entry, second_labels, transcript
 from mcn_lightning.data.annotations import Segment
-from mcn_lightning.data.retrieval import class_text
+from mcn_lightning.data.evaluation import EvaluationText
+from mcn_lightning.data.features import AudioConfig, VisualStream
+from mcn_lightning.data.retrieval import PickledClips, class_text
+from mcn_lightning.data.text import TextConfig
 
 TOP = Path(__file__).parents[1]
 EVALUATE = sorted((TOP / "configs" / "evaluate").glob("*.yaml"))
@@ -346,3 +351,41 @@ def test_references_are_of_use():
     scores = np.array([[1.0, 0.0], [0.0, 2.0]])
     assert assignment_total(scores) == 3.0
     assert alignment_score(np.log(np.full((2, 2), 0.5)), [0, 1, 2], None) == pytest.approx(2 * np.log(0.5))
+
+
+RELEASES = {
+    "mcn": ({}, "MCN with reconstruction", "t->va"),
+    "tri": ({"recon": False}, "AVLnet-Text-Tri", "t->va"),
+    "avlnet": ({"recon": False, "text": "none"}, "AVLnet", "a->v"),
+    "fused": ({"recon": False, "text": "fused"}, "AVLnet-Text-Fused", "ta->v"),
+}
+
+
+@pytest.mark.parametrize("kind", RELEASES)
+def test_released_weights_are_evaluated_as_they_are(kind, files, tmp_path, capsys):
+    options, said, direction = RELEASES[kind]
+    widths = {"video_dim": 16, "text_dim": 8, "audio_widths": (4, 4, 6, 8), "recon_hidden": 5}
+    state = random_released_state_dict(12, **widths, **options)
+    torch.save(state, tmp_path / "e16.pth")
+    words = ["--config", TOP / "configs" / "evaluate" / "youcook2.yaml", "--config", overlay(tmp_path, files)]
+    run("test", *words, "--model.weights", tmp_path / "e16.pth")
+    out = capsys.readouterr().out
+    assert said in out and "D = 12" in out
+    found = figures(tmp_path)
+    assert f"youcook2/{direction}/R@10" in found
+    clips = PickledClips(files / "youcook_val_audio.pkl", [VisualStream(**stream) for stream in STREAMS], AudioConfig())
+    config = TextConfig(source="word_vectors.txt", dim=8, max_words=8)
+    text = EvaluationText(config, files / "word_vectors.txt", clips.texts())
+    records = [clips.record(number) for number in range(len(clips))]
+    audio = torch.stack([torch.nn.functional.pad(each.audio, (0, 5120 - each.audio.shape[1])) for each in records])
+    lengths = torch.tensor([each.audio.shape[1] for each in records])
+    streams = [torch.stack([each.streams[n][0].float() for each in records]) for n in (0, 1)]
+    video = torch.cat([torch.nn.functional.normalize(stream, dim=1) for stream in streams], dim=1)
+    with torch.no_grad():
+        vectors = text.vectors([each.text for each in records], "cpu")
+        embedded = embed_released(state, video, audio, lengths, vectors, training=False)
+    rows = {name: value.numpy() for name, value in embedded.items() if value is not None}
+    query = {"t->va": "text", "a->v": "audio", "ta->v": "audio_text"}[direction]
+    gallery = rows["video"] + rows["audio"] if direction == "t->va" else rows["video"]
+    for k in (1, 5, 10):
+        assert found[f"youcook2/{direction}/R@{k}"] == pytest.approx(recall(rows[query], gallery, k))

@@ -69,13 +69,11 @@ class EvaluationClips:
     ) -> None:
         self.source, self.dataset, self.text, self.batch_size = source, dataset, text, batch_size
         self.ids = tuple(source.ids)
-        records = [source.record(number) for number in range(len(source))]
+        records = [source.open(number).record for number in range(len(source))]  # refuses silence unless it is wanted
         self.silent = tuple(record.audio is None for record in records)
         self.texts = tuple(record.text for record in records)
         self.labels = None if source.classes is None else torch.tensor([record.label for record in records])
         self.splits = torch.tensor([record.split for record in records])
-        for number in range(len(source)):
-            source.open(number)  # refuses silence where it is not wanted
 
     def class_texts(self) -> list[str]:
         """Return the name of each class as words, in the order of the labels."""
