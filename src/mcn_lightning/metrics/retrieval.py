@@ -52,11 +52,14 @@ def expected_ranks(queries: Tensor, gallery: Tensor, targets: Tensor, chunk: int
     rows, column_of_item, copies = distinct_rows(gallery.to(dtype))
     columns = column_of_item[targets]
     size = rows_at_once(chunk, len(rows))
-    ranks = []
-    for part, column in zip(queries.split(size), columns.split(size), strict=True):
-        scores = dot_products(part, rows)
-        ranks.append(expected_rank(scores, scores.gather(1, column[:, None])[:, 0], copies))
-    return torch.cat(ranks)
+    parts = zip(queries.split(size), columns.split(size), strict=True)
+    return torch.cat([_ranks_of_block(part, rows, column, copies) for part, column in parts])
+
+
+def _ranks_of_block(queries: Tensor, rows: Tensor, columns: Tensor, copies: Tensor) -> Tensor:
+    """Ranks ``(B,)``; a function, so that the scores are gone before the next block is scored."""
+    scores = dot_products(queries, rows)
+    return expected_rank(scores, scores.gather(1, columns[:, None])[:, 0], copies)
 
 
 def _check_targets(targets: Tensor, queries: int, items: int, chunk: int) -> None:

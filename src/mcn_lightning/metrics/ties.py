@@ -5,20 +5,29 @@ Letters: B queries, N gallery items, U different gallery items, D embedding widt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 # most scores held at once, 256 MB in float32: fewer queries are scored at a time against a larger gallery
 MOST_SCORES = 2**26
-# rows or columns that are worked on at a time where a temporary copy is made, so that it stays in the processor's cache
-TILE = 1024
+# most numbers in a temporary copy, so that it stays in the processor's cache
+TILE = 2**18
 
 
 def rows_at_once(chunk: int, columns: int) -> int:
     """Tell how many queries to score at a time: ``chunk``, or what keeps the scores to `MOST_SCORES`, at least 1."""
     return max(1, min(chunk, MOST_SCORES // columns))
+
+
+def _tiles(rows: Tensor, values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Blocks of rows ``(N, D)`` of about `TILE` numbers, each with its part of ``(N,)``.
+
+    Results are written there: small tensors left among large temporary ones would keep their memory from being reused.
+    """
+    size = max(1, TILE // max(1, rows.shape[1]))
+    return zip(rows.split(size), values.split(size), strict=True)
 
 
 def check_embeddings(queries: Tensor, gallery: Tensor) -> None:
@@ -37,8 +46,11 @@ def check_embeddings(queries: Tensor, gallery: Tensor) -> None:
     if len(queries) == 0 or len(gallery) == 0:
         raise ValueError(f"nothing to rank: {len(queries)} queries against a gallery of {len(gallery)} items")
     for name, embeddings in (("query", queries), ("gallery", gallery)):
-        bad = ~torch.cat([part.isfinite().all(dim=1) for part in embeddings.split(TILE)])
-        if bad.any():
+        finite = torch.empty(len(embeddings), dtype=torch.bool, device=embeddings.device)
+        for part, found in _tiles(embeddings, finite):
+            torch.all(part.isfinite(), dim=1, out=found)
+        if not finite.all():
+            bad = ~finite
             first = int(bad.nonzero()[0])
             raise ValueError(
                 f"{int(bad.sum())} of {len(bad)} {name} embeddings have NaN or infinity, first row {first}"
@@ -74,8 +86,7 @@ def distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if len(distinct) == len(rows):
         return rows, numbers, torch.ones_like(numbers)
     first = torch.full_like(distinct, len(rows)).scatter_reduce_(0, column, numbers, "amin")
-    parts = zip(rows.split(TILE), column.split(TILE), strict=True)
-    same = [(part == rows[first[columns]]).all() for part, columns in parts]
+    same = [(part == rows[first[columns]]).all() for part, columns in _tiles(rows, column)]
     if not torch.stack(same).all():
         return torch.unique(rows, dim=0, return_inverse=True, return_counts=True)
     return rows[first], column, copies
@@ -86,8 +97,11 @@ def _row_keys(rows: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     factors = torch.randint(-(2**62), 2**62, rows.shape[1:], generator=generator).to(rows.device) | 1
     bits = torch.int32 if rows.element_size() == 4 else torch.int64
-    # adding 0.0 makes 0.0 of -0.0
-    return torch.cat([((part + 0.0).view(bits).long() * factors).sum(dim=1) for part in rows.split(TILE)])
+    keys = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
+    for part, found in _tiles(rows, keys):
+        # adding 0.0 makes 0.0 of -0.0
+        torch.sum((part + 0.0).view(bits).long().mul_(factors), dim=1, out=found)
+    return keys
 
 
 def dot_products(queries: Tensor, rows: Tensor) -> Tensor:
@@ -125,7 +139,8 @@ def expected_rank(scores: Tensor, own: Tensor, copies: Tensor) -> Tensor:
     """
     weights = copies.double()
     ahead = torch.zeros(len(scores), dtype=torch.float64, device=scores.device)
-    for part, weight in zip(scores.split(TILE, dim=1), weights.split(TILE), strict=True):
+    width = max(1, TILE // len(scores))
+    for part, weight in zip(scores.split(width, dim=1), weights.split(width), strict=True):
         ahead += (part - own[:, None]).sign_().double() @ weight
     return (weights.sum() + 1 + ahead) / 2
 
