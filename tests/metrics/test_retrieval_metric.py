@@ -10,7 +10,7 @@ import torch
 import torch.multiprocessing as mp
 from references import retrieval as reference
 
-from mcn_lightning.metrics import RetrievalRecall, expected_ranks, query_density, retrieval_metrics
+from mcn_lightning.metrics import RetrievalRecall, expected_ranks, query_density, retrieval_metrics, ties
 from mcn_lightning.metrics.items import first_of_each, gather_rows, hash_ids
 
 
@@ -71,6 +71,51 @@ def test_repeated_gallery_rows_tie_exactly_wherever_they_stand(chunk):
     assert ((ranks - 2) % 3 == 0).all()
 
 
+def test_ranks_do_not_depend_on_how_many_scores_fit_in_memory(monkeypatch):
+    queries, gallery = integer_embeddings(40, 5, 0), integer_embeddings(30, 5, 1)
+    targets = torch.arange(40) % 30
+    expected = reference.expected_ranks(queries, gallery, targets.tolist())
+    for most in (1, 29, 95, 10_000):
+        monkeypatch.setattr(ties, "MOST_SCORES", most)
+        assert ties.rows_at_once(7, 30) == max(1, min(7, most // 30))
+        assert expected_ranks(queries, gallery, targets).tolist() == expected
+
+
+def test_memory_for_scores_is_bounded_whatever_the_gallery():
+    assert ties.rows_at_once(1024, 3_350) == 1024
+    assert ties.rows_at_once(1024, 100_000) == 671
+    assert ties.rows_at_once(1024, 10**9) == 1
+
+
+def test_negative_zero_is_zero():
+    gallery = torch.tensor([[0.0, 1.0, 2.0], [-0.0, 1.0, 2.0], [1.0, 0.0, 0.0]])
+    rows, column, copies = ties.distinct_rows(gallery)
+    assert rows.tolist() == [[0, 1, 2], [1, 0, 0]] or rows.tolist() == [[1, 0, 0], [0, 1, 2]]
+    assert torch.equal(rows[column], gallery)
+    assert sorted(copies.tolist()) == [1, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("keys", ["own", "all the same"])
+def test_distinct_rows_are_those_of_a_set_even_where_keys_collide(dtype, keys, monkeypatch):
+    rows = integer_embeddings(3000, 4, 0).to(dtype)
+    if keys == "all the same":
+        monkeypatch.setattr(ties, "_row_keys", lambda rows: torch.zeros(len(rows), dtype=torch.int64))
+    distinct, column, copies = ties.distinct_rows(rows)
+    assert {tuple(row) for row in distinct.tolist()} == {tuple(row) for row in rows.tolist()}
+    assert len({tuple(row) for row in distinct.tolist()}) == len(distinct)
+    assert torch.equal(distinct[column], rows)
+    assert torch.equal(copies, torch.bincount(column))
+
+
+def test_rows_without_equals_are_not_copied():
+    rows = torch.randn(3000, 4)
+    distinct, column, copies = ties.distinct_rows(rows)
+    assert distinct.data_ptr() == rows.data_ptr()
+    assert torch.equal(column, torch.arange(3000))
+    assert (copies == 1).all()
+
+
 def test_low_precision_input_is_scored_in_float32():
     queries, gallery = integer_embeddings(6, 400, 0), integer_embeddings(6, 400, 1)
     targets = torch.arange(6)
@@ -116,6 +161,7 @@ def test_summary_equals_the_reference(count):
 
 def test_infinite_ranks_are_misses():
     summary = retrieval_metrics(torch.tensor([1.0, 3.0, math.inf, math.inf]))
+    assert list(summary) == ["R@1", "R@5", "R@10", "R@50", "median_rank", "mean_rank"]
     assert (float(summary["R@1"]), float(summary["R@10"])) == (25, 50)
     assert (float(summary["median_rank"]), float(summary["mean_rank"])) == (math.inf, 2)
     assert float(retrieval_metrics(torch.tensor([math.inf]))["mean_rank"]) == math.inf
@@ -179,6 +225,19 @@ def test_batches_equal_all_at_once_in_any_order():
     assert plain(parts.compute()) == summary
 
 
+def test_ranks_come_with_the_hashes_of_their_ids_in_one_order():
+    ids, queries, gallery = pairs()
+    metric = RetrievalRecall()
+    order = torch.randperm(37).tolist()
+    for rows in (order[:20], order[15:]):
+        metric.update([ids[i] for i in rows], queries[rows], gallery[rows])
+    hashes, ranks = metric.ranks()
+    assert torch.equal(hashes, hash_ids(ids).sort().values)
+    expected = expected_ranks(queries, gallery, torch.arange(37))
+    assert torch.equal(ranks, expected[hash_ids(ids).sort().indices])
+    assert plain(metric.compute()) == plain(retrieval_metrics(ranks))
+
+
 def test_an_id_counts_once():
     ids, queries, gallery = pairs()
     metric = RetrievalRecall()
@@ -198,7 +257,7 @@ def test_one_item_is_found():
 def test_collapsed_model_scores_chance():
     metric = RetrievalRecall()
     metric.update([str(i) for i in range(100)], torch.ones(100, 8), torch.ones(100, 8))
-    assert plain(metric.compute()) == {"R@1": 0, "R@5": 0, "R@10": 0, "median_rank": 50.5, "mean_rank": 50.5}
+    assert plain(metric.compute()) == {"R@1": 0, "R@5": 0, "R@10": 0, "R@50": 0, "median_rank": 50.5, "mean_rank": 50.5}
 
 
 def test_items_never_seen_count_as_misses():
@@ -257,6 +316,7 @@ def run_worker(rank: int, folder: str) -> None:
         part = rows[start : start + 8]
         shared.update([ids[i] for i in part], queries[part], gallery[part])
     results["shared"] = plain(shared.compute())
+    results["ranks"] = [part.tolist() for part in shared.ranks()]
     shared.update([ids[0]], queries[:1], gallery[:1])
     results["again"] = plain(shared.compute())
     idle = RetrievalRecall()
@@ -276,9 +336,11 @@ def test_two_processes_equal_one(tmp_path):
     alone = RetrievalRecall()
     alone.update(ids, queries, gallery)
     expected = plain(alone.compute())
+    ranks = [part.tolist() for part in alone.ranks()]
     for rank in (0, 1):
         assert torch.load(tmp_path / f"{rank}.pt") == {
             "shared": expected,
+            "ranks": ranks,
             "again": expected,
             "idle": expected,
             "uneven": [[], [[1, 1]]],

@@ -1,7 +1,8 @@
-"""Measures of embeddings, clusters, steps and transcripts: pure functions, and torchmetrics classes around them."""
+"""Measures of embeddings and clusters: pure functions, and torchmetrics classes around them."""
 
 from mcn_lightning.metrics.alignment import align, foreground_mean, frame_accuracy, frame_labels, segment_overlap
 from mcn_lightning.metrics.clustering import ClusterQuality, LabelledFeatures, adjusted_rand_index, mean_entropy, purity
+from mcn_lightning.metrics.full_video import FullVideoRetrieval, full_video_metrics
 from mcn_lightning.metrics.localization import (
     StepCounts,
     assign_steps,
@@ -11,10 +12,13 @@ from mcn_lightning.metrics.localization import (
     recall_pooled,
     step_hits,
 )
+from mcn_lightning.metrics.recognition import ClassAccuracy, class_metrics, neighbour_metrics
 from mcn_lightning.metrics.retrieval import RetrievalRecall, expected_ranks, query_density, retrieval_metrics
 
 __all__ = [
+    "ClassAccuracy",
     "ClusterQuality",
+    "FullVideoRetrieval",
     "LabelledFeatures",
     "RetrievalRecall",
     "StepCounts",
@@ -22,12 +26,15 @@ __all__ = [
     "align",
     "assign_steps",
     "average_precision",
+    "class_metrics",
     "expected_ranks",
     "foreground_mean",
     "frame_accuracy",
     "frame_labels",
+    "full_video_metrics",
     "mean_average_precision",
     "mean_entropy",
+    "neighbour_metrics",
     "purity",
     "query_density",
     "recall_mean_over_videos",

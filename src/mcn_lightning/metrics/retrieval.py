@@ -10,6 +10,14 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from mcn_lightning.metrics.items import concatenated, first_of_each, gather_rows, hash_ids
+from mcn_lightning.metrics.ties import (
+    check_embeddings,
+    check_ks,
+    distinct_rows,
+    dot_products,
+    expected_rank,
+    rows_at_once,
+)
 
 
 @torch.no_grad()
@@ -22,11 +30,15 @@ def expected_ranks(queries: Tensor, gallery: Tensor, targets: Tensor, chunk: int
     item's score is read from the product that the others are compared in. Scores are float32 (float64 for float64
     input) at the float32 matmul precision in force; autocast is switched off.
 
+    The working memory is bounded at any size: ``chunk * N`` scores, never more than 2**26 (256 MB in float32; fewer
+    queries are scored at a time where that is less), about 50 bytes an item, and a copy of the gallery only where it
+    has equal rows or another precision. There may be more or fewer queries than items, and several queries of one item.
+
     Args:
         queries: query embeddings, ``(N_q, D)``.
         gallery: embeddings of the items, ``(N, D)``.
         targets: gallery row of each query's true item, ``(N_q,)`` int64.
-        chunk: queries scored at a time; the working memory is about ``4 * chunk * N`` bytes.
+        chunk: most queries scored at a time.
 
     Returns:
         Ranks from 1 to N in steps of one half, ``(N_q,)`` float64.
@@ -34,53 +46,31 @@ def expected_ranks(queries: Tensor, gallery: Tensor, targets: Tensor, chunk: int
     Raises:
         ValueError: if shapes do not fit, a target is no gallery row, or an embedding or a score is not finite.
     """
-    _check_rank_input(queries, gallery, targets, chunk)
+    check_embeddings(queries, gallery)
+    _check_targets(targets, len(queries), len(gallery), chunk)
     dtype = torch.promote_types(torch.promote_types(queries.dtype, gallery.dtype), torch.float32)
-    rows, row_of_item, copies = torch.unique(gallery.to(dtype), dim=0, return_inverse=True, return_counts=True)
-    column_of_target = row_of_item[targets]
-    ranks = []
-    with torch.autocast(queries.device.type, enabled=False):
-        for start in range(0, len(queries), chunk):
-            scores = queries[start : start + chunk].to(dtype) @ rows.T
-            ranks.append(_ranks_in_block(scores, column_of_target[start : start + chunk], copies, chunk))
-    return torch.cat(ranks)
+    rows, column_of_item, copies = distinct_rows(gallery.to(dtype))
+    columns = column_of_item[targets]
+    size = rows_at_once(chunk, len(rows))
+    parts = zip(queries.split(size), columns.split(size), strict=True)
+    return torch.cat([_ranks_of_block(part, rows, column, copies) for part, column in parts])
 
 
-def _ranks_in_block(scores: Tensor, targets: Tensor, copies: Tensor, chunk: int) -> Tensor:
-    """Ranks ``(N_q,)`` from scores ``(N_q, N)``, compared ``chunk`` columns at a time to save memory."""
-    if not scores.isfinite().all():
-        raise ValueError("a retrieval score is not finite although the embeddings are: they are too large for float32")
-    own = scores.gather(1, targets[:, None])
-    higher = torch.zeros_like(targets)
-    same = torch.zeros_like(targets)
-    for start in range(0, scores.shape[1], chunk):
-        tile, counts = scores[:, start : start + chunk], copies[start : start + chunk]
-        higher += torch.where(tile > own, counts, 0).sum(dim=1)
-        same += torch.where(tile == own, counts, 0).sum(dim=1)
-    return 1 + higher.double() + (same.double() - 1) / 2
+def _ranks_of_block(queries: Tensor, rows: Tensor, columns: Tensor, copies: Tensor) -> Tensor:
+    """Ranks ``(B,)``; a function, so that the scores are gone before the next block is scored."""
+    scores = dot_products(queries, rows)
+    return expected_rank(scores, scores.gather(1, columns[:, None])[:, 0], copies)
 
 
-def _check_rank_input(queries: Tensor, gallery: Tensor, targets: Tensor, chunk: int) -> None:
-    if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
-        shapes = f"{tuple(queries.shape)} and {tuple(gallery.shape)}"
-        raise ValueError(f"queries (N_q, D) and gallery (N, D) must be matrices of one width D, got {shapes}")
-    if len(queries) == 0 or len(gallery) == 0:
-        raise ValueError(f"nothing to rank: {len(queries)} queries against a gallery of {len(gallery)} items")
-    if targets.shape != (len(queries),) or targets.dtype != torch.int64:
+def _check_targets(targets: Tensor, queries: int, items: int, chunk: int) -> None:
+    if targets.shape != (queries,) or targets.dtype != torch.int64:
         found = f"{tuple(targets.shape)} {targets.dtype}"
-        raise ValueError(f"targets must be int64 with one gallery row for each of {len(queries)} queries, got {found}")
-    if targets.min() < 0 or targets.max() >= len(gallery):
+        raise ValueError(f"targets must be int64 with one gallery row for each of {queries} queries, got {found}")
+    if targets.min() < 0 or targets.max() >= items:
         found = f"{int(targets.min())} to {int(targets.max())}"
-        raise ValueError(f"targets must be gallery rows from 0 to {len(gallery) - 1}, got {found}")
+        raise ValueError(f"targets must be gallery rows from 0 to {items - 1}, got {found}")
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
-    for name, embeddings in (("query", queries), ("gallery", gallery)):
-        bad = ~embeddings.isfinite().all(dim=1)
-        if bad.any():
-            first = int(bad.nonzero()[0])
-            raise ValueError(
-                f"{int(bad.sum())} of {len(bad)} {name} embeddings have NaN or infinity, first row {first}"
-            )
 
 
 def query_density(gallery: Tensor, centroids: Tensor, sizes: Tensor, temperature: float) -> Tensor:
@@ -105,7 +95,7 @@ def query_density(gallery: Tensor, centroids: Tensor, sizes: Tensor, temperature
         return temperature * torch.logsumexp(gallery.float() @ centroids.float().T / temperature + shares, dim=1)
 
 
-def retrieval_metrics(ranks: Tensor, ks: Sequence[int] = (1, 5, 10)) -> dict[str, Tensor]:
+def retrieval_metrics(ranks: Tensor, ks: Sequence[int] = (1, 5, 10, 50)) -> dict[str, Tensor]:
     """Summarise ranks.
 
     Args:
@@ -120,7 +110,7 @@ def retrieval_metrics(ranks: Tensor, ks: Sequence[int] = (1, 5, 10)) -> dict[str
     Raises:
         ValueError: if there are no ranks, or one is below 1 or NaN, or a cut-off is below 1.
     """
-    _check_ks(ks)
+    check_ks(ks)
     if ranks.ndim != 1 or len(ranks) == 0:
         raise ValueError(f"ranks must be (N_q,) with at least one query, got shape {tuple(ranks.shape)}")
     if not (ranks >= 1).all():
@@ -134,11 +124,6 @@ def retrieval_metrics(ranks: Tensor, ks: Sequence[int] = (1, 5, 10)) -> dict[str
     return {name: value.float() for name, value in (result | {"median_rank": median, "mean_rank": mean}).items()}
 
 
-def _check_ks(ks: Sequence[int]) -> None:
-    if len(ks) == 0 or any(k < 1 for k in ks):
-        raise ValueError(f"ks must be cut-offs of at least 1, such as (1, 5, 10), got {tuple(ks)}")
-
-
 class RetrievalRecall(Metric):
     """Retrieval among all items seen, where row i of the queries belongs to row i of the gallery.
 
@@ -147,7 +132,7 @@ class RetrievalRecall(Metric):
 
     Args:
         ks: cut-offs of the recall.
-        chunk: queries scored at a time, see `expected_ranks`.
+        chunk: most queries scored at a time, see `expected_ranks`.
         benchmark_size: items that the benchmark has; those never seen count as misses (1000 for MSR-VTT, where 968
             clips have audio). By default every item is expected to be seen.
         **kwargs: of ``torchmetrics.Metric``. ``compute_on_cpu=True`` keeps the embeddings on the CPU and ranks there.
@@ -161,10 +146,10 @@ class RetrievalRecall(Metric):
     gallery: list[Tensor]
 
     def __init__(
-        self, ks: Sequence[int] = (1, 5, 10), chunk: int = 1024, benchmark_size: int | None = None, **kwargs: Any
+        self, ks: Sequence[int] = (1, 5, 10, 50), chunk: int = 1024, benchmark_size: int | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**{"dist_sync_fn": gather_rows, **kwargs})
-        _check_ks(ks)
+        check_ks(ks)
         self.ks = tuple(ks)
         self.chunk = chunk
         self.benchmark_size = benchmark_size
@@ -192,6 +177,31 @@ class RetrievalRecall(Metric):
         self.queries.append(queries.detach().float())
         self.gallery.append(gallery.detach().float())
 
+    def ranks(self) -> tuple[Tensor, Tensor]:
+        """Rank each query's item among all items seen by all processes, for instance to write the ranks to a file.
+
+        The ranks are found anew at each call. Every process must call it, and each gets the ranks of all.
+
+        Returns:
+            `items.hash_ids` of the ids, ``(N,)`` int64, each once and ascending, so that their order depends neither on
+            batches nor on processes; ranks as `expected_ranks` gives them, ``(N,)`` float64.
+
+        Raises:
+            ValueError: if nothing was seen or an embedding is not finite.
+        """
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self.sync_on_compute):
+            return self._ranks()
+
+    def _ranks(self) -> tuple[Tensor, Tensor]:
+        """Return what `ranks` does, from the rows that are here."""
+        hashes = concatenated(self.ids, "RetrievalRecall")
+        once = first_of_each(hashes)
+        queries = concatenated(self.queries, "RetrievalRecall")[once]
+        gallery = concatenated(self.gallery, "RetrievalRecall")[once]
+        return hashes[once], expected_ranks(
+            queries, gallery, torch.arange(len(once), device=queries.device), self.chunk
+        )
+
     def compute(self) -> dict[str, Tensor]:
         """Rank each query's item among all items.
 
@@ -201,11 +211,8 @@ class RetrievalRecall(Metric):
         Raises:
             ValueError: if nothing or more than ``benchmark_size`` was seen, or an embedding is not finite.
         """
-        once = first_of_each(concatenated(self.ids, "RetrievalRecall"))
-        queries = concatenated(self.queries, "RetrievalRecall")[once]
-        gallery = concatenated(self.gallery, "RetrievalRecall")[once]
-        ranks = expected_ranks(queries, gallery, torch.arange(len(once), device=queries.device), self.chunk)
-        missing = 0 if self.benchmark_size is None else self.benchmark_size - len(once)
+        ranks = self._ranks()[1]
+        missing = 0 if self.benchmark_size is None else self.benchmark_size - len(ranks)
         if missing < 0:
-            raise ValueError(f"benchmark_size is {self.benchmark_size}, but {len(once)} different items were seen")
+            raise ValueError(f"benchmark_size is {self.benchmark_size}, but {len(ranks)} different items were seen")
         return retrieval_metrics(torch.cat([ranks, ranks.new_full((missing,), torch.inf)]), self.ks)

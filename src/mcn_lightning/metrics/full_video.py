@@ -1,0 +1,217 @@
+"""Retrieval of whole videos by the captions of their clips, as on YouCook2, with ties counted as chance breaks them.
+
+Letters: N clips, each with one caption; V videos; D embedding width; B captions or videos at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from mcn_lightning.metrics.items import concatenated, first_of_each, gather_rows, hash_ids
+from mcn_lightning.metrics.retrieval import expected_ranks, retrieval_metrics
+from mcn_lightning.metrics.ties import (
+    best_of_group,
+    check_ks,
+    distinct_rows,
+    dot_products,
+    expected_hits,
+    expected_members,
+    expected_rank,
+    rows_at_once,
+)
+
+# votes that differ by less are equal: shares of a vote, such as three times 1/3, do not add up exactly
+LEAST_VOTE = 2.0**-32
+# most scores that are ranked and made votes of at a time, so that masks and shares take little memory
+PIECE = 2**20
+
+
+@torch.no_grad()
+def full_video_metrics(
+    queries: Tensor, gallery: Tensor, videos: Tensor, ks: Sequence[int] = (1, 5, 10), chunk: int = 1024
+) -> dict[str, Tensor]:
+    """Find clips and whole videos from single captions and from all captions of a video.
+
+    The settings of AVLnet (Rouditchenko et al., 2020) and MCN (Chen et al., ICCV 2021) on YouCook2, with dot-product
+    scores. Query i is the caption of clip i.
+
+    * ``caption_clip``: a caption ranks the N clips; what `RetrievalRecall` gives.
+    * ``caption_video``: a caption ranks the V videos by the best score among the clips of each.
+    * ``caption_video_by_clips``: the released reading of the same. A hit at k is a clip of the true video among the k
+      clips with the highest scores: k clips, which come from k videos at most, so it is never above ``caption_video``
+      unless scores tie. Its rank is that of the best clip of the true video among all clips.
+    * ``captions_video``: all captions of a video rank the videos by the best clip score of each, averaged over the
+      captions.
+    * ``video_votes``: each caption of a video votes for its first k videos; the true video is to be among the k videos
+      with the most votes.
+    * ``clip_votes``: the same, but each caption votes for the videos of its first k clips, a vote a clip.
+
+    The first three are averaged over captions, the others over videos. Ties do not help. Where candidates are ranked
+    the rank is the mean over all orders of those that tie. Where they vote, candidates that tie for the last places of
+    a caption share its votes for these, and a video that ties for the last of the k places counts as its chance to get
+    one; a video without votes is never found. The released code leaves both to the order that sorting happens to give.
+
+    The working memory is bounded: ``chunk * N`` scores, never more than 2**26 (256 MB in float32), and no more than
+    256 MB again for the sums of a block of videos; at 3,350 clips of 430 videos both are small.
+
+    Args:
+        queries: embeddings of the captions, ``(N, D)``.
+        gallery: embeddings of the clips, ``(N, D)``.
+        videos: video of each clip, ``(N,)`` int64; any numbers.
+        ks: cut-offs.
+        chunk: most captions scored at a time.
+
+    Returns:
+        0-d float32 tensors ``<setting>/R@k`` in per cent for each setting and k; ``<setting>/median_rank`` and
+        ``<setting>/mean_rank`` for the first four.
+
+    Raises:
+        ValueError: if the shapes do not fit, there is no clip, an embedding or a score is not finite, or a cut-off is
+            below 1.
+    """
+    check_ks(ks)
+    if queries.shape != gallery.shape or videos.shape != queries.shape[:1] or videos.dtype != torch.int64:
+        found = f"{tuple(queries.shape)}, {tuple(gallery.shape)} and {tuple(videos.shape)} {videos.dtype}"
+        raise ValueError(f"expected queries (N, D), gallery (N, D) and videos (N,) int64, got {found}")
+    clip_ranks = expected_ranks(queries, gallery, torch.arange(len(queries), device=queries.device), chunk)
+    numbers, videos = torch.unique(videos, return_inverse=True)
+    dtype = torch.promote_types(torch.promote_types(queries.dtype, gallery.dtype), torch.float32)
+    rows, column, _ = distinct_rows(gallery.to(dtype))
+    # a block of videos keeps, for each of V candidates, the sum of the best scores and two kinds of votes for each k
+    kept = 1 + 2 * len(ks)
+    blocks = torch.arange(len(numbers), device=videos.device).split(rows_at_once(chunk, 2 * kept * len(numbers)))
+    by_caption, by_video = [], []
+    for block in blocks:
+        captions = ((videos >= block[0]) & (videos <= block[-1])).nonzero()[:, 0]
+        sums = queries.new_zeros(kept, len(block), len(numbers), dtype=torch.float64)
+        for part in captions.split(rows_at_once(chunk, len(queries))):
+            scores = dot_products(queries[part], rows)
+            size = max(1, PIECE // len(videos))
+            for piece, own in zip(scores.split(size), videos[part].split(size), strict=True):
+                by_caption.append(_rank_and_vote(piece[:, column], videos, own, sums, block[0], ks))
+            del scores
+        by_video.append(_rank_of_sums(sums, block, ks))
+    video_ranks, first_clip_ranks = torch.cat(by_caption).unbind(dim=1)
+    together = torch.cat(by_video)
+    ranks = {
+        "caption_clip": clip_ranks,
+        "caption_video": video_ranks,
+        "caption_video_by_clips": first_clip_ranks,
+        "captions_video": together[:, 0],
+    }
+    result = {f"{name}/{key}": value for name in ranks for key, value in retrieval_metrics(ranks[name], ks).items()}
+    hits = 100 * together[:, 1:].mean(dim=0).float()
+    names = [f"{name}/R@{k}" for name in ("video_votes", "clip_votes") for k in ks]
+    return result | dict(zip(names, hits.unbind(), strict=True))
+
+
+def _rank_and_vote(
+    scores: Tensor, videos: Tensor, own: Tensor, sums: Tensor, first: Tensor, ks: Sequence[int]
+) -> Tensor:
+    """Rank for each caption, and add to the sums of its video.
+
+    Args:
+        scores: ``(B, N)``.
+        videos: of the clips, ``(N,)``, 0 to V - 1.
+        own: video of each caption, ``(B,)``.
+        sums: the best scores and the votes of the two kinds for each k, ``(1 + 2K, videos of the block, V)`` float64,
+            added to in place. Scores are float32 with few exponents, so that their sums in float64 are exact and do not
+            depend on their order.
+        first: first video of the block.
+        ks: K cut-offs.
+
+    Returns:
+        Rank of the own video, and of its first clip among all clips, ``(B, 2)`` float64.
+    """
+    index = videos.expand(len(scores), len(videos))
+    best = scores.new_full((len(scores), sums.shape[2]), -torch.inf).scatter_reduce_(1, index, scores, "amax")
+    row = own - first
+    sums[0].index_add_(0, row, best.double())
+    for position, k in enumerate(ks):
+        sums[1 + position].index_add_(0, row, expected_members(best, k))
+        votes = torch.zeros_like(best, dtype=torch.float64).scatter_add_(1, index, expected_members(scores, k))
+        sums[1 + len(ks) + position].index_add_(0, row, votes)
+    ranks = expected_rank(best, best.gather(1, own[:, None])[:, 0], torch.ones_like(best[0]))
+    higher, tied, mine = best_of_group(scores, own[:, None] == videos)
+    # the first of `mine` among `tied` items in random order
+    return torch.stack([ranks, higher + (tied + 1) / (mine + 1).double()], dim=1)
+
+
+def _rank_of_sums(sums: Tensor, own: Tensor, ks: Sequence[int]) -> Tensor:
+    """Rank by all captions, then the hits by votes for videos and for clips at each k, ``(videos, 1 + 2K)`` float64."""
+    ranks = expected_rank(sums[0], sums[0].gather(1, own[:, None])[:, 0], torch.ones_like(sums[0, 0]))
+    hits = []
+    for votes, k in zip(sums[1:], [*ks, *ks], strict=True):
+        whole = (votes / LEAST_VOTE).round()
+        chosen = whole.gather(1, own[:, None])[:, 0] > 0
+        hits.append(expected_hits(whole, own, [k])[:, 0] * chosen)
+    return torch.stack([ranks, *hits], dim=1)
+
+
+class FullVideoRetrieval(Metric):
+    """`full_video_metrics` over all clips seen, each id once, whose ids begin with the name of their video.
+
+    Args:
+        ks: cut-offs.
+        chunk: most captions scored at a time.
+        name_length: characters of the video's name at the start of an id; 11 on YouTube.
+        **kwargs: of ``torchmetrics.Metric``. ``compute_on_cpu=True`` keeps the embeddings on the CPU and ranks there.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+
+    ids: list[Tensor]
+    videos: list[Tensor]
+    queries: list[Tensor]
+    gallery: list[Tensor]
+
+    def __init__(self, ks: Sequence[int] = (1, 5, 10), chunk: int = 1024, name_length: int = 11, **kwargs: Any) -> None:
+        super().__init__(**{"dist_sync_fn": gather_rows, **kwargs})
+        check_ks(ks)
+        if name_length < 1:
+            raise ValueError(f"name_length must be at least 1 character, got {name_length}")
+        self.ks = tuple(ks)
+        self.chunk = chunk
+        self.name_length = name_length
+        for name in ("ids", "videos", "queries", "gallery"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, ids: Sequence[str], queries: Tensor, gallery: Tensor) -> None:
+        """Add clips with their captions.
+
+        Args:
+            ids: B names that begin with that of the video.
+            queries: embeddings of the captions, ``(B, D)``, kept as float32.
+            gallery: embeddings of the clips, ``(B, D)``, kept as float32.
+
+        Raises:
+            ValueError: if the shapes do not fit, or an id is shorter than the name of a video.
+        """
+        if queries.ndim != 2 or queries.shape != gallery.shape or len(ids) != len(queries):
+            found = f"{len(ids)} ids, {tuple(queries.shape)} and {tuple(gallery.shape)}"
+            raise ValueError(f"expected B ids, queries (B, D) and gallery (B, D), got {found}")
+        hashes = hash_ids(ids, queries.device)
+        if short := [name for name in ids if len(name) < self.name_length]:
+            raise ValueError(f"an id must begin with {self.name_length} characters of its video, got {short[0]!r}")
+        self.ids.append(hashes)
+        self.videos.append(hash_ids([name[: self.name_length] for name in ids], queries.device))
+        self.queries.append(queries.detach().float())
+        self.gallery.append(gallery.detach().float())
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return what `full_video_metrics` does.
+
+        Raises:
+            ValueError: if nothing was seen or an embedding is not finite.
+        """
+        once = first_of_each(concatenated(self.ids, "FullVideoRetrieval"))
+        queries, gallery, videos = (
+            concatenated(rows, "FullVideoRetrieval")[once] for rows in (self.queries, self.gallery, self.videos)
+        )
+        return full_video_metrics(queries, gallery, videos, self.ks, self.chunk)

@@ -1,0 +1,195 @@
+"""Scores in which equal items tie exactly, and what a tie is worth: the average over all orders of those that tie.
+
+Letters: B queries, N gallery items, U different gallery items, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+# most scores held at once, 256 MB in float32: fewer queries are scored at a time against a larger gallery
+MOST_SCORES = 2**26
+# most numbers in a temporary copy, so that it stays in the processor's cache
+TILE = 2**18
+
+
+def rows_at_once(chunk: int, columns: int) -> int:
+    """Tell how many queries to score at a time: ``chunk``, or what keeps the scores to `MOST_SCORES`, at least 1."""
+    return max(1, min(chunk, MOST_SCORES // columns))
+
+
+def _tiles(rows: Tensor, values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Blocks of rows ``(N, D)`` of about `TILE` numbers, each with its part of ``(N,)``.
+
+    Results are written there: small tensors left among large temporary ones would keep their memory from being reused.
+    """
+    size = max(1, TILE // max(1, rows.shape[1]))
+    return zip(rows.split(size), values.split(size), strict=True)
+
+
+def check_embeddings(queries: Tensor, gallery: Tensor) -> None:
+    """Refuse what cannot be compared.
+
+    Args:
+        queries: query embeddings, ``(N_q, D)``.
+        gallery: embeddings of the items, ``(N, D)``.
+
+    Raises:
+        ValueError: if they are no matrices of one width, one is empty, or an embedding is not finite.
+    """
+    if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
+        shapes = f"{tuple(queries.shape)} and {tuple(gallery.shape)}"
+        raise ValueError(f"queries (N_q, D) and gallery (N, D) must be matrices of one width D, got {shapes}")
+    if len(queries) == 0 or len(gallery) == 0:
+        raise ValueError(f"nothing to rank: {len(queries)} queries against a gallery of {len(gallery)} items")
+    for name, embeddings in (("query", queries), ("gallery", gallery)):
+        finite = torch.empty(len(embeddings), dtype=torch.bool, device=embeddings.device)
+        for part, found in _tiles(embeddings, finite):
+            torch.all(part.isfinite(), dim=1, out=found)
+        if not finite.all():
+            bad = ~finite
+            first = int(bad.nonzero()[0])
+            raise ValueError(
+                f"{int(bad.sum())} of {len(bad)} {name} embeddings have NaN or infinity, first row {first}"
+            )
+
+
+def check_ks(ks: Sequence[int]) -> None:
+    """Refuse cut-offs that are none.
+
+    Raises:
+        ValueError: if there is no cut-off or one is below 1.
+    """
+    if len(ks) == 0 or any(k < 1 for k in ks):
+        raise ValueError(f"ks must be cut-offs of at least 1, such as (1, 5, 10), got {tuple(ks)}")
+
+
+def distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the rows that differ, so that equal ones need be scored only once.
+
+    The score of one row can differ in its last bit with its place in a matrix product, so equal rows would not tie if
+    each were scored in its own place. Rows are grouped by 64-bit keys of their numbers and the groups are compared; if
+    two different rows ever had one key, all rows would be sorted instead. 0.0 and -0.0 are equal.
+
+    Args:
+        rows: ``(N, D)`` float32 or float64 without NaN.
+
+    Returns:
+        The different rows ``(U, D)``, which are ``rows`` itself, not copied, where no two are equal; which of them each
+        row is, ``(N,)`` int64; how often each occurs, ``(U,)`` int64. Beside these it needs little memory.
+    """
+    distinct, column, copies = torch.unique(_row_keys(rows), return_inverse=True, return_counts=True)
+    numbers = torch.arange(len(rows), device=rows.device)
+    if len(distinct) == len(rows):
+        return rows, numbers, torch.ones_like(numbers)
+    first = torch.full_like(distinct, len(rows)).scatter_reduce_(0, column, numbers, "amin")
+    same = [(part == rows[first[columns]]).all() for part, columns in _tiles(rows, column)]
+    if not torch.stack(same).all():
+        return torch.unique(rows, dim=0, return_inverse=True, return_counts=True)
+    return rows[first], column, copies
+
+
+def _row_keys(rows: Tensor) -> Tensor:
+    """One integer a row, ``(N,)`` int64, equal for equal rows: the bits of the numbers times random odd factors."""
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.randint(-(2**62), 2**62, rows.shape[1:], generator=generator).to(rows.device) | 1
+    bits = torch.int32 if rows.element_size() == 4 else torch.int64
+    keys = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
+    for part, found in _tiles(rows, keys):
+        # adding 0.0 makes 0.0 of -0.0
+        torch.sum((part + 0.0).view(bits).long().mul_(factors), dim=1, out=found)
+    return keys
+
+
+def dot_products(queries: Tensor, rows: Tensor) -> Tensor:
+    """Score queries against `distinct_rows`, in the precision of ``rows`` with autocast off.
+
+    Args:
+        queries: ``(B, D)``.
+        rows: ``(U, D)``, float32 or float64.
+
+    Returns:
+        ``(B, U)``.
+
+    Raises:
+        ValueError: if a score is not finite.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        scores = queries.to(rows.dtype) @ rows.T
+    if not torch.stack(scores.aminmax()).isfinite().all():
+        raise ValueError("a retrieval score is not finite although the embeddings are: they are too large for float32")
+    return scores
+
+
+def expected_rank(scores: Tensor, own: Tensor, copies: Tensor) -> Tensor:
+    """Rank of one candidate of each query, averaged over all orders of the candidates that tie with it.
+
+    ``1 + #(scored higher) + #(others scored the same) / 2``, which is ``(N + 1 + sum_i sign(s_i - own)) / 2``.
+
+    Args:
+        scores: of all candidates, the own one among them, ``(B, U)``.
+        own: score of the candidate whose rank is asked, ``(B,)``, read from ``scores``.
+        copies: how many candidates have each score, ``(U,)``; their sum is N.
+
+    Returns:
+        1 to N in steps of one half, ``(B,)`` float64.
+    """
+    weights = copies.double()
+    ahead = torch.zeros(len(scores), dtype=torch.float64, device=scores.device)
+    width = max(1, TILE // len(scores))
+    for part, weight in zip(scores.split(width, dim=1), weights.split(width), strict=True):
+        ahead += (part - own[:, None]).sign_().double() @ weight
+    return (weights.sum() + 1 + ahead) / 2
+
+
+def expected_hits(scores: Tensor, targets: Tensor, ks: Sequence[int]) -> Tensor:
+    """Probability that each query's true candidate is among the first k when ties are put in random order.
+
+    Args:
+        scores: of the candidates, ``(B, N)``.
+        targets: true candidate of each query, ``(B,)`` int64.
+        ks: K cut-offs.
+
+    Returns:
+        0 to 1, ``(B, K)`` float64. All scores equal give ``k / N``.
+    """
+    own = scores.gather(1, targets[:, None])
+    higher, same = (scores > own).sum(dim=1), (scores == own).sum(dim=1)
+    return torch.stack([((k - higher) / same.double()).clamp(0, 1) for k in ks], dim=1)
+
+
+def expected_members(scores: Tensor, k: int) -> Tensor:
+    """Probability of each candidate to be among the first k when ties are put in random order.
+
+    Args:
+        scores: of the candidates, ``(B, N)``.
+        k: cut-off; k of N or more takes all.
+
+    Returns:
+        0 to 1, ``(B, N)`` float64, with sum k in each row.
+    """
+    if k >= scores.shape[1]:
+        return torch.ones_like(scores, dtype=torch.float64)
+    last = scores.topk(k, dim=1).values[:, -1:]
+    higher, tied = scores > last, scores == last
+    share = (k - higher.sum(dim=1, keepdim=True)) / tied.sum(dim=1, keepdim=True).double()
+    return torch.where(tied, share, higher.double())
+
+
+def best_of_group(scores: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Count what stands before and beside the best of each query's own candidates.
+
+    Args:
+        scores: of the candidates, ``(B, N)``.
+        own: which candidates are the query's own, ``(B, N)`` bool.
+
+    Returns:
+        Three counts ``(B,)`` int64: candidates scored higher than the best own one; those scored the same, that one
+        among them; own ones scored the same. A query without own candidates has none of the last.
+    """
+    best = scores.masked_fill(~own, -torch.inf).amax(dim=1, keepdim=True)
+    tied = scores == best
+    return (scores > best).sum(dim=1), tied.sum(dim=1), (tied & own).sum(dim=1)
