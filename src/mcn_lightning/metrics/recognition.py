@@ -1,0 +1,207 @@
+"""Action recognition without training on the classes: by the nearest class name, or by the nearest training clips.
+
+Letters: N clips, C classes, M training clips, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+
+from mcn_lightning.metrics.items import concatenated, first_of_each, gather_rows, hash_ids
+from mcn_lightning.metrics.ties import (
+    best_of_group,
+    check_embeddings,
+    check_ks,
+    distinct_rows,
+    dot_products,
+    expected_hits,
+    rows_at_once,
+)
+
+
+@torch.no_grad()
+def class_metrics(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> dict[str, Tensor]:
+    """Top-k accuracy from scores of the classes, with ties counted as chance breaks them.
+
+    For zero-shot recognition the scores are dot products of clips with embedded class names (UCF101, HMDB51). A clip
+    counts as the probability that its class is among the first k when classes that tie are put in random order, so that
+    a constant score gives chance, ``k / C``. ``torchmetrics``' ``MulticlassAccuracy`` puts classes that tie in the
+    order of their numbers: a constant score there gets all clips of class 0 right and none of the others.
+
+    Args:
+        scores: of the classes, higher is better, ``(N, C)``. Classes tie where their scores are equal to the last bit.
+        labels: true class of each clip, ``(N,)`` int64.
+        ks: cut-offs.
+
+    Returns:
+        ``top<k>`` for each k, 0-d; ``per_class``, top-1 of the clips of each class, ``(C,)``, NaN for a class without
+        clips; ``mean_class``, 0-d, the mean of these over the classes that have clips. Float32, in per cent.
+
+    Raises:
+        ValueError: if the shapes do not fit, there is no clip or class, a label is no class, a score is not finite, or
+            a cut-off is below 1.
+    """
+    check_ks(ks)
+    if scores.ndim != 2 or labels.shape != scores.shape[:1] or labels.dtype != torch.int64 or scores.numel() == 0:
+        found = f"{tuple(scores.shape)} and {tuple(labels.shape)} {labels.dtype}"
+        raise ValueError(f"expected scores (N, C) and labels (N,) int64 of at least one clip and class, got {found}")
+    _check_labels(labels, scores.shape[1])
+    if bad := int((~scores.isfinite().all(dim=1)).sum()):
+        raise ValueError(f"the scores of {bad} of {len(scores)} clips have NaN or infinity")
+    return _summary(expected_hits(scores, labels, [1, *ks]), labels, scores.shape[1], ks)
+
+
+@torch.no_grad()
+def neighbour_metrics(
+    queries: Tensor,
+    labels: Tensor,
+    train: Tensor,
+    train_labels: Tensor,
+    ks: Sequence[int] = (1, 5),
+    chunk: int = 1024,
+) -> dict[str, Tensor]:
+    """Top-k accuracy by the nearest training clips, the neighbours being found by cosine.
+
+    A hit at k is a clip of the true class among the k nearest training clips, as in retrieval: the neighbours do not
+    vote. A clip counts as the probability of that when training clips that tie are put in random order, so that a
+    constant embedding gets no more than chance. Equal training rows tie exactly; an embedding of zeros has cosine 0 to
+    all. The working memory is bounded: ``4 * chunk * M`` numbers, never more than 2**26 (256 MB in float32), and a copy
+    of the training embeddings.
+
+    Args:
+        queries: embeddings of the clips to recognise, ``(N, D)``.
+        labels: their true classes, ``(N,)`` int64.
+        train: embeddings of the training clips, ``(M, D)``.
+        train_labels: their classes, ``(M,)`` int64.
+        ks: cut-offs.
+        chunk: most clips compared at a time.
+
+    Returns:
+        What `class_metrics` returns, with one class more than the highest label. A clip whose class has no training
+        clip is a miss.
+
+    Raises:
+        ValueError: if the shapes do not fit, there is nothing to compare, a label is negative, an embedding is not
+            finite, or a cut-off is below 1.
+    """
+    check_ks(ks)
+    check_embeddings(queries, train)
+    for name, rows, classes in (("labels", queries, labels), ("train_labels", train, train_labels)):
+        if classes.shape != rows.shape[:1] or classes.dtype != torch.int64:
+            found = f"{tuple(classes.shape)} {classes.dtype}"
+            raise ValueError(f"{name} must be int64 with one class for each of {len(rows)} clips, got {found}")
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    count = 1 + int(torch.maximum(labels.max(), train_labels.max()))
+    for classes in (labels, train_labels):
+        _check_labels(classes, count)
+    dtype = torch.promote_types(torch.promote_types(queries.dtype, train.dtype), torch.float32)
+    # equal rows become one before they are scaled, so that neither scaling nor scoring can tell them apart
+    rows, column, _ = distinct_rows(train.to(dtype))
+    rows = _unit_length(rows)
+    size = rows_at_once(chunk, 4 * len(train))
+    hits = []
+    for part, own in zip(queries.split(size), labels.split(size), strict=True):
+        scores = dot_products(_unit_length(part.to(dtype)), rows)[:, column]
+        higher, tied, mine = best_of_group(scores, own[:, None] == train_labels)
+        hits.append(_hits_of_first(higher, tied, mine, [1, *ks]))
+    return _summary(torch.cat(hits), labels, count, ks)
+
+
+def _unit_length(rows: Tensor) -> Tensor:
+    """Scale ``(B, D)`` to length 1; first to a largest entry of 1, so that no square is too large or too small."""
+    largest = rows.abs().amax(dim=1, keepdim=True)
+    return F.normalize(rows / torch.where(largest > 0, largest, 1), dim=1)
+
+
+def _hits_of_first(higher: Tensor, tied: Tensor, mine: Tensor, ks: Sequence[int]) -> Tensor:
+    """Probability that one of ``mine`` candidates among the ``tied`` is at place k or before, ``(B, K)`` float64.
+
+    All the places that are left for those that tie go to the others with the probability
+    ``prod_j (tied - mine - j) / (tied - j)``.
+    """
+    missed = torch.ones(len(higher), dtype=torch.float64, device=higher.device)
+    at_place = [missed]
+    others, candidates = (tied - mine).double(), tied.double()
+    for place in range(max(ks)):
+        drawn = place - higher
+        # nothing is drawn before the places of those scored higher, nor after the last candidate
+        drawing = (drawn >= 0) & (drawn < tied)
+        factor = (others - drawn).clamp(min=0) / (candidates - drawn).clamp(min=1)
+        missed = torch.where(drawing, missed * factor, missed)
+        at_place.append(missed)
+    found = mine > 0
+    return torch.stack([(1 - at_place[k]) * found for k in ks], dim=1)
+
+
+def _check_labels(labels: Tensor, classes: int) -> None:
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"labels must be classes 0 to {classes - 1}, got {int(labels.min())} to {int(labels.max())}")
+
+
+def _summary(hits: Tensor, labels: Tensor, classes: int, ks: Sequence[int]) -> dict[str, Tensor]:
+    """Average hits ``(N, 1 + K)`` at 1 and at each k over clips and over classes."""
+    clips = torch.bincount(labels, minlength=classes)
+    # 0 / 0 is NaN
+    per_class = 100 * torch.bincount(labels, weights=hits[:, 0], minlength=classes) / clips
+    means = 100 * hits.mean(dim=0)
+    result = {f"top{k}": means[1 + position] for position, k in enumerate(ks)}
+    result |= {"per_class": per_class, "mean_class": per_class[clips > 0].mean()}
+    return {name: value.float() for name, value in result.items()}
+
+
+class ClassAccuracy(Metric):
+    """`class_metrics` over all clips seen, each id once.
+
+    Args:
+        ks: cut-offs.
+        **kwargs: of ``torchmetrics.Metric``.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+
+    ids: list[Tensor]
+    scores: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self, ks: Sequence[int] = (1, 5), **kwargs: Any) -> None:
+        super().__init__(**{"dist_sync_fn": gather_rows, **kwargs})
+        check_ks(ks)
+        self.ks = tuple(ks)
+        for name in ("ids", "scores", "labels"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, ids: Sequence[str], scores: Tensor, labels: Tensor) -> None:
+        """Add clips.
+
+        Args:
+            ids: B names.
+            scores: of the classes, ``(B, C)``, kept as float32.
+            labels: true classes, ``(B,)`` int64.
+
+        Raises:
+            ValueError: if the numbers of rows differ.
+        """
+        if scores.ndim != 2 or labels.shape != scores.shape[:1] or len(ids) != len(scores):
+            found = f"{len(ids)} ids, {tuple(scores.shape)} and {tuple(labels.shape)}"
+            raise ValueError(f"expected B ids, scores (B, C) and labels (B,), got {found}")
+        self.ids.append(hash_ids(ids, scores.device))
+        self.scores.append(scores.detach().float())
+        self.labels.append(labels.detach())
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return what `class_metrics` does.
+
+        Raises:
+            ValueError: if nothing was seen, a label is no class or a score is not finite.
+        """
+        once = first_of_each(concatenated(self.ids, "ClassAccuracy"))
+        scores, labels = (concatenated(rows, "ClassAccuracy")[once] for rows in (self.scores, self.labels))
+        return class_metrics(scores, labels, self.ks)
