@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -45,6 +47,7 @@ from mcn_lightning.models.weights import SHAPE
 from mcn_lightning.module import MCNModule
 from mcn_lightning.results import results_table
 
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Weights, k-means and log-softmax are float32 in all of them."""
 
@@ -99,6 +102,28 @@ def check_checkpoint(path: Path, resume: bool = False) -> dict[str, Any]:
             "start from them with --model.weights"
         )
     return found
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder of results in which nothing can be written.
+
+    Raises:
+        InputError: if a file cannot be made there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+            file.flush()
+    except OSError as error:
+        raise InputError(
+            f"{folder}: expected a folder for the results of the run, found {_reason(error)}; make room, change its "
+            "rights or give another one (save_dir of --trainer.logger)"
+        ) from None
+
+
+def _reason(error: OSError) -> str:
+    return f"{error.strerror or error}".lower()
 
 
 def is_first_process() -> bool:
@@ -182,6 +207,12 @@ class MCNCLI(LightningCLI):
                 "--trainer.sync_batchnorm: expected GPUs, found CPUs, where torch cannot do it; set it to false"
             )
         return trainer
+
+    def before_fit(self) -> None:
+        """Find out now whether the results can be written, and not after an epoch."""
+        loggers = self.trainer.loggers
+        if is_first_process():
+            check_writable(Path((loggers[0].save_dir if loggers else None) or self.trainer.default_root_dir))
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Find out what ``--ckpt_path last`` is, across the folders of all runs of this name, and say it."""
@@ -334,3 +365,9 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(f"error: {error}" if is_first_process() else 0)
     except (InputError, MisconfigurationException) as error:
         sys.exit("error: " + " ".join(str(error).split()))
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        where = error.filename or "a file of the run"
+        advice = "make room or give another place, and go on with --ckpt_path last"
+        sys.exit(f"error: {where}: expected to write it, found {_reason(error)}; {advice}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import yaml
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from mcn_lightning.data.batch import InputError
 
 PARTIAL = ".partial"
 DECISIVE = ("seed_everything", "data", "model", "centroids")  # groups of options that make a run what it is
@@ -41,6 +44,9 @@ class WholeCheckpoints(TorchCheckpointIO):
             checkpoint: what to write.
             path: where to; an address such as s3://... is left to Lightning.
             storage_options: not used.
+
+        Raises:
+            InputError: if it cannot be written; what was there before stays.
         """
         if "://" in str(path):
             return super().save_checkpoint(checkpoint, path, storage_options)
@@ -55,9 +61,17 @@ class WholeCheckpoints(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
-        except BaseException:
+        except (OSError, RuntimeError) as error:
+            # torch tells a disk that is full as a RuntimeError about positions in the file
+            if isinstance(error, RuntimeError) and shutil.disk_usage(path.parent).free > 1_000_000:
+                raise
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else "no room on the disk"
+            raise InputError(
+                f"{path}: expected to write a checkpoint, found {reason.lower()}; make room or give another place, and "
+                "go on with --ckpt_path last"
+            ) from None
+        finally:
             partial.unlink(missing_ok=True)
-            raise
         _sync_folder(path.parent)
 
 

@@ -1,0 +1,78 @@
+"""The same run twice, and runs whose results cannot be written."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from test_cli import CONFIGS, DATA, NETWORK, refusal, run
+
+TIMES = ("seconds", "clips_per_second", "data_wait")
+
+
+@pytest.fixture
+def small(tiny, tmp_path) -> Path:
+    """A file that makes the demo small."""
+    data = {name: value for name, value in DATA.items() if name != "modalities"}
+    options = {
+        "data": data | {"root": str(tiny), "num_workers": 1},
+        "model": {"network": NETWORK, "clustering": {"num_clusters": 4, "queue_rows": 16}},
+        "trainer": {
+            "max_epochs": 3, "enable_progress_bar": False, "log_every_n_steps": 1, "check_val_every_n_epoch": 1,
+            "logger": {"class_path": "pytorch_lightning.loggers.CSVLogger",
+                       "init_args": {"save_dir": str(tmp_path / "runs"), "name": "run"}},
+        },
+    }  # fmt: skip
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(options))
+    return path
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of a run's metrics but for times."""
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{key: value for key, value in row.items() if not any(word in key for word in TIMES)} for row in rows]
+
+
+def test_one_seed_gives_the_same_metrics_and_weights_bit_for_bit(small, tmp_path):
+    for _ in range(2):
+        run("fit", "--config", CONFIGS / "demo.yaml", "--config", small)
+    first, second = (tmp_path / "runs" / "run" / f"version_{version}" for version in (0, 1))
+    assert len(metrics(first)) > 6 and metrics(first) == metrics(second)
+    weights = [
+        torch.load(each / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for each in (first, second)
+    ]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    run("fit", "--config", CONFIGS / "demo.yaml", "--config", small, "--seed_everything", 1)
+    assert metrics(tmp_path / "runs" / "run" / "version_2") != metrics(first)
+
+
+def test_deterministic_algorithms_train_the_demo(small, tmp_path):
+    run("fit", "--config", CONFIGS / "demo.yaml", "--config", small, "--trainer.deterministic", "true")
+    assert len(metrics(tmp_path / "runs" / "run" / "version_0")) > 6
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(small, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    words = ["--config", CONFIGS / "demo.yaml", "--config", small]
+    for place in ("/proc/runs", tmp_path / "file"):
+        said = refusal(capsys, "fit", *words, "--trainer.logger.init_args.save_dir", place)
+        assert f"{place}: expected a folder for the results of the run, found " in said
+
+
+def test_a_checkpoint_that_finds_no_room_is_one_line(small, tmp_path):
+    command = [sys.executable, "-m", "mcn_lightning", "fit", "--config", CONFIGS / "demo.yaml", "--config", small]
+    command += ["--data.num_workers", 0]  # the limit would hold for the memory that workers share, too
+    words = " ".join(f"'{word}'" for word in map(str, command))
+    done = subprocess.run(["bash", "-c", f"ulimit -f 40; {words}"], capture_output=True, text=True)
+    assert done.returncode == 1
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: ") and "expected to write a checkpoint, found file too large" in line
+    assert not list(tmp_path.rglob("*.partial"))
