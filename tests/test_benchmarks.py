@@ -330,6 +330,10 @@ def test_a_bad_video_is_one_line(case, files, tmp_path, capsys):
     ("options", "expected"),
     [
         ({"directions": ["t->x"]}, "t->x"),
+        ({"directions": ["t->tv"]}, "t->tv"),
+        ({"audio_weight": -1.0}, "audio_weight: expected at least"),
+        ({"published": {"t->x/R@1": 1.0}, "source": "x"}, "published: expected figures of"),
+        ({"published": {"t->va/R@1": float("nan")}, "source": "x"}, "expected a number, found nan"),
         ({"directions": []}, None),
         ({"audio_frames": 0}, "audio_frames: expected at least 1, found 0"),
         ({"benchmark_size": 10}, "expected at least the 20 clips of msrvtt_jsfusion_test.pkl, found 10"),
@@ -376,7 +380,7 @@ def test_released_weights_are_evaluated_as_they_are(kind, files, tmp_path, capsy
     clips = PickledClips(files / "youcook_val_audio.pkl", [VisualStream(**stream) for stream in STREAMS], AudioConfig())
     config = TextConfig(source="word_vectors.txt", dim=8, max_words=8)
     text = EvaluationText(config, files / "word_vectors.txt", clips.texts())
-    records = [clips.record(number) for number in range(len(clips))]
+    records = [clips.open(number).record for number in range(len(clips))]
     audio = torch.stack([torch.nn.functional.pad(each.audio, (0, 5120 - each.audio.shape[1])) for each in records])
     lengths = torch.tensor([each.audio.shape[1] for each in records])
     streams = [torch.stack([each.streams[n][0].float() for each in records]) for n in (0, 1)]
@@ -389,3 +393,76 @@ def test_released_weights_are_evaluated_as_they_are(kind, files, tmp_path, capsy
     gallery = rows["video"] + rows["audio"] if direction == "t->va" else rows["video"]
     for k in (1, 5, 10):
         assert found[f"youcook2/{direction}/R@{k}"] == pytest.approx(recall(rows[query], gallery, k))
+
+
+def test_the_best_checkpoint_is_kept_as_the_readme_says(files, tmp_path, capsys):
+    words = ["--config", FINETUNE[-1], "--config", overlay(tmp_path, files), "--trainer.max_epochs", 3]
+    assert "youcook2" in FINETUNE[-1].name
+    run("fit", *words, "--checkpoint.mode", "min", "--model.optimizer.lr", 0.01)  # max is meant for recall
+    rows = list(csv.DictReader(next(tmp_path.rglob("metrics.csv")).open()))
+    found = [float(row["val/youcook2/t->va/R@10"]) for row in rows if row.get("val/youcook2/t->va/R@10")]
+    kept = next(path for path in tmp_path.rglob("epoch=*.ckpt"))
+    assert len(found) == 3 and kept.name.startswith(f"epoch={found.index(max(found))}-")
+
+
+def test_a_run_on_generated_data_is_evaluated_by_layering(files, tmp_path, capsys):
+    generated = tmp_path / "generated"
+    demo = ["--config", TOP / "configs" / "demo.yaml", "--config", overlay(tmp_path, generated)]
+    synthetic = ["--data.synthetic.videos", 8, "--data.synthetic.held_out", 2, "--data.synthetic.widths", "[8,8]"]
+    run("fit", *demo, *synthetic, "--data.synthetic.word_dim", 8)
+    folder = next(tmp_path.rglob("last.ckpt")).parents[1]
+    names = sorted(path.name for path in files.iterdir())
+    words = ["--config", folder / "config.yaml", "--config", TOP / "configs" / "evaluate" / "youcook2.yaml"]
+    run("test", *words, "--data.root", files, "--ckpt_path", folder / "checkpoints" / "last.ckpt")
+    assert "youcook2 t->va" in capsys.readouterr().out
+    assert sorted(path.name for path in files.iterdir()) == names
+
+
+def test_thousands_of_clips_reach_workers_of_two_processes(files, tmp_path):
+    root = tmp_path / "many"
+    root.mkdir()
+    shutil.copy(files / "word_vectors.txt", root)
+    write(root / "youcook_val_audio.pkl", youcook2(8))
+    write(root / "youcook_train_audio.pkl", [each | {"id": str(number)} for number, each in enumerate(youcook2(1200))])
+    command = [sys.executable, "-m", "mcn_lightning", "fit", "--config", FINETUNE[-1]]
+    command += ["--config", overlay(tmp_path, root), "--trainer.devices", 2, "--data.num_workers", 1]
+    command += ["--data.batch_size", 100, "--trainer.max_steps", 3, "--data.audio.num_frames", 80]
+    words = " ".join(f"'{word}'" for word in map(str, command))
+    done = subprocess.run(["bash", "-c", f"ulimit -n 256; {words}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_what_a_network_cannot_do_is_a_line_of_the_table(files, tmp_path, capsys):
+    widths = {"video_dim": 16, "text_dim": 8, "audio_widths": (4, 4, 6, 8), "recon": False}
+    torch.save(random_released_state_dict(12, **widths, text="none"), tmp_path / "avlnet.pth")
+    words = ["--config", TOP / "configs" / "evaluate" / "paper.yaml", "--config", overlay(tmp_path, files)]
+    run("test", *words, "--model.weights", tmp_path / "avlnet.pth")
+    said = capsys.readouterr().out
+    assert "crosstask: 0 evaluated (it needs embeddings of text, which this network lacks)" in said
+    assert "youcook2 a->v" in said
+
+
+def test_an_error_on_one_process_is_one_line_of_all(files, tmp_path):
+    root = tmp_path / "bad"
+    shutil.copytree(files, root)
+    path = root / "crosstask" / "features" / "cross000001_2d.npy"
+    np.save(path, np.full_like(np.load(path), np.nan))
+    recipe = TOP / "configs" / "evaluate" / "crosstask.yaml"
+    command = [sys.executable, "-m", "mcn_lightning", "test", "--config", recipe, "--config", overlay(tmp_path, root)]
+    done = subprocess.run([*map(str, command), "--trainer.devices", "2"], capture_output=True, text=True)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert lines and all(line == lines[0] and "cross000001_2d.npy: expected finite" in line for line in lines)
+
+
+def test_what_is_odd_is_counted(files, tmp_path, capsys):
+    root = tmp_path / "odd"
+    root.mkdir()
+    shutil.copy(files / "word_vectors.txt", root)
+    clips = youcook2(8)
+    clips[1]["caption"], clips[3]["id"] = "zzz yyy", clips[2]["id"]
+    write(root / "msrvtt_jsfusion_test.pkl", clips)
+    found = evaluate(root, tmp_path)
+    assert found["it/captions without a known word"] == 1 and found["it/names that come more than once"] == 1
+    seen = evaluate(files, tmp_path, directions=["t->v"])
+    assert seen["it/clips"] == 20 and not any("audio" in key for key in seen)

@@ -131,6 +131,25 @@ def is_first_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
+def best_is_highest(metric: str) -> bool:
+    """Tell whether more of a metric is better, by its name: losses, ranks and entropies are better when low."""
+    name = metric.rpartition("/")[2]
+    highest = (
+        "R@",
+        "top",
+        "recall",
+        "AP",
+        "IoU",
+        "IoD",
+        "frame accuracy",
+        "mean_class",
+        "nmi",
+        "purity",
+        "adjusted_rand",
+    )
+    return name.startswith(highest)
+
+
 class OneLineParser(LightningArgumentParser):
     """A parser whose errors are one line, without pages of usage before it."""
 
@@ -173,6 +192,9 @@ class MCNCLI(LightningCLI):
         command = self.config.get("subcommand", "")
         options = self.config.get(command, {})
         path, model = options.get("ckpt_path"), options.get("model", {})
+        checkpoint = options.get("checkpoint", {})
+        if checkpoint.get("monitor") and best_is_highest(checkpoint["monitor"]):
+            checkpoint["mode"] = "max"  # Lightning's default would keep the worst
         if not path and not model.get("weights") and command != "fit":
             print("warning: no --ckpt_path and no --model.weights: these are random weights", file=sys.stderr)
         if command != "fit" and not path and "kind" in model.get("clustering", {}):

@@ -398,6 +398,6 @@ class MCNModule(LightningModule):
             if expected != found:
                 raise InputError(
                     f"--ckpt_path: {name}: expected {expected}, found {found} in the checkpoint; "
-                    "use the config.yaml that was saved beside it"
+                    "use the options saved beside it (config.yaml, or what convert wrote)"
                 )
         self._recluster = checkpoint.get("recluster", "no")

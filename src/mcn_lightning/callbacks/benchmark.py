@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -16,6 +18,7 @@ from mcn_lightning.data.batch import ClipBatch, InputError
 from mcn_lightning.distributed import gather_rows, rank, world
 
 Result = TypeVar("Result")
+_DIRECTION = re.compile(r"[vat]+->[vat]+[ /]")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,10 @@ class Figure:
         return f"{self.setting}/{self.metric}" if self.setting else self.metric
 
 
+class NotPossibleError(InputError):
+    """A benchmark needs what the network lacks, which is no fault of the files."""
+
+
 class Benchmark(Callback):
     """A benchmark with files of its own, evaluated after every validation and in ``validate`` and ``test``.
 
@@ -67,9 +74,29 @@ class Benchmark(Callback):
             raise InputError(f"benchmark {name}: expected the source of the published figures, found none; give source")
         self.name = name
         self.published = dict(published or {})
+        for key, value in self.published.items():
+            if not math.isfinite(value):
+                raise InputError(f"benchmark {name}: published: {key}: expected a number, found {value}")
         self.source = source
         self.figures: list[Figure] = []
         self._opened = False
+        self._lacks = ""
+
+    def need(self, network_config: Any, modalities: Sequence[str]) -> None:
+        """Say that the benchmark cannot be evaluated with a network that lacks an embedding of its own for a modality.
+
+        Raises:
+            NotPossibleError: if it does.
+        """
+        lacking = [name for name in dict.fromkeys(modalities) if name not in network_config.embeddings]
+        if lacking:
+            raise NotPossibleError(f"it needs embeddings of {' and '.join(lacking)}, which this network lacks")
+
+    def left_out(self, counts: Mapping[str, int]) -> Iterator[Figure]:
+        """Give what was left out or adjusted as counts, where it happened."""
+        for what, count in counts.items():
+            if count:
+                yield self.figure("", what, count, "count")
 
     def open(self, data: Any, module: LightningModule) -> None:
         """Read and check the files.
@@ -100,6 +127,8 @@ class Benchmark(Callback):
             raise InputError(f"trainer.callbacks: expected each benchmark's name once, found {self.name} twice")
         try:
             self.open(data.evaluation_data(), pl_module)
+        except NotPossibleError as error:
+            self._lacks = str(error)
         except InputError as error:
             raise InputError(f"benchmark {self.name}: {error}") from None
         self._opened = True
@@ -110,12 +139,19 @@ class Benchmark(Callback):
         self.figures = []
         try:
             with trainer.precision_plugin.forward_context(), torch.no_grad():
-                found = list(self.evaluate(trainer, module))
+                found = list(self.evaluate(trainer, module)) if not self._lacks else []
         except ValueError as error:
             raise InputError(f"benchmark {self.name}: {error}") from None
+        if self._lacks:
+            self.figures = [self.figure("", f"evaluated ({self._lacks})", 0, "count")]
+            return
         settings = {figure.setting for figure in found}  # weights may lack what others are published for
         known = {figure.key for figure in found}
-        unknown = [key for key in self.published if key not in known and key.rpartition("/")[0] in settings]
+        unknown = [
+            key
+            for key in self.published
+            if key not in known and (key.rpartition("/")[0] in settings or not _DIRECTION.match(key))
+        ]
         if unknown:
             names = ", ".join(figure.key for figure in found if figure.kind == "metric")
             raise InputError(f"benchmark {self.name}: published: expected figures of {names}, found {unknown[0]}")
@@ -207,10 +243,39 @@ def share_out(count: int, work: Callable[[int], Result], name: str, unit: str) -
         work: what is done for an item; its result can be pickled.
         name: of the benchmark, for the progress bar.
         unit: what an item is.
+
+    Raises:
+        InputError: on every process, if it ends so on one.
     """
-    mine = [work(item) for item in progress(range(rank(), count, world()), name, unit)]
-    parts = _everyones(mine)
+
+    def tried() -> list[Result]:
+        return [work(item) for item in progress(range(rank(), count, world()), name, unit)]
+
+    parts = _tried_by_all(tried)
     return [parts[item % world()][item // world()] for item in range(count)]
+
+
+def on_first(work: Callable[[], None]) -> None:
+    """Do something on the first process; where it ends in an InputError, all end so."""
+    _tried_by_all(work if rank() == 0 else lambda: None)
+
+
+def _tried_by_all(work: Callable[[], Any]) -> list[Any]:
+    """Do something on every process and return what each found.
+
+    Raises:
+        InputError: on every process, if it ends in one, or in a ValueError, on any: the others would wait for it.
+    """
+    found, error = None, None
+    try:
+        found = work()
+    except ValueError as reason:
+        error = str(reason)
+    parts = _everyones((found, error))
+    for _, reason_of_one in parts:
+        if reason_of_one is not None:
+            raise InputError(reason_of_one)
+    return [part for part, _ in parts]
 
 
 def _everyones(own: Any) -> list[Any]:

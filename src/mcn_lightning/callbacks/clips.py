@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcn_lightning.callbacks.benchmark import Benchmark, Figure, embed_clips, embed_texts
+from mcn_lightning.callbacks.benchmark import Benchmark, Figure, NotPossibleError, embed_clips, embed_texts, on_first
 from mcn_lightning.callbacks.evaluation import (
     DEFAULT_DIRECTIONS,
     Fusion,
@@ -33,6 +34,7 @@ from mcn_lightning.metrics import (
     retrieval_metrics,
 )
 
+LEAST = 1e-6
 VIDEO_ID = 11
 """Characters of a YouTube id, with which the clip ids of YouCook2 begin."""
 
@@ -43,8 +45,8 @@ class RetrievalBenchmark(Benchmark):
     Args:
         name: of the benchmark, in tables and logs.
         path: the pickle, relative to data.root.
-        directions: queries and galleries in letters, for instance t->va for text against video + audio; those of
-            --retrieval.directions that the network has when not given.
+        directions: queries and galleries in letters, for instance t->va for text against video + audio; when not
+            given, t->va and all pairs that the network has.
         combine: how the modalities of one side are fused, as --retrieval.combine.
         audio_weight: factor of the audio embedding where it is summed with others.
         audio_frames: frames of 10 ms that spectrograms are cut or padded to (released: 5120 for YouCook2, 3072 for
@@ -84,8 +86,9 @@ class RetrievalBenchmark(Benchmark):
     ) -> None:
         super().__init__(name, published, source)
         for direction in directions or ():
-            parse_direction(direction)
+            parse_direction(direction, f"benchmark {name}: directions")
         _at_least(name, audio_frames=(audio_frames, 1), batch_size=(batch_size, 1), calibrate=(calibrate, 0))
+        _at_least(name, audio_weight=(audio_weight, LEAST), calibrate_temperature=(calibrate_temperature, LEAST))
         self.path, self.directions, self.combine, self.audio_weight = path, directions, combine, audio_weight
         self.audio_frames, self.without_audio, self.benchmark_size = audio_frames, without_audio, benchmark_size
         self.full_video, self.ranks_file, self.batch_size = full_video, ranks_file, batch_size
@@ -100,8 +103,12 @@ class RetrievalBenchmark(Benchmark):
             InputError: if something of it cannot be used.
         """
         config: Any = module.network_config
-        option = f"benchmark {self.name}: directions"
-        self._chosen = possible_directions(self.directions, DEFAULT_DIRECTIONS, config, option)
+        try:
+            self._chosen = possible_directions(self.directions, DEFAULT_DIRECTIONS, config, "directions")
+        except InputError as error:
+            if self.directions:
+                raise
+            raise NotPossibleError(str(error)) from None
         used = {name for direction in self._chosen for side in parse_direction(direction) for name in side}
         modalities = [name for name in MODALITIES if name in used]
         silent = self.without_audio != "error"
@@ -140,18 +147,19 @@ class RetrievalBenchmark(Benchmark):
                 yield self.figure(direction, metric, value)
             if lost := missing + int((~kept).sum()):
                 misses.setdefault(lost, []).append(direction)
-            if self.full_video and parse_direction(direction)[0] == ["text"]:
+            if self.full_video and "text" in parse_direction(direction)[0]:
                 for metric, value in self._whole_videos(queries, items, kept).items():
                     setting, _, measure = metric.rpartition("/")
                     if setting != "caption_clip":  # the plain retrieval above
                         yield self.figure(f"{direction} {setting}", measure, value)
         yield self.figure("", "clips", len(silent), "count")
+        yield from self.left_out(self._clips.changed)
         if silent.any():
             yield self.figure("", "clips without audio", int(silent.sum()), "count")
         for lost, directions in misses.items():
             yield self.figure("", f"queries counted as misses in {', '.join(directions)}", lost, "count")
-        if self.ranks_file is not None and trainer.is_global_zero:
-            self._write_ranks(trainer, ranks_of)
+        if self.ranks_file is not None:
+            on_first(lambda: self._write_ranks(trainer, ranks_of))
 
     def _sides(
         self, module: LightningModule, embeddings: dict[str, Tensor], direction: str, kept: Tensor
@@ -188,7 +196,12 @@ def calibrated(
     temperature: float,
 ) -> tuple[Tensor, Tensor]:
     """Add a dimension to both sides, so that a dot product is the calibrated score; see ``metrics.query_density``."""
-    if not weight or (clusters := module.clusters_of(query)) is None:  # type: ignore[operator]
+    if not weight:
+        return queries, items
+    if (clusters := module.clusters_of(query)) is None:  # type: ignore[operator]
+        rank_zero_warn(
+            f"calibrate: there are no k-means clusters of {' + '.join(query)}, whose scores stay as they are"
+        )
         return queries, items
     density = query_density(items, clusters[0], clusters[1], temperature)
     return F.pad(queries, (0, 1), value=1.0), torch.cat([items, -weight * density[:, None]], dim=1)
@@ -229,7 +242,7 @@ class RecognitionBenchmark(Benchmark):
         source: str = "",
     ) -> None:
         super().__init__(name, published, source)
-        self._gallery = parse_direction(f"t->{gallery}")[1]
+        self._gallery = parse_direction(f"t->{gallery}", f"benchmark {name}: gallery")[1]
         _at_least(name, audio_frames=(audio_frames, 1), batch_size=(batch_size, 1))
         self.path, self.letters, self.split, self.combine = path, gallery, split, combine
         self.neighbours, self.clusters = neighbours, clusters
@@ -243,7 +256,7 @@ class RecognitionBenchmark(Benchmark):
             InputError: if something of it cannot be used.
         """
         config: Any = module.network_config
-        possible_directions([f"t->{self.letters}"], (), config, f"benchmark {self.name}: gallery")
+        self.need(config, ["text", *self._gallery])
         modalities = [*self._gallery, "text"]
         self._clips = data.clips(
             self.path, modalities, self.audio_frames, self.batch_size, with_classes=True, silent=True
@@ -277,11 +290,12 @@ class RecognitionBenchmark(Benchmark):
             for metric, value in quality.compute().items():
                 yield self.figure(f"{self.letters} clusters", metric, value)
         yield self.figure("", "clips recognised", int(test.sum()), "count")
-        for what, count in (("training clips", train), ("clips of neither split", splits == 2)):
-            if count.any():
-                yield self.figure("", what, int(count.sum()), "count")
+        yield from self.left_out(self._clips.changed)
+        if self.split == "test":
+            kinds = {"training clips": int(train.sum()), "clips of neither split": int((splits == 2).sum())}
+            yield from self.left_out(kinds)
         if "audio" in embeddings and silent[test].any():
-            yield self.figure("", "clips without audio (video alone)", int(silent[test].sum()), "count")
+            yield self.figure("", "clips without audio (zeros for it)", int(silent[test].sum()), "count")
 
     def _figures(self, setting: str, found: Mapping[str, Any], names: Sequence[str]) -> Iterator[Figure]:
         for metric, value in found.items():

@@ -40,6 +40,7 @@ def parse_direction(direction: str, option: str = "--retrieval.directions") -> t
     """
     query, arrow, gallery = direction.partition("->")
     valid = all(side and set(side) <= set(LETTERS) and len(set(side)) == len(side) for side in (query, gallery))
+    valid = valid and not set(query) & set(gallery)  # what is asked for must not be in the question
     if not arrow or not valid:
         raise InputError(f"{option}: expected letters of v, a, t around '->', as in t->va, found {direction!r}")
     return [LETTERS[letter] for letter in query], [LETTERS[letter] for letter in gallery]

@@ -62,7 +62,7 @@ def read_crosstask(videos: Path, steps: Path, annotations: Path, tasks: Sequence
             left_out[OTHER_TASKS] += 1
             continue
         if task not in texts:
-            advice = "give the file that has them, or restrict the tasks"
+            advice = "give the file that has them, or take its videos off the list"
             what = f"a task with steps in {steps}"
             raise InputError(f"{videos}: line {line}: expected {what}, found task {task} of {video}: {advice}")
         path = annotations / f"{task}_{video}.npy"

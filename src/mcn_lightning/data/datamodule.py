@@ -137,7 +137,10 @@ class NarratedVideos(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Generate the data set if it is a generated one."""
-        if self.synthetic is not None:
+        evaluated = None
+        if self.trainer is not None and self.trainer.state.fn is not None:
+            evaluated = {TrainerFn.VALIDATING: "val", TrainerFn.TESTING: "test"}.get(self.trainer.state.fn)
+        if self.synthetic is not None and not (evaluated and self._has_only_benchmarks(evaluated)):
             write_synthetic(self.root, self.synthetic)
 
     def setup(self, stage: str | None = None) -> None:
@@ -436,7 +439,7 @@ class NarratedVideos(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         """Return the clips to embed, which are the test clips."""
-        return self.test_dataloader()
+        return self._loader("test", self._sampler("test"), self.eval_batch_size)
 
     def _sampler(self, split: str) -> ClipSampler:
         if split not in self.datasets:

@@ -16,6 +16,7 @@ from mcn_lightning.data.annotations import AnnotatedVideo, LocalizationSet, chec
 from mcn_lightning.data.batch import BadVideo, ClipBatch, InputError
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.crosstask import read_crosstask
+from mcn_lightning.data.features import FRAME_RATE
 from mcn_lightning.data.howto100m import VideoLayout
 from mcn_lightning.data.localization import audio_windows, open_features, pool_seconds
 from mcn_lightning.data.mining_youtube import BACKGROUND, read_classes, read_lengths, read_mining_youtube
@@ -70,10 +71,15 @@ class EvaluationClips:
         self.source, self.dataset, self.text, self.batch_size = source, dataset, text, batch_size
         self.ids = tuple(source.ids)
         records = [source.open(number).record for number in range(len(source))]  # refuses silence unless it is wanted
-        self.silent = tuple(record.audio is None for record in records)
+        heard = source.reader.audio is not None
+        self.silent = tuple(heard and record.audio is None for record in records)
         self.texts = tuple(record.text for record in records)
         self.labels = None if source.classes is None else torch.tensor([record.label for record in records])
         self.splits = torch.tensor([record.split for record in records])
+        self.changed = {"names that come more than once": source.repeated}
+        if text is not None:
+            what = "captions without a known word" if source.classes is None else "class names without a known word"
+            self.changed[what] = text.unknown(self.texts if source.classes is None else self.class_texts())
 
     def class_texts(self) -> list[str]:
         """Return the name of each class as words, in the order of the labels."""
@@ -119,6 +125,7 @@ class SecondsOfVideo:
         video, changed = check_length(video, features.seconds)
         self.changed = changed
         self.segments = video.segments
+        self.changed.update(_short_sound(features.frames, features.seconds))
         self.seconds = video.seconds or features.seconds
         self.truth = videos.annotated.truth_matrix(video, self.seconds)
         self._features = features
@@ -162,6 +169,12 @@ class SecondsOfVideo:
                 pad_value=videos.layout.audio.pad_value,
             )
             yield batch.to(device).ready()
+
+
+def _short_sound(frames: Tensor | None, seconds: float, tolerance: float = 5.0) -> dict[str, int]:
+    """Count a video whose spectrogram ends long before its visual features: the rest is silence."""
+    short = frames is not None and frames.shape[1] / FRAME_RATE < seconds - tolerance
+    return {"videos whose sound ends more than 5 s before their features": 1} if short else {}
 
 
 class EvaluationVideos:
@@ -299,6 +312,9 @@ class EvaluationData:
         else:
             ids = None if videos is None else self.root / videos
             found = read_mining_youtube(self.root / annotations, self.root / steps, ids, frame_rate, unknown)
+        if not found.videos:
+            what = "; ".join(f"{count} {what}" for what, count in found.left_out.items()) or "none"
+            raise InputError(f"{self.root / annotations}: expected annotated videos, found none that is left ({what})")
         texts = [text for own in found.tasks.values() for text in own] + ([BACKGROUND] if background else [])
         means = None
         if lengths is not None:

@@ -17,6 +17,8 @@ from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.features import FRAME_RATE, all_finite, frames_at, read_rows, read_spectrogram
 from mcn_lightning.data.howto100m import VideoLayout
 
+TOLERANCE = 5  # seconds by which the streams of a video may differ
+
 
 @dataclass(frozen=True)
 class VideoFeatures:
@@ -55,7 +57,14 @@ def open_features(layout: VideoLayout, video: str, finite: bool = True) -> Video
     if "video" in layout.modalities:
         for stream in layout.streams:
             rows.append(_read_stream(layout.features / f"{video}{stream.suffix}", stream.width, finite))
-        seconds = seconds_of(len(rows[0]), layout.streams[0].rate)
+        lasts = [seconds_of(len(found), stream.rate) for found, stream in zip(rows, layout.streams, strict=True)]
+        seconds = lasts[0]
+        if max(lasts) - min(lasts) > TOLERANCE:
+            each = ", ".join(f"{stream.suffix} {last} s" for stream, last in zip(layout.streams, lasts, strict=True))
+            raise InputError(
+                f"{layout.features / video}: expected streams that last as long as one another, found {each}; check "
+                "--data.streams and the files"
+            )
     if "audio" in layout.modalities:
         choices = [layout.audio_root / f"{video}{suffix}.npz" for suffix in (layout.audio.suffix, "")]
         path = _first_file(choices, "the array 'arr_0'")

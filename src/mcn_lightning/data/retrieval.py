@@ -160,11 +160,11 @@ class ClipReader:
 
 
 def _says_no(flag: Any) -> bool:
-    return not bool(np.asarray(flag).any())
+    return flag.strip().lower() in ("", "0", "false", "no") if isinstance(flag, str) else not np.asarray(flag).any()
 
 
 def _split(entry: Mapping[str, Any], where: str) -> int:
-    value = entry.get("training", 0)
+    value = entry.get("training")
     try:
         number = int(np.asarray(value).reshape(()))
     except (TypeError, ValueError):
@@ -199,7 +199,7 @@ def _tensor(value: Any, name: str, where: str) -> Tensor:
 
 
 def _refuse_non_finite(values: Tensor, name: str, where: str) -> None:
-    wide = values.float() if values.dtype == torch.bfloat16 else values
+    wide = values.float() if values.dtype in (torch.bfloat16, torch.float64) else values  # 1e300 is no float32
     if wide.numel() and not all_finite(wide):
         bad = int((~wide.isfinite()).sum())
         raise InputError(f"{where}: expected finite numbers in '{name}', found {bad} NaN or infinite")
@@ -258,14 +258,53 @@ class PickledClips:
         silent: bool = False,
     ) -> None:
         self.path = path
-        self.entries = read_clip_dicts(path)
-        self.classes = class_names(path, self.entries) if with_classes else None
+        entries = read_clip_dicts(path)
+        self.classes = class_names(path, entries) if with_classes else None
         self.reader = ClipReader(path, streams, audio, text, self.classes)
         self.silent = silent
-        self.ids = _distinct([self.reader.name(entry, number) for number, entry in enumerate(self.entries)])
+        names = [self.reader.name(entry, number) for number, entry in enumerate(entries)]
+        self.ids, self.repeated = _distinct(names), len(names) - len(set(names))
+        self._texts = [caption for entry in entries for caption in _all_captions(entry)] if text else []
+        self._bad: dict[int, str] = {}
+        self._no_sound: dict[int, str] = {}
+        self._keep([self._checked(entries, number) for number in range(len(entries))])
+
+    def _checked(self, entries: list[Any], number: int) -> ClipRecord | None:
+        """Check a clip, and let go of what is not needed of it (features over time are many times those pooled)."""
+        entry, entries[number] = entries[number], None
+        try:
+            record = self.reader.record(entry, number)
+        except InputError as error:
+            self._bad[number] = str(error)
+            return None
+        if record.audio is None and self.reader.audio is not None:
+            self._no_sound[number] = _why_silent(entry)
+        return record
+
+    def _keep(self, records: list[ClipRecord | None]) -> None:
+        """Keep all clips in a few tensors: thousands could not be handed to the processes that read."""
+        self._meta = [None if one is None else (one.text, one.choices, one.label, one.split) for one in records]
+        self._streams = []
+        for place, stream in enumerate(self.reader.streams):
+            nothing = torch.zeros(1, stream.width, dtype=torch.float16)
+            self._streams.append(torch.cat([nothing if one is None else one.streams[place] for one in records]))
+        sounds = [None if one is None else one.audio for one in records]
+        records.clear()
+        lengths = [0 if sound is None else sound.shape[1] for sound in sounds]
+        self._starts = [0, *np.cumsum(lengths).tolist()]
+        kinds = {sound.dtype for sound in sounds if sound is not None}
+        dtype = torch.float16
+        for kind in kinds:
+            dtype = torch.promote_types(dtype, kind) if len(kinds) > 1 else kind
+        bands = 0 if self.reader.audio is None else self.reader.audio.bands
+        self._frames = torch.empty(self._starts[-1], bands, dtype=dtype)
+        for number, sound in enumerate(sounds):
+            if sound is not None:
+                self._frames[self._starts[number] : self._starts[number + 1]] = sound.T
+            sounds[number] = None
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self.ids)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -276,44 +315,45 @@ class PickledClips:
         """Return the name of a clip."""
         return self.ids[index]
 
-    def record(self, index: int) -> ClipRecord:
-        """Check a clip and return what it holds.
-
-        Raises:
-            InputError: if something of it is missing or cannot be used.
-        """
-        return self.reader.record(self.entries[index], index)
-
     def damage(self, index: int, error: Exception) -> str | None:
         """Return nothing: every clip is checked."""
         return None
 
     def texts(self) -> list[str]:
-        """Return all captions; of clips that cannot be used, none."""
-        found: list[str] = []
-        for entry in self.entries if self.reader.text else ():
-            for value in (entry.get("caption"), entry.get("eval_caption")):
-                several = value if isinstance(value, list | tuple) else (value,)
-                found.extend(text for text in several if isinstance(text, str))
-        return found + [class_text(name) for name in self.classes or ()]
+        """Return all captions, those of clips that cannot be used among them, and the names of classes as words."""
+        return self._texts + [class_text(name) for name in self.classes or ()]
 
     def open(self, index: int) -> PickledClip:
-        """Check a clip and take what is read of it.
+        """Take what is read of a clip.
 
         Raises:
             InputError: if it cannot be used.
         """
-        record = self.record(index)
-        if record.audio is None and self.reader.audio is not None and not self.silent:
-            found = self._why(index)
-            raise InputError(f"{self.path}: clip {record.id}: expected a spectrogram under 'audio', found {found}")
-        return PickledClip(record, self.reader.audio)
+        if (reason := self._bad.get(index)) is not None:
+            raise InputError(reason)
+        if not self.silent and (found := self._no_sound.get(index)) is not None:
+            where = f"{self.path}: clip {self.ids[index]}"
+            raise InputError(f"{where}: expected a spectrogram under 'audio', found {found}")
+        text, choices, label, split = self._meta[index]  # type: ignore[misc]
+        streams = tuple(stream[index : index + 1] for stream in self._streams)
+        sound = None
+        if self.reader.audio is not None and index not in self._no_sound:
+            sound = self._frames[self._starts[index] : self._starts[index + 1]].T
+        return PickledClip(ClipRecord(self.ids[index], text, choices, streams, sound, label, split), self.reader.audio)
 
-    def _why(self, index: int) -> str:
-        entry = self.entries[index]
-        if entry.get("audio") is None:
-            return "none"
-        return "has_audio false" if _says_no(entry.get("has_audio", True)) else "an empty one"
+
+def _all_captions(entry: Mapping[str, Any]) -> list[str]:
+    found: list[str] = []
+    for value in (entry.get("caption"), entry.get("eval_caption")):
+        several = value if isinstance(value, list | tuple) else (value,)
+        found.extend(text for text in several if isinstance(text, str))
+    return found
+
+
+def _why_silent(entry: Mapping[str, Any]) -> str:
+    if entry.get("audio") is None:
+        return "none"
+    return "has_audio false" if _says_no(entry.get("has_audio", True)) else "an empty one"
 
 
 class PickledClip:
