@@ -87,10 +87,10 @@ def layers(recipe: Path) -> list[Path]:
     return [*(bases or [CONFIGS / "demo.yaml"]), recipe]
 
 
-RECIPES = [  # those on the benchmarks' files run in test_benchmarks.py
+RECIPES = [  # others run in test_benchmarks.py, test_sweeps.py and test_wandb.py
     path
     for path in sorted([*CONFIGS.rglob("*.yaml"), *EXPERIMENTS.rglob("*.yaml")])
-    if path.parent.name not in ("evaluate", "finetune")
+    if path.parent.name not in ("evaluate", "finetune", "sweeps", "trainer")
 ]
 
 

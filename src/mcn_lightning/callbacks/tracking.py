@@ -69,6 +69,7 @@ def start_wandb(trainer: Trainer, options: Mapping[str, Any], run_id: str | None
 
         if run_id and logger.version is None and not os.environ.get("WANDB_RUN_ID"):
             logger._wandb_init["id"] = logger._id = run_id
+        Path(logger.save_dir or ".").mkdir(parents=True, exist_ok=True)
         if _is_online(logger) and not _has_key():
             _go_offline(logger, "no API key was found (WANDB_API_KEY, wandb login)")
         try:
@@ -78,7 +79,9 @@ def start_wandb(trainer: Trainer, options: Mapping[str, Any], run_id: str | None
                 raise
             _go_offline(logger, " ".join(str(error).split()))
             run = logger.experiment
-        run.config.update(dict(options), allow_val_change=True)
+        # what a sweep has set is locked, and the same
+        news = {name: value for name, value in options.items() if name not in run.config or run.config[name] != value}
+        run.config.update(news, allow_val_change=True)
 
 
 def _is_online(logger: WandbLogger) -> bool:
