@@ -30,10 +30,18 @@ from mcn_lightning.callbacks import (
     EmbeddingWriter,
     Resume,
     RetrievalEvaluation,
+    RunRecord,
     SaveConfig,
     Stopped,
+    Throughput,
     WholeCheckpoints,
+    add_csv_logger,
+    flat_options,
     last_checkpoint,
+    provenance,
+    read_wandb_id,
+    run_folder,
+    start_wandb,
 )
 from mcn_lightning.convert import convert_weights
 from mcn_lightning.data.batch import InputError
@@ -212,6 +220,8 @@ class MCNCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, which writes checkpoints whole unless the user has chosen how they are written.
 
+        Whatever the logger, there is a ``metrics.csv`` too.
+
         Raises:
             InputError: if weights should have another precision than float32, or batch norm should take the statistics
                 of several CPU processes, which torch cannot.
@@ -222,6 +232,7 @@ class MCNCLI(LightningCLI):
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(WholeCheckpoints())
         trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
+        add_csv_logger(trainer)
         if trainer.precision not in PRECISIONS:
             raise InputError(f"--trainer.precision: expected {' or '.join(PRECISIONS)}, found {trainer.precision}")
         if options.get("sync_batchnorm") and trainer.world_size > 1 and isinstance(trainer.accelerator, CPUAccelerator):
@@ -237,17 +248,27 @@ class MCNCLI(LightningCLI):
             check_writable(Path((loggers[0].save_dir if loggers else None) or self.trainer.default_root_dir))
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        """Find out what ``--ckpt_path last`` is, across the folders of all runs of this name, and say it."""
+        """Find out what ``--ckpt_path last`` is, across the folders of all runs of this name, and say it.
+
+        Whoever logs to wandb goes on with the wandb run of that folder, too.
+        """
         words = super()._prepare_subcommand_kwargs(subcommand)
+        options = yaml.safe_load(self._parser(subcommand).dump(self.config[subcommand], skip_unset=False))
+        folders = [run_folder(self.trainer)] if subcommand == "fit" else []
         if words.get("ckpt_path") == "last":
-            options = self._parser(subcommand).dump(self.config[subcommand], skip_unset=False)
             groups = {} if subcommand == "fit" else {"decisive": ("model",)}
-            found = last_checkpoint(self.trainer, yaml.safe_load(options), **groups)
+            found = last_checkpoint(self.trainer, options, **groups)
             if found.path is None and subcommand != "fit":
                 raise InputError(f"--ckpt_path last: {found.text}")
             if is_first_process():
                 print(f"--ckpt_path last: {found.text}" + ("" if found.path else ": the run starts from the beginning"))
             words["ckpt_path"] = None if found.path is None else str(found.path)
+            if found.path is not None and subcommand == "fit":
+                folders.append(found.path.parent.parent)
+        if is_first_process():
+            about = {f"run.{name}": value for name, value in provenance().items()}
+            ids = [run_id for folder in folders if (run_id := read_wandb_id(folder))]
+            start_wandb(self.trainer, flat_options(options) | about, ids[0] if ids else None)
         return words
 
     def instantiate_classes(self) -> None:
@@ -374,6 +395,7 @@ def main(args: list[str] | None = None) -> None:
                     "class_path": "pytorch_lightning.loggers.CSVLogger",
                     "init_args": {"save_dir": "runs", "name": "mcn"},
                 },
+                "callbacks": [Throughput(), RunRecord()],
                 "num_sanity_val_steps": 0,
                 "use_distributed_sampler": False,
             },

@@ -128,7 +128,8 @@ class MCNModule(LightningModule):
             "clustering": self.clustering_config,
             "optimizer": self.optimizer_config,
         }
-        self.save_hyperparameters({name: dataclasses.asdict(config) for name, config in configs.items()})
+        # loggers have the options by the command's own names, from the command
+        self.save_hyperparameters({name: dataclasses.asdict(config) for name, config in configs.items()}, logger=False)
         self.network = MCN(self.network_config)
         self.contrastive = ContrastiveLoss(self.loss_config.contrastive)
         self.cluster_loss = ClusterLoss(self.loss_config.cluster)
@@ -152,6 +153,7 @@ class MCNModule(LightningModule):
                 "data.modalities leaves), clustering and reconstruction all off"
             )
         self.cluster_reports: dict[str, KMeansReport] = {}
+        self.step_clips = 0  # clips of the last step on all processes
         self._recluster: Literal["no", "warm", "fresh"] = "no"
         self._watch = FiniteWatch()
         self._idle = False
@@ -211,7 +213,8 @@ class MCNModule(LightningModule):
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor | None:
         """Return the loss of one batch; nothing when no video of it could be read on any process."""
         counts = self.clip_counts(batch)
-        if sum(counts) == 0:
+        self.step_clips = sum(counts)
+        if self.step_clips == 0:
             return self._no_step()
         output = self(batch) if len(batch) else self.network.nothing(self.device)  # others wait for this process
         terms = self._loss_terms(output, batch, counts)

@@ -2,13 +2,16 @@
 
 from mcn_lightning.callbacks.benchmark import Benchmark, Figure
 from mcn_lightning.callbacks.centroids import CentroidUpdate
-from mcn_lightning.callbacks.checkpoints import WholeCheckpoints, last_checkpoint
+from mcn_lightning.callbacks.checkpoints import WholeCheckpoints, flat_options, last_checkpoint
 from mcn_lightning.callbacks.clips import RecognitionBenchmark, RetrievalBenchmark
 from mcn_lightning.callbacks.evaluation import RetrievalEvaluation
-from mcn_lightning.callbacks.files import EmbeddingWriter, SaveConfig
+from mcn_lightning.callbacks.files import EmbeddingWriter, SaveConfig, run_folder
 from mcn_lightning.callbacks.localization import LocalizationBenchmark
+from mcn_lightning.callbacks.record import RunRecord, provenance
 from mcn_lightning.callbacks.report import BenchmarkReport
 from mcn_lightning.callbacks.resume import Resume, Stopped
+from mcn_lightning.callbacks.throughput import Throughput
+from mcn_lightning.callbacks.tracking import add_csv_logger, read_wandb_id, start_wandb
 
 __all__ = [
     "Benchmark",
@@ -21,8 +24,16 @@ __all__ = [
     "Resume",
     "RetrievalBenchmark",
     "RetrievalEvaluation",
+    "RunRecord",
     "SaveConfig",
     "Stopped",
+    "Throughput",
     "WholeCheckpoints",
+    "add_csv_logger",
+    "flat_options",
     "last_checkpoint",
+    "provenance",
+    "read_wandb_id",
+    "run_folder",
+    "start_wandb",
 ]

@@ -148,15 +148,21 @@ def _step(path: Path) -> int | None:
 
 def _difference(one: Mapping[str, Any], other: Mapping[str, Any], decisive: tuple[str, ...]) -> str | None:
     """Return the first option in which two runs differ, or ``None``."""
-    pairs = [_flat({name: options.get(name) for name in decisive}) for options in (one, other)]
+    pairs = [flat_options({name: options.get(name) for name in decisive}) for options in (one, other)]
     for name in sorted({*pairs[0], *pairs[1]}):
         if name not in INDIFFERENT and pairs[0].get(name) != pairs[1].get(name):
             return name
     return None
 
 
-def _flat(options: Any, prefix: str = "") -> dict[str, Any]:
+def flat_options(options: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested options by their dotted names, as the command takes them; lists stay as they are.
+
+    Args:
+        options: as in config.yaml.
+        prefix: name of what ``options`` are.
+    """
     if not isinstance(options, Mapping):
         return {prefix: options}
-    items = (_flat(value, f"{prefix}.{name}" if prefix else str(name)) for name, value in options.items())
+    items = (flat_options(value, f"{prefix}.{name}" if prefix else str(name)) for name, value in options.items())
     return {name: value for item in items for name, value in item.items()}

@@ -1,0 +1,119 @@
+"""Where figures are logged to: ``metrics.csv`` in the run's folder whatever the logger, and wandb."""
+
+from __future__ import annotations
+
+import netrc
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
+
+WANDB_ID = "wandb_id"
+
+
+def wandb_loggers(trainer: Trainer) -> list[WandbLogger]:
+    """Return the loggers of a run that go to wandb."""
+    return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+
+
+def add_csv_logger(trainer: Trainer) -> None:
+    """Put a CSVLogger before loggers that have none among them: it decides the one folder of the run.
+
+    The folder is ``<save_dir>/<name>/version_<n>``, as with CSVLogger alone; <n> is the id of the run for an agent of a
+    wandb sweep, several of which may start at once.
+    """
+    if not trainer.loggers or any(isinstance(logger, CSVLogger) for logger in trainer.loggers):
+        return
+    first = trainer.loggers[0]
+    name, version = first.name, first.version
+    if isinstance(first, WandbLogger):
+        name = first._name or first.name
+        run = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+        version = f"version_{run}" if run else None
+    trainer.loggers = [
+        CSVLogger(first.save_dir or trainer.default_root_dir, name=str(name), version=version),
+        *trainer.loggers,
+    ]
+
+
+def read_wandb_id(folder: Path) -> str | None:
+    """Return the id of the wandb run that logged a run's folder, or ``None``."""
+    path = folder / WANDB_ID
+    return path.read_text().strip() or None if path.is_file() else None
+
+
+def keep_wandb_id(trainer: Trainer, folder: Path) -> None:
+    """Write the id of the wandb run, if there is one, into the run's folder."""
+    for logger in wandb_loggers(trainer)[:1]:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / WANDB_ID).write_text(f"{logger.version}\n")
+
+
+def start_wandb(trainer: Trainer, options: Mapping[str, Any], run_id: str | None = None) -> None:
+    """Start the wandb run, or go on with one, and tell it the options; offline where wandb cannot be reached.
+
+    For the first process alone. An id that the user or an agent gives is not replaced.
+
+    Args:
+        trainer: with or without a WandbLogger.
+        options: what wandb shows as the run's config, by dotted name.
+        run_id: the run to go on with.
+    """
+    for logger in wandb_loggers(trainer):
+        import wandb
+
+        if run_id and logger.version is None and not os.environ.get("WANDB_RUN_ID"):
+            logger._wandb_init["id"] = logger._id = run_id
+        Path(logger.save_dir or ".").mkdir(parents=True, exist_ok=True)
+        if _is_online(logger) and not _has_key():
+            _go_offline(logger, "no API key was found (WANDB_API_KEY, wandb login)")
+        try:
+            run = logger.experiment
+        except wandb.errors.Error as error:
+            if not _is_online(logger):
+                raise
+            _go_offline(logger, " ".join(str(error).split()))
+            run = logger.experiment
+        # what a sweep has set is locked, and the same
+        news = {name: value for name, value in options.items() if name not in run.config or run.config[name] != value}
+        run.config.update(news, allow_val_change=True)
+
+
+def _is_online(logger: WandbLogger) -> bool:
+    import wandb
+
+    mode = logger._wandb_init.get("mode") or wandb.setup().settings.mode
+    return not logger._offline and mode not in ("offline", "dryrun", "disabled")
+
+
+def _go_offline(logger: WandbLogger, reason: str) -> None:
+    logger._wandb_init["mode"] = "offline"
+    place = Path(logger.save_dir or ".") / "wandb"
+    print(
+        f"warning: wandb: {reason}; the run goes on offline, and `wandb sync` sends what is in {place} later",
+        file=sys.stderr,
+    )
+
+
+def _has_key() -> bool:
+    """Return whether wandb could log in without asking."""
+    import wandb
+
+    settings = wandb.setup().settings
+    if settings.api_key or getattr(settings, "identity_token_file", None):
+        return True
+    places = [Path.home() / ".netrc", Path.home() / "_netrc"]
+    if given := os.environ.get("NETRC"):
+        places = [Path(given).expanduser()]
+    for path in places:
+        try:
+            if netrc.netrc(str(path)).authenticators(urlsplit(settings.base_url).netloc):
+                return True
+        except (OSError, netrc.NetrcParseError):
+            continue
+    return False

@@ -1,0 +1,57 @@
+"""The command as a process of its own, on tiny data, out of the network's reach."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from test_cli import CONFIGS, DATA, NETWORK
+
+LOGGER = "pytorch_lightning.loggers.WandbLogger"
+UNSET = ("WANDB_API_KEY", "WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_PROJECT", "WANDB_DIR", "NETRC")
+
+
+def write_overlay(path: Path, root: Path, folder: Path, logger: str = LOGGER, **trainer: Any) -> Path:
+    """Write a file that makes the demo tiny, with its runs in ``folder/run``; return where it is."""
+    options = {
+        "data": {name: value for name, value in DATA.items() if name != "modalities"} | {"root": str(root)},
+        "model": {"network": NETWORK, "clustering": {"num_clusters": 4, "queue_rows": 16}},
+        "trainer": {
+            "max_steps": 3, "limit_val_batches": 1, "accelerator": "cpu", "enable_progress_bar": False,
+            "log_every_n_steps": 1, "check_val_every_n_epoch": 1, "max_epochs": 100_000,
+            "logger": {"class_path": logger, "init_args": {"save_dir": str(folder), "name": "run"}},
+        } | trainer,
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(options))
+    return path
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """Return an environment with a home of its own, in which wandb finds no key and python is this one."""
+    kept = {name: value for name, value in os.environ.items() if name not in UNSET}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
+    return (
+        kept | {"HOME": str(home), "PATH": path, "WANDB_CONFIG_DIR": str(home), "WANDB_ERROR_REPORTING": "false"} | more
+    )
+
+
+def start(*words: object, **options: Any) -> subprocess.Popen[str]:
+    """Start ``fit`` of the demo with more words."""
+    command = [sys.executable, "-m", "mcn_lightning", "fit", "--config", CONFIGS / "demo.yaml", *words]
+    return subprocess.Popen([str(word) for word in command], text=True, **options)
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
+    """Wait until a condition holds; end the process and fail when it takes too long, or the process ends before."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            process.kill()
+        assert process.poll() is None, f"the process ended, or {seconds} s passed"
+        time.sleep(0.1)

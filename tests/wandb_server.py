@@ -1,0 +1,88 @@
+"""A stand-in for a wandb server: it takes a sweep, and hands runs to an agent, one at a time, as they are listed."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+KEY = "0123456789abcdef" * 2 + "01234567"
+PROJECT = {"id": "p", "name": "mcn", "entity": {"id": "e", "name": "someone"}}
+
+
+class WandbServer:
+    """Answers the GraphQL operations of ``wandb sweep`` and ``wandb agent``; it searches nothing.
+
+    Args:
+        runs: options of each run by its id, in the order in which they are handed out.
+    """
+
+    def __init__(self, runs: dict[str, dict[str, Any]]) -> None:
+        self.waiting = list(runs.items())
+        self.sweep: str | None = None  # the sweep file, as YAML or JSON
+        self.started: list[str] = []
+        self.seen: list[list[str]] = []  # the runs that are alive, heartbeat by heartbeat
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                length = int(self.headers.get("Content-Length", 0))
+                asked = json.loads(self.rfile.read(length) or "{}")
+                name = re.search(r"(?:query|mutation)\s+(\w+)", asked.get("query", ""))
+                answer = server.answer(name.group(1) if name else "", asked.get("variables") or {})
+                found: dict[str, Any] = {"data": answer}
+                if answer is None:
+                    found = {"errors": [{"message": "not known here"}]}
+                body = json.dumps(found).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *words: object) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+
+    def __enter__(self) -> WandbServer:
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+    def answer(self, operation: str, words: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the answer to an operation, or ``None`` for one that is not known here."""
+        if operation in ("Viewer", "GetViewer", "GetDefaultEntity"):
+            return {"viewer": {"id": "u", "entity": "someone", "username": "someone", "flags": "{}"}}
+        if operation == "UpsertSweep":
+            self.sweep = words["config"]
+            return {"upsertSweep": {"sweep": {"name": "sweep1", "project": PROJECT}, "configValidationWarnings": []}}
+        if operation == "SweepWithRuns":
+            sweep = {"id": "s", "name": "sweep1", "state": "RUNNING", "config": self.sweep, "runs": {"edges": []}}
+            return {"project": {"sweep": sweep}}
+        if operation == "CreateAgent":
+            return {"createAgent": {"agent": {"id": "agent1"}}}
+        if operation == "Heartbeat":
+            alive = [run for run, lives in json.loads(words.get("runState") or "{}").items() if lives]
+            self.seen.append(alive)
+            return {"agentHeartbeat": {"agent": {"id": "agent1"}, "commands": json.dumps(self._commands(alive))}}
+        return None
+
+    def _commands(self, alive: list[str]) -> list[dict[str, Any]]:
+        if alive:
+            return []
+        if not self.waiting:
+            return [{"type": "exit", "id": "end", "exitcode": 0}]
+        run, options = self.waiting.pop(0)
+        self.started.append(run)
+        values = {name: {"value": value} for name, value in options.items()}
+        return [{"type": "run", "id": run, "run_id": run, "program": "mcn_lightning", "args": values}]
