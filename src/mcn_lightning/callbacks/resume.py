@@ -67,17 +67,22 @@ def draw_random_states(seed: int, step: int) -> None:
     random.seed(words[2])
 
 
-def _end_epoch(progress: dict[str, Any]) -> None:
+def _end_epoch(progress: dict[str, Any], steps: int) -> None:
     """Turn the progress of a checkpoint that was saved after the last step of an epoch into that of the epoch's end.
 
     Lightning would go on with the next epoch, too, but without beginning it: its hooks and its number are left out.
+
+    Args:
+        progress: of the fit loop, changed in place.
+        steps: of the optimiser; at the very end of an epoch the step that loggers are told is counted already.
     """
     epoch, batch = progress["epoch_progress"], progress["epoch_loop.batch_progress"]
     if batch["is_last_batch"] and epoch["total"]["processed"] < epoch["total"]["started"]:
         for scope in ("total", "current"):
             epoch[scope]["processed"] += 1
             batch[scope]["completed"] = batch[scope]["processed"]
-        progress["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
+        if (state := progress["epoch_loop.state_dict"])["_batches_that_stepped"] < steps:
+            state["_batches_that_stepped"] += 1
 
 
 class Resume(Callback):
@@ -123,7 +128,7 @@ class Resume(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the random states until training begins: what is set up until then draws numbers too."""
         self._saved = checkpoint.get(KEY, [])
-        _end_epoch(checkpoint["loops"]["fit_loop"])
+        _end_epoch(checkpoint["loops"]["fit_loop"], checkpoint["global_step"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the random states, and take the signals over from Lightning, whose handlers wait for other processes."""
