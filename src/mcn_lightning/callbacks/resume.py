@@ -18,6 +18,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.distributed import Later, rank, world
+from mcn_lightning.signals import early
 
 KEY = "random_states"
 NEWEST = "newest.ckpt"
@@ -146,6 +147,7 @@ class Resume(Callback):
             numbers.append(signal.SIGUSR1)
         for number in numbers:  # Lightning puts the former handlers back at the end
             signal.signal(number, self._note)
+        self._received = self._received or early()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received = number

@@ -1,0 +1,41 @@
+"""Signals that come before a run can act on them, or reach processes that they are not meant for."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+FOR_THE_RUN = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""What tells a run to save and end."""
+
+_early: list[int] = []
+
+
+def note_early() -> None:
+    """Remember SIGUSR1, which would otherwise kill a process that is still importing its libraries (SLURM jobs only)."""
+    if "SLURM_JOB_ID" in os.environ:
+        signal.signal(signal.SIGUSR1, _note)
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    _early.append(number)
+
+
+def early() -> int:
+    """Return the signal that came since ``note_early``, 0 for none; it is told once."""
+    number = _early[-1] if _early else 0
+    _early.clear()
+    return number
+
+
+@contextmanager
+def kept_from_children() -> Iterator[None]:
+    """Start processes that these signals do not end: SLURM may send them to every process of a job."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_RUN)  # inherited; here they wait until it is undone
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
