@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import forkserver, resource_tracker
 from types import FrameType
 
 FOR_THE_RUN = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -31,9 +32,16 @@ def early() -> int:
     return number
 
 
+def start_forkserver() -> None:
+    """Start the server of worker processes so that these signals end none of them: SLURM may send them to all."""
+    with _kept_from_children():
+        resource_tracker.ensure_running()  # which undoes a part of it for what is started next
+    with _kept_from_children():
+        forkserver.ensure_running()
+
+
 @contextmanager
-def kept_from_children() -> Iterator[None]:
-    """Start processes that these signals do not end: SLURM may send them to every process of a job."""
+def _kept_from_children() -> Iterator[None]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_RUN)  # inherited; here they wait until it is undone
     try:
         yield

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import multiprocessing.forkserver
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +31,7 @@ from mcn_lightning.data.streaming import StreamingVideos, is_streaming, pack_str
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.data.text import TextConfig, TextSource, open_text
 from mcn_lightning.data.videos import NarratedVideoDataset, VideoSource, collate
-from mcn_lightning.signals import kept_from_children
+from mcn_lightning.signals import start_forkserver
 
 logger = logging.getLogger(__name__)
 
@@ -472,8 +471,7 @@ class NarratedVideos(LightningDataModule):
             return None
         # imported once and not by every worker
         multiprocessing.get_context("forkserver").set_forkserver_preload(["mcn_lightning.data.videos"])
-        with kept_from_children():
-            multiprocessing.forkserver.ensure_running()
+        start_forkserver()
         return "forkserver"
 
     def on_before_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
