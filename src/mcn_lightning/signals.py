@@ -16,7 +16,7 @@ _early: list[int] = []
 
 
 def note_early() -> None:
-    """Remember SIGUSR1, which would otherwise kill a process that is still importing its libraries (SLURM jobs only)."""
+    """Remember SIGUSR1, which would otherwise kill a process of a SLURM job that still imports its libraries."""
     if "SLURM_JOB_ID" in os.environ:
         signal.signal(signal.SIGUSR1, _note)
 

@@ -76,8 +76,8 @@ def job_problems(environ: Mapping[str, str], asked: Asked) -> Iterator[str]:
     if per_node is None:
         if tasks > 1:
             yield (
-                f"--ntasks-per-node: expected the number of processes of a node, found only --ntasks {tasks}; give srun "
-                f"and sbatch --ntasks-per-node={asked.devices}"
+                f"--ntasks-per-node: expected the processes of a node, found only --ntasks {tasks}; give srun and "
+                f"sbatch --ntasks-per-node={asked.devices}"
             )
         per_node = str(-(-tasks // nodes))
     if int(per_node) != asked.devices:
@@ -113,8 +113,8 @@ def node_problems(environ: Mapping[str, str], asked: Asked, interfaces: Collecti
         yield from _shard_problems(here, asked.shards)
     elif asked.root is not None and not asked.root.is_dir():
         yield (
-            f"{here} --data.root: expected a folder on every node, found none at {asked.root.absolute()}; copy it there, "
-            "or give one that all nodes share"
+            f"{here} --data.root: expected a folder on every node, found none at {asked.root.absolute()}; copy it "
+            "there, or give one that all nodes share"
         )
     if int(environ["SLURM_NTASKS"]) == 1:
         return
@@ -129,8 +129,8 @@ def node_problems(environ: Mapping[str, str], asked: Asked, interfaces: Collecti
         socket.getaddrinfo(address, None)
     except OSError:
         yield (
-            f"{here} MASTER_ADDR: expected a name or address of the first node, found {address}, which this node cannot "
-            "resolve; export the address of the first node"
+            f"{here} MASTER_ADDR: expected a name or address of the first node, found {address}, which this node "
+            "cannot resolve; export the address of the first node"
         )
 
 
@@ -145,8 +145,8 @@ def _shard_problems(here: str, shards: Path) -> Iterator[str]:
     absent = [name for name in map(shard_name, range(count)) if not (shards / name).is_file()]
     if absent:
         yield (
-            f"{here} --data.shards: expected {count} shards in {shards.absolute()}, found {count - len(absent)}; copy the "
-            f"others there ({absent[0]} is the first)"
+            f"{here} --data.shards: expected {count} shards in {shards.absolute()}, found {count - len(absent)}; copy "
+            f"the others there ({absent[0]} is the first)"
         )
 
 
@@ -186,7 +186,8 @@ def any_interface(wanted: str, interfaces: Collection[str], nccl: bool) -> bool:
     """Tell whether a list of interfaces leaves one.
 
     Args:
-        wanted: names separated by commas. For NCCL beginnings of names; ``=`` before them: whole names; ``^``: all others.
+        wanted: names separated by commas. For NCCL beginnings of names; ``=`` before them: whole names; ``^``: all
+            others.
         interfaces: names of this node's.
         nccl: whether NCCL reads it; Gloo takes whole names.
     """

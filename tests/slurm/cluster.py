@@ -118,12 +118,18 @@ class Cluster:
             CONFIG.format(host=socket.gethostname().split(".")[0], folder=self.folder, ports=free_ports(3))
         )
         places = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
-        self._daemon("munged", "--foreground", "--force", *(f"--{name}={munge / file}" for name, file in places.items()))
+        self._daemon(
+            "munged", "--foreground", "--force", *(f"--{name}={munge / file}" for name, file in places.items())
+        )
         until((munge / "socket").exists, 20, "munged's socket")
         self._daemon("slurmctld", "-D", "-f", str(self.config))
         for node in ("n1", "n2"):
             self._daemon("slurmd", "-D", "-N", node, "-f", str(self.config))
-        until(lambda: self("sinfo", "--noheader", "--format=%T %D", check=False).split() == ["idle", "2"], 60, "two idle nodes")
+        until(
+            lambda: self("sinfo", "--noheader", "--format=%T %D", check=False).split() == ["idle", "2"],
+            60,
+            "two idle nodes",
+        )
 
     def _daemon(self, *words: str) -> None:
         name = f"{words[0]}-{len(self._daemons)}.out"
@@ -185,7 +191,7 @@ class Cluster:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _strangers(self) -> list[int]:
-        """Return processes of this cluster that are none of its daemons: of jobs, told by the path of the configuration."""
+        """Return the processes of jobs, told by the path of the configuration."""
         mark, own = f"SLURM_CONF={self.config}".encode(), {os.getpid(), *(each.pid for each in self._daemons)}
         found = []
         for path in Path("/proc").glob("[0-9]*/environ"):

@@ -170,6 +170,7 @@ class Resume(Callback):
             return
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if number and not last:
+            trainer._logger_connector.update_train_step_metrics()  # which Lightning would do after this hook
             self._stop(trainer, number)
         due = self.every_n_steps > 0 and trainer.global_step % self.every_n_steps == 0
         if number or (due and not last):
