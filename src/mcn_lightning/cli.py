@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import pickle
 import sys
 import tempfile
@@ -18,12 +19,13 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
-from mcn_lightning import __version__
+from mcn_lightning import __version__, slurm
 from mcn_lightning.callbacks import (
     BenchmarkReport,
     CentroidUpdate,
@@ -134,6 +136,32 @@ def _reason(error: OSError) -> str:
     return f"{error.strerror or error}".lower()
 
 
+def asked_of_job(options: Any) -> slurm.Asked:
+    """Return what a run expects of a SLURM job.
+
+    Args:
+        options: of a subcommand, as the parser holds them.
+    """
+    trainer, data = options.trainer, options.data
+    visible = 0 if trainer.accelerator == "cpu" else torch.cuda.device_count()
+    gpus = visible if visible or trainer.accelerator in ("gpu", "cuda") else None
+    devices = trainer.devices
+    if str(devices) in ("auto", "-1"):
+        devices = gpus or 1
+    elif not isinstance(devices, int):  # a list or a string of numbers of GPUs, or how many
+        listed = [each for each in devices.split(",") if each.strip()] if isinstance(devices, str) else devices
+        devices = int(devices) if isinstance(devices, str) and devices.isdecimal() else len(listed)
+    shards = data.shards if data.shards and "://" not in data.shards else None
+    litdata = shards is not None and any(Path(shards).glob("*/index.json"))
+    return slurm.Asked(
+        devices=devices,
+        num_nodes=trainer.num_nodes,
+        gpus=gpus,
+        root=None if data.synthetic or data.shards else Path(data.root),
+        shards=None if shards is None or litdata else Path(shards),
+    )
+
+
 def is_first_process() -> bool:
     """Return whether this process is the one that speaks for all of a run."""
     return getattr(rank_zero_only, "rank", 0) == 0
@@ -217,10 +245,20 @@ class MCNCLI(LightningCLI):
                     model["network"][name] = list(value) if isinstance(value, tuple) else value
                 model["weights"] = None
 
+    def before_instantiate_classes(self) -> None:
+        """Check the SLURM job, if this is one, before its processes wait for each other.
+
+        Raises:
+            InputError: if job and run do not fit.
+        """
+        if self.subcommand and slurm.launched(os.environ):
+            slurm.check_job(os.environ, asked_of_job(self.config[self.subcommand]))
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, which writes checkpoints whole unless the user has chosen how they are written.
 
-        Whatever the logger, there is a ``metrics.csv`` too.
+        Whatever the logger, there is a ``metrics.csv`` too. What preempts a SLURM job is handled at the end of a step: Lightning's own handler saves wherever each process
+        happens to be.
 
         Raises:
             InputError: if weights should have another precision than float32, or batch norm should take the statistics
@@ -231,6 +269,9 @@ class MCNCLI(LightningCLI):
         plugins = list(plugins) if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(WholeCheckpoints())
+        chosen = any(isinstance(plugin, ClusterEnvironment) for plugin in plugins)
+        if not chosen and slurm.launched(os.environ) and not TorchElasticEnvironment.detect():
+            plugins.append(SLURMEnvironment(auto_requeue=False))
         trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
         add_csv_logger(trainer)
         if trainer.precision not in PRECISIONS:

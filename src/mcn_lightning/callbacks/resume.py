@@ -18,6 +18,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.distributed import Later, rank, world
+from mcn_lightning.signals import early
 
 KEY = "random_states"
 NEWEST = "newest.ckpt"
@@ -151,6 +152,7 @@ class Resume(Callback):
             numbers.append(signal.SIGUSR1)
         for number in numbers:  # Lightning puts the former handlers back at the end
             signal.signal(number, self._note)
+        self._received = self._received or early()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received = number
@@ -173,6 +175,7 @@ class Resume(Callback):
             return
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if number and not last:
+            trainer._logger_connector.update_train_step_metrics()  # which Lightning would do after this hook
             self._stop(trainer, number)
         due = self.every_n_steps > 0 and trainer.global_step % self.every_n_steps == 0
         if number or (due and not last):

@@ -31,6 +31,7 @@ from mcn_lightning.data.streaming import StreamingVideos, is_streaming, pack_str
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.data.text import TextConfig, TextSource, open_text
 from mcn_lightning.data.videos import NarratedVideoDataset, VideoSource, collate
+from mcn_lightning.signals import start_forkserver
 
 logger = logging.getLogger(__name__)
 
@@ -473,6 +474,7 @@ class NarratedVideos(LightningDataModule):
             return None
         # imported once and not by every worker
         multiprocessing.get_context("forkserver").set_forkserver_preload(["mcn_lightning.data.videos"])
+        start_forkserver()
         return "forkserver"
 
     def on_before_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import shutil
+import socket
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,13 +96,13 @@ def write_synthetic(root: Path, config: SyntheticConfig) -> None:
         InputError: if the folder holds something else.
     """
     manifest = json.dumps(dataclasses.asdict(config), indent=1, sort_keys=True)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        known = root / "synthetic.json"
-        if known.is_file() and known.read_text() == manifest:
+    if _occupied(root):
+        if _same(root, manifest):
             return
         expected = "expected an empty folder, or data generated with the same --data.synthetic options"
         raise InputError(f"{root}: {expected}, found other files: choose another --data.root or delete it")
-    partial = root.with_name(root.name + ".partial")
+    # a name of its own: the first process of every node generates, on what may be one disk
+    partial = root.with_name(f"{root.name}.partial-{socket.gethostname()}-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     world, captions = _World(config), {}
@@ -115,9 +117,21 @@ def write_synthetic(root: Path, config: SyntheticConfig) -> None:
     (partial / "captions.json").write_text(json.dumps(captions))
     _write_word_vectors(partial / "word_vectors.txt", world)
     (partial / "synthetic.json").write_text(manifest)
-    if root.exists():
-        root.rmdir()
-    partial.rename(root)
+    try:
+        partial.rename(root)  # which also replaces an empty folder
+    except OSError:
+        if not _same(root, manifest):
+            raise
+        shutil.rmtree(partial)
+
+
+def _occupied(root: Path) -> bool:
+    return root.exists() and (not root.is_dir() or any(root.iterdir()))
+
+
+def _same(root: Path, manifest: str) -> bool:
+    known = root / "synthetic.json"
+    return known.is_file() and known.read_text() == manifest
 
 
 def _write_word_vectors(path: Path, world: _World) -> None:

@@ -1,0 +1,164 @@
+"""Preempt a two-node job at random moments and compare what it ends with; by hand, from the folder tests:
+
+OMP_NUM_THREADS=1 python -m slurm.preemption --times 10
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import random
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_flatten
+
+from slurm.cluster import Cluster, until
+
+ROOT = Path(__file__).parents[2]
+SBATCH = ROOT / "experiments" / "slurm" / "train.sbatch"
+STATE = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "NarratedVideos", "random_states")
+CLOCKS = ("clustering/seconds",)
+
+
+@dataclass
+class Run:
+    """A job that ran to its end.
+
+    Args:
+        folder: of the run.
+        seconds: from its first start to its end.
+        restarts: how often it was requeued.
+        log: what it printed.
+    """
+
+    folder: Path
+    seconds: float
+    restarts: int
+    log: str
+
+    def rows(self) -> dict[tuple[str, str], dict[str, str]]:
+        """Return what was logged, by step and kind, of all starts."""
+        found: dict[tuple[str, str], dict[str, str]] = {}
+        for path in sorted(self.folder.glob("*/version_*/metrics.csv")):
+            for row in csv.DictReader(path.open()):
+                told = {name: value for name, value in row.items() if value and name not in CLOCKS}
+                for kind in {name.split("/")[0] for name in told if "/" in name}:
+                    part = {name: value for name, value in told.items() if name.startswith(kind + "/")}
+                    known = found.setdefault((row["step"], kind), part)
+                    assert known == part, f"step {row['step']} twice, and not the same: {known}, {part}"
+        return found
+
+    def last(self) -> dict[str, Any]:
+        """Return the newest last.ckpt."""
+        path = max(self.folder.glob("*/version_*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        return torch.load(path, weights_only=True)
+
+
+def differences(one: Run, other: Run) -> list[str]:
+    """Return in what two runs differ, bit for bit: what was logged at every step, and the last checkpoint."""
+    told = one.rows(), other.rows()
+    found = [f"logged {kind} of step {step}" for step, kind in sorted(told[0].keys() ^ told[1].keys())]
+    both = sorted(told[0].keys() & told[1].keys())
+    found += [f"{kind} of step {step}" for step, kind in both if told[0][step, kind] != told[1][step, kind]]
+    saved = one.last(), other.last()
+    for part in STATE:
+        (first, shape), (second, other_shape) = tree_flatten(saved[0][part]), tree_flatten(saved[1][part])
+        same = shape == other_shape and all(
+            torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(first, second, strict=True)
+        )
+        found += [] if same else [part]
+    return found
+
+
+def submit(cluster: Cluster, place: Path, name: str, *options: object) -> int:
+    """Submit the batch script for two nodes; return the number of the job."""
+    configs = ("--config", ROOT / "configs" / "demo.yaml", "--config", ROOT / "tests" / "slurm" / "demo.yaml")
+    words = ("--parsable", "--nodes=2", "--time=10", f"--chdir={ROOT}", f"--output={place / name}.out", SBATCH)
+    environment = {
+        "RUN_FOLDER": str(place / name), "PYTHON": sys.executable, "SLURM_WAIT": "30", "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT / "src"),
+    }  # fmt: skip
+    data = ("--data.root", place / "data")
+    return int(cluster("sbatch", *words, *configs, *data, *options, environment=environment))
+
+
+def running(cluster: Cluster, job: int, restarts: int) -> bool:
+    """Return whether a job has been started again as often."""
+    known = cluster.job(job)
+    return known.get("JobState") == "RUNNING" and int(known.get("Restarts", 0)) >= restarts
+
+
+def train(cluster: Cluster, place: Path, name: str, moments: tuple[float, ...] = ()) -> Run:
+    """Run a job to its end, and send it SIGUSR1 once a start as long as there are moments.
+
+    Args:
+        cluster: the cluster.
+        place: folder for runs and data.
+        name: of the run.
+        moments: seconds after the job has started, one for each start.
+
+    Raises:
+        AssertionError: if the job does not end as completed.
+    """
+    job = submit(cluster, place, name)
+    begin = 0.0
+    for start, moment in enumerate((*moments, None)):
+        until(lambda start=start: running(cluster, job, start) or cluster.ended(job), 60, f"start {start} of job {job}")
+        begin = begin or time.monotonic()
+        if moment is None or cluster.ended(job):
+            break
+        time.sleep(moment)
+        with suppress(AssertionError):  # it may just have ended
+            cluster("scancel", "--signal=USR1", job)
+        count = start + 1
+        until(
+            lambda count=count: int(cluster.job(job).get("Restarts", 0)) >= count or cluster.ended(job), 120,
+            f"requeue {count} of job {job}",
+        )  # fmt: skip
+    until(lambda: cluster.ended(job), 120, f"end of job {job}")
+    known, log = cluster.job(job), (place / f"{name}.out").read_text()
+    assert known["JobState"] == "COMPLETED", f"job {job} is {known['JobState']}:\n{log[-5000:]}"
+    return Run(place / name, time.monotonic() - begin, int(known["Restarts"]), log)
+
+
+def moments(seed: int, seconds: float, signals: int = 2) -> tuple[float, ...]:
+    """Draw when a job is signalled: anywhere from its start until shortly before a run of ``seconds`` would end."""
+    draw = random.Random(seed)
+    return tuple(draw.uniform(0.05, 0.85) * seconds for _ in range(signals))
+
+
+def main() -> None:
+    """Preempt as many runs, and say how many end bit-equal to one that nobody disturbed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", type=int, default=10, help="runs")
+    parser.add_argument("--signals", type=int, default=3, help="signals a run")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    asked = parser.parse_args()
+    equal = restarts = 0
+    with tempfile.TemporaryDirectory() as name, Cluster() as cluster:
+        place = Path(name)
+        whole = train(cluster, place, "whole")
+        print(f"undisturbed: {whole.seconds:.1f} s, {len(whole.rows())} rows", flush=True)
+        for number in range(asked.times):
+            drawn = moments(asked.seed + number, whole.seconds, asked.signals)
+            run = train(cluster, place, f"run{number}", drawn)
+            wrong = differences(whole, run)
+            equal, restarts = equal + (not wrong), restarts + run.restarts
+            at = [line.split(",")[0] for line in run.log.splitlines() if line.startswith("stopped by")]
+            print(
+                f"run {number}: signals after {', '.join(f'{each:.1f}' for each in drawn)} s, {run.restarts} restarts "
+                f"({'; '.join(at)}), {'bit-equal' if not wrong else wrong}", flush=True,
+            )  # fmt: skip
+    print(f"{equal} of {asked.times} bit-equal, {restarts} restarts")
+    sys.exit(equal != asked.times)
+
+
+if __name__ == "__main__":
+    main()
