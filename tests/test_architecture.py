@@ -12,6 +12,8 @@ ALLOWED = {
     "data": set(),
     **{room: {"distributed"} for room in LEVEL_1},
     "module": LEVEL_1 | {"data.batch", "distributed"},
+    "results": {"data.batch"},
+    "experiments": {"results", "ablations", "data.batch"},
     "callbacks": {"metrics", "clustering", "data.batch", "distributed"},
 }
 LIGHTNING = {"data/datamodule.py", "module.py", "cli.py", "convert.py"}

@@ -39,11 +39,11 @@ from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.data.packing import PackConfig
 from mcn_lightning.data.shard_files import ShardIndex
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
+from mcn_lightning.experiments import results
 from mcn_lightning.losses import NotFiniteError
 from mcn_lightning.models.released import WeightsError
 from mcn_lightning.models.weights import SHAPE
 from mcn_lightning.module import MCNModule
-from mcn_lightning.results import results_table
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Weights, k-means and log-softmax are float32 in all of them."""
@@ -254,16 +254,6 @@ def verify_shards(shards: str) -> None:
     print(f"{len(index.shards)} shards, {sum(shard['bytes'] for shard in index.shards) / 1e9:.2f} GB: all as packed")
 
 
-def print_table(runs: list[str], metrics: list[str]) -> None:
-    """Print a Markdown table of what runs reached: a row for each name, mean and spread over its runs (seeds).
-
-    Args:
-        runs: folders of runs as CSVLogger writes them (<runs>/<name>/version_<n>/metrics.csv).
-        metrics: columns, by the names that were logged, for instance val/t->va/R@10.
-    """
-    print(results_table(runs, metrics))
-
-
 def write_generated(root: str, synthetic: SyntheticConfig = SyntheticConfig()) -> None:  # noqa: B008 (frozen)
     """Write generated narrated videos with known topics in the release's layout.
 
@@ -278,10 +268,12 @@ def write_generated(root: str, synthetic: SyntheticConfig = SyntheticConfig()) -
 COMMANDS: dict[str, Callable[..., None]] = {
     "synthetic": write_generated,
     "verify": verify_shards,
-    "table": print_table,
     "convert": convert_weights,
 }
 """Commands that need no trainer."""
+
+EXPERIMENTS: dict[str, Callable[[Sequence[str]], None]] = {"results": results}
+"""Commands around several runs, which read their words themselves."""
 
 
 def main(args: list[str] | None = None) -> None:
@@ -294,6 +286,9 @@ def main(args: list[str] | None = None) -> None:
     try:
         if words and words[0] in COMMANDS:
             auto_cli(COMMANDS[words[0]], args=words[1:], prog=f"lightning {words[0]}", as_positional=False)
+            return
+        if words and words[0] in EXPERIMENTS:
+            EXPERIMENTS[words[0]](words[1:])
             return
         command: Any = MCNCLI
         if words[:1] == ["prepare"]:
@@ -313,8 +308,8 @@ def main(args: list[str] | None = None) -> None:
                 "version": __version__,
                 "description": "Train and evaluate Multimodal Clustering Networks. Beside the commands below: "
                 "prepare (pack a data set into shards), verify (check shards), synthetic (write generated videos), "
-                "table (of what runs reached), convert (weights of the authors' releases to a checkpoint); "
-                "each has its own --help.",
+                "results (table and curves of what runs reached), ablate (a folder of ablation files over seeds), "
+                "convert (weights of the authors' releases to a checkpoint); each has its own --help.",
             },
             trainer_defaults={
                 "logger": {
