@@ -13,6 +13,7 @@ ALLOWED = {
     **{room: {"distributed"} for room in LEVEL_1},
     "module": LEVEL_1 | {"data.batch", "distributed"},
     "results": {"data.batch"},
+    "ablations": {"results", "callbacks.checkpoints", "data.batch"},
     "experiments": {"results", "ablations", "data.batch"},
     "callbacks": {"metrics", "clustering", "data.batch", "distributed"},
 }

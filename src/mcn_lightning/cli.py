@@ -32,6 +32,7 @@ from mcn_lightning.callbacks import (
     Stopped,
     WholeCheckpoints,
     last_checkpoint,
+    refuse_other_runs,
 )
 from mcn_lightning.convert import convert_weights
 from mcn_lightning.data.batch import InputError
@@ -39,7 +40,7 @@ from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.data.packing import PackConfig
 from mcn_lightning.data.shard_files import ShardIndex
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
-from mcn_lightning.experiments import results
+from mcn_lightning.experiments import ablate, results
 from mcn_lightning.losses import NotFiniteError
 from mcn_lightning.models.released import WeightsError
 from mcn_lightning.models.weights import SHAPE
@@ -184,12 +185,17 @@ class MCNCLI(LightningCLI):
         return trainer
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        """Find out what ``--ckpt_path last`` is, across the folders of all runs of this name, and say it."""
+        """Find out what ``--ckpt_path last`` is, across the folders of all runs of this name, and say it.
+
+        Folders and checkpoints that ``fit`` is given must be those of a run with its options.
+        """
         words = super()._prepare_subcommand_kwargs(subcommand)
+        options = yaml.safe_load(self._parser(subcommand).dump(self.config[subcommand], skip_unset=False))
+        if subcommand == "fit":
+            refuse_other_runs(self.trainer, options, words.get("ckpt_path"))
         if words.get("ckpt_path") == "last":
-            options = self._parser(subcommand).dump(self.config[subcommand], skip_unset=False)
             groups = {} if subcommand == "fit" else {"decisive": ("model",)}
-            found = last_checkpoint(self.trainer, yaml.safe_load(options), **groups)
+            found = last_checkpoint(self.trainer, options, **groups)
             if found.path is None and subcommand != "fit":
                 raise InputError(f"--ckpt_path last: {found.text}")
             if is_first_process():
@@ -233,6 +239,26 @@ class PrepareCLI(MCNCLI):
             sys.exit(130)
 
 
+class OptionsCLI(MCNCLI):
+    """The options of a run, and nothing built from them."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the words, which are not those of the process."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """There is no checkpoint here."""
+
+    def _set_seed(self) -> None:
+        """Nothing is drawn."""
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+
 def verify_shards(shards: str) -> None:
     """Check every shard against the checksums of the index.
 
@@ -272,7 +298,51 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 """Commands that need no trainer."""
 
-EXPERIMENTS: dict[str, Callable[[Sequence[str]], None]] = {"results": results}
+
+def build(command: Any, args: list[str] | None) -> Any:
+    """Build a command, which runs it.
+
+    Args:
+        command: its class.
+        args: its words; those of the process when ``None``.
+    """
+    return command(
+        MCNModule,
+        NarratedVideos,
+        args=args,
+        parser_class=OneLineParser,
+        save_config_callback=SaveConfig,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        parser_kwargs={
+            "parser_mode": "omegaconf+",
+            "version": __version__,
+            "description": "Train and evaluate Multimodal Clustering Networks. Beside the commands below: "
+            "prepare (pack a data set into shards), verify (check shards), synthetic (write generated videos), "
+            "results (table and curves of what runs reached), ablate (a folder of ablation files over seeds), "
+            "convert (weights of the authors' releases to a checkpoint); each has its own --help.",
+        },
+        trainer_defaults={
+            "logger": {
+                "class_path": "pytorch_lightning.loggers.CSVLogger",
+                "init_args": {"save_dir": "runs", "name": "mcn"},
+            },
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,
+        },
+    )
+
+
+def fit_options(words: Sequence[str]) -> dict[str, Any]:
+    """Return all options that the words after ``fit`` come to, as they would be saved in config.yaml."""
+    command = build(OptionsCLI, ["fit", *words])
+    return yaml.safe_load(command._parser("fit").dump(command.config["fit"], skip_unset=False))
+
+
+EXPERIMENTS: dict[str, Callable[[Sequence[str]], None]] = {
+    "results": results,
+    "ablate": partial(ablate, options_of=fit_options),
+}
 """Commands around several runs, which read their words themselves."""
 
 
@@ -295,31 +365,7 @@ def main(args: list[str] | None = None) -> None:
             command, words = partial(PrepareCLI, run=False), words[1:]
             if args is None:  # LightningCLI warns about words of its own beside those of the process
                 sys.argv = [f"{sys.argv[0]} prepare", *words]
-        command(
-            MCNModule,
-            NarratedVideos,
-            args=None if args is None else words,
-            parser_class=OneLineParser,
-            save_config_callback=SaveConfig,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            parser_kwargs={
-                "parser_mode": "omegaconf+",
-                "version": __version__,
-                "description": "Train and evaluate Multimodal Clustering Networks. Beside the commands below: "
-                "prepare (pack a data set into shards), verify (check shards), synthetic (write generated videos), "
-                "results (table and curves of what runs reached), ablate (a folder of ablation files over seeds), "
-                "convert (weights of the authors' releases to a checkpoint); each has its own --help.",
-            },
-            trainer_defaults={
-                "logger": {
-                    "class_path": "pytorch_lightning.loggers.CSVLogger",
-                    "init_args": {"save_dir": "runs", "name": "mcn"},
-                },
-                "num_sanity_val_steps": 0,
-                "use_distributed_sampler": False,
-            },
-        )
+        build(command, None if args is None else words)
     # all processes end with these two: the first one tells, and no other may end as failed before it has
     except Stopped as stop:
         if is_first_process():

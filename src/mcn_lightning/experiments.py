@@ -1,14 +1,17 @@
-"""The commands around several runs: ``results``."""
+"""The commands around several runs: ``results`` and ``ablate``."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
+from mcn_lightning.ablations import OptionsOf, Past, Runner, plan
+from mcn_lightning.data.batch import InputError
 from mcn_lightning.results import check_metrics, check_plot, collect, draw_curves, results_table, rows_of, write_csv
 
 METRICS = ("val/t->va/R@1", "val/t->va/R@5", "val/t->va/R@10")
@@ -22,6 +25,10 @@ class CommandParser(ArgumentParser):
         sys.exit("error: " + " ".join(message.split()))
 
 
+def _first_line(command: Any) -> str:
+    return (command.__doc__ or "").split("\n")[0]
+
+
 def results(words: Sequence[str]) -> None:
     """Print what runs reached as a Markdown table: a row for each recipe, mean and spread over its runs (seeds).
 
@@ -31,7 +38,7 @@ def results(words: Sequence[str]) -> None:
     Raises:
         InputError: if there is no run, or a file cannot be read or written.
     """
-    parser = CommandParser(prog="mcn-lightning results", description=" ".join((results.__doc__ or "").split()[:18]))
+    parser = CommandParser(prog="mcn-lightning results", description=_first_line(results))
     parser.add_argument(
         "runs",
         metavar="RUN",
@@ -66,3 +73,42 @@ def results(words: Sequence[str]) -> None:
         write_csv(Path(options.csv), rows, options.metrics)
     if options.plot:
         draw_curves(Path(options.plot), rows, options.metrics[-1])
+
+
+def ablate(words: Sequence[str], options_of: OptionsOf) -> None:
+    """Run a folder of ablation files over seeds, one run after another, without those that are finished already.
+
+    Args:
+        words: those after ``ablate``; what follows ``--`` goes to every run.
+        options_of: gives the options that words after ``fit`` come to.
+
+    Raises:
+        InputError: if there is nothing to run, or an option is refused.
+    """
+    own, more = list(words), []
+    if "--" in own:
+        own, more = own[: own.index("--")], own[own.index("--") + 1 :]
+    parser = CommandParser(
+        prog="mcn-lightning ablate",
+        description=_first_line(ablate),
+        epilog="Words after -- go to every run, for instance: -- --data.root DATA --trainer.max_epochs 20",
+    )
+    parser.add_argument("--base", type=str, required=True, help="recipe that each file is layered over")
+    parser.add_argument("--folder", type=str, default="experiments/ablations", help="ablation files (.yaml)")
+    parser.add_argument("--seeds", type=list[int], default=[0], help="for each file, for instance '[0, 1, 2]'")
+    parser.add_argument("--files", type=list[str], default=[], help="names of files to take, without ending; or all")
+    parser.add_argument("--list", action="store_true", help="print the commands with their numbers, and run none")
+    parser.add_argument("--only", type=int, help="run one of them, by its number, as a task of a job array does")
+    options = parser.parse_args(own)
+    tasks = plan(Path(options.base), Path(options.folder), options.seeds, options.files, more)
+    if options.only is not None and not 0 <= options.only < len(tasks):
+        raise InputError(
+            f"--only: expected a number from 0 to {len(tasks) - 1} (--list shows them), found {options.only}"
+        )
+    if options.only is not None:
+        tasks = [tasks[options.only]]
+    if options.list:
+        for task in tasks:
+            print(f"{task.number}: {shlex.join(['python', *task.command()[1:]])}")
+    elif status := Runner(Past(options_of)).run(tasks):
+        sys.exit(status)

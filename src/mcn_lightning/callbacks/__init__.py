@@ -7,6 +7,7 @@ from mcn_lightning.callbacks.clips import RecognitionBenchmark, RetrievalBenchma
 from mcn_lightning.callbacks.evaluation import RetrievalEvaluation
 from mcn_lightning.callbacks.files import EmbeddingWriter, SaveConfig
 from mcn_lightning.callbacks.localization import LocalizationBenchmark
+from mcn_lightning.callbacks.other_runs import refuse_other_runs
 from mcn_lightning.callbacks.report import BenchmarkReport
 from mcn_lightning.callbacks.resume import Resume, Stopped
 
@@ -25,4 +26,5 @@ __all__ = [
     "Stopped",
     "WholeCheckpoints",
     "last_checkpoint",
+    "refuse_other_runs",
 ]

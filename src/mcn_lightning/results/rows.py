@@ -51,7 +51,7 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
     grouped: dict[tuple[str, str], list[Run]] = defaultdict(list)
     options: dict[tuple[str, str], dict[str, str]] = {}
     for run in runs:
-        flat = _flat(run.options)
+        flat = flat_options(run.options)
         key = run.name, json.dumps(flat, sort_keys=True)
         grouped[key].append(run)
         options[key] = flat
@@ -71,12 +71,12 @@ def _once_each(runs: Sequence[Run]) -> list[Run]:
     return sorted(chosen.values(), key=lambda run: (run.seed is None, run.seed or 0))
 
 
-def _flat(options: Any, prefix: str = "") -> dict[str, str]:
+def flat_options(options: Any, prefix: str = "") -> dict[str, str]:
     """Return the options that count, with their paths, values as text."""
     if prefix in ASIDE:
         return {}
     if isinstance(options, Mapping) and (options or not prefix):
-        items = [_flat(value, f"{prefix}.{name}" if prefix else str(name)) for name, value in options.items()]
+        items = [flat_options(value, f"{prefix}.{name}" if prefix else str(name)) for name, value in options.items()]
         return {name: value for item in items for name, value in item.items()}
     return {prefix: options if isinstance(options, str) else json.dumps(options, default=str)}
 
@@ -84,27 +84,26 @@ def _flat(options: Any, prefix: str = "") -> dict[str, str]:
 def _labels(names: Sequence[str], options: Sequence[Mapping[str, str]]) -> list[str]:
     """Return for every row the options in which it is unlike most rows, as few as tell all rows apart."""
     paths = sorted({path for one in options for path in one})
-    unlike: list[dict[str, str]] = [{} for _ in options]
+    unlike: list[list[tuple[int, str, str]]] = [[] for _ in options]
     for path in paths:
         values = [one.get(path, "-") for one in options]
-        (usual, count), *others = Counter(values).most_common()
-        if not others:
-            continue
+        times = Counter(values)
+        usual, count = times.most_common(1)[0]
         for row, value in zip(unlike, values, strict=True):
-            if value != usual or count * 2 <= len(values):  # two rows of two: both are shown
-                row[path] = value
+            if value != usual or (count * 2 <= len(values)):  # one of two rows: both are shown
+                row.append((times[value], path, value))
     short, shown = _short(paths), SHOWN
     while True:
-        texts = [_text(row, short, shown) for row in unlike]
+        texts = [_text(sorted(row), short, shown) for row in unlike]  # what few others have comes first
         apart = len({*zip(names, texts, strict=True)}) == len(names)
         if apart or shown >= len(paths):
             return texts
         shown += 1
 
 
-def _text(row: Mapping[str, str], short: Mapping[str, str], shown: int) -> str:
+def _text(row: Sequence[tuple[int, str, str]], short: Mapping[str, str], shown: int) -> str:
     parts = []
-    for path, value in list(row.items())[:shown]:
+    for _, path, value in row[:shown]:
         parts.append(f"{short[path]} {value if len(value) <= WIDTH else value[: WIDTH - 3] + '...'}")
     if len(row) > shown:
         parts.append(f"{len(row) - shown} more")
