@@ -102,7 +102,7 @@ class Past:
 
     def __init__(self, options_of: OptionsOf) -> None:
         self.options_of = options_of
-        self._wanted: dict[Path, Options] = {}
+        self._wanted: dict[tuple[Path, Sequence[str]], Options] = {}
         self._found: dict[Path, list[tuple[Path, Options]]] = {}
 
     def wanted(self, task: Task) -> Options:
@@ -111,12 +111,13 @@ class Past:
         Raises:
             InputError: if the command would refuse them.
         """
-        if task.file not in self._wanted:
+        key = task.file, tuple(task.more)
+        if key not in self._wanted:
             try:
-                self._wanted[task.file] = self.options_of(task.words)
+                self._wanted[key] = self.options_of(task.words)
             except SystemExit as stop:
                 raise InputError(f"{task.file}: {str(stop.code).removeprefix('error: ')}") from None
-        return {**self._wanted[task.file], "seed_everything": task.seed}
+        return {**self._wanted[key], "seed_everything": task.seed}
 
     def place(self, task: Task) -> Path:
         """Return the folder in which runs of this kind are logged."""
