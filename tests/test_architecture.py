@@ -15,6 +15,9 @@ ALLOWED = {
     "module": LEVEL_1 | {"data.batch", "distributed"},
     "callbacks": {"metrics", "clustering", "data.batch", "distributed", "signals"},
     "slurm": {"data.batch", "data.shard_files"},
+    "results": {"data.batch"},
+    "ablations": {"results", "callbacks.checkpoints", "data.batch"},
+    "experiments": {"results", "ablations", "data.batch"},
 }
 LIGHTNING = {"data/datamodule.py", "module.py", "cli.py", "convert.py"}
 FILES = sorted(ROOT.rglob("*.py"))

@@ -204,8 +204,46 @@ def test_checkpoint_of_another_size(overlay, capsys):
     demo = ("--config", CONFIGS / "demo.yaml", "--config", overlay)
     run("fit", *demo)
     checkpoint = folder_of(overlay) / "checkpoints" / "last.ckpt"
-    message = refusal(capsys, "fit", *demo, "--ckpt_path", checkpoint, "--model.network.embedding_dim", 32)
-    assert "expected (4, 32), found (4, 16)" in message
+    words = ("fit", *demo, "--ckpt_path", checkpoint, "--model.network.embedding_dim", 32)
+    assert f"--ckpt_path {checkpoint}: expected a run with the same" in refusal(capsys, *words)
+    (folder_of(overlay) / "config.yaml").unlink()
+    assert "expected (4, 32), found (4, 16)" in refusal(capsys, *words)
+
+
+def test_a_folder_or_checkpoint_of_another_run_is_refused_with_the_options_that_differ(overlay, capsys):
+    demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay)
+    run(*demo)
+    folder = folder_of(overlay)
+    before = (folder / "metrics.csv").read_text()
+    weight = ("--model.loss.cluster_weight", 0.5)
+    version, checkpoint = "--trainer.logger.init_args.version", folder / "checkpoints" / "last.ckpt"
+    found = f"found {folder} with other ones (model.loss.cluster_weight: 1.0 there, 0.5 here); "
+    for words, option, hint in (
+        ((version, "0"), f"{version} 0", "choose another version"),
+        ((version, "version_0"), f"{version} version_0", "choose another version"),  # as a name
+        (("--ckpt_path", checkpoint), f"--ckpt_path {checkpoint}", "start from its weights (--model.weights)"),
+        (("--checkpoint.dirpath", checkpoint.parent), f"--checkpoint.dirpath {checkpoint.parent}", "another folder"),
+    ):
+        message = refusal(capsys, *demo, *weight, *words)
+        told = next(line for line in message.splitlines() if line.startswith("error: "))
+        assert told.startswith(f"error: {option}: expected a run with the same options, {found}") and hint in told
+    many = (
+        "--data.batch_size",
+        2,
+        "--seed_everything",
+        3,
+        "--model.optimizer.lr",
+        1,
+        "--data.audio.clamp_start",
+        "false",
+    )
+    message = refusal(capsys, *demo, *weight, *many, "--data.clips.n_pair", 2, "--data.clips.min_time", 9, version, 0)
+    assert "data.batch_size: 4 there, 2 here, " in message and ", and " in message and " more); choose" in message
+    assert (folder / "metrics.csv").read_text() == before
+    longer = ("--trainer.max_steps", 4, "--data.num_workers", 1, "--trainer.log_every_n_steps", 2)
+    run(*demo, *longer, version, 0, "--ckpt_path", checkpoint)
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 4
+    run(*demo, *weight, version, 1)  # a new folder
 
 
 def test_a_file_that_is_no_checkpoint(overlay, capsys, tmp_path):

@@ -1,69 +1,259 @@
-"""The table of results from logged runs."""
+"""The table and the curves of runs, from their folders and from a stand-in for wandb."""
 
 from __future__ import annotations
+
+import builtins
+import csv
+import json
+import re
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from mcn_lightning.cli import main
 from mcn_lightning.data.batch import InputError
-from mcn_lightning.results import last_values, results_table
+from mcn_lightning.results import collect, columns, results_table, rows_of
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+RECORD = {
+    "commit": "0123456789abcdef", "changed": False, "command": "lightning fit", "hardware": "2 x GPU", "processes": 2,
+    "started": "2026-11-24T12:00:00", "hours": 1.0, "memory_gb": 3.25, "finished": True, "versions": {},
+}  # fmt: skip
+HEAD = "step,epoch,val/t->v/R@10,val/nmi,train/loss"
 
 
-def write(folder, *rows):
+def write(folder, *rows, options=None, record=None, head=HEAD):
     folder.mkdir(parents=True)
-    (folder / "metrics.csv").write_text("\n".join(["step,val/t->v/R@10,val/nmi,train/loss", *rows]) + "\n")
+    (folder / "metrics.csv").write_text("\n".join([head, *rows]) + "\n")
+    if options is not None:
+        (folder / "config.yaml").write_text(yaml.safe_dump(options))
+    if record is not None:
+        (folder / "run.json").write_text(json.dumps(RECORD | record))
+
+
+def options(seed, weight=1.0, **more):
+    return {
+        "seed_everything": seed,
+        "data": {"num_workers": seed},
+        "model": {"loss": {"cluster_weight": weight}, "optimizer": {"lr": 0.1}},
+        "trainer": {"max_epochs": 3, "logger": {"init_args": {"version": seed}}},
+    } | more
 
 
 @pytest.fixture
 def runs(tmp_path):
-    write(tmp_path / "none" / "version_0", "1,,,3.0", "2,50.0,0.5,", "3,,,2.0", "4,60.0,0.7,")
-    write(tmp_path / "none" / "version_1", "4,62.0,0.8,")
-    write(tmp_path / "sinkhorn" / "version_0", "4,70.0,,1.0")
-    return tmp_path
+    root = tmp_path / "runs"
+    write(root / "none" / "version_0", "1,0,,,3.0", "2,0,50.0,0.5,", "3,1,,,2.0", "4,2,60.0,0.7,",
+          options=options(0), record={})  # fmt: skip
+    write(root / "none" / "17", "4,2,62.0,0.8,2.5", options=options(1), record={"hours": 2.0, "changed": True})
+    write(root / "sinkhorn" / "version_0", "4,2,70.0,,1.0", options=options(0))
+    return root
 
 
-def test_a_row_a_recipe_with_mean_and_spread(runs, capsys):
-    main(["table", "--runs", f'["{runs}"]', "--metrics", '["val/t->v/R@10", "val/nmi"]'])
-    assert capsys.readouterr().out.splitlines() == [
-        "| run | runs | val/t->v/R@10 | val/nmi |",
-        "|---|---|---|---|",
-        "| none | 2 | 61.0 ± 1.4 | 0.750 ± 0.071 |",
-        "| sinkhorn | 1 | 70.0 |  |",
+def table(*words, capsys):
+    main(["results", *map(str, words)])
+    return capsys.readouterr().out.splitlines()
+
+
+def rows(folder, metrics=("val/t->v/R@10",)):
+    return results_table(rows_of(collect([str(folder)])), metrics).splitlines()[2:]
+
+
+def test_a_row_a_recipe_with_mean_and_spread(runs, capsys, tmp_path):
+    words = "--metrics", '["val/t->v/R@10", "val/nmi"]'
+    assert table(runs, *words, "--csv", tmp_path / "a.csv", capsys=capsys) == [
+        "| run | options | runs | seeds | val/t->v/R@10 | val/nmi | commit | hardware | hours | memory GB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        "| none |  | 2 | 0, 1 | 61.0 ± 1.4 | 0.750 ± 0.071 | 0123456; 0123456 + changes | 2 x GPU, 2 processes | 1.50 "
+        "| 3.2 |",
+        "| sinkhorn |  | 1 | 0 | 70.0 |  |  |  |  |  |",
     ]
-    assert last_values(runs / "none" / "version_0" / "metrics.csv")["train/loss"] == 2.0
-    assert "| none | 2 | 61.0" in results_table([str(runs / "none")], ["val/t->v/R@10"])
+    none, sinkhorn = csv.DictReader((tmp_path / "a.csv").open())
+    assert (none["run"], none["seeds"], none["val/t->v/R@10"], none["hours"]) == ("none", "0 1", "61.0", "1.5")
+    assert float(none["val/t->v/R@10 sd"]) == pytest.approx(2**0.5)
+    assert (sinkhorn["val/nmi"], sinkhorn["val/t->v/R@10 sd"], sinkhorn["commit"]) == ("", "", "")
+    one = table(runs / "none" / "17", *words, capsys=capsys)
+    assert len(one) == 3 and one[2].startswith("| none |  | 1 | 1 | 62.0 |")
+    again = table(runs, runs / "none", runs / "none" / "17", *words, capsys=capsys)  # each once
+    assert [line.split(" | ")[2] for line in again[2:]] == ["2", "1"]
 
 
-def test_what_is_not_there_is_named(runs, tmp_path):
-    with pytest.raises(InputError, match=r"--metrics: expected some of val/nmi, val/t->v/R@10, found val/R@3"):
-        results_table([str(runs)], ["val/R@3"])
-    with pytest.raises(InputError, match=r"--runs: .* found no version_\*/metrics.csv"):
-        results_table([str(tmp_path / "none" / "version_0")], ["val/nmi"])
-    (runs / "none" / "version_1" / "metrics.csv").write_text("step,val/nmi\n1,high\n")
+def test_rows_are_told_apart_by_the_options_that_differ(tmp_path):
+    for number, (seed, weight) in enumerate([(0, 1.0), (1, 1.0), (0, 0.5), (0, 0.0)]):
+        write(tmp_path / "a" / f"version_{number}", "9,2,50.0,,1.0", options=options(seed, weight))
+    assert [line[:38] for line in rows(tmp_path)] == [
+        "| a | cluster_weight 0.0 | 1 | 0 | 50.", "| a | cluster_weight 0.5 | 1 | 0 | 50.",
+        "| a | cluster_weight 1.0 | 2 | 0, 1 | ",
+    ]  # fmt: skip
+    other = options(0, 0.5)
+    other["model"] = other["model"] | {"head": {"lr": 2}} | {f"x{number}": 1 for number in range(6)}
+    for name in "bcdefg":
+        write(tmp_path / name / "version_0", "9,2,50.0,,1.0", options=options(0))
+    write(tmp_path / "z" / "version_0", "9,2,50.0,,1.0", options=other)
+    cells = {tuple(line.split(" | ")[:2]) for line in rows(tmp_path)}
+    assert ("| b", "") in cells and ("| a", "cluster_weight 0.0") in cells
+    assert ("| z", "head.lr 2, cluster_weight 0.5, x0 1, x1 1, 4 more") in cells
+
+
+def test_labels_take_as_many_options_as_tell_rows_apart(tmp_path):
+    for number in (0, 1):
+        model = {f"a{letter}": number + ord(letter) for letter in "bcdef"} | {"z": number}
+        write(tmp_path / "a" / f"version_{number}", "9,2,50.0,,1.0", options=options(0, model=model))
+    assert [line.split(" | ")[1] for line in rows(tmp_path)] == [
+        "ab 98, ac 99, ad 100, ae 101, 2 more", "ab 99, ac 100, ad 101, ae 102, 2 more",
+    ]  # fmt: skip
+
+
+def test_what_is_not_there_is_named(runs, tmp_path, capsys):
+    for words, part in (
+        ((runs, "--metrics", "[val/R@3]"), "--metrics: expected some of val/nmi, val/t->v/R@10, found val/R@3"),
+        ((tmp_path / "gone",), f"RUN {tmp_path / 'gone'}: expected the folder of a run, or one that holds some"),
+        (
+            (runs, "--metrics", "[val/nmi]", "--csv", tmp_path / "no" / "a.csv"),
+            "expected to write there, found No such",
+        ),
+        ((runs, "--metrics", "[val/nmi]", "--plot", "a.jpg"), "--plot a.jpg: expected a name ending in .svg or .png"),
+        ((runs, "--metircs", "[val/nmi]"), "--metircs"),
+        (("wandb:project",), "RUN wandb:project: expected wandb:entity/project"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            table(*words, capsys=capsys)
+        assert str(stop.value.code).startswith("error: ") and part in str(stop.value.code)
+        assert "\n" not in str(stop.value.code)
+    (runs / "none" / "17" / "run.json").write_text("{")
+    with pytest.raises(InputError, match=r"run.json: expected the record of a run"):
+        collect([str(runs)])
+    (runs / "none" / "17" / "run.json").unlink()
+    (runs / "none" / "17" / "metrics.csv").write_text("step,val/nmi\n1,high\n")
     with pytest.raises(InputError, match="expected the metrics of a run"):
-        results_table([str(runs)], ["val/nmi"])
+        collect([str(runs)])
 
 
 def test_a_run_that_was_continued_counts_once(tmp_path):
-    def version(number, seed, *rows, name="a", **more):
-        write(tmp_path / name / f"version_{number}", *rows)
-        options = {"seed_everything": seed, "trainer": {"max_epochs": 3}, **more}
-        (tmp_path / name / f"version_{number}" / "config.yaml").write_text(yaml.safe_dump(options))
-
-    version(0, 1, "5,40.0,,1.0")  # killed, and continued in version 10
-    version(10, 1, "9,60.0,,1.0", ckpt_path="last")
-    version(2, 2, "9,70.0,,1.0")
-    assert results_table([str(tmp_path)], ["val/t->v/R@10"]).splitlines()[2:] == ["| a | 2 | 65.0 ± 7.1 |"]
+    write(tmp_path / "a" / "version_0", "5,1,40.0,,1.0", options=options(1))  # killed, and continued in version 10
+    write(tmp_path / "a" / "version_10", "9,2,60.0,,1.0", options=options(1, ckpt_path="last"))
+    write(tmp_path / "a" / "version_2", "9,2,70.0,,1.0", options=options(2))
+    assert "| a |  | 2 | 1, 2 | 65.0 ± 7.1 |" in rows(tmp_path)[0]
     for number, seed in enumerate((0, False, False, None, None)):  # seeds that were drawn, and one that is 0
-        version(number, seed, "9,50.0,,1.0", name="drawn")
-    version(5, 0, "9,50.0,,1.0", name="drawn", data={"batch_size": 2})  # another run
-    table = results_table([str(tmp_path)], ["val/t->v/R@10"]).splitlines()
-    assert table[3] == "| drawn | 6 | 50.0 ± 0.0 |"
-    metrics = tmp_path / "a" / "version_2" / "metrics.csv"
-    metrics.write_text("step,epoch,val/t->v/R@10\n9,1,70.0\n")
-    table = results_table([str(tmp_path)], ["val/t->v/R@10"]).splitlines()
-    assert table[-1] == f"logged less than trainer.max_epochs: {metrics.parent}"
-    (metrics.parent / "config.yaml").write_text("a: [")
+        write(tmp_path / "drawn" / f"version_{number}", "9,2,50.0,,1.0", options=options(0, seed_everything=seed))
+    assert "| drawn |  | 5 | 0 | 50.0 ± 0.0 |" in rows(tmp_path)[1]
+
+
+def test_runs_that_did_not_end_are_left_out_and_named(tmp_path, capsys):
+    write(tmp_path / "a" / "version_0", "9,2,60.0,,1.0", options=options(0))
+    write(tmp_path / "a" / "version_1", "6,1,20.0,,1.0", options=options(1))  # one epoch short
+    write(tmp_path / "a" / "version_2", "9,2,30.0,,1.0", options=options(2), record={"finished": False})
+    write(tmp_path / "a" / "version_3", "6,1,70.0,,1.0", options=options(3), record={})  # something else ended it
+    stopped = options(4) | {"trainer": {"max_epochs": 9, "callbacks": [{"class_path": "EarlyStopping"}]}}
+    write(tmp_path / "b" / "version_0", "9,2,50.0,,1.0", options=stopped)
+    words = tmp_path, "--metrics", '["val/t->v/R@10"]'
+    lines = table(*words, capsys=capsys)
+    assert "| 2 | 0, 3 | 65.0 ± 7.1 |" in lines[2]
+    assert lines[-1] == f"left out, not finished: {tmp_path}/a/version_1, {tmp_path}/a/version_2"
+    lines = table(*words, "--unfinished", "true", capsys=capsys)
+    assert "| 4 | 0, 1, 2, 3 | 45.0" in lines[2] and lines[-1].startswith("counted though not finished: ")
+    (tmp_path / "a" / "version_0" / "config.yaml").write_text("a: [")
     with pytest.raises(InputError, match="expected the options of a run"):
-        results_table([str(tmp_path)], ["val/t->v/R@10"])
+        collect([str(tmp_path)])
+
+
+def stand_in(seed, loss=1.0, **more):
+    history = [{"trainer/global_step": 1, "train/loss": 2.0}, {"trainer/global_step": 4, "train/loss": loss}]
+    parts = {
+        "id": f"id{seed}",
+        "config": {"seed_everything": seed, "model": {"loss": {"cluster_weight": 1.0}}, "model.loss.cluster_weight": 2},
+        "summary": {"val/t->v/R@10": 60.0 + seed, "_runtime": 1800, "graph": {"_type": "file"}},
+        "metadata": {"git": {"commit": "fedcba9876"}, "gpu": "GPU", "gpu_count": 4},
+        "state": "finished",
+        "scan_history": lambda keys: [row for row in history if keys[0] in row],
+    }
+    return SimpleNamespace(**parts | more)
+
+
+class StandInApi:
+    """What is used of ``wandb.Api``."""
+
+    found = (stand_in(0), stand_in(2), stand_in(3, state="crashed", metadata=None))
+
+    def __init__(self, timeout):
+        pass
+
+    def runs(self, path):
+        if path != "someone/mcn":
+            raise ValueError(f"Could not find project {path}")
+        return iter(self.found)
+
+    def run(self, path):
+        return self.found[0]
+
+
+def test_runs_of_wandb(monkeypatch, capsys):
+    import wandb
+
+    monkeypatch.setattr(wandb, "Api", StandInApi)
+    lines = table("wandb:someone/mcn", "--metrics", '["val/t->v/R@10"]', capsys=capsys)
+    assert lines[2] == "| mcn |  | 2 | 0, 2 | 61.0 ± 1.4 | fedcba9 | 4 x GPU | 0.50 |  |"
+    assert lines[-1] == "left out, not finished: wandb:someone/mcn/id3"
+    (one,) = collect(["wandb:someone/mcn/id0"])
+    assert one.curve("train/loss") == [(1.0, 2.0), (4.0, 1.0)] and one.options["model"]["loss"]["cluster_weight"] == 2
+    with pytest.raises(InputError, match=r"RUN wandb:a/b: .*\(Could not find project a/b\); `wandb login` stores"):
+        collect(["wandb:a/b"])
+
+    def no_key(timeout):
+        raise wandb.errors.UsageError("No API key configured.\nUse wandb login.")
+
+    monkeypatch.setattr(wandb, "Api", no_key)
+    with pytest.raises(InputError, match=r"found none to read \(No API key configured.\)"):
+        collect(["wandb:someone/mcn"])
+
+
+@pytest.mark.parametrize("ending", [".svg", ".png"])
+def test_curves_of_loss_and_recall(runs, tmp_path, capsys, ending):
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / f"curves{ending}"
+    table(runs, "--metrics", '["val/nmi", "val/t->v/R@10"]', "--plot", picture, capsys=capsys)
+    if ending == ".svg":
+        drawn = picture.read_text()
+        assert all(f"<!-- {text} -->" in drawn for text in ("none", "sinkhorn", "train/loss", "step"))
+    else:
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_curves_need_matplotlib(runs, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *arguments, **more):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *arguments, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(SystemExit, match=r"error: --plot: expected matplotlib, found none; pip install 'mcn-light"):
+        main(["results", str(runs), "--metrics", "[val/nmi]", "--plot", "a.svg"])
+
+
+def test_the_table_of_the_experiments_has_the_form_that_the_command_gives(tmp_path, capsys, monkeypatch):
+    text = (EXPERIMENTS / "README.md").read_text()
+    shown = text.split("<!-- results -->")[1].split("<!-- /results -->")[0]
+    command = next(line for line in shown.splitlines() if line.startswith("mcn-lightning results "))
+    words = shlex.split(command)[1:]
+    metrics = yaml.safe_load(words[words.index("--metrics") + 1])
+    head = ",".join(["step", "epoch", *metrics])
+    for seed in (0, 1):
+        for name, weight in (("one", 1.0), ("other", 0.5)):
+            write(tmp_path / words[1] / name / f"version_{seed}", "9,2" + ",50.0" * len(metrics),
+                  options=options(seed, weight), record={}, head=head)  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    made = table(*words[1:], capsys=capsys)
+    there = [line for line in shown.splitlines() if line.startswith("|")]
+    assert there[:2] == made[:2] and made[0] == "| " + " | ".join(columns(metrics)) + " |"
+    assert len(there) > 2
+    form = [r".+", r".*", r"\d+", r"[\d, ]*", *([r"([\d.]+( ± [\d.]+)?)?"] * len(metrics)),
+            r"(\w{7}( \+ changes)?)?", r".*", r"[\d.]*", r"[\d.]*"]  # fmt: skip
+    for line in [*there[2:], *made[2:]]:
+        cells = [cell.strip() for cell in line[1:-1].split("|")]
+        assert len(cells) == len(form)
+        assert all(re.fullmatch(*pair) for pair in zip(form, cells, strict=True)), line

@@ -32,16 +32,15 @@ from mcn_lightning.callbacks import (
     EmbeddingWriter,
     Resume,
     RetrievalEvaluation,
-    RunRecord,
     SaveConfig,
     Stopped,
-    Throughput,
     WholeCheckpoints,
     add_csv_logger,
     flat_options,
     last_checkpoint,
     provenance,
     read_wandb_id,
+    refuse_other_runs,
     run_folder,
     start_wandb,
 )
@@ -51,11 +50,11 @@ from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.data.packing import PackConfig
 from mcn_lightning.data.shard_files import ShardIndex
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
+from mcn_lightning.experiments import ablate, results
 from mcn_lightning.losses import NotFiniteError
 from mcn_lightning.models.released import WeightsError
 from mcn_lightning.models.weights import SHAPE
 from mcn_lightning.module import MCNModule
-from mcn_lightning.results import results_table
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -257,8 +256,8 @@ class MCNCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, which writes checkpoints whole unless the user has chosen how they are written.
 
-        Whatever the logger, there is a ``metrics.csv`` too. What preempts a SLURM job is handled at the end of a step: Lightning's own handler saves wherever each process
-        happens to be.
+        Whatever the logger, there is a ``metrics.csv`` too. What preempts a SLURM job is handled at the end of a step:
+        Lightning's own handler saves wherever each process happens to be.
 
         Raises:
             InputError: if weights should have another precision than float32, or batch norm should take the statistics
@@ -291,11 +290,14 @@ class MCNCLI(LightningCLI):
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Find out what ``--ckpt_path last`` is, across the folders of all runs of this name, and say it.
 
-        Whoever logs to wandb goes on with the wandb run of that folder, too.
+        Folders and checkpoints that ``fit`` is given must be those of a run with its options. Whoever logs to wandb
+        goes on with the wandb run of that folder, too.
         """
         words = super()._prepare_subcommand_kwargs(subcommand)
         options = yaml.safe_load(self._parser(subcommand).dump(self.config[subcommand], skip_unset=False))
         folders = [run_folder(self.trainer)] if subcommand == "fit" else []
+        if subcommand == "fit":
+            refuse_other_runs(self.trainer, options, words.get("ckpt_path"))
         if words.get("ckpt_path") == "last":
             groups = {} if subcommand == "fit" else {"decisive": ("model",)}
             found = last_checkpoint(self.trainer, options, **groups)
@@ -348,6 +350,26 @@ class PrepareCLI(MCNCLI):
             sys.exit(130)
 
 
+class OptionsCLI(MCNCLI):
+    """The options of a run, and nothing built from them."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the words, which are not those of the process."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """There is no checkpoint here."""
+
+    def _set_seed(self) -> None:
+        """Nothing is drawn."""
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+
 def verify_shards(shards: str) -> None:
     """Check every shard against the checksums of the index.
 
@@ -369,16 +391,6 @@ def verify_shards(shards: str) -> None:
     print(f"{len(index.shards)} shards, {sum(shard['bytes'] for shard in index.shards) / 1e9:.2f} GB: all as packed")
 
 
-def print_table(runs: list[str], metrics: list[str]) -> None:
-    """Print a Markdown table of what runs reached: a row for each name, mean and spread over its runs (seeds).
-
-    Args:
-        runs: folders of runs as CSVLogger writes them (<runs>/<name>/version_<n>/metrics.csv).
-        metrics: columns, by the names that were logged, for instance val/t->va/R@10.
-    """
-    print(results_table(runs, metrics))
-
-
 def write_generated(root: str, synthetic: SyntheticConfig = SyntheticConfig()) -> None:  # noqa: B008 (frozen)
     """Write generated narrated videos with known topics in the release's layout.
 
@@ -393,10 +405,57 @@ def write_generated(root: str, synthetic: SyntheticConfig = SyntheticConfig()) -
 COMMANDS: dict[str, Callable[..., None]] = {
     "synthetic": write_generated,
     "verify": verify_shards,
-    "table": print_table,
     "convert": convert_weights,
 }
 """Commands that need no trainer."""
+
+
+def build(command: Any, args: list[str] | None) -> Any:
+    """Build a command, which runs it.
+
+    Args:
+        command: its class.
+        args: its words; those of the process when ``None``.
+    """
+    return command(
+        MCNModule,
+        NarratedVideos,
+        args=args,
+        parser_class=OneLineParser,
+        save_config_callback=SaveConfig,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        parser_kwargs={
+            "parser_mode": "omegaconf+",
+            "version": __version__,
+            "description": "Train and evaluate Multimodal Clustering Networks. Beside the commands below: "
+            "prepare (pack a data set into shards), verify (check shards), synthetic (write generated videos), "
+            "results (table and curves of what runs reached), ablate (a folder of ablation files over seeds), "
+            "convert (weights of the authors' releases to a checkpoint); each has its own --help.",
+        },
+        trainer_defaults={
+            "logger": {
+                "class_path": "pytorch_lightning.loggers.CSVLogger",
+                "init_args": {"save_dir": "runs", "name": "mcn"},
+            },
+            "callbacks": [Throughput(), RunRecord()],
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,
+        },
+    )
+
+
+def fit_options(words: Sequence[str]) -> dict[str, Any]:
+    """Return all options that the words after ``fit`` come to, as they would be saved in config.yaml."""
+    command = build(OptionsCLI, ["fit", *words])
+    return yaml.safe_load(command._parser("fit").dump(command.config["fit"], skip_unset=False))
+
+
+EXPERIMENTS: dict[str, Callable[[Sequence[str]], None]] = {
+    "results": results,
+    "ablate": partial(ablate, options_of=fit_options),
+}
+"""Commands around several runs, which read their words themselves."""
 
 
 def main(args: list[str] | None = None) -> None:
@@ -410,37 +469,15 @@ def main(args: list[str] | None = None) -> None:
         if words and words[0] in COMMANDS:
             auto_cli(COMMANDS[words[0]], args=words[1:], prog=f"lightning {words[0]}", as_positional=False)
             return
+        if words and words[0] in EXPERIMENTS:
+            EXPERIMENTS[words[0]](words[1:])
+            return
         command: Any = MCNCLI
         if words[:1] == ["prepare"]:
             command, words = partial(PrepareCLI, run=False), words[1:]
             if args is None:  # LightningCLI warns about words of its own beside those of the process
                 sys.argv = [f"{sys.argv[0]} prepare", *words]
-        command(
-            MCNModule,
-            NarratedVideos,
-            args=None if args is None else words,
-            parser_class=OneLineParser,
-            save_config_callback=SaveConfig,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            parser_kwargs={
-                "parser_mode": "omegaconf+",
-                "version": __version__,
-                "description": "Train and evaluate Multimodal Clustering Networks. Beside the commands below: "
-                "prepare (pack a data set into shards), verify (check shards), synthetic (write generated videos), "
-                "table (of what runs reached), convert (weights of the authors' releases to a checkpoint); "
-                "each has its own --help.",
-            },
-            trainer_defaults={
-                "logger": {
-                    "class_path": "pytorch_lightning.loggers.CSVLogger",
-                    "init_args": {"save_dir": "runs", "name": "mcn"},
-                },
-                "callbacks": [Throughput(), RunRecord()],
-                "num_sanity_val_steps": 0,
-                "use_distributed_sampler": False,
-            },
-        )
+        build(command, None if args is None else words)
     # all processes end with these two: the first one tells, and no other may end as failed before it has
     except Stopped as stop:
         if is_first_process():

@@ -7,6 +7,7 @@ from mcn_lightning.callbacks.clips import RecognitionBenchmark, RetrievalBenchma
 from mcn_lightning.callbacks.evaluation import RetrievalEvaluation
 from mcn_lightning.callbacks.files import EmbeddingWriter, SaveConfig, run_folder
 from mcn_lightning.callbacks.localization import LocalizationBenchmark
+from mcn_lightning.callbacks.other_runs import refuse_other_runs
 from mcn_lightning.callbacks.record import RunRecord, provenance
 from mcn_lightning.callbacks.report import BenchmarkReport
 from mcn_lightning.callbacks.resume import Resume, Stopped
@@ -34,6 +35,7 @@ __all__ = [
     "last_checkpoint",
     "provenance",
     "read_wandb_id",
+    "refuse_other_runs",
     "run_folder",
     "start_wandb",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import sys
@@ -21,6 +22,7 @@ from mcn_lightning.data.batch import InputError
 PARTIAL = ".partial"
 DECISIVE = ("seed_everything", "data", "model", "centroids")  # groups of options that make a run what it is
 INDIFFERENT = ("data.num_workers", "data.timeout", "data.eval_batch_size", "model.weights")
+WIDTH = 40  # letters of a value in a message
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -105,14 +107,14 @@ def last_checkpoint(trainer: Trainer, options: Mapping[str, Any], decisive: Iter
         decisive: groups of options that must agree.
     """
     place, folders = _folders(trainer)
-    other = ""
+    other, groups = "", tuple(decisive)
     for folder in folders:
         config = folder.parent / "config.yaml"
         steps = {path: step for path in folder.glob("*.ckpt") if (step := _step(path)) is not None}
         if not steps or not config.is_file():
             continue
-        if (name := _difference(yaml.safe_load(config.read_text()), options, tuple(decisive))) is not None:
-            other = other or f" ({folder.parent.name} was run with another {name})"
+        if unlike := differences(yaml.safe_load(config.read_text()), options, groups):
+            other = other or f" ({folder.parent.name} was run with another {unlike[0].split(':')[0]})"
             continue
         path = max(steps, key=lambda path: (steps[path], path.stat().st_mtime_ns))
         return Found(path, f"goes on from {path}, step {steps[path]}")
@@ -146,13 +148,25 @@ def _step(path: Path) -> int | None:
         return None
 
 
-def _difference(one: Mapping[str, Any], other: Mapping[str, Any], decisive: tuple[str, ...]) -> str | None:
-    """Return the first option in which two runs differ, or ``None``."""
-    pairs = [flat_options({name: options.get(name) for name in decisive}) for options in (one, other)]
-    for name in sorted({*pairs[0], *pairs[1]}):
-        if name not in INDIFFERENT and pairs[0].get(name) != pairs[1].get(name):
-            return name
-    return None
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], decisive: Iterable[str] = DECISIVE) -> list[str]:
+    """Return the options in which two runs differ, of those that make a run what it is: ``name: 1 there, 2 here``.
+
+    Args:
+        there: the options of one run, as in config.yaml.
+        here: those of the other.
+        decisive: groups of options that are looked at.
+    """
+    groups = tuple(decisive)
+    one, other = (flat_options({name: options.get(name) for name in groups}) for options in (there, here))
+    names = sorted(name for name in {*one, *other} if name not in INDIFFERENT and one.get(name) != other.get(name))
+    return [f"{name}: {_shown(one, name)} there, {_shown(other, name)} here" for name in names]
+
+
+def _shown(options: Mapping[str, Any], name: str) -> str:
+    if name not in options:
+        return "nothing"
+    text = json.dumps(options[name], default=str)
+    return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
 
 
 def flat_options(options: Any, prefix: str = "") -> dict[str, Any]:
