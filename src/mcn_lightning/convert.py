@@ -53,7 +53,9 @@ def convert_weights(weights: str, output: str) -> None:
         except BaseException:
             options.unlink(missing_ok=True)
             raise
-    except (OSError, RuntimeError) as error:  # torch tells a full disk as a RuntimeError
+    except InputError as error:
+        raise InputError(f"--output {str(error).partition(';')[0]}; give another place") from None
+    except OSError as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"--output {checkpoint}: expected to write there, found {reason}; give another place"
