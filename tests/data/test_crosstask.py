@@ -204,7 +204,7 @@ BAD = {
     ),
     "a task without steps": (
         {"videos": "8,abc_-1"},
-        "found task 8 of abc_-1: give the file that has them, or restrict",
+        "found task 8 of abc_-1: give the file that has them, or take its videos off",
     ),
     "no JSON": ({"steps": '{"7": ["a"'}, "steps.json: expected JSON of {task: [text of a step, ...]}, found something"),
     "a JSON list": ({"steps": '["a"]'}, "steps.json: expected JSON of {task: [text of a step, ...]}, found a list"),
