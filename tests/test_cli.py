@@ -87,10 +87,10 @@ def layers(recipe: Path) -> list[Path]:
     return [*(bases or [CONFIGS / "demo.yaml"]), recipe]
 
 
-RECIPES = [  # those on the benchmarks' files run in test_benchmarks.py
+RECIPES = [  # those on the benchmarks' files run in test_benchmarks.py; sweeps are no recipes
     path
     for path in sorted([*CONFIGS.rglob("*.yaml"), *EXPERIMENTS.rglob("*.yaml")])
-    if path.parent.name not in ("evaluate", "finetune")
+    if path.parent.name not in ("evaluate", "finetune", "sweeps")
 ]
 
 
