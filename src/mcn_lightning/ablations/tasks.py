@@ -1,0 +1,77 @@
+"""What there is to run: each file of a folder with each seed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcn_lightning.data.batch import InputError
+
+
+@dataclass(frozen=True)
+class Task:
+    """One file with one seed.
+
+    Args:
+        number: its place in the list.
+        base: recipe that the file is layered over.
+        file: options that are different.
+        seed: the run's.
+        more: further words of the command.
+    """
+
+    number: int
+    base: Path
+    file: Path
+    seed: int
+    more: Sequence[str] = ()
+
+    @property
+    def title(self) -> str:
+        """The run, for the user."""
+        return f"{self.file.stem}, seed {self.seed}"
+
+    @property
+    def words(self) -> list[str]:
+        """Words after ``fit``, without the checkpoint."""
+        words = ["--config", str(self.base), "--config", str(self.file), "--seed_everything", str(self.seed)]
+        return [*words, *self.more, "--trainer.logger.init_args.name", self.file.stem]
+
+    def command(self, last: bool = True) -> list[str]:
+        """Return the command of the run, which goes on from where it was stopped unless ``last`` is false."""
+        words = [sys.executable, "-m", "mcn_lightning", "fit", *self.words]
+        return [*words, "--ckpt_path", "last"] if last else words
+
+
+def plan(base: Path, folder: Path, seeds: Sequence[int], files: Sequence[str], more: Sequence[str]) -> list[Task]:
+    """Return what there is to run, file by file.
+
+    Args:
+        base: recipe; ablation files whose name begins with that of another recipe beside it are left out.
+        folder: the ablation files.
+        seeds: for each file.
+        files: names to take of these, without ending; all when empty.
+        more: further words for every run.
+
+    Raises:
+        InputError: if there is nothing to run, or a name is not in the folder.
+    """
+    if not base.is_file():
+        raise InputError(f"--base: expected a recipe, found no file at {base}")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds: expected different numbers, found {list(seeds)}")
+    found = {path.stem: path for path in sorted(folder.glob("*.yaml")) if belongs(path, base)}
+    if not found:
+        raise InputError(f"--folder: expected ablation files for {base} in {folder}, found none")
+    if absent := [name for name in files if name not in found]:
+        raise InputError(f"--files: expected some of {', '.join(found)}, found {absent[0]}")
+    pairs = [(path, seed) for name, path in found.items() if not files or name in files for seed in seeds]
+    return [Task(number, base, path, seed, tuple(more)) for number, (path, seed) in enumerate(pairs)]
+
+
+def belongs(path: Path, base: Path) -> bool:
+    """Return whether an ablation file is for a recipe: its name begins with the recipe's, or with that of none."""
+    recipes = [recipe.stem for recipe in base.parent.glob("*.yaml") if path.stem.startswith(f"{recipe.stem}_")]
+    return not recipes or max(recipes, key=len) == base.stem
