@@ -11,7 +11,12 @@ from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 from slurm.cluster import Cluster, lacking, until
 from slurm.preemption import ROOT, Run, differences, moments, submit, train
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.skipif(lacking() is not None, reason=str(lacking()))]
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("slurm"),
+    pytest.mark.skipif(lacking() is not None, reason=str(lacking())),
+]
 
 
 @pytest.fixture(scope="module")
