@@ -36,7 +36,7 @@ def whole(cluster, place) -> Run:
     return train(cluster, place, "whole")
 
 
-@pytest.mark.parametrize(("seed", "signals"), [(1, 2), (2, 1)])
+@pytest.mark.parametrize(("seed", "signals"), [(1, 2), (10, 1)])
 def test_a_preempted_job_ends_bit_equal(seed, signals, cluster, place, whole):
     run = train(cluster, place, f"run{seed}", moments(seed, whole.seconds, signals))
     assert whole.restarts == 0 and run.restarts > 0, run.log
