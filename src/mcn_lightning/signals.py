@@ -15,10 +15,17 @@ FOR_THE_RUN = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _early: list[int] = []
 
 
-def note_early() -> None:
-    """Remember SIGUSR1, which would otherwise kill a process of a SLURM job that still imports its libraries."""
-    if "SLURM_JOB_ID" in os.environ:
-        signal.signal(signal.SIGUSR1, _note)
+@contextmanager
+def job_survives() -> Iterator[None]:
+    """Let SIGUSR1 kill no process of a SLURM job: before training it is remembered, after it nothing is to be saved."""
+    if "SLURM_JOB_ID" not in os.environ:
+        yield
+        return
+    signal.signal(signal.SIGUSR1, _note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # lasts while Python takes itself down, which no handler does
 
 
 def _note(number: int, frame: FrameType | None) -> None:
@@ -26,7 +33,7 @@ def _note(number: int, frame: FrameType | None) -> None:
 
 
 def early() -> int:
-    """Return the signal that came since ``note_early``, 0 for none; it is told once."""
+    """Return the signal that came inside ``job_survives``, 0 for none; it is told once."""
     number = _early[-1] if _early else 0
     _early.clear()
     return number

@@ -69,7 +69,8 @@ def job_problems(environ: Mapping[str, str], asked: Asked) -> Iterator[str]:
         environ: environment variables.
         asked: what the run expects.
     """
-    tasks, nodes = int(environ["SLURM_NTASKS"]), int(environ.get("SLURM_JOB_NUM_NODES", "1"))
+    tasks = int(environ["SLURM_NTASKS"])
+    nodes = int(environ.get("SLURM_STEP_NUM_NODES") or environ.get("SLURM_JOB_NUM_NODES", "1"))
     per_node = environ.get("SLURM_NTASKS_PER_NODE")
     if tasks > 1 and "SLURM_STEP_ID" not in environ:
         yield f"srun: expected {tasks} processes started by it, found one without; put srun before the command"
@@ -89,6 +90,11 @@ def job_problems(environ: Mapping[str, str], asked: Asked) -> Iterator[str]:
         yield (
             f"--trainer.num_nodes: expected as many as the job has nodes, {nodes}, found {asked.num_nodes}; "
             "give $SLURM_JOB_NUM_NODES"
+        )
+    if tasks != asked.devices * asked.num_nodes:
+        yield (
+            f"--ntasks: expected --trainer.devices times --trainer.num_nodes, {asked.devices * asked.num_nodes}, found "
+            f"{tasks}; leave it out, --nodes and --ntasks-per-node say it"
         )
     port = environ.get("MASTER_PORT")
     if port is not None and not (port.isdecimal() and 0 < int(port) < 65536):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -43,6 +44,7 @@ SchedulerParameters=sched_interval=1,sched_min_interval=0,bf_interval=1
 JobRequeue=1
 KillWait=20
 MinJobAge=3600
+FirstJobId={first}
 SlurmdParameters=config_overrides
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 State=UNKNOWN
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 State=UNKNOWN
@@ -115,7 +117,13 @@ class Cluster:
         (munge / "key").write_bytes(os.urandom(128))
         (munge / "key").chmod(0o400)
         self.config.write_text(
-            CONFIG.format(host=socket.gethostname().split(".")[0], folder=self.folder, ports=free_ports(3))
+            CONFIG.format(
+                host=socket.gethostname().split(".")[0],
+                folder=self.folder,
+                ports=free_ports(3),
+                # Lightning takes the port from the number of the job: another cluster here must have other numbers
+                first=random.randrange(1000, 9000),
+            )
         )
         places = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
         self._daemon(

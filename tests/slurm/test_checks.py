@@ -52,6 +52,7 @@ def free_port() -> int:
         (JOB, Asked(4, 2), r"--trainer.devices: expected .* --ntasks-per-node of the job, 2, found 4; make them equal"),
         (JOB, Asked(2, 1), r"--trainer.num_nodes: expected .* nodes, 2, found 1; give"),
         (without("SLURM_NTASKS_PER_NODE"), ASKED, r"--ntasks-per-node: .* only --ntasks 4; .* --ntasks-per-node=2"),
+        (JOB | {"SLURM_NTASKS": "3"}, ASKED, r"--ntasks: expected .* 4, found 3; leave it out"),
         (without("SLURM_STEP_ID"), ASKED, r"srun: expected 4 processes .*; put srun before"),
         (JOB | {"MASTER_PORT": "ten"}, ASKED, r"MASTER_PORT: expected a number from 1 to 65535, found 'ten'"),
         (JOB | {"MASTER_PORT": "70000"}, ASKED, r"MASTER_PORT: .* found '70000'"),
