@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import forkserver, resource_tracker
 from types import FrameType
 
 FOR_THE_RUN = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -41,6 +40,8 @@ def early() -> int:
 
 def start_forkserver() -> None:
     """Start the server of worker processes so that these signals end none of them: SLURM may send them to all."""
+    from multiprocessing import forkserver, resource_tracker
+
     with _kept_from_children():
         resource_tracker.ensure_running()  # which undoes a part of it for what is started next
     with _kept_from_children():

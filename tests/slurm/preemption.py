@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import csv
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -141,6 +142,7 @@ def main() -> None:
     parser.add_argument("--signals", type=int, default=3, help="signals a run")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which takes the cluster down
     equal = restarts = 0
     with tempfile.TemporaryDirectory() as name, Cluster() as cluster:
         place = Path(name)
