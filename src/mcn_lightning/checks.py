@@ -1,0 +1,134 @@
+"""What is known and refused before a run begins: its options, its checkpoint, its folder, its SLURM job."""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mcn_lightning import slurm
+from mcn_lightning.data.batch import InputError
+
+
+def video_width(streams: Sequence[Any]) -> int:
+    """Return the width C of the visual feature: the streams' widths together.
+
+    Args:
+        streams: streams as the parser holds them, as dataclasses or as parsed options.
+    """
+    return sum(getattr(stream, "init_args", stream).width for stream in streams)
+
+
+def data_seed(seed: int | bool) -> int:
+    """Return the seed of the data's draws, which must be known for a run to be repeated.
+
+    Raises:
+        InputError: if it is to be drawn at random.
+    """
+    if seed is True:
+        raise InputError(
+            "--seed_everything: expected a number, found true; a run that draws its seed cannot be repeated"
+        )
+    return int(seed)
+
+
+def check_checkpoint(path: Path, resume: bool = False) -> dict[str, Any]:
+    """Return what is in a checkpoint, and refuse a file that is none of this project.
+
+    Args:
+        path: the file.
+        resume: whether a run should go on from it.
+
+    Raises:
+        InputError: if it is absent, cut short, holds something else, or has weights alone and a run should go on.
+    """
+    if not path.is_file():
+        raise InputError(f"--ckpt_path: expected a checkpoint, found no file at {path}")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"--ckpt_path: expected a whole checkpoint, found {path}, which is not ({reason})") from None
+    if not isinstance(found, dict) or not {"state_dict", "pytorch-lightning_version"} <= set(found):
+        raise InputError(
+            f"--ckpt_path: expected a checkpoint of a run, found {path}, which is none; weights in the authors' naming "
+            "go to --model.weights"
+        )
+    if resume and "optimizer_states" not in found:
+        raise InputError(
+            f"--ckpt_path: expected a checkpoint that a run can go on from, found {path}, which has weights alone; "
+            "start from them with --model.weights"
+        )
+    return found
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder of results in which nothing can be written.
+
+    Raises:
+        InputError: if a file cannot be made there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+            file.flush()
+    except OSError as error:
+        raise InputError(
+            f"{folder}: expected a folder for the results of the run, found {reason_of(error)}; make room, change its "
+            "rights or give another one (save_dir of --trainer.logger)"
+        ) from None
+
+
+def reason_of(error: OSError) -> str:
+    """Return what the system says of an error, as part of a sentence."""
+    return f"{error.strerror or error}".lower()
+
+
+def asked_of_job(options: Any) -> slurm.Asked:
+    """Return what a run expects of a SLURM job.
+
+    Args:
+        options: of a subcommand, as the parser holds them.
+    """
+    trainer, data = options.trainer, options.data
+    visible = 0 if trainer.accelerator == "cpu" else torch.cuda.device_count()
+    gpus = visible if visible or trainer.accelerator in ("gpu", "cuda") else None
+    devices = trainer.devices
+    if str(devices) in ("auto", "-1"):
+        devices = gpus or 1
+    elif not isinstance(devices, int):  # a list or a string of numbers of GPUs, or how many
+        listed = [each for each in devices.split(",") if each.strip()] if isinstance(devices, str) else devices
+        devices = int(devices) if isinstance(devices, str) and devices.isdecimal() else len(listed)
+    shards = data.shards if data.shards and "://" not in data.shards else None
+    litdata = shards is not None and any(Path(shards).glob("*/index.json"))
+    return slurm.Asked(
+        devices=devices,
+        num_nodes=trainer.num_nodes,
+        gpus=gpus,
+        root=None if data.synthetic or data.shards else Path(data.root),
+        shards=None if shards is None or litdata else Path(shards),
+    )
+
+
+def best_is_highest(metric: str) -> bool:
+    """Tell whether more of a metric is better, by its name: losses, ranks and entropies are better when low."""
+    name = metric.rpartition("/")[2]
+    highest = (
+        "R@",
+        "top",
+        "recall",
+        "AP",
+        "IoU",
+        "IoD",
+        "frame accuracy",
+        "mean_class",
+        "nmi",
+        "purity",
+        "adjusted_rand",
+    )
+    return name.startswith(highest)
