@@ -76,3 +76,16 @@ def test_a_checkpoint_that_finds_no_room_is_one_line(small, tmp_path):
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith("error: ") and "expected to write a checkpoint, found no room for all of it" in line
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_runs_that_start_together_have_a_folder_each(small, tmp_path):
+    command = [sys.executable, "-m", "mcn_lightning", "fit", "--config", CONFIGS / "demo.yaml", "--config", small]
+    started = [
+        subprocess.Popen([*map(str, command), "--seed_everything", str(seed)], stdout=subprocess.DEVNULL)
+        for seed in (0, 1)
+    ]
+    assert [each.wait() for each in started] == [0, 0]
+    folders = sorted((tmp_path / "runs" / "run").iterdir())
+    assert [each.name for each in folders] == ["version_0", "version_1"]
+    assert {yaml.safe_load((each / "config.yaml").read_text())["seed_everything"] for each in folders} == {0, 1}
+    assert len(metrics(folders[0])) == len(metrics(folders[1])) > 6

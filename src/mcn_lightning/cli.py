@@ -35,6 +35,7 @@ from mcn_lightning.callbacks import (
     Throughput,
     WholeCheckpoints,
     add_csv_logger,
+    claim_folder,
     flat_options,
     last_checkpoint,
     provenance,
@@ -175,6 +176,8 @@ class MCNCLI(LightningCLI):
         loggers = self.trainer.loggers
         if is_first_process():
             check_writable(Path((loggers[0].save_dir if loggers else None) or self.trainer.default_root_dir))
+            if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+                claim_folder(self.trainer)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Find out what ``--ckpt_path last`` is, across the folders of all runs of this name, and say it.

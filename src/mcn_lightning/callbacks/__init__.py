@@ -12,7 +12,7 @@ from mcn_lightning.callbacks.record import RunRecord, provenance
 from mcn_lightning.callbacks.report import BenchmarkReport
 from mcn_lightning.callbacks.resume import Resume, Stopped
 from mcn_lightning.callbacks.throughput import Throughput
-from mcn_lightning.callbacks.tracking import add_csv_logger, read_wandb_id, start_wandb
+from mcn_lightning.callbacks.tracking import add_csv_logger, claim_folder, read_wandb_id, start_wandb
 
 __all__ = [
     "Benchmark",
@@ -31,6 +31,7 @@ __all__ = [
     "Throughput",
     "WholeCheckpoints",
     "add_csv_logger",
+    "claim_folder",
     "flat_options",
     "last_checkpoint",
     "provenance",

@@ -182,12 +182,12 @@ class Resume(Callback):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End the run when a process was told to.
+        """End the run when a process was told to; one that is over with this epoch ends as any other.
 
         Raises:
             Stopped: on all processes at once.
         """
-        if number := self._agreed(pl_module.device):
+        if (number := self._agreed(pl_module.device)) and not trainer.fit_loop.done:
             self._stop(trainer, number)
 
     def _stop(self, trainer: Trainer, number: int) -> NoReturn:

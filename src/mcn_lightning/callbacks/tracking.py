@@ -41,6 +41,24 @@ def add_csv_logger(trainer: Trainer) -> None:
     ]
 
 
+def claim_folder(trainer: Trainer) -> None:
+    """Make the folder of a new run, so that no run of the same name that starts at this moment takes it, too.
+
+    For the first process alone; a version that the user chose is left alone.
+    """
+    for logger in trainer.loggers:
+        if not isinstance(logger, CSVLogger) or logger._version is not None:
+            continue
+        while True:
+            version = logger._get_next_version()
+            try:
+                Path(logger.root_dir, f"version_{version}").mkdir(parents=True)
+            except FileExistsError:
+                continue
+            logger._version = version
+            break
+
+
 def read_wandb_id(folder: Path) -> str | None:
     """Return the id of the wandb run that logged a run's folder, or ``None``."""
     path = folder / WANDB_ID

@@ -44,6 +44,8 @@ def wandb_runs(place: str) -> list[Run]:
 def _run(run: Any, path: str) -> Run:
     summary = dict(run.summary)
     options = _nested({str(name): value for name, value in dict(run.config).items()})
+    about = options.pop("run", None)  # commit and command, which every run has of its own
+    told = {name: about[name] for name in ("commit", "changed") if name in about} if isinstance(about, dict) else {}
     logger = (options.get("trainer") or {}).get("logger") or {}
     named = (logger.get("init_args") or {}).get("name") if isinstance(logger, dict) else None
     return Run(
@@ -55,7 +57,7 @@ def _run(run: Any, path: str) -> Run:
             for name, value in summary.items()
             if isinstance(value, Real) and not isinstance(value, bool) and not name.startswith("_")
         },
-        record=_record(run, summary),
+        record=_record(run, summary) | told,
         finished=run.state == "finished",
         curve=lambda metric: _points(run, metric),
         group=PREFIX + str(run.id),  # a run that was continued is one run there
