@@ -25,7 +25,7 @@ from slurm.cluster import Cluster, until
 ROOT = Path(__file__).parents[2]
 SBATCH = ROOT / "experiments" / "slurm" / "train.sbatch"
 STATE = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "NarratedVideos", "random_states")
-CLOCKS = ("clustering/seconds",)
+CLOCKS = ("clustering/seconds", "train/clips_per_second", "train/data_wait_share")
 
 
 @dataclass
