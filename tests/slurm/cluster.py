@@ -122,7 +122,7 @@ class Cluster:
                 folder=self.folder,
                 ports=free_ports(3),
                 # Lightning takes the port from the number of the job: another cluster here must have other numbers
-                first=random.SystemRandom().randrange(1000, 9000),
+                first=random.SystemRandom().randrange(1000, 9000),  # not seeded by other tests
             )
         )
         places = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}

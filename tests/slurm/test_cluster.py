@@ -9,49 +9,37 @@ import pytest
 
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 from slurm.cluster import Cluster, lacking, until
-from slurm.preemption import ROOT, Run, differences, moments, submit, train
+from slurm.preemption import ROOT, differences, moments, submit, train
 
 pytestmark = [
     pytest.mark.slurm,
     pytest.mark.slow,
-    pytest.mark.xdist_group("slurm"),
     pytest.mark.skipif(lacking() is not None, reason=str(lacking())),
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cluster():
     with Cluster() as cluster:
         yield cluster
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("slurm")
+def test_preempted_jobs_end_bit_equal(cluster, tmp_path):
+    whole = train(cluster, tmp_path, "whole")  # both nodes generate the data at once
+    assert whole.restarts == 0 and len([kind for _, kind in whole.rows() if kind == "train"]) == 96
+    for seed, signals in ((1, 2), (10, 1)):
+        run = train(cluster, tmp_path, f"run{seed}", moments(seed, whole.seconds, signals))
+        assert run.restarts > 0 and run.log.count("goes back into the queue") == run.restarts, run.log
+        assert differences(whole, run) == []
 
 
-@pytest.fixture(scope="module")
-def whole(cluster, place) -> Run:
-    """A run that nobody disturbs; both nodes generate the data at once."""
-    return train(cluster, place, "whole")
-
-
-@pytest.mark.parametrize(("seed", "signals"), [(1, 2), (10, 1)])
-def test_a_preempted_job_ends_bit_equal(seed, signals, cluster, place, whole):
-    run = train(cluster, place, f"run{seed}", moments(seed, whole.seconds, signals))
-    assert whole.restarts == 0 and run.restarts > 0, run.log
-    assert run.log.count("goes back into the queue") == run.restarts
-    assert differences(whole, run) == []
-    assert len([kind for _, kind in whole.rows() if kind == "train"]) == 96
-
-
-def test_a_cancelled_job_saves_and_stays_away(cluster, place, whole):
-    job = submit(cluster, place, "cancelled")
-    log = place / "cancelled.out"
-    until(lambda: list((place / "cancelled").glob("demo/version_0/metrics.csv")), 60, "the first steps")
+def test_a_cancelled_job_saves_and_stays_away(cluster, tmp_path):
+    job = submit(cluster, tmp_path, "cancelled")
+    log, folder = tmp_path / "cancelled.out", tmp_path / "cancelled" / "demo" / "version_0"
+    until(lambda: (folder / "metrics.csv").is_file() or cluster.ended(job), 120, "the first steps")
     cluster("scancel", job)
     until(lambda: cluster.ended(job) and "stopped by SIGTERM" in log.read_text(), 60, "the end of the job")
-    assert list((place / "cancelled").glob("demo/version_0/checkpoints/newest.ckpt"))
+    assert (folder / "checkpoints" / "newest.ckpt").is_file()
     time.sleep(1)
     assert cluster.state(job) == "CANCELLED" and cluster.job(job)["Restarts"] == "0"
 
@@ -75,14 +63,14 @@ def fails(cluster: Cluster, *options: object) -> str:
     return lines[0]
 
 
-def test_tasks_and_devices_differ(cluster, place):
-    line = fails(cluster, "--trainer.num_nodes 2 --trainer.devices 2", f"--data.root {place / 'data'}")
+def test_tasks_and_devices_differ(cluster, tmp_path):
+    line = fails(cluster, "--trainer.num_nodes 2 --trainer.devices 2", f"--data.root {tmp_path / 'data'}")
     assert "--trainer.devices: expected as many as --ntasks-per-node of the job, 1, found 2" in line
 
 
-def test_one_node_lacks_the_data(cluster, place):
+def test_one_node_lacks_the_data(cluster, tmp_path):
     config = SyntheticConfig(videos=2, held_out=1, seconds=10.0)
-    write_synthetic(place / "disk-n1", config)  # as if each node had a disk of its own
-    root = f"--data.root {place}/disk-$SLURMD_NODENAME --data.synthetic null"
+    write_synthetic(tmp_path / "disk-n1", config)  # as if each node had a disk of its own
+    root = f"--data.root {tmp_path}/disk-$SLURMD_NODENAME --data.synthetic null"
     line = fails(cluster, "--trainer.num_nodes 2 --trainer.devices 1", root)
     assert "node n2: --data.root: expected a folder on every node" in line and "disk-n2" in line
