@@ -29,7 +29,8 @@ def test_a_run_that_is_stopped_goes_on_as_one_wandb_run_in_folders_of_its_own(ti
     small = ("--config", overlay, "--data.batch_size", 2)
     first = start(*small, "--config", LAYER, "--resume.every_n_steps", 1, env=env, stderr=subprocess.PIPE)
     wait_for((folders[0] / "checkpoints" / "newest.ckpt").exists, first)
-    wait_for(lambda: "val/nmi" in (folders[0] / "metrics.csv").read_text(), first)  # an epoch was evaluated
+    figures = folders[0] / "metrics.csv"
+    wait_for(lambda: figures.exists() and "val/nmi" in figures.read_text(), first)  # an epoch was evaluated
     first.send_signal(signal.SIGTERM)
     assert "stopped by SIGTERM" in first.communicate(timeout=60)[1]
     records = [json.loads((folders[0] / "run.json").read_text())]
