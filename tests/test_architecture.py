@@ -17,7 +17,8 @@ ALLOWED = {
     "slurm": {"data.batch", "data.shard_files"},
     "results": {"data.batch"},
     "ablations": {"results", "callbacks.checkpoints", "data.batch"},
-    "experiments": {"results", "ablations", "data.batch"},
+    "experiments": {"results", "ablations", "checks", "data.batch"},
+    "checks": {"slurm", "data.batch"},
 }
 LIGHTNING = {"data/datamodule.py", "module.py", "cli.py", "convert.py"}
 FILES = sorted(ROOT.rglob("*.py"))

@@ -28,7 +28,8 @@ from mcn_lightning.callbacks.localization import Entry, second_labels, transcrip
 from mcn_lightning.data.annotations import Segment
 from mcn_lightning.data.evaluation import EvaluationText
 from mcn_lightning.data.features import AudioConfig, VisualStream
-from mcn_lightning.data.retrieval import PickledClips, class_text
+from mcn_lightning.data.recognition import class_text
+from mcn_lightning.data.retrieval import PickledClips
 from mcn_lightning.data.text import TextConfig
 
 TOP = Path(__file__).parents[1]
@@ -331,7 +332,7 @@ def test_a_bad_video_is_one_line(case, files, tmp_path, capsys):
     [
         ({"directions": ["t->x"]}, "t->x"),
         ({"directions": ["t->tv"]}, "t->tv"),
-        ({"audio_weight": -1.0}, "audio_weight: expected at least"),
+        ({"audio_weight": -1.0}, "benchmark it: audio_weight: expected more than 0, found -1.0"),
         ({"published": {"t->x/R@1": 1.0}, "source": "x"}, "published: expected figures of"),
         ({"published": {"t->va/R@1": float("nan")}, "source": "x"}, "expected a number, found nan"),
         ({"directions": []}, None),

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from mcn_lightning import slurm
 from mcn_lightning.data.batch import InputError
+
+
+class OneLineErrors:
+    """Of a parser whose errors are one line, without pages of usage before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """End the command with the message."""
+        sys.exit("error: " + " ".join(message.split()))
 
 
 def video_width(streams: Sequence[Any]) -> int:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from jsonargparse import auto_cli
@@ -45,6 +45,7 @@ from mcn_lightning.callbacks import (
     start_wandb,
 )
 from mcn_lightning.checks import (
+    OneLineErrors,
     asked_of_job,
     best_is_highest,
     check_checkpoint,
@@ -75,12 +76,8 @@ def is_first_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-class OneLineParser(LightningArgumentParser):
-    """A parser whose errors are one line, without pages of usage before it."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """End the command with the message."""
-        sys.exit("error: " + " ".join(message.split()))
+class OneLineParser(OneLineErrors, LightningArgumentParser):
+    """The parser of the commands with a trainer."""
 
 
 class MCNCLI(LightningCLI):

@@ -6,23 +6,20 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from mcn_lightning.ablations import OptionsOf, Past, Runner, plan
+from mcn_lightning.checks import OneLineErrors
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.results import check_metrics, check_plot, collect, draw_curves, results_table, rows_of, write_csv
 
 METRICS = ("val/t->va/R@1", "val/t->va/R@5", "val/t->va/R@10")
 
 
-class CommandParser(ArgumentParser):
-    """A parser whose errors are one line, without pages of usage before it."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """End the command with the message."""
-        sys.exit("error: " + " ".join(message.split()))
+class CommandParser(OneLineErrors, ArgumentParser):
+    """The parser of a command around runs."""
 
 
 def _first_line(command: Any) -> str:

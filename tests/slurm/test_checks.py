@@ -123,6 +123,7 @@ def test_one_process_needs_no_network():
     for name in ("SLURM_NTASKS_PER_NODE", "SLURM_STEP_ID"):
         del alone[name]
     check_job(alone, Asked(1, 1))
+    assert not [*job_problems(alone, Asked(1, 1)), *node_problems(alone, Asked(1, 1), {"lo"}), *port_problems(alone)]
 
 
 def test_which_jobs_are_checked():

@@ -12,7 +12,7 @@ import torch
 from mcn_lightning.ablations.tasks import Task
 from mcn_lightning.callbacks.checkpoints import differences
 from mcn_lightning.data.batch import InputError
-from mcn_lightning.results.rows import flat_options
+from mcn_lightning.results.rows import counting_options
 from mcn_lightning.results.runs import read_options, read_record
 
 Options = Mapping[str, Any]
@@ -80,7 +80,9 @@ def _name(options: Options) -> str | None:
 
 def _same(one: Options, other: Options) -> bool:
     """Return whether two runs must reach the same."""
-    return one.get("seed_everything") == other.get("seed_everything") and flat_options(one) == flat_options(other)
+    return one.get("seed_everything") == other.get("seed_everything") and counting_options(one) == counting_options(
+        other
+    )
 
 
 def _finished(folder: Path, options: Options) -> bool:

@@ -3,14 +3,15 @@
 from mcn_lightning.callbacks.benchmark import Benchmark, Figure
 from mcn_lightning.callbacks.centroids import CentroidUpdate
 from mcn_lightning.callbacks.checkpoints import WholeCheckpoints, flat_options, last_checkpoint
-from mcn_lightning.callbacks.clips import RecognitionBenchmark, RetrievalBenchmark
 from mcn_lightning.callbacks.evaluation import RetrievalEvaluation
 from mcn_lightning.callbacks.files import EmbeddingWriter, SaveConfig, run_folder
 from mcn_lightning.callbacks.localization import LocalizationBenchmark
 from mcn_lightning.callbacks.other_runs import refuse_other_runs
+from mcn_lightning.callbacks.recognition import RecognitionBenchmark
 from mcn_lightning.callbacks.record import RunRecord, provenance
 from mcn_lightning.callbacks.report import BenchmarkReport
 from mcn_lightning.callbacks.resume import Resume, Stopped
+from mcn_lightning.callbacks.retrieval import RetrievalBenchmark
 from mcn_lightning.callbacks.throughput import Throughput
 from mcn_lightning.callbacks.tracking import add_csv_logger, claim_folder, read_wandb_id, start_wandb
 

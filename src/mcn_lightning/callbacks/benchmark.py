@@ -173,6 +173,21 @@ class Benchmark(Callback):
         self._run(trainer, pl_module, "test")
 
 
+def at_least(name: str, **least: tuple[float, float]) -> None:
+    """Refuse options of a benchmark that are too small.
+
+    Args:
+        name: of the benchmark.
+        **least: value and least value of each option.
+
+    Raises:
+        InputError: naming the first one.
+    """
+    for option, (value, minimum) in least.items():
+        if not minimum <= value < math.inf:
+            raise InputError(f"benchmark {name}: {option}: expected at least {minimum:g}, found {value}")
+
+
 def progress(items: Sequence[Any], name: str, unit: str) -> Any:
     """Show how far the first process is with its items, the rate and the time left."""
     return tqdm(items, f"{name}", unit=f" {unit}", disable=None if rank() == 0 else True, leave=False)
@@ -190,7 +205,8 @@ def embed_clips(module: LightningModule, clips: Any, name: str) -> dict[str, Ten
         name: of the benchmark, for the progress bar.
 
     Returns:
-        By modality ``(N, D)`` float32, in the order of the clips, on every process.
+        By modality ``(N, D)`` float32, in the order of the clips, on every process; zeros for the audio of clips
+        without sound.
     """
     parts: dict[str, list[Tensor]] = {}
     for number in progress(range(rank(), len(clips), world()), name, "batches"):
@@ -211,7 +227,11 @@ def embed_clips(module: LightningModule, clips: Any, name: str) -> dict[str, Ten
     names = sorted({modality for row in _everyones(sorted(parts)) for modality in row})
     dim = int(module.network_config.embedding_dim)  # type: ignore[union-attr,arg-type]
     nothing = torch.zeros(0, dim, device=module.device)
-    return {each: gather_rows(torch.cat(parts.get(each, [nothing])), sizes)[place] for each in names}
+    found = {each: gather_rows(torch.cat(parts.get(each, [nothing])), sizes)[place] for each in names}
+    if "audio" in found:
+        silent = torch.tensor(clips.silent, device=module.device)
+        found["audio"] = found["audio"].masked_fill(silent[:, None], 0.0)
+    return found
 
 
 def embed_texts(module: LightningModule, text: Any, texts: Sequence[str], batch_size: int = 256) -> Tensor:

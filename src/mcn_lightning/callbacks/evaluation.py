@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -136,6 +137,65 @@ def combine(embeddings: dict[str, Tensor], names: Sequence[str], how: Fusion, au
     return total if how == "sum" else total / len(parts)
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """How the scores of a direction come about; see ``RetrievalEvaluation`` for the options.
+
+    Args:
+        combine: how the modalities of one side are fused.
+        audio_weight: factor of the audio embedding where it is summed with others.
+        calibrate: how much of its density of queries is taken from the scores of a gallery item.
+        temperature: of the similarities in the density.
+        where: what messages put before the names of options.
+    """
+
+    combine: Fusion = "sum"
+    audio_weight: float = 1.0
+    calibrate: float = 0.0
+    temperature: float = 0.05
+    where: str = "--retrieval."
+
+    def __post_init__(self) -> None:
+        if not 0 < self.audio_weight < math.inf:
+            raise InputError(
+                f"{self.where}audio_weight: expected more than 0, found {self.audio_weight}; 1 is the plain sum"
+            )
+        if not 0 <= self.calibrate < math.inf:
+            raise InputError(f"{self.where}calibrate: expected 0 or more, found {self.calibrate}; 0 turns it off")
+        if not 0 < self.temperature < math.inf:
+            raise InputError(
+                f"{self.where}calibrate_temperature: expected more than 0, found {self.temperature}; try 0.05"
+            )
+
+    def warn(self, module: LightningModule, directions: Sequence[str]) -> None:
+        """Say which directions are not calibrated although they should be."""
+        if not self.calibrate:
+            return
+        plain = [direction for direction in directions if self._clusters(module, direction) is None]
+        if plain:
+            rank_zero_warn(
+                f"{self.where}calibrate: there are no k-means clusters (yet) of the queries of {', '.join(plain)}, "
+                "whose scores stay as they are; --model.clustering.kind kmeans_per_modality or kmeans finds some "
+                "for queries of one modality"
+            )
+
+    def sides(self, module: LightningModule, embeddings: dict[str, Tensor], direction: str) -> tuple[Tensor, Tensor]:
+        """Return queries and items of a direction, ``(B, D)`` each, or one wider: their dot product is the score."""
+        queries, items = (
+            combine(embeddings, side, self.combine, self.audio_weight) for side in parse_direction(direction)
+        )
+        if not self.calibrate or (clusters := self._clusters(module, direction)) is None:
+            return queries, items
+        density = query_density(items, clusters[0], clusters[1], self.temperature)
+        # one more dimension, so that a dot product is the calibrated score
+        return F.pad(queries, (0, 1), value=1.0), torch.cat([items, -self.calibrate * density[:, None]], dim=1)
+
+    def _clusters(self, module: LightningModule, direction: str) -> tuple[Tensor, Tensor] | None:
+        config: Any = module.network_config
+        names = embedding_names(parse_direction(direction)[0], config.fuse_audio_text)
+        return module.clusters_of(names)  # type: ignore[operator]
+
+
 def find_topics(features: Tensor, topics: int) -> Tensor:
     """Cluster held-out features into as many clusters as there are topics, and return the cluster of each ``(N,)``.
 
@@ -212,21 +272,8 @@ class RetrievalEvaluation(Callback):
     ) -> None:
         for direction in directions or ():
             parse_direction(direction)
-        if not 0 < audio_weight < math.inf:
-            raise InputError(
-                f"--retrieval.audio_weight: expected more than 0, found {audio_weight}; 1 is the plain sum"
-            )
-        if not 0 <= calibrate < math.inf:
-            raise InputError(f"--retrieval.calibrate: expected 0 or more, found {calibrate}; 0 turns it off")
-        if not 0 < calibrate_temperature < math.inf:
-            raise InputError(
-                f"--retrieval.calibrate_temperature: expected more than 0, found {calibrate_temperature}; try 0.05"
-            )
+        self.scoring = Scoring(combine, audio_weight, calibrate, calibrate_temperature)
         self.directions = directions
-        self.combine = combine
-        self.audio_weight = audio_weight
-        self.calibrate = calibrate
-        self.calibrate_temperature = calibrate_temperature
         self._recalls: dict[str, RetrievalRecall] = {}
         self._quality = ClusterQuality()
         self._labelled = LabelledFeatures()
@@ -236,18 +283,7 @@ class RetrievalEvaluation(Callback):
     def _start(self, module: LightningModule) -> None:
         config: Any = module.network_config
         chosen = possible_directions(self.directions, DEFAULT_DIRECTIONS, config)
-        if self.calibrate:
-            queries = {
-                direction: embedding_names(parse_direction(direction)[0], config.fuse_audio_text)
-                for direction in chosen
-            }
-            plain = [name for name, query in queries.items() if module.clusters_of(query) is None]  # type: ignore[operator]
-            if plain:
-                rank_zero_warn(
-                    f"--retrieval.calibrate: there are no k-means clusters (yet) of the queries of {', '.join(plain)}, "
-                    "whose scores stay as they are; --model.clustering.kind kmeans_per_modality or kmeans finds some "
-                    "for queries of one modality"
-                )
+        self.scoring.warn(module, chosen)
         self._recalls = {direction: RetrievalRecall() for direction in chosen}
         self._quality.reset()
         self._labelled.reset()
@@ -259,14 +295,7 @@ class RetrievalEvaluation(Callback):
         embeddings = output.embeddings()
         self._ids.update(batch.ids)
         for direction, recall in self._recalls.items():
-            query, gallery = parse_direction(direction)
-            queries, items = (combine(embeddings, side, self.combine, self.audio_weight) for side in (query, gallery))
-            of = embedding_names(query, AUDIO_TEXT in embeddings)
-            if self.calibrate and (clusters := module.clusters_of(of)) is not None:  # type: ignore[operator]
-                density = query_density(items, clusters[0], clusters[1], self.calibrate_temperature)
-                # one more dimension, so that a dot product is the calibrated score
-                queries = F.pad(queries, (0, 1), value=1.0)
-                items = torch.cat([items, -self.calibrate * density[:, None]], dim=1)
+            queries, items = self.scoring.sides(module, embeddings, direction)
             recall.update(batch.ids, queries, items)
         if batch.labels is not None:
             self._labelled.update(batch.ids, output.mean(), batch.labels)

@@ -22,6 +22,7 @@ from mcn_lightning.metrics import (
     assign_steps,
     average_precision,
     foreground_mean,
+    frame_accuracy,
     frame_labels,
     mean_average_precision,
     recall_mean_over_videos,
@@ -43,14 +44,14 @@ class VideoResult:
         scores: of each second for each step of the task, ``(T, S)``, and what is annotated, ``(T, S)``; ``None`` where
             no precision is asked for.
         overlap: mean IoU and IoD of its actions in per cent; ``None`` where it has none or is too short.
-        frames: seconds labelled right, seconds; and the same of those with an action.
+        labels: step of each second as it was found, and as it is annotated, ``(T,)``; empty without an alignment.
         changed: what was left out of its annotation or adjusted, and how often.
     """
 
     counts: StepCounts | None
     scores: tuple[np.ndarray, np.ndarray] | None
     overlap: tuple[float, float] | None
-    frames: tuple[int, int, int, int]
+    labels: tuple[np.ndarray, np.ndarray]
     changed: dict[str, int]
 
 
@@ -208,11 +209,11 @@ class LocalizationBenchmark(Benchmark):
             iou, iod = np.mean(overlaps, axis=0)
             yield self.figure(setting, "IoU", iou)
             yield self.figure(setting, "IoD", iod)
-        right, seconds, right_actions, actions = np.sum([result.frames for result in results] or [(0, 0, 0, 0)], axis=0)
-        if seconds:
-            yield self.figure(setting, "frame accuracy", 100 * right / seconds)
-        if actions:
-            yield self.figure(setting, "frame accuracy of actions", 100 * right_actions / actions)
+        found, truth = (np.concatenate(labels) for labels in zip(*(result.labels for result in results), strict=True))
+        if len(truth):
+            yield self.figure(setting, "frame accuracy", frame_accuracy(found, truth))
+        if (truth != BACKGROUND).any():
+            yield self.figure(setting, "frame accuracy of actions", frame_accuracy(found, truth, ignore=BACKGROUND))
         yield from self._counted(results)
 
     def _precision(self, setting: str, results: Sequence[VideoResult]) -> Iterator[Figure]:
@@ -254,8 +255,8 @@ class LocalizationBenchmark(Benchmark):
         log_probs = torch.log_softmax(scores, dim=1).cpu().numpy()
         changed = dict(video.changed)
         counts, precision = self._recall(video, scores.cpu().numpy(), log_probs, changed)
-        overlap, frames = self._alignment(video, log_probs, changed)
-        return VideoResult(counts, precision, overlap, frames, changed)
+        overlap, labels = self._alignment(video, log_probs, changed)
+        return VideoResult(counts, precision, overlap, labels, changed)
 
     def _recall(
         self, video: Any, scores: np.ndarray, log_probs: np.ndarray, changed: dict[str, int]
@@ -277,26 +278,23 @@ class LocalizationBenchmark(Benchmark):
 
     def _alignment(
         self, video: Any, log_probs: np.ndarray, changed: dict[str, int]
-    ) -> tuple[tuple[float, float] | None, tuple[int, int, int, int]]:
-        seconds = len(log_probs)
+    ) -> tuple[tuple[float, float] | None, tuple[np.ndarray, np.ndarray]]:
+        seconds, nothing = len(log_probs), np.zeros(0, dtype=np.int64)
         entries = transcript(video.segments, seconds, self.background)
         if not video.segments:
-            return None, (0, 0, 0, 0)
+            return None, (nothing, nothing)
         if seconds < len(entries):
             what = "videos with fewer seconds than entries of their transcript (no alignment)"
             changed[what] = changed.get(what, 0) + 1
-            return None, (0, 0, 0, 0)
+            return None, (nothing, nothing)
         columns = [video.column(entry.step) for entry in entries]
         boundaries = align(log_probs[:, columns], self._mean_lengths(video, entries, seconds))
         aligned = np.column_stack([boundaries[:-1], boundaries[1:]]).astype(np.float64)
         iou, iod = segment_overlap(aligned, np.array([(entry.start, entry.end) for entry in entries]))
         background = np.array([entry.step == BACKGROUND for entry in entries])
         found = np.array([entry.step for entry in entries])[frame_labels(boundaries)]
-        truth = second_labels(video.segments, seconds)
-        action = truth != BACKGROUND
-        right = found == truth
-        frames = int(right.sum()), seconds, int(right[action].sum()), int(action.sum())
-        return (foreground_mean(iou, background), foreground_mean(iod, background)), frames
+        labels = found, second_labels(video.segments, seconds)
+        return (foreground_mean(iou, background), foreground_mean(iod, background)), labels
 
     def _mean_lengths(self, video: Any, entries: Sequence[Entry], seconds: int) -> np.ndarray | None:
         """Return the mean length of each entry in seconds; ``None`` without a length model."""

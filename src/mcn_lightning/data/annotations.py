@@ -35,6 +35,10 @@ class Segment:
     end: float
     item: str = field(default="", compare=False)
 
+    def seconds(self) -> slice:
+        """Return the whole seconds that it marks: ``floor(start)`` to ``ceil(end)``, the end excluded."""
+        return slice(math.floor(self.start), math.ceil(self.end))
+
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedVideo:
@@ -99,7 +103,7 @@ class LocalizationSet:
             return video.truth
         truth = np.zeros((seconds, len(self.tasks[video.task])), dtype=bool)
         for segment in video.segments:
-            truth[math.floor(segment.start) : math.ceil(segment.end), segment.step] = True
+            truth[segment.seconds(), segment.step] = True
         return truth
 
 

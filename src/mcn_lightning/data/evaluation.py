@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,8 @@ from mcn_lightning.data.features import FRAME_RATE
 from mcn_lightning.data.howto100m import VideoLayout
 from mcn_lightning.data.localization import audio_windows, open_features, pool_seconds
 from mcn_lightning.data.mining_youtube import BACKGROUND, read_classes, read_lengths, read_mining_youtube
-from mcn_lightning.data.retrieval import PickledClips, class_text
+from mcn_lightning.data.recognition import class_text
+from mcn_lightning.data.retrieval import PickledClips
 from mcn_lightning.data.text import TextConfig, open_text
 from mcn_lightning.data.videos import NarratedVideoDataset, collate
 
@@ -57,7 +57,7 @@ class EvaluationClips:
 
     Args:
         source: the pickle.
-        config: of the spectrograms, already at the benchmark's length.
+        dataset: its clips as they are evaluated, spectrograms at the benchmark's length.
         text: vectors of the captions; ``None`` where text is not read.
         batch_size: clips of a batch.
 
@@ -144,7 +144,7 @@ class SecondsOfVideo:
         """Return in which seconds each segment happens, ``(T, segments)`` bool, by the rule of ``truth_matrix``."""
         truth = np.zeros((self.seconds, len(self.segments)), dtype=bool)
         for number, segment in enumerate(self.segments):
-            truth[math.floor(segment.start) : math.ceil(segment.end), number] = True
+            truth[segment.seconds(), number] = True
         return truth
 
     def batches(self, device: torch.device | str) -> Iterator[ClipBatch]:

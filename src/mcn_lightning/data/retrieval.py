@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from mcn_lightning.data.captions import Captions
 from mcn_lightning.data.clips import Clip
 from mcn_lightning.data.features import AudioConfig, VisualStream, all_finite, copy_runs
 from mcn_lightning.data.pickles import load_pickle
+from mcn_lightning.data.recognition import class_names, class_text
 from mcn_lightning.data.videos import NewTensor, Sound, join_streams
 
 PICKLES = (".pkl", ".pickle", ".p")
@@ -213,24 +213,6 @@ def _distinct(names: Sequence[str]) -> list[str]:
         seen[name] = seen.get(name, 0) + 1
         found.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
     return found
-
-
-def class_text(name: str) -> str:
-    """Return a class name as words: ``ApplyEyeMakeup`` as "apply eye makeup", ``brush_hair`` as "brush hair"."""
-    return " ".join(part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[^A-Z_\s]+", name)) or name
-
-
-def class_names(path: Path, entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the classes of a pickle with classes, in alphabetical order, which numbers them.
-
-    Raises:
-        InputError: if a clip has no class.
-    """
-    for number, entry in enumerate(entries):
-        if not isinstance(entry.get("class"), str) or not entry["class"]:
-            found = entry.get("class")
-            raise InputError(f"{path}: clip number {number}: expected a name under 'class', found {found!r}")
-    return sorted({entry["class"] for entry in entries})
 
 
 class PickledClips:

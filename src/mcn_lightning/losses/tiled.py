@@ -128,6 +128,7 @@ class _Normalizers(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, x: Tensor, y: Tensor, margin: float, tiling: Tiling
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return three vectors ``(B,)`` of own rows ``x`` ``(n, D)`` and all rows ``y`` ``(B, D)``."""
         row, column = (full_precision(z).new_full((len(z),), -math.inf) for z in (x, y))
         true = torch.empty_like(row)
         x, y = x.to(tiling.precision), y.to(tiling.precision)
@@ -148,6 +149,7 @@ class _Normalizers(torch.autograd.Function):
     def backward(  # type: ignore[override]
         ctx: Any, row_gradient: Tensor, column_gradient: Tensor, true_gradient: Tensor
     ) -> tuple[Tensor, Tensor, None, None]:
+        """Turn the gradients of the three vectors ``(B,)`` into those of ``x`` ``(n, D)`` and ``y`` ``(B, D)``."""
         x, y, row, column = ctx.saved_tensors
         own = ctx.tiling.own
         row_gradient, true_gradient = row_gradient[own], true_gradient[own]
@@ -185,6 +187,7 @@ class _Hinge(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, true: Tensor, margin: float, tiling: Tiling) -> Tensor:  # type: ignore[override]
+        """Return this process's part of the sum, a scalar; ``x`` ``(n, D)``, ``y`` ``(B, D)``, ``true`` ``(B,)``."""
         bound = true - margin
         own_bound, cost = bound[tiling.own], bound.new_zeros(())
         x, y = x.to(tiling.precision), y.to(tiling.precision)
@@ -200,6 +203,7 @@ class _Hinge(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[override]
+        """Turn the gradient of the scalar into those of ``x`` ``(n, D)``, ``y`` ``(B, D)`` and ``true`` ``(B,)``."""
         x, y, bound = ctx.saved_tensors
         own_bound, true_gradient = bound[ctx.tiling.own], torch.zeros_like(bound)
         own_gradient = true_gradient[ctx.tiling.own]

@@ -51,7 +51,7 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
     grouped: dict[tuple[str, str], list[Run]] = defaultdict(list)
     options: dict[tuple[str, str], dict[str, str]] = {}
     for run in runs:
-        flat = flat_options(run.options)
+        flat = counting_options(run.options)
         key = run.name, json.dumps(flat, sort_keys=True)
         grouped[key].append(run)
         options[key] = flat
@@ -71,12 +71,14 @@ def _once_each(runs: Sequence[Run]) -> list[Run]:
     return sorted(chosen.values(), key=lambda run: (run.seed is None, run.seed or 0))
 
 
-def flat_options(options: Any, prefix: str = "") -> dict[str, str]:
+def counting_options(options: Any, prefix: str = "") -> dict[str, str]:
     """Return the options that count, with their paths, values as text."""
     if prefix in ASIDE:
         return {}
     if isinstance(options, Mapping) and (options or not prefix):
-        items = [flat_options(value, f"{prefix}.{name}" if prefix else str(name)) for name, value in options.items()]
+        items = [
+            counting_options(value, f"{prefix}.{name}" if prefix else str(name)) for name, value in options.items()
+        ]
         return {name: value for item in items for name, value in item.items()}
     return {prefix: options if isinstance(options, str) else json.dumps(options, default=str)}
 
