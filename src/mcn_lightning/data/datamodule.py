@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,22 +15,18 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mcn_lightning.data.batch import MODALITIES, BadVideo, ClipBatch, InputError, Modality
-from mcn_lightning.data.captions import Captions, read_captions
+from mcn_lightning.data.batch import MODALITIES, ClipBatch, InputError, Modality
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.evaluation import EvaluationData
 from mcn_lightning.data.features import DEFAULT_STREAMS, AudioConfig, VisualStream
-from mcn_lightning.data.howto100m import LayoutVideos, VideoLayout, read_video_list, video_id
+from mcn_lightning.data.howto100m import VideoLayout
 from mcn_lightning.data.loading import ClipLoader, ClipSampler, SkippedVideos, serve_parent
-from mcn_lightning.data.packing import PackConfig, PackReport, pack
-from mcn_lightning.data.retrieval import PickledClips, is_pickle
-from mcn_lightning.data.shard_files import ShardIndex, check_options, checksum
-from mcn_lightning.data.shard_writer import Split
-from mcn_lightning.data.shards import ShardVideos
-from mcn_lightning.data.streaming import StreamingVideos, is_streaming, pack_streaming
+from mcn_lightning.data.packing import PackConfig, PackReport
+from mcn_lightning.data.retrieval import is_pickle
+from mcn_lightning.data.splits import Splits
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
-from mcn_lightning.data.text import TextConfig, TextSource, open_text
-from mcn_lightning.data.videos import NarratedVideoDataset, VideoSource, collate
+from mcn_lightning.data.text import TextConfig, TextSource
+from mcn_lightning.data.videos import NarratedVideoDataset, collate
 from mcn_lightning.signals import start_forkserver
 
 logger = logging.getLogger(__name__)
@@ -112,20 +108,28 @@ class NarratedVideos(LightningDataModule):
             raise InputError(f"--data.max_bad_share is {max_bad_share}: give a share from 0 to 1")
         self.root = Path(root)
         self.lists = lists
-        self.captions_path = self.root / captions
         self.layout = VideoLayout(
             self.root / features, self.root / (audio_root or features), tuple(streams), audio, tuple(modalities)
         )
+        self.splits = Splits(self.root, lists, self.root / captions, self.layout, text, clips, seed)
         self.text_config, self.clip_config, self.synthetic = text, clips, synthetic
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.epoch_end, self.timeout = epoch_end, timeout
         self.seed = seed
         self.shards = shards
-        self.text: TextSource | None = None
-        self.datasets: dict[str, NarratedVideoDataset] = {}
         self._skipped = SkippedVideos(max_bad_share)
         self._resume_at = (0, 0)
         self._resumed = (-1, 0, 0)  # epoch, videos of it that were done, and in how many batches of today's size
+
+    @property
+    def datasets(self) -> dict[str, NarratedVideoDataset]:
+        """The data set of each split; after ``setup``."""
+        return self.splits.datasets
+
+    @property
+    def text(self) -> TextSource | None:
+        """What turns text into indices, ``None`` without text; after ``setup``."""
+        return self.splits.text
 
     @property
     def video_dim(self) -> int:
@@ -159,139 +163,23 @@ class NarratedVideos(LightningDataModule):
         needed = _NEEDED.get(stage or "fit", ())
         if stage in ("validate", "test") and self._has_only_benchmarks(needed[0]):
             return  # nothing of this data is used, and its captions may be those of a million videos
-        if self.shards is not None:
-            if not self.datasets:
-                self._open_shards(self.shards)
-            return
-        if not self.root.is_dir():
-            raise InputError(f"--data.root {self.root}: expected a folder, found none")
-        if not self.datasets:
-            videos = {split: self._videos(split, split in needed) for split in self.lists}
-            self._open(videos, self._pickled(needed))
-        for split in needed:
-            if not self.datasets.get(split):
-                self._videos(split, required=True)
-
-    def _pickled(self, needed: Sequence[str]) -> dict[str, PickledClips]:
-        """Open the splits that are pickles of clips, and that are needed or there; a file of two splits once."""
-        layout, opened = self.layout, dict[str, PickledClips]()
-        streams = layout.streams if "video" in layout.modalities else ()
-        audio = layout.audio if "audio" in layout.modalities else None
-        found = {}
-        for split, name in self.lists.items():
-            if name is None or not is_pickle(name) or not (split in needed or (self.root / name).is_file()):
-                continue
-            if name not in opened:
-                try:
-                    opened[name] = PickledClips(self.root / name, streams, audio, "text" in layout.modalities)
-                except InputError as error:
-                    raise InputError(f"--data.{split}_csv: {error}") from None
-            found[split] = opened[name]
-        return found
+        opened = bool(self.datasets)
+        if self.shards is None:
+            self.splits.open(needed)
+        elif not opened:
+            self.splits.open_shards(self.shards)
+        if not opened:
+            self._skipped.total = len(self.datasets.get("train", ()))
+            self._skipped.add(self.splits.lost())
 
     def evaluation_data(self) -> EvaluationData:
         """Return what reads the benchmarks' own files, in the form that this data has."""
         return EvaluationData(self.root, self.layout, self.text_config)
 
-    def _open_shards(self, where: str) -> None:
-        """Take the splits from shards, or from LitData records."""
-        layout, captions = self.layout, self.clip_config.kind == "captions"
-        streams = layout.streams if "video" in layout.modalities else ()
-        audio = layout.audio if "audio" in layout.modalities else None
-        streaming, words = is_streaming(where), set[str]()
-        sources: dict[str, ShardVideos | StreamingVideos] = {}
-        index = None if streaming else ShardIndex(Path(where))
-        for split, name in self._split_names().items():
-            if index is not None and name in index.splits:
-                sources[split] = ShardVideos(index, name, streams, audio, captions)
-            elif streaming and (name == "train" or self.lists[split] is not None):
-                sources[split] = found = StreamingVideos(f"{where.rstrip('/')}/{name}", streams, audio, captions)
-                words.update(found.words)
-        pickled = self._pickled(())
-        for source in sources.values():
-            self._check_packed(source.options, where)
-            check_options(source.options, where, self._shard_options(), layout.streams, self._min_times(), captions)
-        if "text" in layout.modalities:
-            known = list(index.words()) if index is not None else sorted(words)
-            texts = [text for clips in pickled.values() for text in clips.texts()]
-            self.text = open_text(self.text_config, self.root / self.text_config.source, [*known, *texts])
-        for source in sources.values():
-            source.set_text(self.text)
-        self.datasets = {split: self._dataset(split, source) for split, source in {**sources, **pickled}.items()}
-        if "train" in sources:
-            self._skipped.total = len(sources["train"])
-            self._skipped.add(sources["train"].lost())
-
-    def _check_packed(self, packed: dict[str, Any], where: str) -> None:
-        """Refuse what was not packed at all."""
-        if absent := [name for name in self.layout.modalities if name not in packed["modalities"]]:
-            raise InputError(
-                f"--data.modalities: expected some of {', '.join(packed['modalities'])}, which {where} was packed "
-                f"with, found {absent[0]}; pack again to add it"
-            )
-        kind = self.clip_config.kind
-        if kind != packed["kind"] and not (kind == "windows" and packed["keep_frames"]):
-            raise InputError(
-                f"--data.clips.kind: expected {packed['kind']}, which {where} was packed with, found {kind}; "
-                "pack again, captions with --pack.keep_frames true to serve windows too"
-            )
-        if kind == "captions" and self.clip_config.overrun > packed["overrun"]:
-            raise InputError(
-                f"--data.clips.overrun: expected at most {packed['overrun']:g}, which {where} was packed with, "
-                f"found {self.clip_config.overrun:g}; pack again to take more videos"
-            )
-
-    def _split_names(self) -> dict[str, str]:
-        """Return under which name each split is packed: a test list that is the validation list is packed once."""
-        same = self.lists["test"] == self.lists["val"]
-        return {split: "val" if split == "test" and same else split for split in self.lists}
-
-    def _min_times(self) -> dict[str, float]:
-        clips = self.clip_config
-        return {split: clips.min_time if split == "train" else clips.eval_min_time for split in self.lists}
-
-    def _shard_options(self) -> dict[str, Any]:
-        """Return what shards are packed with besides streams and clips, and a run must not change."""
-        return {"bands": self.layout.audio.bands, "train_column": self.text_config.train_column}
-
     def pack(self, config: PackConfig) -> PackReport:
-        """Pack every split that has a list into shards.
-
-        Args:
-            config: where to, and how.
-
-        Returns:
-            What was done.
-
-        Raises:
-            InputError: if the data set cannot be read, or the folder holds something else.
-        """
+        """Pack every split that has a list into shards, generated first if it is a generated one; see ``Splits``."""
         self.prepare_data()
-        if not self.root.is_dir():
-            raise InputError(f"--data.root {self.root}: expected a folder, found none")
-        if self.clip_config.kind == "windows" and not config.keep_frames and "video" in self.layout.modalities:
-            raise InputError("--pack.keep_frames: expected true for --data.clips.kind windows, found false")
-        if (name := self.lists["train"]) is not None and is_pickle(name):
-            raise InputError(
-                f"--data.train_csv: expected a list of videos to pack, found the pickle {name}, which is packed"
-            )
-        names = set(self._split_names().values())
-        videos = {split: self._videos(split, split == "train") for split in self.lists if split in names}
-        captions = self._read_captions(videos)
-        splits = {
-            split: Split(LayoutVideos(paths, captions, self.layout), self._min_times()[split])
-            for split, paths in videos.items()
-            if paths
-        }
-        streams = self.layout.streams if "video" in self.layout.modalities else ()
-        options = self._shard_options() | {
-            "modalities": list(self.layout.modalities),
-            "kind": self.clip_config.kind,
-            "overrun": self.clip_config.overrun,
-            "captions": checksum(self.captions_path) if captions is not None else None,
-        }
-        pack_as = pack if config.format == "safetensors" else pack_streaming
-        return pack_as(splits, options, streams, self.clip_config, config)
+        return self.splits.pack(config)
 
     def check_held_out(self) -> None:
         """Open the files of every validation video, before the training that a bad one would end.
@@ -306,60 +194,6 @@ class NarratedVideos(LightningDataModule):
                 dataset.check(index)
             except InputError as error:
                 raise InputError(f"video {dataset.source.id(index)} cannot be evaluated: {error}") from None
-
-    def _videos(self, split: str, required: bool) -> list[str]:
-        """Read the list of a split; an empty one where there is none and none is required."""
-        name = self.lists[split]
-        if name is None or is_pickle(name) or not (required or (self.root / name).is_file()):
-            return []
-        try:
-            return read_video_list(self.root / name)
-        except InputError as error:
-            raise InputError(f"--data.{split}_csv: {error}") from None
-
-    def _open(self, videos: dict[str, list[str]], pickled: dict[str, PickledClips]) -> None:
-        if not any(videos.values()) and not pickled:
-            return
-        captions = self._read_captions(videos)
-        if "text" in self.layout.modalities:
-            entries = (captions or {}).values()
-            texts = [text for entry in entries if isinstance(entry, Captions) for text in entry.all_texts()]
-            texts += [text for clips in pickled.values() for text in clips.texts()]
-            self.text = open_text(self.text_config, self.root / self.text_config.source, texts)
-            self._check_words(videos.get("train", ()), captions or {})
-        sources: dict[str, VideoSource] = {
-            split: LayoutVideos(paths, captions, self.layout) for split, paths in videos.items() if paths
-        }
-        self.datasets = {split: self._dataset(split, source) for split, source in {**sources, **pickled}.items()}
-        self._skipped.total = len(self.datasets.get("train", ()))
-
-    def _check_words(self, paths: Sequence[str], captions: Mapping[str, Captions | BadVideo]) -> None:
-        """Refuse training captions of which no word is known, while those of another split may be."""
-        entries = [entry for path in paths if isinstance(entry := captions[video_id(path)], Captions)]
-        texts = (text for entry in entries for text in entry.all_texts())
-        if entries and self.text is not None and not any(self.text.indices(text).any() for text in texts):
-            raise InputError(
-                f"--data.captions: expected known words in the captions of {self.lists['train']}, found none; "
-                "check --data.text.source and --data.text.lowercase"
-            )
-
-    def _dataset(self, split: str, source: VideoSource) -> NarratedVideoDataset:
-        training = split == "train"
-        return NarratedVideoDataset(source, self.clip_config, self.layout.audio, self.text, self.seed, training)
-
-    def _read_captions(self, videos: dict[str, list[str]]) -> dict[str, Captions | BadVideo] | None:
-        """Read the captions of the videos of all splits; nothing where clips are windows."""
-        if self.clip_config.kind != "captions" or not any(videos.values()):
-            return None
-        try:
-            wanted = {video_id(path) for paths in videos.values() for path in paths}
-            captions = read_captions(self.captions_path, wanted, self.text_config.train_column)
-        except InputError as error:
-            raise InputError(f"--data.captions: {error}") from None
-        unusable = [entry for entry in captions.values() if isinstance(entry, BadVideo)]
-        if len(unusable) == len(captions):
-            raise InputError(f"--data.captions: no video has captions that can be used; first: {unusable[0].reason}")
-        return captions
 
     def train_dataloader(self) -> DataLoader:
         """Return the training batches; ``epoch_end`` says what is done after the last full batch of an epoch.
