@@ -52,7 +52,10 @@ def results_table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
             cells.append(spread([run.last[metric] for run in row.runs if metric in run.last], digits))
         hours, memory = _hours(row.runs), _memory(row.runs)
         cells += [commits(row.runs), hardware(row.runs)]
-        cells += ["" if hours is None else f"{hours:.2f}", "" if memory is None else f"{memory:.1f}"]
+        cells += [
+            "" if hours is None else f"{hours:.2f}" if hours >= 0.1 else f"{hours:.4f}",
+            "" if memory is None else f"{memory:.1f}",
+        ]
         lines.append([cell.replace("|", "\\|") for cell in cells])
     return "\n".join("|---" * len(heads) + "|" if "---" in line else "| " + " | ".join(line) + " |" for line in lines)
 
