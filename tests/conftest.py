@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tarfile
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -27,6 +28,16 @@ def shared() -> Path:
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"needs the real data in {folder}, which is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def annotations(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The published annotations, unpacked: ``crosstask_release`` and ``mining_youtube``."""
+    folder = tmp_path_factory.mktemp("annotations")
+    for path in (shared / "annotations").glob("*.tar.gz"):
+        with tarfile.open(path) as archive:
+            archive.extractall(folder, filter="data")
     return folder
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,23 +26,14 @@ from mcn_lightning.metrics import (
 pytestmark = pytest.mark.shared
 
 
-@pytest.fixture(scope="module")
-def unpacked(shared, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("annotations")
-    for path in (shared / "annotations").glob("*.tar.gz"):
-        with tarfile.open(path) as archive:
-            archive.extractall(folder, filter="data")
-    return folder
-
-
 def log_probs_of(labels: np.ndarray, entries: list, right: float = 0.9) -> np.ndarray:
     """Log-probability ``right`` for the annotated step of each second, the rest shared by the others."""
     steps = np.array([entry.step for entry in entries])
     return np.where(labels[:, None] == steps[None], math.log(right), math.log((1 - right) / 512))
 
 
-def test_every_video_of_mining_youtube_is_aligned_as_annotated(unpacked):
-    folder = unpacked / "mining_youtube"
+def test_every_video_of_mining_youtube_is_aligned_as_annotated(annotations):
+    folder = annotations / "mining_youtube"
     found = read_mining_youtube(folder / "annotations", folder / "mapping_without_meta.txt")
     assert len(found.videos) == 250
     right = seconds = compared = 0
@@ -72,8 +61,8 @@ def test_every_video_of_mining_youtube_is_aligned_as_annotated(unpacked):
     assert np.mean(overlaps, axis=0) == pytest.approx([75, 85], abs=10)  # segments of a few seconds, cut at whole ones
 
 
-def test_alignments_of_real_transcripts_are_the_best_there_are(unpacked):
-    folder = unpacked / "mining_youtube"
+def test_alignments_of_real_transcripts_are_the_best_there_are(annotations):
+    folder = annotations / "mining_youtube"
     found = read_mining_youtube(folder / "annotations", folder / "mapping_without_meta.txt")
     rng = np.random.default_rng(0)
     short = sorted(found.videos, key=lambda video: video.segments[-1].end)[:8]
@@ -86,13 +75,13 @@ def test_alignments_of_real_transcripts_are_the_best_there_are(unpacked):
             assert alignment_score(scores, align(scores, means).tolist(), means) == pytest.approx(best, abs=1e-8)
 
 
-def test_steps_of_every_video_of_crosstask_are_found_where_they_are_annotated(unpacked):
-    folder = unpacked / "crosstask_release"
+def test_steps_of_every_video_of_crosstask_are_found_where_they_are_annotated(annotations, tmp_path):
+    folder = annotations / "crosstask_release"
     primary = [block.split("\n")[0] for block in (folder / "tasks_primary.txt").read_text().strip().split("\n\n")]
     listed = folder / "videos.csv"
     kept = [line for line in listed.read_text().splitlines() if line.split(",")[0] in primary]
-    (folder / "primary.csv").write_text("\n".join(kept) + "\n")
-    found = read_crosstask(folder / "primary.csv", folder / "tasks_primary.txt", folder / "annotations")
+    (tmp_path / "primary.csv").write_text("\n".join(kept) + "\n")
+    found = read_crosstask(tmp_path / "primary.csv", folder / "tasks_primary.txt", folder / "annotations")
     assert len(found.videos) == 2750 and len({video.task for video in found.videos}) == 18
     counts, precise = [], 0
     for video in found.videos:

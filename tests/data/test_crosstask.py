@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import pickle
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,9 @@ from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.crosstask import JOINED, OTHER_TASKS, read_crosstask, read_steps, read_video_tasks
 
 
-@pytest.fixture(scope="module")
-def release(shared, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("crosstask")
-    with tarfile.open(shared / "annotations" / "crosstask_release.tar.gz") as archive:
-        archive.extractall(folder, filter="data")
-    return folder / "crosstask_release"
+@pytest.fixture
+def release(annotations) -> Path:
+    return annotations / "crosstask_release"
 
 
 def test_the_steps_of_the_18_primary_tasks(release):

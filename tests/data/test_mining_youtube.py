@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -26,15 +25,12 @@ from mcn_lightning.data.mining_youtube import (
 FRAME_RATE = 30000 / 1001
 
 
-@pytest.fixture(scope="module")
-def release(shared, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("mining")
-    with tarfile.open(shared / "annotations" / "mining_youtube.tar.gz") as archive:
-        archive.extractall(folder, filter="data")
-    return folder / "mining_youtube"
+@pytest.fixture
+def release(annotations) -> Path:
+    return annotations / "mining_youtube"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def classes(release) -> tuple[str, ...]:
     return read_classes(release / "mapping_without_meta.txt")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tarfile
 
 import numpy as np
 import pytest
@@ -347,19 +346,14 @@ def test_frame_accuracy():
 
 
 @pytest.fixture(scope="module")
-def annotated_video(shared, tmp_path_factory):
+def annotated_video(annotations):
     """Classes of the transcript (L,), true class of each frame (T,), mean lengths of the classes in frames (C,)."""
-    folder = tmp_path_factory.mktemp("mining_youtube")
-    with tarfile.open(shared / "annotations" / "mining_youtube.tar.gz") as archive:
-        wanted = [member for member in archive.getmembers() if "/alignment_example/" in member.name and member.isfile()]
-        for member in wanted:
-            file = archive.extractfile(member)
-            (folder / member.name.rsplit("/", 1)[1]).write_bytes(file.read())
+    folder = annotations / "mining_youtube" / "alignment_example"
     classes = (folder / "weakYouTube_dict.txt").read_text().split()
     lengths = np.array((folder / "weakYouTube_length.txt").read_text().split(), dtype=np.float64)
     number = {name: index for index, name in enumerate(classes)}
     read = {
-        suffix: [number[word] for word in (folder / f"-1okAudsnAc.{suffix}").read_text().split()]
+        suffix: [number[word] for word in next(folder.glob(f"*/-1okAudsnAc.{suffix}")).read_text().split()]
         for suffix in ("gt", "grammar")
     }
     return np.array(read["grammar"]), np.array(read["gt"]), lengths
