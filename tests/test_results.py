@@ -123,13 +123,65 @@ def test_what_is_not_there_is_named(runs, tmp_path, capsys):
             table(*words, capsys=capsys)
         assert str(stop.value.code).startswith("error: ") and part in str(stop.value.code)
         assert "\n" not in str(stop.value.code)
-    (runs / "none" / "17" / "run.json").write_text("{")
-    with pytest.raises(InputError, match=r"run.json: expected the record of a run"):
-        collect([str(runs)])
-    (runs / "none" / "17" / "run.json").unlink()
-    (runs / "none" / "17" / "metrics.csv").write_text("step,val/nmi\n1,high\n")
-    with pytest.raises(InputError, match="expected the metrics of a run"):
-        collect([str(runs)])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "what"),
+    [
+        ("run.json", "{", "the record of a run"),
+        ("run.json", "[1]", "the record of a run"),
+        ("run.json", '{"hours": "two"}', "the record of a run"),
+        ("metrics.csv", "step,val/nmi\n1,high\n", "the metrics of a run"),
+        ("config.yaml", "a: [", "the options of a run"),
+        ("config.yaml", "trainer: 5", "the options of a run"),
+        ("config.yaml", "seed_everything: abc", "the options of a run"),
+    ],
+)
+def test_a_run_that_cannot_be_read_is_told_and_left_out(runs, capsys, name, text, what):
+    path = runs / "none" / "17" / name
+    path.write_text(text)
+    main(["results", str(runs), "--metrics", "[val/nmi]"])
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[2].startswith("| none |  | 1 | 0 | 0.700 |")
+    assert shown.err.startswith(f"warning: {path}: expected {what}") and shown.err.endswith("; the run is left out\n")
+    with pytest.raises(InputError, match=f"{name}: expected {what}, found something else") as told:
+        collect([str(path.parent)])  # nothing else to show
+    assert "\n" not in str(told.value)
+
+
+def test_a_last_line_that_breaks_off_does_not_count(tmp_path, capsys):
+    write(tmp_path / "a" / "version_0", "4,2,62.0,0.8,2.5", options=options(0))
+    with (tmp_path / "a" / "version_0" / "metrics.csv").open("a") as file:
+        file.write("5,2,7")  # of 71.5
+    assert rows(tmp_path)[0].startswith("| a |  | 1 | 0 | 62.0 |")
+    assert "metrics.csv: the last line breaks off and is left out" in capsys.readouterr().err
+
+
+def test_the_parts_of_a_run_are_one(tmp_path):
+    began, later = {"started": "2026-11-24T12:00:00"}, {"started": "2026-11-24T13:00:00"}
+    write(tmp_path / "a" / "version_2", "1,0,,,3.0", "2,0,30.0,0.5,2.0", "5,1,,,9.9", "6,1,9.9,,", options=options(0),
+          record=began | {"finished": False, "hours": 1.0, "commit": "1234567a"})  # fmt: skip
+    write(tmp_path / "a" / "version_9", "3,1,,,1.5", "4,1,40.0,,", options=options(0),
+          record=began | {"finished": False, "hours": 2.0})  # fmt: skip
+    write(tmp_path / "a" / "version_10", "5,2,,,1.0", "6,2,50.0,,", options=options(0),
+          record=began | {"hours": 3.0, "memory_gb": 9.0})  # fmt: skip
+    write(tmp_path / "a" / "version_11", "6,2,70.0,,1.0", options=options(1), record=later)
+    row = rows_of(collect([str(tmp_path)]))[0]
+    whole = row.runs[0]
+    assert len(row.runs) == 2 and whole.place.endswith("version_10")
+    assert whole.curve("train/loss") == [(1.0, 3.0), (2.0, 2.0), (3.0, 1.5), (5.0, 1.0)]
+    assert whole.curve("val/t->v/R@10") == [(2.0, 30.0), (4.0, 40.0), (6.0, 50.0)]
+    assert whole.last["val/nmi"] == 0.5 and whole.last["val/t->v/R@10"] == 50.0
+    assert rows(tmp_path)[0].split(" | ")[2:6] == ["2", "0, 1", "60.0 ± 14.1", "1234567; 0123456"]
+    assert rows(tmp_path)[0].endswith("| 2.00 | 9.0 |")
+    (alone,) = collect([str(tmp_path / "a" / "version_10")])
+    assert alone.curve("train/loss") == whole.curve("train/loss") and alone.name == "a"
+
+
+def test_a_run_that_went_on_in_its_folder_has_one_curve(tmp_path):
+    write(tmp_path / "a" / "version_0", "1,0,,,3.0", "3,0,,,2.0", "2,0,,,2.5", "4,0,,,1.0", options=options(0))
+    (run,) = collect([str(tmp_path)])
+    assert run.curve("train/loss") == [(1.0, 3.0), (2.0, 2.5), (4.0, 1.0)]
 
 
 def test_a_run_that_was_continued_counts_once(tmp_path):
@@ -155,9 +207,6 @@ def test_runs_that_did_not_end_are_left_out_and_named(tmp_path, capsys):
     assert lines[-1] == f"left out, not finished: {tmp_path}/a/version_1, {tmp_path}/a/version_2"
     lines = table(*words, "--unfinished", "true", capsys=capsys)
     assert "| 4 | 0, 1, 2, 3 | 45.0" in lines[2] and lines[-1].startswith("counted though not finished: ")
-    (tmp_path / "a" / "version_0" / "config.yaml").write_text("a: [")
-    with pytest.raises(InputError, match="expected the options of a run"):
-        collect([str(tmp_path)])
 
 
 def stand_in(seed, loss=1.0, **more):

@@ -1,9 +1,15 @@
-"""``python -m mcn_lightning`` is the command ``lightning``."""
+"""``lightning``, ``mcn-lightning`` and ``python -m mcn_lightning`` are one command, which begins here."""
 
 from mcn_lightning.signals import job_survives
 
-if __name__ == "__main__":
-    with job_survives():
-        from mcn_lightning.cli import main  # seconds
 
-        main()
+def main() -> None:
+    """Run the command with the words of the process."""
+    with job_survives():
+        from mcn_lightning.cli import main as run  # seconds, in which a signal may come
+
+        run()
+
+
+if __name__ == "__main__":
+    main()

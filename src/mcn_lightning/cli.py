@@ -36,7 +36,7 @@ from mcn_lightning.callbacks import (
     WholeCheckpoints,
     add_csv_logger,
     claim_folder,
-    flat_options,
+    keep_metrics,
     last_checkpoint,
     provenance,
     read_wandb_id,
@@ -65,6 +65,7 @@ from mcn_lightning.losses import NotFiniteError
 from mcn_lightning.models.released import WeightsError
 from mcn_lightning.models.weights import SHAPE
 from mcn_lightning.module import MCNModule
+from mcn_lightning.options import flat_options
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -91,6 +92,12 @@ class MCNCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(Resume, "resume")
         parser.add_lightning_class_args(BenchmarkReport, "report")
+        parser.add_argument(
+            "--run_folder",
+            type=str | None,
+            help="folder of one run alone, as that of a job that may be requeued: all loggers write below it, "
+            "`--ckpt_path last` looks there, and other options than those it was begun with are refused",
+        )
         # without the second, Lightning saves after validation only and loses the epochs that follow it
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.save_on_train_epoch_end": True})
         parser.link_arguments("data.modalities", "model.network.modalities")
@@ -132,13 +139,20 @@ class MCNCLI(LightningCLI):
                 model["weights"] = None
 
     def before_instantiate_classes(self) -> None:
-        """Check the SLURM job, if this is one, before its processes wait for each other.
+        """Check the SLURM job, if this is one, before its processes wait for each other; choose the run's folder.
 
         Raises:
             InputError: if job and run do not fit.
         """
         if self.subcommand and slurm.launched(os.environ):
             slurm.check_job(os.environ, asked_of_job(self.config[self.subcommand]))
+        options = self.config.get(self.subcommand or "", {})
+        if folder := options.get("run_folder"):
+            loggers = options.trainer.logger
+            for logger in loggers if isinstance(loggers, list) else [loggers]:
+                if "save_dir" in getattr(logger, "init_args", {}):
+                    logger.init_args.save_dir = folder
+            options.trainer.default_root_dir = folder
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, which writes checkpoints whole unless the user has chosen how they are written.
@@ -170,9 +184,11 @@ class MCNCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Find out now whether the results can be written, and not after an epoch."""
-        loggers = self.trainer.loggers
         if is_first_process():
-            check_writable(Path((loggers[0].save_dir if loggers else None) or self.trainer.default_root_dir))
+            chosen = getattr(self.trainer.checkpoint_callback, "dirpath", None)
+            logged = getattr(self.trainer.logger, "log_dir", None)
+            for folder in map(Path, filter(None, (run_folder(self.trainer), chosen, logged))):
+                check_writable(folder if folder.is_dir() else folder.parent)
             if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
                 claim_folder(self.trainer)
 
@@ -186,10 +202,9 @@ class MCNCLI(LightningCLI):
         options = yaml.safe_load(self._parser(subcommand).dump(self.config[subcommand], skip_unset=False))
         folders = [run_folder(self.trainer)] if subcommand == "fit" else []
         if subcommand == "fit":
-            refuse_other_runs(self.trainer, options, words.get("ckpt_path"))
+            refuse_other_runs(self.trainer, options, words.get("ckpt_path"), options.get("run_folder"))
         if words.get("ckpt_path") == "last":
-            groups = {} if subcommand == "fit" else {"decisive": ("model",)}
-            found = last_checkpoint(self.trainer, options, **groups)
+            found = last_checkpoint(self.trainer, options, training=subcommand == "fit")
             if found.path is None and subcommand != "fit":
                 raise InputError(f"--ckpt_path last: {found.text}")
             if is_first_process():
@@ -198,6 +213,7 @@ class MCNCLI(LightningCLI):
             if found.path is not None and subcommand == "fit":
                 folders.append(found.path.parent.parent)
         if is_first_process():
+            keep_metrics(self.trainer)
             about = {f"run.{name}": value for name, value in provenance().items()}
             ids = [run_id for folder in folders if (run_id := read_wandb_id(folder))]
             start_wandb(self.trainer, flat_options(options) | about, ids[0] if ids else None)

@@ -212,7 +212,9 @@ def test_last_is_the_checkpoint_with_most_steps_of_a_run_with_these_options(tiny
     assert "the run starts from the beginning" in capsys.readouterr().out
     fit(tmp_path, tiny, "run", *quick, "--trainer.max_steps", 1, "--seed_everything", 1)
     told = capsys.readouterr().out
-    assert "version_0 was run with another seed_everything" in told and "from the beginning" in told
+    assert (
+        "version_0 was run with other ones: seed_everything: 0 there, 1 here" in told and "from the beginning" in told
+    )
     fit(tmp_path, tiny, "run", *quick, "--trainer.max_steps", 3)
     told = capsys.readouterr().out
     assert "version_0" in told and "step 2" in told and saved(tmp_path, "run", 2)["global_step"] == 3

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 
 from mcn_lightning.ablations.tasks import Task
-from mcn_lightning.callbacks.checkpoints import differences
 from mcn_lightning.data.batch import InputError
-from mcn_lightning.results.rows import counting_options
-from mcn_lightning.results.runs import read_options, read_record
+from mcn_lightning.options import counting_options, differences, read_options
+from mcn_lightning.results.runs import read_record
 
 Options = Mapping[str, Any]
 OptionsOf = Callable[[Sequence[str]], Options]
@@ -56,7 +55,7 @@ class Past:
         place = self.place(task)
         if place not in self._found:
             folders = sorted(path.parent for path in place.rglob("config.yaml"))
-            self._found[place] = [(folder, read_options(folder)) for folder in folders]
+            self._found[place] = [(folder, read_options(folder / "config.yaml")) for folder in folders]
         return [(folder, one) for folder, one in self._found[place] if _name(one) == task.file.stem]
 
     def finished(self, task: Task) -> Path | None:

@@ -2,7 +2,7 @@
 
 from mcn_lightning.callbacks.benchmark import Benchmark, Figure
 from mcn_lightning.callbacks.centroids import CentroidUpdate
-from mcn_lightning.callbacks.checkpoints import WholeCheckpoints, flat_options, last_checkpoint
+from mcn_lightning.callbacks.checkpoints import WholeCheckpoints, last_checkpoint
 from mcn_lightning.callbacks.evaluation import RetrievalEvaluation
 from mcn_lightning.callbacks.files import EmbeddingWriter, SaveConfig, run_folder
 from mcn_lightning.callbacks.localization import LocalizationBenchmark
@@ -13,7 +13,7 @@ from mcn_lightning.callbacks.report import BenchmarkReport
 from mcn_lightning.callbacks.resume import Resume, Stopped
 from mcn_lightning.callbacks.retrieval import RetrievalBenchmark
 from mcn_lightning.callbacks.throughput import Throughput
-from mcn_lightning.callbacks.tracking import add_csv_logger, claim_folder, read_wandb_id, start_wandb
+from mcn_lightning.callbacks.tracking import add_csv_logger, claim_folder, keep_metrics, read_wandb_id, start_wandb
 
 __all__ = [
     "Benchmark",
@@ -33,7 +33,7 @@ __all__ = [
     "WholeCheckpoints",
     "add_csv_logger",
     "claim_folder",
-    "flat_options",
+    "keep_metrics",
     "last_checkpoint",
     "provenance",
     "read_wandb_id",

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from mcn_lightning.data.batch import InputError
+from mcn_lightning.options import DECISIVE, differences, read_options, told
 
 PARTIAL = ".partial"
-DECISIVE = ("seed_everything", "data", "model", "centroids")  # groups of options that make a run what it is
-INDIFFERENT = ("data.num_workers", "data.timeout", "data.eval_batch_size", "model.weights")
-WIDTH = 40  # letters of a value in a message
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -98,23 +94,27 @@ class Found:
     text: str
 
 
-def last_checkpoint(trainer: Trainer, options: Mapping[str, Any], decisive: Iterable[str] = DECISIVE) -> Found:
+def last_checkpoint(trainer: Trainer, options: Mapping[str, Any], training: bool = True) -> Found:
     """Find the checkpoint with the most steps of the newest run that has one and was given the same options.
 
     Args:
         trainer: its logger, or checkpoint callback, says where the runs are: ``<save_dir>/<name>/*/checkpoints``.
         options: this run's, as in config.yaml.
-        decisive: groups of options that must agree.
+        training: whether a run is to go on; for an evaluation the options of the model must agree, and whatever
+            weights it began with are of no interest.
+
+    Raises:
+        InputError: if the options of a run that has a checkpoint cannot be read.
     """
     place, folders = _folders(trainer)
-    other, groups = "", tuple(decisive)
+    other, (groups, aside) = "", (DECISIVE, ()) if training else (("model",), ("model.weights",))
     for folder in folders:
         config = folder.parent / "config.yaml"
         steps = {path: step for path in folder.glob("*.ckpt") if (step := _step(path)) is not None}
         if not steps or not config.is_file():
             continue
-        if unlike := differences(yaml.safe_load(config.read_text()), options, groups):
-            other = other or f" ({folder.parent.name} was run with another {unlike[0].split(':')[0]})"
+        if unlike := differences(read_options(config), options, groups, aside):
+            other = other or f" ({folder.parent.name} was run with other ones: {told(unlike)})"
             continue
         path = max(steps, key=lambda path: (steps[path], path.stat().st_mtime_ns))
         return Found(path, f"goes on from {path}, step {steps[path]}")
@@ -146,37 +146,3 @@ def _step(path: Path) -> int | None:
         reason = str(error).split("\n")[0]
         print(f"warning: --ckpt_path last: {path} is no whole checkpoint and is left out ({reason})", file=sys.stderr)
         return None
-
-
-def differences(there: Mapping[str, Any], here: Mapping[str, Any], decisive: Iterable[str] = DECISIVE) -> list[str]:
-    """Return the options in which two runs differ, of those that make a run what it is: ``name: 1 there, 2 here``.
-
-    Args:
-        there: the options of one run, as in config.yaml.
-        here: those of the other.
-        decisive: groups of options that are looked at.
-    """
-    groups = tuple(decisive)
-    one, other = (flat_options({name: options.get(name) for name in groups}) for options in (there, here))
-    names = sorted(name for name in {*one, *other} if name not in INDIFFERENT and one.get(name) != other.get(name))
-    return [f"{name}: {_shown(one, name)} there, {_shown(other, name)} here" for name in names]
-
-
-def _shown(options: Mapping[str, Any], name: str) -> str:
-    if name not in options:
-        return "nothing"
-    text = json.dumps(options[name], default=str)
-    return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
-
-
-def flat_options(options: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested options by their dotted names, as the command takes them; lists stay as they are.
-
-    Args:
-        options: as in config.yaml.
-        prefix: name of what ``options`` are.
-    """
-    if not isinstance(options, Mapping):
-        return {prefix: options}
-    items = (flat_options(value, f"{prefix}.{name}" if prefix else str(name)) for name, value in options.items())
-    return {name: value for item in items for name, value in item.items()}

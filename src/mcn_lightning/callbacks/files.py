@@ -17,11 +17,14 @@ from mcn_lightning.distributed import world
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """Return the one folder of a run: above its checkpoints, or the logger's."""
+    """Return the one folder of a run: above its checkpoints, or the logger's.
+
+    No process waits for another here, as for ``trainer.log_dir``; before training begins the first one alone knows it.
+    """
     checkpoint = trainer.checkpoint_callback
     if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath:
         return Path(checkpoint.dirpath).parent
-    return Path(trainer.log_dir or trainer.default_root_dir)
+    return Path(getattr(trainer.logger, "log_dir", None) or trainer.default_root_dir)
 
 
 class SaveConfig(SaveConfigCallback):

@@ -6,18 +6,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from mcn_lightning.callbacks.checkpoints import differences
 from mcn_lightning.data.batch import InputError
+from mcn_lightning.options import differences, read_options, told
 
-TOLD = 5  # differences in a message
 WORDS = ("last", "best", "hpc", "registry")  # for --ckpt_path, in place of a file
 
 
-def refuse_other_runs(trainer: Trainer, options: Mapping[str, Any], checkpoint: str | None) -> None:
+def refuse_other_runs(
+    trainer: Trainer, options: Mapping[str, Any], checkpoint: str | None, folder: str | None = None
+) -> None:
     """See that a folder or checkpoint that the user has named belongs to a run with these options.
 
     Options that make a run what it is must agree; its length, devices, workers and the like may differ.
@@ -26,19 +26,23 @@ def refuse_other_runs(trainer: Trainer, options: Mapping[str, Any], checkpoint: 
         trainer: its loggers and its checkpoint callback say where this run goes.
         options: this run's, as in config.yaml.
         checkpoint: what it starts from.
+        folder: that of this one run, where nothing else may lie.
 
     Raises:
         InputError: if they differ, with the options in which they do.
     """
-    for option, config, hint in [*_folders(trainer), *_checkpoints(checkpoint)]:
-        if not config.is_file():
-            continue
-        if unlike := differences(yaml.safe_load(config.read_text(encoding="utf-8")) or {}, options):
-            more = f", and {len(unlike) - TOLD} more" if len(unlike) > TOLD else ""
+    for option, config, hint in [*_below(folder), *_folders(trainer), *_checkpoints(checkpoint)]:
+        if config.is_file() and (unlike := differences(read_options(config), options)):
             raise InputError(
                 f"{option}: expected a run with the same options, found {config.parent} with other ones "
-                f"({', '.join(unlike[:TOLD])}{more}); {hint}"
+                f"({told(unlike)}); {hint}"
             )
+
+
+def _below(folder: str | None) -> Iterator[tuple[str, Path, str]]:
+    """Give all parts of runs in a folder that is one run's."""
+    for config in sorted(Path(folder).rglob("config.yaml")) if folder else ():
+        yield f"--run_folder {folder}", config, "give the options it has, or choose another folder"
 
 
 def _folders(trainer: Trainer) -> Iterator[tuple[str, Path, str]]:

@@ -100,11 +100,12 @@ class RunRecord(Callback):
         self._before: dict[str, Any] = {}
         self._since: float | None = None
         self._memory = 0.0
+        self._device = torch.device("cpu")
         self._fixed: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """See what the code is before a long run gives time to change it."""
-        self._before, self._since, self._fixed = {}, None, {}
+        self._before, self._since, self._fixed, self._device = {}, None, {}, trainer.strategy.root_device
         if stage == "fit" and trainer.is_global_zero:
             self._fixed = provenance() | {
                 "hardware": hardware(trainer),
@@ -124,6 +125,7 @@ class RunRecord(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the run has used so far, for the checkpoint."""
+        self._memory = max(self._memory, peak_memory(self._device))
         return {
             "started": self._before.get("started", self._fixed.get("started")),
             "hours": self._before.get("hours", 0.0) + self._hours(),
@@ -156,7 +158,6 @@ class RunRecord(Callback):
     def _write(self, trainer: Trainer, finished: bool) -> None:
         if self._since is None or not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
-        self._memory = max(self._memory, peak_memory(trainer.strategy.root_device))
         used = self.state_dict()
         used |= {"hours": round(used["hours"], 5), "memory_gb": round(used["memory_gb"], 3)}
         folder = run_folder(trainer)

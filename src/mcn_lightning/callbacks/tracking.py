@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import netrc
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,23 +24,49 @@ def wandb_loggers(trainer: Trainer) -> list[WandbLogger]:
 
 
 def add_csv_logger(trainer: Trainer) -> None:
-    """Put a CSVLogger before loggers that have none among them: it decides the one folder of the run.
+    """Put a CSVLogger before all other loggers, a new one if there is none: it decides the one folder of the run.
 
     The folder is ``<save_dir>/<name>/version_<n>``, as with CSVLogger alone; <n> is the id of the run for an agent of a
     wandb sweep, several of which may start at once.
     """
-    if not trainer.loggers or any(isinstance(logger, CSVLogger) for logger in trainer.loggers):
+    if not trainer.loggers:
         return
-    first = trainer.loggers[0]
-    name, version = first.name, first.version
-    if isinstance(first, WandbLogger):
-        name = first._name or first.name
-        run = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
-        version = f"version_{run}" if run else None
-    trainer.loggers = [
-        CSVLogger(first.save_dir or trainer.default_root_dir, name=str(name), version=version),
-        *trainer.loggers,
-    ]
+    own = next((logger for logger in trainer.loggers if isinstance(logger, CSVLogger)), None)
+    if own is None:
+        first = trainer.loggers[0]
+        name, version = first.name, first.version
+        if isinstance(first, WandbLogger):
+            name = first._name or first.name
+            run = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+            version = f"version_{run}" if run else None
+        own = CSVLogger(first.save_dir or trainer.default_root_dir, name=str(name), version=version)
+    trainer.loggers = [own, *(logger for logger in trainer.loggers if logger is not own)]
+
+
+def keep_metrics(trainer: Trainer) -> None:
+    """Let a run whose folder the user has fixed add to the ``metrics.csv`` there, which CSVLogger would delete.
+
+    For the first process alone. What follows the last whole line, as a run that was killed may leave it, is cut off.
+    """
+    for logger in trainer.loggers:
+        if not isinstance(logger, CSVLogger) or logger._version is None:
+            continue
+        path = Path(logger.log_dir, "metrics.csv")
+        kept = path.with_name(f"{path.name}.kept")  # the only one for a moment, in which the process may be killed
+        if path.is_file():
+            os.replace(path, kept)
+        if not kept.is_file():
+            continue
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Experiment logs directory")
+            writer = logger.experiment
+        whole = kept.read_bytes().rpartition(b"\n")[0].decode()
+        if whole:
+            kept.write_text(f"{whole}\n", encoding="utf-8", newline="")
+            os.replace(kept, path)
+            writer.metrics_keys = next(csv.reader([whole.splitlines()[0]]))
+        else:
+            kept.unlink()
 
 
 def claim_folder(trainer: Trainer) -> None:
@@ -88,6 +116,8 @@ def start_wandb(trainer: Trainer, options: Mapping[str, Any], run_id: str | None
         if run_id and logger.version is None and not os.environ.get("WANDB_RUN_ID"):
             logger._wandb_init["id"] = logger._id = run_id
         Path(logger.save_dir or ".").mkdir(parents=True, exist_ok=True)
+        if logger._offline:  # which Lightning says too late, when wandb has read its settings
+            logger._wandb_init["mode"] = "offline"
         if _is_online(logger) and not _has_key():
             _go_offline(logger, "no API key was found (WANDB_API_KEY, wandb login)")
         try:
@@ -106,7 +136,7 @@ def _is_online(logger: WandbLogger) -> bool:
     import wandb
 
     mode = logger._wandb_init.get("mode") or wandb.setup().settings.mode
-    return not logger._offline and mode not in ("offline", "dryrun", "disabled")
+    return mode not in ("offline", "dryrun", "disabled")
 
 
 def _go_offline(logger: WandbLogger, reason: str) -> None:

@@ -6,17 +6,9 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
+from mcn_lightning.options import counting_options
 from mcn_lightning.results.runs import Run
-
-ASIDE = (
-    "seed_everything", "ckpt_path", "config", "checkpoint", "resume", "report", "embeddings",
-    "data.num_workers", "data.timeout", "data.eval_batch_size",
-    "trainer.logger", "trainer.default_root_dir", "trainer.enable_progress_bar", "trainer.enable_model_summary",
-    "trainer.enable_checkpointing", "trainer.log_every_n_steps", "trainer.plugins", "trainer.profiler",
-)  # fmt: skip
-"""Options, or groups of them, that do not change what a run reaches."""
 
 SHOWN = 4  # options in a label, unless it takes more to tell rows apart
 WIDTH = 40  # letters of a value
@@ -61,26 +53,14 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
 
 
 def _once_each(runs: Sequence[Run]) -> list[Run]:
-    """Return one run of those with the same seed in one folder, the one that went on longest, by seed."""
+    """Return one run of those with the same seed in one folder, one that finished or went on longest, by seed."""
     chosen: dict[tuple[str, int | str], Run] = {}
     for run in runs:
         key = run.group, run.place if run.seed is None else run.seed  # seeds that were drawn: each a run of its own
         other = chosen.get(key, run)
-        if (run.last.get("step", 0.0), run.finished) >= (other.last.get("step", 0.0), other.finished):
+        if (run.finished, run.last.get("step", 0.0)) >= (other.finished, other.last.get("step", 0.0)):
             chosen[key] = run
     return sorted(chosen.values(), key=lambda run: (run.seed is None, run.seed or 0))
-
-
-def counting_options(options: Any, prefix: str = "") -> dict[str, str]:
-    """Return the options that count, with their paths, values as text."""
-    if prefix in ASIDE:
-        return {}
-    if isinstance(options, Mapping) and (options or not prefix):
-        items = [
-            counting_options(value, f"{prefix}.{name}" if prefix else str(name)) for name, value in options.items()
-        ]
-        return {name: value for item in items for name, value in item.items()}
-    return {prefix: options if isinstance(options, str) else json.dumps(options, default=str)}
 
 
 def _labels(names: Sequence[str], options: Sequence[Mapping[str, str]]) -> list[str]:

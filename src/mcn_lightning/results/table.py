@@ -94,13 +94,13 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 def commits(runs: Sequence[Run]) -> str:
     """Return the commits of runs, shortened; one with changes that were not committed is marked."""
-    found = (run.record for run in runs if run.record.get("commit"))
+    found = (record for run in runs for record in run.records if record.get("commit"))
     return _each([str(one["commit"])[:7] + (" + changes" if one.get("changed") else "") for one in found])
 
 
 def hardware(runs: Sequence[Run]) -> str:
     """Return what runs ran on, and with how many processes where these were several."""
-    return _each([_machine(run.record) for run in runs if run.record.get("hardware")])
+    return _each([_machine(record) for run in runs for record in run.records if record.get("hardware")])
 
 
 def _machine(record: Mapping[str, Any]) -> str:

@@ -57,7 +57,7 @@ def _run(run: Any, path: str) -> Run:
             for name, value in summary.items()
             if isinstance(value, Real) and not isinstance(value, bool) and not name.startswith("_")
         },
-        record=_record(run, summary) | told,
+        records=[_record(run, summary) | told],
         finished=run.state == "finished",
         curve=lambda metric: _points(run, metric),
         group=PREFIX + str(run.id),  # a run that was continued is one run there
