@@ -184,6 +184,14 @@ def test_a_run_that_went_on_in_its_folder_has_one_curve(tmp_path):
     assert run.curve("train/loss") == [(1.0, 3.0), (2.0, 2.5), (4.0, 1.0)]
 
 
+def test_jobs_with_other_seeds_are_one_row(tmp_path):
+    for seed in (0, 1):
+        one = options(seed, run_folder=f"runs/slurm-{seed}")
+        one["trainer"]["logger"]["init_args"] |= {"name": "demo", "save_dir": f"runs/slurm-{seed}"}
+        write(tmp_path / f"slurm-{seed}" / "demo" / "version_0", f"9,2,5{seed}.0,,1.0", options=one)
+    assert [line.split(" | ")[:4] for line in rows(tmp_path)] == [["| demo", "", "2", "0, 1"]]
+
+
 def test_a_run_that_was_continued_counts_once(tmp_path):
     write(tmp_path / "a" / "version_0", "5,1,40.0,,1.0", options=options(1))  # killed, and continued in version 10
     write(tmp_path / "a" / "version_10", "9,2,60.0,,1.0", options=options(1, ckpt_path="last"))

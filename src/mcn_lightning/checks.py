@@ -89,8 +89,21 @@ def check_writable(folder: Path) -> None:
     except OSError as error:
         raise InputError(
             f"{folder}: expected a folder for the results of the run, found {reason_of(error)}; make room, change its "
-            "rights or give another one (save_dir of --trainer.logger)"
+            "rights or give another one (--run_folder, or save_dir of --trainer.logger)"
         ) from None
+
+
+def log_below(trainer: Any, folder: str) -> None:
+    """Let every logger of a run write below a folder.
+
+    Args:
+        trainer: options of the trainer, as the parser holds them; changed in place.
+        folder: for loggers that have a ``save_dir``, and for checkpoints where there is no logger.
+    """
+    for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
+        if "save_dir" in getattr(logger, "init_args", {}):
+            logger.init_args.save_dir = folder
+    trainer.default_root_dir = folder
 
 
 def reason_of(error: OSError) -> str:

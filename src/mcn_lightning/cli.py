@@ -51,6 +51,7 @@ from mcn_lightning.checks import (
     check_checkpoint,
     check_writable,
     data_seed,
+    log_below,
     reason_of,
     video_width,
 )
@@ -147,12 +148,8 @@ class MCNCLI(LightningCLI):
         if self.subcommand and slurm.launched(os.environ):
             slurm.check_job(os.environ, asked_of_job(self.config[self.subcommand]))
         options = self.config.get(self.subcommand or "", {})
-        if folder := options.get("run_folder"):
-            loggers = options.trainer.logger
-            for logger in loggers if isinstance(loggers, list) else [loggers]:
-                if "save_dir" in getattr(logger, "init_args", {}):
-                    logger.init_args.save_dir = folder
-            options.trainer.default_root_dir = folder
+        if options.get("run_folder"):
+            log_below(options.trainer, options.run_folder)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, which writes checkpoints whole unless the user has chosen how they are written.
@@ -182,16 +179,6 @@ class MCNCLI(LightningCLI):
             )
         return trainer
 
-    def before_fit(self) -> None:
-        """Find out now whether the results can be written, and not after an epoch."""
-        if is_first_process():
-            chosen = getattr(self.trainer.checkpoint_callback, "dirpath", None)
-            logged = getattr(self.trainer.logger, "log_dir", None)
-            for folder in map(Path, filter(None, (run_folder(self.trainer), chosen, logged))):
-                check_writable(folder if folder.is_dir() else folder.parent)
-            if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-                claim_folder(self.trainer)
-
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Find out what ``--ckpt_path last`` is, across the folders of all runs of this name, and say it.
 
@@ -200,9 +187,11 @@ class MCNCLI(LightningCLI):
         """
         words = super()._prepare_subcommand_kwargs(subcommand)
         options = yaml.safe_load(self._parser(subcommand).dump(self.config[subcommand], skip_unset=False))
-        folders = [run_folder(self.trainer)] if subcommand == "fit" else []
+        folders = []
         if subcommand == "fit":
             refuse_other_runs(self.trainer, options, words.get("ckpt_path"), options.get("run_folder"))
+            self._take_folder()
+            folders = [run_folder(self.trainer)]
         if words.get("ckpt_path") == "last":
             found = last_checkpoint(self.trainer, options, training=subcommand == "fit")
             if found.path is None and subcommand != "fit":
@@ -218,6 +207,17 @@ class MCNCLI(LightningCLI):
             ids = [run_id for folder in folders if (run_id := read_wandb_id(folder))]
             start_wandb(self.trainer, flat_options(options) | about, ids[0] if ids else None)
         return words
+
+    def _take_folder(self) -> None:
+        """Find out now whether the results can be written, and not after an epoch; make the folder of the run."""
+        if not is_first_process() or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        for logger in self.trainer.loggers[:1]:  # a CSVLogger; the folder of a version is known only once claimed
+            check_writable(Path(str(getattr(logger, "root_dir", "."))))
+        claim_folder(self.trainer)
+        chosen = getattr(self.trainer.checkpoint_callback, "dirpath", None)
+        for folder in map(Path, filter(None, (run_folder(self.trainer), chosen))):
+            check_writable(folder if folder.is_dir() else folder.parent)
 
     def instantiate_classes(self) -> None:
         """Build the parts; an option they refuse is the user's to mend."""

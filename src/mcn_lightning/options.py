@@ -48,6 +48,15 @@ def read_options(path: Path) -> dict[str, Any]:
     raise InputError(f"{path}: expected the options of a run, found something else ({found}); mend or remove the file")
 
 
+def logged_name(options: Mapping[str, Any]) -> str | None:
+    """Return what the user called a run: the name that its logger was given, of several the first one's."""
+    loggers = (options.get("trainer") or {}).get("logger")
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        if isinstance(logger, dict) and (name := (logger.get("init_args") or {}).get("name")):
+            return str(name)
+    return None
+
+
 def flat_options(options: Any, aside: Collection[str] = (), prefix: str = "") -> dict[str, Any]:
     """Return nested options by their dotted names, as the command takes them; lists stay as they are.
 

@@ -11,7 +11,7 @@ import torch
 
 from mcn_lightning.ablations.tasks import Task
 from mcn_lightning.data.batch import InputError
-from mcn_lightning.options import counting_options, differences, read_options
+from mcn_lightning.options import counting_options, differences, logged_name, read_options
 from mcn_lightning.results.runs import read_record
 
 Options = Mapping[str, Any]
@@ -56,7 +56,7 @@ class Past:
         if place not in self._found:
             folders = sorted(path.parent for path in place.rglob("config.yaml"))
             self._found[place] = [(folder, read_options(folder / "config.yaml")) for folder in folders]
-        return [(folder, one) for folder, one in self._found[place] if _name(one) == task.file.stem]
+        return [(folder, one) for folder, one in self._found[place] if logged_name(one) == task.file.stem]
 
     def finished(self, task: Task) -> Path | None:
         """Return the folder of a finished run with the same options, if there is one."""
@@ -70,11 +70,6 @@ class Past:
         """
         wanted = self.wanted(task)
         return all(_same(one, wanted) or differences(one, wanted) for _, one in self._runs(task))
-
-
-def _name(options: Options) -> str | None:
-    logger = (options.get("trainer") or {}).get("logger")
-    return (logger.get("init_args") or {}).get("name") if isinstance(logger, dict) else None
 
 
 def _same(one: Options, other: Options) -> bool:

@@ -29,7 +29,7 @@ def add_csv_logger(trainer: Trainer) -> None:
     The folder is ``<save_dir>/<name>/version_<n>``, as with CSVLogger alone; <n> is the id of the run for an agent of a
     wandb sweep, several of which may start at once.
     """
-    if not trainer.loggers:
+    if not trainer.loggers or getattr(trainer, "fast_dev_run", False):
         return
     own = next((logger for logger in trainer.loggers if isinstance(logger, CSVLogger)), None)
     if own is None:

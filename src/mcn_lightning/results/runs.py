@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mcn_lightning.data.batch import InputError
-from mcn_lightning.options import read_options
+from mcn_lightning.options import logged_name, read_options
 
 Points = list[tuple[float, float]]
 
@@ -23,7 +23,7 @@ class Run:
     """One run, or a part of one that was stopped and went on.
 
     Args:
-        name: what the user called it; runs of one recipe with other seeds share a name.
+        name: what the user called it, else the folders above; runs of one recipe with other seeds share a name.
         place: its folder, or its address in wandb.
         options: as in ``config.yaml``; empty where they were not saved.
         last: the last value of every metric.
@@ -131,7 +131,7 @@ def _local_run(folder: Path, given: Path) -> Run:
     rows = read_metrics(folder / "metrics.csv")
     last = {name: value for row in rows for name, value in row.items()}
     return Run(
-        name="/".join(above) or place.parent.name,
+        name=logged_name(options) or "/".join(above) or place.parent.name,
         place=str(place),
         options=options,
         last=last,

@@ -6,6 +6,7 @@ from numbers import Real
 from typing import Any
 
 from mcn_lightning.data.batch import InputError
+from mcn_lightning.options import logged_name
 from mcn_lightning.results.runs import Points, Run
 
 PREFIX = "wandb:"
@@ -46,10 +47,8 @@ def _run(run: Any, path: str) -> Run:
     options = _nested({str(name): value for name, value in dict(run.config).items()})
     about = options.pop("run", None)  # commit and command, which every run has of its own
     told = {name: about[name] for name in ("commit", "changed") if name in about} if isinstance(about, dict) else {}
-    logger = (options.get("trainer") or {}).get("logger") or {}
-    named = (logger.get("init_args") or {}).get("name") if isinstance(logger, dict) else None
     return Run(
-        name=str(named or path.split("/")[1]),  # names that wandb makes up are another one for every seed
+        name=logged_name(options) or path.split("/")[1],  # names that wandb makes up are another one for every seed
         place=PREFIX + "/".join([*path.split("/")[:2], str(run.id)]),
         options=options,
         last={
