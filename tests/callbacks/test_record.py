@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mcn_lightning.callbacks import Throughput, throughput
+from mcn_lightning.callbacks import RunRecord, Throughput, throughput
 from mcn_lightning.callbacks.record import command_line, git_state
 
 
@@ -74,3 +74,10 @@ def test_throughput_is_clips_over_time_and_validation_does_not_count(monkeypatch
     step(1.0, 1.0)
     assert [values["train/clips_per_second"] for values in found] == pytest.approx([16.0, 16.0, 32.0, 16.0])
     assert [values["train/data_wait_share"] for values in found] == pytest.approx([0.5, 0.0, 0.0, 0.5])
+
+
+def test_a_checkpoint_has_the_memory_of_all_parts_up_to_now():
+    record = RunRecord()
+    assert 0.01 < record.state_dict()["memory_gb"] < 64
+    record.load_state_dict({"memory_gb": 99.0, "hours": 1.0, "started": "then"})
+    assert record.state_dict() == {"memory_gb": 99.0, "hours": 1.0, "started": "then"}
