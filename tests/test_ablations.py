@@ -117,8 +117,11 @@ def test_runs_go_one_after_another_and_finished_ones_are_left_out(folder, tmp_pa
         plan(DEMO, folder, seeds, ["lr"], [*words, *more])[0]
         for seeds, more in (([0], ["--trainer.max_epochs", "3"]), ([1], []))
     )
+    (runs / "lr" / "broken").mkdir()
+    (runs / "lr" / "broken" / "config.yaml").write_text("trainer: [")  # as a full disk leaves it
     past = Past(fit_options)
     assert past.finished(task) and past.can_go_on(task)
+    assert capsys.readouterr().err.count("lr/broken/config.yaml: expected the options of a run") == 1
     assert not past.finished(longer) and not past.can_go_on(longer)  # its schedule is another one from the first step
     assert not past.finished(other) and past.can_go_on(other)
     (runs / "lr" / "version_0" / "run.json").write_text('{"finished": false}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,12 @@ class Past:
     def _runs(self, task: Task) -> list[tuple[Path, Options]]:
         place = self.place(task)
         if place not in self._found:
-            folders = sorted(path.parent for path in place.rglob("config.yaml"))
-            self._found[place] = [(folder, read_options(folder / "config.yaml")) for folder in folders]
+            self._found[place] = []
+            for path in sorted(place.rglob("config.yaml")):
+                try:
+                    self._found[place].append((path.parent, read_options(path)))
+                except InputError as error:
+                    print(f"warning: {error}; it counts as no run", file=sys.stderr)
         return [(folder, one) for folder, one in self._found[place] if logged_name(one) == task.file.stem]
 
     def finished(self, task: Task) -> Path | None:
