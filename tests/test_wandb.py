@@ -12,7 +12,7 @@ import pytest
 import torch
 from commands import environment, start, wait_for, write_overlay
 from test_cli import CONFIGS
-from wandb_files import logged
+from wandb_files import logged, summary
 
 LAYER = CONFIGS / "trainer" / "wandb.yaml"
 RECORD = {
@@ -50,9 +50,12 @@ def test_a_run_that_is_stopped_goes_on_as_one_wandb_run_in_folders_of_its_own(ti
     assert "--ckpt_path last" in records[1]["command"] and records[1]["processes"] == 1
     assert records[1]["hardware"].startswith("CPU, ") and 0.01 < records[1]["memory_gb"] < 64
 
-    (one, config, rows), (other, later, more) = (
-        logged(path) for path in sorted((runs / "wandb").glob("offline-run-*"))
-    )
+    places = sorted((runs / "wandb").glob("offline-run-*"))
+    (one, config, rows), (other, later, more) = (logged(path) for path in places)
+    told = ("hardware", "processes", "started", "hours", "memory_gb")  # of the second part: those of both
+    for path, record in zip(places, records, strict=True):
+        found = {name: value for name, value in summary(path).items() if name.startswith("run.")}
+        assert found == {f"run.{name}": record[name] for name in told}
     assert one == other == (folders[0] / "wandb_id").read_text().strip()
     assert config["run.commit"] == records[0]["commit"] and config["run.command"] == records[0]["command"]
     assert config["model.network.embedding_dim"] == 16 and config["data.root"] == str(tiny)

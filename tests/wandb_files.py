@@ -33,6 +33,13 @@ def records(path: Path) -> list[Any]:
     return found
 
 
+def summary(folder: Path) -> dict[str, Any]:
+    """Return the summary of the one run in a folder of wandb's: what was logged last, and what it was told itself."""
+    (path,) = folder.glob("*.wandb")
+    items = (item for record in records(path) for item in record.summary.update)
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
 def logged(folder: Path) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
     """Return id, config and rows of the one run in a folder of wandb's, by the names that were logged."""
     (path,) = folder.glob("*.wandb")

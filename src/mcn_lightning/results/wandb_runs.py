@@ -55,7 +55,7 @@ def _run(run: Any, path: str) -> Run:
         last={
             name: float(value)
             for name, value in summary.items()
-            if isinstance(value, Real) and not isinstance(value, bool) and not name.startswith("_")
+            if isinstance(value, Real) and not isinstance(value, bool) and not name.startswith(("_", "run."))
         },
         record=_record(run, summary) | told,
         finished=run.state == "finished",
@@ -79,7 +79,7 @@ def _nested(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _record(run: Any, summary: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of ``run.json`` that wandb knows."""
+    """Return the part of ``run.json`` that wandb knows: what the run told it, else what wandb saw itself."""
     metadata = run.metadata or {}
     record: dict[str, Any] = {}
     if commit := (metadata.get("git") or {}).get("commit"):
@@ -90,7 +90,8 @@ def _record(run: Any, summary: dict[str, Any]) -> dict[str, Any]:
         record["hardware"] = f"{cpus} CPU cores"
     if isinstance(seconds := summary.get("_runtime"), Real):
         record["hours"] = float(seconds) / 3600
-    return record
+    told = _nested(summary).get("run")
+    return record | (told if isinstance(told, dict) else {})
 
 
 def _points(run: Any, metric: str) -> Points:
