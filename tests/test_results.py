@@ -209,6 +209,19 @@ def test_runs_of_wandb_say_themselves_how_they_ran(monkeypatch, capsys, form):
     assert one.last == {"val/t->v/R@10": 60.0} and one.record["started"] == RECORD["started"]
 
 
+def test_runs_of_a_sweep_of_ablate_make_a_row_a_file(monkeypatch, capsys):
+    import wandb
+
+    runs = []
+    for file, seed in (("lr", 0), ("lr", 1), ("mms", 0)):
+        chosen = {"files": f"[{file}]", "seeds": f"[{seed}]", "trainer.logger.init_args.name": file}
+        runs.append(stand_in(seed, id=f"{file}{seed}", config=stand_in(seed).config | chosen))
+    monkeypatch.setattr(wandb, "Api", StandInApi)
+    monkeypatch.setattr(StandInApi, "found", runs)
+    lines = table("wandb:someone/mcn", "--metrics", '["val/t->v/R@10"]', capsys=capsys)
+    assert [line.split(" | ")[:4] for line in lines[2:]] == [["| lr", "", "2", "0, 1"], ["| mms", "", "1", "0"]]
+
+
 def test_runs_of_wandb(monkeypatch, capsys):
     import wandb
 

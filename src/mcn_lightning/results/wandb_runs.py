@@ -10,6 +10,8 @@ from mcn_lightning.results.runs import Points, Run
 
 PREFIX = "wandb:"
 SECONDS = 30  # that a server may take to answer
+OF_ABLATE = ("files", "seeds")
+"""Options of ``ablate`` that a sweep chooses: wandb puts them into the config of each run, which has none such."""
 
 
 def wandb_runs(place: str) -> list[Run]:
@@ -43,7 +45,7 @@ def wandb_runs(place: str) -> list[Run]:
 
 def _run(run: Any, path: str) -> Run:
     summary = dict(run.summary)
-    options = _nested({str(name): value for name, value in dict(run.config).items()})
+    options = _nested({str(name): value for name, value in dict(run.config).items() if name not in OF_ABLATE})
     about = options.pop("run", None)  # commit and command, which every run has of its own
     told = {name: about[name] for name in ("commit", "changed") if name in about} if isinstance(about, dict) else {}
     logger = (options.get("trainer") or {}).get("logger") or {}
