@@ -9,15 +9,26 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
 
+import yaml
+
 KEY = "0123456789abcdef" * 2 + "01234567"
 PROJECT = {"id": "p", "name": "mcn", "entity": {"id": "e", "name": "someone"}}
+
+
+def values_of(parameter: dict[str, Any]) -> list[Any]:
+    """Return every value of a parameter of a sweep, of a range both ends."""
+    if "values" in parameter:
+        return parameter["values"]
+    return [parameter["value"]] if "value" in parameter else [parameter["min"], parameter["max"]]
 
 
 class WandbServer:
     """Answers the GraphQL operations of ``wandb sweep`` and ``wandb agent``; it searches nothing.
 
+    The first run has the first values of the sweep's parameters, the second the last ones, and so on in turn.
+
     Args:
-        runs: options of each run by its id, in the order in which they are handed out.
+        runs: what else is given to each run, by its id, in the order in which they are handed out.
     """
 
     def __init__(self, runs: dict[str, dict[str, Any]]) -> None:
@@ -82,7 +93,9 @@ class WandbServer:
             return []
         if not self.waiting:
             return [{"type": "exit", "id": "end", "exitcode": 0}]
-        run, options = self.waiting.pop(0)
+        run, more = self.waiting.pop(0)
+        end = -(len(self.started) % 2)
+        chosen = {name: values_of(one)[end] for name, one in yaml.safe_load(self.sweep or "")["parameters"].items()}
         self.started.append(run)
-        values = {name: {"value": value} for name, value in options.items()}
+        values = {name: {"value": value} for name, value in (chosen | more).items()}
         return [{"type": "run", "id": run, "run_id": run, "program": "mcn_lightning", "args": values}]
