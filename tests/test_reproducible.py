@@ -12,6 +12,8 @@ import torch
 import yaml
 from test_cli import CONFIGS, DATA, NETWORK, refusal, run
 
+from mcn_lightning.module import MCNModule
+
 TIMES = ("seconds", "clips_per_second", "data_wait")
 
 
@@ -40,23 +42,57 @@ def metrics(folder: Path) -> list[dict[str, str]]:
     return [{key: value for key, value in row.items() if not any(word in key for word in TIMES)} for row in rows]
 
 
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Return a run's last weights."""
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
 def test_one_seed_gives_the_same_metrics_and_weights_bit_for_bit(small, tmp_path):
     for _ in range(2):
         run("fit", "--config", CONFIGS / "demo.yaml", "--config", small)
     first, second = (tmp_path / "runs" / "run" / f"version_{version}" for version in (0, 1))
     assert len(metrics(first)) > 6 and metrics(first) == metrics(second)
-    weights = [
-        torch.load(each / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for each in (first, second)
-    ]
-    assert weights[0].keys() == weights[1].keys()
-    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert same(*(weights(each) for each in (first, second)))
     run("fit", "--config", CONFIGS / "demo.yaml", "--config", small, "--seed_everything", 1)
     assert metrics(tmp_path / "runs" / "run" / "version_2") != metrics(first)
 
 
-def test_deterministic_algorithms_train_the_demo(small, tmp_path):
-    run("fit", "--config", CONFIGS / "demo.yaml", "--config", small, "--trainer.deterministic", "true")
-    assert len(metrics(tmp_path / "runs" / "run" / "version_0")) > 6
+def test_deterministic_algorithms_train_the_demo_to_the_same_metrics(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    on, step = [], MCNModule.training_step
+
+    def training_step(*arguments):
+        on.append(torch.are_deterministic_algorithms_enabled())
+        return step(*arguments)
+
+    monkeypatch.setattr(MCNModule, "training_step", training_step)
+    try:
+        for _ in range(2):
+            run("fit", "--config", CONFIGS / "demo.yaml", "--config", small, "--trainer.deterministic", "true")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    first, second = (tmp_path / "runs" / "run" / f"version_{version}" for version in (0, 1))
+    assert on == [True] * 6
+    assert yaml.safe_load((first / "config.yaml").read_text())["trainer"]["deterministic"] is True
+    assert len(metrics(first)) > 6 and metrics(first) == metrics(second)
+
+
+@pytest.mark.slow
+def test_the_demo_itself_gives_the_same_metrics_and_weights_bit_for_bit(tmp_path):
+    command = [sys.executable, "-m", "mcn_lightning", "fit", "--config", str(CONFIGS / "demo.yaml")]
+    command += ["--trainer.max_epochs", "4", "--trainer.enable_progress_bar", "false"]
+    for _ in range(2):
+        subprocess.run(command, cwd=tmp_path, stdout=subprocess.DEVNULL, check=True)
+    first, second = (tmp_path / "runs" / "demo" / f"version_{version}" for version in (0, 1))
+    names = {name for row in metrics(first) for name, value in row.items() if value}
+    assert {"train/loss", "val/t->va/R@10", "val/nmi", "val/topics_nmi", "clustering/objective"} <= names
+    assert metrics(first) == metrics(second)
+    assert len(list((tmp_path / "demo_data" / "features" / "train").iterdir())) == 160
+    assert same(*(weights(each) for each in (first, second)))
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(small, tmp_path, capsys):

@@ -247,6 +247,38 @@ class StandInApi:
         return self.found[0]
 
 
+@pytest.mark.parametrize("form", ["dotted", "nested"])
+def test_runs_of_wandb_say_themselves_how_they_ran(monkeypatch, capsys, form):
+    import wandb
+
+    told = {name: RECORD[name] for name in ("hardware", "processes", "started", "hours", "memory_gb")}
+    told = {"run": told} if form == "nested" else {f"run.{name}": value for name, value in told.items()}
+    runs = [
+        stand_in(seed, config=stand_in(seed).config | {"run.commit": "0123456789", "run.changed": True},
+                 summary=stand_in(seed).summary | told)
+        for seed in (0, 1)
+    ]  # fmt: skip
+    monkeypatch.setattr(wandb, "Api", StandInApi)
+    monkeypatch.setattr(StandInApi, "found", runs)
+    lines = table("wandb:someone/mcn", "--metrics", '["val/t->v/R@10"]', capsys=capsys)
+    assert lines[2:] == ["| mcn |  | 2 | 0, 1 | 60.5 ± 0.7 | 0123456 + changes | 2 x GPU, 2 processes | 1.00 | 3.2 |"]
+    (one,) = collect(["wandb:someone/mcn/id0"])
+    assert one.last == {"val/t->v/R@10": 60.0} and one.record["started"] == RECORD["started"]
+
+
+def test_runs_of_a_sweep_of_ablate_make_a_row_a_file(monkeypatch, capsys):
+    import wandb
+
+    runs = []
+    for file, seed in (("lr", 0), ("lr", 1), ("mms", 0)):
+        chosen = {"files": f"[{file}]", "seeds": f"[{seed}]", "trainer.logger.init_args.name": file}
+        runs.append(stand_in(seed, id=f"{file}{seed}", config=stand_in(seed).config | chosen))
+    monkeypatch.setattr(wandb, "Api", StandInApi)
+    monkeypatch.setattr(StandInApi, "found", runs)
+    lines = table("wandb:someone/mcn", "--metrics", '["val/t->v/R@10"]', capsys=capsys)
+    assert [line.split(" | ")[:4] for line in lines[2:]] == [["| lr", "", "2", "0, 1"], ["| mms", "", "1", "0"]]
+
+
 def test_runs_of_wandb(monkeypatch, capsys):
     import wandb
 

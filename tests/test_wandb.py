@@ -12,7 +12,8 @@ import pytest
 import torch
 from commands import environment, start, wait_for, write_overlay
 from test_cli import CONFIGS
-from wandb_files import logged
+from wandb_files import logged, summary
+from wandb_server import KEY, WandbServer
 
 LAYER = CONFIGS / "trainer" / "wandb.yaml"
 RECORD = {
@@ -35,7 +36,8 @@ def test_a_run_that_is_stopped_goes_on_as_one_wandb_run_in_folders_of_its_own(ti
     assert "stopped by SIGTERM" in first.communicate(timeout=60)[1]
     records = [json.loads((folders[0] / "run.json").read_text())]
     steps = torch.load(folders[0] / "checkpoints" / "newest.ckpt", weights_only=True)["global_step"]
-    words = ("--trainer.logger", "WandbLogger", "--ckpt_path", "last", "--trainer.max_steps", steps + 2)
+    words = ("--trainer.logger", "WandbLogger", "--trainer.logger.init_args.project", "mcn")
+    words += ("--ckpt_path", "last", "--trainer.max_steps", steps + 2)
     second = start(*small, *words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     said, told = second.communicate(timeout=120)
     assert second.returncode == 0, told
@@ -50,9 +52,12 @@ def test_a_run_that_is_stopped_goes_on_as_one_wandb_run_in_folders_of_its_own(ti
     assert "--ckpt_path last" in records[1]["command"] and records[1]["processes"] == 1
     assert records[1]["hardware"].startswith("CPU, ") and 0.01 < records[1]["memory_gb"] < 64
 
-    (one, config, rows), (other, later, more) = (
-        logged(path) for path in sorted((runs / "wandb").glob("offline-run-*"))
-    )
+    places = sorted((runs / "wandb").glob("offline-run-*"))
+    (one, config, rows), (other, later, more) = (logged(path) for path in places)
+    told = ("hardware", "processes", "started", "hours", "memory_gb")  # of the second part: those of both
+    for path, record in zip(places, records, strict=True):
+        found = {name: value for name, value in summary(path).items() if name.startswith("run.")}
+        assert found == {f"run.{name}": record[name] for name in told}
     assert one == other == (folders[0] / "wandb_id").read_text().strip()
     assert config["run.commit"] == records[0]["commit"] and config["run.command"] == records[0]["command"]
     assert config["model.network.embedding_dim"] == 16 and config["data.root"] == str(tiny)
@@ -67,6 +72,15 @@ def test_a_run_that_is_stopped_goes_on_as_one_wandb_run_in_folders_of_its_own(ti
     assert all(
         float(row["train/clips_per_second"]) > 0 and 0 <= float(row["train/data_wait_share"]) <= 1 for row in table
     )
+
+    with WandbServer() as server:
+        env |= {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
+        command = [sys.executable, "-m", "wandb", "sync", *(str(path) for path in reversed(places))]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stderr.count("Finished syncing") == 2, done.stderr
+    sent = [server.history[one][line] for line in sorted(server.history[one])]
+    assert [row["trainer/global_step"] for row in sent] == [row["trainer/global_step"] for row in rows + more]
+    assert server.summary[one]["run.hours"] == records[1]["hours"]
 
 
 @pytest.mark.slow

@@ -33,6 +33,26 @@ def records(path: Path) -> list[Any]:
     return found
 
 
+def display_name(folder: Path) -> str:
+    """Return what the one run in a folder of wandb's is called."""
+    (path,) = folder.glob("*.wandb")
+    return next(record.run.display_name for record in records(path) if record.WhichOneof("record_type") == "run")
+
+
+def exit_status(folder: Path) -> int | None:
+    """Return the exit status that the one run in a folder of wandb's ended with; none where it was cut off."""
+    (path,) = folder.glob("*.wandb")
+    found = [record.exit.exit_code for record in records(path) if record.WhichOneof("record_type") == "exit"]
+    return found[-1] if found else None
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """Return the summary of the one run in a folder of wandb's: what was logged last, and what it was told itself."""
+    (path,) = folder.glob("*.wandb")
+    items = (item for record in records(path) for item in record.summary.update)
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
 def logged(folder: Path) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
     """Return id, config and rows of the one run in a folder of wandb's, by the names that were logged."""
     (path,) = folder.glob("*.wandb")

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -87,6 +92,29 @@ def test_a_generation_that_was_stopped_leaves_no_data_set_and_can_be_repeated(tm
     write_synthetic(tmp_path / "b", SMALL)
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_what_a_killed_generation_left_is_removed_by_the_next_and_nothing_else(tmp_path):
+    asked = (
+        "import os, signal, sys; from pathlib import Path; from mcn_lightning.data import synthetic; "
+        "synthetic._save = lambda *_: os.kill(os.getpid(), signal.SIGKILL); "
+        f"synthetic.write_synthetic(Path(sys.argv[1]), synthetic.{SMALL!r})"
+    )
+    killed = subprocess.Popen([sys.executable, "-c", asked, str(tmp_path / "a")])
+    assert killed.wait() == -signal.SIGKILL
+    host = socket.gethostname()
+    assert [path.name for path in tmp_path.iterdir()] == [f"a.partial-{host}-{killed.pid}"]
+    others = {
+        f"a.partial-{host}-{os.getppid()}",  # still at work
+        f"a.partial-{host}-1",  # perhaps somebody else's
+        f"a.partial-other{host}-{killed.pid}",
+        f"b.partial-{host}-{killed.pid}",
+        f"a.partial-{host}-{killed.pid}-mine",
+    }
+    for name in others:
+        (tmp_path / name).mkdir()
+    write_synthetic(tmp_path / "a", SMALL)
+    assert {path.name for path in tmp_path.iterdir()} == others | {"a"}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 import mcn_lightning
 from mcn_lightning.callbacks.files import run_folder
-from mcn_lightning.callbacks.tracking import keep_wandb_id
+from mcn_lightning.callbacks.tracking import keep_wandb_id, tell_wandb
 
 RECORD = "run.json"
 UNKNOWN = "unknown"
@@ -94,6 +94,7 @@ class RunRecord(Callback):
     ``processes``, ``started`` (UTC, of the first part of the run), ``hours`` of training and evaluation (of all parts,
     each but the last up to the checkpoint that the next went on from), ``memory_gb`` at most in the first process (of
     its GPU, else resident), ``finished`` (false when it was stopped, killed or is not over), ``versions``.
+    The wandb run is told as often.
     """
 
     def __init__(self) -> None:
@@ -165,3 +166,4 @@ class RunRecord(Callback):
         partial = folder / f"{RECORD}.partial"
         partial.write_text(json.dumps(self._fixed | used | {"finished": finished}, indent=2) + "\n")
         os.replace(partial, folder / RECORD)
+        tell_wandb(trainer, self._fixed | used)

@@ -16,6 +16,8 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
 WANDB_ID = "wandb_id"
+SUMMARY = ("hardware", "processes", "started", "hours", "memory_gb")
+"""What wandb is told of ``run.json`` while a run goes on, as ``run.hours`` and the like; the rest is in its config."""
 
 
 def wandb_loggers(trainer: Trainer) -> list[WandbLogger]:
@@ -130,6 +132,19 @@ def start_wandb(trainer: Trainer, options: Mapping[str, Any], run_id: str | None
         # what a sweep has set is locked, and the same
         news = {name: value for name, value in options.items() if name not in run.config or run.config[name] != value}
         run.config.update(news, allow_val_change=True)
+
+
+def tell_wandb(trainer: Trainer, record: Mapping[str, Any]) -> None:
+    """Put how the run ran so far into the summary of the wandb run, if there is one.
+
+    For the first process alone.
+
+    Args:
+        trainer: with or without a WandbLogger.
+        record: as in ``run.json``; the figures of a run that was continued are those of all its parts.
+    """
+    for logger in wandb_loggers(trainer):
+        logger.experiment.summary.update({f"run.{name}": record[name] for name in SUMMARY})
 
 
 def _is_online(logger: WandbLogger) -> bool:

@@ -86,7 +86,8 @@ class _World:
 def write_synthetic(root: Path, config: SyntheticConfig) -> None:
     """Write a generated data set, or leave the very same one in place.
 
-    A clip has a topic and a latent of its own; both show in its rows, its sound and its words.
+    A clip has a topic and a latent of its own; both show in its rows, its sound and its words. What generations that
+    were killed left beside the folder is removed.
 
     Args:
         root: folder to write. It appears whole or not at all.
@@ -96,13 +97,14 @@ def write_synthetic(root: Path, config: SyntheticConfig) -> None:
         InputError: if the folder holds something else.
     """
     manifest = json.dumps(dataclasses.asdict(config), indent=1, sort_keys=True)
+    _remove_left(root)
     if _occupied(root):
         if _same(root, manifest):
             return
         expected = "expected an empty folder, or data generated with the same --data.synthetic options"
         raise InputError(f"{root}: {expected}, found other files: choose another --data.root or delete it")
     # a name of its own: the first process of every node generates, on what may be one disk
-    partial = root.with_name(f"{root.name}.partial-{socket.gethostname()}-{os.getpid()}")
+    partial = root.with_name(f"{_partial(root)}{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     world, captions = _World(config), {}
@@ -123,6 +125,30 @@ def write_synthetic(root: Path, config: SyntheticConfig) -> None:
         if not _same(root, manifest):
             raise
         shutil.rmtree(partial)
+
+
+def _partial(root: Path) -> str:
+    """Return how the names of folders begin that processes of this host generate in; the process ends them."""
+    return f"{root.name}.partial-{socket.gethostname()}-"
+
+
+def _remove_left(root: Path) -> None:
+    """Remove what processes of this host that are gone left half-written; of other hosts it cannot be known."""
+    start = _partial(root)
+    for path in list(root.parent.iterdir()) if root.parent.is_dir() else ():
+        process = path.name.removeprefix(start)
+        if path.name.startswith(start) and process.isdecimal() and not _runs(int(process)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # somebody else's, or no number of a process
+        pass
+    return True
 
 
 def _occupied(root: Path) -> bool:

@@ -11,6 +11,8 @@ from mcn_lightning.results.runs import Points, Run
 
 PREFIX = "wandb:"
 SECONDS = 30  # that a server may take to answer
+OF_ABLATE = ("files", "seeds")
+"""Options of ``ablate`` that a sweep chooses: wandb puts them into the config of each run, which has none such."""
 
 
 def wandb_runs(place: str) -> list[Run]:
@@ -44,7 +46,7 @@ def wandb_runs(place: str) -> list[Run]:
 
 def _run(run: Any, path: str) -> Run:
     summary = dict(run.summary)
-    options = _nested({str(name): value for name, value in dict(run.config).items()})
+    options = _nested({str(name): value for name, value in dict(run.config).items() if name not in OF_ABLATE})
     about = options.pop("run", None)  # commit and command, which every run has of its own
     told = {name: about[name] for name in ("commit", "changed") if name in about} if isinstance(about, dict) else {}
     return Run(
@@ -54,7 +56,7 @@ def _run(run: Any, path: str) -> Run:
         last={
             name: float(value)
             for name, value in summary.items()
-            if isinstance(value, Real) and not isinstance(value, bool) and not name.startswith("_")
+            if isinstance(value, Real) and not isinstance(value, bool) and not name.startswith(("_", "run."))
         },
         records=[_record(run, summary) | told],
         finished=run.state == "finished",
@@ -78,7 +80,7 @@ def _nested(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _record(run: Any, summary: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of ``run.json`` that wandb knows."""
+    """Return the part of ``run.json`` that wandb knows: what the run told it, else what wandb saw itself."""
     metadata = run.metadata or {}
     record: dict[str, Any] = {}
     if commit := (metadata.get("git") or {}).get("commit"):
@@ -89,7 +91,8 @@ def _record(run: Any, summary: dict[str, Any]) -> dict[str, Any]:
         record["hardware"] = f"{cpus} CPU cores"
     if isinstance(seconds := summary.get("_runtime"), Real):
         record["hours"] = float(seconds) / 3600
-    return record
+    told = _nested(summary).get("run")
+    return record | (told if isinstance(told, dict) else {})
 
 
 def _points(run: Any, metric: str) -> Points:
