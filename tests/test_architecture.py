@@ -20,7 +20,7 @@ ALLOWED = {
     "experiments": {"results", "ablations", "checks", "data.batch"},
     "checks": {"slurm", "data.batch"},
 }
-LIGHTNING = {"data/datamodule.py", "module.py", "cli.py", "convert.py"}
+LIGHTNING = {"data/datamodule.py", "module.py", "cli.py", "convert.py", "__main__.py"}
 FILES = sorted(ROOT.rglob("*.py"))
 
 
