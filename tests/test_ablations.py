@@ -17,6 +17,7 @@ import yaml
 from mcn_lightning.ablations import Past, Runner, plan
 from mcn_lightning.cli import fit_options, main
 from mcn_lightning.data.batch import InputError
+from mcn_lightning.signals import FOR_THE_RUN, job_survives
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "experiments" / "ablations"
@@ -150,23 +151,45 @@ def test_a_stopped_run_goes_on_with_the_same_command(folder, tmp_path, words):
         assert torch.load(saved, weights_only=True)["global_step"] == 40
 
 
+class Nothing(Past):
+    """Nothing was run yet."""
+
+    def finished(self, task):
+        return None
+
+    def can_go_on(self, task):
+        return True
+
+    def place(self, task):
+        return task.file.parent
+
+
 def test_sigterm_is_handed_on(folder, monkeypatch):
-    class Nothing(Past):
-        def finished(self, task):
-            return None
-
-        def can_go_on(self, task):
-            return True
-
-        def place(self, task):
-            return folder
-
     wait = [sys.executable, "-c", f"import os, signal; os.kill({os.getpid()}, signal.SIGTERM); signal.pause()"]
     tasks = plan(DEMO, folder, [0], [], [])
     monkeypatch.setattr(type(tasks[0]), "command", lambda task, last: wait)
     former = signal.getsignal(signal.SIGTERM)
     assert Runner(Nothing(fit_options)).run(tasks) == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is former
+
+
+def test_no_run_begins_after_a_signal_that_came_before(folder, tmp_path, monkeypatch, capsys):
+    class Signalled(Nothing):
+        def finished(self, task):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    tasks = plan(DEMO, folder, [0], [], [])
+    monkeypatch.setattr(type(tasks[0]), "command", lambda task, last: ["touch", str(tmp_path / "begun")])
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    former = {number: signal.getsignal(number) for number in FOR_THE_RUN}
+    try:
+        with job_survives():
+            assert Runner(Signalled(fit_options)).run(tasks) == 128 + signal.SIGUSR1
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+    assert capsys.readouterr().err == "stopped by SIGUSR1 before lr, seed 0; the same command goes on from here\n"
+    assert not (tmp_path / "begun").exists()
 
 
 def test_the_job_array_has_a_task_for_each_file_and_seed(tmp_path):

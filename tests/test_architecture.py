@@ -16,7 +16,7 @@ ALLOWED = {
     "callbacks": {"metrics", "clustering", "data.batch", "distributed", "signals"},
     "slurm": {"data.batch", "data.shard_files"},
     "results": {"data.batch"},
-    "ablations": {"results", "callbacks.checkpoints", "data.batch"},
+    "ablations": {"results", "callbacks.checkpoints", "data.batch", "signals"},
     "experiments": {"results", "ablations", "checks", "data.batch"},
     "checks": {"slurm", "data.batch"},
 }
