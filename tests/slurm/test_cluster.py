@@ -9,7 +9,7 @@ import pytest
 
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 from slurm.cluster import Cluster, lacking, until
-from slurm.preemption import ROOT, differences, moments, submit, train
+from slurm.preemption import ROOT, Run, differences, moments, preempt, submit, train
 
 pytestmark = [
     pytest.mark.slurm,
@@ -24,13 +24,34 @@ def cluster():
         yield cluster
 
 
-def test_preempted_jobs_end_bit_equal(cluster, tmp_path):
-    whole = train(cluster, tmp_path, "whole")  # both nodes generate the data at once
-    assert whole.restarts == 0 and len([kind for _, kind in whole.rows() if kind == "train"]) == 96
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Run:
+    """A run that nobody disturbed; both nodes generated the data at once."""
+    with Cluster() as cluster:
+        run = train(cluster, tmp_path_factory.mktemp("slurm"), "whole")
+    assert run.restarts == 0 and len([kind for _, kind in run.rows() if kind == "train"]) == 96
+    return run
+
+
+def test_signalled_jobs_end_bit_equal(cluster, tmp_path, whole):
     for seed, signals in ((1, 2), (10, 1)):
         run = train(cluster, tmp_path, f"run{seed}", moments(seed, whole.seconds, signals))
-        assert run.restarts > 0 and run.log.count("goes back into the queue") == run.restarts, run.log
+        assert run.restarts > 0 and run.log.count("by SIGUSR1, goes back into the queue") == run.restarts, run.log
         assert differences(whole, run) == []
+
+
+def test_a_job_that_another_preempts_ends_bit_equal(cluster, tmp_path, whole):
+    starts = iter(range(3))
+
+    def stop(cluster: Cluster, job: int) -> None:
+        start = next(starts)  # 0: while it imports; the others have a folder
+        until(lambda: len(list(tmp_path.glob("run/demo/version_*/metrics.csv"))) >= start, 120, "the first steps")
+        preempt(cluster, job, grace=0 if start == 2 else 30)
+
+    run = train(cluster, tmp_path, "run", (1.0, 0.0, 0.0), stop)
+    assert run.restarts == 3 and run.log.count("by preemption, goes back into the queue") == 2, run.log
+    assert run.log.count("stopped by SIGTERM after step") == 2, run.log  # without grace SLURM requeues by itself
+    assert differences(whole, run) == []
 
 
 def test_a_cancelled_job_saves_and_stays_away(cluster, tmp_path):
