@@ -192,14 +192,28 @@ def test_no_run_begins_after_a_signal_that_came_before(folder, tmp_path, monkeyp
     assert not (tmp_path / "begun").exists()
 
 
-def test_the_job_array_has_a_task_for_each_file_and_seed(tmp_path):
+@pytest.mark.parametrize(
+    ("status", "known", "reason"),
+    [
+        (138, "JobState=COMPLETING PreemptTime=None", "SIGUSR1"),
+        (143, "JobState=RUNNING PreemptEligibleTime=2026 PreemptTime=2026-11-24T20:29:07", "preemption"),
+        (143, "JobState=RUNNING PreemptEligibleTime=2026 PreemptTime=None", None),
+        (143, "JobState=COMPLETING PreemptEligibleTime=2026 PreemptTime=2026-11-24T20:29:07", None),
+        (1, "JobState=RUNNING PreemptEligibleTime=2026 PreemptTime=2026-11-24T20:29:07", None),
+    ],
+)
+def test_the_job_array_has_a_task_for_each_file_and_seed(status, known, reason, tmp_path):
     script = ROOT / "experiments" / "slurm" / "ablations.sbatch"
     last = int(re.search(r"--array=0-(\d+)", script.read_text().split("#SBATCH", 1)[1]).group(1))
     assert last + 1 == len(plan(DEMO, FOLDER, [0, 1, 2], [], []))
-    for name, text in {"srun": 'printf "%s\\n" "$@"; exit 138', "scontrol": 'echo "$@" > requeued; exit 1'}.items():
+    control = f'case "$*" in *show*) echo "JobId=12 {known} Power=" ;; *) echo "$@" > requeued; exit 1 ;; esac'
+    for name, text in {"srun": f'printf "%s\\n" "$@"; exit {status}', "scontrol": control}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
-    slurm = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_JOB_ID": "12", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    slurm = {
+        "SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_JOB_ID": "12", "SLURM_JOB_NODELIST": "n1",
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+    }  # fmt: skip
     done = subprocess.run(
         ["bash", str(script), "--data.root", "a b"],
         env=os.environ | slurm,
@@ -207,9 +221,20 @@ def test_the_job_array_has_a_task_for_each_file_and_seed(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 138 and (tmp_path / "requeued").read_text() == "requeue 12_5\n"
-    shown = done.stdout.splitlines()
-    assert shown[1:4] == ["-m", "mcn_lightning", "ablate"] and shown[-3:] == ["--", "--data.root", "a b"]
+    assert (done.returncode, done.stderr) == (status, "")
+    first, _, *shown = done.stdout.splitlines()
+    assert first == "job 12_5, start 1 on n1"
+    said = [line for line in shown if line.startswith("job ")]
+    if reason is None:
+        assert not (tmp_path / "requeued").exists() and said == []
+    else:
+        assert (tmp_path / "requeued").read_text() == "requeue 12_5\n"
+        assert said == [
+            f"job 12_5: stopped by {reason}, goes back into the queue",
+            "job 12_5: cannot be requeued; the same sbatch goes on from here",
+        ]
+    shown = shown[: len(shown) - len(said)]
+    assert shown[:3] == ["-m", "mcn_lightning", "ablate"] and shown[-3:] == ["--", "--data.root", "a b"]
     assert shown[shown.index("--only") + 1] == "5" and shown[shown.index("--seeds") + 1] == "[0, 1, 2]"
 
 
