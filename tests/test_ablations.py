@@ -17,6 +17,7 @@ import yaml
 from mcn_lightning.ablations import Past, Runner, plan
 from mcn_lightning.cli import fit_options, main
 from mcn_lightning.data.batch import InputError
+from mcn_lightning.signals import FOR_THE_RUN, job_survives
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "experiments" / "ablations"
@@ -153,17 +154,20 @@ def test_a_stopped_run_goes_on_with_the_same_command(folder, tmp_path, words):
         assert torch.load(saved, weights_only=True)["global_step"] == 40
 
 
+class Nothing(Past):
+    """Nothing was run yet."""
+
+    def finished(self, task):
+        return None
+
+    def can_go_on(self, task):
+        return True
+
+    def place(self, task):
+        return task.file.parent
+
+
 def test_sigterm_is_handed_on(folder, monkeypatch):
-    class Nothing(Past):
-        def finished(self, task):
-            return None
-
-        def can_go_on(self, task):
-            return True
-
-        def place(self, task):
-            return folder
-
     wait = [sys.executable, "-c", f"import os, signal; os.kill({os.getpid()}, signal.SIGTERM); signal.pause()"]
     tasks = plan(DEMO, folder, [0], [], [])
     monkeypatch.setattr(type(tasks[0]), "command", lambda task, last: wait)
@@ -172,14 +176,47 @@ def test_sigterm_is_handed_on(folder, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) is former
 
 
-def test_the_job_array_has_a_task_for_each_file_and_seed(tmp_path):
+def test_no_run_begins_after_a_signal_that_came_before(folder, tmp_path, monkeypatch, capsys):
+    class Signalled(Nothing):
+        def finished(self, task):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    tasks = plan(DEMO, folder, [0], [], [])
+    monkeypatch.setattr(type(tasks[0]), "command", lambda task, last: ["touch", str(tmp_path / "begun")])
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    former = {number: signal.getsignal(number) for number in FOR_THE_RUN}
+    try:
+        with job_survives():
+            assert Runner(Signalled(fit_options)).run(tasks) == 128 + signal.SIGUSR1
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+    assert capsys.readouterr().err == "stopped by SIGUSR1 before lr, seed 0; the same command goes on from here\n"
+    assert not (tmp_path / "begun").exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "known", "reason"),
+    [
+        (138, "JobState=COMPLETING PreemptTime=None", "SIGUSR1"),
+        (143, "JobState=RUNNING PreemptEligibleTime=2026 PreemptTime=2026-11-24T20:29:07", "preemption"),
+        (143, "JobState=RUNNING PreemptEligibleTime=2026 PreemptTime=None", None),
+        (143, "JobState=COMPLETING PreemptEligibleTime=2026 PreemptTime=2026-11-24T20:29:07", None),
+        (1, "JobState=RUNNING PreemptEligibleTime=2026 PreemptTime=2026-11-24T20:29:07", None),
+    ],
+)
+def test_the_job_array_has_a_task_for_each_file_and_seed(status, known, reason, tmp_path):
     script = ROOT / "experiments" / "slurm" / "ablations.sbatch"
     last = int(re.search(r"--array=0-(\d+)", script.read_text().split("#SBATCH", 1)[1]).group(1))
     assert last + 1 == len(plan(DEMO, FOLDER, [0, 1, 2], [], []))
-    for name, text in {"srun": 'printf "%s\\n" "$@"; exit 138', "scontrol": 'echo "$@" > requeued; exit 1'}.items():
+    control = f'case "$*" in *show*) echo "JobId=12 {known} Power=" ;; *) echo "$@" > requeued; exit 1 ;; esac'
+    for name, text in {"srun": f'printf "%s\\n" "$@"; exit {status}', "scontrol": control}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
-    slurm = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_JOB_ID": "12", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    slurm = {
+        "SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_JOB_ID": "12", "SLURM_JOB_NODELIST": "n1",
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+    }  # fmt: skip
     done = subprocess.run(
         ["bash", str(script), "--data.root", "a b"],
         env=os.environ | slurm,
@@ -187,9 +224,20 @@ def test_the_job_array_has_a_task_for_each_file_and_seed(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 138 and (tmp_path / "requeued").read_text() == "requeue 12_5\n"
-    shown = done.stdout.splitlines()
-    assert shown[1:4] == ["-m", "mcn_lightning", "ablate"] and shown[-3:] == ["--", "--data.root", "a b"]
+    assert (done.returncode, done.stderr) == (status, "")
+    first, _, *shown = done.stdout.splitlines()
+    assert first == "job 12_5, start 1 on n1"
+    said = [line for line in shown if line.startswith("job ")]
+    if reason is None:
+        assert not (tmp_path / "requeued").exists() and said == []
+    else:
+        assert (tmp_path / "requeued").read_text() == "requeue 12_5\n"
+        assert said == [
+            f"job 12_5: stopped by {reason}, goes back into the queue",
+            "job 12_5: cannot be requeued; the same sbatch goes on from here",
+        ]
+    shown = shown[: len(shown) - len(said)]
+    assert shown[:3] == ["-m", "mcn_lightning", "ablate"] and shown[-3:] == ["--", "--data.root", "a b"]
     assert shown[shown.index("--only") + 1] == "5" and shown[shown.index("--seeds") + 1] == "[0, 1, 2]"
 
 

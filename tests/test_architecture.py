@@ -17,7 +17,7 @@ ALLOWED = {
     "callbacks": {"metrics", "clustering", "data.batch", "distributed", "signals", "options"},
     "slurm": {"data.batch", "data.shard_files"},
     "results": {"data.batch", "options"},
-    "ablations": {"results", "data.batch", "options"},
+    "ablations": {"results", "data.batch", "options", "signals"},
     "experiments": {"results", "ablations", "checks", "data.batch"},
     "checks": {"slurm", "data.batch"},
 }

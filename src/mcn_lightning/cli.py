@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,7 +20,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from tqdm import tqdm
 
 from mcn_lightning import __version__, slurm
@@ -388,6 +389,8 @@ def main(args: list[str] | None = None) -> None:
         if is_first_process():
             print(stop, file=sys.stderr)
         sys.exit(stop.status if is_first_process() else 0)
+    except SIGTERMException:  # between Lightning's handler and that of Resume; Lightning would end with status 0
+        sys.exit(128 + signal.SIGTERM)
     except NotFiniteError as error:
         sys.exit(f"error: {error}" if is_first_process() else 0)
     except (InputError, MisconfigurationException) as error:

@@ -1,4 +1,7 @@
-"""A SLURM cluster of two nodes on this machine, from Debian's packages, with files and daemons of its own."""
+"""A SLURM cluster of two nodes on this machine, from Debian's packages, with files and daemons of its own.
+
+Jobs of partition ``high`` preempt those of ``main``, which have 30 s to end themselves.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,10 @@ FirstJobId={first}
 SlurmdParameters=config_overrides
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 State=UNKNOWN
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 State=UNKNOWN
-PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes=n1,n2 Default=YES PriorityTier=1 GraceTime=30 MaxTime=INFINITE State=UP
+PartitionName=high Nodes=n1,n2 PriorityTier=10 MaxTime=INFINITE State=UP
 """
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "DEADLINE", "OUT_OF_MEMORY")
 
@@ -162,16 +168,16 @@ class Cluster:
         assert not check or done.returncode == 0, f"{command}: {done.returncode} {done.stdout} {done.stderr}"
         return done.stdout
 
-    def job(self, number: int) -> dict[str, str]:
-        """Return what SLURM knows of a job."""
+    def job(self, number: int | str) -> dict[str, str]:
+        """Return what SLURM knows of a job; one task of an array is ``'<number>_<task>'``."""
         words = self("scontrol", "--oneliner", "show", "job", number, check=False).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def state(self, number: int) -> str:
+    def state(self, number: int | str) -> str:
         """Return the state of a job."""
         return self.job(number).get("JobState", "")
 
-    def ended(self, number: int) -> bool:
+    def ended(self, number: int | str) -> bool:
         """Return whether a job has come to its end."""
         return self.state(number) in FINAL
 

@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from slurm.cluster import Cluster, until
 
 ROOT = Path(__file__).parents[2]
 SBATCH = ROOT / "experiments" / "slurm" / "train.sbatch"
+ENVIRONMENT = {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
 STATE = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "NarratedVideos", "random_states")
 CLOCKS = ("clustering/seconds", "train/clips_per_second", "train/data_wait_share")
 
@@ -82,10 +84,7 @@ def submit(cluster: Cluster, place: Path, name: str, *options: object) -> int:
     """Submit the batch script for two nodes; return the number of the job."""
     configs = ("--config", ROOT / "configs" / "demo.yaml", "--config", ROOT / "tests" / "slurm" / "demo.yaml")
     words = ("--parsable", "--nodes=2", "--time=10", f"--chdir={ROOT}", f"--output={place / name}.out", SBATCH)
-    environment = {
-        "RUN_FOLDER": str(place / name), "PYTHON": sys.executable, "SLURM_WAIT": "30", "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT / "src"),
-    }  # fmt: skip
+    environment = {**ENVIRONMENT, "RUN_FOLDER": str(place / name), "SLURM_WAIT": "30"}
     data = ("--data.root", place / "data")
     return int(cluster("sbatch", *words, *configs, *data, *options, environment=environment))
 
@@ -96,14 +95,42 @@ def running(cluster: Cluster, job: int, restarts: int) -> bool:
     return known.get("JobState") == "RUNNING" and int(known.get("Restarts", 0)) >= restarts
 
 
-def train(cluster: Cluster, place: Path, name: str, moments: tuple[float, ...] = ()) -> Run:
-    """Run a job to its end, and send it SIGUSR1 once a start as long as there are moments.
+def send(cluster: Cluster, job: int) -> None:
+    """Send SIGUSR1, as SLURM does before the time limit."""
+    with suppress(AssertionError):  # it may just have ended
+        cluster("scancel", "--signal=USR1", job)
+
+
+def preempt(cluster: Cluster, job: int | str, grace: int = 30, nodes: str = "n1,n2") -> None:
+    """Let a job of a second take the nodes away.
+
+    Args:
+        cluster: the cluster.
+        job: which must be running.
+        grace: seconds that SLURM gives it to end itself.
+        nodes: which.
+    """
+    cluster("scontrol", "update", "PartitionName=main", f"GraceTime={grace}")
+    words = ("--parsable", "--partition=high", f"--nodelist={nodes}", "--output=/dev/null", "--wrap=sleep 1")
+    other = int(cluster("sbatch", *words))
+    until(lambda: cluster.ended(other), 120, f"end of job {other}, which preempts job {job}")
+
+
+def train(
+    cluster: Cluster,
+    place: Path,
+    name: str,
+    moments: tuple[float, ...] = (),
+    stop: Callable[[Cluster, int], None] = send,
+) -> Run:
+    """Run a job to its end, and stop it once a start as long as there are moments.
 
     Args:
         cluster: the cluster.
         place: folder for runs and data.
         name: of the run.
         moments: seconds after the job has started, one for each start.
+        stop: how.
 
     Raises:
         AssertionError: if the job does not end as completed.
@@ -116,8 +143,7 @@ def train(cluster: Cluster, place: Path, name: str, moments: tuple[float, ...] =
         if moment is None or cluster.ended(job):
             break
         time.sleep(moment)
-        with suppress(AssertionError):  # it may just have ended
-            cluster("scancel", "--signal=USR1", job)
+        stop(cluster, job)
         count = start + 1
         until(
             lambda count=count: int(cluster.job(job).get("Restarts", 0)) >= count or cluster.ended(job), 120,
@@ -140,8 +166,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=10, help="runs")
     parser.add_argument("--signals", type=int, default=3, help="signals a run")
+    parser.add_argument("--by", choices=("signal", "job"), default="signal", help="SIGUSR1, or a job that preempts")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     asked = parser.parse_args()
+    stop = send if asked.by == "signal" else preempt
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which takes the cluster down
     equal = restarts = 0
     with tempfile.TemporaryDirectory() as name, Cluster() as cluster:
@@ -150,7 +178,7 @@ def main() -> None:
         print(f"undisturbed: {whole.seconds:.1f} s, {len(whole.rows())} rows", flush=True)
         for number in range(asked.times):
             drawn = moments(asked.seed + number, whole.seconds, asked.signals)
-            run = train(cluster, place, f"run{number}", drawn)
+            run = train(cluster, place, f"run{number}", drawn, stop)
             wrong = differences(whole, run)
             equal, restarts = equal + (not wrong), restarts + run.restarts
             at = [line.split(",")[0] for line in run.log.splitlines() if line.startswith("stopped by")]

@@ -6,10 +6,11 @@ import sys
 import time
 
 import pytest
+from commands import write_overlay
 
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 from slurm.cluster import Cluster, lacking, until
-from slurm.preemption import ROOT, differences, moments, submit, train
+from slurm.preemption import ENVIRONMENT, ROOT, Run, differences, moments, preempt, submit, train
 
 pytestmark = [
     pytest.mark.slurm,
@@ -24,13 +25,34 @@ def cluster():
         yield cluster
 
 
-def test_preempted_jobs_end_bit_equal(cluster, tmp_path):
-    whole = train(cluster, tmp_path, "whole")  # both nodes generate the data at once
-    assert whole.restarts == 0 and len([kind for _, kind in whole.rows() if kind == "train"]) == 96
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Run:
+    """A run that nobody disturbed; both nodes generated the data at once."""
+    with Cluster() as cluster:
+        run = train(cluster, tmp_path_factory.mktemp("slurm"), "whole")
+    assert run.restarts == 0 and len([kind for _, kind in run.rows() if kind == "train"]) == 96
+    return run
+
+
+def test_signalled_jobs_end_bit_equal(cluster, tmp_path, whole):
     for seed, signals in ((1, 2), (10, 1)):
         run = train(cluster, tmp_path, f"run{seed}", moments(seed, whole.seconds, signals))
-        assert run.restarts > 0 and run.log.count("goes back into the queue") == run.restarts, run.log
+        assert run.restarts > 0 and run.log.count("by SIGUSR1, goes back into the queue") == run.restarts, run.log
         assert differences(whole, run) == []
+
+
+def test_a_job_that_another_preempts_ends_bit_equal(cluster, tmp_path, whole):
+    starts = iter(range(3))
+
+    def stop(cluster: Cluster, job: int) -> None:
+        start = next(starts)  # 0: while it imports; the others have a folder
+        until(lambda: len(list(tmp_path.glob("run/demo/version_*/metrics.csv"))) >= start, 120, "the first steps")
+        preempt(cluster, job, grace=0 if start == 2 else 30)
+
+    run = train(cluster, tmp_path, "run", (1.0, 0.0, 0.0), stop)
+    assert run.restarts == 3 and run.log.count("by preemption, goes back into the queue") == 2, run.log
+    assert run.log.count("stopped by SIGTERM after step") == 2, run.log  # without grace SLURM requeues by itself
+    assert differences(whole, run) == []
 
 
 def test_a_cancelled_job_saves_and_stays_away(cluster, tmp_path):
@@ -42,6 +64,39 @@ def test_a_cancelled_job_saves_and_stays_away(cluster, tmp_path):
     assert (folder / "checkpoints" / "newest.ckpt").is_file()
     time.sleep(1)
     assert cluster.state(job) == "CANCELLED" and cluster.job(job)["Restarts"] == "0"
+
+
+def test_tasks_of_an_array_go_on_and_finished_ones_are_left_out(cluster, tmp_path, tiny):
+    (tmp_path / "files").mkdir()
+    for name, rate in (("fast", 0.001), ("slow", 0.0001)):
+        (tmp_path / "files" / f"{name}.yaml").write_text(f"model: {{optimizer: {{lr: {rate}}}}}")
+    few = {"logger": "pytorch_lightning.loggers.CSVLogger", "max_steps": 150, "limit_val_batches": 0}
+    small = write_overlay(tmp_path / "small.yaml", tiny, tmp_path, **few)
+    environment = {**ENVIRONMENT, "FOLDER": str(tmp_path / "files"), "SEEDS": "[0]"}
+    words = ("--parsable", "--array=0-1", "--cpus-per-task=1", "--time=10", f"--chdir={ROOT}")
+
+    def submitted(name: str) -> list[str]:
+        output = f"--output={tmp_path}/{name}_%a.out"
+        script = ROOT / "experiments" / "slurm" / "ablations.sbatch"
+        number = cluster("sbatch", *words, output, script, "--config", small, environment=environment).strip()
+        return [f"{number}_{task}" for task in range(2)]
+
+    def logs(name: str) -> list[str]:
+        until(lambda: all(cluster.ended(task) for task in tasks), 120, "the end of both tasks")
+        return [(tmp_path / f"{name}_{task}.out").read_text() for task in range(2)]
+
+    tasks = submitted("first")
+    until(lambda: len(list(tmp_path.glob("*/version_0/metrics.csv"))) == 2, 120, "the first steps of both tasks")
+    cluster("scancel", "--signal=USR1", tasks[0])
+    preempt(cluster, tasks[1], nodes=cluster.job(tasks[1])["NodeList"])
+    for task, log, reason in zip(tasks, logs("first"), ("SIGUSR1", "preemption"), strict=True):
+        assert (cluster.state(task), cluster.job(task)["Restarts"]) == ("COMPLETED", "1"), log
+        assert f"job {task}: stopped by {reason}, goes back into the queue" in log, log
+        assert "--ckpt_path last: goes on from" in log and log.splitlines()[-1].startswith("1 of 1 runs done in "), log
+    tasks = submitted("second")
+    for name, log in zip(("fast", "slow"), logs("second"), strict=True):
+        left = f"{name}, seed 0: finished already in {tmp_path}/{name}/version_1, left out"
+        assert log.splitlines()[1:] == [left, "nothing left to run"], log
 
 
 def fails(cluster: Cluster, *options: object) -> str:

@@ -15,14 +15,14 @@ from typing import IO
 from mcn_lightning.ablations.past import Past
 from mcn_lightning.ablations.tasks import Task
 from mcn_lightning.data.batch import InputError
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+from mcn_lightning.signals import FOR_THE_RUN, early
 
 
 class Runner:
     """Runs tasks one after another, each in a process of its own.
 
-    Ctrl-C, SIGTERM and SIGUSR1 stop after the run in hand has saved itself; the same tasks then go on from there.
+    Ctrl-C, SIGTERM and SIGUSR1 stop after the run in hand has saved itself, SIGUSR1 in a SLURM job before the first run
+    too; the same tasks then go on from there.
 
     Args:
         past: what is finished already.
@@ -48,7 +48,8 @@ class Runner:
                 todo.append(task)
             else:
                 print(f"{task.title}: finished already in {folder}, left out")
-        former = {number: signal.signal(number, self._note) for number in SIGNALS}
+        former = {number: signal.signal(number, self._note) for number in FOR_THE_RUN}
+        self._received = self._received or early()
         try:
             return self._each(todo, refused, alone=len(tasks) == 1)
         finally:
@@ -58,15 +59,15 @@ class Runner:
     def _each(self, todo: Sequence[Task], refused: Sequence[Task], alone: bool) -> int:
         failed = list(refused)
         for count, task in enumerate(todo):
+            if self._received:
+                return self._stopped(f"before {task.title}")
             print(f"[{count + 1}/{len(todo)}] {task.title}{self._left(len(todo) - count)}", flush=True)
             log = None if alone else self.past.place(task) / task.file.stem / f"seed_{task.seed}.log"
             begin = time.monotonic()
             status = self._one(task.command(self.past.can_go_on(task)), log)
             self._spent.append(time.monotonic() - begin)
             if self._received:
-                name = signal.Signals(self._received).name
-                print(f"stopped by {name} in {task.title}; the same command goes on from here", file=sys.stderr)
-                return 128 + self._received
+                return self._stopped(f"in {task.title}")
             if status:
                 failed.append(task)
                 print(f"failed: {task.title}, exit status {status}{_last_line(log)}", file=sys.stderr)
@@ -75,6 +76,11 @@ class Runner:
         if failed:
             print("failed: " + "; ".join(task.title for task in failed), file=sys.stderr)
         return 1 if failed else 0
+
+    def _stopped(self, where: str) -> int:
+        name = signal.Signals(self._received).name
+        print(f"stopped by {name} {where}; the same command goes on from here", file=sys.stderr)
+        return 128 + self._received
 
     def _one(self, command: Sequence[str], log: Path | None) -> int:
         if log is None:

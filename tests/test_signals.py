@@ -1,0 +1,38 @@
+"""Signals that come before training."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+from commands import write_overlay
+from test_cli import CONFIGS
+
+COMMAND = """
+import os
+import runpy
+import signal
+
+from pytorch_lightning import Trainer
+
+run = Trainer._run_stage  # when Lightning listens, and Resume not yet
+
+
+def told(trainer):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return run(trainer)
+
+
+Trainer._run_stage = told
+runpy.run_module("mcn_lightning", run_name="__main__")
+"""
+
+
+def test_sigterm_before_training_does_not_look_like_success(tiny, tmp_path):
+    small = write_overlay(tmp_path / "small.yaml", tiny, tmp_path, "pytorch_lightning.loggers.CSVLogger")
+    words = ["fit", "--config", str(CONFIGS / "demo.yaml"), "--config", str(small)]
+    done = subprocess.run([sys.executable, "-c", COMMAND, *words], capture_output=True, text=True)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr[-2000:]
+    assert not json.loads((tmp_path / "run" / "version_0" / "run.json").read_text())["finished"]
