@@ -178,6 +178,13 @@ def test_the_parts_of_a_run_are_one(tmp_path):
     assert alone.curve("train/loss") == whole.curve("train/loss") and alone.name == "a"
 
 
+def test_the_folder_of_a_run_from_inside(tmp_path, monkeypatch):
+    write(tmp_path / "a" / "version_0", "4,2,62.0,0.8,2.5", options=options(0))
+    write(tmp_path / "a" / "version_1", "4,2,63.0,0.8,2.5", options=options(1))
+    monkeypatch.chdir(tmp_path / "a" / "version_1")
+    assert rows(".")[0].startswith("| a |  | 1 | 1 | 63.0 |")
+
+
 def test_a_run_that_went_on_in_its_folder_has_one_curve(tmp_path):
     write(tmp_path / "a" / "version_0", "1,0,,,3.0", "3,0,,,2.0", "2,0,,,2.5", "4,0,,,1.0", options=options(0))
     (run,) = collect([str(tmp_path)])

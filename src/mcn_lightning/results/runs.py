@@ -64,7 +64,7 @@ def local_runs(folder: Path) -> list[Run]:
         InputError: if there is none, or none that can be read.
     """
     alone = (folder / "metrics.csv").is_file()  # its earlier parts lie beside it
-    files = [*folder.parent.glob("*/metrics.csv")] if alone else [*folder.rglob("metrics.csv")]
+    files = [*folder.resolve().parent.glob("*/metrics.csv")] if alone else [*folder.rglob("metrics.csv")]
     if not files:
         raise InputError(
             f"RUN {folder}: expected the folder of a run, or one that holds some, found no metrics.csv at any depth"
