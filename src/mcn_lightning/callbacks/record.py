@@ -91,9 +91,10 @@ class RunRecord(Callback):
     """Write ``run.json`` into the run's folder when training begins, with every checkpoint, and at the end.
 
     ``commit`` and whether it was ``changed`` (``null`` where there is no checkout), ``command``, ``hardware``,
-    ``processes``, ``started`` (UTC, of the first part of the run, by which parts are known), ``hours`` of training and evaluation (of all parts,
-    each but the last up to the checkpoint that the next went on from), ``memory_gb`` at most in the first process (of
-    its GPU, else resident), ``finished`` (false when it was stopped, killed or is not over), ``versions``.
+    ``processes``, ``started`` (UTC, of the first part of the run; it is how parts are known to belong together),
+    ``hours`` of training and evaluation (of all parts, each but the last up to the checkpoint that the next went on
+    from), ``memory_gb`` at most in the first process (of its GPU, else resident), ``finished`` (false when it was
+    stopped, killed or is not over), ``versions``.
     The wandb run is told as often.
     """
 
