@@ -264,6 +264,8 @@ def test_a_run_folder_is_that_of_one_run(overlay, capsys, tmp_path):
         f"error: --run_folder {place}: expected a run with the same options, found {first} with other ones" in message
     )
     assert "model.loss.cluster_weight: 1.0 there, 0.5 here, model.optimizer.lr: 0.003 there, 0.5 here" in message
+    message = refusal(capsys, *demo, "--trainer.gradient_clip_val", 0.5, "--retrieval.calibrate", 0.5)
+    assert "retrieval.calibrate: 0.0 there, 0.5 here, trainer.gradient_clip_val: null there, 0.5 here" in message
     assert sorted(place.glob("*/version_*")) == [first, second]
     (second / "config.yaml").write_text("trainer: 5")
     assert f"{second / 'config.yaml'}: expected the options of a run, found something" in refusal(capsys, *demo)

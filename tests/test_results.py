@@ -109,7 +109,7 @@ def test_labels_take_as_many_options_as_tell_rows_apart(tmp_path):
 
 def test_what_is_not_there_is_named(runs, tmp_path, capsys):
     for words, part in (
-        ((runs, "--metrics", "[val/R@3]"), "--metrics: expected some of val/nmi, val/t->v/R@10, found val/R@3"),
+        ((runs, "--metrics", "[val/R@3]"), "expected some of what was logged (val/nmi, val/t->v/R@10), found"),
         ((tmp_path / "gone",), f"RUN {tmp_path / 'gone'}: expected the folder of a run, or one that holds some"),
         (
             (runs, "--metrics", "[val/nmi]", "--csv", tmp_path / "no" / "a.csv"),
@@ -132,6 +132,7 @@ def test_what_is_not_there_is_named(runs, tmp_path, capsys):
         ("run.json", "[1]", "the record of a run"),
         ("run.json", '{"hours": "two"}', "the record of a run"),
         ("metrics.csv", "step,val/nmi\n1,high\n", "the metrics of a run"),
+        ("metrics.csv", "", "the metrics of a run"),
         ("config.yaml", "a: [", "the options of a run"),
         ("config.yaml", "trainer: 5", "the options of a run"),
         ("config.yaml", "seed_everything: abc", "the options of a run"),
@@ -189,6 +190,29 @@ def test_a_run_that_went_on_in_its_folder_has_one_curve(tmp_path):
     write(tmp_path / "a" / "version_0", "1,0,,,3.0", "3,0,,,2.0", "2,0,,,2.5", "4,0,,,1.0", options=options(0))
     (run,) = collect([str(tmp_path)])
     assert run.curve("train/loss") == [(1.0, 3.0), (2.0, 2.5), (4.0, 1.0)]
+
+
+def test_a_part_that_went_on_for_longer_is_no_run_of_its_own(tmp_path, capsys):
+    began = {"started": "2026-11-24T12:00:00.123+00:00"}
+    longer = options(0)
+    longer["trainer"]["max_epochs"] = 5
+    write(tmp_path / "a" / "version_0", "1,0,30.0,,3.0", options=options(0), record=began | {"finished": False})
+    write(tmp_path / "a" / "version_1", "2,1,,,2.0", options=longer, record=began)
+    (line,) = table(tmp_path, "--metrics", "[val/t->v/R@10]", capsys=capsys)[2:]
+    assert line.startswith("| a |  | 1 | 0 | 30.0 |")
+    other = longer | {"retrieval": {"calibrate": 0.5}}  # under which the first part was not measured
+    write(tmp_path / "a" / "version_2", "3,2,,,1.0", options=other, record=began)
+    assert [run.last.get("val/t->v/R@10") for run in collect([str(tmp_path)])] == [30.0, None]
+
+
+def test_a_seed_counts_once(tmp_path, capsys):
+    for place, value in (("one", 50.0), ("two", 51.0)):
+        one = options(0)
+        one["trainer"]["logger"]["init_args"] |= {"name": "demo"}
+        write(tmp_path / place / "version_0", f"9,2,{value},,1.0", options=one, record={"started": place})
+    lines = table(tmp_path, "--metrics", "[val/t->v/R@10]", capsys=capsys)
+    assert lines[2].startswith("| demo |  | 1 | 0 | 51.0 |")
+    assert lines[-1] == f"left out, a seed that counts already: {tmp_path}/one/version_0"
 
 
 def test_jobs_with_other_seeds_are_one_row(tmp_path):

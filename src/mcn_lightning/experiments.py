@@ -40,8 +40,8 @@ def results(words: Sequence[str]) -> None:
         "runs",
         metavar="RUN",
         nargs="+",
-        help="folder of a run, or of runs at any depth (metrics.csv and config.yaml, run.json where there is one); or "
-        "wandb:entity/project",
+        help="folder of a run, or of runs at any depth (metrics.csv and config.yaml, run.json where there is one; "
+        "links to folders below it are not followed), or wandb:entity/project",
     )
     parser.add_argument(
         "--metrics",
@@ -66,6 +66,8 @@ def results(words: Sequence[str]) -> None:
     if short := [run.place for row in every for run in row.runs if not run.finished]:
         what = "counted though not finished" if options.unfinished else "left out, not finished"
         print(f"\n{what}: " + ", ".join(short))
+    if again := [run.place for row in every for run in row.again]:
+        print("\nleft out, a seed that counts already: " + ", ".join(again))
     if options.csv:
         write_csv(Path(options.csv), rows, options.metrics)
     if options.plot:

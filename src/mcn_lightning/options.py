@@ -19,8 +19,13 @@ ASIDE = (
 )  # fmt: skip
 """Options, or groups of them, that do not change what a run reaches."""
 
-DECISIVE = ("seed_everything", "data", "model", "centroids")
-"""Groups of options that make a run what it is: a run goes on with these alone, and may be longer, or elsewhere."""
+DECISIVE = (
+    "seed_everything", "data", "model", "centroids", "retrieval",
+    "trainer.precision", "trainer.accumulate_grad_batches", "trainer.gradient_clip_val",
+    "trainer.gradient_clip_algorithm", "trainer.limit_train_batches", "trainer.overfit_batches",
+    "trainer.sync_batchnorm",
+)  # fmt: skip
+"""Options, or groups, that make a run what it is: a run goes on with these alone, and may be longer, or elsewhere."""
 
 TOLD = 5  # differences in a message
 WIDTH = 40  # letters of a value in a message
@@ -87,14 +92,19 @@ def differences(
     Args:
         there: the options of one run, as in config.yaml.
         here: those of the other.
-        decisive: groups of options that are looked at.
+        decisive: options, or groups of them, that are looked at.
         aside: options that may differ, beside ``ASIDE``.
     """
     one, other = (
-        flat_options({name: options.get(name) for name in decisive}, (*ASIDE, *aside)) for options in (there, here)
+        {name: value for name, value in flat_options(options, (*ASIDE, *aside)).items() if _within(name, decisive)}
+        for options in (there, here)
     )
     names = sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
     return [f"{name}: {_shown(one, name)} there, {_shown(other, name)} here" for name in names]
+
+
+def _within(name: str, groups: Sequence[str]) -> bool:
+    return any(name == group or name.startswith(f"{group}.") for group in groups)
 
 
 def told(unlike: Sequence[str]) -> str:

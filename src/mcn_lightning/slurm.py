@@ -115,6 +115,12 @@ def node_problems(environ: Mapping[str, str], asked: Asked, interfaces: Collecti
             f"{here} --ntasks-per-node: expected a GPU for each of {asked.devices} processes, found {asked.gpus}; give "
             f"sbatch --gpus-per-node={asked.devices}, and not --gpus-per-task"
         )
+    allotted = environ.get("SLURM_GPUS_ON_NODE", "")
+    if asked.gpus is not None and allotted.isdecimal() and int(allotted) > asked.devices:
+        yield (
+            f"{here} --ntasks-per-node: expected a process for each of {allotted} GPUs, found {asked.devices}; give "
+            f"sbatch --ntasks-per-node={allotted}, or --gpus-per-node={asked.devices}"
+        )
     if asked.shards is not None:
         yield from _shard_problems(here, asked.shards)
     elif asked.root is not None and not asked.root.is_dir():

@@ -71,6 +71,11 @@ def test_job_and_run_differ(environ, asked, expected):
     ("more", "asked", "expected"),
     [
         ({}, Asked(2, 2, gpus=1), r"--ntasks-per-node: expected a GPU for each of 2 processes, found 1; .*=2"),
+        (
+            {"SLURM_GPUS_ON_NODE": "4"},
+            Asked(2, 2, gpus=4),
+            "--ntasks-per-node: expected a process for each of 4 GPUs, found 2",
+        ),
         ({}, Asked(2, 2, root=Path("/absent/data")), r"--data.root: expected .* none at /absent/data; copy"),
         (
             {},

@@ -123,6 +123,14 @@ def test_tasks_and_devices_differ(cluster, tmp_path):
     assert "--trainer.devices: expected as many as --ntasks-per-node of the job, 1, found 2" in line
 
 
+def test_options_that_contradict_the_job_are_refused(cluster, tmp_path):
+    job = submit(cluster, tmp_path, "contrary", "--trainer.num_nodes", 1)
+    until(lambda: cluster.ended(job), 60, "the end of the job")
+    log = (tmp_path / "contrary.out").read_text()
+    assert cluster.state(job) == "FAILED" and "error: --trainer.num_nodes: expected as many as --nodes of" in log
+    assert "the job, 2, found 1; leave it out" in log
+
+
 def test_one_node_lacks_the_data(cluster, tmp_path):
     config = SyntheticConfig(videos=2, held_out=1, seconds=10.0)
     write_synthetic(tmp_path / "disk-n1", config)  # as if each node had a disk of its own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ class SaveConfig(SaveConfigCallback):
             folder.mkdir(parents=True, exist_ok=True)
             config = self.config.clone()
             config["ckpt_path"] = None  # the saved file describes this run, and must not resume the one before it
-            self.parser.save(config, folder / "config.yaml", skip_unset=False, overwrite=True, multifile=False)
+            partial = folder / "config.yaml.partial"
+            self.parser.save(config, partial, skip_unset=False, overwrite=True, multifile=False)
+            os.replace(partial, folder / "config.yaml")
 
 
 class EmbeddingWriter(Callback):

@@ -56,7 +56,7 @@ def draw_curves(path: Path, rows: Sequence[Row], metric: str) -> None:
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:
-        raise InputError(f"--plot {path}: expected to write there, found {error.strerror}") from None
+        raise InputError(f"--plot {path}: expected to write there, found {error.strerror}; give another file") from None
 
 
 def _line(panel: Any, row: Row, metric: str, number: int) -> None:

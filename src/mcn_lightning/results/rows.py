@@ -21,12 +21,14 @@ class Row:
     Args:
         name: theirs.
         options: those in which the row is unlike most others, in short.
-        runs: the runs that count.
+        runs: the runs that count, one a seed.
+        again: other runs with the seed of one that counts.
     """
 
     name: str
     options: str
     runs: Sequence[Run]
+    again: Sequence[Run] = ()
 
     @property
     def label(self) -> str:
@@ -39,7 +41,7 @@ class Row:
 
 
 def rows_of(runs: Sequence[Run]) -> list[Row]:
-    """Return the rows, sorted by name; of a run that was continued the part that went furthest counts."""
+    """Return the rows, sorted by name; of several runs with one seed one counts, so that spread is that of seeds."""
     grouped: dict[tuple[str, str], list[Run]] = defaultdict(list)
     options: dict[tuple[str, str], dict[str, str]] = {}
     for run in runs:
@@ -49,18 +51,24 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
         options[key] = flat
     keys = sorted(grouped)
     texts = _labels([name for name, _ in keys], [options[key] for key in keys])
-    return [Row(key[0], text, _once_each(grouped[key])) for key, text in zip(keys, texts, strict=True)]
+    return [Row(key[0], text, *_once_each(grouped[key])) for key, text in zip(keys, texts, strict=True)]
 
 
-def _once_each(runs: Sequence[Run]) -> list[Run]:
-    """Return one run of those with the same seed in one folder, one that finished or went on longest, by seed."""
-    chosen: dict[tuple[str, int | str], Run] = {}
+def _once_each(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """Return one run of those with the same seed, one that finished or went on longest, by seed; and the others.
+
+    Parts of older runs, whose records do not tell that they belong together, lie in one folder and are no others.
+    """
+    chosen: dict[int | str, Run] = {}
     for run in runs:
-        key = run.group, run.place if run.seed is None else run.seed  # seeds that were drawn: each a run of its own
+        key = run.place if run.seed is None else run.seed  # seeds that were drawn: each a run of its own
         other = chosen.get(key, run)
         if (run.finished, run.last.get("step", 0.0)) >= (other.finished, other.last.get("step", 0.0)):
             chosen[key] = run
-    return sorted(chosen.values(), key=lambda run: (run.seed is None, run.seed or 0))
+    counted = sorted(chosen.values(), key=lambda run: (run.seed is None, run.seed or 0))
+    known = {(run.group, run.seed): run for run in counted}
+    again = [run for run in runs if run not in counted and run.finished]
+    return counted, [run for run in again if (run.group, run.seed) not in known or run.record.get("started")]
 
 
 def _labels(names: Sequence[str], options: Sequence[Mapping[str, str]]) -> list[str]:

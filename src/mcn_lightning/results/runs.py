@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mcn_lightning.data.batch import InputError
-from mcn_lightning.options import logged_name, read_options
+from mcn_lightning.options import differences, logged_name, read_options
 
 Points = list[tuple[float, float]]
 
@@ -90,23 +90,26 @@ def _age(path: Path) -> tuple[Path, int, int]:
 
 
 def joined(runs: Sequence[Run]) -> list[Run]:
-    """Return runs with what their earlier parts logged before they went on.
+    """Return runs with what their earlier parts logged before they went on, and without those parts.
 
-    A run that was stopped and went on has a folder for each part, all with the same time of the first start.
+    A run that was stopped and went on has a folder for each part, all with the same time of the first start. A part
+    that went on to its end, and was made longer afterwards, is a run as well.
 
     Args:
         runs: parts of a run from the oldest to the newest.
     """
     found: list[Run] = []
-    parts: dict[tuple[Any, ...], list[Run]] = {}
-    for run in runs:
-        if run.record.get("started") is None:
-            found.append(run)
-            continue
-        every = parts.setdefault((run.group, run.record["started"], run.seed), [])
-        every.append(run)
-        found.append(_join(tuple(every)))
+    for number, run in enumerate(runs):
+        before = [part for part in runs[:number] if _are_parts(part, run)]
+        if run.finished or not any(_are_parts(run, later) for later in runs[number + 1 :]):
+            found.append(_join([*before, run]))
     return found
+
+
+def _are_parts(one: Run, other: Run) -> bool:
+    began = one.record.get("started")
+    same = began is not None and began == other.record.get("started") and one.group == other.group
+    return same and not differences(one.options, other.options)
 
 
 def _join(parts: Sequence[Run]) -> Run:
@@ -166,6 +169,8 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """
     try:
         text = path.read_text(encoding="utf-8")
+        if not text:
+            raise ValueError("nothing in it")
         if not text.endswith(("\n", "\r")):
             text = text[: text.rfind("\n") + 1]
             print(f"warning: {path}: the last line breaks off and is left out", file=sys.stderr)

@@ -29,8 +29,12 @@ def check_metrics(rows: Sequence[Row], metrics: Sequence[str]) -> None:
     """
     logged = {metric for row in rows for run in row.runs for metric in run.last}
     if missing := [metric for metric in metrics if metric not in logged]:
-        known = ", ".join(sorted(metric for metric in logged if metric.startswith(("val/", "test/"))))
-        raise InputError(f"--metrics: expected some of {known or 'those logged, found none'}, found {missing[0]}")
+        every = sorted(metric for metric in logged if "/" in metric)
+        known = [metric for metric in every if metric.startswith(("val/", "test/"))] or every
+        raise InputError(
+            f"--metrics: expected some of what was logged ({', '.join(known) or 'nothing'}), found {missing[0]}; "
+            "choose others, or evaluate more often (--trainer.check_val_every_n_epoch)"
+        )
 
 
 def results_table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
@@ -81,7 +85,7 @@ def write_csv(path: Path, rows: Sequence[Row], metrics: Sequence[str]) -> None:
                 tail = [commits(row.runs), hardware(row.runs), _hours(row.runs), _memory(row.runs)]
                 writer.writerow([*head, *figures, *tail])
     except OSError as error:
-        raise InputError(f"--csv {path}: expected to write there, found {error.strerror}") from None
+        raise InputError(f"--csv {path}: expected to write there, found {error.strerror}; give another file") from None
 
 
 def spread(values: Sequence[float], digits: int) -> str:
