@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+from importlib.metadata import entry_points
+from types import SimpleNamespace
 
 from commands import write_overlay
 from test_cli import CONFIGS
+
+from mcn_lightning.signals import early
 
 COMMAND = """
 import os
@@ -36,3 +41,20 @@ def test_sigterm_before_training_does_not_look_like_success(tiny, tmp_path):
     done = subprocess.run([sys.executable, "-c", COMMAND, *words], capture_output=True, text=True)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr[-2000:]
     assert not json.loads((tmp_path / "run" / "version_0" / "run.json").read_text())["finished"]
+
+
+def test_a_signal_to_a_job_is_remembered_while_the_command_is_loaded(monkeypatch):
+    told = []
+
+    def signalled() -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        told.append(early())
+
+    former = signal.getsignal(signal.SIGUSR1)
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setitem(sys.modules, "mcn_lightning.cli", SimpleNamespace(main=signalled))
+    try:
+        entry_points(group="console_scripts")["lightning"].load()()
+        assert told == [signal.SIGUSR1] and signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGUSR1, former)
