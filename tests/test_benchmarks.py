@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,13 @@ import pytest
 import torch
 import yaml
 from benchmark_files import STREAMS, write, write_all, youcook2
-from references.localization import alignment_score, assignment_total
+from references.localization import alignment_score, assignment_total, steps_found
 from references.model import embed as embed_released
 from references.model import random_released_state_dict
 from safetensors.torch import load_file
 from test_cli import run
 
+from mcn_lightning.callbacks import LocalizationBenchmark
 from mcn_lightning.callbacks.localization import Entry, second_labels, transcript
 from mcn_lightning.data.annotations import Segment
 from mcn_lightning.data.evaluation import EvaluationText
@@ -184,6 +186,35 @@ def test_entries_of_a_transcript_and_the_labels_of_seconds():
     ]  # fmt: skip
     assert transcript(segments, 10, background=False) == [Entry(each.step, each.start, each.end) for each in segments]
     assert second_labels(segments, 10).tolist() == [-1, 2, 2, 0, -1, -1, 2, 2, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "expected"),
+    [
+        ("mining_youtube", None, "steps"),
+        ("mining_youtube", "all", "all"),
+        ("mining_youtube", "none", "none"),
+        ("crosstask", None, "none"),
+        ("crosstask", "steps", "steps"),
+    ],
+)
+def test_step_recall_follows_the_protocol_of_its_benchmark(kind, option, expected):
+    benchmark = LocalizationBenchmark(
+        "it", kind, "steps", "annotations", "features", videos="list", recall_softmax=option
+    )
+    scores = 3 * np.random.default_rng(0).standard_normal((9, 6))
+    segments = [Segment(3, 0, 3), Segment(1, 3, 6), Segment(4, 6, 9)]
+    columns = [3, 1, 4] if kind == "mining_youtube" else [1, 2, 3]
+    by_softmax = {each: steps_found(scores, columns, each) for each in ("none", "steps", "all")}
+    assert len(set(by_softmax.values())) == 3  # the protocols differ on this video
+    truth = np.zeros((9, 3), dtype=bool)
+    truth[by_softmax[expected], range(3)] = True  # right where this protocol puts the steps, and nowhere else
+    video = SimpleNamespace(task="task", columns=slice(1, 4), truth=truth, segments=segments, entry_truth=lambda: truth)
+    counts, precision = benchmark._recall(video, scores, {})
+    assert (counts.hits, counts.annotated) == (3, 3)
+    assert (precision is not None) == (kind == "crosstask")
+    if precision is not None:
+        np.testing.assert_array_equal(precision[0], scores[:, 1:4].astype(np.float32))  # always similarities
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from mcn_lightning.metrics import (
     recall_pooled,
     segment_overlap,
     step_hits,
+    step_scores,
 )
 
 MANY = settings(max_examples=400, deadline=None)
@@ -232,6 +233,28 @@ def test_hits_are_annotated_seconds():
     ]:
         with pytest.raises(ValueError, match=message):
             step_hits(np.array(assigned), wrong)
+
+
+@pytest.mark.parametrize("softmax", ["none", "steps", "all"])
+def test_steps_are_put_by_the_scores_of_the_reference(softmax):
+    columns, chosen = [3, 0, 3], set()
+    for seed in range(30):
+        similarities = 3 * np.random.default_rng(seed).standard_normal((8, 6))
+        found = tuple(assign_steps(step_scores(similarities, columns, softmax)).tolist())
+        assert found == reference.steps_found(similarities, columns, softmax)
+        others = [tuple(assign_steps(step_scores(similarities, columns, one)).tolist()) for one in ("none", "steps")]
+        chosen.add(others[0] == others[1])
+    assert chosen == {True, False}  # the protocols differ on some videos
+
+
+def test_scores_of_steps_closed_forms():
+    similarities = np.array([[1000.0, 1000.0, 0.0], [0.0, -1000.0, 1000.0]])
+    assert step_scores(similarities, slice(0, 2), "none").tolist() == [[1000, 1000], [0, -1000]]
+    half = np.log(0.5)
+    assert step_scores(similarities, [0, 1], "steps").tolist() == [[half, half], [0, -1000]]
+    assert step_scores(similarities, [0, 1], "all").tolist() == [[half, half], [-1000, -2000]]
+    assert step_scores(similarities, [0, 0], "steps")[1].tolist() == [half, half]  # a step that comes twice
+    assert step_scores(similarities, [], "steps").shape == (2, 0)
 
 
 def test_the_two_recalls_differ_by_their_weights():

@@ -28,6 +28,32 @@ def assignment_total(scores: np.ndarray) -> float:
     return best[steps]
 
 
+def log_softmax(row: Sequence[float]) -> list[float]:
+    """Logarithm of each number's share in the sum of exponentials."""
+    total = math.fsum(math.exp(value) for value in row)
+    return [math.log(math.exp(value) / total) for value in row]
+
+
+def steps_found(similarities: np.ndarray, columns: Sequence[int], softmax: str) -> tuple[int, ...]:
+    """Second of each step: of all ordered choices the one with the largest sum of scores.
+
+    Args:
+        similarities: (T, texts).
+        columns: text of each step of the video.
+        softmax: "none", "steps" (over these columns) or "all" (over all texts).
+    """
+    rows = []
+    for row in similarities.tolist():
+        own = [row[column] for column in columns]
+        if softmax == "steps":
+            own = log_softmax(own)
+        elif softmax == "all":
+            own = [log_softmax(row)[column] for column in columns]
+        rows.append(own)
+    sums = assignments(np.array(rows))
+    return max(sums, key=lambda chosen: sums[chosen])
+
+
 def poisson(length: int, mean: float) -> float:
     """Logarithm of the probability of a length."""
     return length * math.log(mean) - mean - math.log(math.factorial(length))

@@ -17,6 +17,7 @@ from mcn_lightning.callbacks.benchmark import Benchmark, Figure, embed_texts, sh
 from mcn_lightning.callbacks.evaluation import Fusion, combine, parse_direction
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.metrics import (
+    RecallSoftmax,
     StepCounts,
     align,
     assign_steps,
@@ -29,6 +30,7 @@ from mcn_lightning.metrics import (
     recall_pooled,
     segment_overlap,
     step_hits,
+    step_scores,
 )
 
 BACKGROUND = -1
@@ -95,10 +97,11 @@ def second_labels(segments: Sequence[Any], seconds: int) -> np.ndarray:
 class LocalizationBenchmark(Benchmark):
     """CrossTask and MiningYouTube: which second of a video shows a step, told by the step's text.
 
-    Step recall puts every step at exactly one second, in order (Zhukov et al., CVPR 2019), of raw similarities to the
-    steps of the video's task; on MiningYouTube of log-probabilities over all classes for the entries of the transcript.
-    Alignment gives every second of a video to an entry of its transcript, by log-probabilities over the texts of all
-    steps (Kuehne et al., WACV 2019).
+    Step recall puts every step at exactly one second, in order (Zhukov et al., CVPR 2019). On CrossTask the steps are
+    those of the video's task and the scores are similarities. On MiningYouTube the steps are the entries of the video's
+    transcript and the scores are their log-softmax, as in the released evaluation. Average precision takes
+    similarities. Alignment gives every second of a video to an entry of its transcript, by log-probabilities over the
+    texts of all steps (Kuehne et al., WACV 2019).
 
     Args:
         name: of the benchmark, in tables and logs.
@@ -113,6 +116,9 @@ class LocalizationBenchmark(Benchmark):
         combine: how video and audio are fused, as --retrieval.combine.
         window: seconds of sound around each second.
         audio_frames: frames of 10 ms that these are cut or padded to.
+        recall_softmax: what the log-softmax of a second runs over before step recall: none (similarities), steps (those
+            of the video itself) or all (the texts of all steps). By default none on CrossTask and steps on
+            MiningYouTube, as released.
         background: a class "background" takes part, between the entries of a transcript. Without it every second of a
             video goes to an action, and IoD and frame accuracy are low where little of a video is annotated.
         length_model: poisson takes the lengths of segments into account, none does not.
@@ -137,6 +143,7 @@ class LocalizationBenchmark(Benchmark):
         combine: Fusion = "sum",
         window: float = 8.0,
         audio_frames: int = 1024,
+        recall_softmax: RecallSoftmax | None = None,
         background: bool = False,
         length_model: Literal["poisson", "none"] = "poisson",
         lengths: str | None = None,
@@ -161,6 +168,7 @@ class LocalizationBenchmark(Benchmark):
         self.kind, self.steps, self.annotations, self.videos = kind, steps, annotations, videos
         self.features, self.audio, self.letters, self.combine = features, audio, gallery, combine
         self.window, self.audio_frames, self.background = window, audio_frames, background
+        self.recall_softmax: RecallSoftmax = recall_softmax or ("none" if kind == "crosstask" else "steps")
         self.length_model, self.lengths, self.frame_rate = length_model, lengths, frame_rate
         self.unknown, self.batch_size = unknown, batch_size
         self._videos: Any = None
@@ -254,19 +262,20 @@ class LocalizationBenchmark(Benchmark):
             raise InputError(f"video {video.id}: expected finite scores, found NaN or infinity among them")
         log_probs = torch.log_softmax(scores, dim=1).cpu().numpy()
         changed = dict(video.changed)
-        counts, precision = self._recall(video, scores.cpu().numpy(), log_probs, changed)
+        counts, precision = self._recall(video, scores.cpu().numpy(), changed)
         overlap, labels = self._alignment(video, log_probs, changed)
         return VideoResult(counts, precision, overlap, labels, changed)
 
     def _recall(
-        self, video: Any, scores: np.ndarray, log_probs: np.ndarray, changed: dict[str, int]
+        self, video: Any, scores: np.ndarray, changed: dict[str, int]
     ) -> tuple[StepCounts | None, tuple[np.ndarray, np.ndarray] | None]:
         if self.kind == "crosstask":
-            own, truth = scores[:, video.columns], video.truth
+            columns, truth = video.columns, video.truth
+            precision = scores[:, columns].astype(np.float32), truth
         else:
-            own = log_probs[:, [segment.step for segment in video.segments]]
-            truth = video.entry_truth()
-        precision = (own.astype(np.float32), truth) if self.kind == "crosstask" else None
+            columns, truth = [segment.step for segment in video.segments], video.entry_truth()
+            precision = None
+        own = step_scores(scores, columns, self.recall_softmax)
         if own.shape[1] == 0:
             return StepCounts(video.task, 0, 0), precision
         if len(own) < own.shape[1]:

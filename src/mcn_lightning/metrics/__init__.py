@@ -4,6 +4,7 @@ from mcn_lightning.metrics.alignment import align, foreground_mean, frame_accura
 from mcn_lightning.metrics.clustering import ClusterQuality, LabelledFeatures, adjusted_rand_index, mean_entropy, purity
 from mcn_lightning.metrics.full_video import FullVideoRetrieval, full_video_metrics
 from mcn_lightning.metrics.localization import (
+    RecallSoftmax,
     StepCounts,
     assign_steps,
     average_precision,
@@ -11,6 +12,7 @@ from mcn_lightning.metrics.localization import (
     recall_mean_over_videos,
     recall_pooled,
     step_hits,
+    step_scores,
 )
 from mcn_lightning.metrics.recognition import ClassAccuracy, class_metrics, neighbour_metrics
 from mcn_lightning.metrics.retrieval import RetrievalRecall, expected_ranks, query_density, retrieval_metrics
@@ -20,6 +22,7 @@ __all__ = [
     "ClusterQuality",
     "FullVideoRetrieval",
     "LabelledFeatures",
+    "RecallSoftmax",
     "RetrievalRecall",
     "StepCounts",
     "adjusted_rand_index",
@@ -42,4 +45,5 @@ __all__ = [
     "retrieval_metrics",
     "segment_overlap",
     "step_hits",
+    "step_scores",
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,37 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+RecallSoftmax = Literal["none", "steps", "all"]
+"""What the log-softmax of a second runs over before step recall; see `step_scores`."""
+
+
+def step_scores(similarities: np.ndarray, columns: slice | Sequence[int], softmax: RecallSoftmax) -> FloatArray:
+    """Return the scores by which a video's steps are put at seconds.
+
+    The released evaluation assigns CrossTask's steps by similarities. On MiningYouTube it first takes the log-softmax
+    over the video's own steps (a step that comes twice counts twice). The log-softmax over the texts of all steps is
+    what alignment uses. The three choose different seconds: a log-softmax lowers all steps of a second that fits
+    several texts.
+
+    Args:
+        similarities: of each second to all texts, ``(T, texts)``.
+        columns: texts of the video's steps, in their order; a text may come several times.
+        softmax: what the log-softmax of a second runs over: none, the steps in ``columns``, or all texts.
+
+    Returns:
+        ``(T, S)`` float64.
+    """
+    scores = np.asarray(similarities, dtype=np.float64)
+    if softmax == "all":
+        return _log_softmax(scores)[:, columns]
+    return _log_softmax(scores[:, columns]) if softmax == "steps" else scores[:, columns]
+
+
+def _log_softmax(scores: FloatArray) -> FloatArray:
+    if scores.shape[1] == 0:
+        return scores
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def assign_steps(scores: np.ndarray) -> IntArray:
