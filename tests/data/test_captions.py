@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from mcn_lightning.data.batch import BadVideo, InputError
-from mcn_lightning.data.captions import Captions, parse_captions, read_captions
+from mcn_lightning.data.captions import Captions, describe_dropped, parse_captions, read_captions
 
 GOOD = {"start": [0.0, 2.5], "end": [2.0, 5.0], "text": ["mix the flour", "it's ready"]}
 
@@ -51,7 +51,6 @@ def test_pickles(tmp_path, kind, protocol):
 
 
 def bad_entries():
-    nan = float("nan")
     return {
         "none": (None, "expected an entry for this video, found none"),
         "a number": (5, "columns start, end and text"),
@@ -63,18 +62,13 @@ def bad_entries():
         "text is one text": ({"start": [0, 1], "end": [1, 2], "text": "ab"}, "column text"),
         "lengths": ({**GOOD, "end": [1.0]}, "one length, found 2 start, 1 end, 2 text"),
         "nothing": ({"start": [], "end": [], "text": []}, "at least one caption"),
-        "end before start": ({**GOOD, "end": [2.0, 2.4]}, "found 2.5 to 2.4 in caption 1"),
-        "no duration": ({**GOOD, "end": [0.0, 5.0]}, "found 0.0 to 0.0 in caption 0"),
-        "negative": ({**GOOD, "start": [-1.0, 2.5]}, "found -1.0 to 2.0 in caption 0"),
-        "nan": ({**GOOD, "end": [2.0, nan]}, "found 2.5 to nan in caption 1"),
-        "infinite": ({**GOOD, "end": [2.0, float("inf")]}, "found 2.5 to inf in caption 1"),
-        "a word for a time": ({**GOOD, "start": ["soon", 1]}, "numbers in the column start"),
         "a table for a time": ({**GOOD, "start": [[0.0], [2.5]]}, "a list in the column start"),
-        "a number for a text": ({**GOOD, "text": ["a", 7]}, "expected text, found 7 in caption 1"),
-        "a missing text": ({**GOOD, "text": ["a", None]}, "expected text, found None in caption 1"),
-        "fractional topics": ({**GOOD, "topic": [0.5, 1.0]}, "whole numbers in the column topic"),
-        "too few topics": ({**GOOD, "topic": [1]}, "2 whole numbers in the column topic"),
-        "ragged topics": ({**GOOD, "topic": [[1], [1, 2]]}, "column topic"),
+        "too few topics": ({**GOOD, "topic": [1]}, "2 whole numbers in the column topic, found 1 rows"),
+        "ragged topics": ({**GOOD, "topic": [[1], [1, 2]]}, "found 2 captions: 2 with a topic that is no whole number"),
+        "nothing is left": (
+            {"start": [1.0, 2.5, 3.0], "end": [1.0, 5.0, 4.0], "text": ["a", None, float("nan")]},
+            "at least one caption that can be used, found 3 captions: 2 without text, 1 of no length",
+        ),
     }
 
 
@@ -92,6 +86,50 @@ def test_a_bad_entry_is_a_bad_video_that_names_the_file(tmp_path, kind):
     assert read["a"].video == "a" and "\n" not in read["a"].reason
     assert read["a"].reason.startswith(f"{path}: captions of a: ") and part in read["a"].reason
     assert "captions of c: expected an entry for this video, found none" in read["c"].reason
+
+
+NAN = float("nan")
+BAD_CAPTIONS = [
+    ({"text": None}, "without text"),
+    ({"text": NAN}, "without text"),
+    ({"text": 7}, "without text"),
+    ({"end": 7.0}, "of no length"),
+    ({"end": 6.5}, "that end before they start"),
+    ({"start": -1.0}, "that start before 0 s"),
+    ({"end": NAN}, "with a time that is no number"),
+    ({"end": float("inf")}, "with a time that is no number"),
+    ({"start": None}, "with a time that is no number"),
+    ({"start": "soon"}, "with a time that is no number"),
+    ({"topic": NAN}, "with a topic that is no whole number"),
+    ({"topic": 0.5}, "with a topic that is no whole number"),
+    ({"said": None}, "without text in the column said"),
+    ({"said": [NAN]}, "without text in the column said"),
+]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("form", ["lists", "frame"])
+@pytest.mark.parametrize(("changed", "reason"), BAD_CAPTIONS)
+def test_one_bad_caption_is_dropped_and_counted_by_its_reason(form, changed, reason, place):
+    rows = [
+        {"start": 0.0, "end": 2.0, "text": "mix the flour", "topic": 3, "said": "mix"},
+        {"start": 2.5, "end": 5.0, "text": "it's ready", "topic": 1, "said": ["done", "ready"]},
+    ]
+    rows.insert(place, {"start": 7.0, "end": 9.0, "text": "eat", "topic": 5, "said": "eat"} | changed)
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    found = parse_captions(columns if form == "lists" else pd.DataFrame(columns), "said")
+    same(found, [3, 1])
+    assert found.dropped == {reason: 1} and found.choices == (("mix",), ("done", "ready"))
+
+
+def test_good_captions_drop_none_and_an_empty_text_stays():
+    assert parse_captions({**GOOD, "text": ["", "it's ready"]}).text == ("", "it's ready")
+    assert parse_captions(GOOD).dropped == {} and describe_dropped({}) == ""
+
+
+def test_a_text_among_several_that_is_none_is_left_out_of_the_draw():
+    found = parse_captions({**GOOD, "said": [["a", None, "b"], "c"]}, "said")
+    assert found.choices == (("a", "b"), ("c",)) and found.dropped == {}
 
 
 @pytest.mark.parametrize(

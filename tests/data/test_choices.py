@@ -40,10 +40,16 @@ def test_all_texts_reach_the_vocabulary():
     assert parse_captions(ENTRY).all_texts() == ["one", "two"]
 
 
-@pytest.mark.parametrize("column", [[["a"], []], [["a"]], [["a"], [3]], [["a"], 3]])
-def test_bad_choices_are_refused(column):
-    with pytest.raises(InputError, match="expected"):
-        parse_captions(ENTRY | {"more": column}, "more")
+@pytest.mark.parametrize("column", [[["a"], []], [["a"], [3]], [["a"], 3], [["a"], None]])
+def test_a_caption_without_choices_is_dropped(column):
+    found = parse_captions(ENTRY | {"more": column}, "more")
+    assert found.text == ("one",) and found.choices == (("a",),)
+    assert found.dropped == {"without text in the column more": 1}
+
+
+def test_too_few_choices_are_refused():
+    with pytest.raises(InputError, match="for each of 2 captions in the column more, found 1 rows"):
+        parse_captions(ENTRY | {"more": [["a"]]}, "more")
 
 
 def test_a_column_that_is_not_there():

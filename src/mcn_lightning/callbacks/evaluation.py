@@ -216,7 +216,13 @@ def find_topics(features: Tensor, topics: int) -> Tensor:
     return found
 
 
-def format_table(metrics: dict[str, float], directions: Sequence[str], count: int, epoch: int | None = None) -> str:
+def format_table(
+    metrics: dict[str, float],
+    directions: Sequence[str],
+    count: int,
+    epoch: int | None = None,
+    dropped: str = "",
+) -> str:
     """Lay out recall and median rank, a direction a row, with chance in the last row.
 
     Args:
@@ -224,6 +230,7 @@ def format_table(metrics: dict[str, float], directions: Sequence[str], count: in
         directions: the rows.
         count: N, held-out clips.
         epoch: training epochs done when these figures were taken; not said when ``None``.
+        dropped: how many captions are not among the clips since they cannot be used, in words.
     """
     title = f"held-out clips: {count}" + ("" if epoch is None else f", after epoch {epoch}")
     rows: list[tuple[str, ...]] = [(title, "R@1", "R@5", "R@10", "median rank")]
@@ -238,6 +245,8 @@ def format_table(metrics: dict[str, float], directions: Sequence[str], count: in
         for row in rows
     ]
     extra = [f"{name}: {metrics[name]:.3f}" for name in ("nmi", "purity", "topics_nmi") if name in metrics]
+    if dropped:
+        extra.append(f"left out: {dropped}")
     return "\n".join([*lines, *extra])
 
 
@@ -277,7 +286,7 @@ class RetrievalEvaluation(Callback):
         self._recalls: dict[str, RetrievalRecall] = {}
         self._quality = ClusterQuality()
         self._labelled = LabelledFeatures()
-        self._last: tuple[dict[str, float], list[str], int, int | None] | None = None
+        self._last: tuple[dict[str, float], list[str], int, int | None, str] | None = None
         self._ids: set[str] = set()
 
     def _start(self, module: LightningModule) -> None:
@@ -325,7 +334,9 @@ class RetrievalEvaluation(Callback):
         for name, value in metrics.items():
             module.log(f"{stage}/{name}", value, prog_bar=name in (shown, "nmi"), batch_size=1, sync_dist=world() > 1)
         epoch = trainer.current_epoch + 1 if trainer.state.fn == TrainerFn.FITTING else None
-        self._last = metrics, list(self._recalls), count, epoch
+        data: Any = getattr(trainer, "datamodule", None)
+        dropped = data.dropped_captions(stage) if hasattr(data, "dropped_captions") else ""
+        self._last = metrics, list(self._recalls), count, epoch, dropped
 
     def _count(self, module: LightningModule) -> int:
         """Return the number of clips, each once, of all processes."""

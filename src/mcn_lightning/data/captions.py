@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ class Captions:
         text: one string a caption.
         topics: known topic of each caption, ``(captions,)`` int64, where the data set has topics.
         choices: the texts that training draws from, one sequence a caption, where they are others than ``text``.
+        dropped: captions that could not be used and are not among these, by reason.
     """
 
     start: np.ndarray
@@ -32,6 +35,7 @@ class Captions:
     text: Sequence[str]
     topics: np.ndarray | None = None
     choices: Sequence[Sequence[str]] | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.text)
@@ -92,6 +96,8 @@ def _captions_of(path: Path, video: str, entry: Any, train_column: str) -> Capti
 def parse_captions(entry: Any, train_column: str = "text") -> Captions:
     """Check and convert the captions of one video.
 
+    A caption that cannot be used is dropped and counted in ``dropped``; those that are left are numbered from 0.
+
     Args:
         entry: a mapping or a data frame with the columns ``start``, ``end`` and ``text``, and perhaps ``topic``.
         train_column: column of the texts, or lists of texts, that training draws from.
@@ -100,8 +106,8 @@ def parse_captions(entry: Any, train_column: str = "text") -> Captions:
         The captions.
 
     Raises:
-        InputError: if a column is missing or of another length or type, a time is not a number or is negative, or a
-            caption ends where it starts or earlier; the message does not name the file.
+        InputError: if a column is missing, is no list or has another length, or no caption can be used; the message
+            does not name the file.
     """
     if entry is None:
         raise InputError("expected an entry for this video, found none")
@@ -109,51 +115,105 @@ def parse_captions(entry: Any, train_column: str = "text") -> Captions:
     if missing := [name for name in dict.fromkeys(("start", "end", "text", train_column)) if name not in columns]:
         raise InputError(f"expected the columns start, end and text, found no {' and no '.join(missing)}")
     start, end = _times(entry["start"], "start"), _times(entry["end"], "end")
-    text = _texts(entry["text"])
+    text = _column(entry["text"], "text")
     if not len(start) == len(end) == len(text):
         raise InputError(f"expected columns of one length, found {len(start)} start, {len(end)} end, {len(text)} text")
     if not text:
         raise InputError("expected at least one caption, found none")
-    for number, (first, stop) in enumerate(zip(start.tolist(), end.tolist(), strict=True)):
-        if not (0 <= first < stop < np.inf):
-            raise InputError(f"expected 0 <= start < end in seconds, found {first} to {stop} in caption {number}")
     topics = _topics(entry["topic"], len(text)) if "topic" in columns else None
     choices = None if train_column == "text" else _choices(entry[train_column], train_column, len(text))
-    return Captions(start, end, text, topics, choices)
+    faults = [_fault(*caption) for caption in zip(start.tolist(), end.tolist(), text, strict=True)]
+    if choices is not None:
+        faults = _mark(faults, [not found for found in choices], f"without text in the column {train_column}")
+    if topics is not None:
+        faults = _mark(faults, [topic is None for topic in topics], "with a topic that is no whole number")
+    kept = [number for number, fault in enumerate(faults) if fault is None]
+    dropped = dict(Counter(fault for fault in faults if fault is not None))
+    if not kept:
+        raise InputError(f"expected at least one caption that can be used, found {describe_dropped(dropped)}")
+    return Captions(
+        start[kept],
+        end[kept],
+        tuple(text[number] for number in kept),
+        None if topics is None else np.array([topics[number] for number in kept], dtype=np.int64),
+        None if choices is None else tuple(choices[number] for number in kept),
+        dropped,
+    )
+
+
+def describe_dropped(dropped: Mapping[str, int]) -> str:
+    """Return how many captions were dropped and why: "4 captions: 3 without text, 1 of no length"; empty for none."""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items(), key=lambda item: -item[1]))
+    total = sum(dropped.values())
+    return f"{total} caption{'s' * (total > 1)}: {reasons}" if dropped else ""
+
+
+def total_reasons(each: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Add up how many captions were dropped, by reason."""
+    total = Counter[str]()
+    for dropped in each:
+        total.update(dropped)
+    return dict(total)
+
+
+def _fault(start: float, end: float, text: Any) -> str | None:
+    """Return why a caption cannot be used; ``None`` where it can."""
+    if not isinstance(text, str):  # null, or the NaN of a data frame
+        return "without text"
+    if not (math.isfinite(start) and math.isfinite(end)):
+        return "with a time that is no number"
+    if start < 0:
+        return "that start before 0 s"
+    if end == start:
+        return "of no length"
+    return "that end before they start" if end < start else None
+
+
+def _mark(faults: Sequence[str | None], absent: Sequence[bool], fault: str) -> list[str | None]:
+    return [known or (fault if lacks else None) for known, lacks in zip(faults, absent, strict=True)]
 
 
 def _choices(column: Any, name: str, count: int) -> tuple[tuple[str, ...], ...]:
-    choices = tuple((item,) if isinstance(item, str) else _texts(item) for item in column)
-    if len(choices) != count or not all(choices):
-        raise InputError(f"expected texts for each of {count} captions in the column {name}, found {len(choices)} rows")
-    return choices
+    """Return the texts of each caption that are texts."""
+    found = [(item,) if isinstance(item, str) or not _is_list(item) else tuple(item) for item in _column(column, name)]
+    if len(found) != count:
+        raise InputError(f"expected texts for each of {count} captions in the column {name}, found {len(found)} rows")
+    return tuple(tuple(text for text in texts if isinstance(text, str)) for texts in found)
 
 
 def _times(column: Any, name: str) -> np.ndarray:
+    """Return the times of a column; NaN for what is no number."""
+    values = _column(column, name)
     try:
-        times = np.asarray(column, dtype=np.float64)
+        times = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        raise InputError(f"expected numbers in the column {name}, found something else") from None
+        times = np.array([_number(value) for value in values], dtype=np.float64)
     if times.ndim != 1:
         raise InputError(f"expected a list in the column {name}, found an array of shape {times.shape}")
     return times
 
 
-def _texts(column: Any) -> tuple[str, ...]:
-    if isinstance(column, str | bytes) or not isinstance(column, Iterable):
-        raise InputError(f"expected a list in the column text, found a {type(column).__name__}")
-    texts = tuple(column)
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"expected text, found {text!r} in caption {number}")
-    return texts
-
-
-def _topics(column: Any, count: int) -> np.ndarray:
+def _number(value: Any) -> float:
     try:
-        topics = np.asarray(column)
-    except ValueError:
-        raise InputError(f"expected {count} whole numbers in the column topic, found lists") from None
-    if topics.shape != (count,) or topics.dtype.kind not in "iu":
-        raise InputError(f"expected {count} whole numbers in the column topic, found {topics.dtype} {topics.shape}")
-    return topics.astype(np.int64)
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+
+
+def _column(column: Any, name: str) -> tuple[Any, ...]:
+    if not _is_list(column):
+        raise InputError(f"expected a list in the column {name}, found a {type(column).__name__}")
+    return tuple(column)
+
+
+def _topics(column: Any, count: int) -> list[int | None]:
+    """Return the topic of each caption; ``None`` for what is no whole number (a data frame makes them floats)."""
+    topics = _column(column, "topic")
+    if len(topics) != count:
+        raise InputError(f"expected {count} whole numbers in the column topic, found {len(topics)} rows")
+    numbers = (topic if isinstance(topic, int | float | np.number) else math.nan for topic in topics)
+    return [int(number) if float(number).is_integer() else None for number in numbers]

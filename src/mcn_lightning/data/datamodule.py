@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mcn_lightning.data.batch import MODALITIES, ClipBatch, InputError, Modality
+from mcn_lightning.data.captions import describe_dropped
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.evaluation import EvaluationData
 from mcn_lightning.data.features import DEFAULT_STREAMS, AudioConfig, VisualStream
@@ -171,6 +172,13 @@ class NarratedVideos(LightningDataModule):
         if not opened:
             self._skipped.total = len(self.datasets.get("train", ()))
             self._skipped.add(self.splits.lost())
+            if self.trainer is None or self.trainer.is_global_zero:  # the same captions on every process: one says it
+                self._skipped.captions = self.dropped_captions("train")
+
+    def dropped_captions(self, split: str) -> str:
+        """Return in words how many captions of a split cannot be used, and why; empty for none; after ``setup``."""
+        dataset = self.datasets.get(split)
+        return "" if dataset is None else describe_dropped(dataset.source.dropped())
 
     def evaluation_data(self) -> EvaluationData:
         """Return what reads the benchmarks' own files, in the form that this data has."""

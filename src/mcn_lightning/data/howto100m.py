@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mcn_lightning.data.batch import MODALITIES, BadVideo, InputError, Modality
-from mcn_lightning.data.captions import Captions
+from mcn_lightning.data.captions import Captions, total_reasons
 from mcn_lightning.data.clips import Clip
 from mcn_lightning.data.features import (
     DEFAULT_STREAMS,
@@ -141,6 +141,13 @@ class LayoutVideos:
     def damage(self, index: int, error: Exception) -> str | None:
         """Return nothing: what is read from these files is checked."""
         return None
+
+    def dropped(self) -> Mapping[str, int]:
+        """Return how many captions of its videos were dropped, by reason; those of a video without any other are not
+        counted: it is unusable as a whole.
+        """
+        entries = [(self.captions or {}).get(self.id(index)) for index in range(len(self))]
+        return total_reasons(entry.dropped for entry in entries if isinstance(entry, Captions))
 
     def texts(self, index: int) -> list[str]:
         """Return every text of the captions of a video, be its features usable or not."""

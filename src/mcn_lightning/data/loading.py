@@ -20,7 +20,9 @@ logger = logging.getLogger(__name__)
 
 
 class SkippedVideos:
-    """The training videos that could not be used: each reason is logged once, their number once an epoch.
+    """The training videos and captions that could not be used.
+
+    The reason of each video is logged once, the number of videos and captions once an epoch.
 
     Args:
         max_share: share of the training videos that may be unusable.
@@ -30,6 +32,7 @@ class SkippedVideos:
     def __init__(self, max_share: float, total: int = 0) -> None:
         self.max_share, self.total = max_share, total
         self.videos: set[str] = set()
+        self.captions = ""  # how many of the usable videos' captions were dropped, in words
         self._reasons: set[str] = set()
         self._epoch: int | None = None
         self._in_epoch = 0
@@ -44,6 +47,8 @@ class SkippedVideos:
         """Say what the epoch went without."""
         if self._epoch is not None and self._in_epoch:
             logger.warning("epoch %d went without %d of %d videos", self._epoch, self._in_epoch, self.total)
+        if self._epoch is not None and self.captions:
+            logger.warning("epoch %d went without %s", self._epoch, self.captions)
         self._epoch, self._in_epoch = None, 0
 
     def add(self, skipped: Sequence[BadVideo]) -> None:

@@ -30,6 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mcn_lightning.data.batch import InputError
+from mcn_lightning.data.captions import describe_dropped, total_reasons
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.features import VisualStream
 from mcn_lightning.data.shard_files import BAD, COLUMNS, FORMAT, INDEX, STREAM_COLUMNS, ShardIndex, checksum, shard_name
@@ -80,6 +81,7 @@ class PackReport:
         bytes_out: bytes of the shards and the index.
         shards: how many shards.
         skipped: id of each video that was left out, and why.
+        dropped: captions of the other videos that were left out, by reason.
         seconds: what this run took.
     """
 
@@ -89,6 +91,7 @@ class PackReport:
     bytes_out: int
     shards: int
     skipped: dict[str, str]
+    dropped: dict[str, int]
     seconds: float
 
     def __str__(self) -> str:
@@ -101,6 +104,8 @@ class PackReport:
         lines += [f"  {name}: {reason}" for name, reason in list(self.skipped.items())[:10]]
         if len(self.skipped) > 10:
             lines.append(f"  and {len(self.skipped) - 10} more, all of them in {SKIPPED}")
+        if self.dropped:
+            lines.append(f"dropped {describe_dropped(self.dropped)}")
         return "\n".join(lines)
 
 
@@ -365,6 +370,7 @@ def _write_index(job: _Job, plan: list[Range], fingerprint: str) -> None:
     }
     spoken: list[list[str]] = []
     shards, skipped = [], {name: {} for name in job.splits}  # type: ignore[var-annotated]
+    dropped: dict[str, dict[str, int]] = {name: {} for name in job.splits}
     for number, (name, _, _) in enumerate(plan):
         about = json.loads((job.output / shard_name(number)).with_suffix(".json").read_text())
         rows = about["rows"]
@@ -373,6 +379,7 @@ def _write_index(job: _Job, plan: list[Range], fingerprint: str) -> None:
             columns[name][column].extend(values)
         spoken.append(about["words"])
         skipped[name].update(about["skipped"])
+        dropped[name] = total_reasons([dropped[name], about.get("dropped", {})])
         shards.append({key: about[key] for key in ("bytes", "sha256", "seconds", "bytes_in")})
     tensors: dict[str, Tensor] = {}
     kinds = COLUMNS | {f"{name}_{n}": kind for name, kind in STREAM_COLUMNS.items() for n in range(len(job.streams))}
@@ -386,7 +393,14 @@ def _write_index(job: _Job, plan: list[Range], fingerprint: str) -> None:
     numbers = {word: number for number, word in enumerate(words)}
     tensors["shard_word"] = torch.tensor([numbers[word] for each in spoken for word in each], dtype=torch.int32)
     tensors["shard_word_end"] = torch.tensor([len(each) for each in spoken], dtype=torch.int64).cumsum(0)
-    about = {"format": FORMAT, "fingerprint": fingerprint, "options": job.options, "shards": shards, "skipped": skipped}
+    about = {
+        "format": FORMAT,
+        "fingerprint": fingerprint,
+        "options": job.options,
+        "shards": shards,
+        "skipped": skipped,
+        "dropped": dropped,
+    }
     partial = _partial(job.output / INDEX)
     _save(tensors, partial, {"index": json.dumps(about)})  # one key: the order of several is not fixed
     if any(skipped.values()):
@@ -419,6 +433,7 @@ def _report(index: ShardIndex, seconds: float) -> PackReport:
         bytes_out=sum(sizes),
         shards=len(index.shards),
         skipped=skipped,
+        dropped=total_reasons(index.dropped.values()),
         seconds=seconds,
     )
 

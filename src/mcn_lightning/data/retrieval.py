@@ -301,6 +301,10 @@ class PickledClips:
         """Return nothing: every clip is checked."""
         return None
 
+    def dropped(self) -> Mapping[str, int]:
+        """Return how many captions were dropped, by reason."""
+        return {}
+
     def texts(self) -> list[str]:
         """Return all captions, those of clips that cannot be used among them, and the names of classes as words."""
         return self._texts + [class_text(name) for name in self.classes or ()]

@@ -18,7 +18,8 @@ each kind of thing, with the videos one after the other:
 
 The index has for each split the tables ``<split>/<column>`` (see ``COLUMNS``), one row a video; the words of all
 captions, and for each shard the numbers of its vocabulary among them (``shard_word``, ``shard_word_end``); and as
-metadata the options the shards were packed with and the size and SHA-256 of each shard. Both are mapped, never read
+metadata the options the shards were packed with, the size and SHA-256 of each shard, which videos were skipped and how
+many captions were dropped (by split and reason). Both are mapped, never read
 whole: any number of workers shares one copy in the page cache.
 """
 
@@ -203,6 +204,7 @@ class ShardIndex:
             self.options: dict[str, Any] = about["options"]
             self.shards: list[dict[str, Any]] = about["shards"]
             self.reasons: dict[str, dict[str, str]] = about["skipped"]
+            self.dropped: dict[str, dict[str, int]] = about.get("dropped", {})  # which older shards do not know
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: expected an index of {FORMAT}, found something else ({error})") from None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mcn_lightning.data.batch import InputError
-from mcn_lightning.data.captions import Captions
+from mcn_lightning.data.captions import Captions, total_reasons
 from mcn_lightning.data.clips import Clip, ClipConfig
 from mcn_lightning.data.features import VisualStream, all_finite, max_rows
 from mcn_lightning.data.shard_files import BAD, COLUMNS, STREAM_COLUMNS
@@ -54,6 +54,9 @@ class PackableSource(Protocol):
     def open(self, index: int) -> PackableVideo:
         """Open a video, or raise ``InputError``."""
 
+    def dropped(self) -> Mapping[str, int]:
+        """Return how many captions of its usable videos were dropped, by reason."""
+
     def stored_bytes(self, index: int) -> tuple[int, int]:
         """Return the bytes of the visual features and of the spectrogram of a video as stored; 0 where absent."""
 
@@ -86,6 +89,7 @@ class ShardContents:
         self.rows: dict[str, list[int]] = {name: [] for name in column_names(len(self.streams)) if name != "id_end"}
         self.at = dict.fromkeys(("caption", "frame", *(f"row_{s}" for s in range(len(self.streams)))), 0)
         self.skipped: dict[str, str] = {}
+        self.dropped: Mapping[str, int] = {}
         self.words: dict[str, int] = {}
         self.seconds, self.bytes_in = 0.0, 0
 
@@ -110,6 +114,8 @@ class ShardContents:
             self.at[name] += counts[following]
         for number in range(len(self.streams) if self.keep_frames else 0):
             self.at[f"row_{number}"] += counts[f"rows_{number}"]
+        if video.captions is not None:
+            self.dropped = total_reasons([self.dropped, video.captions.dropped])
         self.seconds += video.duration if np.isfinite(video.duration) else 0.0
         self.bytes_in += sum(split.source.stored_bytes(index))
 
@@ -170,6 +176,7 @@ class ShardContents:
         return {
             "rows": self.rows,
             "skipped": self.skipped,
+            "dropped": dict(self.dropped),
             "words": list(self.words),
             "seconds": self.seconds,
             "bytes_in": self.bytes_in,

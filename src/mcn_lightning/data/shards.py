@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +109,10 @@ class ShardVideos:
             BadVideo(self.id(index), broken.get(int(shards[index])) or self.index.reasons[self.split][str(index)])
             for index in np.flatnonzero(np.isin(shards, [BAD, *lost])).tolist()
         ]
+
+    def dropped(self) -> Mapping[str, int]:
+        """Return how many captions were dropped when its videos were packed, by reason."""
+        return self.index.dropped.get(self.split, {}) if self.with_captions else {}
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 from safetensors.torch import load, save
 
 from mcn_lightning.data.batch import BadVideo, InputError
+from mcn_lightning.data.captions import total_reasons
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.features import AudioConfig, VisualStream
 from mcn_lightning.data.packing import PackConfig, PackReport
@@ -57,7 +58,7 @@ def pack_streaming(splits: dict[str, Split], options: dict[str, Any], streams: S
     address = config.output.rstrip("/")
     if "://" not in address and Path(address).exists() and any(Path(address).iterdir()):
         raise InputError(f"--pack.output {address}: expected an empty folder, found files; choose another")
-    videos, seconds, bytes_in, bytes_out, skipped = 0, 0.0, 0, 0, {}
+    videos, seconds, bytes_in, bytes_out, skipped, dropped = 0, 0.0, 0, 0, {}, dict[str, int]()
     for name, split in splits.items():
         litdata.optimize(
             fn=partial(_record, name, split, list(streams), clips, config, options),
@@ -77,7 +78,9 @@ def pack_streaming(splits: dict[str, Split], options: dict[str, Any], streams: S
             videos += about["skipped"] is None
             seconds, bytes_in = seconds + about["seconds"], bytes_in + about["bytes_in"]
             bytes_out += about["bytes"]
-    return PackReport(videos, seconds / 3600, bytes_in, bytes_out, len(splits), skipped, time.monotonic() - started)
+        dropped = total_reasons([dropped, made.dropped()])
+    took = time.monotonic() - started
+    return PackReport(videos, seconds / 3600, bytes_in, bytes_out, len(splits), skipped, dropped, took)
 
 
 def _record(name: str, split: Split, streams: list[VisualStream], clips: ClipConfig, config: PackConfig,
@@ -91,8 +94,9 @@ def _record(name: str, split: Split, streams: list[VisualStream], clips: ClipCon
             "streams": [dataclasses.asdict(stream) for stream in streams],
             "keep_frames": config.keep_frames,
         }
+        head = {"format": FORMAT, "options": known, "words": sorted(words)}
         return {
-            "about": json.dumps({"format": FORMAT, "options": known, "words": sorted(words)}).encode(),
+            "about": json.dumps(head | {"dropped": dict(source.dropped())}).encode(),
             "shard": b"",
         }
     shard = ShardContents(streams, clips, config.keep_frames)
@@ -169,6 +173,7 @@ class StreamingVideos:
             raise InputError(f"{address}: expected LitData records of {FORMAT}, found {what}") from None
         self.options: dict[str, Any] = head["options"]
         self.words: list[str] = head["words"]
+        self._dropped: dict[str, int] = head.get("dropped", {})  # which older records do not know
         self.keep_frames = bool(self.options["keep_frames"])
 
     def __len__(self) -> int:
@@ -178,6 +183,10 @@ class StreamingVideos:
     def widths(self) -> tuple[int, ...]:
         """Widths of the visual streams that are read."""
         return tuple(stream.width for stream in self.streams)
+
+    def dropped(self) -> Mapping[str, int]:
+        """Return how many captions were dropped when its videos were packed, by reason."""
+        return self._dropped
 
     def set_text(self, text: TextSource | None) -> None:
         """Take the text source that gives words their indices."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -116,6 +116,9 @@ class VideoSource(Protocol):
 
     def damage(self, index: int, error: Exception) -> str | None:
         """Return what is damaged where reading a video ended in an error; ``None`` where it is nothing stored."""
+
+    def dropped(self) -> Mapping[str, int]:
+        """Return how many captions of its usable videos were dropped, by reason."""
 
     def open(self, index: int) -> StoredVideo:
         """Open a video.
