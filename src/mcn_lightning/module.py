@@ -6,11 +6,11 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal
 
 import torch
-from pytorch_lightning import LightningModule
-from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning import Callback, LightningModule
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,6 +23,7 @@ from mcn_lightning.clustering import (
     make_clustering,
 )
 from mcn_lightning.data.batch import MODALITIES, ClipBatch, InputError
+from mcn_lightning.data.config import as_config
 from mcn_lightning.distributed import numbers_of_all, reach, world
 from mcn_lightning.losses import (
     ClusterLoss,
@@ -33,9 +34,8 @@ from mcn_lightning.losses import (
     reconstruction_loss,
 )
 from mcn_lightning.models import MCN, MCNOutput, NetworkConfig
+from mcn_lightning.models.mcn import OF_DATA
 from mcn_lightning.models.weights import read_weights
-
-Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -72,29 +72,29 @@ def learning_rate_factor(step: int, warmup_steps: int, total_steps: float, sched
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
-def _as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
-    """Return a configuration dataclass, rebuilt from plain data when it comes out of a checkpoint."""
-    if not isinstance(value, Mapping):
-        return value
-    hints = get_type_hints(kind)
-    fields = {
-        name: _as_config(hints[name], item) if isinstance(item, Mapping) else item for name, item in value.items()
-    }
-    return kind(**fields)
-
-
 def _features(output: MCNOutput) -> dict[str, Tensor]:
     """Return what may be clustered: the embeddings, and their mean."""
     return {**output.embeddings(), MEAN: output.mean()}
 
 
+def _not_chosen(network: NetworkConfig | Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the sizes of inputs that somebody has left out, or as they are by default."""
+    if isinstance(network, Mapping):
+        return tuple(name for name in OF_DATA if name not in network)
+    defaults = NetworkConfig()
+    return tuple(name for name in OF_DATA if getattr(network, name, None) == getattr(defaults, name))
+
+
 class MCNModule(LightningModule):
     """Train MCN: contrastive loss over the pairs of modalities, cluster contrast, reconstruction.
 
-    On several processes, losses and clusters are those of the clips of all of them together.
+    On several processes, losses and clusters are those of the clips of all of them together. The module brings the
+    callbacks of a run with it (k-means, evaluation on held-out clips, speed, saving), as far as the trainer has none of
+    their class. In Python, every option may also be a plain dict.
 
     Args:
-        network: shape of the network; where there are weights to start from, their shape takes its place.
+        network: shape of the network; where there are weights to start from, their shape takes its place. Modalities
+            and sizes of the inputs that are left out are those of the data module.
         loss: losses and their weights.
         clustering: queue and k-means.
         optimizer: optimiser and learning rate.
@@ -116,12 +116,30 @@ class MCNModule(LightningModule):
     ) -> None:
         super().__init__()
         start = None if weights is None else read_weights(weights)
-        self.network_config = _as_config(NetworkConfig, network)
+        self._free = _not_chosen(network) if start is None else ()
+        self.network_config = as_config(NetworkConfig, network, "--model.network")
         if start is not None:
             self.network_config = start.follow(self.network_config)
-        self.loss_config = _as_config(LossConfig, loss)
-        self.clustering_config = _as_config(ClusteringConfig, clustering)
-        self.optimizer_config = _as_config(OptimizerConfig, optimizer)
+        self.loss_config = as_config(LossConfig, loss, "--model.loss")
+        self.clustering_config = as_config(ClusteringConfig, clustering, "--model.clustering")
+        self.optimizer_config = as_config(OptimizerConfig, optimizer, "--model.optimizer")
+        self._build()
+        self.cluster_reports: dict[str, KMeansReport] = {}
+        self.step_clips = 0  # clips of the last step on all processes
+        self._recluster: Literal["no", "warm", "fresh"] = "no"
+        self._watch = FiniteWatch()
+        self._idle = False
+        if start is not None:
+            start.load(self.network)
+            if getattr(rank_zero_only, "rank", 0) == 0:
+                print(f"--model.weights {start.describe(self.network_config)}", flush=True)
+
+    def _build(self) -> None:
+        """Build the parts that the options describe, and keep the options for checkpoints.
+
+        Raises:
+            InputError: if the options of the losses exclude one another.
+        """
         configs: dict[str, Any] = {
             "network": self.network_config,
             "loss": self.loss_config,
@@ -152,15 +170,40 @@ class MCNModule(LightningModule):
                 "--model.loss.contrastive: expected at least one loss, found contrastive (its kind, or every pair that "
                 "data.modalities leaves), clustering and reconstruction all off"
             )
-        self.cluster_reports: dict[str, KMeansReport] = {}
-        self.step_clips = 0  # clips of the last step on all processes
-        self._recluster: Literal["no", "warm", "fresh"] = "no"
-        self._watch = FiniteWatch()
-        self._idle = False
-        if start is not None:
-            start.load(self.network)
-            if getattr(rank_zero_only, "rank", 0) == 0:
-                print(f"--model.weights {start.describe(self.network_config)}", flush=True)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Bring what every run needs and the trainer does not have; take the sizes of the inputs from the data.
+
+        Lightning calls this first of all when it has module and data. Callbacks that the user gave stay.
+
+        Raises:
+            InputError: if the network was built for inputs of another size.
+        """
+        from mcn_lightning.callbacks.defaults import default_callbacks
+
+        self._follow_data()
+        return default_callbacks(self.trainer, self)
+
+    def _follow_data(self) -> None:
+        """Build the network again where nobody has chosen the sizes of its inputs, and those of the data are others."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(data, "input_sizes"):
+            return
+        try:
+            config = self.network_config.follow_data(data.input_sizes(), self._free)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        self._free = ()
+        if config != self.network_config:
+            self.network_config = config
+            self._build()
+            sizes = ", ".join(f"{name} {getattr(config, name)}" for name in OF_DATA)
+            rank_zero_info(f"the network follows the data: {sizes}")
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load weights, after which no size is free any more."""
+        self._free = ()
+        return super().load_state_dict(*args, **kwargs)
 
     def setup(self, stage: str) -> None:
         """Take the frozen word vectors from the data and see whether centroids came with the checkpoint."""
@@ -335,11 +378,11 @@ class MCNModule(LightningModule):
         """Embed test clips for the evaluation callbacks."""
         return self(batch)
 
-    def predict_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Return the embeddings ``(B, D)`` by name, and ``cluster`` ``(B,)`` where there are centroids."""
+    def predict_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Any]:
+        """Return the ``ids``, the embeddings ``(B, D)`` by name, and ``cluster`` ``(B,)`` where there are centroids."""
         output = self(batch)
         clusters = self.assignments(output)
-        return output.embeddings() | ({} if clusters is None else {"cluster": clusters})
+        return {"ids": batch.ids, **output.embeddings(), **({} if clusters is None else {"cluster": clusters})}
 
     def assignments(self, output: MCNOutput) -> Tensor | None:
         """Return the cluster of each clip ``(B,)`` int64, or ``None`` while there are no centroids."""

@@ -64,6 +64,8 @@ class EmbeddingWriter(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
         for name, value in outputs.items():
+            if name == "ids":
+                continue
             value = value.float() if value.is_floating_point() else value
             self._rows.setdefault(name, []).append(value.cpu())
         self._ids.extend(batch.ids)

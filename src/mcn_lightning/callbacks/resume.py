@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -146,6 +147,8 @@ class Resume(Callback):
         self._take_signals(trainer)
 
     def _take_signals(self, trainer: Trainer) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python gives signals to the main thread alone
         numbers = [signal.SIGTERM, signal.SIGINT]
         environment = trainer._accelerator_connector.cluster_environment
         if not (isinstance(environment, SLURMEnvironment) and environment.auto_requeue):

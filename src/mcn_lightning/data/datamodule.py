@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from mcn_lightning.data.batch import MODALITIES, ClipBatch, InputError, Modality
 from mcn_lightning.data.captions import describe_dropped
 from mcn_lightning.data.clips import ClipConfig
+from mcn_lightning.data.config import as_config
 from mcn_lightning.data.evaluation import EvaluationData
 from mcn_lightning.data.features import DEFAULT_STREAMS, AudioConfig, VisualStream
 from mcn_lightning.data.howto100m import VideoLayout
@@ -37,6 +38,8 @@ _NEEDED = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "pr
 
 class NarratedVideos(LightningDataModule):
     """Narrated videos in the layout of the HowTo100M feature release.
+
+    In Python, streams, audio, text, clips and synthetic may also be plain dicts of their options.
 
     Args:
         root: folder of the data set; the names below are relative to it, or absolute.
@@ -93,6 +96,13 @@ class NarratedVideos(LightningDataModule):
         max_bad_share: float = 0.01,
     ) -> None:
         super().__init__()
+        if isinstance(streams, (str, Mapping)):
+            raise InputError(f"--data.streams: expected a list of streams, found {streams!r:.60}")
+        streams = tuple(as_config(VisualStream, stream, "--data.streams") for stream in streams)
+        audio = as_config(AudioConfig, audio, "--data.audio")
+        text = as_config(TextConfig, text, "--data.text")
+        clips = as_config(ClipConfig, clips, "--data.clips")
+        synthetic = None if synthetic is None else as_config(SyntheticConfig, synthetic, "--data.synthetic")
         _check_modalities(modalities, streams, clips)
         lists = {"train": train_csv, "val": val_csv, "test": test_csv or val_csv}
         if audio.time_shift > 0 and any(name is not None and is_pickle(name) for name in lists.values()):
@@ -110,7 +120,7 @@ class NarratedVideos(LightningDataModule):
         self.root = Path(root)
         self.lists = lists
         self.layout = VideoLayout(
-            self.root / features, self.root / (audio_root or features), tuple(streams), audio, tuple(modalities)
+            self.root / features, self.root / (audio_root or features), streams, audio, tuple(modalities)
         )
         self.splits = Splits(self.root, lists, self.root / captions, self.layout, text, clips, seed)
         self.text_config, self.clip_config, self.synthetic = text, clips, synthetic
@@ -136,6 +146,18 @@ class NarratedVideos(LightningDataModule):
     def video_dim(self) -> int:
         """C, the widths of all visual streams together; 0 without video."""
         return sum(stream.width for stream in self.layout.streams) if "video" in self.layout.modalities else 0
+
+    def input_sizes(self) -> dict[str, Any]:
+        """Return what a network has to know of these data: its fields ``modalities``, ``video_dim`` and so on."""
+        modalities = self.layout.modalities
+        sizes: dict[str, Any] = {"modalities": modalities}
+        if "video" in modalities:
+            sizes["video_dim"] = self.video_dim
+        if "audio" in modalities:
+            sizes["audio_bands"] = self.layout.audio.bands
+        if "text" in modalities:
+            sizes["text_dim"] = self.text_config.dim
+        return sizes
 
     def text_embedder(self) -> nn.Module | None:
         """Return the frozen module that turns word indices into vectors, or ``None`` without text; after ``setup``."""

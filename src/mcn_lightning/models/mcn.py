@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, cast
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ Modality = Literal["video", "audio", "text"]
 MODALITIES: tuple[Modality, ...] = ("video", "audio", "text")
 AUDIO_TEXT = "audio_text"
 """Name of the joint embedding of audio and text."""
+OF_DATA = {"modalities": "", "video_dim": "streams", "audio_bands": "audio.bands", "text_dim": "text.dim"}
+"""Fields of ``NetworkConfig`` that follow from the data, and the option of the data that each follows from."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,25 @@ class NetworkConfig:
                 f"--model.network.embedding_dim: expected an even number with {flag}, which joins two features of half "
                 f"the width, found {self.embedding_dim}"
             )
+
+    def follow_data(self, sizes: Mapping[str, Any], free: Collection[str]) -> NetworkConfig:
+        """Return the shape for inputs of the sizes that the data have.
+
+        Args:
+            sizes: fields of ``OF_DATA`` as the data have them.
+            free: fields that nobody has chosen, which take the data's values.
+
+        Raises:
+            ValueError: if a size that somebody has chosen is another one.
+        """
+        for name, found in sizes.items():
+            own = getattr(self, name)
+            if name != "modalities" and name not in free and own != found:
+                raise ValueError(
+                    f"--model.network.{name}: expected {found}, which --data.{OF_DATA[name]} gives, found {own}; "
+                    "leave it out, and it is taken from the data"
+                )
+        return replace(self, **{name: value for name, value in sizes.items() if name in free})
 
     @property
     def embeddings(self) -> tuple[str, ...]:
@@ -222,6 +243,23 @@ def _reconstruction_head(config: NetworkConfig, target_dim: int) -> nn.Sequentia
     )
 
 
+def _check_inputs(config: NetworkConfig, video: Tensor | None, audio: Tensor | None, words: Tensor | None) -> None:
+    """Refuse inputs of another size in one line, where a layer would only tell the shapes of its matrices."""
+    sizes = {
+        "video_dim": ("video", video, 1),
+        "audio_bands": ("audio", audio, 1),
+        "text_dim": ("text", words if words is not None and words.dim() == 3 else None, 2),  # else indices of words
+    }
+    for name, (modality, given, axis) in sizes.items():
+        if given is None or modality not in config.modalities:
+            continue
+        if given.dim() <= axis or given.shape[axis] != getattr(config, name):
+            raise ValueError(
+                f"--model.network.{name}: expected {modality} of {getattr(config, name)} values, found the shape "
+                f"{tuple(given.shape)}; set it to what --data.{OF_DATA[name]} gives"
+            )
+
+
 class MCN(nn.Module):
     """Multimodal Clustering Network (Chen et al., ICCV 2021), section 3.1, as in the authors' released code.
 
@@ -257,7 +295,11 @@ class MCN(nn.Module):
 
         Returns:
             Embeddings, reconstruction targets and reconstructions.
+
+        Raises:
+            ValueError: if an input is of another size than the network was built for.
         """
+        _check_inputs(self.config, video, audio, words)
         embeddings: dict[str, Tensor] = {}
         targets: dict[str, Tensor] = {}
         if video is not None and self.video is not None:
