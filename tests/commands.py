@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
+from processes import LIMIT
 from test_cli import CONFIGS, DATA, NETWORK
 
 LOGGER = "pytorch_lightning.loggers.WandbLogger"
@@ -36,22 +35,12 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     """Return an environment with a home of its own, in which wandb finds no key and python is this one."""
     kept = {name: value for name, value in os.environ.items() if name not in UNSET}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
-    return (
-        kept | {"HOME": str(home), "PATH": path, "WANDB_CONFIG_DIR": str(home), "WANDB_ERROR_REPORTING": "false"} | more
-    )
+    own = {"HOME": str(home), "PATH": path, "WANDB_CONFIG_DIR": str(home), "WANDB_ERROR_REPORTING": "false"}
+    patient = {"WANDB__SERVICE_WAIT": str(LIMIT)}  # for the start of its service, else 30 s
+    return kept | own | patient | more
 
 
 def start(*words: object, **options: Any) -> subprocess.Popen[str]:
     """Start ``fit`` of the demo with more words."""
     command = [sys.executable, "-m", "mcn_lightning", "fit", "--config", CONFIGS / "demo.yaml", *words]
     return subprocess.Popen([str(word) for word in command], text=True, **options)
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
-    """Wait until a condition holds; end the process and fail when it takes too long, or the process ends before."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            process.kill()
-        assert process.poll() is None, f"the process ended, or {seconds} s passed"
-        time.sleep(0.1)

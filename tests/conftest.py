@@ -14,10 +14,13 @@ sys.path.insert(0, str(Path(__file__).parent))  # so that `from references impor
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 
 torch.set_num_threads(1)
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")  # a busy machine is no fault of what is tested
 
 TINY = SyntheticConfig(videos=6, held_out=2, seconds=30.0, topics=3, widths=(8, 8), word_dim=8)
 

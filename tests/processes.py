@@ -1,4 +1,4 @@
-"""Run a function in several processes that talk over gloo."""
+"""Run a function in several processes that talk over gloo, and wait for what processes do."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import pickle
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+LIMIT = 600.0
+"""Seconds that a test waits for anything: only what hangs takes as long, however busy the machine is."""
 
 RUN = """
 import os, pickle, sys
@@ -30,7 +34,7 @@ if world > 1:
 """
 
 
-def run(function: Callable[..., Any], *arguments: Any, world: int = 2, timeout: float = 240.0) -> list[Any]:
+def run(function: Callable[..., Any], *arguments: Any, world: int = 2, timeout: float = LIMIT) -> list[Any]:
     """Call a function of a test module in ``world`` processes at once; return what each gave.
 
     Args:
@@ -58,3 +62,32 @@ def run(function: Callable[..., Any], *arguments: Any, world: int = 2, timeout: 
         import torch
 
         return [torch.load(folder / f"result-{number}", weights_only=False) for number in range(world)]
+
+
+def until(true: Callable[[], object], what: str, seconds: float = LIMIT) -> None:
+    """Wait until something is true.
+
+    Args:
+        true: asked ten times a second.
+        what: is waited for, for the message.
+        seconds: after which it will never come true.
+
+    Raises:
+        TimeoutError: if it does not come true.
+    """
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what}: not within {seconds:g} s")
+        time.sleep(0.1)
+
+
+def wait_for(true: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    """Wait until something is true that a process does; when that ends before, fail and tell what it said."""
+    try:
+        until(lambda: true() or process.poll() is not None, "what the process should do")
+    except TimeoutError:
+        process.kill()
+        raise
+    if not true():
+        raise AssertionError(f"the process ended with {process.returncode}: {process.communicate()}")

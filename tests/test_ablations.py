@@ -7,12 +7,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from processes import LIMIT, wait_for
 
 from mcn_lightning.ablations import Past, Runner, plan
 from mcn_lightning.cli import fit_options, main
@@ -137,11 +137,9 @@ def test_a_stopped_run_goes_on_with_the_same_command(folder, tmp_path, words):
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     first = tmp_path / "runs" / "lr" / "version_0" / "checkpoints" / "last.ckpt"
-    deadline = time.monotonic() + 120
-    while not first.exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.02)
+    wait_for(first.exists, process)
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=LIMIT)
     assert process.returncode == 130
     assert said.strip() == "stopped by SIGINT in lr, seed 0; the same command goes on from here"
     assert not (tmp_path / "runs" / "weight").exists()

@@ -11,7 +11,8 @@ from unittest.mock import patch
 
 import pytest
 import yaml
-from commands import environment, wait_for
+from commands import environment
+from processes import LIMIT, wait_for
 from test_cli import EXPERIMENTS, refusal
 from wandb_files import display_name, exit_status, logged
 from wandb_server import KEY, WandbServer, values_of
@@ -108,7 +109,7 @@ def start_agent(place: Path, server: WandbServer, name: str, *words: object) -> 
     env = environment(place, WANDB_MODE="offline", WANDB_BASE_URL=server.url, WANDB_API_KEY=KEY)
     path = EXPERIMENTS / "sweeps" / f"{name}.yaml"
     made = wandb("sweep", "--project", "mcn", path, cwd=place, env=env)
-    said, _ = made.communicate(timeout=120)
+    said, _ = made.communicate(timeout=LIMIT)
     assert made.returncode == 0 and "wandb agent someone/mcn/sweep1" in said
     assert yaml.safe_load(server.sweep).items() >= yaml.safe_load(path.read_text()).items()
     return wandb("agent", *words, "someone/mcn/sweep1", cwd=place, env=env)
@@ -141,7 +142,7 @@ def test_an_agent_runs_a_sweep_past_a_run_that_is_killed_and_one_that_is_refused
         agent = start_agent(place, server, "learning_rate_and_batch")
         wait_for((runs / "version_killed22" / "run.json").exists, agent)
         os.kill(run_process(agent.pid), signal.SIGKILL)
-        said, _ = agent.communicate(timeout=240)
+        said, _ = agent.communicate(timeout=LIMIT)
     assert agent.returncode == 0, said
     assert server.started == ["first111", "killed22", "refused3", "second44"] and not server.waiting
     assert all(f"Cleaning up finished run: {run}" in said for run in server.started)
@@ -164,7 +165,7 @@ def test_an_agent_runs_ablations_once_each_and_hands_a_signal_on_to_the_run(plac
         agent = start_agent(place, server, "ablations", "--max-consecutive-failed-runs", 1)
         wait_for((runs / "text_video" / "version_stopped3" / "run.json").exists, agent)
         os.kill(run_process(agent.pid), signal.SIGTERM)
-        said, _ = agent.communicate(timeout=120)
+        said, _ = agent.communicate(timeout=LIMIT)
     assert agent.returncode == 0 and server.started == ["first111", "again222", "stopped3"] and not server.waiting
     assert "mms, seed 1: finished already in runs/mms/version_first111, left out\nnothing left to run\n" in said
     assert "stopped by SIGTERM in text_video, seed 2; the same command goes on from here" in said

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from callbacks.test_resume import assert_same_run, losses, saved, words
-from slurm.cluster import until
+from processes import LIMIT, until
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d",
             "--rdzv_endpoint", "localhost:0", "-m", "mcn_lightning"]  # fmt: skip
@@ -20,19 +20,19 @@ TWO = ("--trainer.devices", 2, "--data.batch_size", 1, "--data.num_workers", 1, 
 @pytest.mark.slow
 def test_torchrun_goes_on_and_equals_two_devices(tiny, tmp_path):
     command = [sys.executable, "-m", "mcn_lightning", *words(tmp_path, tiny, "whole", *TWO)]
-    subprocess.run(command, check=True, capture_output=True, timeout=240)
+    subprocess.run(command, check=True, capture_output=True, timeout=LIMIT)
 
     command = [*TORCHRUN, *words(tmp_path, tiny, "run", *TWO, "--ckpt_path", "last")]
     first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     newest = tmp_path / "run" / "version_0" / "checkpoints" / "last.ckpt"
     try:
-        until(lambda: newest.is_file() or first.poll() is not None, 120, "the first epoch")
+        until(lambda: newest.is_file() or first.poll() is not None, "the first epoch")
         os.kill(first.pid, signal.SIGTERM)
-        told = first.communicate(timeout=120)[0]
+        told = first.communicate(timeout=LIMIT)[0]
     finally:
         first.kill()
     assert first.returncode != 0 and "stopped by SIGTERM after step" in told, told[-3000:]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0 and "--ckpt_path last: goes on from" in done.stdout, done.stderr[-3000:]
 
     assert_same_run(saved(tmp_path, "whole"), saved(tmp_path, "run", 1))

@@ -10,7 +10,8 @@ import sys
 
 import pytest
 import torch
-from commands import environment, start, wait_for, write_overlay
+from commands import environment, start, write_overlay
+from processes import LIMIT, wait_for
 from test_cli import CONFIGS
 from wandb_files import logged, summary
 from wandb_server import KEY, WandbServer
@@ -33,13 +34,13 @@ def test_a_run_that_is_stopped_goes_on_as_one_wandb_run_in_folders_of_its_own(ti
     figures = folders[0] / "metrics.csv"
     wait_for(lambda: figures.exists() and "val/nmi" in figures.read_text(), first)  # an epoch was evaluated
     first.send_signal(signal.SIGTERM)
-    assert "stopped by SIGTERM" in first.communicate(timeout=60)[1]
+    assert "stopped by SIGTERM" in first.communicate(timeout=LIMIT)[1]
     records = [json.loads((folders[0] / "run.json").read_text())]
     steps = torch.load(folders[0] / "checkpoints" / "newest.ckpt", weights_only=True)["global_step"]
     words = ("--trainer.logger", "WandbLogger", "--trainer.logger.init_args.project", "mcn")
     words += ("--ckpt_path", "last", "--trainer.max_steps", steps + 2)
     second = start(*small, *words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    said, told = second.communicate(timeout=120)
+    said, told = second.communicate(timeout=LIMIT)
     assert second.returncode == 0, told
     assert f"step {steps}" in said and "no API key" not in told
     records.append(json.loads((folders[1] / "run.json").read_text()))
@@ -76,7 +77,7 @@ def test_a_run_that_is_stopped_goes_on_as_one_wandb_run_in_folders_of_its_own(ti
     with WandbServer() as server:
         env |= {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
         command = [sys.executable, "-m", "wandb", "sync", *(str(path) for path in reversed(places))]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0 and done.stderr.count("Finished syncing") == 2, done.stderr
     sent = [server.history[one][line] for line in sorted(server.history[one])]
     assert [row["trainer/global_step"] for row in sent] == [row["trainer/global_step"] for row in rows + more]
@@ -96,7 +97,7 @@ def test_without_a_key_the_run_trains_on_offline_and_says_so(tiny, tmp_path):
             shown += part
     except OSError:  # the other end is closed
         pass
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=LIMIT) == 0
     told = [line for line in shown.decode().splitlines() if "no API key was found" in line]
     assert len(told) == 1 and "goes on offline" in told[0] and "wandb sync" in told[0]
     assert list((tmp_path / "runs" / "wandb").glob("offline-run-*"))

@@ -15,6 +15,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import yaml
+from processes import LIMIT
 from processes import run as run_processes
 from pytorch_lightning import Callback
 
@@ -125,7 +126,7 @@ def killed(folder: Path, root: Path, name: str, save: int, number: int, *more: o
     script.write_text(KILL)
     command = [sys.executable, str(script), *words(folder, root, name, *more)]
     wish = os.environ | {"KILL_AT": str(save), "KILL_BY": str(int(number))}
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=wish)
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=wish)
 
 
 def test_a_run_killed_while_it_writes_goes_on_bit_for_bit(whole, tiny, tmp_path, capsys):
@@ -142,10 +143,10 @@ def test_a_run_killed_while_it_writes_goes_on_bit_for_bit(whole, tiny, tmp_path,
 def test_two_processes_of_which_one_is_killed_go_on_bit_for_bit(tiny, tmp_path):
     two = ("--trainer.devices", 2, "--data.batch_size", 1)  # with two workers each
     command = [sys.executable, "-m", "mcn_lightning"]
-    subprocess.run([*command, *words(tmp_path, tiny, "whole", *two)], check=True, capture_output=True, timeout=240)
+    subprocess.run([*command, *words(tmp_path, tiny, "whole", *two)], check=True, capture_output=True, timeout=LIMIT)
     assert killed(tmp_path, tiny, "run", 3, signal.SIGKILL, *two).returncode == -signal.SIGKILL
     last = [*command, *words(tmp_path, tiny, "run", *two), "--ckpt_path", "last"]
-    done = subprocess.run(last, check=True, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(last, check=True, capture_output=True, text=True, timeout=LIMIT)
     assert f"goes on from {tmp_path / 'run' / 'version_0' / 'checkpoints'}" in done.stdout
     assert_same_run(saved(tmp_path, "whole"), saved(tmp_path, "run", 1))
     expected, found = losses(tmp_path, "whole"), losses(tmp_path, "run", 1)

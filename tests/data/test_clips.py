@@ -146,7 +146,7 @@ def spoken(messy):
     return parse_captions({"start": start, "end": end, "text": text})
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(MESSY, st.floats(0.0, 60.0, allow_nan=False), st.booleans(), st.integers(0, 2**32))
 def test_clips_of_messy_captions_keep_the_rules(messy, min_time, replacement, seed):
     captions = spoken(messy)
@@ -174,7 +174,7 @@ class Silent:
         self.captions, self.duration = captions, duration
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(MESSY, st.floats(0.1, 4100.0), st.sampled_from([0.0, 5.0, 1e9]), st.floats(0.0, 60.0), st.integers(0, 2**32))
 def test_training_clips_lie_in_the_video_whatever_the_captions_say(messy, duration, overrun, min_time, seed):
     captions = spoken(messy)
@@ -191,7 +191,6 @@ def test_training_clips_lie_in_the_video_whatever_the_captions_say(messy, durati
         assert clip.start <= captions.start[clip.number] < duration and captions.end[clip.number] <= clip.end
 
 
-@settings(deadline=None)
 @given(st.floats(0.1, 5000.0), st.floats(1.0, 60.0), st.integers(1, 64), st.integers(0, 2**32))
 def test_windows_of_any_video_keep_the_rules(duration, length, n_pair, seed):
     config = ClipConfig(kind="windows", n_pair=n_pair, min_time=length)

@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from processes import LIMIT
 
 from data.sharding import break_shard, digests, packed
 from mcn_lightning.cli import main
@@ -124,7 +125,7 @@ def test_packing_that_is_stopped_anywhere_goes_on_to_the_same_bytes(tmp_path, ho
         if process.poll() is None:
             process.send_signal(how)
             stops += 1
-        told = process.communicate(timeout=60)[0]
+        told = process.communicate(timeout=LIMIT)[0]
         assert "Traceback" not in told or how == signal.SIGKILL, told
         for path in output.glob("shard-*.safetensors"):  # what has its name is whole
             assert hashlib.sha256(path.read_bytes()).hexdigest() == expected[path.name]

@@ -267,14 +267,14 @@ class Stalls(torch.utils.data.Dataset):
         return 2
 
     def __getitem__(self, key):
-        time.sleep(60)
+        time.sleep(1200)
 
 
 class StallsWithTheLock(Stalls):
     """As a page fault on a mapped file does, this stalls without letting go of the interpreter."""
 
     def __getitem__(self, key):
-        ctypes.PyDLL(None).sleep(60)
+        ctypes.PyDLL(None).sleep(1200)
 
 
 @pytest.mark.parametrize("dataset", [Stalls, StallsWithTheLock])

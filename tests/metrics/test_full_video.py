@@ -44,7 +44,7 @@ def collections(draw):
     return torch.tensor(draw(rows)).float(), torch.tensor(draw(rows)).float(), torch.tensor(videos)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(collections(), st.sampled_from([1, 2, 5, 1024]))
 def test_every_setting_equals_the_reference(collection, chunk):
     result = plain(full_video_metrics(*collection, ks=KS, chunk=chunk))

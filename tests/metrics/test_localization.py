@@ -26,7 +26,7 @@ from mcn_lightning.metrics import (
     step_scores,
 )
 
-MANY = settings(max_examples=400, deadline=None)
+MANY = settings(max_examples=400)
 WHOLE = st.integers(-3, 2).map(float)
 REAL = st.floats(-50, 5)
 

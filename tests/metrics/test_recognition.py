@@ -21,7 +21,7 @@ def same(result, expected):
         assert result[name].tolist() == pytest.approx(value, rel=1e-5, abs=1e-5, nan_ok=True), name
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_classes_equal_the_reference_with_many_ties(data):
     clips, classes = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 5))
@@ -32,7 +32,7 @@ def test_classes_equal_the_reference_with_many_ties(data):
     same(result, reference.class_metrics(scores, labels, (1, 2, 9)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_neighbours_equal_the_reference_with_many_ties(data):
     """Rows along the axes: their cosines are 0, 1 or -1 whatever their length."""

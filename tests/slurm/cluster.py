@@ -1,6 +1,6 @@
 """A SLURM cluster of two nodes on this machine, from Debian's packages, with files and daemons of its own.
 
-Jobs of partition ``high`` preempt those of ``main``, which have 30 s to end themselves.
+Jobs of partition ``high`` preempt those of ``main``, which have ten minutes to end themselves.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+
+from processes import LIMIT, until
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 COMMANDS = ("sbatch", "srun", "scontrol", "scancel")
@@ -45,7 +46,7 @@ ReturnToService=2
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=1,sched_min_interval=0,bf_interval=1
 JobRequeue=1
-KillWait=20
+KillWait=600
 MinJobAge=3600
 FirstJobId={first}
 SlurmdParameters=config_overrides
@@ -53,7 +54,7 @@ NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 State=
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 State=UNKNOWN
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-PartitionName=main Nodes=n1,n2 Default=YES PriorityTier=1 GraceTime=30 MaxTime=INFINITE State=UP
+PartitionName=main Nodes=n1,n2 Default=YES PriorityTier=1 GraceTime=600 MaxTime=INFINITE State=UP
 PartitionName=high Nodes=n1,n2 PriorityTier=10 MaxTime=INFINITE State=UP
 """
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "DEADLINE", "OUT_OF_MEMORY")
@@ -79,19 +80,6 @@ def free_ports(count: int) -> list[int]:
     finally:
         for each in sockets:
             each.close()
-
-
-def until(true: Callable[[], object], seconds: float, what: str) -> None:
-    """Wait until something is true.
-
-    Raises:
-        TimeoutError: if it does not come true in time.
-    """
-    end = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end:
-            raise TimeoutError(f"{what}: not within {seconds:g} s")
-        time.sleep(0.1)
 
 
 class Cluster:
@@ -135,13 +123,12 @@ class Cluster:
         self._daemon(
             "munged", "--foreground", "--force", *(f"--{name}={munge / file}" for name, file in places.items())
         )
-        until((munge / "socket").exists, 20, "munged's socket")
+        until((munge / "socket").exists, "munged's socket")
         self._daemon("slurmctld", "-D", "-f", str(self.config))
         for node in ("n1", "n2"):
             self._daemon("slurmd", "-D", "-N", node, "-f", str(self.config))
         until(
             lambda: self("sinfo", "--noheader", "--format=%T %D", check=False).split() == ["idle", "2"],
-            60,
             "two idle nodes",
         )
 
@@ -163,7 +150,7 @@ class Cluster:
         """
         command = [str(word) for word in words]
         done = subprocess.run(
-            command, env={**self.environment, **(environment or {})}, capture_output=True, text=True, timeout=120
+            command, env={**self.environment, **(environment or {})}, capture_output=True, text=True, timeout=LIMIT
         )
         assert not check or done.returncode == 0, f"{command}: {done.returncode} {done.stdout} {done.stderr}"
         return done.stdout
@@ -189,7 +176,7 @@ class Cluster:
                     self("scancel", "--signal=KILL", "--full", "--user=root", check=False)
                     self("scancel", "--user=root", check=False)
                 with suppress(TimeoutError):
-                    until(lambda: not self._strangers(), 10, "the end of all jobs")
+                    until(lambda: not self._strangers(), "the end of all jobs", 10)
         finally:
             for daemon in reversed(self._daemons):
                 daemon.terminate()

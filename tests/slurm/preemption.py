@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from processes import LIMIT, until
 from torch.utils._pytree import tree_flatten
 
-from slurm.cluster import Cluster, until
+from slurm.cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
 SBATCH = ROOT / "experiments" / "slurm" / "train.sbatch"
@@ -83,8 +84,8 @@ def differences(one: Run, other: Run) -> list[str]:
 def submit(cluster: Cluster, place: Path, name: str, *options: object) -> int:
     """Submit the batch script for two nodes; return the number of the job."""
     configs = ("--config", ROOT / "configs" / "demo.yaml", "--config", ROOT / "tests" / "slurm" / "demo.yaml")
-    words = ("--parsable", "--nodes=2", "--time=10", f"--chdir={ROOT}", f"--output={place / name}.out", SBATCH)
-    environment = {**ENVIRONMENT, "RUN_FOLDER": str(place / name), "SLURM_WAIT": "30"}
+    words = ("--parsable", "--nodes=2", "--time=60", f"--chdir={ROOT}", f"--output={place / name}.out", SBATCH)
+    environment = {**ENVIRONMENT, "RUN_FOLDER": str(place / name), "SLURM_WAIT": str(int(LIMIT))}
     data = ("--data.root", place / "data")
     return int(cluster("sbatch", *words, *configs, *data, *options, environment=environment))
 
@@ -101,7 +102,7 @@ def send(cluster: Cluster, job: int) -> None:
         cluster("scancel", "--signal=USR1", job)
 
 
-def preempt(cluster: Cluster, job: int | str, grace: int = 30, nodes: str = "n1,n2") -> None:
+def preempt(cluster: Cluster, job: int | str, grace: int = int(LIMIT), nodes: str = "n1,n2") -> None:
     """Let a job of a second take the nodes away.
 
     Args:
@@ -113,7 +114,7 @@ def preempt(cluster: Cluster, job: int | str, grace: int = 30, nodes: str = "n1,
     cluster("scontrol", "update", "PartitionName=main", f"GraceTime={grace}")
     words = ("--parsable", "--partition=high", f"--nodelist={nodes}", "--output=/dev/null", "--wrap=sleep 1")
     other = int(cluster("sbatch", *words))
-    until(lambda: cluster.ended(other), 120, f"end of job {other}, which preempts job {job}")
+    until(lambda: cluster.ended(other), f"end of job {other}, which preempts job {job}")
 
 
 def train(
@@ -138,7 +139,7 @@ def train(
     job = submit(cluster, place, name)
     begin = 0.0
     for start, moment in enumerate((*moments, None)):
-        until(lambda start=start: running(cluster, job, start) or cluster.ended(job), 60, f"start {start} of job {job}")
+        until(lambda start=start: running(cluster, job, start) or cluster.ended(job), f"start {start} of job {job}")
         begin = begin or time.monotonic()
         if moment is None or cluster.ended(job):
             break
@@ -146,10 +147,10 @@ def train(
         stop(cluster, job)
         count = start + 1
         until(
-            lambda count=count: int(cluster.job(job).get("Restarts", 0)) >= count or cluster.ended(job), 120,
+            lambda count=count: int(cluster.job(job).get("Restarts", 0)) >= count or cluster.ended(job),
             f"requeue {count} of job {job}",
-        )  # fmt: skip
-    until(lambda: cluster.ended(job), 120, f"end of job {job}")
+        )
+    until(lambda: cluster.ended(job), f"end of job {job}")
     known, log = cluster.job(job), (place / f"{name}.out").read_text()
     assert known["JobState"] == "COMPLETED", f"job {job} is {known['JobState']}:\n{log[-5000:]}"
     return Run(place / name, time.monotonic() - begin, int(known["Restarts"]), log)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
 import sys
-import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from commands import write_overlay
+from processes import LIMIT, until
 
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
-from slurm.cluster import Cluster, lacking, until
-from slurm.preemption import ENVIRONMENT, ROOT, Run, differences, moments, preempt, submit, train
+from slurm.cluster import Cluster, lacking
+from slurm.preemption import ENVIRONMENT, ROOT, Run, differences, preempt, send, submit, train
 
 pytestmark = [
     pytest.mark.slurm,
@@ -34,10 +37,29 @@ def whole(tmp_path_factory) -> Run:
     return run
 
 
+def after_steps(folder: Path, steps: list[int]) -> Callable[[Cluster, int], None]:
+    """Return what signals a job when it has logged as many steps, at each of its starts."""
+    left = iter(steps)
+
+    def stop(cluster: Cluster, job: int) -> None:
+        step = next(left)
+
+        def logged() -> int:
+            return sum(len(path.read_text().splitlines()) for path in folder.glob("*/version_*/metrics.csv"))
+
+        until(lambda: logged() > step or cluster.ended(job), f"step {step} of job {job}")
+        send(cluster, job)
+
+    return stop
+
+
 def test_signalled_jobs_end_bit_equal(cluster, tmp_path, whole):
     for seed, signals in ((1, 2), (10, 1)):
-        run = train(cluster, tmp_path, f"run{seed}", moments(seed, whole.seconds, signals))
-        assert run.restarts > 0 and run.log.count("by SIGUSR1, goes back into the queue") == run.restarts, run.log
+        name, steps = f"run{seed}", sorted(random.Random(seed).sample(range(70), signals))
+        run = train(cluster, tmp_path, name, (0.0,) * signals, after_steps(tmp_path / name, steps))
+        assert run.restarts == signals and run.log.count("by SIGUSR1, goes back into the queue") == run.restarts, (
+            run.log
+        )
         assert differences(whole, run) == []
 
 
@@ -46,8 +68,8 @@ def test_a_job_that_another_preempts_ends_bit_equal(cluster, tmp_path, whole):
 
     def stop(cluster: Cluster, job: int) -> None:
         start = next(starts)  # 0: while it imports; the others have a folder
-        until(lambda: len(list(tmp_path.glob("run/demo/version_*/metrics.csv"))) >= start, 120, "the first steps")
-        preempt(cluster, job, grace=0 if start == 2 else 30)
+        until(lambda: len(list(tmp_path.glob("run/demo/version_*/metrics.csv"))) >= start, "the first steps")
+        preempt(cluster, job, grace=0 if start == 2 else int(LIMIT))
 
     run = train(cluster, tmp_path, "run", (1.0, 0.0, 0.0), stop)
     assert run.restarts == 3 and run.log.count("by preemption, goes back into the queue") == 2, run.log
@@ -58,11 +80,11 @@ def test_a_job_that_another_preempts_ends_bit_equal(cluster, tmp_path, whole):
 def test_a_cancelled_job_saves_and_stays_away(cluster, tmp_path):
     job = submit(cluster, tmp_path, "cancelled")
     log, folder = tmp_path / "cancelled.out", tmp_path / "cancelled" / "demo" / "version_0"
-    until(lambda: (folder / "metrics.csv").is_file() or cluster.ended(job), 120, "the first steps")
+    until(lambda: (folder / "metrics.csv").is_file() or cluster.ended(job), "the first steps")
     cluster("scancel", job)
-    until(lambda: cluster.ended(job) and "stopped by SIGTERM" in log.read_text(), 60, "the end of the job")
+    until(lambda: cluster.ended(job) and "stopped by SIGTERM" in log.read_text(), "the end of the job")
     assert (folder / "checkpoints" / "newest.ckpt").is_file()
-    time.sleep(1)
+    # the batch script, which could put it back into the queue, is over when the job has ended
     assert cluster.state(job) == "CANCELLED" and cluster.job(job)["Restarts"] == "0"
 
 
@@ -73,7 +95,7 @@ def test_tasks_of_an_array_go_on_and_finished_ones_are_left_out(cluster, tmp_pat
     few = {"logger": "pytorch_lightning.loggers.CSVLogger", "max_steps": 150, "limit_val_batches": 0}
     small = write_overlay(tmp_path / "small.yaml", tiny, tmp_path, **few)
     environment = {**ENVIRONMENT, "FOLDER": str(tmp_path / "files"), "SEEDS": "[0]"}
-    words = ("--parsable", "--array=0-1", "--cpus-per-task=1", "--time=10", f"--chdir={ROOT}")
+    words = ("--parsable", "--array=0-1", "--cpus-per-task=1", "--time=60", f"--chdir={ROOT}")
 
     def submitted(name: str) -> list[str]:
         output = f"--output={tmp_path}/{name}_%a.out"
@@ -82,11 +104,11 @@ def test_tasks_of_an_array_go_on_and_finished_ones_are_left_out(cluster, tmp_pat
         return [f"{number}_{task}" for task in range(2)]
 
     def logs(name: str) -> list[str]:
-        until(lambda: all(cluster.ended(task) for task in tasks), 120, "the end of both tasks")
+        until(lambda: all(cluster.ended(task) for task in tasks), "the end of both tasks")
         return [(tmp_path / f"{name}_{task}.out").read_text() for task in range(2)]
 
     tasks = submitted("first")
-    until(lambda: len(list(tmp_path.glob("*/version_0/metrics.csv"))) == 2, 120, "the first steps of both tasks")
+    until(lambda: len(list(tmp_path.glob("*/version_0/metrics.csv"))) == 2, "the first steps of both tasks")
     cluster("scancel", "--signal=USR1", tasks[0])
     preempt(cluster, tasks[1], nodes=cluster.job(tasks[1])["NodeList"])
     for task, log, reason in zip(tasks, logs("first"), ("SIGUSR1", "preemption"), strict=True):
@@ -125,7 +147,7 @@ def test_tasks_and_devices_differ(cluster, tmp_path):
 
 def test_options_that_contradict_the_job_are_refused(cluster, tmp_path):
     job = submit(cluster, tmp_path, "contrary", "--trainer.num_nodes", 1)
-    until(lambda: cluster.ended(job), 60, "the end of the job")
+    until(lambda: cluster.ended(job), "the end of the job")
     log = (tmp_path / "contrary.out").read_text()
     assert cluster.state(job) == "FAILED" and "error: --trainer.num_nodes: expected as many as --nodes of" in log
     assert "the job, 2, found 1; leave it out" in log
