@@ -28,6 +28,7 @@ from mcn_lightning.callbacks import (
     BenchmarkReport,
     CentroidUpdate,
     EmbeddingWriter,
+    Progress,
     Resume,
     RetrievalEvaluation,
     RunRecord,
@@ -44,6 +45,7 @@ from mcn_lightning.callbacks import (
     refuse_other_runs,
     run_folder,
     start_wandb,
+    with_displays,
 )
 from mcn_lightning.checks import (
     OneLineErrors,
@@ -64,6 +66,7 @@ from mcn_lightning.data.shard_files import ShardIndex
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.experiments import ablate, results
 from mcn_lightning.losses import NotFiniteError
+from mcn_lightning.messages import quieten
 from mcn_lightning.models.released import WeightsError
 from mcn_lightning.models.weights import SHAPE
 from mcn_lightning.module import MCNModule
@@ -94,6 +97,7 @@ class MCNCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(Resume, "resume")
         parser.add_lightning_class_args(BenchmarkReport, "report")
+        parser.add_lightning_class_args(Progress, "progress")
         parser.add_argument(
             "--run_folder",
             type=str | None,
@@ -179,6 +183,10 @@ class MCNCLI(LightningCLI):
                 "--trainer.sync_batchnorm: expected GPUs, found CPUs, where torch cannot do it; set it to false"
             )
         return trainer
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
+        """Build the trainer with the bar or lines and the summary that the user has not turned off or replaced."""
+        return super()._instantiate_trainer(config, with_displays(config, callbacks))
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Find out what ``--ckpt_path last`` is, across the folders of all runs of this name, and say it.
@@ -371,6 +379,7 @@ def main(args: list[str] | None = None) -> None:
         args: words after the command's name; those of the process when ``None``.
     """
     words = sys.argv[1:] if args is None else args
+    quieten()
     try:
         if words and words[0] in COMMANDS:
             auto_cli(COMMANDS[words[0]], args=words[1:], prog=f"lightning {words[0]}", as_positional=False)

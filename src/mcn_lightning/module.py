@@ -126,6 +126,7 @@ class MCNModule(LightningModule):
         self._build()
         self.cluster_reports: dict[str, KMeansReport] = {}
         self.step_clips = 0  # clips of the last step on all processes
+        self.step_loss: Tensor | None = None  # its loss; none where no video of it could be read
         self._recluster: Literal["no", "warm", "fresh"] = "no"
         self._watch = FiniteWatch()
         self._idle = False
@@ -256,7 +257,7 @@ class MCNModule(LightningModule):
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor | None:
         """Return the loss of one batch; nothing when no video of it could be read on any process."""
         counts = self.clip_counts(batch)
-        self.step_clips = sum(counts)
+        self.step_clips, self.step_loss = sum(counts), None
         if self.step_clips == 0:
             return self._no_step()
         output = self(batch) if len(batch) else self.network.nothing(self.device)  # others wait for this process
@@ -265,6 +266,7 @@ class MCNModule(LightningModule):
         if not terms:  # cluster contrast alone, while k-means still waits for K clips
             return self._no_step()
         loss = torch.stack(list(terms.values())).sum()
+        self.step_loss = loss.detach()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss * world()  # a process has its part of the gradient, and data-parallel training averages the parts
 

@@ -12,7 +12,7 @@ import yaml
 from mcn_lightning.data.batch import InputError
 
 ASIDE = (
-    "ckpt_path", "run_folder", "config", "verbose", "checkpoint", "resume", "report", "embeddings",
+    "ckpt_path", "run_folder", "config", "verbose", "checkpoint", "resume", "report", "embeddings", "progress",
     "data.num_workers", "data.timeout", "data.eval_batch_size",
     "trainer.logger", "trainer.default_root_dir", "trainer.enable_progress_bar", "trainer.enable_model_summary",
     "trainer.enable_checkpointing", "trainer.log_every_n_steps", "trainer.plugins", "trainer.profiler",

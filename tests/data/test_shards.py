@@ -228,7 +228,7 @@ def test_a_lost_shard_is_named_and_the_run_goes_on(tiny, tmp_path, how, found, c
     data.teardown("fit")
     lines = [record.getMessage() for record in caplog.records if record.name == "mcn_lightning.data.loading"]
     assert len(lines) == 2 and str(path) in lines[0]  # once for the shard, not once for each of its videos
-    assert lines[1] == f"epoch 0 went without {lost} of 6 videos"
+    assert lines[1] == f"epoch 1 went without {lost} of 6 videos"
 
 
 def test_a_damaged_header_is_refused_when_it_is_opened(tiny, tmp_path):

@@ -7,6 +7,7 @@ from mcn_lightning.callbacks.evaluation import RetrievalEvaluation
 from mcn_lightning.callbacks.files import EmbeddingWriter, SaveConfig, run_folder
 from mcn_lightning.callbacks.localization import LocalizationBenchmark
 from mcn_lightning.callbacks.other_runs import refuse_other_runs
+from mcn_lightning.callbacks.progress import ParameterSummary, Progress, with_displays
 from mcn_lightning.callbacks.recognition import RecognitionBenchmark
 from mcn_lightning.callbacks.record import RunRecord, provenance
 from mcn_lightning.callbacks.report import BenchmarkReport
@@ -22,6 +23,8 @@ __all__ = [
     "EmbeddingWriter",
     "Figure",
     "LocalizationBenchmark",
+    "ParameterSummary",
+    "Progress",
     "RecognitionBenchmark",
     "Resume",
     "RetrievalBenchmark",
@@ -40,4 +43,5 @@ __all__ = [
     "refuse_other_runs",
     "run_folder",
     "start_wandb",
+    "with_displays",
 ]

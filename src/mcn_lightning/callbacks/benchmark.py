@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
-from tqdm import tqdm
 
+from mcn_lightning.callbacks.progress import progress
 from mcn_lightning.data.batch import ClipBatch, InputError
 from mcn_lightning.distributed import gather_rows, rank, world
 
@@ -186,11 +186,6 @@ def at_least(name: str, **least: tuple[float, float]) -> None:
     for option, (value, minimum) in least.items():
         if not minimum <= value < math.inf:
             raise InputError(f"benchmark {name}: {option}: expected at least {minimum:g}, found {value}")
-
-
-def progress(items: Sequence[Any], name: str, unit: str) -> Any:
-    """Show how far the first process is with its items, the rate and the time left."""
-    return tqdm(items, f"{name}", unit=f" {unit}", disable=None if rank() == 0 else True, leave=False)
 
 
 def embed_clips(module: LightningModule, clips: Any, name: str) -> dict[str, Tensor]:

@@ -11,8 +11,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
-from tqdm import tqdm
 
+from mcn_lightning.callbacks.progress import progress
 from mcn_lightning.clustering import CentroidClustering, KMeansReport
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.distributed import broadcast
@@ -137,7 +137,7 @@ class CentroidUpdate(Callback):
                 buffer.copy_(broadcast(buffer))
         module.eval()
         shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
-        for batch in tqdm(loader, desc="embedding for k-means", unit="batch", leave=False, disable=not shown):
+        for batch in progress(loader, "embedding for k-means", "batches", shown):
             if len(batch):
                 with trainer.precision_plugin.forward_context():
                     found = module.clustered_features(batch.to(module.device).ready())  # type: ignore[operator]

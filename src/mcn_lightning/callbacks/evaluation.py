@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
 
+from mcn_lightning.callbacks.progress import say
 from mcn_lightning.clustering import KMeans, assign
 from mcn_lightning.data.batch import ClipBatch, InputError
 from mcn_lightning.distributed import gather_rows, rank, row_counts, world
@@ -217,11 +218,7 @@ def find_topics(features: Tensor, topics: int) -> Tensor:
 
 
 def format_table(
-    metrics: dict[str, float],
-    directions: Sequence[str],
-    count: int,
-    epoch: int | None = None,
-    dropped: str = "",
+    metrics: dict[str, float], directions: Sequence[str], count: int, when: str = "", dropped: str = ""
 ) -> str:
     """Lay out recall and median rank, a direction a row, with chance in the last row.
 
@@ -229,10 +226,10 @@ def format_table(
         metrics: ``"<direction>/<metric>"`` to its value, and perhaps ``nmi``, ``purity`` and ``topics_nmi``.
         directions: the rows.
         count: N, held-out clips.
-        epoch: training epochs done when these figures were taken; not said when ``None``.
+        when: in training these figures were taken; not said when empty.
         dropped: how many captions are not among the clips since they cannot be used, in words.
     """
-    title = f"held-out clips: {count}" + ("" if epoch is None else f", after epoch {epoch}")
+    title = f"held-out clips: {count}" + (f", {when}" if when else "")
     rows: list[tuple[str, ...]] = [(title, "R@1", "R@5", "R@10", "median rank")]
     for direction in directions:
         figures = [metrics[f"{direction}/{name}"] for name in ("R@1", "R@5", "R@10", "median_rank")]
@@ -286,7 +283,6 @@ class RetrievalEvaluation(Callback):
         self._recalls: dict[str, RetrievalRecall] = {}
         self._quality = ClusterQuality()
         self._labelled = LabelledFeatures()
-        self._last: tuple[dict[str, float], list[str], int, int | None, str] | None = None
         self._ids: set[str] = set()
 
     def _start(self, module: LightningModule) -> None:
@@ -333,19 +329,15 @@ class RetrievalEvaluation(Callback):
         shown = next(iter(self._recalls)) + "/R@10"
         for name, value in metrics.items():
             module.log(f"{stage}/{name}", value, prog_bar=name in (shown, "nmi"), batch_size=1, sync_dist=world() > 1)
-        epoch = trainer.current_epoch + 1 if trainer.state.fn == TrainerFn.FITTING else None
         data: Any = getattr(trainer, "datamodule", None)
         dropped = data.dropped_captions(stage) if hasattr(data, "dropped_captions") else ""
-        self._last = metrics, list(self._recalls), count, epoch, dropped
+        if trainer.is_global_zero:
+            say("\n" + format_table(metrics, list(self._recalls), count, _when(trainer), dropped))
 
     def _count(self, module: LightningModule) -> int:
         """Return the number of clips, each once, of all processes."""
         ids = hash_ids(sorted(self._ids), module.device)
         return len(gather_rows(ids, row_counts(len(ids), module.device)).unique())
-
-    def _show(self, trainer: Trainer) -> None:
-        if self._last is not None and trainer.is_global_zero:
-            print("\n" + format_table(*self._last), flush=True)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the data find videos that cannot be evaluated now, and not after hours of training."""
@@ -374,7 +366,11 @@ class RetrievalEvaluation(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._finish(trainer, pl_module, "test")
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print the last table of the run."""
-        self._show(trainer)
-        self._last = None
+
+def _when(trainer: Trainer) -> str:
+    """Return when in training an evaluation takes place, epochs counted from 1; empty outside of training."""
+    if trainer.state.fn != TrainerFn.FITTING:
+        return ""
+    if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        return f"after epoch {trainer.current_epoch + 1}"
+    return f"in epoch {trainer.current_epoch + 1}, after step {trainer.global_step}"

@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from mcn_lightning.callbacks.benchmark import Benchmark, Figure
 from mcn_lightning.callbacks.files import run_folder
+from mcn_lightning.callbacks.progress import say
 from mcn_lightning.data.batch import InputError
 
 _OF_ONE = ("nmi", "adjusted_rand_index", "purity", "mean_entropy")  # not in per cent
@@ -91,7 +92,7 @@ def as_csv(figures: Sequence[Figure]) -> str:
 
 
 class BenchmarkReport(Callback):
-    """Print one table of all benchmarks after ``test`` and ``validate`` (and at the end of ``fit``), and write it.
+    """Print one table of all benchmarks after every validation and after ``test``; write the last one of the run.
 
     Args:
         path: name of the files without ``.csv``, ``.json`` and ``.md``; in the run's folder when relative.
@@ -100,13 +101,25 @@ class BenchmarkReport(Callback):
     def __init__(self, path: str = "benchmarks") -> None:
         self.path = path
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the table of this validation."""
+        self._show(trainer)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the table of the test."""
+        self._show(trainer)
+
+    def _show(self, trainer: Trainer) -> None:
+        figures = [figure for benchmark in _benchmarks(trainer) for figure in benchmark.figures]
+        if figures and trainer.is_global_zero and not trainer.sanity_checking:
+            say("\n" + as_text(figures))
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print and write the last figures of the run."""
-        benchmarks = [each for each in getattr(trainer, "callbacks", ()) if isinstance(each, Benchmark)]
+        """Write the last figures of the run."""
+        benchmarks = _benchmarks(trainer)
         figures = [figure for benchmark in benchmarks for figure in benchmark.figures]
         if not figures or not trainer.is_global_zero:
             return
-        print("\n" + as_text(figures), flush=True)
         path = run_folder(trainer) / self.path
         written = {".csv": as_csv(figures), ".json": as_json(figures), ".md": as_markdown(figures)}
         try:
@@ -118,6 +131,10 @@ class BenchmarkReport(Callback):
         print(f"{len(figures)} figures -> {path}.csv, .json, .md")
         for benchmark in benchmarks:
             benchmark.figures = []
+
+
+def _benchmarks(trainer: Trainer) -> list[Benchmark]:
+    return [each for each in getattr(trainer, "callbacks", ()) if isinstance(each, Benchmark)]
 
 
 def as_json(figures: Sequence[Figure]) -> str:

@@ -46,9 +46,9 @@ class SkippedVideos:
     def end(self) -> None:
         """Say what the epoch went without."""
         if self._epoch is not None and self._in_epoch:
-            logger.warning("epoch %d went without %d of %d videos", self._epoch, self._in_epoch, self.total)
+            logger.warning("epoch %d went without %d of %d videos", self._epoch + 1, self._in_epoch, self.total)
         if self._epoch is not None and self.captions:
-            logger.warning("epoch %d went without %s", self._epoch, self.captions)
+            logger.warning("epoch %d went without %s", self._epoch + 1, self.captions)
         self._epoch, self._in_epoch = None, 0
 
     def add(self, skipped: Sequence[BadVideo]) -> None:

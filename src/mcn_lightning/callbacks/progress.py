@@ -1,0 +1,362 @@
+"""How far a run is: a bar of one line on a terminal, and lines of text in a file, a pipe or a notebook."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelSummary, ProgressBar, Timer, TQDMProgressBar
+from torch import Tensor
+from tqdm import tqdm
+
+from mcn_lightning.data.batch import InputError
+from mcn_lightning.distributed import rank
+
+Item = TypeVar("Item")
+EVERY_MINUTES = 5.0
+REFRESH_SECONDS = 0.5
+"""Between two updates of the bar, each of which waits for the device once."""
+BAR_WIDTH = 10
+"""Least columns of the bar itself; what modules log for the bar is left out where it would be shorter."""
+
+
+def say(text: str) -> None:
+    """Print text between the progress bars that are on the terminal, and at once."""
+    tqdm.write(text)
+    sys.stdout.flush()
+
+
+def as_time(seconds: float) -> str:
+    """Return a duration as ``0:42``, ``3:12:05`` or ``2 d 03 h``."""
+    minutes, left = divmod(max(round(seconds), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 24:
+        return f"{hours // 24} d {hours % 24:02d} h"
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+
+
+def progress(items: Iterable[Item], name: str, unit: str, shown: bool = True) -> Iterable[Item]:
+    """Show how far the first process is with some items: a bar on a terminal, else a line every few minutes.
+
+    Args:
+        items: with a length.
+        name: what is done.
+        unit: what items are.
+        shown: whether anything is shown.
+    """
+    if not shown or rank() > 0:
+        return items
+    if sys.stderr.isatty():
+        return tqdm(items, name, unit=f" {unit}", leave=False)
+    return _with_lines(items, name, unit)
+
+
+def _with_lines(items: Iterable[Item], name: str, unit: str) -> Iterator[Item]:
+    total, started = len(items), time.monotonic()  # type: ignore[arg-type]
+    last = started
+    for number, item in enumerate(items):
+        if (now := time.monotonic()) - last >= 60 * EVERY_MINUTES:
+            left = as_time((now - started) / number * (total - number)) if number else "unknown time"
+            say(f"{name}: {number:,} of {total:,} {unit}, {left} left")
+            last = now
+        yield item
+
+
+@dataclass
+class Window:
+    """Sums over some steps.
+
+    Args:
+        clips: of all processes.
+        seconds: of training, without validation.
+        steps: with a loss.
+        loss: sum of the losses, on the device.
+    """
+
+    clips: int = 0
+    seconds: float = 0.0
+    steps: int = 0
+    loss: Tensor | None = None
+
+    def add(self, clips: int, seconds: float, loss: Tensor | None) -> None:
+        """Add a step; nothing waits for the device."""
+        self.clips, self.seconds = self.clips + clips, self.seconds + seconds
+        if loss is not None:
+            self.steps, self.loss = self.steps + 1, loss if self.loss is None else self.loss + loss
+
+    def text(self) -> list[str]:
+        """Return the mean loss and the clips a second, where there are any."""
+        parts = [] if self.loss is None else [f"loss {float(self.loss) / self.steps:.4g}"]
+        return [*parts, f"{self.clips / self.seconds:,.0f} clips/s"] if self.clips and self.seconds > 0 else parts
+
+
+class Progress(TQDMProgressBar):
+    """Show how far a run is, its loss, its speed and the time that the whole run has left.
+
+    On a terminal it is a bar of one line. Elsewhere (a file, a pipe, the log of a SLURM job, a notebook) it is one line
+    an epoch, with the mean loss of the epoch, and more lines within an epoch or an evaluation that takes long. Epochs
+    count from 1. The time left is that until the first of max_steps, max_epochs and max_time; a run without any of them
+    has none.
+
+    Args:
+        every_minutes: minutes between two lines within an epoch or an evaluation; 0 for lines after epochs only.
+        every_n_batches: batches between two such lines in training; 0 for lines by the clock only.
+    """
+
+    BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
+
+    def __init__(self, every_minutes: float = EVERY_MINUTES, every_n_batches: int = 0) -> None:
+        for name, value in {"every_minutes": every_minutes, "every_n_batches": every_n_batches}.items():
+            if not 0 <= value < math.inf:
+                raise InputError(f"--progress.{name}: expected 0 or more, found {value}; 0 turns it off")
+        super().__init__()
+        self.every_minutes, self.every_n_batches = every_minutes, every_n_batches
+        self._terminal = False
+        self._epoch, self._recent = Window(), Window()
+        self._started = self._mark = self._spoke = self._refreshed = 0.0
+        self._batch, self._told = 0, False
+        self._first_shares: dict[str, float] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See where the output goes."""
+        super().setup(trainer, pl_module, stage)
+        self._terminal = sys.stdout.isatty()
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether there are bars."""
+        return self._terminal and super().is_enabled
+
+    @property
+    def has_lines(self) -> bool:
+        """Whether there are lines in place of bars."""
+        return self._enabled and not self._terminal
+
+    def print(self, *args: Any, sep: str = " ", **kwargs: Any) -> None:
+        """Print between the bars."""
+        say(sep.join(map(str, args)))
+
+    def init_validation_tqdm(self) -> Any:
+        """Return the bar of a validation."""
+        return _named(super().init_validation_tqdm(), "validation")
+
+    def init_test_tqdm(self) -> Any:
+        """Return the bar of a test."""
+        return _named(super().init_test_tqdm(), "test")
+
+    def init_predict_tqdm(self) -> Any:
+        """Return the bar of a prediction."""
+        return _named(super().init_predict_tqdm(), "predict")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # type: ignore[override]
+        """Start the clock."""
+        super().on_train_start(trainer, pl_module)
+        self._started = self._mark = self._spoke = self._refreshed = time.monotonic()
+        self._epoch, self._recent, self._batch, self._first_shares = Window(), Window(), 0, {}
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Begin the bar of the epoch."""
+        bar, total = self.train_progress_bar, trainer.num_training_batches
+        bar.set_description(self._epoch_text(trainer), refresh=False)
+        bar.reset(total if math.isfinite(total) else None)
+        self._mark, self._epoch, self._told = time.monotonic(), Window(), False
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Take note of where the run begins or goes on."""
+        if not self._first_shares:
+            self._batch = batch_idx
+            self._first_shares = self._shares(trainer)
+            self.train_progress_bar.set_description(self._epoch_text(trainer))  # in mid-epoch its start is left out
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the step, and show it when it is time to."""
+        now = time.monotonic()
+        loss, clips = getattr(pl_module, "step_loss", None), int(getattr(pl_module, "step_clips", 0))
+        for window in (self._epoch, self._recent):
+            window.add(clips, now - self._mark, loss)
+        self._mark, self._batch = now, batch_idx + 1
+        whole = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if self.is_enabled and (whole or now - self._refreshed >= REFRESH_SECONDS):
+            self._refresh(trainer, pl_module, loss)
+        by_number = self.every_n_batches > 0 and self._batch % self.every_n_batches == 0
+        if whole:  # before its validation
+            self._epoch_line(trainer)
+        elif self.has_lines and (by_number or self._is_time(now)):
+            total = "" if math.isinf(trainer.num_training_batches) else f"/{trainer.num_training_batches:,}"
+            self._line(trainer, f"{self._epoch_text(trainer)}, batch {self._batch:,}{total}", self._recent)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the line of an epoch that a limit of the run has cut short."""
+        self._epoch_line(trainer)
+
+    def _epoch_line(self, trainer: Trainer) -> None:
+        if self.has_lines and not self._told:
+            self._line(trainer, self._epoch_text(trainer), self._epoch)
+        self._told = True
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the validation below the training."""
+        super().on_validation_start(trainer, pl_module)
+        self._begin()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count no validation as time of training."""
+        self.val_progress_bar.close()
+        self.reset_dataloader_idx_tracker()
+        self._mark = time.monotonic()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to show the evaluation."""
+        super().on_test_start(trainer, pl_module)
+        self._begin()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to show the prediction."""
+        super().on_predict_start(trainer, pl_module)
+        self._begin()
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *rest: Any
+    ) -> None:
+        """Show how far the validation is."""
+        super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, *rest)
+        self._evaluated("validation", batch_idx + 1, self.total_val_batches_current_dataloader)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *rest: Any
+    ) -> None:
+        """Show how far the test is."""
+        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, *rest)
+        self._evaluated("test", batch_idx + 1, self.total_test_batches_current_dataloader)
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *rest: Any
+    ) -> None:
+        """Show how far the prediction is."""
+        super().on_predict_batch_end(trainer, pl_module, outputs, batch, batch_idx, *rest)
+        self._evaluated("predict", batch_idx + 1, self.total_predict_batches_current_dataloader)
+
+    def time_left(self, trainer: Trainer) -> float | None:
+        """Return the seconds until the run is over, by its speed so far; ``None`` for a run that has no end."""
+        spent, left = time.monotonic() - self._started, []
+        for name, share in self._shares(trainer).items():
+            if (done := share - self._first_shares.get(name, share)) > 0:
+                left.append(spent * max(1 - share, 0.0) / done)
+        for timer in (each for each in trainer.callbacks if isinstance(each, Timer)):  # type: ignore[attr-defined]
+            if (remaining := timer.time_remaining()) is not None:
+                left.append(max(remaining, 0.0))
+        return min(left, default=None)
+
+    def _shares(self, trainer: Trainer) -> dict[str, float]:
+        """Return which share of the run is done, 0 to 1, by each limit that it has."""
+        shares, batches, epochs = {}, trainer.num_training_batches, trainer.max_epochs or -1
+        if trainer.max_steps > 0:
+            shares["steps"] = trainer.global_step / trainer.max_steps
+        if epochs > 0 and 0 < batches < math.inf:
+            shares["epochs"] = (trainer.current_epoch + self._batch / batches) / epochs
+        return shares
+
+    def _epoch_text(self, trainer: Trainer) -> str:
+        """Return the epoch, from 1, and of how many where that is known."""
+        number, limits, batches = trainer.current_epoch + 1, [], trainer.num_training_batches
+        if (trainer.max_epochs or -1) > 0:
+            limits.append(trainer.max_epochs)
+        if trainer.max_steps > 0 and 0 < batches < math.inf:
+            limits.append(math.ceil(trainer.max_steps / math.ceil(batches / trainer.accumulate_grad_batches)))
+        timed = any(isinstance(each, Timer) for each in trainer.callbacks)  # type: ignore[attr-defined]
+        return f"epoch {number}" if timed or not limits else f"epoch {number}/{max(number, min(limits))}"  # type: ignore[type-var]
+
+    def _left_text(self, trainer: Trainer) -> list[str]:
+        return [] if (left := self.time_left(trainer)) is None else [f"{as_time(left)} left"]
+
+    def _line(self, trainer: Trainer, where: str, window: Window) -> None:
+        spent = f"{as_time(time.monotonic() - self._started)} so far"
+        say(f"{where}: " + ", ".join([*window.text(), spent, *self._left_text(trainer)]))
+        self._spoke, self._recent = time.monotonic(), Window()
+
+    def _refresh(self, trainer: Trainer, module: LightningModule, loss: Tensor | None) -> None:
+        """Show the step in the bar, and what else modules log for it as far as the line has room."""
+        bar = self.train_progress_bar
+        parts = ([] if loss is None else [f"loss {float(loss):.4g}"]) + self._epoch.text()[-1:]
+        parts += self._left_text(trainer)
+        if not isinstance(total := trainer.num_training_batches, int):
+            total = 0
+        room = (bar.ncols or 80) - len(f"{self._epoch_text(trainer)} 100%|| {total}/{total}, ") - BAR_WIDTH
+        for name, value in self.get_metrics(trainer, module).items():
+            shown = f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            if name != "train/loss" and len(", ".join([*parts, shown])) <= room:
+                parts.append(shown)
+        bar.n = self._batch
+        bar.set_postfix_str(", ".join(parts), refresh=False)
+        bar.refresh()
+        self._refreshed = time.monotonic()
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Return what modules log for the bar, without the version of the run."""
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+
+    def _is_time(self, now: float) -> bool:
+        return self.every_minutes > 0 and now - self._spoke >= 60 * self.every_minutes
+
+    def _begin(self) -> None:
+        """Begin to count for an evaluation; in training the lines keep their distance."""
+        self._evaluation = time.monotonic()
+        if self.trainer.state.fn != "fit":
+            self._spoke = self._evaluation
+
+    def _evaluated(self, what: str, batch: int, total: float) -> None:
+        now = time.monotonic()
+        if self.has_lines and batch < total and self._is_time(now):
+            left = (
+                ""
+                if math.isinf(total)
+                else f"/{total:,}, {as_time((now - self._evaluation) / batch * (total - batch))} left"
+            )
+            say(f"{what}: batch {batch:,}{left}")
+            self._spoke = now
+
+
+def _named(bar: Any, name: str) -> Any:
+    """Return a bar with its name in place of Lightning's, which tells the number of a loader."""
+    bar.bar_format = name + " {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {remaining} left"
+    return bar
+
+
+class ParameterSummary(ModelSummary):
+    """Print how many parameters there are, in one line."""
+
+    @staticmethod
+    def summarize(  # type: ignore[override]
+        summary_data: Sequence[tuple[str, list[str]]],
+        total_parameters: int,
+        trainable_parameters: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Print the line; see ``ModelSummary``."""
+        frozen = total_parameters - trainable_parameters
+        say(f"parameters: {trainable_parameters:,} trainable" + (f", {frozen:,} frozen" if frozen else ""))
+
+
+def with_displays(options: dict[str, Any], callbacks: Sequence[Callback]) -> list[Callback]:
+    """Return the callbacks of the command with the summary, and without what the user turned off or replaced.
+
+    Args:
+        options: of the trainer; ``callbacks`` are the user's own.
+        callbacks: the command's.
+    """
+    given = options.get("callbacks") or []
+    given = given if isinstance(given, list) else [given]
+
+    def wanted(option: str, kind: type[Callback]) -> bool:
+        return options.get(option) is not False and not any(isinstance(each, kind) for each in given)
+
+    kept = [each for each in callbacks if not isinstance(each, Progress) or wanted("enable_progress_bar", ProgressBar)]
+    return [*kept, ParameterSummary()] if wanted("enable_model_summary", ModelSummary) else kept
