@@ -13,10 +13,10 @@ ALLOWED = {
     "data": {"signals"},
     **{room: {"distributed"} for room in LEVEL_1},
     "module": LEVEL_1 | {"data.batch", "data.config", "distributed"},
-    "options": {"data.batch"},
-    "callbacks": {"metrics", "clustering", "data.batch", "distributed", "signals", "options"},
+    "options": {"data.batch", "data.text_files"},
+    "callbacks": {"metrics", "clustering", "data.batch", "data.text_files", "distributed", "signals", "options"},
     "slurm": {"data.batch", "data.shard_files"},
-    "results": {"data.batch", "options"},
+    "results": {"data.batch", "data.text_files", "options"},
     "ablations": {"results", "data.batch", "options", "signals"},
     "experiments": {"results", "ablations", "checks", "data.batch"},
     "checks": {"slurm", "data.batch"},
@@ -79,3 +79,43 @@ def test_only_the_outer_rooms_import_lightning(path):
 def test_the_one_import_against_the_order_is_the_one_that_is_named():
     assert [found for path in FILES for found in late_imports(path)] == list(LATE.items())
     assert "module" not in ALLOWED["callbacks"], "or callbacks and module would import one another"
+
+
+def opens_text(call: ast.Call) -> bool:
+    """Tell whether a call reads text by itself: ``open`` for reading without "b", ``read_text`` or ``json.load``."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    owner = getattr(call.func.value, "id", "") if isinstance(call.func, ast.Attribute) else ""
+    if (name == "read_text" and isinstance(call.func, ast.Attribute)) or (owner, name) == ("json", "load"):
+        return True
+    if name in {"genfromtxt", "loadtxt", "read_csv", "read_json"} and owner in {"np", "pd"}:
+        return True
+    if name != "open" or owner in {"os", "safe_open", "Image"}:
+        return False
+    mode = [*call.args[isinstance(call.func, ast.Name) or owner == "gzip" :], *(word.value for word in call.keywords)]
+    modes = [node.value for node in mode if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    if owner == "gzip" or (isinstance(call.func, ast.Attribute) and call.args and not modes):
+        return any("t" in each for each in modes)  # in bytes unless asked; or a method of ours, such as source.open(3)
+    return not any(set(each) & set("bwxa") for each in modes)
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("open(path)", True), ("open(path, encoding='utf-8')", True), ("open(path, 'r')", True), ("path.open()", True),
+        ("path.open('r')", True), ("path.read_text()", True), ("json.load(file)", True), ("gzip.open(p, 'rt')", True),
+        ("io.open(path, 'r')", True), ("pd.read_csv(path)", True),
+        ("open(path, 'rb')", False), ("open(path, 'w')", False), ("path.open('wb')", False), ("gzip.open(p)", False),
+        ("source.open(index)", False), ("read_text(path, 'a list')", False), ("archive.open(entry)", False),
+    ],
+)  # fmt: skip
+def test_reading_text_is_recognised(source, found):
+    assert opens_text(ast.parse(source, mode="eval").body) is found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_text_is_opened_in_one_place(path):
+    if path.relative_to(ROOT).as_posix() == "data/text_files.py":
+        return
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    lines = [call.lineno for call in calls if opens_text(call)]
+    assert not lines, f"{path.relative_to(ROOT)}, lines {lines}: use data.text_files"

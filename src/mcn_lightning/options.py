@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from mcn_lightning.data.batch import InputError
+from mcn_lightning.data.text_files import read_text
 
 ASIDE = (
     "ckpt_path", "run_folder", "config", "verbose", "checkpoint", "resume", "report", "embeddings", "progress",
@@ -39,9 +40,10 @@ def read_options(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         return {}
+    text = read_text(path, "the options of a run")
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        found = yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
         found = " ".join(str(error).split())
     if isinstance(found, dict):
         for name, kinds in {"seed_everything": int, "data": dict, "model": dict, "trainer": dict}.items():

@@ -136,9 +136,9 @@ def test_a_text_among_several_that_is_none_is_left_out_of_the_draw():
     ("name", "content", "part"),
     [
         ("captions.json", None, "found no file"),
-        ("captions.json", b"", "whole JSON file"),
-        ("captions.json", b'{"a": {"start": [0.0', "whole JSON file"),
-        ("captions.json", b"\xff\xfe", "whole JSON file"),
+        ("captions.json", b"", "whole JSON"),
+        ("captions.json", b'{"a": {"start": [0.0', "whole JSON"),
+        ("captions.json", b"\xff\xfe", "UTF-16"),
         ("captions.json", b"[1, 2]", "mapping from video id to captions, found a list"),
         ("captions.pickle", None, "found no file"),
         ("captions.pickle", b"", "damaged"),

@@ -202,7 +202,10 @@ BAD = {
         {"videos": "8,abc_-1"},
         "found task 8 of abc_-1: give the file that has them, or take its videos off",
     ),
-    "no JSON": ({"steps": '{"7": ["a"'}, "steps.json: expected JSON of {task: [text of a step, ...]}, found something"),
+    "no JSON": (
+        {"steps": '{"7": ["a"'},
+        "steps.json: expected JSON of {task: [text of a step, ...]}, found no whole JSON",
+    ),
     "a JSON list": ({"steps": '["a"]'}, "steps.json: expected JSON of {task: [text of a step, ...]}, found a list"),
     "no JSON tasks": ({"steps": "{}"}, "steps.json: expected tasks and their steps, found none"),
     "a text for steps": (
@@ -257,9 +260,7 @@ def test_what_is_no_text_file_and_no_array_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"7_abc_-1.npy: expected a matrix .*, found no such array .*magic string"):
         read_crosstask(videos, steps, annotations)
     videos.write_bytes(b"\xff\xfe")
-    with pytest.raises(
-        InputError, match=r"videos.csv: expected a list of videos with .* in UTF-8, found 'utf-8' codec"
-    ):
+    with pytest.raises(InputError, match=r"videos.csv: expected a list of videos with .* in UTF-8, found UTF-16"):
         read_video_tasks(videos)
     with pytest.raises(
         InputError, match=r"absent.txt: expected blocks of five lines with the steps of tasks, found no fi"

@@ -110,7 +110,7 @@ class Runner:
 def _last_line(log: Path | None) -> str:
     if log is None:
         return ""
-    lines = log.read_text(errors="replace").strip().splitlines()
+    lines = log.read_bytes().decode(errors="replace").strip().splitlines()
     return f" ({lines[-1]}); all of it in {log}"
 
 

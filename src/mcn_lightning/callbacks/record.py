@@ -21,6 +21,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 import mcn_lightning
 from mcn_lightning.callbacks.files import run_folder
 from mcn_lightning.callbacks.tracking import keep_wandb_id, tell_wandb
+from mcn_lightning.data.batch import InputError
+from mcn_lightning.data.text_files import read_lines
 
 RECORD = "run.json"
 UNKNOWN = "unknown"
@@ -72,8 +74,8 @@ def hardware(trainer: Trainer) -> str:
 
 def _cpu_model() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
+        lines = read_lines(Path("/proc/cpuinfo"), "the processors")
+    except InputError:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()

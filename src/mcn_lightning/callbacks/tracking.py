@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
+from mcn_lightning.data.text_files import read_text
+
 WANDB_ID = "wandb_id"
 SUMMARY = ("hardware", "processes", "started", "hours", "memory_gb")
 """What wandb is told of ``run.json`` while a run goes on, as ``run.hours`` and the like; the rest is in its config."""
@@ -92,7 +94,7 @@ def claim_folder(trainer: Trainer) -> None:
 def read_wandb_id(folder: Path) -> str | None:
     """Return the id of the wandb run that logged a run's folder, or ``None``."""
     path = folder / WANDB_ID
-    return path.read_text().strip() or None if path.is_file() else None
+    return read_text(path, "the id of a wandb run").strip() or None if path.is_file() else None
 
 
 def keep_wandb_id(trainer: Trainer, folder: Path) -> None:

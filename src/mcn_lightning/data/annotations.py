@@ -185,21 +185,3 @@ def runs(labels: Sequence[int] | np.ndarray) -> list[tuple[int, int, int]]:
         return []
     bounds = [0, *(np.flatnonzero(values[1:] != values[:-1]) + 1).tolist(), len(values)]
     return [(int(values[first]), first, stop) for first, stop in pairwise(bounds)]
-
-
-def read_lines(path: Path, what: str) -> list[str]:
-    """Read the lines of a text file, a byte order mark and white space at their ends dropped.
-
-    Args:
-        path: the file, in UTF-8.
-        what: what it should be, for messages.
-
-    Raises:
-        InputError: if it is missing, unreadable or no UTF-8.
-    """
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
-    except FileNotFoundError:
-        raise InputError(f"{path}: expected {what}, found no file: check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected {what} in UTF-8, found {error}: check the path") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from mcn_lightning.data.batch import BadVideo, InputError
 from mcn_lightning.data.clips import Clip, caption_clip
 from mcn_lightning.data.pickles import load_pickle
+from mcn_lightning.data.text_files import read_json
 
 
 @dataclass(frozen=True)
@@ -69,20 +69,10 @@ def read_captions(path: Path, videos: Iterable[str], train_column: str = "text")
     Raises:
         InputError: if the file is missing, damaged or no mapping.
     """
-    table = _read_json(path) if path.suffix == ".json" else load_pickle(path)
+    table = read_json(path, "a captions file") if path.suffix == ".json" else load_pickle(path)
     if not isinstance(table, Mapping):
         raise InputError(f"{path}: expected a mapping from video id to captions, found a {type(table).__name__}")
     return {video: _captions_of(path, video, table.get(video), train_column) for video in videos}
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except FileNotFoundError:
-        raise InputError(f"{path}: expected a captions file, found no file") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected a whole JSON file, found a damaged one ({error})") from None
 
 
 def _captions_of(path: Path, video: str, entry: Any, train_column: str) -> Captions | BadVideo:

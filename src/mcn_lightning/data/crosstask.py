@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -17,10 +16,10 @@ from mcn_lightning.data.annotations import (
     LocalizationSet,
     Segment,
     join_overlapping,
-    read_lines,
     runs,
 )
 from mcn_lightning.data.batch import InputError
+from mcn_lightning.data.text_files import read_json, read_lines
 
 OTHER_TASKS = "videos of tasks that were not asked for"
 JOINED = "annotations joined to an overlapping one of the same step"
@@ -136,10 +135,7 @@ def read_steps(path: Path) -> dict[str, tuple[str, ...]]:
 
 def _steps_of_json(path: Path) -> dict[str, tuple[str, ...]]:
     what = "JSON of {task: [text of a step, ...]}"
-    try:
-        table = json.loads("\n".join(read_lines(path, what)))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected {what}, found something else ({error})") from None
+    table = read_json(path, what)
     if not isinstance(table, dict):
         raise InputError(f"{path}: expected {what}, found a {type(table).__name__}")
     for task, texts in table.items():

@@ -21,6 +21,7 @@ from mcn_lightning.data.features import (
     read_rows,
     read_spectrogram,
 )
+from mcn_lightning.data.text_files import read_lines
 from mcn_lightning.data.videos import NewTensor, Sound, join_streams, read_sound
 
 
@@ -55,13 +56,11 @@ def read_video_list(path: Path) -> list[str]:
     Raises:
         InputError: if the file is missing, has another header, names no video, or one twice.
     """
+    what = "a list of videos with the header 'path'"
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file))
-    except FileNotFoundError:
-        raise InputError(f"{path}: expected a list of videos with the header 'path', found no file") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: expected a list of videos with the header 'path', found {error}") from None
+        rows = list(csv.reader(read_lines(path, what)))
+    except csv.Error as error:
+        raise InputError(f"{path}: expected {what}, found {error}") from None
     header = rows[0] if rows else []
     if "path" not in header:
         raise InputError(f"{path}: expected the header 'path', found '{','.join(header)}'")

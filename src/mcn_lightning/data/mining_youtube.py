@@ -24,10 +24,10 @@ from mcn_lightning.data.annotations import (
     AnnotatedVideo,
     LocalizationSet,
     Segment,
-    read_lines,
     runs,
 )
 from mcn_lightning.data.batch import InputError
+from mcn_lightning.data.text_files import read_lines
 
 TASK = "mining_youtube"
 BACKGROUND = "background"

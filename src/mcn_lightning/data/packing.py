@@ -35,6 +35,7 @@ from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.features import VisualStream
 from mcn_lightning.data.shard_files import BAD, COLUMNS, FORMAT, INDEX, STREAM_COLUMNS, ShardIndex, checksum, shard_name
 from mcn_lightning.data.shard_writer import ShardContents, Split, bytes_of, column_names
+from mcn_lightning.data.text_files import read_json
 
 PLAN = "plan.json"
 SKIPPED = "skipped.csv"
@@ -234,7 +235,7 @@ def _plan(job: _Job, fingerprint: str) -> list[Range]:
     """Return which videos each shard holds: as an earlier run has it, else by the sizes of the stored files."""
     path = job.output / PLAN
     if path.is_file():
-        known = json.loads(path.read_text())
+        known = read_json(path, "the plan of a pack that was stopped")
         if known["fingerprint"] != fingerprint:
             raise _holds_something_else(job.output)
         return [tuple(each) for each in known["shards"]]
@@ -372,7 +373,7 @@ def _write_index(job: _Job, plan: list[Range], fingerprint: str) -> None:
     shards, skipped = [], {name: {} for name in job.splits}  # type: ignore[var-annotated]
     dropped: dict[str, dict[str, int]] = {name: {} for name in job.splits}
     for number, (name, _, _) in enumerate(plan):
-        about = json.loads((job.output / shard_name(number)).with_suffix(".json").read_text())
+        about = read_json((job.output / shard_name(number)).with_suffix(".json"), "what is known of a shard")
         rows = about["rows"]
         rows["shard"] = [number if shard != BAD else BAD for shard in rows["shard"]]
         for column, values in rows.items():

@@ -157,7 +157,7 @@ def _occupied(root: Path) -> bool:
 
 def _same(root: Path, manifest: str) -> bool:
     known = root / "synthetic.json"
-    return known.is_file() and known.read_text() == manifest
+    return known.is_file() and known.read_bytes() == manifest.encode()
 
 
 def _write_word_vectors(path: Path, world: _World) -> None:

@@ -106,7 +106,7 @@ def _read_text(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
 
 def _read_counts(path: Path, file: _Lines) -> tuple[int | None, int, bytes]:
     """Return the number of words (None without a first line for it), the width, and the first line with a vector."""
-    line = file.readline()
+    line = file.readline().removeprefix(b"\xef\xbb\xbf")  # a byte order mark
     fields = line.split()
     if len(fields) == 2 and all(field.isdigit() for field in fields):
         return int(fields[0]), int(fields[1]), file.readline()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mcn_lightning.data.batch import InputError
+from mcn_lightning.data.text_files import read_json, read_text
 from mcn_lightning.options import differences, logged_name, read_options
 
 Points = list[tuple[float, float]]
@@ -167,16 +167,16 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     Raises:
         InputError: if it cannot be read.
     """
+    text = read_text(path, "the metrics of a run")
+    if not text:
+        raise InputError(f"{path}: expected the metrics of a run, found an empty file")
+    if not text.endswith("\n"):
+        text = text[: text.rfind("\n") + 1]
+        print(f"warning: {path}: the last line breaks off and is left out", file=sys.stderr)
     try:
-        text = path.read_text(encoding="utf-8")
-        if not text:
-            raise ValueError("nothing in it")
-        if not text.endswith(("\n", "\r")):
-            text = text[: text.rfind("\n") + 1]
-            print(f"warning: {path}: the last line breaks off and is left out", file=sys.stderr)
         rows = csv.DictReader(io.StringIO(text, newline=""))
         return [{name: float(value) for name, value in row.items() if name and value} for row in rows]
-    except (OSError, ValueError, TypeError, csv.Error) as error:
+    except (ValueError, TypeError, csv.Error) as error:
         raise InputError(f"{path}: expected the metrics of a run, found something else ({error})") from None
 
 
@@ -187,10 +187,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         InputError: if it cannot be read.
     """
     path = folder / "run.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected the record of a run, found something else ({error})") from None
+    found = read_json(path, "the record of a run") if path.is_file() else {}
     if not isinstance(found, dict) or not all(isinstance(found.get(name, 0), Real) for name in ("hours", "memory_gb")):
         raise InputError(f"{path}: expected the record of a run, found something else; remove the file to go without")
     return found
