@@ -128,6 +128,12 @@ def test_a_chosen_size_that_does_not_fit_is_refused_in_one_line(network, found, 
     assert "\n" not in str(caught.value)
 
 
+def test_sizes_of_modalities_that_the_network_lacks_do_not_matter(tiny, tmp_path):
+    module = MCNModule(SMALL | {"modalities": ["video", "audio"], "text_dim": 300}, **OPTIONS)
+    fit(tmp_path, module, make_data(tiny), fast_dev_run=True)
+    assert module.network.text is None and module.network_config.video_dim == 16
+
+
 def test_a_trained_network_is_never_built_anew(tiny, tmp_path):
     module = MCNModule(SMALL, **OPTIONS)
     fit(tmp_path, module, make_data(tiny))

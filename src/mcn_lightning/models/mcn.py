@@ -20,6 +20,8 @@ AUDIO_TEXT = "audio_text"
 """Name of the joint embedding of audio and text."""
 OF_DATA = {"modalities": "", "video_dim": "streams", "audio_bands": "audio.bands", "text_dim": "text.dim"}
 """Fields of ``NetworkConfig`` that follow from the data, and the option of the data that each follows from."""
+INPUT_OF = {"video_dim": "video", "audio_bands": "audio", "text_dim": "text"}
+"""The modality whose inputs have that size."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,10 @@ class NetworkConfig:
         Raises:
             ValueError: if a size that somebody has chosen is another one.
         """
+        modalities = sizes["modalities"] if "modalities" in free else self.modalities
         for name, found in sizes.items():
             own = getattr(self, name)
-            if name != "modalities" and name not in free and own != found:
+            if INPUT_OF.get(name) in modalities and name not in free and own != found:
                 raise ValueError(
                     f"--model.network.{name}: expected {found}, which --data.{OF_DATA[name]} gives, found {own}; "
                     "leave it out, and it is taken from the data"
@@ -245,12 +248,9 @@ def _reconstruction_head(config: NetworkConfig, target_dim: int) -> nn.Sequentia
 
 def _check_inputs(config: NetworkConfig, video: Tensor | None, audio: Tensor | None, words: Tensor | None) -> None:
     """Refuse inputs of another size in one line, where a layer would only tell the shapes of its matrices."""
-    sizes = {
-        "video_dim": ("video", video, 1),
-        "audio_bands": ("audio", audio, 1),
-        "text_dim": ("text", words if words is not None and words.dim() == 3 else None, 2),  # else indices of words
-    }
-    for name, (modality, given, axis) in sizes.items():
+    vectors = words if words is not None and words.dim() == 3 else None  # else indices of words
+    for name, given, axis in (("video_dim", video, 1), ("audio_bands", audio, 1), ("text_dim", vectors, 2)):
+        modality = INPUT_OF[name]
         if given is None or modality not in config.modalities:
             continue
         if given.dim() <= axis or given.shape[axis] != getattr(config, name):
