@@ -91,6 +91,41 @@ def test_words_with_spaces_do_not_pass_for_their_first_part(tmp_path):
     assert read_word_vectors(tmp_path / "v.txt", {"at"})[1].tolist() == [[3.0, 4.0]]
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "newline.bin.gz"])
+@pytest.mark.parametrize("end", [b"\n", b"\n\n", b"\r\n"])
+def test_blank_lines_at_the_end_do_not_count(tmp_path, kind, end):
+    whole = content(kind.removesuffix(".gz")) + end
+    path = tmp_path / f"v{kind}"
+    path.write_bytes(gzip.compress(whole, mtime=0) if kind.endswith(".gz") else whole)
+    words, vectors = read_word_vectors(path, set(WORDS))
+    assert words == WORDS
+    np.testing.assert_array_equal(vectors, VECTORS)
+
+
+SPACED = ["a b", "New York", "flour", "u s a", "the", "in the long run of it", "x", "1 2", "1234 AB", "end of it"]
+
+
+@pytest.mark.parametrize("kind", [".bin", "newline.bin", ".bin.gz"])
+@pytest.mark.parametrize("dim", [12, 300])
+@pytest.mark.parametrize("seed", range(10))
+def test_words_with_spaces_in_a_binary_file_are_read_whole(tmp_path, kind, dim, seed):
+    rng = np.random.default_rng(seed)
+    words = rng.permutation(SPACED).tolist()
+    vectors = (0.3 * rng.standard_normal((len(words), dim))).astype(np.float32)
+    read, found = read_word_vectors(write(tmp_path, kind, words, vectors), set(SPACED))
+    assert read == words
+    np.testing.assert_array_equal(found, vectors)
+
+
+def test_words_of_broken_letters_and_vectors_of_unusual_size_stay_readable(tmp_path):
+    words, vectors = [b"caf\xc3", b"flour", b"\x80", b"egg"], 1e9 * VECTORS[:4]
+    whole = b"4 6\n" + b"".join(word + b" " + row.tobytes() for word, row in zip(words, vectors, strict=True))
+    (tmp_path / "v.bin").write_bytes(whole)
+    read, found = read_word_vectors(tmp_path / "v.bin", {"flour", "egg"})
+    assert read == ["flour", "egg"]
+    np.testing.assert_array_equal(found, vectors[[1, 3]])
+
+
 @pytest.mark.parametrize(
     ("name", "content", "part"),
     [

@@ -69,20 +69,77 @@ def _read_binary(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
         if len(counts) != 2 or not all(count.isdigit() for count in counts):
             raise InputError(f"{path}: expected a first line with the counts of words and numbers, found none")
         count, dim = int(counts[0]), int(counts[1])
-        size = 4 * dim
+        entries = _Entries(data, dim)
         found: dict[bytes, np.ndarray] = {}
         for number in range(count):
-            space = data.find(b" ", position)
-            if space < 0 or space + 1 + size > len(data):
+            word, numbers = entries.split(position, last=number == count - 1)
+            if numbers < 0 or numbers + entries.size > len(data):
                 raise InputError(f"{path}: expected {count} words, found {number}: the file is cut short")
-            word = data[position:space].lstrip(b"\n")  # some writers end each vector with a newline
-            position = space + 1 + size
+            position = numbers + entries.size
             if word in looked_for and word not in found:
-                found[word] = np.frombuffer(data[space + 1 : position], "<f4")
-        if len(data) - position > 1:
+                found[word] = np.frombuffer(data[numbers:position], "<f4")
+        if extra := len(data[position : position + 100].strip()):
             extra = len(data) - position
             raise InputError(f"{path}: expected {count} words of {dim} numbers, found {extra} bytes after them")
     return _as_table(found, dim)
+
+
+class _Entries:
+    """Splits the entries of a binary file, each a word, a space and its numbers, into these.
+
+    A word may hold spaces itself ("New York"). Its end is the first space behind which numbers stand that may be those
+    of a vector. Where no space is so, it is the first one.
+
+    Args:
+        data: the whole file.
+        dim: numbers of a vector.
+    """
+
+    def __init__(self, data: bytes | mmap.mmap, dim: int) -> None:
+        self.data = data
+        self.size = 4 * dim
+
+    def split(self, position: int, last: bool) -> tuple[bytes, int]:
+        """Return the word of the entry at a position, and where its numbers begin; -1 where there is no space."""
+        data = self.data
+        if data[position : position + 1] == b"\n":  # some writers end each vector with one
+            position += 1
+        first = space = data.find(b" ", position)
+        if first < 0 or self._usual(first + 1):
+            return data[position:first], first + 1 if first >= 0 else -1
+        while 0 <= (space := data.find(b" ", space + 1)) <= position + _LONGEST:
+            if not _is_word(data[position:space]):
+                break
+            if self._usual(space + 1) and self._goes_on(space + 1 + self.size, last):
+                return data[position:space], space + 1
+        return data[position:first], first + 1
+
+    def _usual(self, numbers: int) -> bool:
+        """Tell whether the first numbers at a place are of a usual size, by their high bytes; letters are not."""
+        return not self.data[numbers + 3 : numbers + min(self.size, 128) : 4].translate(None, _EXPONENTS)
+
+    def _goes_on(self, end: int, last: bool) -> bool:
+        """Tell whether a word begins at a place, or after the last vector the file ends there."""
+        if end > len(self.data) or last:
+            return end <= len(self.data) and not self.data[end : end + 100].strip()
+        end += self.data[end : end + 1] == b"\n"
+        return _is_word(self.data[end : self.data.find(b" ", end)])
+
+
+_LONGEST = 256  # bytes of a word with spaces
+_EXPONENTS = bytes(sign + high for sign in (0, 128) for high in (0, *range(0x28, 0x48)))
+"""High bytes of a float32 of 0, or of 1e-13 to 1e5."""
+_CONTROL = bytes(range(32)) + b"\x7f"
+
+
+def _is_word(word: bytes) -> bool:
+    """Tell whether bytes are text without control characters."""
+    if word.isalnum():  # of ASCII
+        return True
+    try:
+        return bool(word) and word.translate(None, _CONTROL) == word and bool(word.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 def _read_text(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
@@ -92,8 +149,11 @@ def _read_text(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
     with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
         count, dim, line = _read_counts(path, file)
         while line:
+            if not line.strip():  # a blank line, as at the end
+                line = file.readline()
+                continue
             lines += 1
-            word = line.split(None, 1)[0] if line.strip() else b""
+            word = line.split(None, 1)[0]
             if line.count(b" ") < dim and (fields := len(line.split())) <= dim:
                 raise InputError(f"{path}: expected a word and {dim} numbers in entry {lines}, found {fields} fields")
             if word in looked_for and word not in found and len(line.split()) <= dim + 1:  # more: a word with spaces
