@@ -98,6 +98,10 @@ class Benchmark(Callback):
             if count:
                 yield self.figure("", what, count, "count")
 
+    def expected(self) -> list[str] | None:
+        """Return the keys of the metrics, where they are known once the files are open; ``None`` where they are not."""
+        return None
+
     def open(self, data: Any, module: LightningModule) -> None:
         """Read and check the files.
 

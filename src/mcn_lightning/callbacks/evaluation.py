@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
 
+from mcn_lightning.callbacks.planned import check_plan
 from mcn_lightning.callbacks.progress import say
 from mcn_lightning.clustering import KMeans, assign
 from mcn_lightning.data.batch import ClipBatch, InputError
@@ -343,6 +344,15 @@ class RetrievalEvaluation(Callback):
         """Let the data find videos that cannot be evaluated now, and not after hours of training."""
         if (data := getattr(trainer, "datamodule", None)) is not None and hasattr(data, "check_held_out"):
             data.check_held_out()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say now, and not at the end, that nothing will be evaluated, or no metric of a name that is waited for."""
+        data: Any = getattr(trainer, "datamodule", None)
+        config: Any = pl_module.network_config
+        held_out = not hasattr(data, "datasets") or "val" in data.datasets
+        chosen = possible_directions(self.directions, DEFAULT_DIRECTIONS, config) if held_out else []
+        topics = not hasattr(data, "has_topics") or data.has_topics("val")
+        check_plan(trainer, pl_module, chosen, topics)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._start(pl_module)

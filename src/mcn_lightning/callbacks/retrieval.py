@@ -111,6 +111,11 @@ class RetrievalBenchmark(Benchmark):
                 f"found {short[0]!r} in {self.path}"
             )
 
+    def expected(self) -> list[str] | None:
+        """Return the keys of the metrics; ``None`` with those of whole videos, which are many."""
+        metrics = retrieval_metrics(torch.ones(1, dtype=torch.float64))
+        return None if self.full_video else [f"{direction}/{name}" for direction in self._chosen for name in metrics]
+
     def evaluate(self, trainer: Trainer, module: LightningModule) -> Iterator[Figure]:
         """Rank every query's clip among the gallery, in every direction."""
         embeddings = embed_clips(module, self._clips, self.name)

@@ -225,6 +225,17 @@ class NarratedVideos(LightningDataModule):
             except InputError as error:
                 raise InputError(f"video {dataset.source.id(index)} cannot be evaluated: {error}") from None
 
+    def has_topics(self, split: str) -> bool:
+        """Tell whether the topics of a split's captions are known, by its first video that can be read."""
+        dataset = self.datasets.get(split, ())
+        for index in range(len(dataset)):
+            try:
+                captions = dataset.source.open(index).captions  # type: ignore[union-attr]
+            except InputError:
+                continue
+            return captions is not None and captions.topics is not None
+        return False
+
     def train_dataloader(self) -> DataLoader:
         """Return the training batches; ``epoch_end`` says what is done after the last full batch of an epoch.
 
