@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import save_file
 
 from mcn_lightning.data.features import DEFAULT_STREAMS, AudioConfig
-from mcn_lightning.data.shard_files import COLUMNS, FORMAT, INDEX, STREAM_COLUMNS, ShardIndex
+from mcn_lightning.data.shard_files import COLUMNS, STREAM_COLUMNS, ShardIndex
+from mcn_lightning.data.shard_header import FORMAT, INDEX
 from mcn_lightning.data.shard_writer import bytes_of
 from mcn_lightning.data.shards import ShardVideos
 

@@ -9,17 +9,19 @@ ROOT = Path(__file__).parents[1] / "src" / "mcn_lightning"
 LEVEL_1 = {"models", "losses", "clustering", "metrics"}
 ALLOWED = {
     "distributed": set(),
+    "errors": set(),
     "signals": set(),
-    "data": {"signals"},
+    "parsers": set(),
+    "data": {"signals", "errors"},
     **{room: {"distributed"} for room in LEVEL_1},
     "module": LEVEL_1 | {"data.batch", "data.config", "distributed"},
-    "options": {"data.batch", "data.text_files"},
+    "options": {"data.text_files", "errors"},
     "callbacks": {"metrics", "clustering", "data.batch", "data.text_files", "distributed", "signals", "options"},
-    "slurm": {"data.batch", "data.shard_files"},
-    "results": {"data.batch", "data.text_files", "options"},
-    "ablations": {"results", "data.batch", "options", "signals"},
-    "experiments": {"results", "ablations", "checks", "data.batch"},
-    "checks": {"slurm", "data.batch"},
+    "slurm": {"data.batch", "data.shard_files", "data.shard_header"},
+    "results": {"data.text_files", "errors", "options"},
+    "ablations": {"results", "errors", "options", "signals"},
+    "experiments": {"results", "ablations", "errors", "parsers"},
+    "checks": {"slurm", "errors"},
 }
 LATE = {("module.py", "configure_callbacks"): "mcn_lightning.callbacks.defaults"}
 """The one import against the order: the module brings its callbacks to a trainer, and asks for them only then."""

@@ -46,13 +46,14 @@ def test_sigterm_before_training_does_not_look_like_success(tiny, tmp_path):
 def test_a_signal_to_a_job_is_remembered_while_the_command_is_loaded(monkeypatch):
     told = []
 
-    def signalled() -> None:
+    def signalled(words: list[str]) -> None:
         os.kill(os.getpid(), signal.SIGUSR1)
         told.append(early())
 
     former = signal.getsignal(signal.SIGUSR1)
     monkeypatch.setenv("SLURM_JOB_ID", "1")
-    monkeypatch.setitem(sys.modules, "mcn_lightning.cli", SimpleNamespace(main=signalled))
+    monkeypatch.setitem(sys.modules, "mcn_lightning.cli", SimpleNamespace(run=signalled))
+    monkeypatch.setattr(sys, "argv", ["lightning", "fit"])
     try:
         entry_points(group="console_scripts")["lightning"].load()()
         assert told == [signal.SIGUSR1] and signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN

@@ -6,7 +6,7 @@ from mcn_lightning.signals import job_survives
 def main() -> None:
     """Run the command with the words of the process."""
     with job_survives():
-        from mcn_lightning.cli import main as run  # seconds, in which a signal may come
+        from mcn_lightning.commands import main as run
 
         run()
 

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import pickle
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
 from mcn_lightning import slurm
-from mcn_lightning.data.batch import InputError
-
-
-class OneLineErrors:
-    """Of a parser whose errors are one line, without pages of usage before it."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """End the command with the message."""
-        sys.exit("error: " + " ".join(message.split()))
+from mcn_lightning.errors import InputError, reason_of
 
 
 def video_width(streams: Sequence[Any]) -> int:
@@ -104,11 +95,6 @@ def log_below(trainer: Any, folder: str) -> None:
         if "save_dir" in getattr(logger, "init_args", {}):
             logger.init_args.save_dir = folder
     trainer.default_root_dir = folder
-
-
-def reason_of(error: OSError) -> str:
-    """Return what the system says of an error, as part of a sentence."""
-    return f"{error.strerror or error}".lower()
 
 
 def asked_of_job(options: Any) -> slurm.Asked:

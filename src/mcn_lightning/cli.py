@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import auto_cli
 from pytorch_lightning import Trainer
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -21,9 +18,8 @@ from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvi
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
-from tqdm import tqdm
 
-from mcn_lightning import __version__, slurm
+from mcn_lightning import slurm
 from mcn_lightning.callbacks import (
     BenchmarkReport,
     CentroidUpdate,
@@ -48,31 +44,26 @@ from mcn_lightning.callbacks import (
     with_displays,
 )
 from mcn_lightning.checks import (
-    OneLineErrors,
     asked_of_job,
     best_is_highest,
     check_checkpoint,
     check_writable,
     data_seed,
     log_below,
-    reason_of,
     video_width,
 )
-from mcn_lightning.convert import convert_weights
+from mcn_lightning.commands import main as main  # the whole command; `run` is the part of it with a trainer
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.data.packing import PackConfig
-from mcn_lightning.data.shard_files import ShardIndex
-from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
-from mcn_lightning.experiments import ablate, results
 from mcn_lightning.losses import NotFiniteError
 from mcn_lightning.messages import quieten
 from mcn_lightning.models.released import WeightsError
 from mcn_lightning.models.weights import SHAPE
 from mcn_lightning.module import MCNModule
 from mcn_lightning.options import flat_options
+from mcn_lightning.parsers import OneLineErrors
 
-CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Weights, k-means and log-softmax are float32 in all of them."""
 
@@ -87,7 +78,24 @@ class OneLineParser(OneLineErrors, LightningArgumentParser):
 
 
 class MCNCLI(LightningCLI):
-    """LightningCLI with this project's callbacks as groups and the data's sizes handed on to the network."""
+    """LightningCLI with this project's callbacks as groups and the data's sizes handed on to the network.
+
+    Args:
+        command: the subcommand that is asked for, whose parser alone is built; all of them when ``None``.
+    """
+
+    def __init__(self, *args: Any, command: str | None = None, **kwargs: Any) -> None:
+        self._asked = command
+        super().__init__(*args, **kwargs)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Return the subcommands, each with the parameters that are no options: building a parser takes its time."""
+        every = LightningCLI.subcommands()
+        return {self._asked: every[self._asked]} if self._asked in every else every
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the words, which need not be those of the process."""
+        self.config = parser.parse_args(args)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks every run has, and the links from data to model."""
@@ -267,10 +275,6 @@ class PrepareCLI(MCNCLI):
 class OptionsCLI(MCNCLI):
     """The options of a run, and nothing built from them."""
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the words, which are not those of the process."""
-        self.config = parser.parse_args(args)
-
     def _parse_ckpt_path(self) -> None:
         """There is no checkpoint here."""
 
@@ -284,69 +288,25 @@ class OptionsCLI(MCNCLI):
         """Run nothing."""
 
 
-def verify_shards(shards: str) -> None:
-    """Check every shard against the checksums of the index.
-
-    Args:
-        shards: folder that ``prepare`` wrote.
-
-    Raises:
-        InputError: if a shard is missing or damaged, after all of them were checked.
-    """
-    index, wrong = ShardIndex(Path(shards)), []
-    with tqdm(total=sum(shard["bytes"] for shard in index.shards), unit="B", unit_scale=True, desc="verifying") as bar:
-        for number, shard in enumerate(index.shards):
-            if (reason := index.verify(number)) is not None:
-                wrong.append(reason)
-                bar.write(reason)
-            bar.update(shard["bytes"])
-    if wrong:
-        raise InputError(f"{len(wrong)} of {len(index.shards)} shards in {shards} are not what was packed")
-    print(f"{len(index.shards)} shards, {sum(shard['bytes'] for shard in index.shards) / 1e9:.2f} GB: all as packed")
-
-
-def write_generated(root: str, synthetic: SyntheticConfig = SyntheticConfig()) -> None:  # noqa: B008 (frozen)
-    """Write generated narrated videos with known topics in the release's layout.
-
-    Args:
-        root: folder to write; it must not hold other data.
-        synthetic: how many videos, how long, how clear their topics.
-    """
-    write_synthetic(Path(root), synthetic)
-    print(f"wrote {synthetic.videos} training and {synthetic.held_out} held-out videos to {root}")
-
-
-COMMANDS: dict[str, Callable[..., None]] = {
-    "synthetic": write_generated,
-    "verify": verify_shards,
-    "convert": convert_weights,
-}
-"""Commands that need no trainer."""
-
-
-def build(command: Any, args: list[str] | None) -> Any:
+def build(command: Any, words: Sequence[str]) -> Any:
     """Build a command, which runs it.
 
     Args:
         command: its class.
-        args: its words; those of the process when ``None``.
+        words: the words after the program's name.
     """
+    alone = command is PrepareCLI  # no subcommand of LightningCLI
     return command(
         MCNModule,
         NarratedVideos,
-        args=args,
+        args=[*words[1:]] if alone else [*words],
+        command=words[0],
+        run=not alone,
         parser_class=OneLineParser,
         save_config_callback=SaveConfig,
         auto_configure_optimizers=False,
         seed_everything_default=0,
-        parser_kwargs={
-            "parser_mode": "omegaconf+",
-            "version": __version__,
-            "description": "Train and evaluate Multimodal Clustering Networks. Beside the commands below: "
-            "prepare (pack a data set into shards), verify (check shards), synthetic (write generated videos), "
-            "results (table and curves of what runs reached), ablate (a folder of ablation files over seeds), "
-            "convert (weights of the authors' releases to a checkpoint); each has its own --help.",
-        },
+        parser_kwargs={"parser_mode": "omegaconf+", "prog": "lightning prepare" if alone else "lightning"},
         trainer_defaults={
             "logger": {
                 "class_path": "pytorch_lightning.loggers.CSVLogger",
@@ -365,34 +325,18 @@ def fit_options(words: Sequence[str]) -> dict[str, Any]:
     return yaml.safe_load(command._parser("fit").dump(command.config["fit"], skip_unset=False))
 
 
-EXPERIMENTS: dict[str, Callable[[Sequence[str]], None]] = {
-    "results": results,
-    "ablate": partial(ablate, options_of=fit_options),
-}
-"""Commands around several runs, which read their words themselves."""
-
-
-def main(args: list[str] | None = None) -> None:
-    """Run the command.
+def run(words: Sequence[str]) -> None:
+    """Run a command that has a trainer, or its options.
 
     Args:
-        args: words after the command's name; those of the process when ``None``.
+        words: the words after the program's name; the first is the command.
+
+    Raises:
+        InputError: if the user has to change something.
     """
-    words = sys.argv[1:] if args is None else args
     quieten()
     try:
-        if words and words[0] in COMMANDS:
-            auto_cli(COMMANDS[words[0]], args=words[1:], prog=f"lightning {words[0]}", as_positional=False)
-            return
-        if words and words[0] in EXPERIMENTS:
-            EXPERIMENTS[words[0]](words[1:])
-            return
-        command: Any = MCNCLI
-        if words[:1] == ["prepare"]:
-            command, words = partial(PrepareCLI, run=False), words[1:]
-            if args is None:  # LightningCLI warns about words of its own beside those of the process
-                sys.argv = [f"{sys.argv[0]} prepare", *words]
-        build(command, None if args is None else words)
+        build(PrepareCLI if words[0] == "prepare" else MCNCLI, words)
     # all processes end with these two: the first one tells, and no other may end as failed before it has
     except Stopped as stop:
         if is_first_process():
@@ -402,11 +346,5 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(128 + signal.SIGTERM)
     except NotFiniteError as error:
         sys.exit(f"error: {error}" if is_first_process() else 0)
-    except (InputError, MisconfigurationException) as error:
-        sys.exit("error: " + " ".join(str(error).split()))
-    except OSError as error:
-        if error.errno not in CANNOT_WRITE:
-            raise
-        where = error.filename or "a file of the run"
-        advice = "make room or give another place, and go on with --ckpt_path last"
-        sys.exit(f"error: {where}: expected to write it, found {reason_of(error)}; {advice}")
+    except MisconfigurationException as error:
+        raise InputError(str(error)) from error

@@ -8,18 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
 from mcn_lightning.ablations import OptionsOf, Past, Runner, plan
-from mcn_lightning.checks import OneLineErrors
-from mcn_lightning.data.batch import InputError
+from mcn_lightning.errors import InputError
+from mcn_lightning.parsers import CommandParser
 from mcn_lightning.results import check_metrics, check_plot, collect, draw_curves, results_table, rows_of, write_csv
 
 METRICS = ("val/t->va/R@1", "val/t->va/R@5", "val/t->va/R@10")
-
-
-class CommandParser(OneLineErrors, ArgumentParser):
-    """The parser of a command around runs."""
 
 
 def _first_line(command: Any) -> str:
@@ -35,7 +29,7 @@ def results(words: Sequence[str]) -> None:
     Raises:
         InputError: if there is no run, or a file cannot be read or written.
     """
-    parser = CommandParser(prog="mcn-lightning results", description=_first_line(results))
+    parser = CommandParser(prog="lightning results", description=_first_line(results))
     parser.add_argument(
         "runs",
         metavar="RUN",
@@ -88,7 +82,7 @@ def ablate(words: Sequence[str], options_of: OptionsOf) -> None:
     if "--" in own:
         own, more = own[: own.index("--")], own[own.index("--") + 1 :]
     parser = CommandParser(
-        prog="mcn-lightning ablate",
+        prog="lightning ablate",
         description=_first_line(ablate),
         epilog="Words after -- go to every run, for instance: -- --data.root DATA --trainer.max_epochs 20",
     )

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.text_files import read_text
+from mcn_lightning.errors import InputError
 
 ASIDE = (
     "ckpt_path", "run_folder", "config", "verbose", "checkpoint", "resume", "report", "embeddings", "progress",

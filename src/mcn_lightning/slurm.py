@@ -10,7 +10,8 @@ from itertools import chain
 from pathlib import Path
 
 from mcn_lightning.data.batch import InputError
-from mcn_lightning.data.shard_files import INDEX, ShardIndex, shard_name
+from mcn_lightning.data.shard_files import ShardIndex
+from mcn_lightning.data.shard_header import INDEX, shard_name
 
 INTERACTIVE = ("bash", "interactive")
 """Names of jobs in which Lightning starts processes itself."""

@@ -20,7 +20,7 @@ from mcn_lightning.cli import main
 from mcn_lightning.data import packing
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.clips import ClipConfig
-from mcn_lightning.data.shard_files import INDEX, shard_name
+from mcn_lightning.data.shard_header import INDEX, shard_name
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 
 

@@ -19,7 +19,8 @@ from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.features import AudioConfig
 from mcn_lightning.data.loading import ClipLoader
 from mcn_lightning.data.packing import PackConfig
-from mcn_lightning.data.shard_files import INDEX, ShardIndex, shard_name
+from mcn_lightning.data.shard_files import ShardIndex
+from mcn_lightning.data.shard_header import INDEX, shard_name
 from mcn_lightning.data.text import TextConfig
 
 

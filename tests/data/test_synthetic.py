@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import signal
@@ -204,3 +205,16 @@ def test_topics_are_as_many_as_asked(tmp_path):
     write_synthetic(tmp_path / "set", SyntheticConfig(80, 1, 6.0, topics=5, widths=(4, 4), word_dim=4))
     entries = json.loads((tmp_path / "set" / "captions.json").read_text())
     assert {topic for entry in entries.values() for topic in entry["topic"]} == set(range(5))
+
+
+def test_a_terminal_sees_how_far_it_is(tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    write_synthetic(tmp_path / "a", SMALL)
+    assert "generating videos" in sys.stderr.getvalue() and "4/4" in sys.stderr.getvalue()
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    write_synthetic(tmp_path / "b", SMALL)
+    assert not sys.stderr.getvalue()

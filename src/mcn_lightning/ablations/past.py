@@ -8,10 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mcn_lightning.ablations.tasks import Task
-from mcn_lightning.data.batch import InputError
+from mcn_lightning.errors import InputError
 from mcn_lightning.options import counting_options, differences, logged_name, read_options
 from mcn_lightning.results.runs import read_record
 
@@ -88,6 +86,8 @@ def _finished(folder: Path, options: Options) -> bool:
     """Return whether a run went on to its end, by its record, or by a checkpoint where there is no record."""
     if "finished" in (record := read_record(folder)):
         return bool(record["finished"])
+    import torch  # more than a second, and most runs have a record
+
     epochs, steps = (options["trainer"].get(name) or -1 for name in ("max_epochs", "max_steps"))
     for path in folder.glob("checkpoints/*.ckpt"):
         try:

@@ -14,7 +14,7 @@ from typing import IO
 
 from mcn_lightning.ablations.past import Past
 from mcn_lightning.ablations.tasks import Task
-from mcn_lightning.data.batch import InputError
+from mcn_lightning.errors import InputError
 from mcn_lightning.signals import FOR_THE_RUN, early
 
 

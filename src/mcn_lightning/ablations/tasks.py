@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcn_lightning.data.batch import InputError
+from mcn_lightning.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mcn_lightning.data.memory import Blocks, pinned, received
+from mcn_lightning.errors import InputError as InputError  # where it is looked for
 
 _blocks = Blocks(kept=2)
 Modality = Literal["video", "audio", "text"]
 MODALITIES: tuple[Modality, ...] = ("video", "audio", "text")
-
-
-class InputError(ValueError):
-    """A file or an option that the user gave is wrong; the message is one line that says how to mend it."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.captions import describe_dropped, total_reasons
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.features import VisualStream
-from mcn_lightning.data.shard_files import BAD, COLUMNS, FORMAT, INDEX, STREAM_COLUMNS, ShardIndex, checksum, shard_name
+from mcn_lightning.data.shard_files import BAD, COLUMNS, STREAM_COLUMNS, ShardIndex
+from mcn_lightning.data.shard_header import FORMAT, INDEX, checksum, shard_name
 from mcn_lightning.data.shard_writer import ShardContents, Split, bytes_of, column_names
 from mcn_lightning.data.text_files import read_json
 

@@ -26,8 +26,6 @@ whole: any number of workers shares one copy in the page cache.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -40,9 +38,8 @@ from torch import Tensor
 
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.features import VisualStream
+from mcn_lightning.data.shard_header import INDEX, ShardHeader
 
-FORMAT = "mcn-lightning shards 1"
-INDEX = "index.safetensors"
 BAD = -1
 """Shard number of a video that could not be packed."""
 COLUMNS = {
@@ -59,24 +56,6 @@ STREAM_COLUMNS = {
     "rows": torch.int32,  # how many rows the stream has
 }
 """Columns that stand once for each visual stream s, as ``row_<s>`` and ``rows_<s>``."""
-
-
-def shard_name(number: int) -> str:
-    """Return the file name of a shard."""
-    return f"shard-{number:05d}.safetensors"
-
-
-def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file: Any) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 class Mapped:
@@ -178,7 +157,7 @@ class Shard(Mapped):
         return self.tensors[name].numpy()
 
 
-class ShardIndex:
+class ShardIndex(ShardHeader):
     """The index of a folder of shards.
 
     Args:
@@ -189,24 +168,8 @@ class ShardIndex:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        path = folder / INDEX
-        if not path.is_file():
-            raise InputError(
-                f"{path}: expected the index of finished shards, found no file; mcn-lightning prepare writes it last"
-            )
-        self.tables = Mapped(path)
-        try:
-            about = json.loads(self.tables.metadata["index"])
-            if about["format"] != FORMAT:
-                raise ValueError(about["format"])
-            self.fingerprint: str = about["fingerprint"]
-            self.options: dict[str, Any] = about["options"]
-            self.shards: list[dict[str, Any]] = about["shards"]
-            self.reasons: dict[str, dict[str, str]] = about["skipped"]
-            self.dropped: dict[str, dict[str, int]] = about.get("dropped", {})  # which older shards do not know
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: expected an index of {FORMAT}, found something else ({error})") from None
+        super().__init__(folder)
+        self.tables = Mapped(folder / INDEX)
 
     @property
     def splits(self) -> list[str]:
@@ -228,30 +191,6 @@ class ShardIndex:
         ends = self.tables["shard_word_end"].numpy()
         begin = int(ends[number - 1]) if number else 0
         return self.tables["shard_word"].numpy()[begin : int(ends[number])]
-
-    def broken(self, number: int) -> str | None:
-        """Return what is wrong with a shard at first sight (missing, or of another size), or ``None``."""
-        expected, path = self.shards[number], self.folder / shard_name(number)
-        try:
-            size = path.stat().st_size
-        except OSError:
-            size = None
-        if size == expected["bytes"]:
-            return None
-        found = "no file" if size is None else f"{size} bytes"
-        return (
-            f"{path}: expected {expected['bytes']} bytes with SHA-256 {expected['sha256']}, found {found}; "
-            "pack again, or copy it anew"
-        )
-
-    def verify(self, number: int) -> str | None:
-        """Return what is wrong with a shard by its checksum, or ``None``."""
-        if (wrong := self.broken(number)) is not None:
-            return wrong
-        path, expected = self.folder / shard_name(number), self.shards[number]["sha256"]
-        if (found := checksum(path)) == expected:
-            return None
-        return f"{path}: expected SHA-256 {expected}, found {found}; delete it and pack again, or copy it anew"
 
 
 def check_options(

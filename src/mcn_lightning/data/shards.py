@@ -18,7 +18,8 @@ from mcn_lightning.data.features import (
     VisualStream,
     max_rows,
 )
-from mcn_lightning.data.shard_files import BAD, COLUMNS, STREAM_COLUMNS, Choices, Shard, ShardIndex, Strings, shard_name
+from mcn_lightning.data.shard_files import BAD, COLUMNS, STREAM_COLUMNS, Choices, Shard, ShardIndex, Strings
+from mcn_lightning.data.shard_header import shard_name
 from mcn_lightning.data.text import TextSource
 from mcn_lightning.data.videos import NewTensor, Sound, join_streams, read_sound
 

@@ -12,7 +12,8 @@ from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.howto100m import LayoutVideos, VideoLayout, read_video_list, video_id
 from mcn_lightning.data.packing import PackConfig, PackReport, pack
 from mcn_lightning.data.retrieval import PickledClips, is_pickle
-from mcn_lightning.data.shard_files import ShardIndex, check_options, checksum
+from mcn_lightning.data.shard_files import ShardIndex, check_options
+from mcn_lightning.data.shard_header import checksum
 from mcn_lightning.data.shard_writer import Split
 from mcn_lightning.data.shards import ShardVideos
 from mcn_lightning.data.streaming import StreamingVideos, is_streaming, pack_streaming

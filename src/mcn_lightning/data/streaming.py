@@ -23,7 +23,8 @@ from mcn_lightning.data.captions import total_reasons
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.features import AudioConfig, VisualStream
 from mcn_lightning.data.packing import PackConfig, PackReport
-from mcn_lightning.data.shard_files import FORMAT, Shard
+from mcn_lightning.data.shard_files import Shard
+from mcn_lightning.data.shard_header import FORMAT
 from mcn_lightning.data.shard_writer import ShardContents, Split
 from mcn_lightning.data.shards import ShardVideo
 from mcn_lightning.data.text import TextSource, split_words

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mcn_lightning.data.batch import InputError
+from mcn_lightning.errors import InputError
 
 LATENT = 24
 WORDS_A_TOPIC = 6
@@ -108,14 +108,17 @@ def write_synthetic(root: Path, config: SyntheticConfig) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     world, captions = _World(config), {}
-    for split, first, count in (("train", 0, config.videos), ("val", config.videos, config.held_out)):
-        paths = []
-        numbers = range(first, first + count)
-        for number in tqdm(numbers, f"generating {split}", unit=" videos", disable=None, delay=2):
-            name = f"synthetic_{number:05d}"
-            captions[name] = _write_video(partial / "features" / split / name, name, number, world, config)
-            paths.append(f"{split}/{name}")
-        (partial / f"{split}.csv").write_text("path\n" + "\n".join(paths) + "\n")
+    splits = (("train", 0, config.videos), ("val", config.videos, config.held_out))
+    total = config.videos + config.held_out
+    with tqdm(total=total, desc="generating videos", unit=" videos", disable=None) as bar:  # none without a terminal
+        for split, first, count in splits:
+            paths = []
+            for number in range(first, first + count):
+                name = f"synthetic_{number:05d}"
+                captions[name] = _write_video(partial / "features" / split / name, name, number, world, config)
+                paths.append(f"{split}/{name}")
+                bar.update()
+            (partial / f"{split}.csv").write_text("path\n" + "\n".join(paths) + "\n")
     (partial / "captions.json").write_text(json.dumps(captions))
     _write_word_vectors(partial / "word_vectors.txt", world)
     (partial / "synthetic.json").write_text(manifest)

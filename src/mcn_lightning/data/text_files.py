@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mcn_lightning.data.batch import InputError
+from mcn_lightning.errors import InputError
 
 _MAGIC = (
     (b"\x1f\x8b", "a gzip file", "unpack it with gunzip"),

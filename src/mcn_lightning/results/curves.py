@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mcn_lightning.data.batch import InputError
+from mcn_lightning.errors import InputError
 from mcn_lightning.results.rows import Row
 
 LOSS = "train/loss"

@@ -11,8 +11,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.text_files import read_json, read_text
+from mcn_lightning.errors import InputError
 from mcn_lightning.options import differences, logged_name, read_options
 
 Points = list[tuple[float, float]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from numbers import Real
 from typing import Any
 
-from mcn_lightning.data.batch import InputError
+from mcn_lightning.errors import InputError
 from mcn_lightning.options import logged_name
 from mcn_lightning.results.runs import Points, Run
 
