@@ -14,7 +14,7 @@ from references import clips as reference
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.captions import parse_captions
 from mcn_lightning.data.clips import ClipConfig, all_windows, caption_clip, draw, draw_clips, draw_windows, merge
-from mcn_lightning.data.videos import NarratedVideoDataset
+from mcn_lightning.data.videos import NarratedVideoDataset, check_lengths
 
 
 def random_captions(rng, kind):
@@ -170,6 +170,8 @@ def test_clips_of_messy_captions_keep_the_rules(messy, min_time, replacement, se
 class Silent:
     """A video without features of which only captions and length are known."""
 
+    lengths = ()
+
     def __init__(self, captions, duration):
         self.captions, self.duration = captions, duration
 
@@ -179,9 +181,10 @@ class Silent:
 def test_training_clips_lie_in_the_video_whatever_the_captions_say(messy, duration, overrun, min_time, seed):
     captions = spoken(messy)
     config = ClipConfig(n_pair=8, min_time=min_time, overrun=overrun)
-    dataset = NarratedVideoDataset([], config)
+    dataset, video = NarratedVideoDataset([], config), Silent(captions, duration)
     try:
-        clips = dataset._choose(np.random.default_rng(seed), "v", Silent(captions, duration))
+        check_lengths("v", video, overrun)
+        clips = dataset._choose(np.random.default_rng(seed), "v", video)
     except InputError:
         assert captions.end.max() > duration + overrun or captions.start.min() >= duration
         return

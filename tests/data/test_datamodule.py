@@ -225,7 +225,8 @@ def change_captions(root, split, change):
 
 
 def test_held_out_captions_beyond_the_features_are_found_before_training(copy, tmp_path):
-    change_captions(copy, "val", lambda entry: entry["end"].__setitem__(-1, 99.0))
+    ends = iter((99.0, 30.0))  # of both they would be a wrong unit
+    change_captions(copy, "val", lambda entry: entry["end"].__setitem__(-1, next(ends)))
     data = narrated(copy, max_bad_share=1.0)
     data.setup("fit")
     with pytest.raises(InputError, match=r"cannot be evaluated: .*--data\.clips\.overrun"):

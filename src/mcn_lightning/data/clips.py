@@ -20,7 +20,8 @@ class ClipConfig:
         eval_min_time: the same for captions in evaluation, where two captions that grow into one another would be one
             clip under two ids; 0 takes each caption as it is.
         replacement: draw uniformly with replacement; False draws every caption once before one comes again.
-        overrun: seconds by which the last caption may end after the longest stream of features.
+        overrun: seconds by which the last caption may end after the longest stream of features, and by which streams
+            may differ in length. Before training, rates and units are refused that make nearly all videos differ alike.
     """
 
     kind: Literal["captions", "windows"] = "captions"

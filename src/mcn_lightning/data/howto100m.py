@@ -12,6 +12,7 @@ from torch import Tensor
 from mcn_lightning.data.batch import MODALITIES, BadVideo, InputError, Modality
 from mcn_lightning.data.captions import Captions, total_reasons
 from mcn_lightning.data.clips import Clip
+from mcn_lightning.data.consistency import Length, content_faults
 from mcn_lightning.data.features import (
     DEFAULT_STREAMS,
     FRAME_RATE,
@@ -196,6 +197,23 @@ class LayoutVideo:
         if self.frames is not None:
             seconds.append(self.frames.shape[1] / FRAME_RATE)
         return max(seconds, default=float("inf"))
+
+    @property
+    def lengths(self) -> tuple[Length, ...]:
+        """How long each stream lasts."""
+        source, found = self.source, []
+        for number, (rows, stream) in enumerate(zip(self.rows, source.layout.streams, strict=False)):
+            where, option = str(source.path(self.index, stream)), f"data.streams[{number}].rate"
+            found.append(Length(stream.suffix, where, len(rows), stream.rate, option))
+        if self.frames is not None:
+            audio = source.layout.audio
+            found.append(Length(audio.suffix, str(source.path(self.index, audio)), self.frames.shape[1], FRAME_RATE))
+        return tuple(found)
+
+    def faults(self) -> list[tuple[str, str | None]]:
+        """Return the name of each stream, and what is wrong with its numbers; see ``StoredVideo``."""
+        found = content_faults(self.rows, None if self.frames is None else self.frames.T)
+        return list(zip((length.name for length in self.lengths), found, strict=True))
 
     def maxima(self, clips: Sequence[Clip]) -> list[Tensor]:
         """Return the maximum over the rows of each clip, ``(B, width)`` for each stream, in the stored precision.

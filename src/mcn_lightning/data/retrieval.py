@@ -14,6 +14,7 @@ from torch import Tensor
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.captions import Captions
 from mcn_lightning.data.clips import Clip
+from mcn_lightning.data.consistency import Length, content_faults
 from mcn_lightning.data.features import AudioConfig, VisualStream, all_finite, copy_runs
 from mcn_lightning.data.pickles import load_pickle
 from mcn_lightning.data.recognition import class_names, class_text
@@ -351,6 +352,7 @@ class PickledClip:
     """
 
     duration = float("inf")
+    lengths: tuple[Length, ...] = ()  # a clip's own features, pooled
 
     def __init__(self, record: ClipRecord, config: AudioConfig | None) -> None:
         self.record = record
@@ -362,6 +364,12 @@ class PickledClip:
         choices = (self.record.choices,) if len(self.record.choices) > 1 else None
         label = None if self.record.label is None else np.array([self.record.label])
         return Captions(np.zeros(1), np.ones(1), (self.record.text,), label, choices)
+
+    def faults(self) -> list[tuple[str, str | None]]:
+        """Return the name of each stream, and what is wrong with its numbers; see ``StoredVideo``."""
+        frames = None if self.record.audio is None else self.record.audio.T
+        found = content_faults(self.record.streams, frames)
+        return [(f" stream {number}", fault) for number, fault in enumerate(found)]
 
     def visual(self, clips: Sequence[Clip], new: NewTensor) -> Tensor | None:
         """Return the features of B times this clip, ``(B, C)``."""

@@ -13,10 +13,11 @@ from torch import Tensor
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.captions import Captions, total_reasons
 from mcn_lightning.data.clips import Clip, ClipConfig
+from mcn_lightning.data.consistency import Length
 from mcn_lightning.data.features import VisualStream, all_finite, max_rows
 from mcn_lightning.data.shard_files import BAD, COLUMNS, STREAM_COLUMNS
 from mcn_lightning.data.text import split_words
-from mcn_lightning.data.videos import check_overrun
+from mcn_lightning.data.videos import check_lengths
 
 
 class PackableVideo(Protocol):
@@ -29,6 +30,13 @@ class PackableVideo(Protocol):
     @property
     def duration(self) -> float:
         """Seconds of the longest stream of features."""
+
+    @property
+    def lengths(self) -> tuple[Length, ...]:
+        """How long each stream lasts."""
+
+    def faults(self) -> list[tuple[str, str | None]]:
+        """Return the name of each stream, and what is wrong with its numbers."""
 
     @property
     def rows(self) -> list[Tensor]:
@@ -124,10 +132,10 @@ class ShardContents:
         counts = {name: self.at[name] for name in self.at}
         name, captions = split.source.id(index), video.captions
         counts["captions"] = 0 if captions is None else len(captions)
+        check_lengths(name, video, self.clips.overrun)
         spans: list[tuple[float, float]] = []
         pooled: list[Tensor] = []
         if captions is not None:
-            check_overrun(name, captions, video.duration, self.clips.overrun)
             clips = list(captions.clips(range(len(captions)), split.min_time).values())
             spans = [(clip.start, clip.end) for clip in clips]
             parts |= _caption_parts(captions, clips)

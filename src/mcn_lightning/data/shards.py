@@ -12,6 +12,7 @@ from torch import Tensor
 from mcn_lightning.data.batch import BadVideo, InputError
 from mcn_lightning.data.captions import Captions
 from mcn_lightning.data.clips import Clip
+from mcn_lightning.data.consistency import Length, content_faults
 from mcn_lightning.data.features import (
     FRAME_RATE,
     AudioConfig,
@@ -232,6 +233,35 @@ class ShardVideo:
             seconds.append(self.frames / FRAME_RATE)
         return max(seconds, default=float("inf"))
 
+    @property
+    def lengths(self) -> tuple[Length, ...]:
+        """How long each stream lasts."""
+        source, name, found = self.source, self.source.id(self.index), []
+        for number, stream in enumerate(source.streams):
+            rows, option = source.column(f"rows_{number}", self.index), f"data.streams[{number}].rate"
+            found.append(Length(stream.suffix, f"{name}{stream.suffix}", rows, stream.rate, option))
+        if source.audio is not None:
+            found.append(Length(source.audio.suffix, f"{name}{source.audio.suffix}", self.frames, FRAME_RATE))
+        return tuple(found)
+
+    def faults(self) -> list[tuple[str, str | None]]:
+        """Return the name of each stream, and what is wrong with its numbers; see ``StoredVideo``."""
+        rows = list(self._stored_rows()) if self.source.streams else []
+        first, heard = self.source.column("frame", self.index), self.source.audio is not None
+        frames = self.shard["audio"][first : first + self.frames] if heard else None
+        return list(zip((length.name for length in self.lengths), content_faults(rows, frames), strict=True))
+
+    def _stored_rows(self) -> Sequence[Tensor]:
+        """Return what is stored of each visual stream: its rows, or the maxima over the clips of captions."""
+        if not self.source.keep_frames:
+            maxima = self.shard["visual"][self.first : self.first + self.source.column("captions", self.index)]
+            return maxima.split(self.source.widths, dim=1)
+        places = [
+            (number, self.source.column(f"row_{number}", self.index), self.source.column(f"rows_{number}", self.index))
+            for number in range(len(self.source.streams))
+        ]
+        return [self.shard[f"visual_{number}"][first : first + count] for number, first, count in places]
+
     def _captions(self) -> Captions:
         source, shard = self.source, self.shard
         count = source.column("captions", self.index)
@@ -257,9 +287,7 @@ class ShardVideo:
             np.take(stored.numpy(), drawn, axis=0, out=out.numpy(), mode="clip")  # faster than with mode "raise"
             return out
         spans, pooled = [(clip.start, clip.end) for clip in clips], []
-        for number, stream in enumerate(self.source.streams):
-            first = self.source.column(f"row_{number}", self.index)
-            rows = self.shard[f"visual_{number}"][first : first + self.source.column(f"rows_{number}", self.index)]
+        for rows, stream in zip(self._stored_rows(), self.source.streams, strict=True):
             pooled.append(max_rows(rows, spans, stream.rate))
         return join_streams(pooled, new)
 

@@ -9,6 +9,7 @@ from typing import Any
 from mcn_lightning.data.batch import BadVideo, InputError
 from mcn_lightning.data.captions import Captions, read_captions
 from mcn_lightning.data.clips import ClipConfig
+from mcn_lightning.data.first_look import look_at
 from mcn_lightning.data.howto100m import LayoutVideos, VideoLayout, read_video_list, video_id
 from mcn_lightning.data.packing import PackConfig, PackReport, pack
 from mcn_lightning.data.retrieval import PickledClips, is_pickle
@@ -126,6 +127,8 @@ class Splits:
         for source in sources.values():
             source.set_text(self.text)
         self.datasets = {split: self._dataset(split, source) for split, source in {**sources, **pickled}.items()}
+        if not streaming:  # a look at a record fetches a whole chunk from its store
+            self._look()
         self._lost = sources["train"].lost() if "train" in sources else []
 
     def _check_packed(self, packed: dict[str, Any], where: str) -> None:
@@ -188,6 +191,8 @@ class Splits:
             if paths
         }
         streams = self.layout.streams if "video" in self.layout.modalities else ()
+        for split, part in splits.items():
+            look_at(part.source, self.clips.overrun, f"--data.{split}_csv {self.lists[split]}")
         options = self._shard_options() | {
             "modalities": list(self.layout.modalities),
             "kind": self.clips.kind,
@@ -221,6 +226,12 @@ class Splits:
             split: LayoutVideos(paths, captions, self.layout) for split, paths in videos.items() if paths
         }
         self.datasets = {split: self._dataset(split, source) for split, source in {**sources, **pickled}.items()}
+        self._look()
+
+    def _look(self) -> None:
+        """Compare rates and units over some videos of every split."""
+        for split, dataset in self.datasets.items():
+            look_at(dataset.source, self.clips.overrun, f"--data.{split}_csv {self.lists[split]}")
 
     def _check_words(self, paths: Sequence[str], captions: Mapping[str, Captions | BadVideo]) -> None:
         """Refuse training captions of which no word is known, while those of another split may be."""

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from mcn_lightning.data.batch import BadVideo, ClipBatch, InputError, cut_clips
 from mcn_lightning.data.captions import Captions
 from mcn_lightning.data.clips import Clip, ClipConfig, all_windows, draw_clips, draw_windows
+from mcn_lightning.data.consistency import Length, VideoLengths, odd_streams
 from mcn_lightning.data.features import AudioConfig, augment_audio, clip_frames, copy_runs, refuse_bad_frames
 from mcn_lightning.data.memory import Blocks, Slots, join
 from mcn_lightning.data.text import TextSource
@@ -93,6 +94,13 @@ class StoredVideo(Protocol):
     @property
     def duration(self) -> float:
         """Seconds of the longest stream of features; infinite where none is read."""
+
+    @property
+    def lengths(self) -> tuple[Length, ...]:
+        """How long each stream lasts; none where that is not known."""
+
+    def faults(self) -> list[tuple[str, str | None]]:
+        """Return the name of each stream, and what is wrong with its numbers, of which a few are read."""
 
     def visual(self, clips: Sequence[Clip], new: NewTensor) -> Tensor | None:
         """Return the maxima of each stream over B clips, side by side, ``(B, C)`` in the stored precision."""
@@ -187,18 +195,17 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
             return BadVideo(self.source.id(index), reason)
 
     def check(self, index: int) -> None:
-        """Open a video and compare its captions with its length, without reading its features.
+        """Open a video and compare the lengths of its parts, without reading its features.
 
         Raises:
-            InputError: if it cannot be opened, or its captions go on for too long after the features.
+            InputError: if it cannot be opened, or its streams or captions cannot be of one video.
         """
-        video = self.source.open(index)
-        if video.captions is not None:
-            check_overrun(self.source.id(index), video.captions, video.duration, self.clips.overrun)
+        check_lengths(self.source.id(index), self.source.open(index), self.clips.overrun)
 
     def _clips_of(self, epoch: int, index: int, new: NewTensor) -> ClipBatch:
         rng = np.random.default_rng((self.seed, epoch, index))
         name, video = self.source.id(index), self.source.open(index)
+        check_lengths(name, video, self.clips.overrun)
         clips = self._choose(rng, name, video)
         sound = self._audio(rng, video, clips, new)
         captions = video.captions
@@ -216,7 +223,6 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
         config, captions, duration = self.clips, video.captions, video.duration
         if captions is None:
             return draw_windows(rng, duration, config) if self.training else all_windows(duration, config.min_time)
-        check_overrun(name, captions, duration, config.overrun)
         if self.training:
             inside = np.flatnonzero(captions.start < duration)  # what starts later has neither picture nor sound
             if len(inside) == 0:
@@ -257,15 +263,43 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
         return torch.from_numpy(np.stack([self.text.indices(each) for each in texts]))
 
 
-def check_overrun(name: str, captions: Captions, duration: float, overrun: float) -> None:
-    """Refuse captions that go on for more than ``overrun`` seconds after the features.
+class HasLengths(Protocol):
+    """A video whose parts have lengths."""
+
+    @property
+    def captions(self) -> Captions | None:
+        """Its captions; ``None`` for clips without captions."""
+
+    @property
+    def duration(self) -> float:
+        """Seconds of the longest stream of features; infinite where none is read."""
+
+    @property
+    def lengths(self) -> tuple[Length, ...]:
+        """How long each stream lasts; none where that is not known."""
+
+
+def video_lengths(name: str, video: HasLengths) -> VideoLengths:
+    """Return how long the parts of a video last."""
+    return VideoLengths(name, video.lengths, None if video.captions is None else float(video.captions.end.max()))
+
+
+def check_lengths(name: str, video: HasLengths, overrun: float) -> None:
+    """Refuse a video whose streams cannot be of one video, or whose captions go on after its features.
+
+    Args:
+        name: of the video.
+        video: opened.
+        overrun: seconds by which captions may end after the features, and by which streams may differ in any case.
 
     Raises:
-        InputError: naming the video ``name``.
+        InputError: naming the video or the file.
     """
-    last = float(captions.end.max())
-    if last > duration + overrun:
-        span = f"captions up to {last:.1f} s and features of {duration:.1f} s"
+    lengths = video_lengths(name, video)
+    if (odd := odd_streams(lengths, overrun)) is not None:
+        raise InputError(odd)
+    if lengths.captions is not None and lengths.captions > video.duration + overrun:
+        span = f"captions up to {lengths.captions:.1f} s and features of {video.duration:.1f} s"
         allowed = f"at most {overrun:g} s (--data.clips.overrun) beyond the features"
         raise InputError(f"{name}: expected captions {allowed}, found {span}")
 
