@@ -171,13 +171,13 @@ def spoil(root, video, kind):
     if kind == "no captions":
         del entries[video]
     elif kind == "end before start":
-        entries[video]["end"][1] = entries[video]["start"][1] - 0.5
+        entries[video]["end"] = [start - 0.5 for start in entries[video]["start"]]
     elif kind == "beyond":
         entries[video]["end"][-1] = 90.0
     captions.write_text(json.dumps(entries))
     return {
         "no captions": [str(captions), "found none"],
-        "end before start": [str(captions), "0 <= start < end", "caption 1"],
+        "end before start": [str(captions), "captions: ", " that end before they start"],
         "beyond": [video, "clips.overrun", "up to 90.0 s", "features of 30.0 s"],
     }[kind]
 

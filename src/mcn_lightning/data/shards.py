@@ -247,6 +247,8 @@ class ShardVideo:
     def faults(self) -> list[tuple[str, str | None]]:
         """Return the name of each stream, and what is wrong with its numbers; see ``StoredVideo``."""
         rows = list(self._stored_rows()) if self.source.streams else []
+        if not self.source.keep_frames:  # clips that grew over the whole video have equal maxima
+            rows = [maxima.amax(dim=0, keepdim=True) for maxima in rows]
         first, heard = self.source.column("frame", self.index), self.source.audio is not None
         frames = self.shard["audio"][first : first + self.frames] if heard else None
         return list(zip((length.name for length in self.lengths), content_faults(rows, frames), strict=True))
