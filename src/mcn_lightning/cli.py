@@ -11,7 +11,6 @@ from typing import Any
 
 import yaml
 from pytorch_lightning import Trainer
-from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
@@ -33,6 +32,7 @@ from mcn_lightning.callbacks import (
     Throughput,
     WholeCheckpoints,
     add_csv_logger,
+    check_trainer,
     claim_folder,
     keep_metrics,
     last_checkpoint,
@@ -63,9 +63,6 @@ from mcn_lightning.models.weights import SHAPE
 from mcn_lightning.module import MCNModule
 from mcn_lightning.options import flat_options
 from mcn_lightning.parsers import OneLineErrors
-
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-"""Weights, k-means and log-softmax are float32 in all of them."""
 
 
 def is_first_process() -> bool:
@@ -171,8 +168,7 @@ class MCNCLI(LightningCLI):
         Lightning's own handler saves wherever each process happens to be.
 
         Raises:
-            InputError: if weights should have another precision than float32, or batch norm should take the statistics
-                of several CPU processes, which torch cannot.
+            InputError: if the trainer has an option or a callback that cannot be honoured.
         """
         options = self._get(self.config_init, "trainer", default={})
         plugins = options.get("plugins") or []
@@ -184,12 +180,7 @@ class MCNCLI(LightningCLI):
             plugins.append(SLURMEnvironment(auto_requeue=False))
         trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
         add_csv_logger(trainer)
-        if trainer.precision not in PRECISIONS:
-            raise InputError(f"--trainer.precision: expected {' or '.join(PRECISIONS)}, found {trainer.precision}")
-        if options.get("sync_batchnorm") and trainer.world_size > 1 and isinstance(trainer.accelerator, CPUAccelerator):
-            raise InputError(
-                "--trainer.sync_batchnorm: expected GPUs, found CPUs, where torch cannot do it; set it to false"
-            )
+        check_trainer(trainer)
         return trainer
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:

@@ -10,6 +10,7 @@ from mcn_lightning.callbacks.other_runs import refuse_other_runs
 from mcn_lightning.callbacks.progress import ParameterSummary, Progress, with_displays
 from mcn_lightning.callbacks.recognition import RecognitionBenchmark
 from mcn_lightning.callbacks.record import RunRecord, provenance
+from mcn_lightning.callbacks.refused import check_trainer
 from mcn_lightning.callbacks.report import BenchmarkReport
 from mcn_lightning.callbacks.resume import Resume, Stopped
 from mcn_lightning.callbacks.retrieval import RetrievalBenchmark
@@ -35,6 +36,7 @@ __all__ = [
     "Throughput",
     "WholeCheckpoints",
     "add_csv_logger",
+    "check_trainer",
     "claim_folder",
     "keep_metrics",
     "last_checkpoint",

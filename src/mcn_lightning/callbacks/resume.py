@@ -17,6 +17,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_info
 
+from mcn_lightning.callbacks.averaging import check_average
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.distributed import Later, rank, world
 from mcn_lightning.signals import early
@@ -128,7 +129,12 @@ class Resume(Callback):
         checkpoint[KEY] = states
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the random states until training begins: what is set up until then draws numbers too."""
+        """Keep the random states until training begins: what is set up until then draws numbers too.
+
+        Raises:
+            InputError: if the run had averaged weights, and this one has no callback for them.
+        """
+        check_average(trainer, checkpoint)
         self._saved = checkpoint.get(KEY, [])
         _end_epoch(checkpoint["loops"]["fit_loop"], checkpoint["global_step"])
 
