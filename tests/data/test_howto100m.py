@@ -55,12 +55,12 @@ def feature_file(root, dataset, index, suffix):
     ("content", "part"),
     [
         (None, "found no file"),
-        ("", "expected the header 'path', found ''"),
-        ("video\na\n", "expected the header 'path', found 'video'"),
+        ("", "expected the header 'path' or 'video_id', found ''"),
+        ("video\na\n", "expected the header 'path' or 'video_id', found 'video'"),
         ("path\n", "expected one video a line, found none"),
         ("path\n\n\n", "expected one video a line, found none"),
-        ("path\na/x\nb/x\n", "expected each video once, found x twice"),
-        ("path\na/x\nNone/a/x\n", "expected each video once, found x twice"),
+        ("path\na/x\nb/x\n", "expected each video once, found 1 more than once: x 2 times"),
+        ("path\na/x\nNone/a/x\n", "expected each video once, found 1 more than once: x 2 times"),
         (b"path\n\xff\xfe\n", "header 'path'"),
     ],
 )
@@ -195,6 +195,56 @@ def break_video(root, data, how):
 
 
 @pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        ("path\nNone/ab/x\n", ["ab/x"]),
+        ("video_id\nx\ny-_1\n", ["x", "y-_1"]),
+        ("\ufeffvideo_id,category_1,rank\r\nx,Food,3\r\n\r\ny,Food,4\r\n\r\n", ["x", "y"]),
+        ("path\nfood/x.npy\nfood/y.mp4\n./z.WebM\nw.mp4.npy\nv.npz\n", ["food/x", "food/y", "z", "w", "v"]),
+        ("video_id,path\nx,food/x.npy\ny,None/food/y_2d.npy\nz,z\n", ["food/x", "food/y", "z"]),
+        (' "path" \n "food/x.mp4" \n  food/y  \n,\n"food/z"\n', ["food/x", "food/y", "food/z"]),
+        ("Path,Video_ID\nfood\\x,x\n", ["food/x"]),
+        ("task, video_id\n7, x\n", ["x"]),
+    ],
+)
+def test_lists_as_people_have_them(tmp_path, text, paths):
+    (tmp_path / "train.csv").write_bytes(text.encode())
+    assert read_video_list(tmp_path / "train.csv") == paths
+    assert [video_id(path) for path in paths] == [path.rpartition("/")[2] for path in paths]
+
+
+def test_duplicates_are_named_and_counted(tmp_path):
+    names = ["a/x", "y", "b/x", "z.mp4", "z.npy", "z", "u", "u", "v", "v"]
+    (tmp_path / "train.csv").write_text("path\n" + "\n".join(names) + "\n")
+    with pytest.raises(InputError, match=r"found 4 more than once: x 2 times, z 3 times, u 2 times and 1 more"):
+        read_video_list(tmp_path / "train.csv")
+    (tmp_path / "train.csv").write_text("video_id,path\nx,food/y.npy\n")
+    with pytest.raises(InputError, match="expected a path that ends in its video_id x, found food/y"):
+        read_video_list(tmp_path / "train.csv")
+
+
+@pytest.mark.parametrize("place", ["in a folder", "beside the others"])
+@pytest.mark.parametrize("dtype", ["f4", "f2", ">f4"])
+def test_npy_files_are_read_as_npz_files_are(copy, place, dtype):
+    stored = dataset(copy)
+    read = [stored[(0, index)] for index in range(2)]
+    for path in copy.rglob("*.npz"):
+        with np.load(path) as archive:
+            array = archive[archive.files[0]]
+        folder = path.parent if place == "in a folder" else path.parent.parent
+        np.save(folder / f"{path.stem}.npy", array.astype(dtype) if dtype != "f4" else array)
+        path.unlink()
+    single = dataset(copy)
+    for index, clips in enumerate(read):
+        again = single[(0, index)]
+        assert torch.allclose(again.video.float(), clips.video.float(), rtol=1e-2, atol=1e-2)
+        assert torch.allclose(again.frames.float(), clips.frames.float(), rtol=1e-2, atol=1e-2)
+        if dtype == "f4":
+            assert torch.equal(again.video, clips.video) and torch.equal(again.frames, clips.frames)
+    assert min(single.source.stored_bytes(0)) > 0
+
+
+@pytest.mark.parametrize(
     ("how", "parts"),
     [
         ("no features", ["_2d.npz", "found no file"]),
@@ -208,7 +258,7 @@ def break_video(root, data, how):
         ("short features", ["clips.overrun", "features of 10.0 s"]),
         ("no captions", ["captions of", "found none"]),
         ("lengths", ["captions.json", "columns of one length"]),
-        ("ends early", ["captions.json", "found 4 captions: 4 that end before they start"]),
+        ("ends early", ["captions.json", "that end before they start"]),
     ],
 )
 @pytest.mark.parametrize("training", [True, False])

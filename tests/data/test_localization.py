@@ -130,25 +130,38 @@ def test_rows_are_memory_mapped_and_the_file_is_never_written(tmp_path):
     assert (tmp_path / "abc_2d.npy").read_bytes() == before
 
 
-SHAPE = "expected an array of floating-point numbers of shape (rows, 4), found "
+SHAPE = "expected features of shape (rows, 4), found "
+DAMAGED = "expected a whole .npy file, found a damaged one "
 NAN = np.array([[0, 1, 2, 3], [0, np.nan, np.inf, 3]], dtype=np.float32)
 BAD = {
     "width": ("abc_2d.npy", np.ones((5, 3)), SHAPE + "(5, 3)"),
     "one dimension": ("abc_2d.npy", np.ones(4), SHAPE + "(4,)"),
-    "no rows": ("abc_2d.npy", np.ones((0, 4)), SHAPE + "(0, 4)"),
-    "whole numbers": ("abc_2d.npy", np.ones((5, 4), dtype=int), SHAPE + "int64"),
-    "complex numbers": ("abc_2d.npy", np.ones((5, 4), dtype=complex), SHAPE + "complex128"),
-    "objects": ("abc_2d.npy", np.array([[0, 1, None, 3]]), SHAPE + "no such file (Array can't be memory-mapped:"),
-    "a pickle": ("abc_2d.npy", pickle.dumps([1, 2]), SHAPE + "no such file (the magic string is not correct"),
-    "nothing": ("abc_2d.npy", b"", SHAPE + "no such file (EOF"),
-    "cut short": ("abc_2d.npy", "cut", SHAPE + "no such file ("),
+    "no rows": ("abc_2d.npy", np.ones((0, 4)), "expected at least one row in 'features', found an empty array (0, 4)"),
+    "whole numbers": (
+        "abc_2d.npy",
+        np.ones((5, 4), dtype=int),
+        "expected 'features' to hold floating-point numbers, found int64",
+    ),
+    "complex numbers": (
+        "abc_2d.npy",
+        np.ones((5, 4), dtype=complex),
+        "to hold floating-point numbers, found complex128",
+    ),
+    "objects": ("abc_2d.npy", np.array([[0, 1, None, 3]]), DAMAGED + "(Array can't be memory-mapped:"),
+    "a pickle": ("abc_2d.npy", pickle.dumps([1, 2]), DAMAGED + "(the magic string is not correct"),
+    "nothing": ("abc_2d.npy", b"", DAMAGED + "(EOF"),
+    "cut short": ("abc_2d.npy", "cut", DAMAGED + "("),
     "nan": ("abc_2d.npy", NAN, "expected finite numbers, found 2 NaN or infinite, the first in row 1"),
     "nan in 3d": ("abc_3d.npz", {"features": NAN}, "expected finite numbers, found 2 NaN or infinite, the first in"),
     "width in 3d": ("abc_3d.npz", {"features": NAN.T}, "expected features of shape (rows, 4), found (4, 2)"),
     "name in 3d": ("abc_3d.npz", {"arr_0": NAN}, "expected the array 'features', found ['arr_0']"),
     "no 2d": ("abc_2d.npy", None, "expected a feature file with rows of 4 numbers, found no file, nor abc_2d.npz"),
     "no 3d": ("abc_3d.npz", None, "expected a feature file with rows of 4 numbers, found no file, nor abc_3d.npz"),
-    "no sound": ("abc.npz", None, "expected a feature file with the array 'arr_0', found no file, nor abc.npz"),
+    "no sound": (
+        "abc.npz",
+        None,
+        "expected a feature file with the array 'arr_0', found no file, nor abc_spec.npy or abc.npz or",
+    ),
     "bands": ("abc.npz", {"arr_0": NAN}, "expected arr_0 of shape (3, frames), found (2, 4)"),
     "no frames": ("abc.npz", {"arr_0": np.ones((3, 0))}, "expected at least one row in 'arr_0', found an empty array"),
     "nan in sound": ("abc.npz", {"arr_0": np.r_[NAN, NAN[:1]]}, "found 2 NaN or infinite, the first in column 1"),

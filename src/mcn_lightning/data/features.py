@@ -41,7 +41,7 @@ class VisualStream:
     """One kind of visual feature that is stored for every video.
 
     Args:
-        suffix: what follows the video id in the file name, before ``.npz``.
+        suffix: what follows the video id in the file name, before ``.npz`` or ``.npy``.
         rate: rows a second.
         width: numbers in a row.
     """
@@ -63,7 +63,7 @@ class AudioConfig:
     """How spectrograms are stored, cut and augmented.
 
     Args:
-        suffix: what follows the video id in the file name, before ``.npz``.
+        suffix: what follows the video id in the file name, before ``.npz`` or ``.npy``.
         bands: mel bands of the stored spectrogram.
         num_frames: frames of 10 ms that every clip is cut or padded to.
         time_shift: training only: the audio window moves by a uniform draw of up to this many seconds either way.
@@ -111,7 +111,7 @@ def read_rows(path: Path, width: int) -> Tensor:
     """Read the visual feature file of one video.
 
     Args:
-        path: an ``.npz`` file with the array ``features``.
+        path: an ``.npz`` file with the array ``features``, or an ``.npy`` file.
         width: numbers expected in a row.
 
     Returns:
@@ -130,7 +130,7 @@ def read_spectrogram(path: Path, bands: int) -> Tensor:
     """Read the spectrogram file of one video.
 
     Args:
-        path: an ``.npz`` file with the array ``arr_0``.
+        path: an ``.npz`` file with the array ``arr_0``, or an ``.npy`` file.
         bands: mel bands expected.
 
     Returns:
@@ -145,12 +145,25 @@ def read_spectrogram(path: Path, bands: int) -> Tensor:
     return frames
 
 
+def feature_file(stem: Path) -> Path:
+    """Return the file of features that a path without its ending means: ``.npz`` where there is one, else ``.npy``.
+
+    Args:
+        stem: the path; one that ends in ``.npz`` or ``.npy`` already is returned as it is.
+    """
+    if stem.suffix in (".npz", ".npy"):
+        return stem
+    stored = stem.with_name(f"{stem.name}.npz")
+    single = stem.with_name(f"{stem.name}.npy")
+    return single if not stored.is_file() and single.is_file() else stored
+
+
 def read_array(path: Path, key: str) -> Tensor:
-    """Read one floating-point array of an ``.npz`` file, never unpickling anything.
+    """Read one floating-point array of an ``.npz`` file, or the one of an ``.npy`` file, never unpickling anything.
 
     Args:
         path: the file.
-        key: name of the array in it.
+        key: name of the array in an ``.npz`` file.
 
     Returns:
         The array as a tensor of its stored shape and precision.
@@ -158,20 +171,32 @@ def read_array(path: Path, key: str) -> Tensor:
     Raises:
         InputError: if the file is missing or damaged, has no such array, or the array is empty or not of numbers.
     """
+    single = path.suffix == ".npy"
     try:
-        array = _map_array(path, key)
+        array = _map_single(path) if single else _map_array(path, key)
     except FileNotFoundError:
-        raise InputError(f"{path}: expected a feature file with the array '{key}', found no file") from None
+        other = "" if single else f", nor {path.stem}.npy"
+        raise InputError(f"{path}: expected a feature file with the array '{key}', found no file{other}") from None
     except KeyError as error:
         raise InputError(f"{path}: expected the array '{key}', found {error.args[0]}") from None
     except _DAMAGED as error:
         what = " ".join(str(error).split())
-        raise InputError(f"{path}: expected a whole .npz file with '{key}', found a damaged one ({what})") from None
+        whole = "a whole .npy file" if single else f"a whole .npz file with '{key}'"
+        raise InputError(f"{path}: expected {whole}, found a damaged one ({what})") from None
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:  # torch knows no long double
         raise InputError(f"{path}: expected '{key}' to hold floating-point numbers, found {array.dtype}")
     if array.size == 0:
         raise InputError(f"{path}: expected at least one row in '{key}', found an empty array {array.shape}")
     return torch.from_numpy(array)
+
+
+def _map_single(path: Path) -> np.ndarray:
+    """Memory-map the array of an ``.npy`` file."""
+    with open(path, "rb") as file:  # NumPy would otherwise read a zip archive or try a pickle
+        np.lib.format.read_magic(file)
+    # copy-on-write: torch wants an array that may be written to
+    array = np.load(path, mmap_mode="c" if path.stat().st_size else None, allow_pickle=False)
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
 
 
 def _map_array(path: Path, key: str) -> np.ndarray:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from mcn_lightning.data.features import (
     FRAME_RATE,
     AudioConfig,
     VisualStream,
+    feature_file,
     max_rows,
     read_rows,
     read_spectrogram,
@@ -49,34 +52,58 @@ def read_video_list(path: Path) -> list[str]:
     """Read the list of videos of a split.
 
     Args:
-        path: a text file with the header ``path`` and one line a video; a leading ``None/`` is dropped.
+        path: comma-separated values with the column ``path`` or ``video_id``, or both, and one line a video. A leading
+            ``None/`` and the ending of a video or feature file (``.mp4``, ``.webm``, ``.npy``, ...) are dropped.
 
     Returns:
         The path of each video below the feature folder; its last part is the video's id.
 
     Raises:
-        InputError: if the file is missing, has another header, names no video, or one twice.
+        InputError: if the file is missing, has another header, names no video or some twice, or a line is short.
     """
-    what = "a list of videos with the header 'path'"
+    what = "a list of videos with the header 'path' or 'video_id'"
     try:
-        rows = list(csv.reader(read_lines(path, what)))
+        rows = list(csv.reader(read_lines(path, what), skipinitialspace=True))
     except csv.Error as error:
         raise InputError(f"{path}: expected {what}, found {error}") from None
-    header = rows[0] if rows else []
-    if "path" not in header:
-        raise InputError(f"{path}: expected the header 'path', found '{','.join(header)}'")
-    column = header.index("path")
-    if short := [row for row in rows if row and len(row) <= column]:
-        raise InputError(f"{path}: expected a path in each line, found '{','.join(short[0])}'")
-    videos = [row[column].strip().removeprefix("None/") for row in rows[1:] if row and row[column].strip()]
+    rows = [row for row in rows if any(cell.strip() for cell in row)]
+    header = [name.strip().lower() for name in rows[0]] if rows else []
+    columns = [header.index(name) for name in ("path", "video_id") if name in header]
+    if not columns:
+        raise InputError(f"{path}: expected the header 'path' or 'video_id', found '{','.join(header)}'")
+    videos = []
+    for row in rows[1:]:
+        if len(row) <= max(columns) or not all(row[column].strip() for column in columns):
+            raise InputError(
+                f"{path}: expected {' and '.join(map(header.__getitem__, columns))}, found '{','.join(row)}'"
+            )
+        videos.append(_place_of(path, *(row[column].strip() for column in columns)))
     if not videos:
         raise InputError(f"{path}: expected one video a line, found none")
-    seen: set[str] = set()
-    for video in map(video_id, videos):
-        if video in seen:
-            raise InputError(f"{path}: expected each video once, found {video} twice")
-        seen.add(video)
+    if again := {video: times for video, times in Counter(map(video_id, videos)).items() if times > 1}:
+        named = ", ".join(f"{video} {times} times" for video, times in list(again.items())[:3])
+        more = f" and {len(again) - 3} more" if len(again) > 3 else ""
+        raise InputError(f"{path}: expected each video once, found {len(again)} more than once: {named}{more}")
     return videos
+
+
+def _place_of(path: Path, place: str, video: str | None = None) -> str:
+    """Return the path of a video below the feature folder, which ends in its id.
+
+    Args:
+        path: the list, for messages.
+        place: what the list has for the video.
+        video: its id, where the list has both.
+    """
+    place = _ENDINGS.sub("", place.replace("\\", "/").removeprefix("None/").removeprefix("./"))
+    if video is None or video_id(place) == video:
+        return place
+    if not video_id(place).startswith(video):  # ID_2d.npy
+        raise InputError(f"{path}: expected a path that ends in its video_id {video}, found {place}")
+    return place.removesuffix(video_id(place)) + video
+
+
+_ENDINGS = re.compile(r"(\.(npy|npz|mp4|webm|mkv|avi|mov|m4v|flv|3gp))+$", re.IGNORECASE)
 
 
 def video_id(path: str) -> str:
@@ -113,10 +140,15 @@ class LayoutVideos:
         return tuple(stream.width for stream in self.layout.streams) if "video" in self.layout.modalities else ()
 
     def path(self, index: int, what: VisualStream | AudioConfig) -> Path:
-        """Return the feature file of a video."""
+        """Return the feature file of a video, ``.npz`` or ``.npy``, in a folder of its own or beside the others."""
         root = self.layout.audio_root if isinstance(what, AudioConfig) else self.layout.features
         path = self.videos[index]
-        return root / path / f"{video_id(path)}{what.suffix}.npz"
+        name = f"{video_id(path)}{what.suffix}"
+        own = feature_file(root / path / name)
+        if own.is_file():
+            return own
+        beside = feature_file((root / path).with_name(name))  # no folder of its own
+        return beside if beside.is_file() else own
 
     def open(self, index: int) -> LayoutVideo:
         """Open the files of a video and look its captions up, without reading its features.

@@ -42,7 +42,7 @@ def open_features(layout: VideoLayout, video: str, finite: bool = True) -> Video
     Args:
         layout: folders, streams, and which modalities are read. Below ``features`` there is ``<id><suffix>.npy`` with
             one array, or else ``<id><suffix>.npz`` with the array ``features``; below ``audio_root`` there is
-            ``<id><suffix>.npz`` or else ``<id>.npz`` with the array ``arr_0``.
+            ``<id><suffix>.npz`` or else ``<id>.npz`` with the array ``arr_0``, or one of these as ``.npy``.
         video: id.
         finite: False leaves the numbers unread, and so unchecked.
 
@@ -66,7 +66,8 @@ def open_features(layout: VideoLayout, video: str, finite: bool = True) -> Video
                 "--data.streams and the files"
             )
     if "audio" in layout.modalities:
-        choices = [layout.audio_root / f"{video}{suffix}.npz" for suffix in (layout.audio.suffix, "")]
+        stems = [f"{video}{suffix}" for suffix in (layout.audio.suffix, "")]
+        choices = [layout.audio_root / f"{stem}{ending}" for stem in stems for ending in (".npz", ".npy")]
         path = _first_file(choices, "the array 'arr_0'")
         frames = read_spectrogram(path, layout.audio.bands)
         if finite:
@@ -78,7 +79,7 @@ def open_features(layout: VideoLayout, video: str, finite: bool = True) -> Video
 def _read_stream(stem: Path, width: int, finite: bool) -> Tensor:
     choices = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".npy", ".npz")]
     path = _first_file(choices, f"rows of {width} numbers")
-    rows = _read_npy(path, width) if path.suffix == ".npy" else read_rows(path, width)
+    rows = read_rows(path, width)
     if finite:
         _refuse_non_finite(path, rows, "row")
     return rows
@@ -90,23 +91,6 @@ def _first_file(choices: list[Path], what: str) -> Path:
             return path
     others = " or ".join(path.name for path in choices[1:])
     raise InputError(f"{choices[0]}: expected a feature file with {what}, found no file, nor {others}")
-
-
-def _read_npy(path: Path, width: int) -> Tensor:
-    """Read an ``.npy`` file of ``(R, width)``, never unpickling anything."""
-    what = f"an array of floating-point numbers of shape (rows, {width})"
-    try:
-        with open(path, "rb") as file:  # NumPy would otherwise read a zip archive or try a pickle
-            np.lib.format.read_magic(file)
-        # copy-on-write: torch wants an array that may be written to
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path}: expected {what}, found no such file ({' '.join(str(error).split())})") from None
-    if array.dtype.kind != "f" or array.dtype.itemsize > 8:  # torch knows no long double
-        raise InputError(f"{path}: expected {what}, found {array.dtype}")
-    if array.ndim != 2 or array.shape[1] != width or not len(array):
-        raise InputError(f"{path}: expected {what}, found {array.shape}")
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
 
 
 def _refuse_non_finite(path: Path, rows: Tensor, name: str) -> None:
