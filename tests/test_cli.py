@@ -120,10 +120,10 @@ def test_fit_validate_test_predict(overlay, capsys):
     run("predict", *demo, "--ckpt_path", checkpoint)
     written = next(overlay.parent.rglob("embeddings.safetensors"))
     rows = load_file(written)
-    ids = json.loads(written.with_suffix(".json").read_text())
-    assert {name: len(value) for name, value in rows.items()} == dict.fromkeys(
-        ("video", "audio", "text", "cluster"), len(ids)
-    )
+    ids = [clip["id"] for clip in json.loads(written.with_suffix(".json").read_text())["clips"]]
+    assert {name: len(value) for name, value in rows.items()} == {
+        **dict.fromkeys(("video", "audio", "text", "cluster"), len(ids)), "centroids": 4
+    }  # fmt: skip
     assert len(set(ids)) == len(ids) > 4
 
 

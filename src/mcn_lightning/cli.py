@@ -42,6 +42,7 @@ from mcn_lightning.callbacks import (
     run_folder,
     start_wandb,
     with_displays,
+    without_loggers,
 )
 from mcn_lightning.checks import (
     asked_of_job,
@@ -56,6 +57,7 @@ from mcn_lightning.commands import main as main  # the whole command; `run` is t
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.data.packing import PackConfig
+from mcn_lightning.data.prediction import PredictSplit
 from mcn_lightning.losses import NotFiniteError
 from mcn_lightning.messages import quieten
 from mcn_lightning.models.released import WeightsError
@@ -122,6 +124,11 @@ class MCNCLI(LightningCLI):
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})
+        if subcommand == "predict":
+            parser.set_defaults({"return_predictions": False})  # they are written, and need not stay in memory
+            parser.add_argument(
+                "--split", type=PredictSplit, default="test", help="videos to embed, as in evaluation: every caption"
+            )
         return parser
 
     def _parse_ckpt_path(self) -> None:
@@ -209,7 +216,10 @@ class MCNCLI(LightningCLI):
             words["ckpt_path"] = None if found.path is None else str(found.path)
             if found.path is not None and subcommand == "fit":
                 folders.append(found.path.parent.parent)
-        if is_first_process():
+        if subcommand == "predict":
+            self.datamodule.predict_split = self.config[subcommand].split
+            without_loggers(self.trainer)
+        elif is_first_process():
             keep_metrics(self.trainer)
             about = {f"run.{name}": value for name, value in provenance().items()}
             ids = [run_id for folder in folders if (run_id := read_wandb_id(folder))]

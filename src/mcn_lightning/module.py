@@ -115,6 +115,7 @@ class MCNModule(LightningModule):
         weights: str | None = None,
     ) -> None:
         super().__init__()
+        self.weights_file = weights
         start = None if weights is None else read_weights(weights)
         self._free = _not_chosen(network) if start is None else ()
         self.network_config = as_config(NetworkConfig, network, "--model.network")
@@ -380,8 +381,10 @@ class MCNModule(LightningModule):
         """Embed test clips for the evaluation callbacks."""
         return self(batch)
 
-    def predict_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Any]:
+    def predict_step(self, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Return the ``ids``, the embeddings ``(B, D)`` by name, and ``cluster`` ``(B,)`` where there are centroids."""
+        if len(batch) == 0:  # no video of it could be read
+            return {"ids": ()}
         output = self(batch)
         clusters = self.assignments(output)
         return {"ids": batch.ids, **output.embeddings(), **({} if clusters is None else {"cluster": clusters})}

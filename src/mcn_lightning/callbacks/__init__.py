@@ -3,8 +3,9 @@
 from mcn_lightning.callbacks.benchmark import Benchmark, Figure
 from mcn_lightning.callbacks.centroids import CentroidUpdate
 from mcn_lightning.callbacks.checkpoints import WholeCheckpoints, last_checkpoint
+from mcn_lightning.callbacks.embeddings import EmbeddingWriter, without_loggers
 from mcn_lightning.callbacks.evaluation import RetrievalEvaluation
-from mcn_lightning.callbacks.files import EmbeddingWriter, SaveConfig, run_folder
+from mcn_lightning.callbacks.files import SaveConfig, run_folder
 from mcn_lightning.callbacks.localization import LocalizationBenchmark
 from mcn_lightning.callbacks.other_runs import refuse_other_runs
 from mcn_lightning.callbacks.progress import ParameterSummary, Progress, with_displays
@@ -46,4 +47,5 @@ __all__ = [
     "run_folder",
     "start_wandb",
     "with_displays",
+    "without_loggers",
 ]

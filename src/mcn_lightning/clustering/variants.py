@@ -116,6 +116,11 @@ class CentroidClustering(nn.Module):
         one = self.of[name] if name in self.of else None
         return (one.centroids, one.sizes) if isinstance(one, OnlineClustering) and one.has_centroids else None
 
+    def centroids_by_name(self) -> dict[str, Tensor]:
+        """Return ``centroids`` ``(K, D)``, or ``centroids_<modality>`` of each; none as long as there are none."""
+        found = {name: one.centroids for name, one in self.of.items() if one.has_centroids}
+        return {"centroids" if name == MEAN else f"centroids_{name}": value for name, value in found.items()}  # type: ignore[misc]
+
     def assignments(self, features: Mapping[str, Tensor]) -> Tensor | None:
         """Return the cluster of each clip ``(B,)`` int64 (of its first modality where each is clustered alone)."""
         if not self.has_centroids or not (there := self._each(features)):
@@ -177,6 +182,10 @@ class PrototypeClustering(nn.Module):
 
     def push(self, features: Mapping[str, Tensor], clips_per_video: int, counts: Sequence[int] | None = None) -> None:
         """Do nothing: there is no queue."""
+
+    def centroids_by_name(self) -> dict[str, Tensor]:
+        """Return the ``prototypes`` ``(K, D)``."""
+        return {"prototypes": self.prototypes}
 
     def assignments(self, features: Mapping[str, Tensor]) -> Tensor | None:
         """Return the nearest prototype of each clip's mean, ``(B,)`` int64."""

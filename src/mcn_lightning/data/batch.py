@@ -18,8 +18,9 @@ N      items of a retrieval gallery
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -68,6 +69,7 @@ class ClipBatch:
         frame_start: row of ``frames`` with which each clip begins, ``(B,)`` int64.
         num_frames: T, to which ``ready`` pads the clips.
         pad_value: dB that it pads with.
+        about: for ``predict`` what each clip is (see ``prediction.DescribedVideos``); else empty.
     """
 
     ids: tuple[str, ...]
@@ -83,6 +85,7 @@ class ClipBatch:
     frame_start: Tensor | None = None
     num_frames: int = 0
     pad_value: float = 0.0
+    about: tuple[Mapping[str, Any], ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)

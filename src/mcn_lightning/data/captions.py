@@ -45,6 +45,10 @@ class Captions:
         start, end = self.start.tolist(), self.end.tolist()  # of Python's numbers, which are faster one by one
         return {index: caption_clip(start, end, index, min_time) for index in indices}
 
+    def texts(self, clips: Iterable[Clip]) -> list[str]:
+        """Return the words of some of its clips as one text each."""
+        return [" ".join(self.text[number] for number in clip.order) for clip in clips]
+
     def word_rows(self, clips: Sequence[Clip], max_words: int) -> np.ndarray | None:
         """Return the first word indices of some of its clips, ``(B, W)`` int32; ``None`` where only text is stored."""
         return None

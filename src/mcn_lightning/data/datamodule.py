@@ -24,6 +24,7 @@ from mcn_lightning.data.features import DEFAULT_STREAMS, AudioConfig, VisualStre
 from mcn_lightning.data.howto100m import VideoLayout
 from mcn_lightning.data.loading import ClipLoader, ClipSampler, SkippedVideos, serve_parent
 from mcn_lightning.data.packing import PackConfig, PackReport
+from mcn_lightning.data.prediction import DescribedVideos, PredictSplit, splits_of
 from mcn_lightning.data.retrieval import is_pickle
 from mcn_lightning.data.splits import Splits
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
@@ -128,6 +129,7 @@ class NarratedVideos(LightningDataModule):
         self.epoch_end, self.timeout = epoch_end, timeout
         self.seed = seed
         self.shards = shards
+        self.predict_split: PredictSplit = "test"
         self._skipped = SkippedVideos(max_bad_share)
         self._resume_at = (0, 0)
         self._resumed = (-1, 0, 0)  # epoch, videos of it that were done, and in how many batches of today's size
@@ -184,6 +186,8 @@ class NarratedVideos(LightningDataModule):
             InputError: if the folder or a file is missing or unusable.
         """
         needed = _NEEDED.get(stage or "fit", ())
+        if stage == "predict":
+            needed = tuple(splits_of(self.predict_split, self.lists))
         if stage in ("validate", "test") and self._has_only_benchmarks(needed[0]):
             return  # nothing of this data is used, and its captions may be those of a million videos
         opened = bool(self.datasets)
@@ -313,23 +317,28 @@ class NarratedVideos(LightningDataModule):
         callbacks: Any = getattr(self.trainer, "callbacks", ())
         return self.lists[split] is None and any(getattr(callback, "brings_data", False) for callback in callbacks)
 
-    def predict_dataloader(self) -> DataLoader:
-        """Return the clips to embed, which are the test clips."""
-        return self._loader("test", self._sampler("test"), self.eval_batch_size)
+    def predict_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Return the clips of ``predict_split`` to embed, as in evaluation; of all splits a loader each."""
+        splits = splits_of(self.predict_split, self.lists)
+        loaders = [self._loader(split, self._sampler(split, False), self.eval_batch_size) for split in splits]
+        return loaders if self.predict_split == "all" else loaders[0]
 
-    def _sampler(self, split: str) -> ClipSampler:
+    def _sampler(self, split: str, training: bool | None = None) -> ClipSampler:
         if split not in self.datasets:
             raise InputError(f"--data.{split}_csv: expected a list of videos, found none")
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-        count, training = len(self.datasets[split]), split == "train"
+        count, training = len(self.datasets[split]), split == "train" if training is None else training
         batch, end = (self.batch_size, self.epoch_end) if training else (1, "pad")
         return ClipSampler(count, self.seed, training, rank, world, batch, end)
 
     def _loader(
         self, split: str, sampler: ClipSampler | list[tuple[int, int]], batch_size: int, persistent: bool = True
     ) -> DataLoader:
+        videos = self.datasets[split]
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.PREDICTING:
+            videos = DescribedVideos(videos, split)
         return ClipLoader(  # torch gives each worker one thread
-            self.datasets[split],
+            videos,
             batch_size=batch_size,
             sampler=sampler,  # type: ignore[arg-type]  # any sequence of keys will do
             num_workers=self.num_workers,
@@ -361,10 +370,17 @@ class NarratedVideos(LightningDataModule):
         if self.trainer is not None and self.trainer.training:
             self._skipped.begin(self.trainer.current_epoch)
             self._skipped.add(batch.skipped)
+        elif batch.skipped and self._predicts_train(dataloader_idx):
+            self._skipped.add(batch.skipped)
         elif batch.skipped:
             bad = batch.skipped[0]
             raise InputError(f"video {bad.video} cannot be evaluated: {bad.reason}")
         return batch
+
+    def _predicts_train(self, loader: int) -> bool:
+        if self.trainer is None or not self.trainer.predicting:
+            return False
+        return splits_of(self.predict_split, self.lists)[loader] == "train"
 
     def on_after_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
         """Normalise the visual features and cut the spectrograms, now that they are on the device."""

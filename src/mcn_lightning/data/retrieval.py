@@ -353,6 +353,7 @@ class PickledClip:
 
     duration = float("inf")
     lengths: tuple[Length, ...] = ()  # a clip's own features, pooled
+    timed = False  # its clip is all of it, and has no seconds
 
     def __init__(self, record: ClipRecord, config: AudioConfig | None) -> None:
         self.record = record

@@ -184,6 +184,14 @@ class ShardCaptions(Captions):
         members, ends = order.tolist(), bounds.tolist()
         return {i: Clip(i, spans[i][0], spans[i][1], tuple(members[ends[i] : ends[i + 1]])) for i in indices}
 
+    def texts(self, clips: Iterable[Clip]) -> list[str]:
+        """Return the words of some of its clips as one text each, in the order that is stored."""
+        if self.video.source.keep_frames:
+            return super().texts(clips)
+        order, bounds = self.video.shard.between("order", self.video.first, len(self))
+        members, ends = order.tolist(), bounds.tolist()
+        return [" ".join(self.text[n] for n in members[ends[clip.number] : ends[clip.number + 1]]) for clip in clips]
+
     def word_rows(self, clips: Sequence[Clip], max_words: int) -> np.ndarray | None:
         """Return the first word indices of some of its clips, ``(B, W)`` int32; ``None`` where the text is needed."""
         source, shard = self.video.source, self.video.shard

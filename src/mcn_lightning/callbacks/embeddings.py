@@ -1,0 +1,179 @@
+"""What ``predict`` writes: the embeddings and centroids as tensors, and a JSON file that says what each row is."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from pytorch_lightning import Callback, LightningModule, Trainer
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mcn_lightning.callbacks.progress import say
+from mcn_lightning.data.batch import InputError
+from mcn_lightning.distributed import world
+
+SUFFIXES = (".safetensors", ".npz")
+TOLD = 3  # clips in a message
+
+
+class EmbeddingWriter(Callback):
+    """Write what ``predict`` computes: a file of tensors, and beside it one of the same name that ends in ``.json``.
+
+    The tensors are the embeddings ``(N, D)`` float32 by name, ``cluster`` ``(N,)`` int64 where there are centroids, and
+    the ``centroids`` ``(K, D)`` themselves. The JSON file says which ``checkpoint`` made them, and for row after row
+    under ``clips`` the ``id``, ``split``, ``video``, ``start`` and ``end`` in seconds, ``text`` and ``cluster``. A text
+    without any known word has ``known_words`` 0 and an embedding of zeros.
+
+    Args:
+        path: file of the tensors, .safetensors or .npz; below the folder of the run whose checkpoint is used when
+            relative (without a checkpoint: save_dir and name of the logger, and ``predict``). When not given it is
+            embeddings.safetensors, for other splits than test embeddings_<split>.safetensors.
+    """
+
+    def __init__(self, path: str | None = None) -> None:
+        if path is not None and Path(path).suffix not in SUFFIXES:
+            raise InputError(f"--embeddings.path: expected a name that ends in {' or '.join(SUFFIXES)}, found {path}")
+        self.path = path
+        self.folder: Path | None = None  # where no checkpoint says it
+        self._rows: dict[str, list[Tensor]] = {}
+        self._clips: list[dict[str, Any]] = []
+        self._skipped: dict[str, str] = {}
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See now, and not after hours, that the files can be written."""
+        self._rows, self._clips, self._skipped = {}, [], {}
+        if trainer.is_global_zero:
+            path = self._place(trainer)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with open(_partial(path), "wb"):
+                    pass
+                _partial(path).unlink()
+            except OSError as error:
+                raise _cannot_write(path, error) from None
+
+    def on_predict_batch_end(  # noqa: D102
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        self._skipped.update({bad.video: bad.reason for bad in batch.skipped})
+        about = batch.about or [{"video": name.rpartition(":")[0] or name} for name in batch.ids]
+        clips = [{"id": name} | dict(one) for name, one in zip(batch.ids, about, strict=True)]
+        for name, value in outputs.items():
+            if isinstance(value, Tensor):
+                value = value.float() if value.is_floating_point() else value
+                self._rows.setdefault(name, []).append(value.cpu())
+        for number, cluster in enumerate(outputs["cluster"].tolist() if "cluster" in outputs else ()):
+            clips[number]["cluster"] = cluster
+        self._clips.extend(clips)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the files."""
+        clips, rows, skipped = self._of_all()
+        if not trainer.is_global_zero:
+            return
+        unknown = [number for number, clip in enumerate(clips) if clip.get("known_words") == 0]
+        if "text" in rows:
+            rows["text"][unknown] = 0.0
+            _name_unknown([clips[number] for number in unknown])
+        clustering: Any = getattr(pl_module, "clustering", None)
+        centroids = {} if clustering is None else clustering.centroids_by_name()
+        path = self._place(trainer)
+        about = self._origin(trainer, pl_module) | {"tensors": path.name, "clips": clips}
+        if skipped:
+            about["skipped"] = [{"video": video, "reason": reason} for video, reason in skipped.items()]
+        try:
+            _write_tensors(path, rows | {name: value.detach().float().cpu() for name, value in centroids.items()})
+            partial = _partial(path.with_suffix(".json"))
+            partial.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            os.replace(partial, path.with_suffix(".json"))
+        except (OSError, SafetensorError) as error:
+            raise _cannot_write(path, error) from None
+        finally:
+            _partial(path).unlink(missing_ok=True)
+        left_out = f", {len(skipped)} videos left out" if skipped else ""
+        say(f"{len(clips)} clips: {', '.join([*rows, *centroids])}{left_out} -> {path} and {path.stem}.json")
+
+    def _place(self, trainer: Trainer) -> Path:
+        split = getattr(getattr(trainer, "datamodule", None), "predict_split", "test")
+        name = self.path or "embeddings" + ("" if split == "test" else f"_{split}") + SUFFIXES[0]
+        if trainer.ckpt_path is None:
+            return (self.folder or Path(trainer.default_root_dir)) / name
+        folder = Path(trainer.ckpt_path).parent
+        return (folder.parent if folder.name == "checkpoints" else folder) / name
+
+    @staticmethod
+    def _origin(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+        """Return which checkpoint or weights the embeddings come from; both are null for random weights."""
+        found: dict[str, Any] = {"checkpoint": None, "weights": getattr(module, "weights_file", None)}
+        if trainer.ckpt_path is not None:
+            saved = torch.load(trainer.ckpt_path, map_location="cpu", weights_only=True, mmap=True)
+            place = os.path.abspath(trainer.ckpt_path)
+            found["checkpoint"] = {"path": place, "step": saved["global_step"], "epochs": saved["epoch"] + 1}
+        return found
+
+    def _of_all(self) -> tuple[list[dict[str, Any]], dict[str, Tensor], dict[str, str]]:
+        """Return clips, rows and skipped videos of all processes, each clip once, in the order of the lists."""
+        own = self._clips, {name: torch.cat(rows) for name, rows in self._rows.items()}, self._skipped
+        self._rows, self._clips, self._skipped = {}, [], {}
+        parts: list[Any] = [own]
+        if world() > 1:
+            parts = [None] * world()
+            dist.all_gather_object(parts, own)
+        every = [clip for clips, _, _ in parts for clip in clips]
+        first: dict[tuple[Any, str], int] = {}
+        for row, clip in enumerate(every):
+            first.setdefault((clip.get("split"), clip["id"]), row)
+        splits = list(dict.fromkeys(clip.get("split") for clip in every))
+        order = sorted(
+            first.values(), key=lambda row: (splits.index(every[row].get("split")), every[row].get("index", 0))
+        )
+        names = next((list(rows) for _, rows, _ in parts if rows), [])
+        joined = {name: torch.cat([rows[name] for _, rows, _ in parts if rows])[order].contiguous() for name in names}
+        clips = [{name: value for name, value in every[row].items() if name != "index"} for row in order]
+        return clips, joined, {video: reason for _, _, skipped in parts for video, reason in skipped.items()}
+
+
+def without_loggers(trainer: Trainer) -> None:
+    """Take the loggers from a trainer that predicts: they have nothing to log, and would make a folder each time."""
+    if (logger := trainer.logger) is not None and logger.save_dir:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EmbeddingWriter):
+                callback.folder = Path(logger.save_dir) / str(logger.name or "") / "predict"
+    trainer.loggers = []
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    partial = _partial(path)
+    if path.suffix == ".npz":
+        with open(partial, "wb") as file:
+            np.savez(file, **{name: value.numpy() for name, value in tensors.items()})  # type: ignore[arg-type]
+    else:
+        save_file(dict(tensors), partial)
+    os.replace(partial, path)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
+
+
+def _cannot_write(path: Path, error: Exception) -> InputError:
+    reason = (getattr(error, "strerror", None) or str(error)).lower()
+    return InputError(
+        f"{path}: expected to write the embeddings, found {reason}; make room or give another place (--embeddings.path)"
+    )
+
+
+def _name_unknown(clips: Sequence[Mapping[str, Any]]) -> None:
+    """Say which texts have no embedding."""
+    if clips:
+        some = ", ".join(f"{clip['id']} ({clip.get('text')!r})" for clip in clips[:TOLD])
+        more = f" and {len(clips) - TOLD} more" if len(clips) > TOLD else ""
+        say(f"warning: {len(clips)} texts have no known word, and zeros in place of a text embedding: {some}{more}")
