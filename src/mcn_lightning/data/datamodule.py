@@ -320,7 +320,8 @@ class NarratedVideos(LightningDataModule):
     def predict_dataloader(self) -> DataLoader | list[DataLoader]:
         """Return the clips of ``predict_split`` to embed, as in evaluation; of all splits a loader each."""
         splits = splits_of(self.predict_split, self.lists)
-        loaders = [self._loader(split, self._sampler(split, False), self.eval_batch_size) for split in splits]
+        size = self.eval_batch_size
+        loaders = [self._loader(split, self._sampler(split, False), size, described=True) for split in splits]
         return loaders if self.predict_split == "all" else loaders[0]
 
     def _sampler(self, split: str, training: bool | None = None) -> ClipSampler:
@@ -332,13 +333,15 @@ class NarratedVideos(LightningDataModule):
         return ClipSampler(count, self.seed, training, rank, world, batch, end)
 
     def _loader(
-        self, split: str, sampler: ClipSampler | list[tuple[int, int]], batch_size: int, persistent: bool = True
+        self,
+        split: str,
+        sampler: ClipSampler | list[tuple[int, int]],
+        batch_size: int,
+        persistent: bool = True,
+        described: bool = False,
     ) -> DataLoader:
-        videos = self.datasets[split]
-        if self.trainer is not None and self.trainer.state.fn == TrainerFn.PREDICTING:
-            videos = DescribedVideos(videos, split)
         return ClipLoader(  # torch gives each worker one thread
-            videos,
+            DescribedVideos(self.datasets[split], split) if described else self.datasets[split],
             batch_size=batch_size,
             sampler=sampler,  # type: ignore[arg-type]  # any sequence of keys will do
             num_workers=self.num_workers,
@@ -378,9 +381,8 @@ class NarratedVideos(LightningDataModule):
         return batch
 
     def _predicts_train(self, loader: int) -> bool:
-        if self.trainer is None or not self.trainer.predicting:
-            return False
-        return splits_of(self.predict_split, self.lists)[loader] == "train"
+        predicts = self.trainer is not None and self.trainer.state.fn == TrainerFn.PREDICTING
+        return predicts and splits_of(self.predict_split, self.lists)[loader] == "train"
 
     def on_after_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
         """Normalise the visual features and cut the spectrograms, now that they are on the device."""
