@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from mcn_lightning.data.batch import BadVideo, InputError
+from mcn_lightning.data.caption_files import Table, open_table
 from mcn_lightning.data.clips import Clip, caption_clip
-from mcn_lightning.data.pickles import load_pickle
-from mcn_lightning.data.text_files import read_json
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,9 @@ def read_captions(path: Path, videos: Iterable[str], train_column: str = "text")
     """Read the captions of the videos that are wanted.
 
     Args:
-        path: a JSON file (``.json``) or a pickle of ``{video id: {"start": [...], "end": [...], "text": [...]}}``,
-            times in seconds, with the optional column ``topic``; each video may have a data frame of these columns.
+        path: a JSON file or a pickle of ``{video id: {"start": [...], "end": [...], "text": [...]}}``, times in
+            seconds, with the optional column ``topic``; each video may have a data frame of these columns. Or a file of
+            another form, or a folder with a file for each video: see ``caption_files``.
         videos: ids.
         train_column: column whose texts training uses; it may hold a list of texts for each caption.
 
@@ -73,14 +73,16 @@ def read_captions(path: Path, videos: Iterable[str], train_column: str = "text")
     Raises:
         InputError: if the file is missing, damaged or no mapping.
     """
-    table = read_json(path, "a captions file") if path.suffix == ".json" else load_pickle(path)
-    if not isinstance(table, Mapping):
-        raise InputError(f"{path}: expected a mapping from video id to captions, found a {type(table).__name__}")
-    return {video: _captions_of(path, video, table.get(video), train_column) for video in videos}
+    entry_of = open_table(path)
+    return {video: _captions_of(path, video, entry_of, train_column) for video in videos}
 
 
-def _captions_of(path: Path, video: str, entry: Any, train_column: str) -> Captions | BadVideo:
+def _captions_of(path: Path, video: str, entry_of: Table, train_column: str) -> Captions | BadVideo:
     """Check the captions of one video."""
+    try:
+        entry = entry_of(video)
+    except InputError as error:
+        return BadVideo(video, str(error))
     try:
         return parse_captions(entry, train_column)
     except InputError as error:

@@ -48,7 +48,8 @@ class NarratedVideos(LightningDataModule):
             YouCook2 and MSR-VTT: a clip is then a video of one clip.
         val_csv: the same of the held-out videos; none for no validation.
         test_csv: the same of the test videos; ``val_csv`` where none is given.
-        captions: captions with their seconds, JSON or pickle.
+        captions: captions with their seconds: JSON, pickle or CSV, YouCook2's or COOT's JSON, or a folder with
+            <video id>.vtt, .srt or .json for each video.
         features: folder of the visual features.
         audio_root: folder of the spectrograms; ``features`` where none is given.
         modalities: which of video, audio and text are read; the others are absent from every batch.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mcn_lightning.data.batch import BadVideo, InputError
+from mcn_lightning.data.caption_files import caption_files
 from mcn_lightning.data.captions import Captions, read_captions
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.first_look import look_at
@@ -197,10 +199,17 @@ class Splits:
             "modalities": list(self.layout.modalities),
             "kind": self.clips.kind,
             "overrun": self.clips.overrun,
-            "captions": checksum(self.captions) if captions is not None else None,
+            "captions": self._captions_checksum() if captions is not None else None,
         }
         pack_as = pack if config.format == "safetensors" else pack_streaming
         return pack_as(splits, options, streams, self.clips, config)
+
+    def _captions_checksum(self) -> str:
+        """Return the checksum of the captions; of a folder, that of the checksums of its files."""
+        if not self.captions.is_dir():
+            return checksum(self.captions)
+        each = (f"{video} {checksum(path)}" for video, path in caption_files(self.captions).items())
+        return hashlib.sha256("\n".join(sorted(each)).encode()).hexdigest()
 
     def _videos(self, split: str, required: bool) -> list[str]:
         """Read the list of a split; an empty one where there is none and none is required."""

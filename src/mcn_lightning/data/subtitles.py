@@ -1,0 +1,120 @@
+"""Subtitles, WebVTT and SubRip, as captions: their markup dropped, YouTube's rolling repetitions undone.
+
+YouTube's automatic captions show two lines that roll: each line comes below the one before it, stays for 10 ms, and
+comes once more above the next one. A line that is new carries the times of its words, but for lines of one word; a
+conversion to SubRip loses these times. So a line is new where it has word times or was not shown in the cue before.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+
+_CLOCK = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
+_TIMES = re.compile(rf"\s*{_CLOCK}\s*-->\s*{_CLOCK}(?:\s.*)?")
+_WORD_TIME = re.compile(rf"<{_CLOCK}>")
+_MARKUP = re.compile(r"<[^>]*>|\{\\[^}]*\}")
+_COMMENT = re.compile(r"(NOTE|STYLE|REGION)\b")
+_ROLLING = 0.3
+"""Share of the cues that begin with the line before, from which on a file without word times rolls."""
+
+
+@dataclass(frozen=True)
+class Cue:
+    """What is shown for some time.
+
+    Args:
+        start: in seconds.
+        end: in seconds.
+        lines: as they stand in the file, without blank ones.
+    """
+
+    start: float
+    end: float
+    lines: tuple[str, ...]
+
+
+def read_subtitles(text: str) -> list[tuple[float, float, str]]:
+    """Return the captions of a WebVTT or SubRip file.
+
+    Args:
+        text: of the file.
+
+    Returns:
+        Start and end in seconds and the words of each caption, in the order of the file; none where it has no times.
+    """
+    cues = parse_cues(text)
+    if not _rolls(cues):
+        return [(cue.start, cue.end, joined) for cue in cues if (joined := _plain(" ".join(cue.lines)))]
+    found, before = [], set[str]()
+    for cue in cues:
+        shown = [(_plain(line), _WORD_TIME.search(line) is not None) for line in cue.lines]
+        new = " ".join(line for line, timed in shown if line and (timed or line not in before))
+        if new:
+            found.append((cue.start, cue.end, new))
+        before = {line for line, _ in shown}
+    return found
+
+
+def parse_cues(text: str) -> list[Cue]:
+    """Return the cues of a WebVTT or SubRip file.
+
+    A line of times begins a cue, so that blank lines inside of one, which some conversions leave, do no harm.
+    """
+    cues, lines = list[Cue](), text.split("\n")
+    times: tuple[float, float] | None = None
+    own: list[str] = []
+    skipped = False
+
+    def close() -> None:
+        if times is not None:
+            cues.append(Cue(*times, tuple(line for line in own if line.strip())))
+
+    for number, line in enumerate(lines):
+        if (match := _TIMES.fullmatch(line)) is not None:
+            if own and _names_a_cue(own, lines, number):
+                own.pop()
+            close()
+            times, own, skipped = _seconds(match), [], False
+        elif _COMMENT.match(line) and (number == 0 or not lines[number - 1].strip()):
+            skipped = True
+        elif not line.strip():
+            skipped = False
+            own.append(line)
+        elif not skipped:
+            own.append(line)
+    close()
+    return cues
+
+
+def _names_a_cue(own: list[str], lines: list[str], number: int) -> bool:
+    """Tell whether the line before a line of times is the number or name of a cue, and not spoken."""
+    before = own[-1].strip()
+    return bool(before) and (before.isdecimal() or number < 2 or not lines[number - 2].strip())
+
+
+def _seconds(match: re.Match[str]) -> tuple[float, float]:
+    first, last = match.groups()[:4], match.groups()[4:]
+    start, end = (
+        int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds) + int(part.ljust(3, "0")) / 1000
+        for hours, minutes, seconds, part in (first, last)
+    )
+    return start, end
+
+
+def _rolls(cues: list[Cue]) -> bool:
+    """Tell whether lines roll: words have times, or many cues begin with the last line of the one before."""
+    if any(_WORD_TIME.search(line) for cue in cues for line in cue.lines):
+        return True
+    repeated = sum(
+        bool(cue.lines and before.lines) and cue.lines[0].strip() == before.lines[-1].strip()
+        for before, cue in pairwise(cues)
+    )
+    return repeated > _ROLLING * len(cues)
+
+
+def _plain(line: str) -> str:
+    """Return a line without markup and entities, with single spaces."""
+    return " ".join(html.unescape(_MARKUP.sub("", line)).split())
