@@ -80,7 +80,7 @@ def activitynet(spoken):
 
 
 def table(header, mark=",", times=float):
-    """Return what writes a CSV file whose columns are video, start, end and text under these names, later ones first."""
+    """Return what writes a CSV file whose columns are video, start, end and text, later captions first."""
 
     def write(spoken):
         text = io.StringIO()
