@@ -235,7 +235,7 @@ def test_held_out_captions_beyond_the_features_are_found_before_training(copy, t
 
 def test_training_captions_without_any_known_word_are_refused(copy):
     change_captions(copy, "train", lambda entry: entry.update(text=["" for _ in entry["text"]]))
-    with pytest.raises(InputError, match=r"--data\.captions: expected known words in the captions of train\.csv"):
+    with pytest.raises(InputError, match=r"--data\.train_csv train\.csv: expected captions with words, found none"):
         narrated(copy).setup("fit")
 
 

@@ -199,6 +199,10 @@ class NarratedVideos(LightningDataModule):
         if not opened:
             self._skipped.total = len(self.datasets.get("train", ()))
             self._skipped.add(self.splits.lost())
+            for note in self.splits.notes:
+                rank_zero_info(note)
+            for warning in self.splits.warnings:
+                rank_zero_info(f"warning: {warning}")
             if self.trainer is None or self.trainer.is_global_zero:  # the same captions on every process: one says it
                 self._skipped.captions = self.dropped_captions("train")
 

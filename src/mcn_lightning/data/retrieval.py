@@ -247,6 +247,7 @@ class PickledClips:
         self.silent = silent
         names = [self.reader.name(entry, number) for number, entry in enumerate(entries)]
         self.ids, self.repeated = _distinct(names), len(names) - len(set(names))
+        self.named = any(name != str(number) for number, name in enumerate(names))
         self._texts = [caption for entry in entries for caption in _all_captions(entry)] if text else []
         self._bad: dict[int, str] = {}
         self._no_sound: dict[int, str] = {}

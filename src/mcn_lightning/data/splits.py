@@ -12,6 +12,7 @@ from mcn_lightning.data.caption_files import caption_files
 from mcn_lightning.data.captions import Captions, read_captions
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.first_look import look_at
+from mcn_lightning.data.first_words import check_words, overlaps, repeated_names
 from mcn_lightning.data.howto100m import LayoutVideos, VideoLayout, read_video_list, video_id
 from mcn_lightning.data.packing import PackConfig, PackReport, pack
 from mcn_lightning.data.retrieval import PickledClips, is_pickle
@@ -35,6 +36,10 @@ class Splits:
         text: how captions become vectors.
         clips: how clips are chosen.
         seed: of every draw.
+
+    Attributes:
+        notes: lines about the captions, once they are opened: how many words are known.
+        warnings: lines about videos that are in several lists, or more than once in one.
     """
 
     def __init__(
@@ -52,6 +57,8 @@ class Splits:
         self.text: TextSource | None = None
         self.datasets: dict[str, NarratedVideoDataset] = {}
         self._lost: Sequence[BadVideo] = ()
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
 
     def lost(self) -> Sequence[BadVideo]:
         """Return the training videos that are known to be unusable before any is read."""
@@ -131,6 +138,7 @@ class Splits:
         self.datasets = {split: self._dataset(split, source) for split, source in {**sources, **pickled}.items()}
         if not streaming:  # a look at a record fetches a whole chunk from its store
             self._look()
+        self._note()
         self._lost = sources["train"].lost() if "train" in sources else []
 
     def _check_packed(self, packed: dict[str, Any], where: str) -> None:
@@ -230,27 +238,29 @@ class Splits:
             texts = [text for entry in entries if isinstance(entry, Captions) for text in entry.all_texts()]
             texts += [text for clips in pickled.values() for text in clips.texts()]
             self.text = open_text(self.text_config, self.root / self.text_config.source, texts)
-            self._check_words(videos.get("train", ()), captions or {})
         sources: dict[str, VideoSource] = {
             split: LayoutVideos(paths, captions, self.layout) for split, paths in videos.items() if paths
         }
         self.datasets = {split: self._dataset(split, source) for split, source in {**sources, **pickled}.items()}
         self._look()
+        self._note()
+
+    def _note(self) -> None:
+        """Count known words, refuse captions of too few, and find videos that several lists have."""
+        sources = {split: dataset.source for split, dataset in self.datasets.items()}
+        same = self.lists["test"] == self.lists["val"]
+        for split, source in sources.items():
+            where = f"--data.{split}_csv {self.lists[split]}"
+            if not (split == "test" and same):
+                self.warnings += repeated_names(source, where)
+                note = check_words(self.text, source, where, self.root / self.text_config.source)
+                self.notes += [note] if note else []
+        self.warnings += overlaps(sources, self.lists)
 
     def _look(self) -> None:
         """Compare rates and units over some videos of every split."""
         for split, dataset in self.datasets.items():
             look_at(dataset.source, self.clips.overrun, f"--data.{split}_csv {self.lists[split]}")
-
-    def _check_words(self, paths: Sequence[str], captions: Mapping[str, Captions | BadVideo]) -> None:
-        """Refuse training captions of which no word is known, while those of another split may be."""
-        entries = [entry for path in paths if isinstance(entry := captions[video_id(path)], Captions)]
-        texts = (text for entry in entries for text in entry.all_texts())
-        if entries and self.text is not None and not any(self.text.indices(text).any() for text in texts):
-            raise InputError(
-                f"--data.captions: expected known words in the captions of {self.lists['train']}, found none; "
-                "check --data.text.source and --data.text.lowercase"
-            )
 
     def _dataset(self, split: str, source: VideoSource) -> NarratedVideoDataset:
         training = split == "train"

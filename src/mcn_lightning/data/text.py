@@ -36,6 +36,8 @@ class TextConfig:
         lowercase: make the words lower case before they are looked up (word vectors only).
         train_column: column of the caption file that training takes its texts from; where it holds several texts for a
             caption, one is drawn at each visit. Evaluation always takes "text".
+        max_unknown_share: a run stops at its start where more than this share of the caption words of a split has no
+            vector (word vectors only). 1 stops only where no word has one.
     """
 
     kind: Literal["word_vectors", "tokens", "sentence"] = "word_vectors"
@@ -44,12 +46,15 @@ class TextConfig:
     max_words: int = 20
     lowercase: bool = False
     train_column: str = "text"
+    max_unknown_share: float = 0.5
 
     def __post_init__(self) -> None:
         if self.kind not in ("word_vectors", "tokens", "sentence"):
             raise ValueError(f"--data.text.kind is {self.kind}: give word_vectors, tokens or sentence")
         if self.dim < 1:
             raise ValueError(f"--data.text.dim is {self.dim}: give the width of the vectors, for instance 300")
+        if not 0 <= self.max_unknown_share <= 1:
+            raise ValueError(f"--data.text.max_unknown_share is {self.max_unknown_share}: give a share from 0 to 1")
         least = 1 if self.kind == "word_vectors" else 3
         if self.max_words < least:
             raise ValueError(f"--data.text.max_words is {self.max_words}: give at least {least} for {self.kind}")
