@@ -26,6 +26,47 @@ def grow(start, end, index, min_time):
             taken.append(next(iter(lengths)))
 
 
+def grow_in_order(start, end, index, min_time):
+    """Return what ``grow`` does with the span of the released code: first start to last end in the order of captions.
+
+    Where captions are nested that span leaves out what an earlier one says later, and may even end before it starts.
+    """
+    first = last = index
+    taken = [index]
+    while end[last] - start[first] < min_time:
+        before = end[last] - start[first - 1] if first > 0 else None
+        after = end[last + 1] - start[first] if last + 1 < len(end) else None
+        if before is None and after is None:
+            break
+        if after is None or (before is not None and before <= after):
+            first -= 1
+            taken.append(first)
+        else:
+            last += 1
+            taken.append(last)
+    return start[first], end[last], taken
+
+
+def time(frames):
+    """Return the seconds of a number of frames, ``(160 n + 200) / 16000``: the inverse of ``frame``."""
+    return (160 * frames + 200) / 16000
+
+
+def window_starts(columns, num_frames):
+    """Return the whole seconds at which windows of the audio-only variant start."""
+    video, window = int(time(columns)), int(time(num_frames))
+    starts = [second for second in range(video) if second < video - (window + 1)]
+    return starts or [0]
+
+
+def window_spectrogram(frames, second, num_frames, pad_value=0.0):
+    """Return ``num_frames`` columns of each band from a second on, padded on the right, and how many there were."""
+    first = max(frame(second), 0)
+    columns = [column for column in range(first, first + num_frames) if column < len(frames[0])]
+    padding = [pad_value] * (num_frames - len(columns))
+    return [[float(band[column]) for column in columns] + padding for band in frames], len(columns)
+
+
 def pool(rows, start, end, rate):
     """Return the L2-normalised maximum over the rows of a clip; zeros where there is none."""
     width = len(rows[0])

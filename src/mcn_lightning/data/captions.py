@@ -39,10 +39,16 @@ class Captions:
     def __len__(self) -> int:
         return len(self.text)
 
-    def clips(self, indices: Iterable[int], min_time: float) -> dict[int, Clip]:
-        """Return the clips of captions, each grown to ``min_time`` seconds, by the number of the caption."""
+    def clips(self, indices: Iterable[int], min_time: float, widest: bool = True) -> dict[int, Clip]:
+        """Return the clips of captions, each grown to ``min_time`` seconds, by the number of the caption.
+
+        Args:
+            indices: numbers of captions.
+            min_time: in seconds.
+            widest: which span a grown caption has; see ``clips.merge``.
+        """
         start, end = self.start.tolist(), self.end.tolist()  # of Python's numbers, which are faster one by one
-        return {index: caption_clip(start, end, index, min_time) for index in indices}
+        return {index: caption_clip(start, end, index, min_time, widest) for index in indices}
 
     def texts(self, clips: Iterable[Clip]) -> list[str]:
         """Return the words of some of its clips as one text each."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -20,6 +21,9 @@ class ClipConfig:
         eval_min_time: the same for captions in evaluation, where two captions that grow into one another would be one
             clip under two ids; 0 takes each caption as it is.
         replacement: draw uniformly with replacement; False draws every caption once before one comes again.
+        span: "widest" lets a grown caption last from the earliest start to the latest end of those taken in;
+            "first_to_last" from the start of the first to the end of the last one in their order, as the released code
+            does. They differ where a caption ends after the next one (nested captions).
         overrun: seconds by which the last caption may end after the longest stream of features, and by which streams
             may differ in length. Before training, rates and units are refused that make nearly all videos differ alike.
     """
@@ -29,11 +33,14 @@ class ClipConfig:
     min_time: float = 10.0
     eval_min_time: float = 0.0
     replacement: bool = True
+    span: Literal["widest", "first_to_last"] = "widest"
     overrun: float = 5.0
 
     def __post_init__(self) -> None:
         if self.kind not in ("captions", "windows"):
             raise ValueError(f"--data.clips.kind is {self.kind}: give captions or windows")
+        if self.span not in ("widest", "first_to_last"):
+            raise ValueError(f"--data.clips.span is {self.span}: give widest or first_to_last")
         if self.n_pair < 1:
             raise ValueError(f"--data.clips.n_pair is {self.n_pair}: give at least 1 clip a video")
         if self.min_time < 0:
@@ -72,19 +79,21 @@ class Merged(NamedTuple):
     order: tuple[int, ...]
 
 
-def merge(start: Sequence[float], end: Sequence[float], index: int, min_time: float) -> Merged:
+def merge(start: Sequence[float], end: Sequence[float], index: int, min_time: float, widest: bool = True) -> Merged:
     """Grow a caption over its neighbours until it lasts long enough.
 
     Of the previous and the next caption, the one that keeps the merged span shorter is added (the previous one on a
     tie); its words follow the words so far. At an end of the video only the other side is left, and with no neighbour
-    left the clip stays short. Captions may overlap or be out of order: the span of a merger is always from the
-    earliest start to the latest end.
+    left the clip stays short. Captions may overlap or be out of order.
 
     Args:
         start: start of each caption in seconds.
         end: end of each caption in seconds.
         index: the caption to grow.
         min_time: seconds to reach.
+        widest: the span of a merger is from the earliest start to the latest end; else, as in the released code, from
+            the start of the first to the end of the last caption. With nested captions that may leave out some of the
+            words' seconds, or end before it starts, which is a clip without features.
 
     Returns:
         The first and last caption taken in, the span in seconds, and the captions in the order of their words.
@@ -95,8 +104,14 @@ def merge(start: Sequence[float], end: Sequence[float], index: int, min_time: fl
     while stop - begin < min_time:
         spans = []
         for neighbour in (first - 1, last + 1):
-            if 0 <= neighbour < len(start):
+            if not 0 <= neighbour < len(start):
+                continue
+            if widest:
                 spans.append((min(begin, start[neighbour]), max(stop, end[neighbour]), neighbour))
+            elif neighbour < first:
+                spans.append((start[neighbour], stop, neighbour))
+            else:
+                spans.append((begin, end[neighbour], neighbour))
         if not spans:
             break
         begin, stop, added = min(spans, key=lambda span: span[1] - span[0])  # the first of equals: the previous one
@@ -105,9 +120,11 @@ def merge(start: Sequence[float], end: Sequence[float], index: int, min_time: fl
     return Merged(first, last, begin, stop, tuple(order))
 
 
-def caption_clip(start: Sequence[float], end: Sequence[float], index: int, min_time: float) -> Clip:
-    """Return the clip of one caption, grown to ``min_time`` seconds."""
-    merged = merge(start, end, index, min_time)
+def caption_clip(
+    start: Sequence[float], end: Sequence[float], index: int, min_time: float, widest: bool = True
+) -> Clip:
+    """Return the clip of one caption, grown to ``min_time`` seconds; see ``merge``."""
+    merged = merge(start, end, index, min_time, widest)
     return Clip(index, merged.start, merged.end, merged.order)
 
 
@@ -138,10 +155,34 @@ def draw_clips(
     return [made[index] for index in drawn]
 
 
-def draw_windows(rng: np.random.Generator, duration: float, config: ClipConfig) -> list[Clip]:
-    """Draw ``n_pair`` windows of ``min_time`` seconds that start at whole seconds and lie in ``duration`` seconds."""
-    starts = draw(rng, max(int(duration - config.min_time), 0) + 1, config.n_pair, config.replacement)
-    return [Clip(second, float(second), min(second + config.min_time, duration)) for second in starts]
+def draw_windows(rng: np.random.Generator, duration: float, starts: int, config: ClipConfig) -> list[Clip]:
+    """Draw ``n_pair`` windows of ``min_time`` seconds that start at whole seconds.
+
+    Args:
+        rng: where the draws come from.
+        duration: of the video in seconds, where windows end at the latest.
+        starts: how many seconds there are to start at, from 0; see ``count_starts``.
+        config: how many windows, and how long they are.
+    """
+    drawn = draw(rng, starts, config.n_pair, config.replacement)
+    return [Clip(second, float(second), min(second + config.min_time, duration)) for second in drawn]
+
+
+def count_starts(duration: float, min_time: float, sound: float | None = None, heard: float = 0.0) -> int:
+    """Return at how many whole seconds, from 0, a window may start.
+
+    Without sound these are all from which a whole window fits. With sound the released code, which is followed, leaves
+    out two more: a window of 10 s starts at ``int(duration) - 12`` at the latest.
+
+    Args:
+        duration: of the video in seconds.
+        min_time: of a window in seconds.
+        sound: length of the spectrogram in seconds; ``None`` where none is read.
+        heard: seconds of sound that a window reads.
+    """
+    if sound is None:
+        return max(int(duration - min_time), 0) + 1
+    return max(1, int(sound) - (max(math.ceil(min_time), int(heard)) + 1))
 
 
 def all_windows(duration: float, min_time: float) -> list[Clip]:

@@ -273,6 +273,25 @@ def frames_at(seconds: Sequence[Sequence[float]]) -> np.ndarray:
     return ((np.array(seconds) * SAMPLE_RATE).astype(np.int64) - N_FFT // 2) // HOP
 
 
+def seconds_of_frames(frames: int) -> float:
+    """Return the seconds that a number of spectrogram frames spans, ``(160 n + 200) / 16000``."""
+    return (frames * HOP + N_FFT // 2) / SAMPLE_RATE
+
+
+def window_span(start: float, num_frames: int) -> tuple[float, float]:
+    """Return the span whose spectrogram has ``num_frames`` frames from ``start`` on, where there are so many.
+
+    ``frames_at`` is negative in the first 12.5 ms, so that a window from 0 to 10 s would lack two of its 1,000 frames:
+    as in the released code it begins at the first frame.
+
+    Args:
+        start: in seconds.
+        num_frames: frames to read.
+    """
+    begin = max(start, N_FFT / 2 / SAMPLE_RATE)
+    return begin, begin + seconds_of_frames(num_frames + 1)
+
+
 def clip_frames(
     columns: int, clips: Sequence[tuple[float, float]], num_frames: int, clamp_start: bool = True
 ) -> tuple[list[tuple[int, int]], list[int], list[int]]:

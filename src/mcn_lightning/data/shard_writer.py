@@ -136,7 +136,7 @@ class ShardContents:
         spans: list[tuple[float, float]] = []
         pooled: list[Tensor] = []
         if captions is not None:
-            clips = list(captions.clips(range(len(captions)), split.min_time).values())
+            clips = list(captions.clips(range(len(captions)), split.min_time, self.clips.span == "widest").values())
             spans = [(clip.start, clip.end) for clip in clips]
             parts |= _caption_parts(captions, clips)
             counts["topics"] = int(captions.topics is not None)

@@ -172,11 +172,11 @@ class ShardCaptions(Captions):
 
     video: ShardVideo
 
-    def clips(self, indices: Iterable[int], min_time: float) -> dict[int, Clip]:
+    def clips(self, indices: Iterable[int], min_time: float, widest: bool = True) -> dict[int, Clip]:
         """Return the clips of captions as they were packed; grown anew where frames are kept, for any ``min_time``."""
         video = self.video
         if video.source.keep_frames:
-            return super().clips(indices, min_time)
+            return super().clips(indices, min_time, widest)
         spans = video.shard.numpy("clip")[video.first : video.first + len(self)].tolist()
         if self.choices is None and video.source.knows_words:  # the words of a clip are stored in their order
             return {i: Clip(i, *spans[i]) for i in indices}

@@ -154,6 +154,11 @@ class Splits:
                 f"--data.clips.kind: expected {packed['kind']}, which {where} was packed with, found {kind}; "
                 "pack again, captions with --pack.keep_frames true to serve windows too"
             )
+        if kind == "captions" and not packed["keep_frames"] and self.clips.span != packed.get("span", "widest"):
+            raise InputError(
+                f"--data.clips.span: expected {packed.get('span', 'widest')}, which {where} was packed with, "
+                f"found {self.clips.span}; pack again, or once with --pack.keep_frames true"
+            )
         if kind == "captions" and self.clips.overrun > packed["overrun"]:
             raise InputError(
                 f"--data.clips.overrun: expected at most {packed['overrun']:g}, which {where} was packed with, "
@@ -209,6 +214,8 @@ class Splits:
             "overrun": self.clips.overrun,
             "captions": self._captions_checksum() if captions is not None else None,
         }
+        if self.clips.span != "widest":  # older shards do not know of it
+            options["span"] = self.clips.span
         pack_as = pack if config.format == "safetensors" else pack_streaming
         return pack_as(splits, options, streams, self.clips, config)
 

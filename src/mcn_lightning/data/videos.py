@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,9 +15,17 @@ from torch.utils.data import Dataset
 
 from mcn_lightning.data.batch import BadVideo, ClipBatch, InputError, cut_clips
 from mcn_lightning.data.captions import Captions
-from mcn_lightning.data.clips import Clip, ClipConfig, all_windows, draw_clips, draw_windows
+from mcn_lightning.data.clips import Clip, ClipConfig, all_windows, count_starts, draw_clips, draw_windows
 from mcn_lightning.data.consistency import Length, VideoLengths, odd_streams
-from mcn_lightning.data.features import AudioConfig, augment_audio, clip_frames, copy_runs, refuse_bad_frames
+from mcn_lightning.data.features import (
+    AudioConfig,
+    augment_audio,
+    clip_frames,
+    copy_runs,
+    refuse_bad_frames,
+    seconds_of_frames,
+    window_span,
+)
 from mcn_lightning.data.memory import Blocks, Slots, join
 from mcn_lightning.data.text import TextSource
 
@@ -222,16 +231,27 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
     def _choose(self, rng: np.random.Generator, name: str, video: StoredVideo) -> list[Clip]:
         config, captions, duration = self.clips, video.captions, video.duration
         if captions is None:
-            return draw_windows(rng, duration, config) if self.training else all_windows(duration, config.min_time)
+            return self._windows(rng, video)
+        grown = partial(captions.clips, widest=config.span == "widest")
         if self.training:
             inside = np.flatnonzero(captions.start < duration)  # what starts later has neither picture nor sound
             if len(inside) == 0:
                 raise InputError(f"{name}: expected captions within the features of {duration:.1f} s, found none")
             if len(inside) == len(captions):
-                return draw_clips(rng, len(captions), lambda drawn: captions.clips(drawn, config.min_time), config)
-            made = captions.clips(inside.tolist(), config.min_time)
+                return draw_clips(rng, len(captions), lambda drawn: grown(drawn, config.min_time), config)
+            made = grown(inside.tolist(), config.min_time)
             return draw_clips(rng, len(inside), lambda drawn: {i: made[int(inside[i])] for i in drawn}, config)
-        return list(captions.clips(range(len(captions)), config.eval_min_time).values())
+        return list(grown(range(len(captions)), config.eval_min_time).values())
+
+    def _windows(self, rng: np.random.Generator, video: StoredVideo) -> list[Clip]:
+        """Draw windows of a video in training; return all of them in evaluation."""
+        config, duration = self.clips, video.duration
+        if not self.training:
+            return all_windows(duration, config.min_time)
+        frames = next((length.count for length in video.lengths if not length.option), None)
+        sound = None if frames is None else seconds_of_frames(frames)
+        starts = count_starts(duration, config.min_time, sound, seconds_of_frames(self.audio.num_frames))
+        return draw_windows(rng, duration, starts, config)
 
     def _audio(self, rng: np.random.Generator, video: StoredVideo, clips: list[Clip], new: NewTensor) -> dict[str, Any]:
         """Return the fields of the batch that hold the sound; none without it."""
@@ -241,6 +261,8 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
             shift = rng.uniform(-config.time_shift, config.time_shift, len(clips)).tolist()
             spans = [(max(start + by, 0.0), max(end + by, 0.0)) for (start, end), by in zip(spans, shift, strict=True)]
         augments = self.training and config.augments
+        if self.clips.kind == "windows":
+            spans = [window_span(start, config.num_frames) for start, _ in spans]
         if (sound := video.audio(spans, new_tensor if augments else new)) is None:
             return {}
         shape = {"num_frames": config.num_frames, "pad_value": config.pad_value}
