@@ -7,14 +7,17 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
+from pytorch_lightning import Trainer
 
-from mcn_lightning.data.batch import InputError
+from mcn_lightning.data.batch import ClipBatch, InputError
 from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.data.features import AudioConfig, VisualStream
 from mcn_lightning.data.first_words import count_known
 from mcn_lightning.data.packing import PackConfig
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.data.text import TextConfig, WordVectorText
+from mcn_lightning.module import MCNModule
 
 VECTORS = "3 2\nmix 1 2\nthe 3 4\nflour 5 6\n"
 STREAMS = [VisualStream("_2d", 1.0, 8), VisualStream("_3d", 1.5, 8)]
@@ -153,3 +156,21 @@ def test_clips_without_names_are_in_no_other_list(tmp_path):
         modalities=("video", "text"), text=TextConfig(source="v.txt", dim=2), batch_size=2, num_workers=0,
     )  # fmt: skip
     assert not told(found)[1]
+
+
+def test_clips_whose_text_has_no_known_word_are_named():
+    words = torch.tensor([[1, 0], [0, 0], [0, 2], [0, 0]], dtype=torch.int32)
+    assert ClipBatch(("a", "b", "c", "d"), words=words).without_known_word() == ("b", "d")
+    assert ClipBatch(("a",)).without_known_word() == ()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_table_of_an_evaluation_counts_them(root, capsys):
+    captions = json.loads((root / "captions.json").read_text())
+    for name in ("synthetic_00006", "synthetic_00007"):
+        captions[name]["text"][1] = "unheard of"
+    (root / "captions.json").write_text(json.dumps(captions))
+    trainer = Trainer(logger=False, enable_progress_bar=False, accelerator="cpu", enable_checkpointing=False)
+    trainer.validate(MCNModule(), data(root), verbose=False)
+    shown = capsys.readouterr()
+    assert "clips without any known word in their text: 2, which are in the table all the same" in shown.out + shown.err

@@ -219,7 +219,12 @@ def find_topics(features: Tensor, topics: int) -> Tensor:
 
 
 def format_table(
-    metrics: dict[str, float], directions: Sequence[str], count: int, when: str = "", dropped: str = ""
+    metrics: dict[str, float],
+    directions: Sequence[str],
+    count: int,
+    when: str = "",
+    dropped: str = "",
+    unknown: int = 0,
 ) -> str:
     """Lay out recall and median rank, a direction a row, with chance in the last row.
 
@@ -229,6 +234,7 @@ def format_table(
         count: N, held-out clips.
         when: in training these figures were taken; not said when empty.
         dropped: how many captions are not among the clips since they cannot be used, in words.
+        unknown: clips without any known word in their text.
     """
     title = f"held-out clips: {count}" + (f", {when}" if when else "")
     rows: list[tuple[str, ...]] = [(title, "R@1", "R@5", "R@10", "median rank")]
@@ -245,6 +251,8 @@ def format_table(
     extra = [f"{name}: {metrics[name]:.3f}" for name in ("nmi", "purity", "topics_nmi") if name in metrics]
     if dropped:
         extra.append(f"left out: {dropped}")
+    if unknown:
+        extra.append(f"clips without any known word in their text: {unknown}, which are in the table all the same")
     return "\n".join([*lines, *extra])
 
 
@@ -285,6 +293,7 @@ class RetrievalEvaluation(Callback):
         self._quality = ClusterQuality()
         self._labelled = LabelledFeatures()
         self._ids: set[str] = set()
+        self._unknown: set[str] = set()
 
     def _start(self, module: LightningModule) -> None:
         config: Any = module.network_config
@@ -293,13 +302,14 @@ class RetrievalEvaluation(Callback):
         self._recalls = {direction: RetrievalRecall() for direction in chosen}
         self._quality.reset()
         self._labelled.reset()
-        self._ids = set()
+        self._ids, self._unknown = set(), set()
 
     def _update(self, module: LightningModule, output: Any, batch: ClipBatch) -> None:
         if len(batch) == 0:  # benchmarks alone are evaluated
             return
         embeddings = output.embeddings()
         self._ids.update(batch.ids)
+        self._unknown.update(batch.without_known_word())
         for direction, recall in self._recalls.items():
             queries, items = self.scoring.sides(module, embeddings, direction)
             recall.update(batch.ids, queries, items)
@@ -309,7 +319,7 @@ class RetrievalEvaluation(Callback):
                 self._quality.update(batch.ids, clusters, batch.labels)
 
     def _finish(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        if trainer.sanity_checking or (count := self._count(module)) == 0:
+        if trainer.sanity_checking or (count := self._count(module, self._ids)) == 0:
             return
         try:
             metrics = {
@@ -332,12 +342,13 @@ class RetrievalEvaluation(Callback):
             module.log(f"{stage}/{name}", value, prog_bar=name in (shown, "nmi"), batch_size=1, sync_dist=world() > 1)
         data: Any = getattr(trainer, "datamodule", None)
         dropped = data.dropped_captions(stage) if hasattr(data, "dropped_captions") else ""
+        unknown = self._count(module, self._unknown)
         if trainer.is_global_zero:
-            say("\n" + format_table(metrics, list(self._recalls), count, _when(trainer), dropped))
+            say("\n" + format_table(metrics, list(self._recalls), count, _when(trainer), dropped, unknown))
 
-    def _count(self, module: LightningModule) -> int:
+    def _count(self, module: LightningModule, clips: set[str]) -> int:
         """Return the number of clips, each once, of all processes."""
-        ids = hash_ids(sorted(self._ids), module.device)
+        ids = hash_ids(sorted(clips), module.device)
         return len(gather_rows(ids, row_counts(len(ids), module.device)).unique())
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

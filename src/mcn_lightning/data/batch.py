@@ -90,6 +90,15 @@ class ClipBatch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def without_known_word(self) -> tuple[str, ...]:
+        """Return the ids of the clips whose text has no known word: its embedding has nothing to do with the text."""
+        if self.words is None:
+            return ()
+        unknown = ~(self.words != 0).flatten(1).any(1).cpu()
+        if (present := getattr(self, "present", None)) is not None:  # a clip without text is none of them
+            unknown &= present[:, MODALITIES.index("text")].cpu()
+        return tuple(name for name, alone in zip(self.ids, unknown.tolist(), strict=True) if alone)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ClipBatch:
         """Return the batch with its tensors on ``device``."""
         moved = {name: value.to(device, non_blocking=non_blocking) for name, value in self._tensors().items()}
