@@ -353,7 +353,7 @@ def test_curves_need_matplotlib(runs, monkeypatch):
         return real(name, *arguments, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(SystemExit, match=r"error: --plot: expected matplotlib, found none; pip install 'mcn-light"):
+    with pytest.raises(SystemExit, match=r"error: --plot: expected matplotlib, found none; pip install -e '"):
         main(["results", str(runs), "--metrics", "[val/nmi]", "--plot", "a.svg"])
 
 

@@ -64,7 +64,7 @@ from mcn_lightning.models.released import WeightsError
 from mcn_lightning.models.weights import SHAPE
 from mcn_lightning.module import MCNModule
 from mcn_lightning.options import flat_options
-from mcn_lightning.parsers import OneLineErrors
+from mcn_lightning.parsers import OneLineErrors, brief, parse_words
 
 
 def is_first_process() -> bool:
@@ -94,7 +94,7 @@ class MCNCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the words, which need not be those of the process."""
-        self.config = parser.parse_args(args)
+        self.config = parse_words(parser, args, first=1 if self._asked in self.subcommands() else 0)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks every run has, and the links from data to model."""
@@ -118,6 +118,13 @@ class MCNCLI(LightningCLI):
         parser.link_arguments("data.audio.bands", "model.network.audio_bands")
         parser.link_arguments("data.text.dim", "model.network.text_dim")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=data_seed)
+
+    def _add_arguments(self, parser: LightningArgumentParser) -> None:
+        """Add all options; ``--help`` begins with this project's, and ends with the trainer's."""
+        super()._add_arguments(parser)
+        parser.usage = f"lightning {self._asked} [--config RECIPE_OR_FILE]... [options]"
+        groups: list[Any] = parser._action_groups  # type: ignore[assignment]
+        groups.sort(key=lambda group: group is (parser.groups or {}).get("trainer"))
 
     def _prepare_subcommand_parser(self, klass: Any, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         """Leave the table of figures to the callbacks; ``--verbose true`` brings Lightning's own beside it."""
@@ -244,7 +251,7 @@ class MCNCLI(LightningCLI):
         except WeightsError as error:
             raise InputError(f"--model.weights {error}") from error
         except ValueError as error:
-            raise InputError(str(error)) from error
+            raise InputError(brief(" ".join(str(error).split()))) from error
 
 
 class PrepareCLI(MCNCLI):
@@ -265,7 +272,7 @@ class PrepareCLI(MCNCLI):
         try:
             parts = self.parser.instantiate(self.config)
         except ValueError as error:
-            raise InputError(str(error)) from error
+            raise InputError(brief(" ".join(str(error).split()))) from error
         try:
             print(parts.data.pack(parts.pack))
         except KeyboardInterrupt:

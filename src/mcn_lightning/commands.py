@@ -34,8 +34,11 @@ class Command(NamedTuple):
 
 
 def _with_trainer(name: str, words: Sequence[str]) -> None:
+    from mcn_lightning.configs import config_words
+
     if not any(word in SILENT or word.startswith("--print_config=") for word in words) and _is_first_process():
         print(f"mcn-lightning {__version__}: reading configs", file=sys.stderr, flush=True)
+    words = config_words(words)
     gc.disable()  # searching what is imported for garbage, of which there is none, takes a tenth of the time
     try:
         from mcn_lightning.cli import run  # seconds, for torch and Lightning
@@ -59,14 +62,18 @@ def _ablate(name: str, words: Sequence[str]) -> None:
 
 def _fit_options(words: Sequence[str]) -> dict[str, object]:
     from mcn_lightning.cli import fit_options
+    from mcn_lightning.configs import config_words
 
-    return fit_options(words)
+    return fit_options(config_words(words))
 
 
 def _synthetic(name: str, words: Sequence[str]) -> None:
     from mcn_lightning.data_commands import write_generated
 
-    _call(write_generated, name, words)
+    try:
+        _call(write_generated, name, words)
+    except InputError as error:  # the options of a run have a longer name there
+        raise InputError(str(error).replace("--data.synthetic", "--synthetic")) from error
 
 
 def _verify(name: str, words: Sequence[str]) -> None:
@@ -81,13 +88,24 @@ def _convert(name: str, words: Sequence[str]) -> None:
     _call(convert_weights, name, words)
 
 
+def _recipes(name: str, words: Sequence[str]) -> None:
+    from mcn_lightning.recipes import print_recipes
+
+    if words and not words[0].startswith("-"):  # the name may stand alone
+        words = ["--name", *words]
+    _call(print_recipes, name, words)
+
+
 def _call(function: Callable[..., None], name: str, words: Sequence[str]) -> None:
     """Call a function with its parameters as options."""
     from jsonargparse import auto_cli
 
+    from mcn_lightning.configs import config_words
     from mcn_lightning.parsers import CommandParser
 
-    auto_cli(function, args=list(words), prog=f"lightning {name}", as_positional=False, parser_class=CommandParser)
+    auto_cli(
+        function, args=config_words(words), prog=f"lightning {name}", as_positional=False, parser_class=CommandParser
+    )
 
 
 COMMANDS = {
@@ -100,6 +118,7 @@ COMMANDS = {
     "synthetic": Command("write generated videos with known topics", _synthetic),
     "results": Command("print a table, and plot curves, of what runs reached", _results),
     "ablate": Command("run a folder of ablation files over seeds", _ablate),
+    "recipes": Command("list the recipes that --config takes by name, or print one", _recipes),
     "convert": Command("write weights of the authors' releases as a checkpoint", _convert),
 }
 """The commands, in the order in which they are listed."""

@@ -11,6 +11,7 @@ from typing import Any
 from mcn_lightning.ablations import OptionsOf, Past, Runner, plan
 from mcn_lightning.errors import InputError
 from mcn_lightning.parsers import CommandParser
+from mcn_lightning.recipes import ablation_folder, find_recipe
 from mcn_lightning.results import check_metrics, check_plot, collect, draw_curves, results_table, rows_of, write_csv
 
 METRICS = ("val/t->va/R@1", "val/t->va/R@5", "val/t->va/R@10")
@@ -93,7 +94,9 @@ def ablate(words: Sequence[str], options_of: OptionsOf) -> None:
     parser.add_argument("--list", action="store_true", help="print the commands with their numbers, and run none")
     parser.add_argument("--only", type=int, help="run one of them, by its number, as a task of a job array does")
     options = parser.parse_args(own)
-    tasks = plan(Path(options.base), Path(options.folder), options.seeds, options.files, more)
+    tasks = plan(
+        find_recipe(options.base, "--base"), ablation_folder(options.folder), options.seeds, options.files, more
+    )
     if options.only is not None and not 0 <= options.only < len(tasks):
         raise InputError(
             f"--only: expected a number from 0 to {len(tasks) - 1} (--list shows them), found {options.only}"

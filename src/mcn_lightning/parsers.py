@@ -2,19 +2,130 @@
 
 from __future__ import annotations
 
-import sys
-from typing import NoReturn
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
+from omegaconf.errors import OmegaConfBaseException
+
+from mcn_lightning.configs import config_words_only
+from mcn_lightning.errors import InputError
+
+UNKNOWN = re.compile(
+    r"^(?:unrecognized arguments: --([^\s=]+).*|Group '(\S+)' does not accept option '(\S+)'"
+    r"|(?:Subcommand '\S+' does not accept option|Option) '(\S+)'(?: is not accepted)?)$"
+)
+KEY = re.compile(r'^Parser key "([^"]+)": (?:Problem with given class_path \S+ )?')
+UNION = re.compile(
+    r"^(Parser key \S+ )?Does not validate against any of the Union subtypes .*? Errors: - "
+    r"(?:Problem with given class_path )?(.*?)(?: - .*)? Given value type: .*$"
+)
+"""How jsonargparse begins: with the option, and with all types that a value might have had."""
+SHOWN = 3  # options in a message
 
 
 class OneLineErrors:
-    """Of a parser whose errors are one line, without pages of usage before it."""
+    """Of a parser whose errors are one line that names what was meant, and that takes no abbreviations."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """End the command with the message."""
-        sys.exit("error: " + " ".join(message.split()))
+        """End the command with the message.
+
+        Raises:
+            InputError: always, unless the parser is a part of another one that tries it.
+        """
+        if not self.exit_on_error:  # type: ignore[attr-defined]
+            super().error(message, ex)  # type: ignore[misc]
+        parser: Any = getattr(ex, "subcommand_parser", self)
+        raise InputError(brief(" ".join(message.split()), _options(parser))) from ex
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse the words of a command; see jsonargparse.
+
+        Raises:
+            InputError: if an option is refused, or an interpolation such as ``${oc.env:HOME}`` fails.
+        """
+        try:
+            return super().parse_args(*args, **kwargs)  # type: ignore[misc]
+        except OmegaConfBaseException as error:
+            vars(self).pop("print_config", None)
+            raise InputError(_interpolation(error)) from error
+        except InputError:
+            vars(self).pop("print_config", None)  # which was asked for, and must not be done by the next call
+            raise
 
 
 class CommandParser(OneLineErrors, ArgumentParser):
     """The parser of the commands without a trainer."""
+
+
+def brief(message: str, options: Iterable[str] = ()) -> str:
+    """Return what a parser says, with the option first and without all the types that a value might have had.
+
+    Args:
+        message: the parser's, in one line.
+        options: all that it knows; those that an unknown one may stand for are named.
+    """
+    if found := UNKNOWN.match(message):
+        option = "--" + (found[1] or found[4] or f"{found[2]}.{found[3]}")
+        near = similar(option, [each for each in options if each.startswith("--")])
+        return f"{option}: no such option" + (f"; did you mean {' or '.join(near)}?" if near else "")
+    return KEY.sub(r"--\1: ", UNION.sub(r"\1\2", message), count=1)
+
+
+def _options(parser: Any) -> list[str]:
+    """Return the options of a parser, those of its subcommands with them."""
+    inner = parser._subcommands_action.choices.values() if parser._subcommands_action else ()
+    return [option for each in (parser, *inner) for option in each._option_string_actions]
+
+
+def similar(option: str, options: Sequence[str]) -> list[str]:
+    """Return the options that an unknown one may stand for: those that it abbreviates, else those with close names."""
+    known = [each for each in options if not each.endswith((".help", "+"))]
+    return [each for each in known if each.startswith(option)][:SHOWN] or difflib.get_close_matches(
+        option, known, SHOWN, 0.8
+    )
+
+
+def parse_words(parser: Any, words: Sequence[str], first: int = 0) -> Any:
+    """Parse the words of a command; what is wrong with one of several files of options names this file.
+
+    Args:
+        parser: a parser with ``--config``.
+        words: the words.
+        first: how many of them come before the options (the name of a subcommand).
+
+    Raises:
+        InputError: if an option is refused.
+    """
+    try:
+        return parser.parse_args([*words])
+    except InputError as error:
+        message = str(error)
+    kept = list(words[:first])
+    for files in config_words_only(words):
+        kept += files
+        try:
+            parser.parse_args(kept)
+        except InputError as error:
+            if str(error).partition(";")[0] == message.partition(";")[0] and files[-1] not in message:
+                raise InputError(f"{files[-1]}: {message}") from error
+    raise InputError(message)
+
+
+def _interpolation(error: OmegaConfBaseException) -> str:
+    """Say which option cannot be resolved, and why."""
+    key = str(error.full_key or "").partition(".")[2]  # without the subcommand
+    text = str(error.msg or error).split("\n")[0]
+    if variable := re.search(r"Environment variable '(.*)' not found", text):
+        return (
+            f"--{key}: expected the environment variable {variable[1]}, found none; set it, or give a default: "
+            f"${{oc.env:{variable[1]},DEFAULT}}"
+        )
+    if option := re.search(r"Interpolation key '(.*)' not found", text):
+        return f"--{key}: expected another option in ${{{option[1]}}}, found none of this name"
+    return f"--{key}: expected an interpolation that can be resolved, found: {text}"

@@ -21,7 +21,7 @@ class Past:
     """Runs that there are already, each read once.
 
     Args:
-        options_of: gives the options that words after ``fit`` come to; refused ones end in ``SystemExit``.
+        options_of: gives the options that words after ``fit`` come to; refused ones end in an ``InputError``.
     """
 
     def __init__(self, options_of: OptionsOf) -> None:
@@ -39,8 +39,8 @@ class Past:
         if key not in self._wanted:
             try:
                 self._wanted[key] = self.options_of(task.words)
-            except SystemExit as stop:
-                raise InputError(f"{task.file}: {str(stop.code).removeprefix('error: ')}") from None
+            except InputError as error:
+                raise InputError(str(error) if str(task.file) in str(error) else f"{task.file}: {error}") from None
         return {**self._wanted[key], "seed_everything": task.seed}
 
     def place(self, task: Task) -> Path:

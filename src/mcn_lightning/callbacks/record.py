@@ -92,7 +92,8 @@ def peak_memory(device: torch.device) -> float:
 class RunRecord(Callback):
     """Write ``run.json`` into the run's folder when training begins, with every checkpoint, and at the end.
 
-    ``commit`` and whether it was ``changed`` (``null`` where there is no checkout), ``command``, ``hardware``,
+    ``commit`` (``unknown`` where there is no checkout) and whether it was ``changed`` (``null`` there), ``command``,
+    ``version`` of this package, ``hardware``,
     ``processes``, ``started`` (UTC, of the first part of the run; it is how parts are known to belong together),
     ``hours`` of training and evaluation (of all parts, each but the last up to the checkpoint that the next went on
     from), ``memory_gb`` at most in the first process (of its GPU, else resident), ``finished`` (false when it was
@@ -112,6 +113,7 @@ class RunRecord(Callback):
         self._before, self._since, self._fixed, self._device = {}, None, {}, trainer.strategy.root_device
         if stage == "fit" and trainer.is_global_zero:
             self._fixed = provenance() | {
+                "version": mcn_lightning.__version__,
                 "hardware": hardware(trainer),
                 "processes": trainer.world_size,
                 "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),

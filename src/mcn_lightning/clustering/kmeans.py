@@ -234,7 +234,7 @@ class KMeans:
         if engine == "faiss" and not _has_faiss():
             raise ValueError(
                 "--model.clustering.engine: found faiss, which is not installed; "
-                "run pip install 'mcn-lightning[faiss-cpu]' or choose torch"
+                "run pip install -e '.[faiss-cpu]' or choose torch"
             )
         self.num_clusters = num_clusters
         self.max_iterations = max_iterations

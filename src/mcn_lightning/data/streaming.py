@@ -38,7 +38,7 @@ def _litdata() -> Any:
         import litdata
     except ImportError as error:
         raise InputError(
-            f"LitData: expected the package litdata, found none ({error}); pip install 'mcn-lightning[litdata]'"
+            f"LitData: expected the package litdata, found none ({error}); pip install -e '.[litdata]'"
         ) from None
     return litdata
 

@@ -55,18 +55,20 @@ class SyntheticConfig:
     def __post_init__(self) -> None:
         for name in ("videos", "held_out", "topics", "word_dim"):
             if getattr(self, name) < 1:
-                raise ValueError(f"--data.synthetic.{name}: expected at least 1, found {getattr(self, name)}")
+                raise InputError(f"--data.synthetic.{name}: expected at least 1, found {getattr(self, name)}")
         if not 0 <= self.length_spread < 1:
-            raise ValueError(f"--data.synthetic.length_spread: expected a share in [0, 1), found {self.length_spread}")
+            raise InputError(f"--data.synthetic.length_spread: expected a share in [0, 1), found {self.length_spread}")
         if not self.seconds * (1 - self.length_spread) >= self.caption_seconds > 0:
-            raise ValueError(
+            raise InputError(
                 f"--data.synthetic.seconds: expected at least caption_seconds ({self.caption_seconds}) above 0 in the "
                 f"shortest video, found {self.seconds * (1 - self.length_spread):g}"
             )
         if len(self.widths) != 2 or min(self.widths) < 1:
-            raise ValueError(f"--data.synthetic.widths: expected two widths of at least 1, found {self.widths}")
+            raise InputError(f"--data.synthetic.widths: expected two widths of at least 1, found {self.widths}")
+        if self.seed < 0:
+            raise InputError(f"--data.synthetic.seed: expected a number of at least 0, found {self.seed}")
         if self.strength < 0 or self.noise < 0:
-            raise ValueError(f"--data.synthetic: expected strength and noise >= 0, found {self.strength}, {self.noise}")
+            raise InputError(f"--data.synthetic: expected strength and noise >= 0, found {self.strength}, {self.noise}")
 
 
 class _World:

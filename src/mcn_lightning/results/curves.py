@@ -28,7 +28,7 @@ def check_plot(path: Path) -> Any:
     try:
         from matplotlib.figure import Figure  # drawn without pyplot: no window, and nothing that stays
     except ImportError:
-        raise InputError("--plot: expected matplotlib, found none; pip install 'mcn-lightning[plots]'") from None
+        raise InputError("--plot: expected matplotlib, found none; pip install -e '.[plots]'") from None
     return Figure
 
 
