@@ -79,9 +79,9 @@ def test_what_cannot_be_run_is_told_in_one_line(folder, tmp_path):
         (("--only", 2), "--only: expected a number from 0 to 1 (--list shows them), found 2"),
         (("--files", "[other]"), "--files: expected some of lr, weight, found other"),
         (("--seeds", "[1, 1]"), "--seeds: expected different numbers, found [1, 1]"),
-        (("--seeds", "x"), '"seeds": Expected a'),
+        (("--seeds", "x"), "--seeds: Expected a"),
         (("--folder", tmp_path), f"expected ablation files for {DEMO} in {tmp_path}, found none"),
-        (("--base", "gone.yaml"), "--base: expected a recipe, found no file at gone.yaml"),
+        (("--base", "gone.yaml"), "--base gone.yaml: expected a file or a recipe, found neither"),
     ):
         with pytest.raises(SystemExit) as stop:
             ablate(folder, *own)

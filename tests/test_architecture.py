@@ -11,7 +11,9 @@ ALLOWED = {
     "distributed": set(),
     "errors": set(),
     "signals": set(),
-    "parsers": set(),
+    "recipes": {"data.text_files", "errors"},
+    "configs": {"data.text_files", "errors", "recipes"},
+    "parsers": {"configs", "errors"},
     "data": {"signals", "errors"},
     **{room: {"distributed"} for room in LEVEL_1},
     "module": LEVEL_1 | {"data.batch", "data.config", "distributed"},
@@ -20,7 +22,7 @@ ALLOWED = {
     "slurm": {"data.batch", "data.shard_files", "data.shard_header"},
     "results": {"data.text_files", "errors", "options"},
     "ablations": {"results", "errors", "options", "signals"},
-    "experiments": {"results", "ablations", "errors", "parsers"},
+    "experiments": {"results", "ablations", "errors", "parsers", "recipes"},
     "checks": {"slurm", "errors"},
 }
 LATE = {("module.py", "configure_callbacks"): "mcn_lightning.callbacks.defaults"}

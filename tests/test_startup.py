@@ -94,7 +94,7 @@ main(["prepare", *sys.argv[1:]])
 
 @pytest.mark.parametrize("name", ["fit", "validate", "test", "predict", "prepare"])
 def test_the_first_line_comes_before_anything_heavy(name):
-    names, said = modules(STOPPED, name, "--config", "some.yaml")
+    names, said = modules(STOPPED, name, "--config", "demo")
     assert said == "mcn-lightning 0.1.0: reading configs\n"
     assert not packages(names) & HEAVY
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
@@ -56,6 +57,7 @@ from mcn_lightning.checks import (
 from mcn_lightning.commands import main as main  # the whole command; `run` is the part of it with a trainer
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.datamodule import NarratedVideos
+from mcn_lightning.data.features import DEFAULT_STREAMS
 from mcn_lightning.data.packing import PackConfig
 from mcn_lightning.data.prediction import PredictSplit
 from mcn_lightning.losses import NotFiniteError
@@ -113,6 +115,8 @@ class MCNCLI(LightningCLI):
         )
         # without the second, Lightning saves after validation only and loses the epochs that follow it
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.save_on_train_epoch_end": True})
+        # as plain data, which interpolations in other options can be resolved beside
+        parser.set_defaults({"data.streams": [dataclasses.asdict(stream) for stream in DEFAULT_STREAMS]})
         parser.link_arguments("data.modalities", "model.network.modalities")
         parser.link_arguments("data.streams", "model.network.video_dim", compute_fn=video_width)
         parser.link_arguments("data.audio.bands", "model.network.audio_bands")
