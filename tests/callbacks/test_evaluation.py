@@ -1,5 +1,7 @@
 """The evaluation callback's own parts: directions, fusion, the table."""
 
+import math
+
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ from mcn_lightning.callbacks.evaluation import (
 )
 from mcn_lightning.clustering import ClusteringConfig
 from mcn_lightning.data.batch import ClipBatch, InputError
-from mcn_lightning.metrics import query_density
+from mcn_lightning.metrics import Ranking, query_density
 from mcn_lightning.models import MCNOutput, NetworkConfig
 from mcn_lightning.module import MCNModule
 
@@ -136,9 +138,27 @@ def test_calibration_options_are_checked(options):
 
 def test_table_shows_chance():
     metrics = {f"t->v/{name}": 50.0 for name in ("R@1", "R@5", "R@10", "median_rank")}
-    table = format_table(metrics | {"nmi": 0.5}, ["t->v"], 200)
+    ranking = Ranking(torch.arange(200), torch.ones(200), torch.ones(200, dtype=torch.int64), 200)
+    table = format_table(metrics | {"nmi": 0.5}, {"t->v": ranking}, 200)
     assert table.splitlines()[2].split() == ["chance", "0.5", "2.5", "5.0", "100.5"]
     assert "nmi: 0.500" in table
+
+
+def test_table_counts_queries_and_items_where_they_differ():
+    names = ("R@1", "R@5", "R@10", "median_rank")
+    metrics = {f"{direction}/{name}": 50.0 for direction in ("t->v", "v->t") for name in names}
+    one, twenty = torch.ones(160, dtype=torch.int64), torch.full((8,), 20)
+    rankings = {
+        "t->v": Ranking(torch.arange(160), torch.ones(160), one, 8),
+        "v->t": Ranking(torch.arange(8), torch.ones(8), twenty, 160),
+    }
+    head, *rows = (line.split() for line in format_table(metrics, rankings, 8).splitlines())
+    assert head[-2:] == ["queries", "items"] and head[:3] == ["held-out", "clips:", "8"]
+    assert [(row[0], row[-2], row[-1]) for row in rows[:2]] == [("t->v", "160", "8"), ("v->t", "8", "160")]
+    assert rows[2] == ["chance", "t->v", "12.5", "62.5", "100.0", "4.5"]
+    # one of 20 among the first k of 160; the first of 20 is at place 161 / 21 on average
+    assert rows[3][:3] == ["chance", "v->t", "12.5"] and rows[3][-1] == "7.7"
+    assert rows[3][3] == f"{100 * (1 - math.comb(140, 5) / math.comb(160, 5)):.1f}"
 
 
 def test_topics_are_found_where_they_are_apart():

@@ -18,8 +18,9 @@ KS = (1, 2, 5)
 RANKED = ("caption_clip", "caption_video", "caption_video_by_clips", "captions_video")
 
 
-def expected(queries, gallery, videos, ks=KS):
-    found = reference.full_video(retrieval.scores(queries, gallery), videos.tolist(), ks)
+def expected(queries, gallery, videos, ks=KS, clips=None):
+    asked = None if clips is None else clips.tolist()
+    found = reference.full_video(retrieval.scores(queries, gallery), videos.tolist(), ks, asked)
     result = {}
     for name in RANKED:
         result |= {f"{name}/R@{k}": 100 * retrieval.recall_at(found[name], k) for k in ks}
@@ -50,6 +51,17 @@ def test_every_setting_equals_the_reference(collection, chunk):
     result = plain(full_video_metrics(*collection, ks=KS, chunk=chunk))
     assert result == pytest.approx(expected(*collection), rel=1e-5)
     assert set(result) == set(expected(*collection))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_several_captions_of_a_clip_all_ask_for_it(seed):
+    generator = torch.Generator().manual_seed(seed)
+    gallery = torch.randint(-1, 2, (9, 3), generator=generator).float()
+    videos = torch.arange(9) // 2
+    clips = torch.cat([torch.arange(9), torch.randint(0, 9, (12,), generator=generator)])
+    queries = torch.randint(-1, 2, (21, 3), generator=generator).float()
+    result = plain(full_video_metrics(queries, gallery, videos, KS, 4, clips))
+    assert result == pytest.approx(expected(queries, gallery, videos, KS, clips), rel=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
+from references import full_video
 from references import retrieval as reference
 
-from mcn_lightning.metrics import RetrievalRecall, expected_ranks, query_density, retrieval_metrics, ties
+from mcn_lightning.metrics import RetrievalRecall, expected_ranks, item_ranks, query_density, retrieval_metrics, ties
 from mcn_lightning.metrics.items import first_of_each, gather_rows, hash_ids
 
 
@@ -38,6 +39,33 @@ def test_ranks_equal_the_reference_with_many_ties(seed, chunk):
     ranks = expected_ranks(queries, gallery, targets, chunk=chunk)
     assert ranks.dtype == torch.float64
     assert ranks.tolist() == reference.expected_ranks(queries, gallery, targets.tolist())
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("chunk", [1, 5, 1024])
+def test_the_best_of_several_rows_of_an_item_counts(seed, chunk):
+    queries, gallery = integer_embeddings(9, 3, seed), integer_embeddings(14, 3, seed + 100)
+    generator = torch.Generator().manual_seed(seed)
+    gallery_items = torch.randint(0, 6, (14,), generator=generator) * 10 - 20  # any numbers, in any order
+    query_items = gallery_items[torch.randint(0, 14, (9,), generator=generator)]
+    rows = reference.scores(queries, gallery)
+    expected = [
+        float(full_video.first_rank(row, [other == item for other in gallery_items.tolist()]))
+        for row, item in zip(rows, query_items.tolist(), strict=True)
+    ]
+    found = item_ranks(queries, gallery, query_items, gallery_items, chunk)
+    assert found.dtype == torch.float64 and found.tolist() == pytest.approx(expected)
+    lost = item_ranks(queries, gallery, torch.where(query_items == query_items[0], 7, query_items), gallery_items)
+    assert lost[query_items == query_items[0]].isinf().all() and lost[query_items != query_items[0]].isfinite().all()
+
+
+def test_one_row_an_item_is_the_plain_rank():
+    queries, gallery = integer_embeddings(17, 3, 1), integer_embeddings(11, 3, 2)
+    targets = torch.randint(0, 11, (17,), generator=torch.Generator().manual_seed(0))
+    items = torch.randperm(11, generator=torch.Generator().manual_seed(1)) * 3
+    assert torch.equal(item_ranks(queries, gallery, items[targets], items), expected_ranks(queries, gallery, targets))
+    with pytest.raises(ValueError, match="query_items must be int64 with one item for each of 17 rows"):
+        item_ranks(queries, gallery, items, items)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -225,6 +253,67 @@ def test_batches_equal_all_at_once_in_any_order():
     assert plain(parts.compute()) == summary
 
 
+def captioned(clips=8, each=5, width=12, seed=3):
+    """Rows of clips with several captions, as evaluation gives them: the features of a clip come again in each."""
+    torch.manual_seed(seed)
+    gallery = torch.randn(clips, width)
+    rows = [(clip, caption) for clip in range(clips) for caption in range(each)]
+    items = [f"clip{clip}" for clip, _ in rows]
+    features = torch.stack([gallery[clip] for clip, _ in rows])
+    return (
+        [f"clip{clip}#{caption}" for clip, caption in rows],
+        items,
+        features + 3 * torch.randn(len(rows), width),
+        features,
+    )
+
+
+@pytest.mark.parametrize("side", ["queries", "gallery"])
+def test_several_captions_of_an_item_are_ranked_among_items(side):
+    ids, items, texts, features = captioned()
+    metric = RetrievalRecall(captions=side)
+    order = torch.randperm(40).tolist()
+    for start in range(0, 40, 7):
+        rows = order[start : start + 7]
+        first, second = (texts, features) if side == "queries" else (features, texts)
+        metric.update([ids[i] for i in rows], first[rows], second[rows], [items[i] for i in rows])
+    summary = plain(metric.compute())
+    clips = torch.arange(8).repeat_interleave(5)
+    if side == "queries":
+        ranks = item_ranks(texts, features[::5], clips, torch.arange(8))
+        assert (metric.ranking.queries, metric.ranking.items) == (40, 8)
+        assert torch.equal(metric.ranks()[0], hash_ids(ids).sort().values)
+    else:
+        ranks = item_ranks(features[::5], texts, torch.arange(8), clips)
+        assert (metric.ranking.queries, metric.ranking.items) == (8, 40)
+        assert torch.equal(metric.ranks()[0], hash_ids(items[::5]).sort().values)
+    assert summary == pytest.approx(plain(retrieval_metrics(ranks)))
+    assert 0 < summary["R@1"] < 100
+    plainly = RetrievalRecall()
+    plainly.update(ids, texts, features)
+    assert plain(plainly.compute())["R@1"] == 0  # copies of one clip tie: what this is about
+
+
+def test_a_side_that_is_absent_contributes_no_rows():
+    ids, queries, gallery = pairs()
+    has_query, has_item = torch.ones(37, dtype=torch.bool), torch.ones(37, dtype=torch.bool)
+    has_query[[0, 5]], has_item[[5, 9, 20]] = False, False
+    metric = RetrievalRecall()
+    metric.update(ids, queries, gallery, (), has_query, has_item)
+    summary = plain(metric.compute())
+    kept = (has_query & has_item).nonzero()[:, 0]  # 9 and 20 ask for what is not there
+    items = has_item.nonzero()[:, 0]
+    ranks = item_ranks(queries[kept], gallery[items], kept, items)
+    assert summary == plain(retrieval_metrics(ranks))
+    assert (metric.ranking.queries, metric.ranking.items) == (33, 34)
+    metric.reset()
+    metric.update(ids[:2], queries[:2], gallery[:2], (), torch.tensor([True, False]), torch.tensor([False, True]))
+    with pytest.raises(ValueError, match="no query whose item is in the gallery"):
+        metric.compute()
+    with pytest.raises(ValueError, match=r"expected \(37,\) bool for the rows of the gallery"):
+        metric.update(ids, queries, gallery, (), has_query, has_item.long())
+
+
 def test_ranks_come_with_the_hashes_of_their_ids_in_one_order():
     ids, queries, gallery = pairs()
     metric = RetrievalRecall()
@@ -317,6 +406,11 @@ def run_worker(rank: int, folder: str) -> None:
         shared.update([ids[i] for i in part], queries[part], gallery[part])
     results["shared"] = plain(shared.compute())
     results["ranks"] = [part.tolist() for part in shared.ranks()]
+    names, items, texts, features = captioned()
+    several = RetrievalRecall(captions="gallery")
+    part = [*range(20 * rank, 20 * rank + 20), 0]  # the first process's clips come again on the other
+    several.update([names[i] for i in part], features[part], texts[part], [items[i] for i in part])
+    results["several"] = [plain(several.compute()), several.ranking.queries, several.ranking.items]
     shared.update([ids[0]], queries[:1], gallery[:1])
     results["again"] = plain(shared.compute())
     idle = RetrievalRecall()
@@ -337,10 +431,14 @@ def test_two_processes_equal_one(tmp_path):
     alone.update(ids, queries, gallery)
     expected = plain(alone.compute())
     ranks = [part.tolist() for part in alone.ranks()]
+    names, items, texts, features = captioned()
+    several = RetrievalRecall(captions="gallery")
+    several.update(names, features, texts, items)
     for rank in (0, 1):
         assert torch.load(tmp_path / f"{rank}.pt") == {
             "shared": expected,
             "ranks": ranks,
+            "several": [plain(several.compute()), 8, 40],
             "again": expected,
             "idle": expected,
             "uneven": [[], [[1, 1]]],

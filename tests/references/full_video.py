@@ -53,32 +53,38 @@ def first_rank(row: Sequence[float], own: Sequence[bool]) -> Fraction:
 
 
 def full_video(
-    scores: Sequence[Sequence[float]], videos: Sequence[Hashable], ks: Sequence[int]
+    scores: Sequence[Sequence[float]], videos: Sequence[Hashable], ks: Sequence[int], asked: Sequence[int] | None = None
 ) -> dict[str, list[float]]:
-    """Ranks and hits (0 to 1) of every setting, a value a caption or a video, from scores of integer value."""
+    """Ranks and hits (0 to 1) of every setting, a value a caption or a video, from scores of integer value.
+
+    ``asked`` is the clip of each caption, where a clip may have several.
+    """
+    asked = range(len(videos)) if asked is None else asked
+    own_video = [videos[clip] for clip in asked]
     names = sorted(set(videos), key=str)
     clips = {name: [index for index, video in enumerate(videos) if video == name] for name in names}
+    captions = {name: [index for index, video in enumerate(own_video) if video == name] for name in names}
     best = [[max(row[clip] for clip in clips[name]) for name in names] for row in scores]
     result: dict[str, list[float]] = {
-        "caption_clip": [retrieval.expected_rank(row, index) for index, row in enumerate(scores)],
+        "caption_clip": [retrieval.expected_rank(row, clip) for row, clip in zip(scores, asked, strict=True)],
         "caption_video": [
-            retrieval.expected_rank(row, names.index(video)) for row, video in zip(best, videos, strict=True)
+            retrieval.expected_rank(row, names.index(video)) for row, video in zip(best, own_video, strict=True)
         ],
         "caption_video_by_clips": [
             float(first_rank(row, [other == video for other in videos]))
-            for row, video in zip(scores, videos, strict=True)
+            for row, video in zip(scores, own_video, strict=True)
         ],
         "captions_video": [],
     }
     for name in names:
-        summed = [sum(best[caption][column] for caption in clips[name]) for column in range(len(names))]
+        summed = [sum(best[caption][column] for caption in captions[name]) for column in range(len(names))]
         result["captions_video"].append(retrieval.expected_rank(summed, names.index(name)))
     for k in ks:
         for kind in ("video_votes", "clip_votes"):
             hits = []
             for name in names:
                 votes = [Fraction(0)] * len(names)
-                for caption in clips[name]:
+                for caption in captions[name]:
                     if kind == "video_votes":
                         for column in range(len(names)):
                             votes[column] += share(best[caption], column, k)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -193,7 +193,7 @@ def at_least(name: str, **least: tuple[float, float]) -> None:
 
 
 def embed_clips(module: LightningModule, clips: Any, name: str) -> dict[str, Tensor]:
-    """Embed all clips of a benchmark.
+    """Embed all clips of a benchmark, and all of their captions.
 
     Batches are dealt out over the processes whole, so that the embeddings are the same bit for bit for any number of
     them.
@@ -205,32 +205,49 @@ def embed_clips(module: LightningModule, clips: Any, name: str) -> dict[str, Ten
 
     Returns:
         By modality ``(N, D)`` float32, in the order of the clips, on every process; zeros for the audio of clips
-        without sound.
+        without sound. Text, and the joint embedding of audio and text, has a row for each caption, the first N of which
+        are the clips' first ones.
+    """
+    found = _embed(module, clips, clips.batches(), name)
+    if "audio" in found:
+        silent = torch.tensor(clips.silent, device=module.device)
+        found["audio"] = found["audio"].masked_fill(silent[:, None], 0.0)
+    if further := clips.caption_batches():
+        more = _embed(module, clips, further, name, only=("text", "audio_text"))
+        found |= {modality: torch.cat([found[modality], rows]) for modality, rows in more.items()}
+    return found
+
+
+def _embed(
+    module: LightningModule, clips: Any, batches: Sequence[range], name: str, only: Sequence[str] = ()
+) -> dict[str, Tensor]:
+    """Embed batches of captions with their clips, and return the rows of all in order, on every process.
+
+    Args:
+        module: the model.
+        clips: ``EvaluationClips``.
+        batches: numbers of the captions of each.
+        name: of the benchmark, for the progress bar.
+        only: embeddings that are wanted; all when empty.
     """
     parts: dict[str, list[Tensor]] = {}
-    for number in progress(range(rank(), len(clips), world()), name, "batches"):
-        for modality, rows in module(clips.batch(number, module.device)).embeddings().items():
-            parts.setdefault(modality, []).append(rows.float())
-    sizes = [sum(clips.size(number) for number in range(of, len(clips), world())) for of in range(world())]
-    order = torch.tensor(
-        [
-            row
-            for of in range(world())
-            for number in range(of, len(clips), world())
-            for row in range(number * clips.batch_size, number * clips.batch_size + clips.size(number))
-        ],
-        device=module.device,
-    )
+    text_alone = bool(only) and "audio_text" not in module.network_config.embeddings  # type: ignore[union-attr,operator]
+    for captions in progress(batches[rank() :: world()], name, "batches"):
+        batch = clips.batch(captions, module.device)
+        if text_alone:
+            batch = replace(batch, video=None, audio=None, audio_frames=None)
+        for modality, rows in module(batch).embeddings().items():
+            if not only or modality in only:
+                parts.setdefault(modality, []).append(rows.float())
+    dealt = [[number for batch in batches[of :: world()] for number in batch] for of in range(world())]
+    sizes = [len(numbers) for numbers in dealt]
+    order = torch.tensor([number for numbers in dealt for number in numbers], device=module.device) - batches[0][0]
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=module.device)
     names = sorted({modality for row in _everyones(sorted(parts)) for modality in row})
     dim = int(module.network_config.embedding_dim)  # type: ignore[union-attr,arg-type]
     nothing = torch.zeros(0, dim, device=module.device)
-    found = {each: gather_rows(torch.cat(parts.get(each, [nothing])), sizes)[place] for each in names}
-    if "audio" in found:
-        silent = torch.tensor(clips.silent, device=module.device)
-        found["audio"] = found["audio"].masked_fill(silent[:, None], 0.0)
-    return found
+    return {each: gather_rows(torch.cat(parts.get(each, [nothing])), sizes)[place] for each in names}
 
 
 def embed_texts(module: LightningModule, text: Any, texts: Sequence[str], batch_size: int = 256) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from mcn_lightning.callbacks.progress import say
 from mcn_lightning.clustering import KMeans, assign
 from mcn_lightning.data.batch import ClipBatch, InputError
 from mcn_lightning.distributed import gather_rows, rank, row_counts, world
-from mcn_lightning.metrics import ClusterQuality, LabelledFeatures, RetrievalRecall, query_density
+from mcn_lightning.metrics import ClusterQuality, LabelledFeatures, Ranking, RetrievalRecall, query_density
 from mcn_lightning.metrics.items import hash_ids
 
 LETTERS = {"v": "video", "a": "audio", "t": "text"}
@@ -181,11 +181,23 @@ class Scoring:
                 "for queries of one modality"
             )
 
-    def sides(self, module: LightningModule, embeddings: dict[str, Tensor], direction: str) -> tuple[Tensor, Tensor]:
-        """Return queries and items of a direction, ``(B, D)`` each, or one wider: their dot product is the score."""
-        queries, items = (
-            combine(embeddings, side, self.combine, self.audio_weight) for side in parse_direction(direction)
-        )
+    def sides(
+        self,
+        module: LightningModule,
+        embeddings: dict[str, Tensor],
+        direction: str,
+        gallery: dict[str, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return queries and items of a direction, or one wider than D: their dot product is the score.
+
+        Args:
+            module: whose clusters calibrate.
+            embeddings: of the queries, by modality ``(B, D)``.
+            direction: letters, for instance t->va.
+            gallery: embeddings of the items, by modality; those of the queries when not given.
+        """
+        sides = zip((embeddings, gallery or embeddings), parse_direction(direction), strict=True)
+        queries, items = (combine(rows, side, self.combine, self.audio_weight) for rows, side in sides)
         if not self.calibrate or (clusters := self._clusters(module, direction)) is None:
             return queries, items
         density = query_density(items, clusters[0], clusters[1], self.temperature)
@@ -196,6 +208,12 @@ class Scoring:
         config: Any = module.network_config
         names = embedding_names(parse_direction(direction)[0], config.fuse_audio_text)
         return module.clusters_of(names)  # type: ignore[operator]
+
+
+def captions_side(direction: str) -> Literal["queries", "gallery"] | None:
+    """Return on which side of a direction the captions stand, each of which counts where a clip has several."""
+    queries, gallery = parse_direction(direction)
+    return "queries" if "text" in queries else "gallery" if "text" in gallery else None
 
 
 def find_topics(features: Tensor, topics: int) -> Tensor:
@@ -220,7 +238,7 @@ def find_topics(features: Tensor, topics: int) -> Tensor:
 
 def format_table(
     metrics: dict[str, float],
-    directions: Sequence[str],
+    rankings: Mapping[str, Ranking],
     count: int,
     when: str = "",
     dropped: str = "",
@@ -228,21 +246,33 @@ def format_table(
 ) -> str:
     """Lay out recall and median rank, a direction a row, with chance in the last row.
 
+    Where a direction has other queries or gallery items than the clips, as clips with several captions have, both are
+    counted in each row, and chance has a row for each kind.
+
     Args:
         metrics: ``"<direction>/<metric>"`` to its value, and perhaps ``nmi``, ``purity`` and ``topics_nmi``.
-        directions: the rows.
+        rankings: the rows.
         count: N, held-out clips.
         when: in training these figures were taken; not said when empty.
         dropped: how many captions are not among the clips since they cannot be used, in words.
         unknown: clips without any known word in their text.
     """
+    names, ks = ("R@1", "R@5", "R@10", "median_rank"), (1, 5, 10)
     title = f"held-out clips: {count}" + (f", {when}" if when else "")
-    rows: list[tuple[str, ...]] = [(title, "R@1", "R@5", "R@10", "median rank")]
-    for direction in directions:
-        figures = [metrics[f"{direction}/{name}"] for name in ("R@1", "R@5", "R@10", "median_rank")]
-        rows.append((direction, *(f"{figure:.1f}" for figure in figures)))
-    rows.append(("chance", *(f"{min(100.0, 100 * k / count):.1f}" for k in (1, 5, 10)), f"{(count + 1) / 2:.1f}"))
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    chances: dict[tuple[float, ...], list[str]] = {}
+    body: list[tuple[str, ...]] = []
+    for direction, ranking in rankings.items():
+        shown = [f"{metrics[f'{direction}/{name}']:.1f}" for name in names]
+        body.append((direction, *shown, str(ranking.queries), str(ranking.items)))
+        chance = ranking.chance(ks)
+        chances.setdefault(tuple(chance[name] for name in names), []).append(direction)
+    for values, directions in chances.items():
+        label = "chance" if len(chances) == 1 else f"chance {', '.join(directions)}"
+        body.append((label, *(f"{value:.1f}" for value in values), "", ""))
+    rows = [(title, *names[:3], "median rank", "queries", "items"), *body]
+    if all(ranking.queries == ranking.items == count for ranking in rankings.values()):
+        rows = [row[:5] for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         row[0].ljust(widths[0])
         + "".join(cell.rjust(width + 2) for cell, width in zip(row[1:], widths[1:], strict=True))
@@ -253,7 +283,7 @@ def format_table(
         extra.append(f"left out: {dropped}")
     if unknown:
         extra.append(f"clips without any known word in their text: {unknown}, which are in the table all the same")
-    return "\n".join([*lines, *extra])
+    return "\n".join([*(line.rstrip() for line in lines), *extra])
 
 
 class RetrievalEvaluation(Callback):
@@ -292,34 +322,34 @@ class RetrievalEvaluation(Callback):
         self._recalls: dict[str, RetrievalRecall] = {}
         self._quality = ClusterQuality()
         self._labelled = LabelledFeatures()
-        self._ids: set[str] = set()
+        self._items: set[str] = set()
         self._unknown: set[str] = set()
 
     def _start(self, module: LightningModule) -> None:
         config: Any = module.network_config
         chosen = possible_directions(self.directions, DEFAULT_DIRECTIONS, config)
         self.scoring.warn(module, chosen)
-        self._recalls = {direction: RetrievalRecall() for direction in chosen}
+        self._recalls = {direction: RetrievalRecall(captions=captions_side(direction)) for direction in chosen}
         self._quality.reset()
         self._labelled.reset()
-        self._ids, self._unknown = set(), set()
+        self._items, self._unknown = set(), set()
 
     def _update(self, module: LightningModule, output: Any, batch: ClipBatch) -> None:
         if len(batch) == 0:  # benchmarks alone are evaluated
             return
         embeddings = output.embeddings()
-        self._ids.update(batch.ids)
+        self._items.update(batch.items or batch.ids)
         self._unknown.update(batch.without_known_word())
         for direction, recall in self._recalls.items():
             queries, items = self.scoring.sides(module, embeddings, direction)
-            recall.update(batch.ids, queries, items)
+            recall.update(batch.ids, queries, items, batch.items)
         if batch.labels is not None:
             self._labelled.update(batch.ids, output.mean(), batch.labels)
             if (clusters := module.assignments(output)) is not None:  # type: ignore[operator]
                 self._quality.update(batch.ids, clusters, batch.labels)
 
     def _finish(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        if trainer.sanity_checking or (count := self._count(module, self._ids)) == 0:
+        if trainer.sanity_checking or (count := self._count(module, self._items)) == 0:
             return
         try:
             metrics = {
@@ -343,8 +373,9 @@ class RetrievalEvaluation(Callback):
         data: Any = getattr(trainer, "datamodule", None)
         dropped = data.dropped_captions(stage) if hasattr(data, "dropped_captions") else ""
         unknown = self._count(module, self._unknown)
+        rankings = {name: recall.ranking for name, recall in self._recalls.items() if recall.ranking is not None}
         if trainer.is_global_zero:
-            say("\n" + format_table(metrics, list(self._recalls), count, _when(trainer), dropped, unknown))
+            say("\n" + format_table(metrics, rankings, count, _when(trainer), dropped, unknown))
 
     def _count(self, module: LightningModule, clips: set[str]) -> int:
         """Return the number of clips, each once, of all processes."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Literal
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from mcn_lightning.callbacks.benchmark import Benchmark, Figure, NotPossibleError, at_least, embed_clips, on_first
 from mcn_lightning.callbacks.evaluation import (
+    AUDIO_TEXT,
     DEFAULT_DIRECTIONS,
     Fusion,
     Scoring,
@@ -21,14 +24,39 @@ from mcn_lightning.callbacks.evaluation import (
 )
 from mcn_lightning.callbacks.files import run_folder
 from mcn_lightning.data.batch import MODALITIES, InputError
-from mcn_lightning.metrics import expected_ranks, full_video_metrics, retrieval_metrics
+from mcn_lightning.metrics import full_video_metrics, item_ranks, retrieval_metrics
 
 VIDEO_ID = 11
 """Characters of a YouTube id, with which the clip ids of YouCook2 begin."""
 
 
+CAPTIONED = ("text", AUDIO_TEXT)
+"""Embeddings of which there is one for each caption; of the others there is one for each clip."""
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The queries, or the gallery, of one direction.
+
+    Args:
+        embeddings: by modality ``(n, D)``.
+        clips: clip of each row, ``(n,)`` int64.
+        rows: number of each row among all captions, or clips, of the file, ``(n,)`` int64.
+        total: captions, or clips, of the file.
+    """
+
+    embeddings: dict[str, Tensor]
+    clips: Tensor
+    rows: Tensor
+    total: int
+
+
 class RetrievalBenchmark(Benchmark):
     """Retrieval on a pickle of clips: YouCook2, MSR-VTT, LSMDC, YouCook-Japanese and any data set in the same form.
+
+    A clip may have several captions: a list under ``caption`` or ``eval_caption``, or several rows of one id with the
+    same features. It is one gallery item. Each of its captions is a query. Where the clip is the query, the best of its
+    captions counts.
 
     Args:
         name: of the benchmark, in tables and logs.
@@ -105,6 +133,12 @@ class RetrievalBenchmark(Benchmark):
                 f"benchmark_size: expected at least the {len(self._clips.ids)} clips of {self.path}, "
                 f"found {self.benchmark_size}"
             )
+        if self.benchmark_size is not None and len(self._clips.caption_clips) > len(self._clips.ids):
+            found = f"{len(self._clips.caption_clips)} captions of {len(self._clips.ids)} clips in {self.path}"
+            raise InputError(
+                f"benchmark_size: expected clips with one caption each, found {found}; set it to null: "
+                "how many queries a clip has that the file lacks is not known"
+            )
         if self.full_video and (short := [name for name in self._clips.ids if len(name) <= VIDEO_ID]):
             raise InputError(
                 f"full_video: expected clip ids that begin with the {VIDEO_ID} characters of the video id, "
@@ -122,49 +156,79 @@ class RetrievalBenchmark(Benchmark):
         silent = torch.tensor(self._clips.silent, device=module.device)
         self.scoring.warn(module, self._chosen)
         ranks_of: dict[str, Tensor] = {}
-        misses: dict[int, list[str]] = {}
+        counted: dict[tuple[int, str], list[str]] = {}
         for direction in self._chosen:
             kept = ~silent if self.without_audio == "miss" and "a" in direction else torch.ones_like(silent)
             if not kept.any():
                 raise InputError(f"{self.path}: expected clips with sound for {direction}, found none")
-            some = {name: rows[kept] for name, rows in embeddings.items()}
-            queries, items = self.scoring.sides(module, some, direction)
-            targets = torch.arange(len(queries), device=module.device)
-            ranks = torch.full((len(silent),), math.inf, dtype=torch.float64, device=module.device)
-            ranks[kept] = expected_ranks(queries, items, targets).to(ranks)
+            asking, found = (self._side(embeddings, kept, letters) for letters in direction.split("->"))
+            queries, items = self.scoring.sides(module, asking.embeddings, direction, found.embeddings)
+            ranks = torch.full((asking.total,), math.inf, dtype=torch.float64, device=module.device)
+            ranks[asking.rows] = item_ranks(queries, items, asking.clips, found.clips).to(ranks)
             ranks_of[direction] = ranks.cpu()
-            missing = (self.benchmark_size or len(ranks)) - len(ranks)
+            missing = (self.benchmark_size or len(silent)) - len(silent)
             everyone = torch.cat([ranks, ranks.new_full((missing,), math.inf)])
             for metric, value in retrieval_metrics(everyone).items():
                 yield self.figure(direction, metric, value)
-            if lost := missing + int((~kept).sum()):
-                misses.setdefault(lost, []).append(direction)
-            if self.full_video and "text" in parse_direction(direction)[0]:
-                for metric, value in self._whole_videos(queries, items, kept).items():
+            counted.setdefault((len(everyone), "queries"), []).append(direction)
+            counted.setdefault((len(items), "items"), []).append(direction)
+            if lost := len(everyone) - len(queries):
+                counted.setdefault((lost, "queries counted as misses"), []).append(direction)
+            if self.full_video and "t" in direction.split("->")[0]:
+                for metric, value in self._whole_videos(queries, items, asking.clips, found.clips).items():
                     setting, _, measure = metric.rpartition("/")
                     if setting != "caption_clip":  # the plain retrieval above
                         yield self.figure(f"{direction} {setting}", measure, value)
-        yield self.figure("", "clips", len(silent), "count")
-        yield from self.left_out(self._clips.changed)
-        if silent.any():
-            yield self.figure("", "clips without audio", int(silent.sum()), "count")
-        for lost, directions in misses.items():
-            yield self.figure("", f"queries counted as misses in {', '.join(directions)}", lost, "count")
+        yield from self._counts(silent, counted)
         if self.ranks_file is not None:
             on_first(lambda: self._write_ranks(trainer, ranks_of))
 
-    def _whole_videos(self, queries: Tensor, items: Tensor, kept: Tensor) -> Mapping[str, Tensor]:
-        ids = [name[:VIDEO_ID] for name, keep in zip(self._clips.ids, kept.tolist(), strict=True) if keep]
+    def _side(self, embeddings: Mapping[str, Tensor], kept: Tensor, letters: str) -> _Side:
+        """Return what stands on one side of a direction: every caption where text is there, else each clip once."""
+        clips = torch.tensor(self._clips.caption_clips, device=kept.device)
+        if "t" not in letters:
+            clips = clips[: len(kept)]  # the first captions are those of the clips, in their order
+        rows = kept[clips].nonzero()[:, 0]
+        of_captions = {
+            name: values[rows] for name, values in embeddings.items() if name in CAPTIONED and "t" in letters
+        }
+        of_clips = {name: values[clips[rows]] for name, values in embeddings.items() if name not in CAPTIONED}
+        return _Side(of_captions | of_clips, clips[rows], rows, len(clips))
+
+    def _counts(self, silent: Tensor, counted: Mapping[tuple[int, str], list[str]]) -> Iterator[Figure]:
+        """Count clips and captions, and queries and gallery items of the directions where there are not as many."""
+        clips = len(silent)
+        yield self.figure("", "clips", clips, "count")
+        if (captions := len(self._clips.caption_clips)) > clips:
+            yield self.figure("", "captions", captions, "count")
+        yield from self.left_out(self._clips.changed)
+        if silent.any():
+            yield self.figure("", "clips without audio", int(silent.sum()), "count")
+        alike = all(count == clips for count, what in counted if what in ("queries", "items"))
+        for (count, what), directions in counted.items():
+            if not (alike and what in ("queries", "items")):
+                yield self.figure("", f"{what} in {', '.join(directions)}", count, "count")
+
+    def _whole_videos(
+        self, queries: Tensor, items: Tensor, caption_clips: Tensor, clips: Tensor
+    ) -> Mapping[str, Tensor]:
+        ids = [self._clips.ids[clip][:VIDEO_ID] for clip in clips.tolist()]
         numbers = {name: number for number, name in enumerate(dict.fromkeys(ids))}
-        return full_video_metrics(queries, items, torch.tensor([numbers[name] for name in ids], device=queries.device))
+        videos = torch.tensor([numbers[name] for name in ids], device=queries.device)
+        return full_video_metrics(queries, items, videos, clips=torch.searchsorted(clips, caption_clips))
 
     def _write_ranks(self, trainer: Trainer, ranks_of: Mapping[str, Tensor]) -> None:
+        """Write a row for each query: a caption, or a clip, whose rank stands in the row of its first caption."""
         path = run_folder(trainer) / str(self.ranks_file)
+        captions = [str(number + 1) for number in self._clips.caption_numbers]
+        ids = [self._clips.ids[clip] for clip in self._clips.caption_clips]
+        named = {"id": ids} | ({"caption": captions} if len(captions) > len(self._clips.ids) else {})
+        columns = [*named.values(), *(ranks.tolist() for ranks in ranks_of.values())]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(path, "w", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file)
-                writer.writerow(["id", *ranks_of])
-                writer.writerows(zip(self._clips.ids, *(ranks.tolist() for ranks in ranks_of.values()), strict=True))
+                writer.writerow([*named, *ranks_of])
+                writer.writerows(zip_longest(*columns, fillvalue=""))
         except OSError as error:
             raise InputError(f"ranks_file: expected a place to write {path}, found {error}") from None

@@ -18,7 +18,7 @@ N      items of a retrieval gallery
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -70,6 +70,8 @@ class ClipBatch:
         num_frames: T, to which ``ready`` pads the clips.
         pad_value: dB that it pads with.
         about: for ``predict`` what each clip is (see ``prediction.DescribedVideos``); else empty.
+        items: name of each row's gallery item, B names; rows of the same seconds of one video, which are several
+            captions of one clip, share one. Empty in training, where it does not matter.
     """
 
     ids: tuple[str, ...]
@@ -86,6 +88,7 @@ class ClipBatch:
     num_frames: int = 0
     pad_value: float = 0.0
     about: tuple[Mapping[str, Any], ...] = ()
+    items: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -119,6 +122,13 @@ class ClipBatch:
             audio = cut_clips(self.frames, self.frame_start, self.audio_frames, self.num_frames, self.pad_value)
             batch = replace(batch, audio=audio, frames=None, frame_start=None)
         return batch
+
+    def take(self, rows: Sequence[int]) -> ClipBatch:
+        """Return the batch of some of its rows, in the order given; ``frames`` stays whole."""
+        index = torch.tensor(rows, dtype=torch.int64)
+        taken = {name: value[index] for name, value in self._tensors().items() if name != "frames"}
+        ids, items = (tuple(names[row] for row in rows) if names else () for names in (self.ids, self.items))
+        return replace(self, ids=ids, items=items, **taken)  # type: ignore[arg-type]
 
     def pin_memory(self) -> ClipBatch:
         """Return the batch with its tensors in page-locked memory (called by the data loader)."""

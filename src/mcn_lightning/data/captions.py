@@ -27,6 +27,8 @@ class Captions:
         topics: known topic of each caption, ``(captions,)`` int64, where the data set has topics.
         choices: the texts that training draws from, one sequence a caption, where they are others than ``text``.
         dropped: captions that could not be used and are not among these, by reason.
+        queries: the texts that ask for each caption's clip in evaluation, one sequence a caption, where they are others
+            than ``text``.
     """
 
     start: np.ndarray
@@ -35,6 +37,7 @@ class Captions:
     topics: np.ndarray | None = None
     choices: Sequence[Sequence[str]] | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
+    queries: Sequence[Sequence[str]] | None = None
 
     def __len__(self) -> int:
         return len(self.text)
@@ -50,20 +53,27 @@ class Captions:
         start, end = self.start.tolist(), self.end.tolist()  # of Python's numbers, which are faster one by one
         return {index: caption_clip(start, end, index, min_time, widest) for index in indices}
 
-    def texts(self, clips: Iterable[Clip]) -> list[str]:
-        """Return the words of some of its clips as one text each."""
-        return [" ".join(self.text[number] for number in clip.order) for clip in clips]
+    def texts(self, clips: Sequence[Clip]) -> list[str]:
+        """Return the words of some of its clips in evaluation as one text each."""
+        if self.queries is None:
+            return [" ".join(self.text[number] for number in clip.order) for clip in clips]
+        rest = ([self.text[number] for number in clip.order if number != clip.number] for clip in clips)
+        own = (self.queries[clip.number][clip.query] for clip in clips)
+        return [" ".join([query, *more]) for query, more in zip(own, rest, strict=True)]
 
     def word_rows(self, clips: Sequence[Clip], max_words: int) -> np.ndarray | None:
         """Return the first word indices of some of its clips, ``(B, W)`` int32; ``None`` where only text is stored."""
         return None
 
     def all_texts(self) -> list[str]:
-        """Return every text of the video, those that training draws from among them."""
-        return [*self.text, *(text for choices in self.choices or () for text in choices)]
+        """Return every text of the video, those that training and evaluation choose from among them."""
+        several = (*(self.choices or ()), *(self.queries or ()))
+        return [*self.text, *(text for texts in several for text in texts)]
 
 
-def read_captions(path: Path, videos: Iterable[str], train_column: str = "text") -> dict[str, Captions | BadVideo]:
+def read_captions(
+    path: Path, videos: Iterable[str], train_column: str = "text", eval_column: str = "text"
+) -> dict[str, Captions | BadVideo]:
     """Read the captions of the videos that are wanted.
 
     Args:
@@ -72,6 +82,7 @@ def read_captions(path: Path, videos: Iterable[str], train_column: str = "text")
             another form, or a folder with a file for each video: see ``caption_files``.
         videos: ids.
         train_column: column whose texts training uses; it may hold a list of texts for each caption.
+        eval_column: the same for evaluation.
 
     Returns:
         For each video its captions, or why they cannot be used.
@@ -80,22 +91,22 @@ def read_captions(path: Path, videos: Iterable[str], train_column: str = "text")
         InputError: if the file is missing, damaged or no mapping.
     """
     entry_of = open_table(path)
-    return {video: _captions_of(path, video, entry_of, train_column) for video in videos}
+    return {video: _captions_of(path, video, entry_of, train_column, eval_column) for video in videos}
 
 
-def _captions_of(path: Path, video: str, entry_of: Table, train_column: str) -> Captions | BadVideo:
+def _captions_of(path: Path, video: str, entry_of: Table, train_column: str, eval_column: str) -> Captions | BadVideo:
     """Check the captions of one video."""
     try:
         entry = entry_of(video)
     except InputError as error:
         return BadVideo(video, str(error))
     try:
-        return parse_captions(entry, train_column)
+        return parse_captions(entry, train_column, eval_column)
     except InputError as error:
         return BadVideo(video, f"{path}: captions of {video}: {error}")
 
 
-def parse_captions(entry: Any, train_column: str = "text") -> Captions:
+def parse_captions(entry: Any, train_column: str = "text", eval_column: str = "text") -> Captions:
     """Check and convert the captions of one video.
 
     A caption that cannot be used is dropped and counted in ``dropped``; those that are left are numbered from 0.
@@ -103,6 +114,7 @@ def parse_captions(entry: Any, train_column: str = "text") -> Captions:
     Args:
         entry: a mapping or a data frame with the columns ``start``, ``end`` and ``text``, and perhaps ``topic``.
         train_column: column of the texts, or lists of texts, that training draws from.
+        eval_column: column of the texts, or lists of texts, that evaluation asks for each clip with.
 
     Returns:
         The captions.
@@ -114,7 +126,8 @@ def parse_captions(entry: Any, train_column: str = "text") -> Captions:
     if entry is None:
         raise InputError("expected an entry for this video, found none")
     columns = entry if isinstance(entry, Mapping) else getattr(entry, "columns", ())
-    if missing := [name for name in dict.fromkeys(("start", "end", "text", train_column)) if name not in columns]:
+    needed = dict.fromkeys(("start", "end", "text", train_column, eval_column))
+    if missing := [name for name in needed if name not in columns]:
         raise InputError(f"expected the columns start, end and text, found no {' and no '.join(missing)}")
     start, end = _times(entry["start"], "start"), _times(entry["end"], "end")
     text = _column(entry["text"], "text")
@@ -123,23 +136,29 @@ def parse_captions(entry: Any, train_column: str = "text") -> Captions:
     if not text:
         raise InputError("expected at least one caption, found none")
     topics = _topics(entry["topic"], len(text)) if "topic" in columns else None
-    choices = None if train_column == "text" else _choices(entry[train_column], train_column, len(text))
+    others = dict.fromkeys(name for name in (train_column, eval_column) if name != "text")
+    several = {name: _choices(entry[name], name, len(text)) for name in others}
     faults = [_fault(*caption) for caption in zip(start.tolist(), end.tolist(), text, strict=True)]
-    if choices is not None:
-        faults = _mark(faults, [not found for found in choices], f"without text in the column {train_column}")
+    for name, texts in several.items():
+        faults = _mark(faults, [not found for found in texts], f"without text in the column {name}")
     if topics is not None:
         faults = _mark(faults, [topic is None for topic in topics], "with a topic that is no whole number")
     kept = [number for number, fault in enumerate(faults) if fault is None]
     dropped = dict(Counter(fault for fault in faults if fault is not None))
     if not kept:
         raise InputError(f"expected at least one caption that can be used, found {describe_dropped(dropped)}")
+    choices, queries = (
+        None if name == "text" else tuple(several[name][number] for number in kept)
+        for name in (train_column, eval_column)
+    )
     return Captions(
         start[kept],
         end[kept],
         tuple(text[number] for number in kept),
         None if topics is None else np.array([topics[number] for number in kept], dtype=np.int64),
-        None if choices is None else tuple(choices[number] for number in kept),
+        choices,
         dropped,
+        queries,
     )
 
 

@@ -61,12 +61,18 @@ class Clip(NamedTuple):
         start: in seconds.
         end: in seconds.
         order: captions whose words the clip has, in the order of the words; empty for a window.
+        query: which of the texts that ask for the caption's clip in evaluation it has, from 0.
     """
 
     number: int
     start: float
     end: float
     order: tuple[int, ...] = ()
+    query: int = 0
+
+    def name(self, video: str) -> str:
+        """Return its name among the clips of all videos, with the number of its text, from 2, behind it."""
+        return f"{video}:{self.number}" + (f"#{self.query + 1}" if self.query else "")
 
 
 class Merged(NamedTuple):

@@ -55,11 +55,18 @@ class EvaluationText:
 class EvaluationClips:
     """The clips of a benchmark pickle in batches that are the same whoever asks for them.
 
+    Captions are numbered: first the first caption of each clip, in the order of the clips, then the further captions.
+
     Args:
         source: the pickle.
         dataset: its clips as they are evaluated, spectrograms at the benchmark's length.
         text: vectors of the captions; ``None`` where text is not read.
         batch_size: clips of a batch.
+
+    Attributes:
+        ids: name of each of N clips.
+        caption_clips: number of the clip of each caption; N and more.
+        caption_numbers: which caption of its clip each is, from 0.
 
     Raises:
         InputError: if a clip cannot be used; all of them are looked at.
@@ -73,7 +80,13 @@ class EvaluationClips:
         records = [source.open(number).record for number in range(len(source))]  # refuses silence unless it is wanted
         heard = source.reader.audio is not None
         self.silent = tuple(heard and record.audio is None for record in records)
-        self.texts = tuple(record.text for record in records)
+        more = [(row, k) for row, record in enumerate(records) for k in range(1, len(record.texts))]
+        self._more = more if source.classes is None else []
+        self.caption_clips = (*range(len(records)), *(row for row, _ in self._more))
+        self.caption_numbers = (*(0 for _ in records), *(k for _, k in self._more))
+        texts = [record.texts for record in records]
+        pairs = zip(self.caption_clips, self.caption_numbers, strict=True)
+        self.texts = tuple(texts[row][k] for row, k in pairs if texts[row])
         self.labels = None if source.classes is None else torch.tensor([record.label for record in records])
         self.splits = torch.tensor([record.split for record in records])
         self.changed = {"names that come more than once": source.repeated}
@@ -85,29 +98,43 @@ class EvaluationClips:
         """Return the name of each class as words, in the order of the labels."""
         return [class_text(name) for name in self.source.classes or ()]
 
-    def __len__(self) -> int:
-        """Return the number of batches."""
-        return -(-len(self.ids) // self.batch_size)
+    def batches(self) -> list[range]:
+        """Return the clips of each batch, by their numbers."""
+        return _parts(range(len(self.ids)), self.batch_size)
 
-    def size(self, number: int) -> int:
-        """Return the clips of a batch."""
-        return min(self.batch_size, len(self.ids) - number * self.batch_size)
+    def caption_batches(self) -> list[range]:
+        """Return the further captions of each batch, by their numbers; none where clips have one caption each."""
+        return _parts(range(len(self.ids), len(self.caption_clips)), self.batch_size)
 
-    def batch(self, number: int, device: torch.device | str) -> ClipBatch:
-        """Return a batch as the network takes it, its words as vectors.
+    def batch(self, captions: Sequence[int], device: torch.device | str) -> ClipBatch:
+        """Return clips as the network takes them, each with one caption, its words as vectors.
+
+        Args:
+            captions: numbers of the captions; those below N are those of the clips.
+            device: where it goes.
 
         Raises:
             InputError: if a clip cannot be used.
         """
-        first = number * self.batch_size
-        found = self.dataset.__getitems__([(0, index) for index in range(first, first + self.size(number))])
+        clips = [self.caption_clips[number] for number in captions]
+        once = list(dict.fromkeys(clips))
+        found = self.dataset.__getitems__([(0, clip) for clip in once])
         for item in found:
             if isinstance(item, BadVideo):
                 raise InputError(item.reason)
-        batch = collate(found).to(device).ready()
+        batch = collate(found)
+        first = {clip: batch.items.index(f"{self.ids[clip]}:0") for clip in once}
+        rows = [first[clip] + self.caption_numbers[number] for clip, number in zip(clips, captions, strict=True)]
+        if rows != list(range(len(batch))):
+            batch = batch.take(rows)
+        batch = batch.to(device).ready()
         if batch.words is not None and self.text is not None:
             batch = replace(batch, words=self.text.of_indices(batch.words, device))
         return batch
+
+
+def _parts(numbers: range, size: int) -> list[range]:
+    return [numbers[first : first + size] for first in range(0, len(numbers), size)]
 
 
 class SecondsOfVideo:
@@ -277,6 +304,7 @@ class EvaluationData:
             "text" in modalities,
             with_classes,
             silent,
+            merge=not with_classes,
         )
         text = self.text(source.texts()) if "text" in modalities else None
         config = ClipConfig(n_pair=1, min_time=0.0)

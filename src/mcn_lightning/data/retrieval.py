@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ class ClipRecord:
 
     Args:
         id: its name.
-        text: the caption that evaluation uses, or the words of the class; empty where text is not read.
+        texts: the captions that evaluation asks for the clip with, or the words of the class; empty where text is not
+            read.
         choices: the captions that training draws from.
         streams: pooled feature of each visual stream, ``(1, width)``; empty where video is not read.
         audio: spectrogram ``(M, frames)``; ``None`` where audio is not read, or the clip has no sound.
@@ -38,7 +39,7 @@ class ClipRecord:
     """
 
     id: str
-    text: str
+    texts: tuple[str, ...]
     choices: tuple[str, ...]
     streams: tuple[Tensor, ...]
     audio: Tensor | None
@@ -111,14 +112,15 @@ class ClipReader:
         name = self.name(entry, number)
         where = f"{self.path}: clip {name}"
         label: int | None = None
-        split, text = 0, ""
+        split = 0
+        texts: tuple[str, ...] = ()
         choices: tuple[str, ...] = ()
         if self.labels is not None:
-            label, split, text = self.labels[entry["class"]], _split(entry, where), class_text(entry["class"])
+            label, split, texts = self.labels[entry["class"]], _split(entry, where), (class_text(entry["class"]),)
         elif self.text:
-            text, choices = _captions(entry, where)
+            texts, choices = _captions(entry, where)
         streams = tuple(self._visual(entry, stream, where) for stream in self.streams)
-        return ClipRecord(name, text, choices, streams, self._audio(entry, where), label, split)
+        return ClipRecord(name, texts, choices, streams, self._audio(entry, where), label, split)
 
     def name(self, entry: Mapping[str, Any], number: int) -> str:
         """Return the name of a clip; its number where the file gives none.
@@ -175,15 +177,25 @@ def _split(entry: Mapping[str, Any], where: str) -> int:
     return number
 
 
-def _captions(entry: Mapping[str, Any], where: str) -> tuple[str, tuple[str, ...]]:
-    """Return the caption of evaluation, and those that training draws from."""
+def _captions(entry: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the captions of evaluation, and those that training draws from.
+
+    Both are those under ``caption``, one or several, unless ``eval_caption`` names those of evaluation.
+    """
     found = entry.get("caption", entry.get("eval_caption"))
-    choices = (found,) if isinstance(found, str) else tuple(found) if isinstance(found, list | tuple) else ()
-    text = entry.get("eval_caption") or (choices[0] if choices else None)
-    for caption in (text, *choices):
+    choices = _several(found)
+    texts = _several(entry.get("eval_caption")) or choices or (None,)
+    for caption in (*texts, *choices):
         if not isinstance(caption, str) or not caption.strip():
             raise InputError(f"{where}: expected a caption, found {caption!r} (caption: {found!r:.60})")
-    return str(text), choices
+    return texts, choices
+
+
+def _several(found: Any) -> tuple[Any, ...]:
+    """Return one text, or several, as several; none of what is no text."""
+    if isinstance(found, str):
+        return (found,) if found else ()
+    return tuple(found) if isinstance(found, list | tuple | np.ndarray) else ()
 
 
 def _tensor(value: Any, name: str, where: str) -> Tensor:
@@ -206,6 +218,20 @@ def _refuse_non_finite(values: Tensor, name: str, where: str) -> None:
         raise InputError(f"{where}: expected finite numbers in '{name}', found {bad} NaN or infinite")
 
 
+def _equal(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.shape == other.shape and torch.equal(one.double(), other.double())
+
+
+def _rows_of_each(names: Sequence[str]) -> list[list[int]]:
+    """Return the rows of each name, in the order in which names first come."""
+    rows: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        rows.setdefault(name, []).append(number)
+    return list(rows.values())
+
+
 def _distinct(names: Sequence[str]) -> list[str]:
     """Return the names, those that come again with their count behind them."""
     seen: dict[str, int] = {}
@@ -226,9 +252,10 @@ class PickledClips:
         text: captions are read.
         with_classes: the pickle has classes (UCF101, HMDB51), whose names are the captions.
         silent: a clip without sound is silence; otherwise it is refused.
+        merge: rows of one name are one clip with the captions of all of them; otherwise each is a clip of its own.
 
     Raises:
-        InputError: if the file cannot be read.
+        InputError: if the file cannot be read, or rows that are merged differ in more than their captions.
     """
 
     def __init__(
@@ -239,6 +266,7 @@ class PickledClips:
         text: bool = True,
         with_classes: bool = False,
         silent: bool = False,
+        merge: bool = False,
     ) -> None:
         self.path = path
         entries = read_clip_dicts(path)
@@ -246,28 +274,57 @@ class PickledClips:
         self.reader = ClipReader(path, streams, audio, text, self.classes)
         self.silent = silent
         names = [self.reader.name(entry, number) for number, entry in enumerate(entries)]
-        self.ids, self.repeated = _distinct(names), len(names) - len(set(names))
+        rows = _rows_of_each(names) if merge else [[number] for number in range(len(names))]
+        self.ids = _distinct([names[first] for first, *_ in rows])
+        self.repeated = len(rows) - len({names[first] for first, *_ in rows})
         self.named = any(name != str(number) for number, name in enumerate(names))
         self._texts = [caption for entry in entries for caption in _all_captions(entry)] if text else []
         self._bad: dict[int, str] = {}
         self._no_sound: dict[int, str] = {}
-        self._keep([self._checked(entries, number) for number in range(len(entries))])
+        self._several = merge
+        self._keep([self._checked(entries, index, numbers) for index, numbers in enumerate(rows)])
 
-    def _checked(self, entries: list[Any], number: int) -> ClipRecord | None:
-        """Check a clip, and let go of what is not needed of it (features over time are many times those pooled)."""
-        entry, entries[number] = entries[number], None
-        try:
-            record = self.reader.record(entry, number)
-        except InputError as error:
-            self._bad[number] = str(error)
-            return None
-        if record.audio is None and self.reader.audio is not None:
-            self._no_sound[number] = _why_silent(entry)
-        return record
+    def _checked(self, entries: list[Any], index: int, rows: Sequence[int]) -> ClipRecord | None:
+        """Check a clip, and let go of what is not needed of it (features over time are many times those pooled).
+
+        Args:
+            entries: all rows of the pickle; those that are read are let go.
+            index: number of the clip.
+            rows: numbers of its rows.
+
+        Raises:
+            InputError: if its rows differ in more than their captions.
+        """
+        first: ClipRecord | None = None
+        for number in rows:
+            entry, entries[number] = entries[number], None
+            try:
+                record = self.reader.record(entry, number)
+            except InputError as error:
+                self._bad.setdefault(index, str(error))
+                continue
+            if first is None:
+                first = record
+                if record.audio is None and self.reader.audio is not None:
+                    self._no_sound[index] = _why_silent(entry)
+            else:
+                self._refuse_other_features(first, record, (rows[0], number))
+                first = replace(first, texts=(*first.texts, *record.texts), choices=(*first.choices, *record.choices))
+        return None if index in self._bad else first
+
+    def _refuse_other_features(self, one: ClipRecord, other: ClipRecord, rows: tuple[int, int]) -> None:
+        names = [*(stream.suffix.lstrip("_") for stream in self.reader.streams), "audio"]
+        for name, a, b in zip(names, (*one.streams, one.audio), (*other.streams, other.audio), strict=True):
+            if not _equal(a, b):
+                raise InputError(
+                    f"{self.path}: clip {one.id}: expected one clip, or rows of one name with the same features and "
+                    f"several captions, found another {name} in row {rows[1]} than in row {rows[0]}; "
+                    "give each clip a name of its own"
+                )
 
     def _keep(self, records: list[ClipRecord | None]) -> None:
         """Keep all clips in a few tensors: thousands could not be handed to the processes that read."""
-        self._meta = [None if one is None else (one.text, one.choices, one.label, one.split) for one in records]
+        self._meta = [None if one is None else (one.texts, one.choices, one.label, one.split) for one in records]
         self._streams = []
         for place, stream in enumerate(self.reader.streams):
             nothing = torch.zeros(1, stream.width, dtype=torch.float16)
@@ -322,19 +379,19 @@ class PickledClips:
         if not self.silent and (found := self._no_sound.get(index)) is not None:
             where = f"{self.path}: clip {self.ids[index]}"
             raise InputError(f"{where}: expected a spectrogram under 'audio', found {found}")
-        text, choices, label, split = self._meta[index]  # type: ignore[misc]
+        texts, choices, label, split = self._meta[index]  # type: ignore[misc]
         streams = tuple(stream[index : index + 1] for stream in self._streams)
         sound = None
         if self.reader.audio is not None and index not in self._no_sound:
             sound = self._frames[self._starts[index] : self._starts[index + 1]].T
-        return PickledClip(ClipRecord(self.ids[index], text, choices, streams, sound, label, split), self.reader.audio)
+        record = ClipRecord(self.ids[index], texts, choices, streams, sound, label, split)
+        return PickledClip(record, self.reader.audio, self._several)
 
 
 def _all_captions(entry: Mapping[str, Any]) -> list[str]:
     found: list[str] = []
     for value in (entry.get("caption"), entry.get("eval_caption")):
-        several = value if isinstance(value, list | tuple) else (value,)
-        found.extend(text for text in several if isinstance(text, str))
+        found.extend(text for text in _several(value) if isinstance(text, str))
     return found
 
 
@@ -350,22 +407,26 @@ class PickledClip:
     Args:
         record: what it holds.
         config: how spectrograms are cut; ``None`` for no audio.
+        several: each of its captions is a query in evaluation; otherwise the first one is.
     """
 
     duration = float("inf")
     lengths: tuple[Length, ...] = ()  # a clip's own features, pooled
     timed = False  # its clip is all of it, and has no seconds
 
-    def __init__(self, record: ClipRecord, config: AudioConfig | None) -> None:
+    def __init__(self, record: ClipRecord, config: AudioConfig | None, several: bool = False) -> None:
         self.record = record
         self.config = config
+        self.several = several
 
     @property
     def captions(self) -> Captions:
-        """One caption over the whole clip; of several, training draws one."""
+        """One caption over the whole clip; of several, training draws one and evaluation asks with each."""
+        texts = self.record.texts
         choices = (self.record.choices,) if len(self.record.choices) > 1 else None
+        queries = (texts,) if self.several and len(texts) > 1 else None
         label = None if self.record.label is None else np.array([self.record.label])
-        return Captions(np.zeros(1), np.ones(1), (self.record.text,), label, choices)
+        return Captions(np.zeros(1), np.ones(1), texts[:1] or ("",), label, choices, queries=queries)
 
     def faults(self) -> list[tuple[str, str | None]]:
         """Return the name of each stream, and what is wrong with its numbers; see ``StoredVideo``."""

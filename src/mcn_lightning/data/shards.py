@@ -184,7 +184,7 @@ class ShardCaptions(Captions):
         members, ends = order.tolist(), bounds.tolist()
         return {i: Clip(i, spans[i][0], spans[i][1], tuple(members[ends[i] : ends[i + 1]])) for i in indices}
 
-    def texts(self, clips: Iterable[Clip]) -> list[str]:
+    def texts(self, clips: Sequence[Clip]) -> list[str]:
         """Return the words of some of its clips as one text each, in the order that is stored."""
         if self.video.source.keep_frames:
             return super().texts(clips)

@@ -88,20 +88,24 @@ class Splits:
             raise InputError(f"--data.root {self.root}: expected a folder, found none")
 
     def _pickled(self, needed: Sequence[str]) -> dict[str, PickledClips]:
-        """Open the splits that are pickles of clips, and that are needed or there; a file of two splits once."""
-        layout, opened = self.layout, dict[str, PickledClips]()
+        """Open the splits that are pickles of clips, and that are needed or there; a file of two held-out splits once.
+
+        Training visits every row. Evaluation takes rows of one name as one clip with several captions.
+        """
+        layout, opened = self.layout, dict[tuple[str, bool], PickledClips]()
         streams = layout.streams if "video" in layout.modalities else ()
         audio = layout.audio if "audio" in layout.modalities else None
-        found = {}
+        text, found = "text" in layout.modalities, {}
         for split, name in self.lists.items():
             if name is None or not is_pickle(name) or not (split in needed or (self.root / name).is_file()):
                 continue
-            if name not in opened:
+            key = name, split != "train"
+            if key not in opened:
                 try:
-                    opened[name] = PickledClips(self.root / name, streams, audio, "text" in layout.modalities)
+                    opened[key] = PickledClips(self.root / name, streams, audio, text, merge=split != "train")
                 except InputError as error:
                     raise InputError(f"--data.{split}_csv: {error}") from None
-            found[split] = opened[name]
+            found[split] = opened[key]
         return found
 
     def open_shards(self, where: str) -> None:
@@ -113,6 +117,7 @@ class Splits:
         Raises:
             InputError: if they cannot be read, or were packed in another way than this run needs.
         """
+        self._check_eval_column()
         layout, captions = self.layout, self.clips.kind == "captions"
         streams = layout.streams if "video" in layout.modalities else ()
         audio = layout.audio if "audio" in layout.modalities else None
@@ -140,6 +145,13 @@ class Splits:
             self._look()
         self._note()
         self._lost = sources["train"].lost() if "train" in sources else []
+
+    def _check_eval_column(self) -> None:
+        if self.text_config.eval_column != "text":
+            raise InputError(
+                "--data.text.eval_column: expected text with shards, which hold one text a caption for evaluation, "
+                f"found {self.text_config.eval_column}; evaluate from the files, without --data.shards"
+            )
 
     def _check_packed(self, packed: dict[str, Any], where: str) -> None:
         """Refuse what was not packed at all."""
@@ -191,6 +203,7 @@ class Splits:
             InputError: if the data set cannot be read, or the folder holds something else.
         """
         self._check_root()
+        self._check_eval_column()
         if self.clips.kind == "windows" and not config.keep_frames and "video" in self.layout.modalities:
             raise InputError("--pack.keep_frames: expected true for --data.clips.kind windows, found false")
         if (name := self.lists["train"]) is not None and is_pickle(name):
@@ -279,7 +292,8 @@ class Splits:
             return None
         try:
             wanted = {video_id(path) for paths in videos.values() for path in paths}
-            captions = read_captions(self.captions, wanted, self.text_config.train_column)
+            columns = self.text_config.train_column, self.text_config.eval_column
+            captions = read_captions(self.captions, wanted, *columns)
         except InputError as error:
             raise InputError(f"--data.captions: {error}") from None
         unusable = [entry for entry in captions.values() if isinstance(entry, BadVideo)]

@@ -35,7 +35,8 @@ class TextConfig:
         max_words: W, words that are kept of a text; for a sentence encoder its tokens, the special ones included.
         lowercase: make the words lower case before they are looked up (word vectors only).
         train_column: column of the caption file that training takes its texts from; where it holds several texts for a
-            caption, one is drawn at each visit. Evaluation always takes "text".
+            caption, one is drawn at each visit.
+        eval_column: the same for evaluation; where it holds several texts for a caption, each is a query for its clip.
         max_unknown_share: a run stops at its start where more than this share of the caption words of a split has no
             vector (word vectors only). 1 stops only where no word has one.
     """
@@ -47,6 +48,7 @@ class TextConfig:
     lowercase: bool = False
     train_column: str = "text"
     max_unknown_share: float = 0.5
+    eval_column: str = "text"
 
     def __post_init__(self) -> None:
         if self.kind not in ("word_vectors", "tokens", "sentence"):

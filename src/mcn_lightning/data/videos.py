@@ -215,11 +215,12 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
         rng = np.random.default_rng((self.seed, epoch, index))
         name, video = self.source.id(index), self.source.open(index)
         check_lengths(name, video, self.clips.overrun)
-        clips = self._choose(rng, name, video)
+        captions, clips = video.captions, self._choose(rng, name, video)
+        ids = tuple(clip.name(name) for clip in clips)
         sound = self._audio(rng, video, clips, new)
-        captions = video.captions
         return ClipBatch(
-            ids=tuple(f"{name}:{clip.number}" for clip in clips),
+            ids=ids,
+            items=() if self.training else _items(ids, clips),
             video=video.visual(clips, new),
             words=self._words(captions, clips, rng),
             labels=None if captions is None or captions.topics is None else _labels(captions.topics, clips),
@@ -241,7 +242,10 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
                 return draw_clips(rng, len(captions), lambda drawn: grown(drawn, config.min_time), config)
             made = grown(inside.tolist(), config.min_time)
             return draw_clips(rng, len(inside), lambda drawn: {i: made[int(inside[i])] for i in drawn}, config)
-        return list(grown(range(len(captions)), config.eval_min_time).values())
+        clips = list(grown(range(len(captions)), config.eval_min_time).values())
+        if (queries := captions.queries) is None:
+            return clips
+        return [clip._replace(query=k) for clip in clips for k in range(len(queries[clip.number]))]
 
     def _windows(self, rng: np.random.Generator, video: StoredVideo) -> list[Clip]:
         """Draw windows of a video in training; return all of them in evaluation."""
@@ -276,6 +280,8 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
         if self.text is None or captions is None:
             return None
         text: Sequence[str] = captions.text
+        if not self.training and captions.queries is not None:
+            return torch.from_numpy(np.stack([self.text.indices(each) for each in captions.texts(clips)]))
         if not (self.training and captions.choices is not None):
             if (rows := captions.word_rows(clips, self.text.max_words)) is not None:
                 return torch.from_numpy(rows)
@@ -283,6 +289,12 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
             text = [choices[int(rng.integers(len(choices)))] for choices in captions.choices]
         texts = [" ".join(text[number] for number in clip.order) for clip in clips]
         return torch.from_numpy(np.stack([self.text.indices(each) for each in texts]))
+
+
+def _items(ids: Sequence[str], clips: Sequence[Clip]) -> tuple[str, ...]:
+    """Return the gallery item of each clip: clips of the same seconds are one, named after the first of them."""
+    first: dict[tuple[float, float], str] = {}
+    return tuple(first.setdefault((clip.start, clip.end), name) for name, clip in zip(ids, clips, strict=True))
 
 
 class HasLengths(Protocol):
@@ -345,6 +357,7 @@ def collate(items: Sequence[ClipBatch | BadVideo]) -> ClipBatch:
         return ClipBatch(ids=(), skipped=skipped)
     return ClipBatch(
         ids=tuple(name for item in good for name in item.ids),
+        items=tuple(name for item in good for name in item.items),
         video=_join([item.video for item in good]),
         audio=_join([item.audio for item in good]),
         frames=_join([item.frames for item in good]),

@@ -15,13 +15,21 @@ from mcn_lightning.metrics.localization import (
     step_scores,
 )
 from mcn_lightning.metrics.recognition import ClassAccuracy, class_metrics, neighbour_metrics
-from mcn_lightning.metrics.retrieval import RetrievalRecall, expected_ranks, query_density, retrieval_metrics
+from mcn_lightning.metrics.retrieval import (
+    Ranking,
+    RetrievalRecall,
+    expected_ranks,
+    item_ranks,
+    query_density,
+    retrieval_metrics,
+)
 
 __all__ = [
     "ClassAccuracy",
     "ClusterQuality",
     "FullVideoRetrieval",
     "LabelledFeatures",
+    "Ranking",
     "RecallSoftmax",
     "RetrievalRecall",
     "StepCounts",
@@ -35,6 +43,7 @@ __all__ = [
     "frame_accuracy",
     "frame_labels",
     "full_video_metrics",
+    "item_ranks",
     "mean_average_precision",
     "mean_entropy",
     "neighbour_metrics",

@@ -1,6 +1,6 @@
 """Retrieval of whole videos by the captions of their clips, as on YouCook2, with ties counted as chance breaks them.
 
-Letters: N clips, each with one caption; V videos; D embedding width; B captions or videos at a time.
+Letters: N clips; Q captions, one a clip or more; V videos; D embedding width; B captions or videos at a time.
 """
 
 from __future__ import annotations
@@ -33,12 +33,17 @@ PIECE = 2**20
 
 @torch.no_grad()
 def full_video_metrics(
-    queries: Tensor, gallery: Tensor, videos: Tensor, ks: Sequence[int] = (1, 5, 10), chunk: int = 1024
+    queries: Tensor,
+    gallery: Tensor,
+    videos: Tensor,
+    ks: Sequence[int] = (1, 5, 10),
+    chunk: int = 1024,
+    clips: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Find clips and whole videos from single captions and from all captions of a video.
 
     The settings of AVLnet (Rouditchenko et al., 2020) and MCN (Chen et al., ICCV 2021) on YouCook2, with dot-product
-    scores. Query i is the caption of clip i.
+    scores. Query i is the caption of clip i, unless ``clips`` tells whose it is.
 
     * ``caption_clip``: a caption ranks the N clips; what `RetrievalRecall` gives.
     * ``caption_video``: a caption ranks the V videos by the best score among the clips of each.
@@ -60,11 +65,12 @@ def full_video_metrics(
     256 MB again for the sums of a block of videos; at 3,350 clips of 430 videos both are small.
 
     Args:
-        queries: embeddings of the captions, ``(N, D)``.
+        queries: embeddings of the captions, ``(Q, D)``.
         gallery: embeddings of the clips, ``(N, D)``.
         videos: video of each clip, ``(N,)`` int64; any numbers.
         ks: cut-offs.
         chunk: most captions scored at a time.
+        clips: clip of each caption, ``(Q,)`` int64; Q is N where it is not given.
 
     Returns:
         0-d float32 tensors ``<setting>/R@k`` in per cent for each setting and k; ``<setting>/median_rank`` and
@@ -75,11 +81,16 @@ def full_video_metrics(
             below 1.
     """
     check_ks(ks)
-    if queries.shape != gallery.shape or videos.shape != queries.shape[:1] or videos.dtype != torch.int64:
+    alike = queries.shape == gallery.shape if clips is None else clips.shape == queries.shape[:1]
+    if not alike or videos.shape != gallery.shape[:1] or videos.dtype != torch.int64:
         found = f"{tuple(queries.shape)}, {tuple(gallery.shape)} and {tuple(videos.shape)} {videos.dtype}"
         raise ValueError(f"expected queries (N, D), gallery (N, D) and videos (N,) int64, got {found}")
-    clip_ranks = expected_ranks(queries, gallery, torch.arange(len(queries), device=queries.device), chunk)
+    clips = torch.arange(len(queries), device=queries.device) if clips is None else clips
+    clip_ranks = expected_ranks(queries, gallery, clips, chunk)
     numbers, videos = torch.unique(videos, return_inverse=True)
+    asked = videos[clips]
+    if len(numbers) > len(asked.unique()):
+        raise ValueError("expected a caption for at least one clip of each video")
     dtype = torch.promote_types(torch.promote_types(queries.dtype, gallery.dtype), torch.float32)
     rows, column, _ = distinct_rows(gallery.to(dtype))
     # a block of videos keeps, for each of V candidates, the sum of the best scores and two kinds of votes for each k
@@ -87,12 +98,12 @@ def full_video_metrics(
     blocks = torch.arange(len(numbers), device=videos.device).split(rows_at_once(chunk, 2 * kept * len(numbers)))
     by_caption, by_video = [], []
     for block in blocks:
-        captions = ((videos >= block[0]) & (videos <= block[-1])).nonzero()[:, 0]
+        captions = ((asked >= block[0]) & (asked <= block[-1])).nonzero()[:, 0]
         sums = queries.new_zeros(kept, len(block), len(numbers), dtype=torch.float64)
-        for part in captions.split(rows_at_once(chunk, len(queries))):
+        for part in captions.split(rows_at_once(chunk, len(gallery))):
             scores = dot_products(queries[part], rows)
             size = max(1, PIECE // len(videos))
-            for piece, own in zip(scores.split(size), videos[part].split(size), strict=True):
+            for piece, own in zip(scores.split(size), asked[part].split(size), strict=True):
                 by_caption.append(_rank_and_vote(piece[:, column], videos, own, sums, block[0], ks))
             del scores
         by_video.append(_rank_of_sums(sums, block, ks))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torchmetrics import Metric
 
 from mcn_lightning.metrics.items import concatenated, first_of_each, gather_rows, hash_ids
 from mcn_lightning.metrics.ties import (
+    best_of_group,
     check_embeddings,
     check_ks,
     distinct_rows,
@@ -60,6 +62,56 @@ def _ranks_of_block(queries: Tensor, rows: Tensor, columns: Tensor, copies: Tens
     """Ranks ``(B,)``; a function, so that the scores are gone before the next block is scored."""
     scores = dot_products(queries, rows)
     return expected_rank(scores, scores.gather(1, columns[:, None])[:, 0], copies)
+
+
+@torch.no_grad()
+def item_ranks(
+    queries: Tensor, gallery: Tensor, query_items: Tensor, gallery_items: Tensor, chunk: int = 1024
+) -> Tensor:
+    """Rank of each query's item where an item may have several gallery rows, as a clip has several captions.
+
+    The best row of the item counts, as is usual where clips retrieve captions (Karpathy and Fei-Fei, CVPR 2015). Of t
+    rows that tie with it, m are the item's own. The first of these is at place ``(t + 1) / (m + 1)`` among them, on
+    average over all orders. With one row an item this is `expected_ranks`. Memory is bounded as there, with
+    ``4 * chunk * N`` numbers where an item has several rows.
+
+    Args:
+        queries: query embeddings, ``(N_q, D)``.
+        gallery: gallery embeddings, ``(N, D)``.
+        query_items: item that each query asks for, ``(N_q,)`` int64; several queries may ask for one.
+        gallery_items: item of each gallery row, ``(N,)`` int64.
+        chunk: most queries scored at a time.
+
+    Returns:
+        Ranks from 1 to N, ``(N_q,)`` float64; infinite where the gallery has no row of the item.
+
+    Raises:
+        ValueError: if shapes do not fit, or an embedding or a score is not finite.
+    """
+    check_embeddings(queries, gallery)
+    for name, rows, items in (("query_items", queries, query_items), ("gallery_items", gallery, gallery_items)):
+        if items.shape != rows.shape[:1] or items.dtype != torch.int64:
+            found = f"{tuple(items.shape)} {items.dtype}"
+            raise ValueError(f"{name} must be int64 with one item for each of {len(rows)} rows, got {found}")
+    ranks = torch.full((len(queries),), torch.inf, dtype=torch.float64, device=queries.device)
+    asked = torch.isin(query_items, gallery_items)
+    if not asked.any():
+        return ranks
+    ordered, places = gallery_items.sort()
+    if (ordered[1:] != ordered[:-1]).all():
+        targets = places[torch.searchsorted(ordered, query_items[asked])]
+        ranks[asked] = expected_ranks(queries[asked], gallery, targets, chunk)
+        return ranks
+    dtype = torch.promote_types(torch.promote_types(queries.dtype, gallery.dtype), torch.float32)
+    rows, column, _ = distinct_rows(gallery.to(dtype))
+    size = rows_at_once(chunk, 4 * len(gallery))
+    blocks = []
+    for part, own in zip(queries[asked].split(size), query_items[asked].split(size), strict=True):
+        scores = dot_products(part, rows)[:, column]
+        higher, tied, mine = best_of_group(scores, own[:, None] == gallery_items)
+        blocks.append(higher + (tied + 1) / (mine + 1).double())
+    ranks[asked] = torch.cat(blocks)
+    return ranks
 
 
 def _check_targets(targets: Tensor, queries: int, items: int, chunk: int) -> None:
@@ -124,46 +176,108 @@ def retrieval_metrics(ranks: Tensor, ks: Sequence[int] = (1, 5, 10, 50)) -> dict
     return {name: value.float() for name, value in (result | {"median_rank": median, "mean_rank": mean}).items()}
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """Ranks of the queries of one direction, each query once.
+
+    Args:
+        ids: `items.hash_ids` of the queries, ``(N_q,)`` int64, ascending.
+        ranks: rank of each query's item, ``(N_q,)`` float64.
+        own: gallery rows of each query's item, ``(N_q,)`` int64.
+        items: N, gallery rows.
+    """
+
+    ids: Tensor
+    ranks: Tensor
+    own: Tensor
+    items: int
+
+    @property
+    def queries(self) -> int:
+        """Return N_q, the number of queries."""
+        return len(self.ids)
+
+    def chance(self, ks: Sequence[int]) -> dict[str, float]:
+        """Return what a random order of the gallery gives: ``R@k`` in per cent, and ``median_rank``."""
+        missed = torch.ones(self.queries, dtype=torch.float64)
+        found, own = {}, self.own.cpu()
+        for place in range(max(ks)):
+            missed = missed * ((self.items - own - place) / max(self.items - place, 1)).clamp(min=0)
+            if (k := place + 1) in ks:
+                single = min(1.0, k / self.items)
+                found[f"R@{k}"] = 100 * float(torch.where(own == 1, single, 1 - missed).mean())
+        ranks = (self.items + 1) / (own + 1)
+        return found | {"median_rank": float(retrieval_metrics(ranks)["median_rank"])}
+
+
 class RetrievalRecall(Metric):
     """Retrieval among all items seen, where row i of the queries belongs to row i of the gallery.
 
     Items that come again under an id already seen are left out (the first one counts), so that the result depends
-    neither on the number of processes nor on the order of the batches.
+    neither on the number of processes nor on the order of the batches. An item with several captions comes in several
+    rows. Each caption counts, on the side that ``captions`` names, and the item counts once on the other: a caption is
+    ranked among items, and an item is ranked by the best of its captions among all captions.
 
     Args:
         ks: cut-offs of the recall.
         chunk: most queries scored at a time, see `expected_ranks`.
         benchmark_size: items that the benchmark has; those never seen count as misses (1000 for MSR-VTT, where 968
             clips have audio). By default every item is expected to be seen.
+        captions: the side on which every row of an item counts, where items come in several rows: queries or gallery;
+            by default each item counts once on both.
         **kwargs: of ``torchmetrics.Metric``. ``compute_on_cpu=True`` keeps the embeddings on the CPU and ranks there.
+
+    Attributes:
+        ranking: ranks that the last ``compute`` found, on every process; ``None`` before it.
     """
 
     full_state_update = False
     is_differentiable = False
 
-    ids: list[Tensor]
+    query_ids: list[Tensor]
+    query_items: list[Tensor]
     queries: list[Tensor]
+    gallery_ids: list[Tensor]
+    gallery_items: list[Tensor]
     gallery: list[Tensor]
 
     def __init__(
-        self, ks: Sequence[int] = (1, 5, 10, 50), chunk: int = 1024, benchmark_size: int | None = None, **kwargs: Any
+        self,
+        ks: Sequence[int] = (1, 5, 10, 50),
+        chunk: int = 1024,
+        benchmark_size: int | None = None,
+        captions: Literal["queries", "gallery"] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**{"dist_sync_fn": gather_rows, **kwargs})
         check_ks(ks)
         self.ks = tuple(ks)
         self.chunk = chunk
         self.benchmark_size = benchmark_size
-        self.add_state("ids", default=[], dist_reduce_fx="cat")
-        self.add_state("queries", default=[], dist_reduce_fx="cat")
-        self.add_state("gallery", default=[], dist_reduce_fx="cat")
+        self.captions = captions
+        self.ranking: Ranking | None = None
+        for name in ("query_ids", "query_items", "queries", "gallery_ids", "gallery_items", "gallery"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
 
-    def update(self, ids: Sequence[str], queries: Tensor, gallery: Tensor) -> None:
+    def update(
+        self,
+        ids: Sequence[str],
+        queries: Tensor,
+        gallery: Tensor,
+        items: Sequence[str] = (),
+        has_query: Tensor | None = None,
+        has_item: Tensor | None = None,
+    ) -> None:
         """Add pairs of a query and its item.
 
         Args:
             ids: B names, one for each pair.
             queries: ``(B, D)``, kept as float32.
             gallery: ``(B, D)``, kept as float32.
+            items: B names of items, of which several rows may have one; ``ids`` when empty.
+            has_query: rows that have a query, ``(B,)`` bool; all by default. The others only add to the gallery.
+            has_item: rows that have a gallery item, ``(B,)`` bool; all by default. A query whose item is in no row of
+                the gallery is left out.
 
         Raises:
             ValueError: if the shapes do not fit each other or the rows that came before.
@@ -173,9 +287,18 @@ class RetrievalRecall(Metric):
             raise ValueError(f"expected B ids, queries (B, D) and gallery (B, D), got {found}")
         if self.queries and self.queries[-1].shape[1] != queries.shape[1]:
             raise ValueError(f"embeddings were {self.queries[-1].shape[1]} wide so far, got {queries.shape[1]}")
-        self.ids.append(hash_ids(ids, queries.device))
-        self.queries.append(queries.detach().float())
-        self.gallery.append(gallery.detach().float())
+        if items and len(items) != len(ids):
+            raise ValueError(f"expected an item for each of {len(ids)} ids, got {len(items)}")
+        hashes = hash_ids(ids, queries.device)
+        groups = hash_ids(items, queries.device) if items else hashes
+        for side, rows, present in (("query", queries, has_query), ("gallery", gallery, has_item)):
+            if present is not None and (present.shape != hashes.shape or present.dtype != torch.bool):
+                found = f"{tuple(present.shape)} {present.dtype}"
+                raise ValueError(f"expected ({len(ids)},) bool for the rows of the {side}, got {found}")
+            kept = slice(None) if present is None else present
+            getattr(self, f"{side}_ids").append(hashes[kept])
+            getattr(self, f"{side}_items").append(groups[kept])
+            getattr(self, "queries" if side == "query" else "gallery").append(rows.detach().float()[kept])
 
     def ranks(self) -> tuple[Tensor, Tensor]:
         """Rank each query's item among all items seen by all processes, for instance to write the ranks to a file.
@@ -183,24 +306,39 @@ class RetrievalRecall(Metric):
         The ranks are found anew at each call. Every process must call it, and each gets the ranks of all.
 
         Returns:
-            `items.hash_ids` of the ids, ``(N,)`` int64, each once and ascending, so that their order depends neither on
-            batches nor on processes; ranks as `expected_ranks` gives them, ``(N,)`` float64.
+            `items.hash_ids` of the queries, ``(N_q,)`` int64, each once and ascending, so that their order depends
+            neither on batches nor on processes: of ids, or of items where these count once; ranks as `item_ranks` gives
+            them, ``(N_q,)`` float64.
 
         Raises:
             ValueError: if nothing was seen or an embedding is not finite.
         """
         with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self.sync_on_compute):
-            return self._ranks()
+            ranking = self._ranked()
+        return ranking.ids, ranking.ranks
 
-    def _ranks(self) -> tuple[Tensor, Tensor]:
-        """Return what `ranks` does, from the rows that are here."""
-        hashes = concatenated(self.ids, "RetrievalRecall")
-        once = first_of_each(hashes)
-        queries = concatenated(self.queries, "RetrievalRecall")[once]
-        gallery = concatenated(self.gallery, "RetrievalRecall")[once]
-        return hashes[once], expected_ranks(
-            queries, gallery, torch.arange(len(once), device=queries.device), self.chunk
+    def _side(self, side: str, rows: list[Tensor], by_id: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ids, items and embeddings of one side, each id or each item once, from the rows that are here."""
+        ids, items, embeddings = (
+            concatenated(part, "RetrievalRecall")
+            for part in (getattr(self, f"{side}_ids"), getattr(self, f"{side}_items"), rows)
         )
+        once = first_of_each(ids)
+        if not by_id:  # the row of the least id, which no order of batches or processes changes
+            once = once[first_of_each(items[once])]
+        return (ids if by_id else items)[once], items[once], embeddings[once]
+
+    def _ranked(self) -> Ranking:
+        ids, asked, queries = self._side("query", self.queries, self.captions == "queries")
+        _, items, gallery = self._side("gallery", self.gallery, self.captions == "gallery")
+        distinct, counts = items.unique(return_counts=True)
+        place = torch.searchsorted(distinct, asked).clamp(max=len(distinct) - 1)
+        own = torch.where(distinct[place] == asked, counts[place], 0)
+        ranks = item_ranks(queries, gallery, asked, items, self.chunk)
+        kept = own > 0
+        if not kept.any():
+            raise ValueError("RetrievalRecall has no query whose item is in the gallery")
+        return Ranking(ids[kept], ranks[kept], own[kept], len(gallery))
 
     def compute(self) -> dict[str, Tensor]:
         """Rank each query's item among all items.
@@ -211,7 +349,8 @@ class RetrievalRecall(Metric):
         Raises:
             ValueError: if nothing or more than ``benchmark_size`` was seen, or an embedding is not finite.
         """
-        ranks = self._ranks()[1]
+        self.ranking = self._ranked()
+        ranks = self.ranking.ranks
         missing = 0 if self.benchmark_size is None else self.benchmark_size - len(ranks)
         if missing < 0:
             raise ValueError(f"benchmark_size is {self.benchmark_size}, but {len(ranks)} different items were seen")

@@ -1,0 +1,273 @@
+"""Clips with several captions, in every form that people have: one gallery item, every caption a query."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from benchmark_files import WORDS, write, write_word_vectors
+from references.full_video import first_rank
+from references.retrieval import expected_rank, scores
+from safetensors.torch import load_file
+from test_benchmarks import evaluate, overlay, own, refuse
+from test_cli import run
+
+from mcn_lightning.data.captions import parse_captions
+
+CLIPS, EACH = 8, 20
+
+
+def clips(each: int = EACH) -> list[dict[str, Any]]:
+    """Eight clips in MSR-VTT's form, with 20 captions each in a list."""
+    rng = np.random.default_rng(5)
+    return [
+        {
+            "id": f"video{number}",
+            "2d": np.abs(rng.standard_normal(8)).astype(np.float32),
+            "3d": np.abs(rng.standard_normal(8)).astype(np.float32),
+            "audio": torch.from_numpy(rng.uniform(-80, 0, (40, 60 + number)).astype(np.float32)),
+            "caption": [" ".join(rng.choice(WORDS, 4)) for _ in range(each)],
+        }
+        for number in range(CLIPS)
+    ]
+
+
+def rows(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same with one caption a row: rows of one id, not side by side, each with arrays of its own."""
+    return [
+        {**clip, "caption": clip["caption"][k], "2d": clip["2d"].copy(), "3d": torch.from_numpy(clip["3d"]).double()}
+        for k in range(EACH)
+        for clip in found
+    ]
+
+
+def eval_lists(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**clip, "caption": "topic0word0", "eval_caption": clip["caption"]} for clip in found]
+
+
+def eval_rows(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every caption stands in every row; a row asks with one of them."""
+    return [{**clip, "eval_caption": clip["caption"][k]} for clip in found for k in range(EACH)]
+
+
+FORMS = {"lists": lambda found: found, "rows": rows, "eval lists": eval_lists, "eval rows": eval_rows}
+
+
+def folder(path: Path, content: list[dict[str, Any]]) -> Path:
+    path.mkdir()
+    write_word_vectors(path / "word_vectors.txt", WORDS)
+    write(path / "msrvtt_jsfusion_test.pkl", content)
+    return path
+
+
+def expected(root: Path, path: Path) -> dict[str, list[float]]:
+    """Ranks of every direction by the reference, from embeddings that predict wrote of clips with one caption each."""
+    found = {name: [] for name in ("video", "audio", "text")}
+    for k in range(EACH):
+        some = folder(path / f"caption{k}", [{**clip, "caption": clip["caption"][k]} for clip in clips()])
+        words = ["--config", own(path), "--config", overlay(path, some), "--trainer.callbacks", "[]"]
+        run("predict", *words, "--data.val_csv", "msrvtt_jsfusion_test.pkl", "--data.audio.num_frames", 100)
+        newest = max(path.rglob("embeddings.safetensors"), key=lambda each: each.stat().st_mtime_ns)
+        for name, values in load_file(newest).items():
+            if name in found:
+                found[name].append(values.double())
+    text, video, audio = torch.cat(found["text"]), found["video"][0], found["audio"][0]
+    clip_of = list(range(CLIPS)) * EACH
+    forth = {"t->va": video + audio, "t->v": video, "t->a": audio}
+    ranks = {
+        name: [expected_rank(row, clip) for row, clip in zip(scores(text, items), clip_of, strict=True)]
+        for name, items in forth.items()
+    }
+    back = {"v->t": video, "a->t": audio}
+    ranks |= {
+        name: [float(first_rank(row, [c == clip for c in clip_of])) for clip, row in enumerate(scores(items, text))]
+        for name, items in back.items()
+    }
+    return ranks
+
+
+@pytest.fixture(scope="module")
+def right(tmp_path_factory) -> dict[str, list[float]]:
+    path = tmp_path_factory.mktemp("right")
+    return expected(path, path)
+
+
+def recall(ranks: list[float], k: int) -> float:
+    return 100 * sum(rank <= k for rank in ranks) / len(ranks)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_benchmark_ranks_every_caption_among_the_clips(form, right, tmp_path, capsys):
+    root = folder(tmp_path / "files", FORMS[form](clips()))
+    found = evaluate(root, tmp_path, without_audio="error", ranks_file="ranks.csv")
+    for direction, ranks in right.items():
+        for k in (1, 5):
+            assert found[f"it/{direction}/R@{k}"] == pytest.approx(recall(ranks, k), abs=1e-4), direction
+        assert found[f"it/{direction}/mean_rank"] == pytest.approx(sum(ranks) / len(ranks)), direction
+    assert 0 < found["it/t->v/R@1"] < 100
+    assert found["it/clips"] == 8 and found["it/captions"] == 160
+    assert found["it/queries in t->va, t->v, t->a"] == found["it/items in v->t, a->t"] == 160
+    assert found["it/items in t->va, t->v, t->a, a->v, v->a"] == 8
+    said = capsys.readouterr().out
+    assert "8 clips, 160 captions" in said and "160 queries in t->va, t->v, t->a" in said
+    table = list(csv.DictReader(next(tmp_path.rglob("ranks.csv")).open()))
+    assert len(table) == 160 and [row["id"] for row in table[:9]] == [*(f"video{n}" for n in range(8)), "video0"]
+    assert [row["caption"] for row in table[:10]] == ["1"] * 8 + ["2", "3"]
+    assert [row["v->t"] != "" for row in table] == [True] * 8 + [False] * 152
+    assert sorted(float(row["t->v"]) for row in table) == pytest.approx(sorted(right["t->v"]))
+
+
+def test_whole_videos_are_found_by_all_captions_of_their_clips(tmp_path):
+    content = [{**clip, "id": f"video{number // 2:06d}_{number}"} for number, clip in enumerate(clips(3))]
+    root = folder(tmp_path / "files", content)
+    found = evaluate(root, tmp_path, without_audio="error", full_video=True)
+    assert 0 <= found["it/t->v captions_video/R@1"] <= 100
+    single = folder(tmp_path / "single", [{**clip, "caption": clip["caption"][:1]} for clip in content])
+    fewer = evaluate(single, tmp_path, without_audio="error", full_video=True)
+    assert set(fewer) < set(found)  # counts of queries and items come with several captions
+
+
+@pytest.mark.parametrize("key", ["2d", "3d", "audio"])
+def test_rows_of_one_id_with_other_features_are_refused(key, tmp_path, capsys):
+    content = rows(clips())
+    content[27] = {**content[27], key: content[27][key] + 1}
+    line = refuse(folder(tmp_path / "bad", content), tmp_path, capsys, own(tmp_path))
+    assert "clip video3: expected one clip, or rows of one name with the same features" in line
+    assert f"found another {key} in row 27 than in row 3" in line
+
+
+def test_a_size_of_the_benchmark_needs_one_caption_a_clip(tmp_path, capsys):
+    line = refuse(folder(tmp_path / "bad", clips()), tmp_path, capsys, own(tmp_path, benchmark_size=1000))
+    assert "benchmark_size: expected clips with one caption each, found 160 captions of 8 clips" in line
+
+
+def test_any_number_of_processes_gives_the_same_figures(tmp_path):
+    root = folder(tmp_path / "files", rows(clips()))
+    options = {"without_audio": "error", "batch_size": 3}
+    alone = evaluate(root, tmp_path, **options)
+    command = [sys.executable, "-m", "mcn_lightning", "test", "--config", own(tmp_path, **options)]
+    command += ["--config", overlay(tmp_path, root), "--trainer.devices", 3]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    newest = max(tmp_path.rglob("benchmarks.json"), key=lambda each: each.stat().st_mtime_ns)
+    found = {"/".join(filter(None, (row["benchmark"], row["setting"], row["metric"]))): row["value"]
+             for row in json.loads(newest.read_text())}  # fmt: skip
+    assert found == alone
+
+
+def layout(path: Path, videos: dict[str, dict[str, list[Any]]]) -> None:
+    """Write videos of the release's layout: features of 40 s, and captions."""
+    rng = np.random.default_rng(3)
+    path.mkdir(parents=True)
+    write_word_vectors(path / "word_vectors.txt", WORDS)
+    for name in videos:
+        where = path / "features" / name
+        where.mkdir(parents=True)
+        for suffix, rate in (("_2d", 1.0), ("_3d", 1.5)):
+            values = np.abs(rng.standard_normal((int(40 * rate), 8))).astype(np.float32)
+            np.savez(where / f"{name}{suffix}.npz", features=values)
+        np.savez(where / f"{name}_spec.npz", arr_0=rng.uniform(-80, 0, (40, 4000)).astype(np.float16))
+    (path / "captions.json").write_text(json.dumps(videos))
+    for split in ("train", "val"):
+        (path / f"{split}.csv").write_text("path\n" + "\n".join(videos) + "\n")
+
+
+def in_one_place(each: int) -> dict[str, dict[str, list[Any]]]:
+    """Two videos of four clips; the captions of a clip have identical times."""
+    rng = np.random.default_rng(9)
+    times = [(4.0 * clip, 4.0 * clip + 3.5) for clip in range(4) for _ in range(each)]
+    return {
+        f"video{video}": {
+            "start": [start for start, _ in times],
+            "end": [end for _, end in times],
+            "text": [" ".join(rng.choice(WORDS, 4)) for _ in times],
+        }
+        for video in range(2)
+    }
+
+
+def validate(path: Path, root: Path, *more: object, devices: int = 1) -> tuple[dict[str, float], str]:
+    """Evaluate held-out clips, and return what is logged and the table."""
+    command = [sys.executable, "-m", "mcn_lightning", "validate", "--config", overlay(path, root)]
+    command += ["--seed_everything", 0, "--trainer.devices", devices, "--data.eval_batch_size", 1, *more]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    newest = max(path.rglob("metrics.csv"), key=lambda each: each.stat().st_mtime_ns)
+    row = list(csv.DictReader(newest.open()))[-1]
+    return {name: float(value) for name, value in row.items() if name.startswith("val/")}, done.stdout
+
+
+def test_captions_of_the_same_seconds_are_one_item_of_the_held_out_clips(tmp_path):
+    root = tmp_path / "files"
+    layout(root, in_one_place(3))
+    found, table = validate(tmp_path, root)
+    assert "held-out clips: 8" in table
+    counts = {
+        line.split()[0]: line.split()[-2:] for line in table.splitlines() if "->" in line and "chance" not in line
+    }
+    assert counts["t->v"] == ["24", "8"] and counts["v->t"] == ["8", "24"] and counts["a->v"] == ["8", "8"]
+    run("predict", "--config", overlay(tmp_path, root), "--seed_everything", 0)
+    rows = {name: each.double() for name, each in load_file(next(tmp_path.rglob("embeddings.safetensors"))).items()}
+    clip_of = [row // 3 for row in range(24)]  # of each caption, in the order of the videos
+    forward = scores(rows["text"], rows["video"][::3])
+    forth = [expected_rank(row, clip) for row, clip in zip(forward, clip_of, strict=True)]
+    back = [
+        float(first_rank(row, [other == clip for other in clip_of]))
+        for clip, row in enumerate(scores(rows["video"][::3], rows["text"]))
+    ]
+    for direction, ranks in (("t->v", forth), ("v->t", back)):
+        assert found[f"val/{direction}/mean_rank"] == pytest.approx(sum(ranks) / len(ranks))
+        assert found[f"val/{direction}/R@5"] == pytest.approx(recall(ranks, 5), abs=1e-4)
+    assert found["val/t->v/R@1"] > 0  # copies in the gallery would tie, and none could be first
+    shared, other = validate(tmp_path, root, devices=2)
+    assert shared == pytest.approx(found) and "held-out clips: 8" in other
+
+
+def test_a_column_of_several_captions_asks_for_its_clips(tmp_path):
+    several, single = in_one_place(3), in_one_place(1)
+    for name, video in single.items():
+        text = several[name]["text"]
+        video["text"], video["captions"] = text[::3], [text[first : first + 3] for first in range(0, 12, 3)]
+    for name, videos in (("several", several), ("column", single)):
+        layout(tmp_path / name, videos)
+    expected, table = validate(tmp_path, tmp_path / "several")
+    found, other = validate(tmp_path, tmp_path / "column", "--data.text.eval_column", "captions")
+    assert found == pytest.approx(expected) and table.splitlines()[-12:] == other.splitlines()[-12:]
+    plain, _ = validate(tmp_path, tmp_path / "column")
+    assert plain != found
+
+
+def test_queries_of_a_column_stay_with_their_caption():
+    entry = {"start": [0, 5, 9], "end": [4, 5, 12], "text": ["a", "b", "c"], "more": [["d", "e"], ["f"], ["g"]]}
+    found = parse_captions(entry, "more", "more")
+    assert found.text == ("a", "c") and found.queries == (("d", "e"), ("g",)) == found.choices
+    assert parse_captions(entry).queries is None
+
+
+def test_a_held_out_pickle_has_one_item_an_id(right, tmp_path):
+    for form in ("rows", "lists"):
+        root = folder(tmp_path / form, FORMS[form](clips()))
+        shutil.copy(root / "msrvtt_jsfusion_test.pkl", root / "train.pkl")
+        lists = ["--data.val_csv", "msrvtt_jsfusion_test.pkl", "--data.train_csv", "train.pkl"]
+        found, table = validate(tmp_path, root, *lists, "--data.audio.num_frames", 100)
+        assert "held-out clips: 8" in table
+        for direction in ("t->va", "t->v", "v->t"):
+            mean = sum(right[direction]) / len(right[direction])
+            assert found[f"val/{direction}/mean_rank"] == pytest.approx(mean)
+        assert found["val/t->v/R@1"] > 0
+
+
+def test_shards_refuse_a_column_that_they_do_not_hold(tmp_path):
+    layout(tmp_path / "files", in_one_place(1))
+    with pytest.raises(SystemExit) as stop:
+        words = ["--config", overlay(tmp_path, tmp_path / "files"), "--data.text.eval_column", "captions"]
+        run("prepare", *words, "--pack.output", tmp_path / "shards")
+    assert "--data.text.eval_column: expected text with shards" in str(stop.value.code)
