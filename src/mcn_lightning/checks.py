@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mcn_lightning import slurm
-from mcn_lightning.errors import InputError, reason_of
+from mcn_lightning.errors import InputError, reason_of, why_unreadable
 
 
 def video_width(streams: Sequence[Any]) -> int:
@@ -51,7 +51,7 @@ def check_checkpoint(path: Path, resume: bool = False) -> dict[str, Any]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).split("\n")[0]
+        reason = why_unreadable(path, error)
         raise InputError(f"--ckpt_path: expected a whole checkpoint, found {path}, which is not ({reason})") from None
     if not isinstance(found, dict) or not {"state_dict", "pytorch-lightning_version"} <= set(found):
         raise InputError(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -40,6 +41,7 @@ from mcn_lightning.callbacks import (
     provenance,
     read_wandb_id,
     refuse_other_runs,
+    release_folders,
     run_folder,
     start_wandb,
     with_displays,
@@ -360,3 +362,20 @@ def run(words: Sequence[str]) -> None:
         sys.exit(f"error: {error}" if is_first_process() else 0)
     except MisconfigurationException as error:
         raise InputError(str(error)) from error
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split("\n")[0].split())
+        raise InputError(
+            "expected a run that fits into memory, found one that does not; lower --data.batch_size, "
+            "--data.clips.n_pair, --model.network.embedding_dim or --model.clustering.queue_rows "
+            f"({reason})"
+        ) from error
+    finally:
+        release_folders()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether there was too little memory, of this machine or of its GPU."""
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(each in str(error) for each in words)

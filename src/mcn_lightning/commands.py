@@ -148,7 +148,9 @@ def main(args: Sequence[str] | None = None) -> None:
         if error.errno not in CANNOT_WRITE:
             raise
         where = error.filename or "a file of the run"
-        advice = "make room or give another place, and go on with --ckpt_path last"
+        advice = "make room or give another place" + (
+            ", and go on with --ckpt_path last" if words[:1] == ["fit"] else ""
+        )
         sys.exit(f"error: {where}: expected to write it, found {reason_of(error)}; {advice}")
 
 

@@ -35,6 +35,7 @@ from mcn_lightning.losses import (
 )
 from mcn_lightning.models import MCN, MCNOutput, NetworkConfig
 from mcn_lightning.models.mcn import OF_DATA
+from mcn_lightning.models.size import check_memory
 from mcn_lightning.models.weights import read_weights
 
 
@@ -99,7 +100,8 @@ class MCNModule(LightningModule):
         clustering: queue and k-means.
         optimizer: optimiser and learning rate.
         weights: file of weights to start from: a state dict in the naming of the authors' releases (MCN,
-            AVLnet-Text-Tri, AVLnet, AVLnet-Text-Fused) or a checkpoint of this project; none for random weights.
+            AVLnet-Text-Tri, AVLnet, AVLnet-Text-Fused), a checkpoint of this project, or a state dict of its module or
+            network (.safetensors too); none for random weights.
 
     Raises:
         WeightsError: if the file does not hold the weights of a network, or of one for other inputs.
@@ -150,6 +152,8 @@ class MCNModule(LightningModule):
         }
         # loggers have the options by the command's own names, from the command
         self.save_hyperparameters({name: dataclasses.asdict(config) for name, config in configs.items()}, logger=False)
+        network, clustering = self.network_config, self.clustering_config
+        check_memory(network, clustering.queue_bytes(network.embedding_dim, len(network.embeddings)))
         self.network = MCN(self.network_config)
         self.contrastive = ContrastiveLoss(self.loss_config.contrastive)
         self.cluster_loss = ClusterLoss(self.loss_config.cluster)

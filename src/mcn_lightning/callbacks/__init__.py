@@ -16,7 +16,14 @@ from mcn_lightning.callbacks.report import BenchmarkReport
 from mcn_lightning.callbacks.resume import Resume, Stopped
 from mcn_lightning.callbacks.retrieval import RetrievalBenchmark
 from mcn_lightning.callbacks.throughput import Throughput
-from mcn_lightning.callbacks.tracking import add_csv_logger, claim_folder, keep_metrics, read_wandb_id, start_wandb
+from mcn_lightning.callbacks.tracking import (
+    add_csv_logger,
+    claim_folder,
+    keep_metrics,
+    read_wandb_id,
+    release_folders,
+    start_wandb,
+)
 
 __all__ = [
     "Benchmark",
@@ -44,6 +51,7 @@ __all__ = [
     "provenance",
     "read_wandb_id",
     "refuse_other_runs",
+    "release_folders",
     "run_folder",
     "start_wandb",
     "with_displays",

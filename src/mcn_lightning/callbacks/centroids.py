@@ -93,7 +93,7 @@ class CentroidUpdate(Callback):
                 f"--model.clustering.queue_rows: the {rows} rows of the queue are not read with "
                 "--centroids.source training_set, and take memory; set it to 0"
             )
-        elif (pushed := self._rows_pushed(trainer, clustering.config.queue_share)) < rows:
+        elif 0 < (pushed := self._rows_pushed(trainer, clustering.config.queue_share)) < rows:
             rank_zero_warn(
                 f"--model.clustering.queue_rows: expected at most the {pushed:.0f} rows that this run pushes, found "
                 f"{rows}; the queue is never full, and k-means has the clips of a single step, or too few; lower it"

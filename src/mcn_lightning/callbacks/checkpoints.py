@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from mcn_lightning.data.batch import InputError
+from mcn_lightning.errors import why_unreadable
 from mcn_lightning.options import DECISIVE, differences, read_options, told
 
 PARTIAL = ".partial"
@@ -143,6 +144,6 @@ def _step(path: Path) -> int | None:
     try:
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
     except (RuntimeError, OSError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        reason = str(error).split("\n")[0]
+        reason = why_unreadable(path, error)
         print(f"warning: --ckpt_path last: {path} is no whole checkpoint and is left out ({reason})", file=sys.stderr)
         return None

@@ -386,6 +386,8 @@ class RetrievalEvaluation(Callback):
         """Let the data find videos that cannot be evaluated now, and not after hours of training."""
         if (data := getattr(trainer, "datamodule", None)) is not None and hasattr(data, "check_held_out"):
             data.check_held_out()
+        if trainer.limit_train_batches == 0:
+            rank_zero_warn("--trainer.limit_train_batches 0: nothing is trained, and nothing is evaluated")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say now, and not at the end, that nothing will be evaluated, or no metric of a name that is waited for."""

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import netrc
 import os
 import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
+from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.text_files import read_text
 
 WANDB_ID = "wandb_id"
+LOCK = ".lock"
+_locks: list[IO[str]] = []
 SUMMARY = ("hardware", "processes", "started", "hours", "memory_gb")
 """What wandb is told of ``run.json`` while a run goes on, as ``run.hours`` and the like; the rest is in its config."""
 
@@ -76,10 +80,17 @@ def keep_metrics(trainer: Trainer) -> None:
 def claim_folder(trainer: Trainer) -> None:
     """Make the folder of a new run, so that no run of the same name that starts at this moment takes it, too.
 
-    For the first process alone; a version that the user chose is left alone.
+    For the first process alone; the folder of a version that the user chose may be there, but no other run may be
+    writing to it.
+
+    Raises:
+        InputError: if one is.
     """
     for logger in trainer.loggers:
-        if not isinstance(logger, CSVLogger) or logger._version is not None:
+        if not isinstance(logger, CSVLogger):
+            continue
+        if logger._version is not None:
+            _lock(Path(logger.log_dir))
             continue
         while True:
             version = logger._get_next_version()
@@ -89,6 +100,32 @@ def claim_folder(trainer: Trainer) -> None:
                 continue
             logger._version = version
             break
+
+
+def _lock(folder: Path) -> None:
+    """Keep other runs out of a folder until ``release_folders``, or until this process ends in whatever way."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open(folder / LOCK, "a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise InputError(
+            f"{folder}: expected a folder that no run is writing to, found another `fit` that is; wait for its end, or "
+            "give another version"
+        ) from None
+    except OSError:  # a file system that knows no locks
+        file.close()
+        return
+    _locks.append(file)
+
+
+def release_folders() -> None:
+    """Let other runs take the folders of this one, which is over."""
+    while _locks:
+        file = _locks.pop()
+        fcntl.flock(file, fcntl.LOCK_UN)  # also for the processes that read, which have it from this one
+        file.close()
 
 
 def read_wandb_id(folder: Path) -> str | None:

@@ -101,6 +101,18 @@ class ClusteringConfig:
                 f"found {self.queue_rows}; raise it, lower num_clusters, or set it to 0 for no queue"
             )
 
+    def queue_bytes(self, dim: int, modalities: int) -> int:
+        """Return the bytes of all queues.
+
+        Args:
+            dim: width D of the embeddings.
+            modalities: how many embeddings there are.
+        """
+        if not self.kind.startswith("kmeans"):
+            return 0
+        queues = modalities if self.kind == "kmeans_per_modality" else 1
+        return queues * self.queue_rows * dim * (4 if self.queue_dtype == "float32" else 2)
+
 
 class OnlineClustering(nn.Module):
     """k-means on the queue and the current batch, with all its state in buffers.

@@ -98,6 +98,11 @@ class WordVectorText:
         self.config = config
         self.max_words = config.max_words
         wanted = {word for text in texts for word in split_words(text, config.lowercase)}
+        if not wanted:
+            raise InputError(
+                "--data.captions: expected captions with words, found none in any text; check the column of the texts, "
+                "or leave text out of --data.modalities"
+            )
         words, self.vectors = read_word_vectors(path, wanted)
         if self.vectors.shape[1] != config.dim:
             found = self.vectors.shape[1]

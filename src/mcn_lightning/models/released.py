@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mcn_lightning.models.mcn import MCN, MODALITIES, NetworkConfig
@@ -117,7 +118,8 @@ def released_kind(state: Mapping[str, Tensor]) -> str:
         return PAIRED
     raise WeightsError(
         "expected weights in the naming of the MCN and AVLnet releases (GU_video.fc.weight, DAVEnet.conv1.weight, and "
-        f"so on), found {some(plain) or 'none'}; give the path of a released .pth file"
+        f"so on) or of this project (network.video.projection.weight, and so on), found {some(plain) or 'none'}; "
+        "give the path of such a file"
     )
 
 
@@ -202,10 +204,14 @@ def read_file(path: str | Path) -> Any:
         WeightsError: if the file is not there or holds something else.
     """
     try:
+        if Path(path).suffix == ".safetensors":
+            return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the broken bytes lead to
         # torch's own words advise to load with weights_only=False, which lets a file run code
         found = "no file" if isinstance(error, FileNotFoundError) else f"something else ({type(error).__name__})"
+        if Path(path).is_file() and Path(path).stat().st_size == 0:
+            found = "an empty file"
         raise WeightsError(
             f"{path}: expected a state dict of plain tensors saved by torch.save, found {found}; "
             "give the path of a released .pth file or of a checkpoint of this project"

@@ -41,6 +41,7 @@ _OF_DATA = {
     "text_dim": ("text", "values of a word vector", "--data.text.dim and --data.text.source"),
 }
 OWN = "checkpoint of this project"
+PLAIN = "state dict of this project"
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,10 @@ class Weights:
 
 
 def read_weights(path: str | Path) -> Weights:
-    """Read the weights of a network, of the authors' releases or of a checkpoint of this project.
+    """Read the weights of a network: of the authors' releases, of a checkpoint of this project, or its state dict.
+
+    A state dict of ``MCNModule`` or of its ``network`` may be saved by ``torch.save`` or as safetensors. It does not
+    tell how the network pools and normalises, which stays as it is configured.
 
     Args:
         path: what ``--model.weights`` takes.
@@ -128,11 +132,58 @@ def read_weights(path: str | Path) -> Weights:
     if isinstance(content, Mapping) and isinstance(content.get("hyper_parameters"), Mapping):
         return _own(content, str(path))
     state = find_state(content, path)
+    if (plain := _network_part(state)) is not None:
+        return Weights(str(path), PLAIN, _own_shape(plain, str(path)), plain, {})
     behaviour = {name: getattr(NetworkConfig(), name) for name in BEHAVIOUR}
     try:
         return Weights(str(path), released_kind(state), _complete(released_config(state)), rename(state), behaviour)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
+
+
+def _network_part(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Return the weights of the network in a state dict of our module or network; ``None`` where it is neither."""
+    plain = {name.removeprefix("module."): value for name, value in state.items()}
+    if any(name.startswith("network.") for name in plain):
+        plain = {name.removeprefix("network."): value for name, value in plain.items() if name.startswith("network.")}
+    plain = {name: value for name, value in plain.items() if not name.startswith("text.embedder.")}
+    return plain if any(name.startswith(_FIRST) for name in plain) else None
+
+
+_FIRST = ("video.projection.", "audio.projection.", "text.word_projection.")
+"""How the layers begin that tell the sizes of inputs and embeddings, one of each modality."""
+
+
+def _own_shape(plain: Mapping[str, Tensor], source: str) -> dict[str, Any]:
+    """Tell the shape of our network from the names and shapes of its weights.
+
+    Raises:
+        WeightsError: if one that tells it is missing.
+    """
+    shape: dict[str, Any] = {
+        "modalities": [name for name in MODALITIES if any(each.startswith(f"{name}.") for each in plain)],
+        "reconstruction": any(each.startswith("reconstruction.") for each in plain),
+        "fuse_audio_text": any(each.startswith("fusion.") for each in plain),
+    }
+    try:
+        if "video" in shape["modalities"]:
+            shape["embedding_dim"], shape["video_dim"] = plain["video.projection.weight"].shape
+        if "text" in shape["modalities"]:
+            shape["text_dim"] = plain["text.word_projection.weight"].shape[1]
+            if not shape["fuse_audio_text"]:
+                shape["embedding_dim"] = plain["text.gated.gate.weight"].shape[0]
+        if "audio" in shape["modalities"]:
+            shape["audio_bands"] = plain["audio.network.conv1.weight"].shape[1]
+            shape["audio_widths"] = [plain[f"audio.network.stages.{n}.0.conv1.weight"].shape[0] for n in range(4)]
+            shape.setdefault("embedding_dim", plain["audio.projection.weight"].shape[0])
+        if shape["reconstruction"]:
+            shape["reconstruction_hidden"] = plain[f"reconstruction.{shape['modalities'][0]}.0.weight"].shape[0]
+    except (KeyError, ValueError, IndexError) as error:
+        raise WeightsError(
+            f"{source}: expected all weights of a network of this project, found none that fits for {error}; save "
+            "module.state_dict() or module.network.state_dict() whole"
+        ) from None
+    return _complete(shape)
 
 
 def _complete(shape: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,39 @@
+"""How much memory a network takes, known before it is built."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from mcn_lightning.errors import InputError
+from mcn_lightning.models.mcn import MCN, NetworkConfig
+
+
+def check_memory(config: NetworkConfig, queue_bytes: int = 0) -> None:
+    """Refuse a network that this machine has no memory for; training takes about four times as much.
+
+    Args:
+        config: its shape.
+        queue_bytes: of the clustering queue, which is kept beside it.
+
+    Raises:
+        InputError: if weights and queue are larger than the machine's memory.
+    """
+    with torch.device("meta"):  # the shapes alone
+        weights = sum(4 * each.numel() for each in MCN(config).parameters())
+    needed, there = weights + queue_bytes, _memory()
+    if needed > there:
+        queue = f" and {queue_bytes / 1e9:.1f} GB of queue (--model.clustering.queue_rows)" if queue_bytes else ""
+        raise InputError(
+            f"--model.network.embedding_dim {config.embedding_dim}: expected a network that fits into the "
+            f"{there / 1e9:.1f} GB of this machine, found {weights / 1e9:.1f} GB of weights{queue}; lower it"
+        )
+
+
+def _memory() -> float:
+    """Return the bytes of memory of this machine; infinity where the system does not tell."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):
+        return float("inf")
