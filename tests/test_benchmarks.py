@@ -383,6 +383,25 @@ def test_bad_options_are_one_line(options, expected, files, tmp_path, capsys):
         assert expected in refuse(files, tmp_path, capsys, own(tmp_path, **options))
 
 
+@pytest.mark.parametrize(("split", "similarity"), [("test", "cosine"), ("all", "dot")])
+def test_recognition_follows_the_protocol_that_is_named(split, similarity, files, tmp_path, capsys):
+    block = {"name": "ucf101", "path": "ucf101.pkl", "split": split, "neighbour_similarity": similarity}
+    callbacks = [{"class_path": "mcn_lightning.callbacks.RecognitionBenchmark", "init_args": block}]
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump({"data": {"val_csv": None}, "trainer": {"callbacks": callbacks}}))
+    run("test", "--config", path, "--config", overlay(tmp_path, files))
+    found, said = figures(tmp_path), capsys.readouterr().out
+    suffix = " all clips" if split == "all" else ""
+    nearest = "v->v nearest by dot product" if similarity == "dot" else "v->v nearest"
+    assert f"ucf101/t->v{suffix}/top1" in found and f"ucf101/{nearest}/top5" in found
+    assert f"ucf101/v clusters{suffix}/nmi" in found and nearest in said
+    if split == "all":
+        assert found["ucf101/clips recognised, which are all"] == 30
+    else:
+        assert found["ucf101/clips of the test split recognised"] == 12
+    assert found["ucf101/training clips"] == 12 and found["ucf101/clips of neither split"] == 6
+
+
 def test_references_are_of_use():
     scores = np.array([[1.0, 0.0], [0.0, 2.0]])
     assert assignment_total(scores) == 3.0

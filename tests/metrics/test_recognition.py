@@ -65,6 +65,28 @@ def test_real_valued_neighbours_are_found_by_cosine(monkeypatch):
     assert expected["per_class"][4] == 0  # a class without training clips is never found
 
 
+def test_neighbours_by_dot_product_are_those_of_the_reference():
+    torch.manual_seed(1)
+    train, train_labels = (
+        torch.randn(6, 8) * torch.tensor([5.0, 1, 1, 1, 1, 1])[:, None],
+        torch.tensor([0, 1, 1, 2, 3, 3]),
+    )
+    queries, labels = torch.randn(30, 8), torch.randint(0, 4, (30,))
+    products = (queries.double() @ train.double().T).tolist()
+    expected = reference.neighbour_metrics(products, labels.tolist(), train_labels.tolist(), (1, 3))
+    found = neighbour_metrics(queries, labels, train, train_labels, ks=(1, 3), similarity="dot")
+    same(found, expected)
+    by_cosine = neighbour_metrics(queries, labels, train, train_labels, ks=(1, 3))
+    assert by_cosine["per_class"].tolist() != found["per_class"].tolist()  # the long one is near to many
+    twice = torch.cat([train, train[:1]])  # equal rows tie exactly
+    labels_twice = torch.cat([train_labels, torch.tensor([2])])
+    products = (queries.double() @ twice.double().T).tolist()
+    same(
+        neighbour_metrics(queries, labels, twice, labels_twice, ks=(1, 3), similarity="dot"),
+        reference.neighbour_metrics(products, labels.tolist(), labels_twice.tolist(), (1, 3)),
+    )
+
+
 def test_constant_scores_give_chance_where_torchmetrics_favours_class_0():
     labels = torch.arange(40) % 8
     scores = torch.full((40, 8), 0.3)

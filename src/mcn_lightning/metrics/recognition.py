@@ -6,7 +6,7 @@ Letters: N clips, C classes, M training clips, D embedding width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -65,8 +65,9 @@ def neighbour_metrics(
     train_labels: Tensor,
     ks: Sequence[int] = (1, 5),
     chunk: int = 1024,
+    similarity: Literal["cosine", "dot"] = "cosine",
 ) -> dict[str, Tensor]:
-    """Top-k accuracy by the nearest training clips, the neighbours being found by cosine.
+    """Top-k accuracy by the nearest training clips, the neighbours being found by cosine or by dot product.
 
     A hit at k is a clip of the true class among the k nearest training clips, as in retrieval: the neighbours do not
     vote. A clip counts as the probability of that when training clips that tie are put in random order, so that a
@@ -81,6 +82,8 @@ def neighbour_metrics(
         train_labels: their classes, ``(M,)`` int64.
         ks: cut-offs.
         chunk: most clips compared at a time.
+        similarity: cosine, or dot for the dot product, by which the released evaluation finds neighbours. A training
+            clip with a long embedding is then near many clips.
 
     Returns:
         What `class_metrics` returns, with one class more than the highest label. A clip whose class has no training
@@ -104,11 +107,12 @@ def neighbour_metrics(
     dtype = torch.promote_types(torch.promote_types(queries.dtype, train.dtype), torch.float32)
     # equal rows become one before they are scaled, so that neither scaling nor scoring can tell them apart
     rows, column, _ = distinct_rows(train.to(dtype))
-    rows = _unit_length(rows)
+    scale = _unit_length if similarity == "cosine" else torch.Tensor.contiguous
+    rows = scale(rows)
     size = rows_at_once(chunk, 4 * len(train))
     hits = []
     for part, own in zip(queries.split(size), labels.split(size), strict=True):
-        scores = dot_products(_unit_length(part.to(dtype)), rows)[:, column]
+        scores = dot_products(scale(part.to(dtype)), rows)[:, column]
         higher, tied, mine = best_of_group(scores, own[:, None] == train_labels)
         hits.append(_hits_of_first(higher, tied, mine, [1, *ks]))
     return _summary(torch.cat(hits), labels, count, ks)
