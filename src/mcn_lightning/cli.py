@@ -286,6 +286,27 @@ class PrepareCLI(MCNCLI):
             sys.exit(130)
 
 
+class CheckCLI(MCNCLI):
+    """The options of the run, of which only those of the data are used."""
+
+    def _parse_ckpt_path(self) -> None:
+        """There is no checkpoint here."""
+
+    def instantiate_classes(self) -> None:
+        """Build the data alone, and read it."""
+        for group in {*vars(self.config)} - {"data"}:
+            del self.config[group]
+        try:
+            parts = self.parser.instantiate(self.config)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        try:
+            parts.data.inspect()
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            sys.exit(130)
+
+
 class OptionsCLI(MCNCLI):
     """The options of a run, and nothing built from them."""
 
@@ -309,7 +330,7 @@ def build(command: Any, words: Sequence[str]) -> Any:
         command: its class.
         words: the words after the program's name.
     """
-    alone = command is PrepareCLI  # no subcommand of LightningCLI
+    alone = command in (PrepareCLI, CheckCLI)  # no subcommand of LightningCLI
     return command(
         MCNModule,
         NarratedVideos,
@@ -320,7 +341,7 @@ def build(command: Any, words: Sequence[str]) -> Any:
         save_config_callback=SaveConfig,
         auto_configure_optimizers=False,
         seed_everything_default=0,
-        parser_kwargs={"parser_mode": "omegaconf+", "prog": "lightning prepare" if alone else "lightning"},
+        parser_kwargs={"parser_mode": "omegaconf+", "prog": f"lightning {words[0]}" if alone else "lightning"},
         trainer_defaults={
             "logger": {
                 "class_path": "pytorch_lightning.loggers.CSVLogger",
@@ -350,7 +371,7 @@ def run(words: Sequence[str]) -> None:
     """
     quieten()
     try:
-        build(PrepareCLI if words[0] == "prepare" else MCNCLI, words)
+        build({"prepare": PrepareCLI, "check": CheckCLI}.get(words[0], MCNCLI), words)
     # all processes end with these two: the first one tells, and no other may end as failed before it has
     except Stopped as stop:
         if is_first_process():

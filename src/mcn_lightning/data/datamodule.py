@@ -22,6 +22,7 @@ from mcn_lightning.data.config import as_config
 from mcn_lightning.data.evaluation import EvaluationData
 from mcn_lightning.data.features import DEFAULT_STREAMS, AudioConfig, VisualStream
 from mcn_lightning.data.howto100m import VideoLayout
+from mcn_lightning.data.inspection import first_problem, inspect
 from mcn_lightning.data.loading import ClipLoader, ClipSampler, SkippedVideos, serve_parent
 from mcn_lightning.data.packing import PackConfig, PackReport
 from mcn_lightning.data.prediction import DescribedVideos, PredictSplit, splits_of
@@ -219,6 +220,29 @@ class NarratedVideos(LightningDataModule):
         """Pack every split that has a list into shards, generated first if it is a generated one; see ``Splits``."""
         self.prepare_data()
         return self.splits.pack(config)
+
+    def inspect(self) -> None:
+        """Read every video of every list once and print what is there.
+
+        Raises:
+            InputError: if training could not start, for the first reason.
+        """
+        self.prepare_data()
+        if self.shards is None:
+            self.splits.open(("train",))
+        else:
+            self.splits.open_shards(self.shards)
+        reports = {}
+        for split, dataset in self.datasets.items():
+            if split == "test" and self.lists["test"] == self.lists["val"]:
+                continue
+            reports[split] = inspect(dataset, f"{split}: {self.lists[split]}")
+            print(reports[split], flush=True)
+        print("\n".join([*self.splits.notes, *(f"warning: {warning}" for warning in self.splits.warnings)]))
+        if (problem := first_problem(reports, self._skipped.max_share)) is not None:
+            raise InputError(problem)
+        self.train_dataloader()
+        print("training can start")
 
     def check_held_out(self) -> None:
         """Open the files of every validation video, before the training that a bad one would end.

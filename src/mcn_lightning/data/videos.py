@@ -211,6 +211,12 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
         """
         check_lengths(self.source.id(index), self.source.open(index), self.clips.overrun)
 
+    def spans(self, index: int) -> list[tuple[float, float]]:
+        """Return start and end, in seconds, of the clips of a video as the data set takes them."""
+        video = self.source.open(index)
+        rng = np.random.default_rng((self.seed, 0, index))
+        return [(clip.start, clip.end) for clip in self._choose(rng, self.source.id(index), video)]
+
     def _clips_of(self, epoch: int, index: int, new: NewTensor) -> ClipBatch:
         rng = np.random.default_rng((self.seed, epoch, index))
         name, video = self.source.id(index), self.source.open(index)
