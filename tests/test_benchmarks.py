@@ -84,10 +84,20 @@ def test_every_benchmark_gives_its_table(recipe, files, tmp_path, capsys):
     assert [row["metric"] for row in rows] == [
         row["metric"] for row in json.loads(written.with_suffix(".json").read_text())
     ]
-    published = {row["metric"]: row["published"] for row in rows if row["published"]}
+    published = {f"{row['setting']}/{row['metric']}": row["published"] for row in rows if row["published"]}
+    sources = {f"{row['setting']}/{row['metric']}": row["source"] for row in rows if row["published"]}
     if recipe.stem == "youcook2":
-        assert published == {"R@1": "18.1", "R@5": "35.5", "R@10": "45.2"}
-        assert "(45.2)" in written.with_suffix(".md").read_text() and "Chen et al." in said
+        clips = {"t->va/R@1": "18.1", "t->va/R@5": "35.5", "t->va/R@10": "45.2"}
+        videos = {f"t->va captions_video/R@{k}": value for k, value in ((1, "53.4"), (5, "75.0"), (10, "81.4"))}
+        assert published == clips | videos
+        assert all("confirmed" in sources[key] and "table 3" in sources[key] for key in clips)
+        assert all("table 1, caption average" in sources[key] for key in videos)
+        assert "(45.2)" in written.with_suffix(".md").read_text()
+        assert "in brackets, youcook2 (t->va/R@1, t->va/R@5, t->va/R@10): Chen et al." in said
+    if recipe.stem in ("crosstask", "mining_youtube"):
+        sure = {key for key, source in sources.items() if "; unconfirmed" not in source}
+        assert sure == ({"t->va/recall per video"} if recipe.stem == "crosstask" else set()) and len(sources) == 3
+        assert "unconfirmed, check it there before you quote it" in said
     shares = [float(row["value"]) for row in rows if row["metric"].startswith(("R@", "top", "recall", "IoU", "AP"))]
     assert shares and all(0 <= share <= 100 for share in shares)
 
@@ -372,6 +382,7 @@ def test_a_bad_video_is_one_line(case, files, tmp_path, capsys):
         ({"full_video": True}, "full_video: expected clip ids that begin with the 11 characters of the video id"),
         ({"published": {"t->va/R@1": 1.0}}, "expected the source of the published figures, found none"),
         ({"published": {"t->va/R@2": 1.0}, "source": "x"}, "published: expected figures of"),
+        ({"sources": {"t->va/R@1": "x"}}, "sources: expected figures that are under published, found t->va/R@1"),
         ({"name": "a/b"}, "expected one without '/', found 'a/b'"),
         ({"ranks_file": "/proc/none/ranks.csv"}, "ranks_file: expected a place to write"),
     ],

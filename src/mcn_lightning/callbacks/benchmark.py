@@ -63,14 +63,26 @@ class Benchmark(Callback):
         name: of the benchmark, in tables and logs.
         published: published figures by ``<setting>/<metric>``, shown beside ours.
         source: where they were published.
+        sources: where single ones were published, by ``<setting>/<metric>``, and how sure they are.
     """
 
     brings_data = True
 
-    def __init__(self, name: str, published: Mapping[str, float] | None = None, source: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        published: Mapping[str, float] | None = None,
+        source: str = "",
+        sources: Mapping[str, str] | None = None,
+    ) -> None:
         if not name or "/" in name:
             raise InputError(f"a benchmark's name: expected one without '/', found {name!r}")
-        if published and not source:
+        self.sources = dict(sources or {})
+        if unknown := [key for key in self.sources if key not in (published or {})]:
+            raise InputError(
+                f"benchmark {name}: sources: expected figures that are under published, found {unknown[0]}"
+            )
+        if published and not source and set(published) - set(self.sources):
             raise InputError(f"benchmark {name}: expected the source of the published figures, found none; give source")
         self.name = name
         self.published = dict(published or {})
@@ -167,7 +179,8 @@ class Benchmark(Callback):
     def figure(self, setting: str, metric: str, value: float | Tensor, kind: Any = "metric") -> Figure:
         """Return a figure of this benchmark, with the published one where there is one."""
         published = self.published.get(f"{setting}/{metric}" if setting else metric)
-        source = self.source if published is not None else ""
+        key = f"{setting}/{metric}" if setting else metric
+        source = self.sources.get(key, self.source) if published is not None else ""
         return Figure(self.name, setting, metric, float(value), kind, published, source)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102

@@ -128,6 +128,7 @@ class LocalizationBenchmark(Benchmark):
         batch_size: seconds embedded at a time.
         published: published figures by <setting>/<metric>, for instance t->va/IoU, shown beside ours.
         source: where they were published.
+        sources: where single ones were published, by the same keys, and how sure they are.
     """
 
     def __init__(
@@ -152,8 +153,9 @@ class LocalizationBenchmark(Benchmark):
         batch_size: int = 64,
         published: dict[str, float] | None = None,
         source: str = "",
+        sources: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(name, published, source)
+        super().__init__(name, published, source, sources)
         self._gallery = parse_direction(f"t->{gallery}", f"benchmark {name}: gallery")[1]
         positive = {"window": window, "audio_frames": audio_frames, "batch_size": batch_size, "frame_rate": frame_rate}
         for option, value in positive.items():

@@ -38,6 +38,7 @@ class RecognitionBenchmark(Benchmark):
         batch_size: clips embedded at a time.
         published: published figures by metric, for instance t->v/top1, shown beside ours.
         source: where they were published.
+        sources: where single ones were published, by the same keys, and how sure they are.
     """
 
     def __init__(
@@ -54,8 +55,9 @@ class RecognitionBenchmark(Benchmark):
         batch_size: int = 64,
         published: dict[str, float] | None = None,
         source: str = "",
+        sources: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(name, published, source)
+        super().__init__(name, published, source, sources)
         self._gallery = parse_direction(f"t->{gallery}", f"benchmark {name}: gallery")[1]
         at_least(name, audio_frames=(audio_frames, 1), batch_size=(batch_size, 1))
         self.path, self.letters, self.split, self.combine = path, gallery, split, combine

@@ -54,9 +54,24 @@ def notes(figures: Sequence[Figure]) -> list[str]:
     for figure in figures:
         if figure.kind == "count":
             counted.setdefault(figure.benchmark, []).append(f"{figure.value:g} {figure.key}")
-    sources = {figure.source: figure.benchmark for figure in reversed(figures) if figure.source}
     lines = [f"{name}: {', '.join(what)}" for name, what in counted.items()]
-    return lines + [f"in brackets, {name}: {source}" for source, name in reversed(sources.items())]
+    return lines + [f"in brackets, {what}: {source}" for source, what in _sourced(figures).items()]
+
+
+def _sourced(figures: Sequence[Figure]) -> dict[str, str]:
+    """Return by source which published figures are from there: all of some benchmarks, or single ones."""
+    names: dict[str, dict[str, list[str]]] = {}
+    sources_of: dict[str, set[str]] = {}
+    for figure in figures:
+        if figure.source:
+            names.setdefault(figure.source, {}).setdefault(figure.benchmark, []).append(figure.key)
+            sources_of.setdefault(figure.benchmark, set()).add(figure.source)
+    return {
+        source: ", ".join(
+            name if len(sources_of[name]) == 1 else f"{name} ({', '.join(keys)})" for name, keys in found.items()
+        )
+        for source, found in names.items()
+    }
 
 
 def as_text(figures: Sequence[Figure]) -> str:

@@ -80,6 +80,7 @@ class RetrievalBenchmark(Benchmark):
         batch_size: clips embedded at a time.
         published: published figures by <setting>/<metric>, for instance t->va/R@10, shown beside ours.
         source: where they were published.
+        sources: where single ones were published, by the same keys, and how sure they are.
     """
 
     def __init__(
@@ -99,8 +100,9 @@ class RetrievalBenchmark(Benchmark):
         batch_size: int = 64,
         published: dict[str, float] | None = None,
         source: str = "",
+        sources: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(name, published, source)
+        super().__init__(name, published, source, sources)
         for direction in directions or ():
             parse_direction(direction, f"benchmark {name}: directions")
         at_least(name, audio_frames=(audio_frames, 1), batch_size=(batch_size, 1))
@@ -205,7 +207,8 @@ class RetrievalBenchmark(Benchmark):
         if silent.any():
             yield self.figure("", "clips without audio", int(silent.sum()), "count")
         alike = all(count == clips for count, what in counted if what in ("queries", "items"))
-        for (count, what), directions in counted.items():
+        kinds = ("queries", "items", "queries counted as misses")
+        for (count, what), directions in sorted(counted.items(), key=lambda item: kinds.index(item[0][1])):
             if not (alike and what in ("queries", "items")):
                 yield self.figure("", f"{what} in {', '.join(directions)}", count, "count")
 
