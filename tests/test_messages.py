@@ -132,6 +132,36 @@ def test_only_a_run_is_advised_to_go_on(command, advice):
     assert stop.value.code == f"error: /somewhere: expected to write it, found read-only file system{advice}"
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--trainer.val_check_interval", 0), "--trainer.val_check_interval: expected a share of the epoch above 0"),
+        (("--trainer.check_val_every_n_epoch", 0), "--trainer.check_val_every_n_epoch: expected at least 1, found 0"),
+        (("--trainer.accumulate_grad_batches", 0), "--trainer.accumulate_grad_batches: expected at least 1, found 0"),
+        (("--trainer.gradient_clip_val", -1), "--trainer.gradient_clip_val: expected at least 0, found -1"),
+        (("--trainer.val_check_interval", 100), "`val_check_interval` (100) must be less than"),
+        (("--trainer.devices", -3), "`devices` selected with `CPUAccelerator` should be an int > 0"),
+        (("--ckpt_path", "hpc"), '(ckpt_path="hpc")` is set but no HPC checkpoint was found'),
+        (("--seed_everything", -1), "--seed_everything: expected a number from 0 to 4294967295, found -1"),
+        (("--data.streams", "[]"), "--data.streams is empty: give at least one stream"),
+    ],
+    ids=str,
+)
+def test_numbers_that_cannot_be(words, message, config):
+    assert message in refused("fit", "--config", config, *words)
+
+
+def test_generated_data_that_have_no_place(tmp_path):
+    (tmp_path / "file").touch()
+    said = refused("synthetic", "--root", tmp_path / "file" / "data")
+    assert said.startswith(f"error: {tmp_path / 'file' / 'data'}: expected a place for the generated data, found ")
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_the_best_checkpoint_of_no_run_is_one_line(command, config):
+    assert "best" in refused(command, "--config", config, "--ckpt_path", "best")
+
+
 def test_what_does_not_fit_into_memory_is_refused(config):
     said = refused("fit", "--config", config, "--model.network.embedding_dim", 100_000_000)
     assert "--model.network.embedding_dim 100000000: expected a network that fits into the" in said

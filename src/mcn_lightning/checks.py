@@ -15,25 +15,55 @@ from mcn_lightning.errors import InputError, reason_of, why_unreadable
 
 
 def video_width(streams: Sequence[Any]) -> int:
-    """Return the width C of the visual feature: the streams' widths together.
+    """Return the width C of the visual feature: the streams' widths together; 1 without any, which the data refuse.
 
     Args:
         streams: streams as the parser holds them, as dataclasses or as parsed options.
     """
-    return sum(getattr(stream, "init_args", stream).width for stream in streams)
+    return sum(getattr(stream, "init_args", stream).width for stream in streams) or 1
+
+
+LEAST = {
+    "check_val_every_n_epoch": 1, "accumulate_grad_batches": 1, "log_every_n_steps": 0, "gradient_clip_val": 0,
+    "reload_dataloaders_every_n_epochs": 0,
+}  # fmt: skip
+"""Least values of options of the trainer; null is left to it."""
 
 
 def data_seed(seed: int | bool) -> int:
     """Return the seed of the data's draws, which must be known for a run to be repeated.
 
     Raises:
-        InputError: if it is to be drawn at random.
+        InputError: if it is to be drawn at random, or NumPy does not take it.
     """
     if seed is True:
         raise InputError(
             "--seed_everything: expected a number, found true; a run that draws its seed cannot be repeated"
         )
+    if not 0 <= int(seed) < 2**32:
+        raise InputError(f"--seed_everything: expected a number from 0 to {2**32 - 1}, found {seed}")
     return int(seed)
+
+
+def check_numbers(trainer: Any) -> None:
+    """Refuse numbers of the trainer with which Lightning would divide by zero, or that it takes and does not follow.
+
+    Args:
+        trainer: its options, as the parser holds them.
+
+    Raises:
+        InputError: naming the first one.
+    """
+    for name, least in LEAST.items():
+        value = trainer.get(name)
+        if isinstance(value, int | float) and value < least:
+            raise InputError(f"--trainer.{name}: expected at least {least}, found {value}")
+    value = trainer.get("val_check_interval")
+    if isinstance(value, int | float) and value <= 0:
+        raise InputError(
+            f"--trainer.val_check_interval: expected a share of the epoch above 0, or batches, found {value}; "
+            "--trainer.limit_val_batches 0 turns validation off"
+        )
 
 
 def check_checkpoint(path: Path, resume: bool = False) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ from mcn_lightning.checks import (
     asked_of_job,
     best_is_highest,
     check_checkpoint,
+    check_numbers,
     check_writable,
     data_seed,
     log_below,
@@ -178,6 +180,7 @@ class MCNCLI(LightningCLI):
         if self.subcommand and slurm.launched(os.environ):
             slurm.check_job(os.environ, asked_of_job(self.config[self.subcommand]))
         options = self.config.get(self.subcommand or "", {})
+        check_numbers(options.get("trainer", {}))
         if options.get("run_folder"):
             log_below(options.trainer, options.run_folder)
 
@@ -383,6 +386,10 @@ def run(words: Sequence[str]) -> None:
         sys.exit(f"error: {error}" if is_first_process() else 0)
     except MisconfigurationException as error:
         raise InputError(str(error)) from error
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError) or not _is_refusal(error):
+            raise
+        raise InputError(str(error)) from error
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -394,6 +401,12 @@ def run(words: Sequence[str]) -> None:
         ) from error
     finally:
         release_folders()
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Tell whether Lightning itself has found an option of the trainer to be wrong."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return str(frames[-1].f_globals.get("__name__", "")).startswith(("pytorch_lightning.", "lightning_fabric."))
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

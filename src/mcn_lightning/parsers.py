@@ -23,6 +23,8 @@ UNION = re.compile(
     r"(?:Problem with given class_path )?(.*?)(?: - .*)? Given value type: .*$"
 )
 """How jsonargparse begins: with the option, and with all types that a value might have had."""
+_OF_LINK = re.compile(r"Call to compute_fn of link '.*?' with args .*? failed: (?=--)")
+"""What jsonargparse says before the refusal of a value from which others are computed."""
 SHOWN = 3  # options in a message
 
 
@@ -41,7 +43,7 @@ class OneLineErrors:
         if not self.exit_on_error:  # type: ignore[attr-defined]
             super().error(message, ex)  # type: ignore[misc]
         parser: Any = getattr(ex, "subcommand_parser", self)
-        raise InputError(brief(" ".join(message.split()), _options(parser))) from ex
+        raise InputError(brief(_OF_LINK.sub("", " ".join(message.split())), _options(parser))) from ex
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """Parse the words of a command; see jsonargparse.

@@ -96,7 +96,7 @@ def write_synthetic(root: Path, config: SyntheticConfig) -> None:
         config: what to generate.
 
     Raises:
-        InputError: if the folder holds something else.
+        InputError: if the folder holds something else, or cannot be made.
     """
     manifest = json.dumps(dataclasses.asdict(config), indent=1, sort_keys=True)
     _remove_left(root)
@@ -108,7 +108,11 @@ def write_synthetic(root: Path, config: SyntheticConfig) -> None:
     # a name of its own: the first process of every node generates, on what may be one disk
     partial = root.with_name(f"{_partial(root)}{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        reason = f"{error.strerror}".lower()
+        raise InputError(f"{root}: expected a place for the generated data, found {reason}; give another") from None
     world, captions = _World(config), {}
     splits = (("train", 0, config.videos), ("val", config.videos, config.held_out))
     total = config.videos + config.held_out
