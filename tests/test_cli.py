@@ -347,7 +347,7 @@ def test_released_weights_are_converted_and_evaluated(kind, overlay, tmp_path, c
     expected = {"AVLnet": {"a->v", "v->a"}, "AVLnet-Text-Fused": {"v->ta", "ta->v"}}
     assert directions == expected.get(kind, directions) and "random weights" not in second
     run("predict", *demo, "--config", options, "--ckpt_path", checkpoint)
-    found = embeddings(tmp_path / "runs")
+    found = embeddings(tmp_path)  # beside the checkpoint
     assert set(found) == {
         "AVLnet": {"video", "audio"}, "AVLnet-Text-Fused": {"video", "audio_text"}
     }.get(kind, {"video", "audio", "text"})  # fmt: skip
