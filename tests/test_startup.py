@@ -15,6 +15,8 @@ HEAVY = {
     "wandb", "pandas", "matplotlib", "sklearn", "scipy", "litdata",
 }  # fmt: skip
 """Packages that take from a tenth of a second to several seconds to import."""
+TRAINER = {"fit", "validate", "test", "predict", "prepare", "check"}
+"""Commands whose options are those of a run."""
 COUNTED = """
 import sys
 from mcn_lightning.__main__ import main
@@ -60,7 +62,7 @@ def test_what_needs_no_options_imports_the_standard_library_alone(words):
     assert len(names) < 120
 
 
-@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"fit", "validate", "test", "predict", "prepare", "convert"}))
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - TRAINER - {"convert"}))
 def test_the_options_of_light_commands_are_shown_without_torch(name):
     names, said = modules(COUNTED, name, "--help")
     assert f"lightning {name}" in said
@@ -92,7 +94,7 @@ main(["prepare", *sys.argv[1:]])
     assert "all as packed" in said and not packages(names) & HEAVY
 
 
-@pytest.mark.parametrize("name", ["fit", "validate", "test", "predict", "prepare"])
+@pytest.mark.parametrize("name", sorted(TRAINER))
 def test_the_first_line_comes_before_anything_heavy(name):
     names, said = modules(STOPPED, name, "--config", "demo")
     assert said == "mcn-lightning 0.1.0: reading configs\n"

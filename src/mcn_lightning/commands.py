@@ -113,7 +113,7 @@ COMMANDS = {
     "validate": Command("evaluate a checkpoint on the validation videos", _with_trainer),
     "test": Command("evaluate a checkpoint on the test videos and the benchmarks", _with_trainer),
     "predict": Command("write the embeddings of a data set", _with_trainer),
-    "check": Command("read a data set once, and say what is there and what would be skipped", _with_trainer),
+    "check": Command("read a data set once; say what is there and what is skipped", _with_trainer),
     "prepare": Command("pack a data set into shards, once, to train from", _with_trainer),
     "verify": Command("check every byte of the shards", _verify),
     "synthetic": Command("write generated videos with known topics", _synthetic),
