@@ -166,7 +166,7 @@ class MCNCLI(LightningCLI):
             # the run may have started from weights that are gone; the checkpoint has its own, in the shape of those
             if command != "fit" and model.get("weights"):
                 network = saved.get("hyper_parameters", {}).get("network", {})
-                for name in (name for name in SHAPE if name in network):
+                for name in (name for name in SHAPE if name in network and name != "modalities"):
                     value = network[name]
                     model["network"][name] = list(value) if isinstance(value, tuple) else value
                 model["weights"] = None

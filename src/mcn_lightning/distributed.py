@@ -7,8 +7,8 @@ training averages over the processes, so the loss is multiplied by ``world()`` b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -193,3 +193,83 @@ class Later:
         if self._event is not None:
             self._event.synchronize()
         return self._copy.tolist()
+
+
+class Subset(NamedTuple):
+    """Some clips of a step.
+
+    Args:
+        rows: which of this process's clips, ``(m,)`` int64 ascending, on the device of the embeddings.
+        counts: how many every process has.
+    """
+
+    rows: Tensor
+    counts: list[int]
+
+    def __bool__(self) -> bool:
+        """Tell whether any process has such a clip."""
+        return sum(self.counts) > 0
+
+
+class Presence:
+    """Which clips of a step have which embeddings, where some lack one.
+
+    A clip is known by the set of embeddings that it has. How many clips of each set every process has is exchanged
+    once a step; the clips of any subset are then counted without asking the other processes, or the device.
+
+    Args:
+        names: of the embeddings.
+        table: this process's clips, ``(n, names)`` bool, on the CPU.
+        histograms: for every process what ``histogram`` gives there.
+        device: of the embeddings.
+    """
+
+    def __init__(
+        self, names: Sequence[str], table: Tensor, histograms: Sequence[Sequence[int]], device: torch.device | str
+    ) -> None:
+        self.names, self.table, self.histograms, self.device = tuple(names), table, histograms, device
+        self._sets = [
+            {name for bit, name in enumerate(names) if code >> bit & 1} for code in range(1 << len(self.names))
+        ]
+        self._found: dict[tuple[bool, ...], Subset] = {}
+
+    @staticmethod
+    def histogram(table: Tensor) -> list[int]:
+        """Return how many clips have each set of embeddings; the bits of its place say which (the first is bit 0)."""
+        return torch.bincount(_codes(table), minlength=1 << table.shape[1]).tolist()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every clip of every process has every embedding."""
+        return not any(count for histogram in self.histograms for count in histogram[:-1])
+
+    def select(self, rule: Callable[[set[str]], bool]) -> Subset:
+        """Return the clips whose set of embeddings fulfils a rule."""
+        wanted = tuple(rule(names) for names in self._sets)
+        if wanted not in self._found:
+            counts = [sum(count for count, want in zip(each, wanted, strict=True) if want) for each in self.histograms]
+            rows = torch.tensor(wanted)[_codes(self.table)].nonzero()[:, 0]
+            self._found[wanted] = Subset(rows.to(self.device, non_blocking=True), counts)
+        return self._found[wanted]
+
+    def having(self, *names: str) -> Subset:
+        """Return the clips that have all of these embeddings."""
+        return self.select(lambda found: found.issuperset(names))
+
+    def mask(self, name: str, any_of: str) -> Tensor:
+        """Return which of this process's clips have an embedding, ``(n,)`` bool on the CPU.
+
+        Args:
+            name: of the embedding.
+            any_of: the name that stands for having any of them.
+        """
+        return self.table.any(dim=1) if name == any_of else self.table[:, self.names.index(name)]
+
+    def having_any(self) -> Subset:
+        """Return the clips that have at least one embedding."""
+        return self.select(bool)
+
+
+def _codes(table: Tensor) -> Tensor:
+    """Return the set of each row ``(n,)`` int64, with a bit for each column."""
+    return (table.long() << torch.arange(table.shape[1])).sum(dim=1)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Callback, LightningModule
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -24,7 +25,7 @@ from mcn_lightning.clustering import (
 )
 from mcn_lightning.data.batch import MODALITIES, ClipBatch, InputError
 from mcn_lightning.data.config import as_config
-from mcn_lightning.distributed import numbers_of_all, reach, world
+from mcn_lightning.distributed import Presence, numbers_of_all, reach, world
 from mcn_lightning.losses import (
     ClusterLoss,
     ContrastiveLoss,
@@ -34,9 +35,9 @@ from mcn_lightning.losses import (
     reconstruction_loss,
 )
 from mcn_lightning.models import MCN, MCNOutput, NetworkConfig
-from mcn_lightning.models.mcn import OF_DATA
+from mcn_lightning.models.mcn import AUDIO_TEXT, OF_DATA
 from mcn_lightning.models.size import check_memory
-from mcn_lightning.models.weights import read_weights
+from mcn_lightning.models.weights import absent_weights, read_weights
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,20 @@ def learning_rate_factor(step: int, warmup_steps: int, total_steps: float, sched
         return 1.0
     progress = (step - warmup_steps) / max(1.0, total_steps - warmup_steps)
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def _masks(output: MCNOutput) -> dict[str, Tensor] | None:
+    """Return which clips have what may be clustered, ``(B,)`` bool by name; ``None`` where all have all."""
+    some = output.has_any()
+    return None if output.present is None or some is None else {**output.present, MEAN: some}
+
+
+def _present_embeddings(batch: ClipBatch, names: Sequence[str]) -> Tensor:
+    """Return which clips have which embeddings, ``(B, names)`` bool, on the CPU."""
+    if batch.present is None:
+        return torch.ones(len(batch), len(names), dtype=torch.bool)
+    columns = dict(zip(MODALITIES, batch.present.T, strict=True)) | {AUDIO_TEXT: batch.present[:, 1:].all(dim=1)}
+    return torch.stack([columns[name] for name in names], dim=1)
 
 
 def _features(output: MCNOutput) -> dict[str, Tensor]:
@@ -171,7 +186,8 @@ class MCNModule(LightningModule):
             )
         pairs = self.loss_config.contrastive.pairs(self.network_config.embeddings)
         draws = self.clustering is not None and self.loss_config.cluster_weight > 0
-        if not (pairs or self.network_config.reconstruction or draws):
+        alone = len(self.network_config.embeddings) < 2  # nothing to train, see setup
+        if not (alone or pairs or self.network_config.reconstruction or draws):
             raise InputError(
                 "--model.loss.contrastive: expected at least one loss, found contrastive (its kind, or every pair that "
                 "data.modalities leaves), clustering and reconstruction all off"
@@ -212,7 +228,16 @@ class MCNModule(LightningModule):
         return super().load_state_dict(*args, **kwargs)
 
     def setup(self, stage: str) -> None:
-        """Take the frozen word vectors from the data and see whether centroids came with the checkpoint."""
+        """Take the frozen word vectors from the data.
+
+        Raises:
+            InputError: if a network of one embedding should be trained.
+        """
+        if stage == "fit" and len(self.network_config.embeddings) < 2:
+            raise InputError(
+                f"--data.modalities: expected two or three of {', '.join(MODALITIES)} to train with, found "
+                f"{list(self.network_config.modalities)}; one alone can be evaluated and embedded"
+            )
         data = getattr(self.trainer, "datamodule", None)
         if self.network.text is not None and data is not None and (embedder := data.text_embedder()) is not None:
             self.network.text.set_embedder(embedder.to(self.device))
@@ -227,7 +252,7 @@ class MCNModule(LightningModule):
     def forward(self, batch: ClipBatch) -> MCNOutput:
         """Embed a batch of B clips, as it comes from a loader or made ready."""
         batch = batch.ready()
-        return self.network(batch.video, batch.audio, batch.audio_frames, batch.words)
+        return self.network(batch.video, batch.audio, batch.audio_frames, batch.words, batch.present)
 
     def request_clustering(self, fresh: bool = False) -> None:
         """Run k-means in the next training step, on the queue and that step's clips.
@@ -238,9 +263,17 @@ class MCNModule(LightningModule):
         self._recluster = "fresh" if fresh else "warm"
 
     def clustered_features(self, batch: ClipBatch) -> dict[str, Tensor]:
-        """Return what is clustered of a batch: embeddings ``(B, D)`` by modality, and their mean; without gradient."""
+        """Return what is clustered of a batch: embeddings ``(B, D)`` by modality, and their mean; without gradient.
+
+        Of an embedding that some clips lack, the rows of the others.
+        """
         with torch.no_grad():
-            return {name: feature.float() for name, feature in _features(self(batch)).items()}
+            output = self(batch)
+            features = {name: feature.float() for name, feature in _features(output).items()}
+            masks = _masks(output)
+        return (
+            features if masks is None else {name: rows[masks[name].to(rows.device)] for name, rows in features.items()}
+        )
 
     def fit_centroids(self, features: Mapping[str, Sequence[Tensor]], fresh: bool) -> dict[str, KMeansReport]:
         """Run k-means on rows that lie on all processes, and take its centroids.
@@ -261,12 +294,12 @@ class MCNModule(LightningModule):
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor | None:
         """Return the loss of one batch; nothing when no video of it could be read on any process."""
-        counts = self.clip_counts(batch)
+        counts, present = self._exchange(batch)
         self.step_clips, self.step_loss = sum(counts), None
         if self.step_clips == 0:
             return self._no_step()
         output = self(batch) if len(batch) else self.network.nothing(self.device)  # others wait for this process
-        terms = self._loss_terms(output, batch, counts)
+        terms = self._loss_terms(output, batch, counts, present)
         self.watch_terms(terms, batch.ids)
         if not terms:  # cluster contrast alone, while k-means still waits for K clips
             return self._no_step()
@@ -281,10 +314,28 @@ class MCNModule(LightningModule):
         Raises:
             InputError: on all processes, if those with clips have not all the same modalities.
         """
+        return self._exchange(batch)[0]
+
+    def _exchange(self, batch: ClipBatch) -> tuple[list[int], Presence | None]:
+        """Return the clips of every process in this step, and which of them lack an embedding; ``None`` for none.
+
+        Raises:
+            InputError: on all processes, if those with clips have not all the same modalities.
+        """
         sound = batch.audio if batch.frames is None else batch.frames
         given = {"video": batch.video, "audio": sound, "text": batch.words}
         wanted = [name for name in MODALITIES if name in self.network_config.modalities]
-        found = numbers_of_all([len(batch), *(given[name] is not None for name in wanted)], self.device)
+        table = _present_embeddings(batch, self.network_config.embeddings)
+        own = [len(batch), *(given[name] is not None for name in wanted), *Presence.histogram(table)]
+        found = numbers_of_all(own, self.device)
+        counts = self._checked_counts([row[: 1 + len(wanted)] for row in found], wanted)
+        histograms = [row[1 + len(wanted) :] for row in found]
+        present = Presence(self.network_config.embeddings, table, histograms, self.device)
+        return counts, None if present.complete else present
+
+    @staticmethod
+    def _checked_counts(found: Sequence[Sequence[int]], wanted: Sequence[str]) -> list[int]:
+        """Return the clips of every process, which must have the same modalities."""
         kinds = {tuple(name for name, has in zip(wanted, row[1:], strict=True) if has) for row in found if row[0]}
         if any(row[0] == 0 for row in found) and kinds:  # a process without clips takes part with all modalities
             kinds.add(tuple(wanted))
@@ -340,12 +391,14 @@ class MCNModule(LightningModule):
         """Look at the last step."""
         self._watch.check()
 
-    def _loss_terms(self, output: MCNOutput, batch: ClipBatch, counts: Sequence[int]) -> dict[str, Tensor]:
+    def _loss_terms(
+        self, output: MCNOutput, batch: ClipBatch, counts: Sequence[int], present: Presence | None
+    ) -> dict[str, Tensor]:
         config, terms = self.loss_config, {}
-        targets = self._cluster_targets(output, batch, counts)
+        targets = self._cluster_targets(output, batch, counts, present)
         clusters = self.assignments(output) if config.contrastive.exclude_same_cluster else None
-        pairs = self.contrastive(output.embeddings(), counts, clusters)
-        rebuilt = reconstruction_loss(output.reconstructions, output.targets, config.detach_targets, counts)
+        pairs = self.contrastive(output.embeddings(), counts, clusters, present)
+        rebuilt = reconstruction_loss(output.reconstructions, output.targets, config.detach_targets, counts, present)
         if pairs:
             terms["contrastive"] = config.contrastive_weight * torch.stack(list(pairs.values())).sum()
         if rebuilt:
@@ -360,7 +413,9 @@ class MCNModule(LightningModule):
             self.log("train/temperature", self.contrastive.temperature, batch_size=len(batch))
         return terms
 
-    def _cluster_targets(self, output: MCNOutput, batch: ClipBatch, counts: Sequence[int]) -> dict[str, Target]:
+    def _cluster_targets(
+        self, output: MCNOutput, batch: ClipBatch, counts: Sequence[int], present: Presence | None
+    ) -> dict[str, Target]:
         """Re-cluster if it is due, find what should be predicted, and only then push the batch to the queue."""
         if self.clustering is None:
             return {}
@@ -368,13 +423,13 @@ class MCNModule(LightningModule):
         if self._recluster != "no":
             self.watch_terms({"clustered features": features[MEAN].abs().sum()}, batch.ids, now=True)
             try:
-                self.cluster_reports = self.clustering.cluster(features, self._recluster == "fresh", counts)
+                self.cluster_reports = self.clustering.cluster(features, self._recluster == "fresh", counts, present)
             except ValueError as error:
                 raise InputError(str(error)) from None
             if self.cluster_reports:  # a modality that was not there has its turn with the next run
                 self._recluster = "no"
-        targets = self.clustering.targets(features, counts)
-        self.clustering.push(features, batch.clips_per_video, counts)
+        targets = self.clustering.targets(features, counts, present)
+        self.clustering.push(features, batch.clips_per_video, counts, present)
         return targets
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> MCNOutput:  # type: ignore[override]
@@ -386,19 +441,27 @@ class MCNModule(LightningModule):
         return self(batch)
 
     def predict_step(self, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Return the ``ids``, the embeddings ``(B, D)`` by name, and ``cluster`` ``(B,)`` where there are centroids."""
+        """Return the ``ids``, the embeddings ``(B, D)`` by name, and ``cluster`` ``(B,)`` where there are centroids.
+
+        Where clips may lack a modality, also ``has_<name>`` ``(B,)`` bool for each embedding: rows of clips without it
+        are zeros, and the cluster of a clip without what is clustered is -1.
+        """
         if len(batch) == 0:  # no video of it could be read
             return {"ids": ()}
         output = self(batch)
-        clusters = self.assignments(output)
-        return {"ids": batch.ids, **output.embeddings(), **({} if clusters is None else {"cluster": clusters})}
+        embeddings, clusters = output.embeddings(), self.assignments(output)
+        found = {"ids": batch.ids, **embeddings, **({} if clusters is None else {"cluster": clusters})}
+        if batch.present is not None:
+            table = _present_embeddings(batch, tuple(embeddings)).to(self.device)
+            found |= {f"has_{name}": column for name, column in zip(embeddings, table.T, strict=True)}
+        return found
 
     def assignments(self, output: MCNOutput) -> Tensor | None:
         """Return the cluster of each clip ``(B,)`` int64, or ``None`` while there are no centroids."""
         if self.clustering is None:
             return None
         features = {name: feature.detach().float() for name, feature in _features(output).items()}
-        return self.clustering.assignments(features)
+        return self.clustering.assignments(features, _masks(output))
 
     def clusters_of(self, modalities: Sequence[str]) -> tuple[Tensor, Tensor] | None:
         """Return the k-means centroids ``(K, D)`` near which such embeddings lie, and the rows of each ``(K,)`` int64.
@@ -445,7 +508,12 @@ class MCNModule(LightningModule):
             epochs["processed"] = min(epochs["processed"], epochs["ready"] - 1)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another size, in one line that names the first weight that differs."""
+        """Refuse a checkpoint of another size, in one line that names the first weight that differs.
+
+        Where nothing is trained, modalities that the checkpoint has and this network has not are left out.
+        """
+        if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            checkpoint["state_dict"] = self._without_absent(checkpoint["state_dict"])
         own, saved = self.state_dict(), checkpoint["state_dict"]
         for name in sorted({*own, *saved}):
             expected = tuple(own[name].shape) if name in own else "no such weight"
@@ -456,3 +524,10 @@ class MCNModule(LightningModule):
                     "use the options saved beside it (config.yaml, or what convert wrote)"
                 )
         self._recluster = checkpoint.get("recluster", "no")
+
+    def _without_absent(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights of a checkpoint without those of modalities that this network has not."""
+        config = self.network_config
+        absent = [f"network.{start}" for start in absent_weights(config)]
+        absent += [f"clustering.of.{name}." for name in (*MODALITIES, AUDIO_TEXT) if name not in config.embeddings]
+        return {name: value for name, value in state.items() if not name.startswith(tuple(absent))}

@@ -199,7 +199,7 @@ def test_shapes_that_disagree_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("options", "found"),
     [
-        ({"modalities": ("video", "text")}, r"fuse_audio_text: expected --data\.modalities with all of"),
+        ({"modalities": ("video", "text")}, r"fuse_audio_text: expected --data\.modalities with both or none of"),
         ({"reconstruction": True}, r"fuse_audio_text: expected --model\.network\.reconstruction false"),
         ({"embedding_dim": 7}, r"embedding_dim: expected an even number"),
     ],

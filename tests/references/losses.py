@@ -6,7 +6,7 @@ Letters: B clips, D joint width, K clusters. Every function returns a 0-d tensor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -140,3 +140,37 @@ def total(
 ) -> Tensor:
     """MCN: the weighted sum of the three terms."""
     return contrastive_loss + cluster_weight * cluster_loss + reconstruction_weight * reconstruction_loss
+
+
+def having(*modalities: Sequence[Tensor | None]) -> list[int]:
+    """The clips that have all of these modalities; a clip without one has None there."""
+    return [i for i in range(len(modalities[0])) if all(modality[i] is not None for modality in modalities)]
+
+
+def of_present(loss: Callable[..., Tensor], *modalities: Sequence[Tensor | None]) -> Tensor | None:
+    """A loss over the clips that have all of its modalities; None where there is no such clip."""
+    clips = having(*modalities)
+    if not clips:
+        return None
+    return loss(*(torch.stack([modality[i] for i in clips]) for modality in modalities))
+
+
+def fused(*modalities: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The mean m of each clip over the modalities that it has; None for a clip that has none."""
+    means: list[Tensor | None] = []
+    for i in range(len(modalities[0])):
+        there = [modality[i] for modality in modalities if modality[i] is not None]
+        means.append(torch.stack(there).sum(dim=0) / len(there) if there else None)
+    return means
+
+
+def cluster_of_present(
+    modalities: Sequence[Sequence[Tensor | None]], labels: Sequence[int], centroids: Tensor, margin: float = 0.001
+) -> Tensor:
+    """MCN: mean of `cluster_contrast` over the modalities, each over the clips that have it."""
+    terms = []
+    for modality in modalities:
+        if clips := having(modality):
+            x, y = torch.stack([modality[i] for i in clips]), torch.tensor([labels[i] for i in clips])
+            terms.append(cluster_contrast(x, y, centroids, margin))
+    return mean(terms)

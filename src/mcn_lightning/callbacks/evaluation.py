@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -77,28 +77,51 @@ def possible_directions(
     network_config: Any,
     option: str = "--retrieval.directions",
 ) -> list[str]:
-    """Return the directions that are evaluated with a network.
+    """Return the directions that are evaluated with a network; see ``divide_directions``.
+
+    Raises:
+        InputError: if none is possible, or one that is wanted needs half of a joint embedding.
+    """
+    chosen, left_out = divide_directions(wanted, defaults, network_config, option)
+    if chosen:
+        return chosen
+    if wanted and left_out:
+        name, direction = next((name, directions[0]) for name, directions in left_out.items())
+        raise InputError(f"{option}: {direction} needs {name}, which data.modalities or the weights lack; leave it out")
+    names = ", ".join(network_config.modalities)
+    raise InputError(f"{option}: expected directions between {names}, found {', '.join(defaults)}; set it")
+
+
+def divide_directions(
+    wanted: Sequence[str] | None,
+    defaults: Sequence[str],
+    network_config: Any,
+    option: str = "--retrieval.directions",
+) -> tuple[list[str], dict[str, list[str]]]:
+    """Divide directions into those that are evaluated with a network, and those that it cannot serve.
 
     Args:
-        wanted: what the user asks for, all of it or an error; ``None`` for what is possible of the defaults.
+        wanted: what the user asks for; ``None`` for the defaults.
         defaults: directions without a wish; where none is possible for a joint embedding of audio and text, v->ta and
             ta->v.
         network_config: ``NetworkConfig`` of the network, of which the modalities and ``fuse_audio_text`` are read.
         option: what messages call the wish.
 
+    Returns:
+        The directions that are evaluated, and those left out by the modality that they need and the network lacks.
+
     Raises:
-        InputError: if a direction that is wanted needs an embedding that the network does not give, or no default is
-            possible.
+        InputError: if a direction that is wanted needs half of a joint embedding of audio and text.
     """
     modalities, joint = set(network_config.modalities), network_config.fuse_audio_text
-    chosen = []
+    chosen: list[str] = []
+    left_out: dict[str, list[str]] = {}
     for direction in wanted or defaults:
         sides = parse_direction(direction, option)
         absent = [name for side in sides for name in side if name not in modalities]
-        if absent and wanted:
-            raise InputError(
-                f"{option}: {direction} needs {absent[0]}, which data.modalities or the weights lack; leave it out"
-            )
+        if absent:
+            left_out.setdefault(absent[0], []).append(direction)
+            continue
         try:
             for side in sides:
                 embedding_names(side, joint)
@@ -106,14 +129,22 @@ def possible_directions(
             if wanted:
                 raise InputError(f"{option}: {direction}: {error}") from None
             continue
-        if not absent:
-            chosen.append(direction)
-    if not chosen and joint:
-        return list(JOINT_DIRECTIONS)
-    if not chosen:
-        names = ", ".join(network_config.modalities)
-        raise InputError(f"{option}: expected directions between {names}, found {', '.join(defaults)}; set it")
-    return chosen
+        chosen.append(direction)
+    if not chosen and not wanted and joint and modalities == set(LETTERS.values()):
+        return list(JOINT_DIRECTIONS), {}
+    return chosen, left_out
+
+
+def served(network_config: Any, data: Any) -> Any:
+    """Return the shape of a network without the modalities that the data do not have.
+
+    Args:
+        network_config: ``NetworkConfig``.
+        data: data module; ``None``, or one that does not say what it has, for all of them.
+    """
+    there = getattr(data, "modalities", network_config.modalities)
+    kept = [name for name in network_config.modalities if name in there]
+    return network_config if len(kept) == len(network_config.modalities) else replace(network_config, modalities=kept)
 
 
 Fusion = Literal["sum", "normalized_mean", "normalized_sum"]
@@ -243,6 +274,7 @@ def format_table(
     when: str = "",
     dropped: str = "",
     unknown: int = 0,
+    left_out: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """Lay out recall and median rank, a direction a row, with chance in the last row.
 
@@ -256,6 +288,7 @@ def format_table(
         when: in training these figures were taken; not said when empty.
         dropped: how many captions are not among the clips since they cannot be used, in words.
         unknown: clips without any known word in their text.
+        left_out: directions that are not evaluated, by the modality that is absent.
     """
     names, ks = ("R@1", "R@5", "R@10", "median_rank"), (1, 5, 10)
     title = f"held-out clips: {count}" + (f", {when}" if when else "")
@@ -283,6 +316,7 @@ def format_table(
         extra.append(f"left out: {dropped}")
     if unknown:
         extra.append(f"clips without any known word in their text: {unknown}, which are in the table all the same")
+    extra += [f"left out, as there is no {name}: {', '.join(each)}" for name, each in (left_out or {}).items()]
     return "\n".join([*(line.rstrip() for line in lines), *extra])
 
 
@@ -324,10 +358,13 @@ class RetrievalEvaluation(Callback):
         self._labelled = LabelledFeatures()
         self._items: set[str] = set()
         self._unknown: set[str] = set()
+        self._left_out: dict[str, list[str]] = {}
 
-    def _start(self, module: LightningModule) -> None:
-        config: Any = module.network_config
-        chosen = possible_directions(self.directions, DEFAULT_DIRECTIONS, config)
+    def _start(self, module: LightningModule, data: Any = None) -> None:
+        config = served(module.network_config, data)
+        chosen, self._left_out = divide_directions(self.directions, DEFAULT_DIRECTIONS, config)
+        if not chosen and len(config.modalities) > 1:
+            possible_directions(self.directions, DEFAULT_DIRECTIONS, config)  # which says why there is none
         self.scoring.warn(module, chosen)
         self._recalls = {direction: RetrievalRecall(captions=captions_side(direction)) for direction in chosen}
         self._quality.reset()
@@ -338,6 +375,11 @@ class RetrievalEvaluation(Callback):
         if len(batch) == 0:  # benchmarks alone are evaluated
             return
         embeddings = output.embeddings()
+        if not self._recalls and batch.labels is None:
+            raise InputError(
+                f"--data.modalities: expected two or more to retrieve one by another, found {' '.join(embeddings)} "
+                "alone, and no topics to compare clusters with; predict embeds one modality"
+            )
         self._items.update(batch.items or batch.ids)
         self._unknown.update(batch.without_known_word())
         for direction, recall in self._recalls.items():
@@ -367,7 +409,7 @@ class RetrievalEvaluation(Callback):
             names = [str(row) for row in range(len(labels))]
             quality.update(names, find_topics(features, len(labels.unique())), labels)
             metrics["topics_nmi"] = float(quality.compute()["nmi"])
-        shown = next(iter(self._recalls)) + "/R@10"
+        shown = next(iter(self._recalls), "") + "/R@10"
         for name, value in metrics.items():
             module.log(f"{stage}/{name}", value, prog_bar=name in (shown, "nmi"), batch_size=1, sync_dist=world() > 1)
         data: Any = getattr(trainer, "datamodule", None)
@@ -375,7 +417,8 @@ class RetrievalEvaluation(Callback):
         unknown = self._count(module, self._unknown)
         rankings = {name: recall.ranking for name, recall in self._recalls.items() if recall.ranking is not None}
         if trainer.is_global_zero:
-            say("\n" + format_table(metrics, rankings, count, _when(trainer), dropped, unknown))
+            shown_as = _when(trainer), dropped, unknown, self._left_out
+            say("\n" + format_table(metrics, rankings, count, *shown_as))
 
     def _count(self, module: LightningModule, clips: set[str]) -> int:
         """Return the number of clips, each once, of all processes."""
@@ -399,10 +442,10 @@ class RetrievalEvaluation(Callback):
         check_plan(trainer, pl_module, chosen, topics)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        self._start(pl_module)
+        self._start(pl_module, getattr(trainer, "datamodule", None))
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        self._start(pl_module)
+        self._start(pl_module, getattr(trainer, "datamodule", None))
 
     def on_validation_batch_end(  # noqa: D102
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any

@@ -19,6 +19,7 @@ from mcn_lightning.callbacks.evaluation import (
     DEFAULT_DIRECTIONS,
     Fusion,
     Scoring,
+    divide_directions,
     parse_direction,
     possible_directions,
 )
@@ -111,6 +112,7 @@ class RetrievalBenchmark(Benchmark):
         self.audio_frames, self.without_audio, self.benchmark_size = audio_frames, without_audio, benchmark_size
         self.full_video, self.ranks_file, self.batch_size = full_video, ranks_file, batch_size
         self._chosen: list[str] = []
+        self._left_out: dict[str, list[str]] = {}
         self._clips: Any = None
 
     def open(self, data: Any, module: LightningModule) -> None:
@@ -120,12 +122,12 @@ class RetrievalBenchmark(Benchmark):
             InputError: if something of it cannot be used.
         """
         config: Any = module.network_config
-        try:
-            self._chosen = possible_directions(self.directions, DEFAULT_DIRECTIONS, config, "directions")
-        except InputError as error:
-            if self.directions:
-                raise
-            raise NotPossibleError(str(error)) from None
+        self._chosen, self._left_out = divide_directions(self.directions, DEFAULT_DIRECTIONS, config, "directions")
+        if not self._chosen:
+            try:
+                possible_directions(self.directions, DEFAULT_DIRECTIONS, config, "directions")
+            except InputError as error:
+                raise NotPossibleError(str(error)) from None
         used = {name for direction in self._chosen for side in parse_direction(direction) for name in side}
         modalities = [name for name in MODALITIES if name in used]
         silent = self.without_audio != "error"
@@ -204,6 +206,9 @@ class RetrievalBenchmark(Benchmark):
         if (captions := len(self._clips.caption_clips)) > clips:
             yield self.figure("", "captions", captions, "count")
         yield from self.left_out(self._clips.changed)
+        for name, directions in self._left_out.items():
+            what = f"directions left out, as there is no {name}: {', '.join(directions)}"
+            yield self.figure("", what, len(directions), "count")
         if silent.any():
             yield self.figure("", "clips without audio", int(silent.sum()), "count")
         alike = all(count == clips for count, what in counted if what in ("queries", "items"))

@@ -259,13 +259,16 @@ class OnlineClustering(nn.Module):
             raise RuntimeError("there are no centroids yet: ask has_centroids first, or call cluster")
         return assign(mean.detach(), self.centroids, metric=self.config.metric)
 
-    def push(self, mean: Tensor, clips_per_video: int, counts: Sequence[int] | None = None) -> None:
+    def push(
+        self, mean: Tensor, clips_per_video: int, counts: Sequence[int] | None = None, kept: Tensor | None = None
+    ) -> None:
         """Push the first clips of each video to the queue, those of all processes in the order of these.
 
         Args:
             mean: fused features ``(n, D)`` of this process's clips; the clips of a video lie next to each other.
             clips_per_video: clips of each video; n is a multiple of it.
             counts: clips of every process from ``distributed.row_counts``; this one's alone when ``None``.
+            kept: of the first clips those that are pushed, ``(n,)`` bool on the CPU, where not all have the feature.
 
         Raises:
             ValueError: if n is no multiple of ``clips_per_video``.
@@ -274,6 +277,11 @@ class OnlineClustering(nn.Module):
             raise ValueError(f"expected a multiple of {clips_per_video} clips to push, found {len(mean)}")
         # 1e-9: a product that is whole but for rounding is not rounded up once more
         first = math.ceil(clips_per_video * self.config.queue_share - 1e-9)
+        if kept is not None:
+            chosen = (kept & (torch.arange(len(mean)) % clips_per_video < first)).nonzero()[:, 0]
+            rows = mean.detach()[chosen.to(mean.device)]
+            self.queue.push(gather_rows(rows, row_counts(len(rows), rows.device)) if counts is not None else rows)
+            return
         rows = mean.detach().reshape(-1, clips_per_video, mean.shape[1])[:, :first].flatten(0, 1)
         if counts is not None:  # a process without clips does not know how many a video has
             known = 0 not in counts

@@ -34,6 +34,10 @@ Modality = Literal["video", "audio", "text"]
 MODALITIES: tuple[Modality, ...] = ("video", "audio", "text")
 
 
+class AbsentError(InputError):
+    """A file or an entry is not there at all; other than a damaged one, ``data.allow_missing`` may allow it."""
+
+
 @dataclass(frozen=True)
 class BadVideo:
     """A video that could not be used, and why.
@@ -41,10 +45,12 @@ class BadVideo:
     Args:
         video: id of the video.
         reason: one line that names the file, what was expected and what was found.
+        absent: nothing is damaged: there are no captions of it.
     """
 
     video: str
     reason: str
+    absent: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class ClipBatch:
             before ``ready`` where ``frames`` is.
         audio_frames: frames of each spectrogram before padding, ``(B,)`` int64.
         words: word or token indices, ``(B, W)`` int32; 0 is "no word".
-        labels: known topic of each clip, ``(B,)`` int64, where the data set has topics.
+        labels: known topic of each clip, ``(B,)`` int64, where the data set has topics; -1 for a clip without any.
         clips_per_video: clips that stand next to each other and come from one video (``n_pair`` in training, else 1).
         skipped: videos that should have been in this batch and could not be read.
         video_widths: widths of the visual streams that are still to be normalised; empty once they are.
@@ -72,6 +78,9 @@ class ClipBatch:
         about: for ``predict`` what each clip is (see ``prediction.DescribedVideos``); else empty.
         items: name of each row's gallery item, B names; rows of the same seconds of one video, which are several
             captions of one clip, share one. Empty in training, where it does not matter.
+        present: which clips have video, audio and text, ``(B, 3)`` bool, where some may lack one, whose rows are zeros,
+            no frames or no words then. It stays on the CPU: it decides shapes, and nobody should wait for a device.
+            Without it all clips have what the batch has.
     """
 
     ids: tuple[str, ...]
@@ -89,6 +98,7 @@ class ClipBatch:
     pad_value: float = 0.0
     about: tuple[Mapping[str, Any], ...] = ()
     items: tuple[str, ...] = ()
+    present: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -98,7 +108,7 @@ class ClipBatch:
         if self.words is None:
             return ()
         unknown = ~(self.words != 0).flatten(1).any(1).cpu()
-        if (present := getattr(self, "present", None)) is not None:  # a clip without text is none of them
+        if (present := self.present) is not None:  # a clip without text is none of them
             unknown &= present[:, MODALITIES.index("text")].cpu()
         return tuple(name for name, alone in zip(self.ids, unknown.tolist(), strict=True) if alone)
 

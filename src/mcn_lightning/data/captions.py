@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mcn_lightning.data.batch import BadVideo, InputError
+from mcn_lightning.data.batch import AbsentError, BadVideo, InputError
 from mcn_lightning.data.caption_files import Table, open_table
 from mcn_lightning.data.clips import Clip, caption_clip
 
@@ -103,7 +103,7 @@ def _captions_of(path: Path, video: str, entry_of: Table, train_column: str, eva
     try:
         return parse_captions(entry, train_column, eval_column)
     except InputError as error:
-        return BadVideo(video, f"{path}: captions of {video}: {error}")
+        return BadVideo(video, f"{path}: captions of {video}: {error}", isinstance(error, AbsentError))
 
 
 def parse_captions(entry: Any, train_column: str = "text", eval_column: str = "text") -> Captions:
@@ -120,11 +120,12 @@ def parse_captions(entry: Any, train_column: str = "text", eval_column: str = "t
         The captions.
 
     Raises:
+        AbsentError: if there are no captions at all.
         InputError: if a column is missing, is no list or has another length, or no caption can be used; the message
             does not name the file.
     """
     if entry is None:
-        raise InputError("expected an entry for this video, found none")
+        raise AbsentError("expected an entry for this video, found none")
     columns = entry if isinstance(entry, Mapping) else getattr(entry, "columns", ())
     needed = dict.fromkeys(("start", "end", "text", train_column, eval_column))
     if missing := [name for name in needed if name not in columns]:
@@ -134,7 +135,7 @@ def parse_captions(entry: Any, train_column: str = "text", eval_column: str = "t
     if not len(start) == len(end) == len(text):
         raise InputError(f"expected columns of one length, found {len(start)} start, {len(end)} end, {len(text)} text")
     if not text:
-        raise InputError("expected at least one caption, found none")
+        raise AbsentError("expected at least one caption, found none")
     topics = _topics(entry["topic"], len(text)) if "topic" in columns else None
     others = dict.fromkeys(name for name in (train_column, eval_column) if name != "text")
     several = {name: _choices(entry[name], name, len(text)) for name in others}

@@ -23,7 +23,7 @@ from mcn_lightning.data.evaluation import EvaluationData
 from mcn_lightning.data.features import DEFAULT_STREAMS, AudioConfig, VisualStream
 from mcn_lightning.data.howto100m import VideoLayout
 from mcn_lightning.data.inspection import first_problem, inspect
-from mcn_lightning.data.loading import ClipLoader, ClipSampler, SkippedVideos, serve_parent
+from mcn_lightning.data.loading import ClipLoader, ClipSampler, LackingVideos, SkippedVideos, serve_parent
 from mcn_lightning.data.packing import PackConfig, PackReport
 from mcn_lightning.data.prediction import DescribedVideos, PredictSplit, splits_of
 from mcn_lightning.data.retrieval import is_pickle
@@ -72,6 +72,8 @@ class NarratedVideos(LightningDataModule):
         timeout: seconds to wait for a batch of these processes before the run stops with a message; 0 waits for ever.
         seed: with the epoch and the video it decides every draw.
         max_bad_share: share of the training videos, 0 to 1, that may be unusable before the run stops.
+        allow_missing: a video may lack modalities: captions, a spectrogram, or the files of visual features. It trains
+            with those it has, and is evaluated in the directions that it can serve. Otherwise such a video is unusable.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class NarratedVideos(LightningDataModule):
         timeout: float = 600.0,
         seed: int = 0,
         max_bad_share: float = 0.01,
+        allow_missing: bool = False,
     ) -> None:
         super().__init__()
         if isinstance(streams, (str, Mapping)):
@@ -125,7 +128,7 @@ class NarratedVideos(LightningDataModule):
         self.layout = VideoLayout(
             self.root / features, self.root / (audio_root or features), streams, audio, tuple(modalities)
         )
-        self.splits = Splits(self.root, lists, self.root / captions, self.layout, text, clips, seed)
+        self.splits = Splits(self.root, lists, self.root / captions, self.layout, text, clips, seed, allow_missing)
         self.text_config, self.clip_config, self.synthetic = text, clips, synthetic
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.epoch_end, self.timeout = epoch_end, timeout
@@ -133,6 +136,7 @@ class NarratedVideos(LightningDataModule):
         self.shards = shards
         self.predict_split: PredictSplit = "test"
         self._skipped = SkippedVideos(max_bad_share)
+        self._lacking = LackingVideos(modalities)
         self._resume_at = (0, 0)
         self._resumed = (-1, 0, 0)  # epoch, videos of it that were done, and in how many batches of today's size
 
@@ -145,6 +149,11 @@ class NarratedVideos(LightningDataModule):
     def text(self) -> TextSource | None:
         """What turns text into indices, ``None`` without text; after ``setup``."""
         return self.splits.text
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What a clip has: some of video, audio and text."""
+        return tuple(self.layout.modalities)
 
     @property
     def video_dim(self) -> int:
@@ -402,6 +411,7 @@ class NarratedVideos(LightningDataModule):
         if self.trainer is not None and self.trainer.training:
             self._skipped.begin(self.trainer.current_epoch)
             self._skipped.add(batch.skipped)
+            self._lacking.note(self.trainer.current_epoch, batch)
         elif batch.skipped and self._predicts_train(dataloader_idx):
             self._skipped.add(batch.skipped)
         elif batch.skipped:
@@ -420,6 +430,7 @@ class NarratedVideos(LightningDataModule):
     def teardown(self, stage: str) -> None:
         """Say what the last epoch went without."""
         self._skipped.end()
+        self._lacking.end()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch and the videos of it that are done, so that a resumed run goes on with the next batch."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcn_lightning.data.batch import InputError
+from mcn_lightning.data.batch import AbsentError, InputError
 
 SAMPLE_RATE = 16_000  # of the sound that the spectrograms were made from, in Hz
 HOP = 160  # samples between two frames: 10 ms
@@ -126,6 +126,11 @@ def read_rows(path: Path, width: int) -> Tensor:
     return rows
 
 
+def nothing_of(stream: VisualStream) -> Tensor:
+    """Return the rows of a stream that is missing: none, ``(0, width)`` float16, which widens no other."""
+    return torch.zeros(0, stream.width, dtype=torch.float16)
+
+
 def read_spectrogram(path: Path, bands: int) -> Tensor:
     """Read the spectrogram file of one video.
 
@@ -176,7 +181,7 @@ def read_array(path: Path, key: str) -> Tensor:
         array = _map_single(path) if single else _map_array(path, key)
     except FileNotFoundError:
         other = "" if single else f", nor {path.stem}.npy"
-        raise InputError(f"{path}: expected a feature file with the array '{key}', found no file{other}") from None
+        raise AbsentError(f"{path}: expected a feature file with the array '{key}', found no file{other}") from None
     except KeyError as error:
         raise InputError(f"{path}: expected the array '{key}', found {error.args[0]}") from None
     except _DAMAGED as error:

@@ -50,7 +50,7 @@ def look_at(source: InspectableSource, allowed: float, where: str) -> None:
     Raises:
         InputError: if a rate or a unit is wrong in nearly all of them, or features are no features.
     """
-    lengths, faults = [], []
+    lengths, faults = [], dict[str, list[tuple[str, str | None]]]()
     chosen = np.unique(np.linspace(0, len(source) - 1, VIDEOS).astype(int)).tolist()
     read = set(chosen[:: max(1, len(chosen) // READ)])
     for index in chosen:
@@ -58,12 +58,13 @@ def look_at(source: InspectableSource, allowed: float, where: str) -> None:
             video = source.open(index)
             lengths.append(video_lengths(source.id(index), video))
             if index in read:
-                faults.append([(f"{source.id(index)}{name}", fault) for name, fault in video.faults()])
+                for name, fault in video.faults():
+                    faults.setdefault(name, []).append((f"{source.id(index)}{name}", fault))
         except (InputError, IndexError, OverflowError, ValueError, RuntimeError):
             continue  # an unusable video, which is told where it is read
     if (wrong := find_wrong_rate(lengths, allowed)) is not None:
         raise InputError(f"{where}: {wrong}; where all is right, raise data.clips.overrun (now {allowed:g} s)")
-    for stream in zip(*faults, strict=False):
+    for stream in faults.values():
         if (wrong := wrong_in_most(stream)) is not None:
             raise InputError(f"{where}: {wrong}")
         for name, fault in stream:

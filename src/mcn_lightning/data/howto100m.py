@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from torch import Tensor
 
-from mcn_lightning.data.batch import MODALITIES, BadVideo, InputError, Modality
+from mcn_lightning.data.batch import MODALITIES, AbsentError, BadVideo, InputError, Modality
 from mcn_lightning.data.captions import Captions, total_reasons
 from mcn_lightning.data.clips import Clip
 from mcn_lightning.data.consistency import Length, content_faults
@@ -22,11 +23,14 @@ from mcn_lightning.data.features import (
     VisualStream,
     feature_file,
     max_rows,
+    nothing_of,
     read_rows,
     read_spectrogram,
 )
 from mcn_lightning.data.text_files import read_lines
 from mcn_lightning.data.videos import NewTensor, Sound, join_streams, read_sound
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -118,11 +122,17 @@ class LayoutVideos:
         videos: path of each video below the feature folder.
         captions: captions of each video by its id, or why they cannot be used; ``None`` for clips without captions.
         layout: where the features are, and which are read.
+        allow_missing: a video may lack captions, a spectrogram, or files of visual features.
     """
 
     def __init__(
-        self, videos: Sequence[str], captions: Mapping[str, Captions | BadVideo] | None, layout: VideoLayout
+        self,
+        videos: Sequence[str],
+        captions: Mapping[str, Captions | BadVideo] | None,
+        layout: VideoLayout,
+        allow_missing: bool = False,
     ) -> None:
+        self.allow_missing = allow_missing
         self.videos = list(videos)
         self.captions = captions
         self.layout = layout
@@ -156,12 +166,27 @@ class LayoutVideos:
         Raises:
             InputError: if a file is missing, damaged or of another width, or the captions cannot be used.
         """
-        visual, frames, layout = [], None, self.layout
+        layout, visual = self.layout, list[Tensor | None]()
+        absent: list[AbsentError] = []
         if "video" in layout.modalities:
-            visual = [read_rows(self.path(index, stream), stream.width) for stream in layout.streams]
+            visual = [self._if_there(absent, read_rows, self.path(index, s), s.width) for s in layout.streams]
+        frames = None
         if "audio" in layout.modalities:
-            frames = read_spectrogram(self.path(index, layout.audio), layout.audio.bands)
-        return LayoutVideo(self, index, self._captions(self.id(index)), visual, frames)
+            frames = self._if_there(absent, read_spectrogram, self.path(index, layout.audio), layout.audio.bands)
+        captions = self._if_there(absent, self._captions, self.id(index))
+        if absent and frames is None and captions is None and all(rows is None for rows in visual):
+            raise absent[0]
+        return LayoutVideo(self, index, captions, visual, frames)
+
+    def _if_there(self, absent: list[AbsentError], read: Callable[..., Value], *arguments: Any) -> Value | None:
+        """Return what is read; where it may be missing and is, ``None``, and take note of it."""
+        try:
+            return read(*arguments)
+        except AbsentError as error:
+            if not self.allow_missing:
+                raise
+            absent.append(error)
+            return None
 
     def stored_bytes(self, index: int) -> tuple[int, int]:
         """Return the bytes of the visual feature files and of the spectrogram file of a video; 0 where absent."""
@@ -191,9 +216,9 @@ class LayoutVideos:
             return None
         captions = self.captions.get(video)
         if captions is None:
-            raise InputError(f"captions of {video}: expected an entry for this video, found none")
+            raise AbsentError(f"captions of {video}: expected an entry for this video, found none")
         if isinstance(captions, BadVideo):
-            raise InputError(captions.reason)
+            raise (AbsentError if captions.absent else InputError)(captions.reason)
         return captions
 
 
@@ -208,12 +233,17 @@ class LayoutVideo:
         source: where it comes from.
         index: which video.
         captions: its captions; ``None`` for clips without captions.
-        rows: rows of each visual stream; empty where video is not read.
-        frames: spectrogram ``(M, columns)``; ``None`` where audio is not read.
+        rows: rows of each visual stream, ``None`` for one that is missing; empty where video is not read.
+        frames: spectrogram ``(M, columns)``; ``None`` where audio is not read or missing.
     """
 
     def __init__(
-        self, source: LayoutVideos, index: int, captions: Captions | None, rows: list[Tensor], frames: Tensor | None
+        self,
+        source: LayoutVideos,
+        index: int,
+        captions: Captions | None,
+        rows: list[Tensor | None],
+        frames: Tensor | None,
     ) -> None:
         self.source = source
         self.index = index
@@ -225,7 +255,8 @@ class LayoutVideo:
     def duration(self) -> float:
         """Seconds of the longest stream; infinite without any, since nothing bounds the captions then."""
         streams = self.source.layout.streams
-        seconds = [len(rows) / stream.rate for rows, stream in zip(self.rows, streams, strict=False)]
+        pairs = zip(self.rows, streams, strict=False)
+        seconds = [len(rows) / stream.rate for rows, stream in pairs if rows is not None]
         if self.frames is not None:
             seconds.append(self.frames.shape[1] / FRAME_RATE)
         return max(seconds, default=float("inf"))
@@ -235,6 +266,8 @@ class LayoutVideo:
         """How long each stream lasts."""
         source, found = self.source, []
         for number, (rows, stream) in enumerate(zip(self.rows, source.layout.streams, strict=False)):
+            if rows is None:
+                continue
             where, option = str(source.path(self.index, stream)), f"data.streams[{number}].rate"
             found.append(Length(stream.suffix, where, len(rows), stream.rate, option))
         if self.frames is not None:
@@ -244,11 +277,14 @@ class LayoutVideo:
 
     def faults(self) -> list[tuple[str, str | None]]:
         """Return the name of each stream, and what is wrong with its numbers; see ``StoredVideo``."""
-        found = content_faults(self.rows, None if self.frames is None else self.frames.T)
+        rows = [each for each in self.rows if each is not None]
+        found = content_faults(rows, None if self.frames is None else self.frames.T)
         return list(zip((length.name for length in self.lengths), found, strict=True))
 
     def maxima(self, clips: Sequence[Clip]) -> list[Tensor]:
         """Return the maximum over the rows of each clip, ``(B, width)`` for each stream, in the stored precision.
+
+        Zeros for a stream that is missing, as for a clip without a row.
 
         Raises:
             InputError: if a used row holds NaN or infinity.
@@ -256,14 +292,14 @@ class LayoutVideo:
         spans, found = [(clip.start, clip.end) for clip in clips], []
         for stream, rows in zip(self.source.layout.streams, self.rows, strict=False):
             try:
-                found.append(max_rows(rows, spans, stream.rate))
+                found.append(max_rows(nothing_of(stream) if rows is None else rows, spans, stream.rate))
             except InputError as error:
                 raise InputError(f"{self.source.path(self.index, stream)}: {error}") from None
         return found
 
     def visual(self, clips: Sequence[Clip], new: NewTensor) -> Tensor | None:
         """Return the visual features of B clips, ``(B, C)``; see ``StoredVideo``."""
-        return join_streams(self.maxima(clips), new) if self.rows else None
+        return join_streams(self.maxima(clips), new) if any(rows is not None for rows in self.rows) else None
 
     def audio(self, spans: Sequence[tuple[float, float]], new: NewTensor) -> Sound | None:
         """Return the spectrogram frames of B spans; see ``StoredVideo``."""

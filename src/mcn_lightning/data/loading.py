@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from torch.utils.data import DataLoader, DistributedSampler
 
-from mcn_lightning.data.batch import BadVideo, ClipBatch, InputError
+from mcn_lightning.data.batch import MODALITIES, BadVideo, ClipBatch, InputError
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,45 @@ class SkippedVideos:
                 f"{found} are unusable, more than --data.max_bad_share {self.max_share:g} allows; "
                 f"last: {skipped[-1].reason}"
             )
+
+
+class LackingVideos:
+    """The training videos that lack a modality: said for the first of each, their numbers once an epoch.
+
+    Args:
+        modalities: those that the data should have.
+    """
+
+    def __init__(self, modalities: Sequence[str]) -> None:
+        self.modalities = [name for name in MODALITIES if name in modalities]
+        self._said: set[str] = set()
+        self._epoch: int | None = None
+        self._counts = dict.fromkeys(self.modalities, 0)
+        self._videos = 0
+
+    def note(self, epoch: int, batch: ClipBatch) -> None:
+        """Count the videos of a batch, and say which is the first that lacks a modality."""
+        if epoch != self._epoch:
+            self.end()
+            self._epoch = epoch
+        videos = {name.rsplit(":", 1)[0]: row for row, name in enumerate(batch.ids)}
+        self._videos += len(videos)
+        if batch.present is None:
+            return
+        rows = dict(zip(videos, batch.present[list(videos.values())].tolist(), strict=True))
+        for name in self.modalities:
+            lacking = [video for video, there in rows.items() if not there[MODALITIES.index(name)]]
+            self._counts[name] += len(lacking)
+            if lacking and name not in self._said:
+                self._said.add(name)
+                logger.warning("video %s has no %s, and trains without it (--data.allow_missing)", lacking[0], name)
+
+    def end(self) -> None:
+        """Say how many videos of the epoch lacked what."""
+        counts = ", ".join(f"{count} had no {name}" for name, count in self._counts.items() if count)
+        if self._epoch is not None and counts:
+            logger.warning("epoch %d: of %d videos %s", self._epoch + 1, self._videos, counts)
+        self._epoch, self._videos, self._counts = None, 0, dict.fromkeys(self.modalities, 0)
 
 
 def serve_parent(worker: int) -> None:

@@ -171,6 +171,7 @@ def join(parts: Sequence[Tensor]) -> Tensor:
     Args:
         parts: tensors that differ in their first dimension only.
     """
+    parts = [part for part in parts if len(part)] or list(parts[:1])  # what is empty lies nowhere
     first = parts[0]
     rows = sum(len(part) for part in parts)
     if all(part.stride() == first.stride() and part.dtype == first.dtype for part in parts):

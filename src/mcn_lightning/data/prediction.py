@@ -66,5 +66,5 @@ class DescribedVideos(NarratedVideoDataset):
         for number, (clip, text) in enumerate(zip(clips, texts, strict=True)):
             place = {"split": self.split, "video": self.source.id(index), "index": index}
             span = {"start": clip.start if timed else None, "end": clip.end if timed else None, "text": text}
-            about.append(place | span | ({} if counts is None else {"known_words": counts[number]}))
+            about.append(place | span | ({} if counts is None or text is None else {"known_words": counts[number]}))
         return replace(batch, about=tuple(about))

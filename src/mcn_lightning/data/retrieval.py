@@ -32,8 +32,10 @@ class ClipRecord:
         texts: the captions that evaluation asks for the clip with, or the words of the class; empty where text is not
             read.
         choices: the captions that training draws from.
-        streams: pooled feature of each visual stream, ``(1, width)``; empty where video is not read.
+        streams: pooled feature of each visual stream, ``(1, width)``; empty where video is not read, zeros where a
+            stream is missing.
         audio: spectrogram ``(M, frames)``; ``None`` where audio is not read, or the clip has no sound.
+        seen: whether the clip has a visual stream.
         label: class of the clip, where the pickle has classes.
         split: of a pickle with classes: 1 for training, 0 for test, 2 for neither.
     """
@@ -45,6 +47,7 @@ class ClipRecord:
     audio: Tensor | None
     label: int | None = None
     split: int = 0
+    seen: bool = True
 
 
 def is_pickle(path: str | Path) -> bool:
@@ -83,6 +86,7 @@ class ClipReader:
         audio: how spectrograms are stored; ``None`` for no audio.
         text: captions are read.
         classes: name of each class in the order of the labels; ``None`` where there are no classes.
+        allow_missing: a clip may lack captions or visual streams.
     """
 
     def __init__(
@@ -92,7 +96,9 @@ class ClipReader:
         audio: AudioConfig | None,
         text: bool = True,
         classes: Sequence[str] | None = None,
+        allow_missing: bool = False,
     ) -> None:
+        self.allow_missing = allow_missing
         self.path = path
         self.streams = tuple(streams)
         self.audio = audio
@@ -117,10 +123,17 @@ class ClipReader:
         choices: tuple[str, ...] = ()
         if self.labels is not None:
             label, split, texts = self.labels[entry["class"]], _split(entry, where), (class_text(entry["class"]),)
-        elif self.text:
+        elif self.text and not (self.allow_missing and not _has_captions(entry)):
             texts, choices = _captions(entry, where)
-        streams = tuple(self._visual(entry, stream, where) for stream in self.streams)
-        return ClipRecord(name, texts, choices, streams, self._audio(entry, where), label, split)
+        there = [not self.allow_missing or self._key(entry, stream) is not None for stream in self.streams]
+        streams = tuple(
+            self._visual(entry, stream, where) if found else torch.zeros(1, stream.width, dtype=torch.float16)
+            for stream, found in zip(self.streams, there, strict=True)
+        )
+        audio = self._audio(entry, where)
+        if self.allow_missing and not (any(there) or texts or audio is not None):
+            raise InputError(f"{where}: expected features, a spectrogram or a caption, found none of them")
+        return ClipRecord(name, texts, choices, streams, audio, label, split, any(there))
 
     def name(self, entry: Mapping[str, Any], number: int) -> str:
         """Return the name of a clip; its number where the file gives none.
@@ -134,9 +147,14 @@ class ClipReader:
             raise InputError(f"{self.path}: clip number {number}: expected a name under '{key}', found {value!r}")
         return str(value)
 
-    def _visual(self, entry: Mapping[str, Any], stream: VisualStream, where: str) -> Tensor:
+    @staticmethod
+    def _key(entry: Mapping[str, Any], stream: VisualStream) -> str | None:
+        """Return under which key a clip has a stream; ``None`` where it has it not."""
         key = stream.suffix.lstrip("_")
-        name = next((name for name in (f"{key}_pooled", key) if entry.get(name) is not None), None)
+        return next((name for name in (f"{key}_pooled", key) if entry.get(name) is not None), None)
+
+    def _visual(self, entry: Mapping[str, Any], stream: VisualStream, where: str) -> Tensor:
+        key, name = stream.suffix.lstrip("_"), self._key(entry, stream)
         if name is None:
             raise InputError(f"{where}: expected the array '{key}_pooled' or '{key}', found {sorted(map(str, entry))}")
         rows = _tensor(entry[name], name, where)
@@ -175,6 +193,10 @@ def _split(entry: Mapping[str, Any], where: str) -> int:
     if number not in (0, 1, 2):
         raise InputError(f"{where}: expected 'training' to be 1 (train), 0 (test) or 2 (neither), found {value!r}")
     return number
+
+
+def _has_captions(entry: Mapping[str, Any]) -> bool:
+    return any(entry.get(name) not in (None, "", [], ()) for name in ("caption", "eval_caption"))
 
 
 def _captions(entry: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -253,6 +275,7 @@ class PickledClips:
         with_classes: the pickle has classes (UCF101, HMDB51), whose names are the captions.
         silent: a clip without sound is silence; otherwise it is refused.
         merge: rows of one name are one clip with the captions of all of them; otherwise each is a clip of its own.
+        allow_missing: a clip may lack sound, captions or visual streams, and has no such modality then.
 
     Raises:
         InputError: if the file cannot be read, or rows that are merged differ in more than their captions.
@@ -267,12 +290,13 @@ class PickledClips:
         with_classes: bool = False,
         silent: bool = False,
         merge: bool = False,
+        allow_missing: bool = False,
     ) -> None:
         self.path = path
         entries = read_clip_dicts(path)
         self.classes = class_names(path, entries) if with_classes else None
-        self.reader = ClipReader(path, streams, audio, text, self.classes)
-        self.silent = silent
+        self.reader = ClipReader(path, streams, audio, text, self.classes, allow_missing)
+        self.silent, self.allow_missing = silent or allow_missing, allow_missing
         names = [self.reader.name(entry, number) for number, entry in enumerate(entries)]
         rows = _rows_of_each(names) if merge else [[number] for number in range(len(names))]
         self.ids = _distinct([names[first] for first, *_ in rows])
@@ -324,7 +348,9 @@ class PickledClips:
 
     def _keep(self, records: list[ClipRecord | None]) -> None:
         """Keep all clips in a few tensors: thousands could not be handed to the processes that read."""
-        self._meta = [None if one is None else (one.texts, one.choices, one.label, one.split) for one in records]
+        self._meta = [
+            None if one is None else (one.texts, one.choices, one.label, one.split, one.seen) for one in records
+        ]
         self._streams = []
         for place, stream in enumerate(self.reader.streams):
             nothing = torch.zeros(1, stream.width, dtype=torch.float16)
@@ -379,13 +405,13 @@ class PickledClips:
         if not self.silent and (found := self._no_sound.get(index)) is not None:
             where = f"{self.path}: clip {self.ids[index]}"
             raise InputError(f"{where}: expected a spectrogram under 'audio', found {found}")
-        texts, choices, label, split = self._meta[index]  # type: ignore[misc]
+        texts, choices, label, split, seen = self._meta[index]  # type: ignore[misc]
         streams = tuple(stream[index : index + 1] for stream in self._streams)
         sound = None
         if self.reader.audio is not None and index not in self._no_sound:
             sound = self._frames[self._starts[index] : self._starts[index + 1]].T
-        record = ClipRecord(self.ids[index], texts, choices, streams, sound, label, split)
-        return PickledClip(record, self.reader.audio, self._several)
+        record = ClipRecord(self.ids[index], texts, choices, streams, sound, label, split, seen)
+        return PickledClip(record, self.reader.audio, self._several, self.allow_missing, self.reader.text)
 
 
 def _all_captions(entry: Mapping[str, Any]) -> list[str]:
@@ -408,21 +434,37 @@ class PickledClip:
         record: what it holds.
         config: how spectrograms are cut; ``None`` for no audio.
         several: each of its captions is a query in evaluation; otherwise the first one is.
+        allow_missing: what the clip lacks is not there, and not zeros.
+        with_text: captions are read.
     """
 
-    duration = float("inf")
     lengths: tuple[Length, ...] = ()  # a clip's own features, pooled
     timed = False  # its clip is all of it, and has no seconds
 
-    def __init__(self, record: ClipRecord, config: AudioConfig | None, several: bool = False) -> None:
+    def __init__(
+        self,
+        record: ClipRecord,
+        config: AudioConfig | None,
+        several: bool = False,
+        allow_missing: bool = False,
+        with_text: bool = True,
+    ) -> None:
+        self.with_text, self.several = with_text, several
         self.record = record
         self.config = config
-        self.several = several
+        self.allow_missing = allow_missing
 
     @property
-    def captions(self) -> Captions:
+    def duration(self) -> float:
+        """Infinite: nothing bounds the caption. Without a caption, that of the one window that stands for it."""
+        return 1.0 if self.captions is None else float("inf")
+
+    @property
+    def captions(self) -> Captions | None:
         """One caption over the whole clip; of several, training draws one and evaluation asks with each."""
         texts = self.record.texts
+        if self.allow_missing and self.with_text and not texts:
+            return None
         choices = (self.record.choices,) if len(self.record.choices) > 1 else None
         queries = (texts,) if self.several and len(texts) > 1 else None
         label = None if self.record.label is None else np.array([self.record.label])
@@ -436,13 +478,13 @@ class PickledClip:
 
     def visual(self, clips: Sequence[Clip], new: NewTensor) -> Tensor | None:
         """Return the features of B times this clip, ``(B, C)``."""
-        if not self.record.streams:
+        if not self.record.streams or (self.allow_missing and not self.record.seen):
             return None
         return join_streams([stream.expand(len(clips), -1) for stream in self.record.streams], new)
 
     def audio(self, spans: Sequence[tuple[float, float]], new: NewTensor) -> Sound | None:
         """Return the spectrogram, cut at ``num_frames``, for B times this clip; no frame of it where it is silent."""
-        if self.config is None:
+        if self.config is None or (self.allow_missing and self.record.audio is None):
             return None
         frames = self.record.audio
         source = torch.empty(0, self.config.bands) if frames is None else frames.T

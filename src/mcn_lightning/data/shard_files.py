@@ -45,7 +45,7 @@ BAD = -1
 COLUMNS = {
     "shard": torch.int32,  # number of the shard, or BAD
     "caption": torch.int64,  # first caption in the shard
-    "captions": torch.int32,  # how many
+    "captions": torch.int32,  # how many; -n: none, and n windows instead, one at each whole second (allow_missing)
     "frame": torch.int64,  # first spectrogram frame in the shard
     "frames": torch.int32,  # how many
     "topics": torch.bool,  # whether its captions have topics

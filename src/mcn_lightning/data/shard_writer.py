@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.captions import Captions, total_reasons
 from mcn_lightning.data.clips import Clip, ClipConfig
 from mcn_lightning.data.consistency import Length
-from mcn_lightning.data.features import VisualStream, all_finite, max_rows
+from mcn_lightning.data.features import VisualStream, all_finite, max_rows, nothing_of
 from mcn_lightning.data.shard_files import BAD, COLUMNS, STREAM_COLUMNS
 from mcn_lightning.data.text import split_words
 from mcn_lightning.data.videos import check_lengths
@@ -39,8 +40,8 @@ class PackableVideo(Protocol):
         """Return the name of each stream, and what is wrong with its numbers."""
 
     @property
-    def rows(self) -> list[Tensor]:
-        """Rows of each visual stream, in the stored precision."""
+    def rows(self) -> list[Tensor | None]:
+        """Rows of each visual stream, in the stored precision; ``None`` for one that is missing."""
 
     @property
     def frames(self) -> Tensor | None:
@@ -119,7 +120,7 @@ class ShardContents:
         for name, column in self.rows.items():
             column.append(counts.get(name, 0))
         for name, following in (("caption", "captions"), ("frame", "frames")):
-            self.at[name] += counts[following]
+            self.at[name] += abs(counts[following])
         for number in range(len(self.streams) if self.keep_frames else 0):
             self.at[f"row_{number}"] += counts[f"rows_{number}"]
         if video.captions is not None:
@@ -141,9 +142,17 @@ class ShardContents:
             parts |= _caption_parts(captions, clips)
             counts["topics"] = int(captions.topics is not None)
             parts["word"], parts["word_end"] = self._words(captions, clips)
+        elif self.streams and not self.keep_frames:
+            windows, clips = _windows(video.duration, max(self.clips.min_time, 1.0))
+            spans, counts["captions"] = [(clip.start, clip.end) for clip in clips], -len(clips)
+            parts |= _caption_parts(windows, clips)
+            parts["word"], parts["word_end"] = self._words(windows, clips)
         for number, (stream, rows) in enumerate(zip(self.streams, video.rows, strict=False)):
-            counts[f"rows_{number}"] = len(rows)
-            if self.keep_frames:
+            counts[f"rows_{number}"] = 0 if rows is None else len(rows)
+            if rows is None:  # zeros, beside the streams that are there
+                if not self.keep_frames:
+                    pooled.append(_maxima(name, stream, nothing_of(stream), spans))
+            elif self.keep_frames:
                 _check_finite(rows, name, stream.suffix)
                 parts[f"visual_{number}"] = rows
             else:
@@ -166,6 +175,9 @@ class ShardContents:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the shard, and let go of the parts."""
+        if not any(len(part) for part in self.parts.get("choice", ())):  # those of windows
+            for name in ("choice", "choice_end", "choices_end"):
+                self.parts.pop(name, None)
         made = {}
         for name in sorted(self.parts):
             parts = self.parts.pop(name)
@@ -194,6 +206,14 @@ class ShardContents:
 def column_names(streams: int) -> list[str]:
     """Return the columns of the index for a number of visual streams."""
     return [*COLUMNS, *(f"{name}_{number}" for name in STREAM_COLUMNS for number in range(streams))]
+
+
+def _windows(duration: float, min_time: float) -> tuple[Captions, list[Clip]]:
+    """Return the windows of a video without captions, one at each whole second, as captions without text."""
+    seconds = range(math.ceil(duration))
+    clips = [Clip(second, float(second), min(second + min_time, duration)) for second in seconds]
+    start, end = (np.array([clip[place] for clip in clips]) for place in (1, 2))
+    return Captions(start, end, [""] * len(clips), choices=[()] * len(clips)), clips
 
 
 def _caption_parts(captions: Captions, clips: Sequence[Clip]) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from mcn_lightning.data.features import (
     AudioConfig,
     VisualStream,
     max_rows,
+    nothing_of,
 )
 from mcn_lightning.data.shard_files import BAD, COLUMNS, STREAM_COLUMNS, Choices, Shard, ShardIndex, Strings
 from mcn_lightning.data.shard_header import shard_name
@@ -38,6 +39,7 @@ class ShardVideos:
         audio: how spectrograms are cut; ``None`` to read none.
         captions: whether clips are captions.
         text: gives words their indices; ``None`` where there is no text.
+        allow_missing: a video may lack modalities, if it was packed so.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class ShardVideos:
         audio: AudioConfig | None,
         captions: bool = True,
         text: TextSource | None = None,
+        allow_missing: bool = False,
     ) -> None:
+        self.allow_missing = allow_missing
         self.index, self.split = index, split
         self.set_text(text)
         self.streams, self.audio, self.with_captions = tuple(streams), audio, captions
@@ -65,7 +69,7 @@ class ShardVideos:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what is mapped behind: a process that gets a copy maps it itself."""
-        kept = ("split", "streams", "audio", "with_captions", "text", "_table")
+        kept = ("split", "streams", "audio", "with_captions", "text", "_table", "allow_missing")
         return {name: getattr(self, name) for name in kept} | {"folder": self.index.folder}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -94,7 +98,7 @@ class ShardVideos:
         number = int(self._columns["shard"][index])
         if number == BAD:
             raise InputError(self.index.reasons[self.split][str(index)])
-        return ShardVideo(self, self._shard(number), index)
+        return ShardVideo(self, self._shard(number), index).checked()
 
     def damage(self, index: int, error: Exception) -> str | None:
         """Return which shard is damaged: contents that cannot be have been written over."""
@@ -230,51 +234,74 @@ class ShardVideo:
     def __init__(self, source: ShardVideos, shard: Shard, index: int) -> None:
         self.source, self.shard, self.index = source, shard, index
         self.frames = source.column("frames", index)
+        self.rows = [source.column(f"rows_{number}", index) for number in range(len(source.streams))]
         self.first = source.column("caption", index)
         self.captions = self._captions() if source.with_captions else None
 
     @property
     def duration(self) -> float:
         """Seconds of the longest stream that is read; infinite without any."""
-        seconds = [self.source.column(f"rows_{n}", self.index) / s.rate for n, s in enumerate(self.source.streams)]
+        seconds = [rows / stream.rate for rows, stream in zip(self.rows, self.source.streams, strict=False)]
         if self.source.audio is not None:
             seconds.append(self.frames / FRAME_RATE)
-        return max(seconds, default=float("inf"))
+        return max(seconds, default=0.0) or float("inf")
 
     @property
     def lengths(self) -> tuple[Length, ...]:
         """How long each stream lasts."""
         source, name, found = self.source, self.source.id(self.index), []
         for number, stream in enumerate(source.streams):
-            rows, option = source.column(f"rows_{number}", self.index), f"data.streams[{number}].rate"
+            if (rows := self.rows[number]) == 0:
+                continue
+            option = f"data.streams[{number}].rate"
             found.append(Length(stream.suffix, f"{name}{stream.suffix}", rows, stream.rate, option))
-        if source.audio is not None:
+        if source.audio is not None and self.frames:
             found.append(Length(source.audio.suffix, f"{name}{source.audio.suffix}", self.frames, FRAME_RATE))
         return tuple(found)
 
     def faults(self) -> list[tuple[str, str | None]]:
         """Return the name of each stream, and what is wrong with its numbers; see ``StoredVideo``."""
-        rows = list(self._stored_rows()) if self.source.streams else []
+        stored = list(self._stored_rows()) if any(self.rows) else []
+        rows = [part for part, count in zip(stored, self.rows, strict=False) if count]
         if not self.source.keep_frames:  # clips that grew over the whole video have equal maxima
             rows = [maxima.amax(dim=0, keepdim=True) for maxima in rows]
-        first, heard = self.source.column("frame", self.index), self.source.audio is not None
+        first, heard = self.source.column("frame", self.index), self.source.audio is not None and self.frames
         frames = self.shard["audio"][first : first + self.frames] if heard else None
         return list(zip((length.name for length in self.lengths), content_faults(rows, frames), strict=True))
 
     def _stored_rows(self) -> Sequence[Tensor]:
         """Return what is stored of each visual stream: its rows, or the maxima over the clips of captions."""
         if not self.source.keep_frames:
-            maxima = self.shard["visual"][self.first : self.first + self.source.column("captions", self.index)]
+            maxima = self.shard["visual"][self.first : self.first + abs(self.source.column("captions", self.index))]
             return maxima.split(self.source.widths, dim=1)
-        places = [
-            (number, self.source.column(f"row_{number}", self.index), self.source.column(f"rows_{number}", self.index))
-            for number in range(len(self.source.streams))
-        ]
-        return [self.shard[f"visual_{number}"][first : first + count] for number, first, count in places]
+        found = []
+        for number, (stream, count) in enumerate(zip(self.source.streams, self.rows, strict=True)):
+            first = self.source.column(f"row_{number}", self.index)
+            found.append(self.shard[f"visual_{number}"][first : first + count] if count else nothing_of(stream))
+        return found
 
-    def _captions(self) -> Captions:
+    def checked(self) -> ShardVideo:
+        """Return this video.
+
+        Raises:
+            InputError: if it lacks what it may not lack, or everything.
+        """
+        source = self.source
+        there = {
+            **{f"features{stream.suffix}": rows > 0 for rows, stream in zip(self.rows, source.streams, strict=False)},
+            **({"a spectrogram": self.frames > 0} if source.audio is not None else {}),
+            **({"captions": self.captions is not None} if source.with_captions else {}),
+        }
+        lacking = [name for name, found in there.items() if not found]
+        if lacking and not (source.allow_missing and len(lacking) < len(there)):
+            raise InputError(f"{source.id(self.index)}: expected {lacking[0]}, found none; it was packed without")
+        return self
+
+    def _captions(self) -> Captions | None:
         source, shard = self.source, self.shard
         count = source.column("captions", self.index)
+        if count <= 0:
+            return None
         here = slice(self.first, self.first + count)
         return ShardCaptions(
             video=self,
@@ -287,7 +314,7 @@ class ShardVideo:
 
     def visual(self, clips: Sequence[Clip], new: NewTensor) -> Tensor | None:
         """Return the visual features of B clips, ``(B, C)``; see ``StoredVideo``."""
-        if not self.source.streams:
+        if not any(self.rows):
             return None
         if not self.source.keep_frames:
             stored, drawn = self.shard["visual"], [self.first + clip.number for clip in clips]
@@ -304,7 +331,7 @@ class ShardVideo:
     def audio(self, spans: Sequence[tuple[float, float]], new: NewTensor) -> Sound | None:
         """Return the spectrogram frames of B spans; see ``StoredVideo``."""
         source, config = self.source, self.source.audio
-        if config is None:
+        if config is None or not self.frames:
             return None
         first = source.column("frame", self.index)
         frames = self.shard["audio"][first : first + self.frames]

@@ -36,6 +36,7 @@ class Splits:
         text: how captions become vectors.
         clips: how clips are chosen.
         seed: of every draw.
+        allow_missing: a video may lack a modality.
 
     Attributes:
         notes: lines about the captions, once they are opened: how many words are known.
@@ -51,7 +52,9 @@ class Splits:
         text: TextConfig,
         clips: ClipConfig,
         seed: int,
+        allow_missing: bool = False,
     ) -> None:
+        self.allow_missing = allow_missing
         self.root, self.lists, self.captions, self.layout = root, dict(lists), captions, layout
         self.text_config, self.clips, self.seed = text, clips, seed
         self.text: TextSource | None = None
@@ -102,7 +105,9 @@ class Splits:
             key = name, split != "train"
             if key not in opened:
                 try:
-                    opened[key] = PickledClips(self.root / name, streams, audio, text, merge=split != "train")
+                    opened[key] = PickledClips(
+                        self.root / name, streams, audio, text, merge=split != "train", allow_missing=self.allow_missing
+                    )
                 except InputError as error:
                     raise InputError(f"--data.{split}_csv: {error}") from None
             found[split] = opened[key]
@@ -126,9 +131,12 @@ class Splits:
         index = None if streaming else ShardIndex(Path(where))
         for split, name in self._split_names().items():
             if index is not None and name in index.splits:
-                sources[split] = ShardVideos(index, name, streams, audio, captions)
+                sources[split] = ShardVideos(index, name, streams, audio, captions, allow_missing=self.allow_missing)
             elif streaming and (name == "train" or self.lists[split] is not None):
-                sources[split] = found = StreamingVideos(f"{where.rstrip('/')}/{name}", streams, audio, captions)
+                address = f"{where.rstrip('/')}/{name}"
+                sources[split] = found = StreamingVideos(
+                    address, streams, audio, captions, allow_missing=self.allow_missing
+                )
                 words.update(found.words)
         pickled = self._pickled(())
         for source in sources.values():
@@ -214,7 +222,7 @@ class Splits:
         videos = {split: self._videos(split, split == "train") for split in self.lists if split in names}
         captions = self._read_captions(videos)
         splits = {
-            split: Split(LayoutVideos(paths, captions, self.layout), self._min_times()[split])
+            split: Split(LayoutVideos(paths, captions, self.layout, self.allow_missing), self._min_times()[split])
             for split, paths in videos.items()
             if paths
         }
@@ -229,6 +237,8 @@ class Splits:
         }
         if self.clips.span != "widest":  # older shards do not know of it
             options["span"] = self.clips.span
+        if self.allow_missing:  # shards without it stay what they were
+            options["allow_missing"] = True
         pack_as = pack if config.format == "safetensors" else pack_streaming
         return pack_as(splits, options, streams, self.clips, config)
 
@@ -259,7 +269,9 @@ class Splits:
             texts += [text for clips in pickled.values() for text in clips.texts()]
             self.text = open_text(self.text_config, self.root / self.text_config.source, texts)
         sources: dict[str, VideoSource] = {
-            split: LayoutVideos(paths, captions, self.layout) for split, paths in videos.items() if paths
+            split: LayoutVideos(paths, captions, self.layout, self.allow_missing)
+            for split, paths in videos.items()
+            if paths
         }
         self.datasets = {split: self._dataset(split, source) for split, source in {**sources, **pickled}.items()}
         self._look()
@@ -284,7 +296,8 @@ class Splits:
 
     def _dataset(self, split: str, source: VideoSource) -> NarratedVideoDataset:
         training = split == "train"
-        return NarratedVideoDataset(source, self.clips, self.layout.audio, self.text, self.seed, training)
+        may_lack = self.layout.modalities if self.allow_missing else ()
+        return NarratedVideoDataset(source, self.clips, self.layout.audio, self.text, self.seed, training, may_lack)
 
     def _read_captions(self, videos: dict[str, list[str]]) -> dict[str, Captions | BadVideo] | None:
         """Read the captions of the videos of all splits; nothing where clips are windows."""

@@ -119,8 +119,12 @@ class _OneVideo:
     """What ``ShardVideo`` asks of its source, for one record."""
 
     videos: StreamingVideos
+    name: str
     rows: dict[str, int]
     shard: Shard
+
+    def id(self, index: int) -> str:
+        return self.name
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.videos, name)
@@ -146,6 +150,7 @@ class StreamingVideos:
         audio: how spectrograms are cut; ``None`` to read none.
         captions: whether clips are captions.
         text: gives words their indices; ``None`` where there is no text.
+        allow_missing: a video may lack modalities, if it was packed so.
 
     Raises:
         InputError: if there are no such records, or they are of another format.
@@ -158,7 +163,9 @@ class StreamingVideos:
         audio: AudioConfig | None,
         captions: bool = True,
         text: TextSource | None = None,
+        allow_missing: bool = False,
     ) -> None:
+        self.allow_missing = allow_missing
         self.address, self.streams, self.audio = address, tuple(streams), audio
         self.with_captions, self.text = captions, text
         _litdata()
@@ -219,7 +226,7 @@ class StreamingVideos:
         if about["skipped"] is not None:
             raise InputError(about["skipped"])
         shard = Shard.of(load(bytes(record["shard"])))
-        return ShardVideo(_OneVideo(self, about["rows"], shard), shard, 0)  # type: ignore[arg-type]
+        return ShardVideo(_OneVideo(self, about["id"], about["rows"], shard), shard, 0).checked()  # type: ignore[arg-type]
 
     def damage(self, index: int, error: Exception) -> str | None:
         """Return that the record is damaged."""

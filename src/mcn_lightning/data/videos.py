@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mcn_lightning.data.batch import BadVideo, ClipBatch, InputError, cut_clips
+from mcn_lightning.data.batch import MODALITIES, BadVideo, ClipBatch, InputError, Modality, cut_clips
 from mcn_lightning.data.captions import Captions
 from mcn_lightning.data.clips import Clip, ClipConfig, all_windows, count_starts, draw_clips, draw_windows
 from mcn_lightning.data.consistency import Length, VideoLengths, odd_streams
@@ -157,6 +157,8 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
         text: what turns text into indices; none where the clips have no text.
         seed: every draw comes from (seed, epoch, index of the video) and from nothing else.
         training: draw ``n_pair`` clips and augment; otherwise every caption once, or consecutive windows.
+        may_lack: modalities that a video may lack. Its batch then says which clips have what; a video without captions
+            has the windows of ``min_time`` seconds, of one second at least.
     """
 
     def __init__(
@@ -167,7 +169,9 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
         text: TextSource | None = None,
         seed: int = 0,
         training: bool = True,
+        may_lack: Sequence[Modality] = (),
     ) -> None:
+        self.may_lack = tuple(may_lack)
         self.source = source
         self.clips = clips
         self.audio = audio
@@ -224,7 +228,7 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
         captions, clips = video.captions, self._choose(rng, name, video)
         ids = tuple(clip.name(name) for clip in clips)
         sound = self._audio(rng, video, clips, new)
-        return ClipBatch(
+        batch = ClipBatch(
             ids=ids,
             items=() if self.training else _items(ids, clips),
             video=video.visual(clips, new),
@@ -234,6 +238,27 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
             video_widths=self.source.widths,
             **sound,
         )
+        return self._filled(batch, new) if self.may_lack else batch
+
+    def _filled(self, batch: ClipBatch, new: NewTensor) -> ClipBatch:
+        """Say what the clips of a video have, and put zeros, no frames and no words for what they lack."""
+        size, audio = len(batch), self.audio
+        there = {"video": batch.video is not None, "text": batch.words is not None,
+                 "audio": batch.audio is not None or batch.frames is not None}  # fmt: skip
+        fields: dict[str, Any] = {}
+        if "video" in self.may_lack and not there["video"]:
+            fields["video"] = new("video", (size, sum(self.source.widths)), torch.float16).zero_()
+        if "audio" in self.may_lack and not there["audio"]:
+            fields["audio_frames"] = torch.zeros(size, dtype=torch.int64)
+            if self.training and audio.augments:
+                fields["audio"] = torch.full((size, audio.bands, audio.num_frames), audio.pad_value)
+            else:
+                fields["frames"], fields["frame_start"] = torch.empty(0, audio.bands, dtype=torch.float16), _zeros(size)
+                fields |= {"num_frames": audio.num_frames, "pad_value": audio.pad_value}
+        if "text" in self.may_lack and not there["text"] and self.text is not None:
+            fields["words"] = torch.zeros(size, self.text.max_words, dtype=torch.int32)
+        present = torch.tensor([there[name] for name in MODALITIES]).expand(size, -1).contiguous()
+        return replace(batch, present=present, **fields)
 
     def _choose(self, rng: np.random.Generator, name: str, video: StoredVideo) -> list[Clip]:
         config, captions, duration = self.clips, video.captions, video.duration
@@ -256,6 +281,8 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
     def _windows(self, rng: np.random.Generator, video: StoredVideo) -> list[Clip]:
         """Draw windows of a video in training; return all of them in evaluation."""
         config, duration = self.clips, video.duration
+        if self.may_lack:  # captions may be shorter than a window of whole seconds can be
+            config = replace(config, min_time=max(config.min_time, 1.0))
         if not self.training:
             return all_windows(duration, config.min_time)
         frames = next((length.count for length in video.lengths if not length.option), None)
@@ -271,7 +298,7 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
             shift = rng.uniform(-config.time_shift, config.time_shift, len(clips)).tolist()
             spans = [(max(start + by, 0.0), max(end + by, 0.0)) for (start, end), by in zip(spans, shift, strict=True)]
         augments = self.training and config.augments
-        if self.clips.kind == "windows":
+        if self.clips.kind == "windows" or video.captions is None:
             spans = [window_span(start, config.num_frames) for start, _ in spans]
         if (sound := video.audio(spans, new_tensor if augments else new)) is None:
             return {}
@@ -344,6 +371,10 @@ def check_lengths(name: str, video: HasLengths, overrun: float) -> None:
         raise InputError(f"{name}: expected captions {allowed}, found {span}")
 
 
+def _zeros(size: int) -> Tensor:
+    return torch.zeros(size, dtype=torch.int64)
+
+
 def _labels(topics: np.ndarray, clips: list[Clip]) -> Tensor:
     return torch.from_numpy(topics[[clip.number for clip in clips]])
 
@@ -372,7 +403,8 @@ def collate(items: Sequence[ClipBatch | BadVideo]) -> ClipBatch:
         pad_value=good[0].pad_value,
         audio_frames=_join([item.audio_frames for item in good]),
         words=_join([item.words for item in good]),
-        labels=_join([item.labels for item in good]),
+        labels=_join_labels(good),
+        present=_join([item.present for item in good]),
         clips_per_video=good[0].clips_per_video,
         video_widths=good[0].video_widths,
         skipped=skipped,
@@ -384,6 +416,20 @@ def _join(parts: Sequence[Tensor | None]) -> Tensor | None:
     """Join the clips of several videos; None where any video lacks the column."""
     present = [part for part in parts if part is not None]
     return join(present) if len(present) == len(parts) else None
+
+
+def _join_labels(items: Sequence[ClipBatch]) -> Tensor | None:
+    """Join the topics of several videos; -1 for the clips of a video without captions among others that have topics."""
+    labels = [item.labels for item in items]
+    if any(label is not None for label in labels):
+        column = MODALITIES.index("text")
+        labels = [
+            torch.full((len(item),), -1)
+            if label is None and item.present is not None and not item.present[:, column].any()
+            else label
+            for label, item in zip(labels, items, strict=True)
+        ]
+    return _join(labels)
 
 
 def _join_starts(items: Sequence[ClipBatch]) -> Tensor | None:

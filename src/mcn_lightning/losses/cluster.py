@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcn_lightning.distributed import row_counts, total, world
+from mcn_lightning.distributed import Subset, row_counts, total, world
 from mcn_lightning.losses.tiled import full_precision
 
 
@@ -98,7 +98,7 @@ class ClusterLoss(nn.Module):
     def forward(
         self,
         features: Mapping[str, Tensor],
-        targets: Mapping[str, tuple[Tensor, Tensor, bool]],
+        targets: Mapping[str, tuple[Tensor, Tensor, bool] | tuple[Tensor, Tensor, bool, Subset | None]],
         counts: Sequence[int] | None = None,
     ) -> Tensor:
         """Return the mean over features, times their weights, and the clips of all processes, a scalar.
@@ -106,14 +106,17 @@ class ClusterLoss(nn.Module):
         Args:
             features: embeddings ``(n, D)`` of this process's clips by modality, and their mean.
             targets: for each feature that should be drawn to clusters the prototypes ``(K, D)``, the codes (see
-                ``cluster_contrast``), and whether both sides are scaled to length 1 whatever the options say.
+                ``cluster_contrast``), and whether both sides are scaled to length 1 whatever the options say. Where
+                some clips have no target, also those that have one, and the codes are theirs.
             counts: clips of every process from ``distributed.row_counts``, which is asked when they are not given.
         """
         margin, temperature, losses = self.config.margin, self.config.temperature, []
-        for name, (prototypes, codes, cosine) in targets.items():
-            x = features[name]
+        for name, (prototypes, codes, cosine, *part) in targets.items():
+            x, clips = features[name], counts
+            if part and (some := part[0]) is not None:
+                x, clips = x[some.rows], some.counts
             if self.config.normalize or cosine:
                 x, prototypes = (F.normalize(full_precision(side), dim=1) for side in (x, prototypes))
             weight = getattr(self.config, f"{name}_weight", 1.0)  # the mean and the joint embedding have none
-            losses.append(weight * cluster_contrast(x, codes, prototypes, margin, temperature, counts))
+            losses.append(weight * cluster_contrast(x, codes, prototypes, margin, temperature, clips))
         return torch.stack(losses).mean()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcn_lightning.distributed import gather_rows, gather_summed, row_counts, world
+from mcn_lightning.distributed import Presence, gather_rows, gather_summed, row_counts, world
 from mcn_lightning.losses.tiled import Tiling, full_precision, hinge, normalizers, product_precision
 
 PAIRS = (("text", "video"), ("audio", "text"), ("audio", "video"), ("audio_text", "video"))
@@ -186,7 +186,11 @@ class ContrastiveLoss(nn.Module):
         return (bounded + (self.log_temperature - self.log_temperature.detach())).exp()
 
     def forward(
-        self, embeddings: dict[str, Tensor], counts: Sequence[int] | None = None, clusters: Tensor | None = None
+        self,
+        embeddings: dict[str, Tensor],
+        counts: Sequence[int] | None = None,
+        clusters: Tensor | None = None,
+        present: Presence | None = None,
     ) -> dict[str, Tensor]:
         """Return the loss of each pair over the clips of all processes, times the weight of the pair.
 
@@ -194,27 +198,47 @@ class ContrastiveLoss(nn.Module):
             embeddings: video, audio, text embeddings ``(n, D)`` of this process's clips, of the modalities present; or
                 video and audio_text.
             counts: clips of every process from ``distributed.row_counts``, which is asked when they are not given.
-            clusters: cluster of each of these clips ``(n,)``, read when clips of one cluster are to be left out.
+            clusters: cluster of each of these clips ``(n,)``, read when clips of one cluster are to be left out; a clip
+                with a negative number is in none.
+            present: which clips have which embeddings, where some lack one: the loss of a pair is then that of the
+                clips that have both, and each of them has the others of these as negatives.
 
         Returns:
             Scalars named ``text_video``, ``audio_text``, ``audio_video``, ``audio_text_video`` of the pairs that are
-            present and have a weight; empty for the kind none. They are the same on every process, and their gradients
-            the part of the process (see ``distributed``).
+            present, in one clip at least, and have a weight; empty for the kind none. They are the same on every
+            process, and their gradients the part of the process (see ``distributed``).
         """
         pairs = self.config.pairs(embeddings)
         if not pairs:
             return {}
-        if self.config.normalize or self.config.kind == "info_nce":
-            embeddings = {name: F.normalize(full_precision(value), dim=1) for name, value in embeddings.items()}
         if not self.config.exclude_same_cluster:
             clusters = None
-        own = embeddings[next(iter(pairs))[0]]
-        if world() == 1 and len(own) <= self.config.tile:
-            values = {(a, b): self._whole(embeddings[a], embeddings[b], clusters) for a, b in pairs}
+        if present is None:
+            values = self._values(embeddings, list(pairs), counts, clusters)
         else:
-            counts = row_counts(len(own), own.device) if counts is None else counts
-            values = self._tiled(embeddings, list(pairs), counts, clusters)
-        return {f"{first}_{second}": weight * values[first, second] for (first, second), weight in pairs.items()}
+            values = {}
+            for pair in pairs:
+                if some := present.having(*pair):
+                    both = {name: embeddings[name][some.rows] for name in pair}
+                    near = None if clusters is None else clusters[some.rows]
+                    values |= self._values(both, [pair], some.counts, near)
+        return {"_".join(pair): pairs[pair] * value for pair, value in values.items()}
+
+    def _values(
+        self,
+        embeddings: dict[str, Tensor],
+        pairs: Sequence[tuple[str, str]],
+        counts: Sequence[int] | None,
+        clusters: Tensor | None,
+    ) -> dict[tuple[str, str], Tensor]:
+        """Return the loss of each pair over clips that have all of its embeddings."""
+        if self.config.normalize or self.config.kind == "info_nce":
+            embeddings = {name: F.normalize(full_precision(value), dim=1) for name, value in embeddings.items()}
+        own = embeddings[pairs[0][0]]
+        if world() == 1 and len(own) <= self.config.tile:
+            return {(a, b): self._whole(embeddings[a], embeddings[b], clusters) for a, b in pairs}
+        counts = row_counts(len(own), own.device) if counts is None else counts
+        return self._tiled(embeddings, pairs, counts, clusters)
 
     def _whole(self, x: Tensor, y: Tensor, clusters: Tensor | None) -> Tensor:
         """Return the loss of a pair from its whole similarity matrix."""
@@ -223,7 +247,7 @@ class ContrastiveLoss(nn.Module):
             similarity = x.to(precision) @ y.to(precision).T
         similarity = full_precision(similarity) / self.temperature
         if clusters is not None:
-            same = clusters[:, None] == clusters
+            same = (clusters[:, None] == clusters) & (clusters >= 0)
             similarity = similarity.masked_fill(same.fill_diagonal_(False), -math.inf)
         if self.config.kind == "mms":
             return mms(similarity, self.config.margin)

@@ -52,7 +52,8 @@ class Tiling:
         counts: clips of every process.
         size: rows and columns of a tile.
         precision: precision of the dot products.
-        clusters: cluster of every clip of all processes ``(B,)``: clips of one cluster are not compared.
+        clusters: cluster of every clip of all processes ``(B,)``: clips of one cluster are not compared; those with a
+            negative number are in none.
     """
 
     counts: Sequence[int]
@@ -104,7 +105,8 @@ def tiles(x: Tensor, y: Tensor, tiling: Tiling) -> Iterator[Tile]:
                 own = tiling.clusters[first + rows.start : first + rows.stop]
                 kept = true.clone()
                 # not -inf: a row of nothing but that has no finite log-sum-exp
-                values.masked_fill_(own[:, None] == tiling.clusters[columns], torch.finfo(values.dtype).min / 4)
+                same = (own[:, None] == tiling.clusters[columns]) & (own >= 0)[:, None]
+                values.masked_fill_(same, torch.finfo(values.dtype).min / 4)
                 true.copy_(kept)
             start = top + max(0, -offset)
             yield Tile(rows, columns, values, true, slice(start, start + len(true)))

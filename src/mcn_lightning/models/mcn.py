@@ -30,7 +30,8 @@ class NetworkConfig:
 
     Args:
         embedding_dim: width D of the joint embedding space.
-        modalities: branches to build, of video, audio, text (set from data.modalities).
+        modalities: branches to build, of video, audio, text (set from data.modalities). Training needs two; one is
+            enough to embed with trained weights.
         video_dim: width C of the visual feature (set from data.streams).
         audio_bands: mel bands M (set from data.audio.bands).
         text_dim: width E of a word vector (set from data.text.dim).
@@ -68,9 +69,9 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.modalities if name not in MODALITIES]
-        if unknown or len(self.modalities) < 2 or len(set(self.modalities)) < len(self.modalities):
+        if unknown or not self.modalities or len(set(self.modalities)) < len(self.modalities):
             raise ValueError(
-                f"--data.modalities: expected two or three of {', '.join(MODALITIES)}, found {list(self.modalities)}"
+                f"--data.modalities: expected some of {', '.join(MODALITIES)}, each once, found {list(self.modalities)}"
             )
         if len(self.audio_widths) != 4:
             raise ValueError(f"--model.network.audio_widths: expected four widths, found {list(self.audio_widths)}")
@@ -84,10 +85,10 @@ class NetworkConfig:
 
     def _check_fused(self) -> None:
         flag = "--model.network.fuse_audio_text"
-        if len(self.modalities) < len(MODALITIES):
+        if len({"audio", "text"} & set(self.modalities)) == 1:
             raise ValueError(
-                f"{flag}: expected --data.modalities with all of {', '.join(MODALITIES)}, found "
-                f"{list(self.modalities)}; add what is missing or set {flag} to false"
+                f"{flag}: expected --data.modalities with both or none of audio and text, which have one embedding, "
+                f"found {list(self.modalities)}; add what is missing or set {flag} to false"
             )
         if self.reconstruction:
             raise ValueError(
@@ -123,7 +124,10 @@ class NetworkConfig:
     @property
     def embeddings(self) -> tuple[str, ...]:
         """The names of the embeddings that the network gives when every modality is there."""
-        return ("video", AUDIO_TEXT) if self.fuse_audio_text else tuple(self.modalities)
+        if not self.fuse_audio_text:
+            return tuple(self.modalities)
+        found = {"video": "video" in self.modalities, AUDIO_TEXT: "audio" in self.modalities}
+        return tuple(name for name, there in found.items() if there)
 
     @property
     def branch_width(self) -> int:
@@ -144,6 +148,9 @@ class MCNOutput:
             with the audio.
         reconstructions: what the heads made of the embeddings, shaped as the targets; empty without the heads.
         audio_text: joint embedding of audio and text ``(B, D)`` where the network joins them and both are there.
+        present: where some clips lack a modality, which clips have each embedding, ``(B,)`` bool by name, on the CPU;
+            the rows of the others are zeros. ``targets`` and ``reconstructions`` have rows for clips with their
+            modality only.
     """
 
     video: Tensor | None
@@ -152,14 +159,23 @@ class MCNOutput:
     targets: dict[str, Tensor]
     reconstructions: dict[str, Tensor]
     audio_text: Tensor | None = None
+    present: dict[str, Tensor] | None = None
 
     def embeddings(self) -> dict[str, Tensor]:
         """Return the embeddings that are present, in the order video, audio, text, audio_text."""
         return {name: value for name in (*MODALITIES, AUDIO_TEXT) if (value := getattr(self, name)) is not None}
 
     def mean(self) -> Tensor:
-        """Return the fused feature of each clip, the mean over the embeddings present, ``(B, D)``."""
-        return torch.stack(list(self.embeddings().values())).mean(dim=0)
+        """Return the fused feature of each clip, the mean over the embeddings that it has, ``(B, D)``."""
+        found = torch.stack(list(self.embeddings().values()))
+        if self.present is None:
+            return found.mean(dim=0)
+        count = torch.stack(list(self.present.values())).sum(dim=0).clamp(min=1)
+        return found.sum(dim=0) / count.to(found.device, non_blocking=True)[:, None]
+
+    def has_any(self) -> Tensor | None:
+        """Return which clips have an embedding at all, ``(B,)`` bool on the CPU; ``None`` for all of them."""
+        return None if self.present is None else torch.stack(list(self.present.values())).any(dim=0)
 
 
 class AudioBranch(nn.Module):
@@ -260,6 +276,19 @@ def _check_inputs(config: NetworkConfig, video: Tensor | None, audio: Tensor | N
             )
 
 
+def _masks(inputs: Mapping[str, Tensor], present: Tensor | None) -> dict[str, Tensor]:
+    """Return which clips have each input, ``(B,)`` bool; empty where all clips have all."""
+    if present is None:
+        return {}
+    masks = {name: present[:, MODALITIES.index(cast("Modality", name))] for name in inputs}
+    return {} if all(bool(mask.all()) for mask in masks.values()) else masks
+
+
+def _spread(values: Tensor, rows: Tensor, size: int) -> Tensor:
+    """Return ``(size, D)`` with values ``(m, D)`` in some rows and zeros in the others."""
+    return values.new_zeros(size, values.shape[1]).index_copy(0, rows, values)
+
+
 class MCN(nn.Module):
     """Multimodal Clustering Network (Chen et al., ICCV 2021), section 3.1, as in the authors' released code.
 
@@ -273,7 +302,9 @@ class MCN(nn.Module):
         self.video = GatedEmbedding(config.video_dim, config.embedding_dim) if "video" in config.modalities else None
         self.audio = AudioBranch(config) if "audio" in config.modalities else None
         self.text = TextBranch(config) if "text" in config.modalities else None
-        self.fusion = GatedFusion(config.branch_width, config.embedding_dim) if config.fuse_audio_text else None
+        self.fusion = (
+            GatedFusion(config.branch_width, config.embedding_dim) if AUDIO_TEXT in config.embeddings else None
+        )
         target_dims = {"video": config.video_dim, "audio": config.audio_widths[-1], "text": config.branch_width}
         names = [name for name in MODALITIES if name in config.modalities and config.reconstruction]
         self.reconstruction = nn.ModuleDict({name: _reconstruction_head(config, target_dims[name]) for name in names})
@@ -284,6 +315,7 @@ class MCN(nn.Module):
         audio: Tensor | None = None,
         audio_frames: Tensor | None = None,
         words: Tensor | None = None,
+        present: Tensor | None = None,
     ) -> MCNOutput:
         """Embed a batch; a modality that is not given, or has no branch, is ``None`` in the result.
 
@@ -292,6 +324,8 @@ class MCN(nn.Module):
             audio: log-mel spectrograms in dB, ``(B, M, T)``.
             audio_frames: frames before padding, ``(B,)`` int64; all T when ``None``.
             words: indices ``(B, W)`` int32 or word vectors ``(B, W, E)``.
+            present: which clips have video, audio and text, ``(B, 3)`` bool on the CPU; all of them when ``None``. A
+                branch runs on the clips that have its modality, so the statistics of batch norm are theirs alone.
 
         Returns:
             Embeddings, reconstruction targets and reconstructions.
@@ -300,35 +334,67 @@ class MCN(nn.Module):
             ValueError: if an input is of another size than the network was built for.
         """
         _check_inputs(self.config, video, audio, words)
+        given = {"video": video, "audio": audio, "text": words}
+        inputs = {name: x for name, x in given.items() if x is not None and getattr(self, name) is not None}
+        masks = _masks(inputs, present)
+        rows = {name: mask.nonzero()[:, 0].to(inputs[name].device) for name, mask in masks.items() if not mask.all()}
+        inputs = {name: x[rows[name]] if name in rows else x for name, x in inputs.items()}
         embeddings: dict[str, Tensor] = {}
         targets: dict[str, Tensor] = {}
-        if video is not None and self.video is not None:
-            inputs = F.dropout(video, self.config.dropout, self.training)
-            embeddings["video"], targets["video"] = self.video(inputs), video
-        if audio is not None and self.audio is not None:
-            if audio_frames is None:
-                audio_frames = torch.full((len(audio),), audio.shape[2], device=audio.device)
-            embeddings["audio"], targets["audio"] = self.audio(audio, audio_frames)
-        if words is not None and self.text is not None:
-            embeddings["text"], targets["text"] = self.text(words)
+        if "video" in inputs and self.video is not None:
+            x = F.dropout(inputs["video"], self.config.dropout, self.training)
+            embeddings["video"], targets["video"] = self.video(x), inputs["video"]
+        if "audio" in inputs:
+            if audio_frames is not None and "audio" in rows:
+                audio_frames = audio_frames[rows["audio"]]
+            embeddings["audio"], targets["audio"] = self._audio(inputs["audio"], audio_frames)
+        if "text" in inputs and self.text is not None:
+            embeddings["text"], targets["text"] = self.text(inputs["text"])
         if self.fusion is not None:
-            parts = {name: embeddings.pop(name) for name in ("audio", "text") if name in embeddings}
-            if len(parts) == 2:
-                embeddings[AUDIO_TEXT] = self.fusion(parts["audio"], parts["text"])
+            self._fuse(embeddings, masks, rows)
         reconstructions = {
             name: self.reconstruction[name](embeddings[name]) for name in embeddings if name in self.reconstruction
         }
         if self.config.normalize:
             embeddings = {name: F.normalize(value, dim=1) for name, value in embeddings.items()}
-        present = cast("dict[str, Tensor | None]", embeddings)
+        for name in rows.keys() & embeddings.keys():
+            embeddings[name] = _spread(embeddings[name], rows[name], len(masks[name]))
+        found = cast("dict[str, Tensor | None]", embeddings)
         return MCNOutput(
-            present.get("video"),
-            present.get("audio"),
-            present.get("text"),
+            found.get("video"),
+            found.get("audio"),
+            found.get("text"),
             targets,
             reconstructions,
-            present.get(AUDIO_TEXT),
+            found.get(AUDIO_TEXT),
+            {name: masks[name] for name in (*MODALITIES, AUDIO_TEXT) if name in embeddings} if rows else None,
         )
+
+    def _audio(self, audio: Tensor, audio_frames: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the embedding and the pooled feature of spectrograms, of which there may be none."""
+        branch = cast("AudioBranch", self.audio)
+        if audio_frames is None:
+            audio_frames = torch.full((len(audio),), audio.shape[2], device=audio.device)
+        if len(audio) or any(isinstance(part, nn.SyncBatchNorm) for part in branch.modules()):
+            return branch(audio, audio_frames)
+        empty = branch.projection.weight.new_zeros(0, self.config.branch_width)  # batch norm has no use for it
+        pooled = branch.projection.weight.new_zeros(0, self.config.audio_widths[-1])
+        return reach(empty, branch.parameters()), pooled.detach()
+
+    def _fuse(self, embeddings: dict[str, Tensor], masks: dict[str, Tensor], rows: dict[str, Tensor]) -> None:
+        """Put the joint embedding of the clips that have audio and text in place of those of audio and of text."""
+        parts: dict[str, Tensor] = {name: embeddings.pop(name) for name in ("audio", "text") if name in embeddings}
+        if len(parts) < 2 or self.fusion is None:
+            return
+        if masks:
+            masks[AUDIO_TEXT] = masks["audio"] & masks["text"]
+        if rows.keys() & parts.keys():
+            both = masks[AUDIO_TEXT].nonzero()[:, 0].to(parts["audio"].device)
+            for name in rows.keys() & parts.keys():
+                parts[name] = _spread(parts[name], rows[name], len(masks[name]))
+            parts = {name: value[both] for name, value in parts.items()}
+            rows[AUDIO_TEXT] = both
+        embeddings[AUDIO_TEXT] = self.fusion(parts["audio"], parts["text"])
 
     def nothing(self, device: torch.device) -> MCNOutput:
         """Return what a batch of no clips gives, without any branch being run (batch norm has no use for it).

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mcn_lightning.models.mcn import MCN, MODALITIES, NetworkConfig
+from mcn_lightning.models.mcn import AUDIO_TEXT, MCN, MODALITIES, NetworkConfig
 from mcn_lightning.models.released import (
     WeightsError,
     find_state,
@@ -72,10 +72,12 @@ class Weights:
             WeightsError: if the weights are of inputs of another size, or need a modality that the data do not have.
         """
         modalities = [name for name in config.modalities if name in self.shape["modalities"]]
-        least = len(MODALITIES) if self.shape["fuse_audio_text"] else 2
-        if len(modalities) < least:
+        split = self.shape["fuse_audio_text"] and len({"audio", "text"} & set(modalities)) == 1
+        # one modality alone can be embedded, if the data have no other
+        if split or len(modalities) < min(2, len(config.modalities)):
+            least = "all" if split else "at least two" if len(config.modalities) > 1 else "one"
             raise WeightsError(
-                f"{self.source}: expected {'all' if least == 3 else 'at least two'} of "
+                f"{self.source}: expected {least} of "
                 f"{', '.join(self.shape['modalities'])}, of which the weights are, among the modalities of the data, "
                 f"found {', '.join(config.modalities)}; set --data.modalities"
             )
@@ -93,8 +95,7 @@ class Weights:
         Raises:
             WeightsError: if weights are missing or left over, or their shapes do not agree.
         """
-        absent = [name for name in MODALITIES if name not in network.config.modalities]
-        left_out = tuple(f"{part}{name}." for name in absent for part in ("", "reconstruction."))
+        left_out = tuple(absent_weights(network.config))
         state = {name: value for name, value in self.state.items() if not (left_out and name.startswith(left_out))}
         load_weights(network, state, self.source, "give the file as it was saved")
 
@@ -114,6 +115,17 @@ class Weights:
             if getattr(config, name) != value
         ]
         return text + (f"; but model.network.{', '.join(changed)} in training" if changed else "")
+
+
+def absent_weights(config: NetworkConfig) -> list[str]:
+    """Return how the names of the weights begin that a network of all modalities has, and this one has not.
+
+    Args:
+        config: shape of the network.
+    """
+    absent = [name for name in MODALITIES if name not in config.modalities]
+    found = [f"{part}{name}." for name in absent for part in ("", "reconstruction.")]
+    return found if AUDIO_TEXT in config.embeddings else [*found, "fusion."]
 
 
 def read_weights(path: str | Path) -> Weights:
