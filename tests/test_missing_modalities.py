@@ -1,14 +1,19 @@
 """Videos that lack a modality, from the files to the table: they train on what they have and are counted."""
 
 import json
+import re
+import shutil
 
 import pytest
 import torch
 from commands import write_overlay
-from test_cli import CONFIGS, refusal
+from pytorch_lightning import Trainer
+from safetensors.torch import load_file
+from test_cli import CONFIGS, refusal, run
 from test_module import CLUSTERING, NETWORK, make_data, make_trainer
+from test_two_processes import fit
 
-from mcn_lightning.callbacks import CentroidUpdate
+from mcn_lightning.callbacks import CentroidUpdate, RetrievalEvaluation
 from mcn_lightning.data.packing import PackConfig
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.module import MCNModule, OptimizerConfig
@@ -126,3 +131,73 @@ def test_one_run_is_the_same_after_it_was_stopped(partial, tmp_path):
     trainer.fit(module, make_data(partial, allow_missing=True), ckpt_path=tmp_path / "a.ckpt")
     assert len(whole) == 6 and len(first) == 2 and [*first, *second] == whole
     assert all(torch.tensor(whole).isfinite())
+
+
+def command(partial, folder, *words):
+    overlay = write_overlay(folder / "tiny.yaml", partial, folder, CSV)
+    return ("--config", CONFIGS / "demo.yaml", "--config", overlay, "--data.allow_missing", "true",
+            "--trainer.limit_val_batches", "1.0", *words)  # fmt: skip
+
+
+def row(said, name):
+    return next(line for line in said.splitlines() if re.match(rf"{re.escape(name)}\s", line)).split()
+
+
+def test_the_command_trains_counts_and_marks(partial, tmp_path, capsys, caplog):
+    demo = command(partial, tmp_path)
+    run("fit", *demo, "--trainer.max_steps", 6, "--trainer.max_epochs", 6)
+    assert re.search(r"epoch 1: of \d videos .* had no (audio|text|video)", caplog.text)
+    checkpoint = next(tmp_path.rglob("last.ckpt"))
+    saved = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert all(value.isfinite().all() for value in saved.values() if value.is_floating_point())
+    capsys.readouterr()
+    for order in ("validate", "test"):
+        run(order, *demo, "--ckpt_path", checkpoint)
+        said = capsys.readouterr().out
+        # five captions a video, and the windows of 5 s of the one without captions
+        captions, windows = 5, 6
+        assert "held-out clips: 21" in said and row(said, "held-out")[-2:] == ["queries", "items"]
+        assert row(said, "t->v")[-2:] == [str(2 * captions), str(2 * captions + windows)]
+        assert row(said, "t->a")[-2:] == [str(2 * captions), str(2 * captions + windows)]
+        assert row(said, "v->a")[-2:] == [str(captions + windows), str(2 * captions + windows)]
+        assert row(said, "t->va")[-2:] == [str(captions), str(captions + windows)]
+    run("predict", *demo, "--ckpt_path", checkpoint, "--embeddings.path", tmp_path / "e.safetensors")
+    rows = load_file(tmp_path / "e.safetensors")
+    clips = json.loads((tmp_path / "e.json").read_text())["clips"]
+    for name, without in (("video", 8), ("audio", 6), ("text", 7)):
+        there = torch.tensor([clip["video"] != f"synthetic_{without:05d}" for clip in clips])
+        assert torch.equal(rows[f"has_{name}"], there), name
+        assert rows[name][there].any(dim=1).all() and not rows[name][~there].any()
+    assert all(clip["text"] is None for clip in clips if clip["video"].endswith("7"))
+
+
+def test_a_direction_that_no_clip_serves_is_named(partial, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(partial, data)
+    for path in data.glob("features/val/*/*_spec.npz"):
+        path.unlink()
+    demo = command(data, tmp_path)
+    run("validate", *demo, "--data.val_csv", "val.csv")
+    said = capsys.readouterr().out
+    assert "left out, as there is no clip with both sides: t->va, t->a, a->t, a->v, v->a" in said
+    assert row(said, "t->v")[0] == "t->v"
+
+
+def test_in_a_notebook(partial, tmp_path):
+    evaluation = RetrievalEvaluation()
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[evaluation], max_epochs=1,
+                      enable_checkpointing=False, default_root_dir=tmp_path, enable_model_summary=False)  # fmt: skip
+    module = MCNModule(NETWORK, clustering=CLUSTERING, optimizer=OptimizerConfig(warmup_steps=0))
+    trainer.fit(module, make_data(partial, allow_missing=True))
+    assert {"val/t->va/R@10", "val/a->v/R@10", "val/nmi"} <= set(trainer.callback_metrics)
+    found = trainer.predict(module, make_data(partial, allow_missing=True))
+    assert all(part["has_video"].dtype == torch.bool for part in found)
+
+
+def test_two_processes_train_as_one(partial, tmp_path):
+    words = ("--data.allow_missing", "true", "--data.modalities", "[video, text]", "--model.loss.contrastive.tile", 4)
+    one, weights = fit(partial, tmp_path / "one", "--data.batch_size", 2, "--trainer.devices", 1, *words)
+    two, others = fit(partial, tmp_path / "two", "--data.batch_size", 1, "--trainer.devices", 2, *words)
+    assert len(one) == 6 and two == pytest.approx(one, rel=1e-4)
+    for name, value in weights.items():
+        torch.testing.assert_close(others[name], value, rtol=1e-3, atol=1e-4)

@@ -147,7 +147,7 @@ class MCNModule(LightningModule):
         self.step_loss: Tensor | None = None  # its loss; none where no video of it could be read
         self._recluster: Literal["no", "warm", "fresh"] = "no"
         self._watch = FiniteWatch()
-        self._idle = False
+        self._idle = self._lacking = False
         if start is not None:
             start.load(self.network)
             if getattr(rank_zero_only, "rank", 0) == 0:
@@ -295,6 +295,7 @@ class MCNModule(LightningModule):
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor | None:
         """Return the loss of one batch; nothing when no video of it could be read on any process."""
         counts, present = self._exchange(batch)
+        self._lacking = present is not None
         self.step_clips, self.step_loss = sum(counts), None
         if self.step_clips == 0:
             return self._no_step()
@@ -376,7 +377,14 @@ class MCNModule(LightningModule):
         return torch.zeros((), device=self.device, requires_grad=True)
 
     def on_after_backward(self) -> None:
-        """Forget the zeros of a step that changes nothing: momentum and decay would move the weights."""
+        """Forget the zeros of a step that changes nothing: momentum and decay would move the weights.
+
+        Weights that a step does not use, as no clip has their modality, have the gradient 0, as on several processes.
+        """
+        if self._lacking and world() == 1:
+            for parameter in self.parameters():
+                if parameter.requires_grad and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # it insists on gradients
         if self._idle and scaler is None and self.trainer.accumulate_grad_batches == 1:
             for parameter in self.parameters():

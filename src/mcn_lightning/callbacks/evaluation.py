@@ -18,7 +18,7 @@ from mcn_lightning.callbacks.planned import check_plan
 from mcn_lightning.callbacks.progress import say
 from mcn_lightning.clustering import KMeans, assign
 from mcn_lightning.data.batch import ClipBatch, InputError
-from mcn_lightning.distributed import gather_rows, rank, row_counts, world
+from mcn_lightning.distributed import gather_rows, numbers_of_all, rank, row_counts, world
 from mcn_lightning.metrics import ClusterQuality, LabelledFeatures, Ranking, RetrievalRecall, query_density
 from mcn_lightning.metrics.items import hash_ids
 
@@ -145,6 +145,25 @@ def served(network_config: Any, data: Any) -> Any:
     there = getattr(data, "modalities", network_config.modalities)
     kept = [name for name in network_config.modalities if name in there]
     return network_config if len(kept) == len(network_config.modalities) else replace(network_config, modalities=kept)
+
+
+def clips_of_sides(
+    present: Mapping[str, Tensor] | None, direction: str, joint: bool
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Return which clips have the query and which the gallery item of a direction, ``(B,)`` bool on the CPU each.
+
+    Args:
+        present: which clips have each embedding; ``None`` where all have all, and in the result then.
+        direction: letters around ``->``.
+        joint: whether audio and text have one joint embedding.
+    """
+    if present is None:
+        return None, None
+    asks, answers = (
+        torch.stack([present[name] for name in embedding_names(side, joint)]).all(dim=0)
+        for side in parse_direction(direction)
+    )
+    return asks, answers
 
 
 Fusion = Literal["sum", "normalized_mean", "normalized_sum"]
@@ -359,6 +378,7 @@ class RetrievalEvaluation(Callback):
         self._items: set[str] = set()
         self._unknown: set[str] = set()
         self._left_out: dict[str, list[str]] = {}
+        self._pairs: dict[str, int] = {}  # clips of this process with both sides of a direction
 
     def _start(self, module: LightningModule, data: Any = None) -> None:
         config = served(module.network_config, data)
@@ -370,6 +390,7 @@ class RetrievalEvaluation(Callback):
         self._quality.reset()
         self._labelled.reset()
         self._items, self._unknown = set(), set()
+        self._pairs = dict.fromkeys(chosen, 0)
 
     def _update(self, module: LightningModule, output: Any, batch: ClipBatch) -> None:
         if len(batch) == 0:  # benchmarks alone are evaluated
@@ -384,15 +405,29 @@ class RetrievalEvaluation(Callback):
         self._unknown.update(batch.without_known_word())
         for direction, recall in self._recalls.items():
             queries, items = self.scoring.sides(module, embeddings, direction)
-            recall.update(batch.ids, queries, items, batch.items)
+            asks, answers = clips_of_sides(output.present, direction, AUDIO_TEXT in embeddings)
+            recall.update(batch.ids, queries, items, batch.items, asks, answers)
+            self._pairs[direction] += len(queries) if asks is None or answers is None else int((asks & answers).sum())
         if batch.labels is not None:
-            self._labelled.update(batch.ids, output.mean(), batch.labels)
-            if (clusters := module.assignments(output)) is not None:  # type: ignore[operator]
-                self._quality.update(batch.ids, clusters, batch.labels)
+            known = (batch.labels >= 0).tolist()
+            self._label(module, output, batch, [row for row, is_known in enumerate(known) if is_known])
+
+    def _label(self, module: LightningModule, output: Any, batch: ClipBatch, rows: list[int]) -> None:
+        """Take the features and the clusters of the clips whose topic is known."""
+        if not rows or batch.labels is None:
+            return
+        ids, labels = [batch.ids[row] for row in rows], batch.labels[rows]
+        self._labelled.update(ids, output.mean()[rows], labels)
+        if (clusters := module.assignments(output)) is not None:  # type: ignore[operator]
+            clustered = [place for place, cluster in enumerate(clusters[rows].tolist()) if cluster >= 0]
+            if clustered:
+                names = [ids[place] for place in clustered]
+                self._quality.update(names, clusters[rows][clustered], labels[clustered])
 
     def _finish(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if trainer.sanity_checking or (count := self._count(module, self._items)) == 0:
             return
+        self._leave_out_empty(module)
         try:
             metrics = {
                 f"{direction}/{name}": float(value)
@@ -419,6 +454,14 @@ class RetrievalEvaluation(Callback):
         if trainer.is_global_zero:
             shown_as = _when(trainer), dropped, unknown, self._left_out
             say("\n" + format_table(metrics, rankings, count, *shown_as))
+
+    def _leave_out_empty(self, module: LightningModule) -> None:
+        """Leave out the directions of which no clip has both sides."""
+        found = numbers_of_all(list(self._pairs.values()), module.device) if self._pairs else []
+        for direction, *counts in zip(list(self._recalls), *found, strict=True):
+            if sum(counts) == 0:
+                del self._recalls[direction]
+                self._left_out.setdefault("clip with both sides", []).append(direction)
 
     def _count(self, module: LightningModule, clips: set[str]) -> int:
         """Return the number of clips, each once, of all processes."""
