@@ -34,7 +34,9 @@ def checkpoint(tiny, tmp_path_factory):
 def embed(checkpoint, folder, *words):
     path, demo = checkpoint
     run("predict", *demo, "--ckpt_path", path, "--embeddings.path", folder / "e.safetensors", *words)
-    return json.loads((folder / "e.json").read_text()), load_file(folder / "e.safetensors")
+    ids = [clip["id"] for clip in json.loads((folder / "e.json").read_text())["clips"]]
+    tensors = load_file(folder / "e.safetensors")
+    return ids, {name: value for name, value in tensors.items() if not name.startswith("centroids")}
 
 
 def table(capsys, command, checkpoint, *words):

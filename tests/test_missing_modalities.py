@@ -201,3 +201,10 @@ def test_two_processes_train_as_one(partial, tmp_path):
     assert len(one) == 6 and two == pytest.approx(one, rel=1e-4)
     for name, value in weights.items():
         torch.testing.assert_close(others[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_check_counts_them(partial, tmp_path, capsys):
+    overlay = write_overlay(tmp_path / "tiny.yaml", partial, tmp_path, CSV)
+    run("check", "--config", CONFIGS / "demo.yaml", "--config", overlay, "--data.allow_missing", "true")
+    said = capsys.readouterr().out
+    assert "6 of 6 videos can be used" in said and "  lacking   audio (in 2 videos)" in said

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mcn_lightning.data.batch import BadVideo, ClipBatch, InputError
+from mcn_lightning.data.batch import MODALITIES, BadVideo, ClipBatch, InputError
 from mcn_lightning.data.captions import describe_dropped
 from mcn_lightning.data.videos import NarratedVideoDataset, StoredVideo
 
@@ -37,6 +37,7 @@ class SplitReport:
         skipped: unusable videos.
         faults: what is odd in the numbers of videos that can be used, and in how many.
         dropped: captions that cannot be used, in words.
+        lacking: usable videos that have no video, audio or text, by what they lack.
     """
 
     title: str
@@ -50,6 +51,7 @@ class SplitReport:
     skipped: list[BadVideo] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     dropped: str = ""
+    lacking: Counter[str] = field(default_factory=Counter)
 
     def add(self, video: StoredVideo, batch: ClipBatch, spans: Iterable[tuple[float, float]]) -> None:
         """Add one usable video.
@@ -100,6 +102,7 @@ class SplitReport:
             )
             lines.append(f"  sound     mean {total / count:.1f} dB, peak {peak:.1f} dB, {silent}")
         lines += [f"  odd       {fault} (in {count} videos)" for fault, count in self.faults.most_common(SHOWN)]
+        lines += [f"  lacking   {name} (in {count} videos)" for name, count in self.lacking.most_common()]
         if self.dropped:
             lines.append(f"  left out  {self.dropped}")
         lines += [f"  skipped   {bad.video}: {bad.reason}" for bad in self.skipped[:SHOWN]]
@@ -128,7 +131,9 @@ def inspect(dataset: NarratedVideoDataset, title: str) -> SplitReport:
         What is there, and which videos would be skipped and why.
     """
     source = dataset.source
-    whole = NarratedVideoDataset(source, dataset.clips, dataset.audio, dataset.text, dataset.seed, training=False)
+    whole = NarratedVideoDataset(
+        source, dataset.clips, dataset.audio, dataset.text, dataset.seed, training=False, may_lack=dataset.may_lack
+    )
     report = SplitReport(title, len(source), dropped=describe_dropped(source.dropped()))
     with torch.inference_mode():
         for index in tqdm(range(len(source)), f"reading {title.split()[-1]}", unit=" videos", disable=None):
@@ -136,6 +141,9 @@ def inspect(dataset: NarratedVideoDataset, title: str) -> SplitReport:
             if isinstance(batch, BadVideo):
                 report.skipped.append(batch)
                 continue
+            if batch.present is not None:
+                there = dict(zip(MODALITIES, batch.present[0].tolist(), strict=True))
+                report.lacking.update(name for name in dataset.may_lack if not there[name])
             try:
                 video = source.open(index)
                 report.add(video, batch, whole.spans(index))
