@@ -64,6 +64,24 @@ def test_several_captions_of_a_clip_all_ask_for_it(seed):
     assert result == pytest.approx(expected(queries, gallery, videos, KS, clips), rel=1e-5)
 
 
+def test_the_metric_counts_a_clip_once_and_every_caption():
+    torch.manual_seed(4)
+    gallery = torch.randn(6, 5)
+    names = [f"video{clip // 2:06d}_{clip}" for clip in range(6)]
+    clips = torch.arange(6).repeat_interleave(3)
+    queries = torch.randn(18, 5)
+    metric = FullVideoRetrieval(ks=KS)
+    for start in (0, 7, 14):
+        rows = list(range(start, min(start + 7, 18)))
+        ids = [f"{names[clips[row]]}#{row}" for row in rows]
+        metric.update(ids, queries[rows], gallery[clips[rows]], [names[clips[row]] for row in rows])
+    assert plain(metric.compute()) == pytest.approx(
+        plain(full_video_metrics(queries, gallery, torch.arange(6) // 2, KS, clips=clips)), rel=1e-6
+    )
+    with pytest.raises(ValueError, match="expected an item for each of 1 ids, got 2"):
+        metric.update(["video000009_1"], queries[:1], gallery[:1], ["a", "b"])
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_real_valued_rows_and_bounded_memory(seed, monkeypatch):
     torch.manual_seed(seed)

@@ -178,6 +178,7 @@ class FullVideoRetrieval(Metric):
     is_differentiable = False
 
     ids: list[Tensor]
+    items: list[Tensor]
     videos: list[Tensor]
     queries: list[Tensor]
     gallery: list[Tensor]
@@ -190,16 +191,18 @@ class FullVideoRetrieval(Metric):
         self.ks = tuple(ks)
         self.chunk = chunk
         self.name_length = name_length
-        for name in ("ids", "videos", "queries", "gallery"):
+        for name in ("ids", "items", "videos", "queries", "gallery"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
-    def update(self, ids: Sequence[str], queries: Tensor, gallery: Tensor) -> None:
+    def update(self, ids: Sequence[str], queries: Tensor, gallery: Tensor, items: Sequence[str] = ()) -> None:
         """Add clips with their captions.
 
         Args:
             ids: B names that begin with that of the video.
             queries: embeddings of the captions, ``(B, D)``, kept as float32.
             gallery: embeddings of the clips, ``(B, D)``, kept as float32.
+            items: B names of clips, of which several rows may have one, as a clip with several captions has; ``ids``
+                when empty.
 
         Raises:
             ValueError: if the shapes do not fit, or an id is shorter than the name of a video.
@@ -210,7 +213,10 @@ class FullVideoRetrieval(Metric):
         hashes = hash_ids(ids, queries.device)
         if short := [name for name in ids if len(name) < self.name_length]:
             raise ValueError(f"an id must begin with {self.name_length} characters of its video, got {short[0]!r}")
+        if items and len(items) != len(ids):
+            raise ValueError(f"expected an item for each of {len(ids)} ids, got {len(items)}")
         self.ids.append(hashes)
+        self.items.append(hash_ids(items, queries.device) if items else hashes)
         self.videos.append(hash_ids([name[: self.name_length] for name in ids], queries.device))
         self.queries.append(queries.detach().float())
         self.gallery.append(gallery.detach().float())
@@ -222,7 +228,10 @@ class FullVideoRetrieval(Metric):
             ValueError: if nothing was seen or an embedding is not finite.
         """
         once = first_of_each(concatenated(self.ids, "FullVideoRetrieval"))
-        queries, gallery, videos = (
-            concatenated(rows, "FullVideoRetrieval")[once] for rows in (self.queries, self.gallery, self.videos)
+        queries, gallery, videos, items = (
+            concatenated(rows, "FullVideoRetrieval")[once]
+            for rows in (self.queries, self.gallery, self.videos, self.items)
         )
-        return full_video_metrics(queries, gallery, videos, self.ks, self.chunk)
+        rows = first_of_each(items)  # each clip once, in the order of its hash
+        clips = torch.searchsorted(items[rows], items)
+        return full_video_metrics(queries, gallery[rows], videos[rows], self.ks, self.chunk, clips)
