@@ -194,7 +194,7 @@ def test_the_help_of_fit_begins_with_this_project_s_options(capsys):
     with pytest.raises(SystemExit):
         main(["fit", "--help"])
     shown = capsys.readouterr().out
-    assert shown.startswith("usage: lightning fit [--config RECIPE_OR_FILE]... [options]\n")
+    assert shown.startswith("usage: lightning fit [--config RECIPE_OR_FILE]... [options]\n\ntrain a model\n")
     options = ("seed_everything", "model.network.embedding_dim", "model.loss.cluster_weight", "data.root",
                "retrieval.directions", "trainer.accelerator")  # fmt: skip
     places = [shown.index(f"\n  --{option} ") for option in options]

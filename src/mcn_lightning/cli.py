@@ -58,6 +58,7 @@ from mcn_lightning.checks import (
     log_below,
     video_width,
 )
+from mcn_lightning.commands import COMMANDS
 from mcn_lightning.commands import main as main  # the whole command; `run` is the part of it with a trainer
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.datamodule import NarratedVideos
@@ -130,7 +131,9 @@ class MCNCLI(LightningCLI):
     def _add_arguments(self, parser: LightningArgumentParser) -> None:
         """Add all options; ``--help`` begins with this project's, and ends with the trainer's."""
         super()._add_arguments(parser)
-        parser.usage = f"lightning {self._asked} [--config RECIPE_OR_FILE]... [options]"
+        if self._asked in COMMANDS:
+            parser.usage = f"lightning {self._asked} [--config RECIPE_OR_FILE]... [options]"
+            parser.description = COMMANDS[self._asked].summary
         groups: list[Any] = parser._action_groups  # type: ignore[assignment]
         groups.sort(key=lambda group: group is (parser.groups or {}).get("trainer"))
 
