@@ -33,7 +33,8 @@ def quieten() -> None:
     logging.lastResort = BetweenBars(logging.WARNING)
     for category in (DeprecationWarning, FutureWarning):
         warnings.filterwarnings("ignore", category=category, module=PACKAGES)
-    warnings.filterwarnings("ignore", message=".*does not have many workers")
+    for message in (".*does not have many workers", "The dirpath has changed"):  # each start has a folder of its own
+        warnings.filterwarnings("ignore", message=message)
     if warnings.formatwarning is not _as_line:
         _format_as_before, warnings.formatwarning = warnings.formatwarning, _as_line
 
