@@ -1,9 +1,11 @@
 """Videos that lack a modality, from the files to the table: they train on what they have and are counted."""
 
 import json
+import pickle
 import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from commands import write_overlay
@@ -14,6 +16,7 @@ from test_module import CLUSTERING, NETWORK, make_data, make_trainer
 from test_two_processes import fit
 
 from mcn_lightning.callbacks import CentroidUpdate, RetrievalEvaluation
+from mcn_lightning.clustering import ClusteringConfig
 from mcn_lightning.data.packing import PackConfig
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.module import MCNModule, OptimizerConfig
@@ -87,13 +90,17 @@ def test_without_the_option_they_cannot_be_used(partial, tmp_path, capsys):
         "--config",
         write_overlay(tmp_path / "tiny.yaml", partial, tmp_path, CSV),
     )
-    assert "found no" in refusal(capsys, "fit", *demo, "--data.max_bad_share", "0.1")
+    assert "; --data.allow_missing true evaluates it without" in refusal(capsys, "fit", *demo)
+    words = ("--data.val_csv", "null", "--data.max_bad_share", "0.1")
+    assert "unusable, more than --data.max_bad_share" in refusal(capsys, "fit", *demo, *words)
 
 
-@pytest.mark.parametrize("keep_frames", [False, True])
-def test_shards_carry_what_is_there(keep_frames, partial, tmp_path):
+@pytest.mark.parametrize(("keep_frames", "form"), [(False, "safetensors"), (True, "safetensors"), (False, "litdata")])
+def test_shards_carry_what_is_there(keep_frames, form, partial, tmp_path):
+    if form == "litdata":
+        pytest.importorskip("litdata", reason="needs the extra litdata")
     layout = make_data(partial, allow_missing=True)
-    report = layout.pack(PackConfig(str(tmp_path / "shards"), keep_frames=keep_frames, processes=1))
+    report = layout.pack(PackConfig(str(tmp_path / "shards"), keep_frames=keep_frames, processes=1, format=form))
     assert not report.skipped
     shards = make_data(partial, allow_missing=True, shards=str(tmp_path / "shards"))
     for split in ("train", "val"):
@@ -208,3 +215,50 @@ def test_check_counts_them(partial, tmp_path, capsys):
     run("check", "--config", CONFIGS / "demo.yaml", "--config", overlay, "--data.allow_missing", "true")
     said = capsys.readouterr().out
     assert "6 of 6 videos can be used" in said and "  lacking   audio (in 2 videos)" in said
+
+
+@pytest.mark.parametrize("kind", ["kmeans", "kmeans_per_modality"])
+def test_a_pass_clusters_what_is_there(kind, partial, tmp_path):
+    module = MCNModule(NETWORK, clustering=ClusteringConfig(kind, num_clusters=3, queue_rows=0))
+    rows = {}
+
+    def record(features, fresh):
+        rows.update({name: sum(map(len, parts)) for name, parts in features.items()})
+        assert all(part.any(dim=1).all() for parts in features.values() for part in parts)  # no row of zeros
+        return fit_all(features, fresh)
+
+    fit_all, module.clustering.fit = module.clustering.fit, record
+    update = CentroidUpdate(every_n_steps=0, every_n_epochs=1, source="training_set")
+    make_trainer(tmp_path, max_epochs=1, callbacks=[update], enable_checkpointing=False).fit(
+        module, make_data(partial, allow_missing=True)
+    )
+    assert rows == {"mean": 24, "video": 20, "audio": 16, "text": 16}
+
+
+def write_pickle(path):
+    generator = np.random.default_rng(0)
+    clips = []
+    for number, lacks in enumerate(("", "audio", "caption", "2d", "2d 3d", "2d 3d audio")):
+        clip = {"id": f"clip{number}", "2d": generator.random(8, dtype=np.float32), "caption": "topic0word1 so",
+                "3d": generator.random(8, dtype=np.float32), "audio": -torch.rand(40, 96) * 80}  # fmt: skip
+        clips.append({name: value for name, value in clip.items() if name not in lacks.split()})
+    path.write_bytes(pickle.dumps(clips))
+    return path
+
+
+def test_clips_of_a_pickle_may_lack_a_modality(tiny, tmp_path):
+    path = write_pickle(tmp_path / "clips.pkl")
+    data = make_data(tiny, train_csv=str(path), val_csv=str(path), allow_missing=True)
+    train, val = batches(data, epochs=(0,)), batches(data, "val", epochs=(0,))
+    assert [len(batch) for batch in train] == [4] * 6 and [len(batch) for batch in val] == [1] * 6
+    there = [[letter in clip for letter in "vat"] for clip in ("vat", "vt", "va", "vat", "at", "t")]
+    assert [batch.present[0].tolist() for batch in train] == [batch.present[0].tolist() for batch in val] == there
+    assert not val[3].video[:, :8].any() and val[3].video[:, 8:].any()
+    module = MCNModule(NETWORK, clustering=CLUSTERING, optimizer=OptimizerConfig(warmup_steps=0))
+    trainer = make_trainer(tmp_path, max_epochs=1, enable_checkpointing=False)
+    trainer.fit(module, make_data(tiny, train_csv=str(path), val_csv=None, allow_missing=True))
+    assert trainer.global_step == 3 and trainer.callback_metrics["train/loss"].isfinite()
+    found = trainer.validate(module, make_data(tiny, val_csv=str(path), allow_missing=True), verbose=False)
+    strict = batches(make_data(tiny, train_csv=str(path), val_csv=None), epochs=(0,))
+    assert [hasattr(batch, "reason") for batch in strict] == [False, True, True, True, True, True]
+    assert found is not None

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mcn_lightning.data.batch import MODALITIES, ClipBatch, InputError, Modality
+from mcn_lightning.data.batch import MODALITIES, AbsentError, ClipBatch, InputError, Modality
 from mcn_lightning.data.captions import describe_dropped
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.config import as_config
@@ -265,7 +265,8 @@ class NarratedVideos(LightningDataModule):
             try:
                 dataset.check(index)
             except InputError as error:
-                raise InputError(f"video {dataset.source.id(index)} cannot be evaluated: {error}") from None
+                hint = "; --data.allow_missing true evaluates it without" if isinstance(error, AbsentError) else ""
+                raise InputError(f"video {dataset.source.id(index)} cannot be evaluated: {error}{hint}") from None
 
     def has_topics(self, split: str) -> bool:
         """Tell whether the topics of a split's captions are known, by its first video that can be read."""
