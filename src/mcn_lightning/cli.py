@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 import yaml
+from jsonargparse.typing import register_type
+from lightning_utilities.core.enums import StrEnum
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -35,6 +37,8 @@ from mcn_lightning.callbacks import (
     Throughput,
     WholeCheckpoints,
     add_csv_logger,
+    bare,
+    best_checkpoint,
     check_trainer,
     claim_folder,
     keep_metrics,
@@ -46,6 +50,7 @@ from mcn_lightning.callbacks import (
     run_folder,
     start_wandb,
     with_displays,
+    without_checkpoints,
     without_loggers,
 )
 from mcn_lightning.checks import (
@@ -77,6 +82,11 @@ from mcn_lightning.parsers import OneLineErrors, brief, parse_words
 def is_first_process() -> bool:
     """Return whether this process is the one that speaks for all of a run."""
     return getattr(rank_zero_only, "rank", 0) == 0
+
+
+# what Lightning's own callbacks have as defaults, for config.yaml
+register_type(torch.device, str, torch.device)
+yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(str(value.value)))
 
 
 class OneLineParser(OneLineErrors, LightningArgumentParser):
@@ -210,17 +220,26 @@ class MCNCLI(LightningCLI):
         return trainer
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
-        """Build the trainer with the bar or lines and the summary that the user has not turned off or replaced."""
-        return super()._instantiate_trainer(config, with_displays(config, callbacks))
+        """Build the trainer with the bar, checkpoints and summary that the user has not turned off or replaced."""
+        if config.get("barebones"):
+            self.save_config_callback = None
+        config, callbacks = without_checkpoints(*bare(config, with_displays(config, callbacks)))
+        return super()._instantiate_trainer(config, callbacks)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        """Find out what ``--ckpt_path last`` is, across the folders of all runs of this name, and say it.
+        """Find out what ``--ckpt_path`` ``last`` and ``best`` are, across the folders of all runs of this name, and say it.
 
         Folders and checkpoints that ``fit`` is given must be those of a run with its options. Whoever logs to wandb
         goes on with the wandb run of that folder, too.
         """
         words = super()._prepare_subcommand_kwargs(subcommand)
         options = yaml.safe_load(self._parser(subcommand).dump(self.config[subcommand], skip_unset=False))
+        if words.get("ckpt_path") == "hpc":  # Lightning's own requeueing, which Resume takes the place of
+            raise InputError("--ckpt_path: expected last, best or a file, found hpc; last is what a requeued job takes")
+        if words.get("ckpt_path") == "best":
+            words["ckpt_path"] = best_checkpoint(self.trainer, options, training=subcommand == "fit")
+            if is_first_process():
+                print(f"--ckpt_path best: {words['ckpt_path']}")
         folders = []
         if subcommand == "fit":
             refuse_other_runs(self.trainer, options, words.get("ckpt_path"), options.get("run_folder"))

@@ -206,3 +206,11 @@ def test_stochastic_weight_averaging_ends_with_the_mean_of_the_epochs(tiny, tmp_
         torch.testing.assert_close(module.network.get_parameter(name).double(), mean, rtol=1e-5, atol=1e-7)
         assert torch.equal(saved["state_dict"][f"network.{name}"], module.network.get_parameter(name))
     assert int(module.clustering.of["mean"].queue.filled) == 8 and module.clustering.has_centroids
+
+
+def test_stochastic_weight_averaging_without_batch_norm_is_refused(tiny, tmp_path):
+    module = MCNModule(NETWORK, clustering={"kind": "none"})
+    trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", max_epochs=2, logger=False,
+                      callbacks=[StochasticWeightAveraging(1e-3)])  # fmt: skip
+    with pytest.raises(InputError, match=r"expected a network with batch norm .* found none; take EMAWeight"):
+        trainer.fit(module, make_data(tiny, modalities=["video", "text"]))

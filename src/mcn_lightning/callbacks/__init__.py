@@ -2,7 +2,7 @@
 
 from mcn_lightning.callbacks.benchmark import Benchmark, Figure
 from mcn_lightning.callbacks.centroids import CentroidUpdate
-from mcn_lightning.callbacks.checkpoints import WholeCheckpoints, last_checkpoint
+from mcn_lightning.callbacks.checkpoints import WholeCheckpoints, best_checkpoint, last_checkpoint
 from mcn_lightning.callbacks.embeddings import EmbeddingWriter, without_loggers
 from mcn_lightning.callbacks.evaluation import RetrievalEvaluation
 from mcn_lightning.callbacks.files import SaveConfig, run_folder
@@ -11,7 +11,6 @@ from mcn_lightning.callbacks.other_runs import refuse_other_runs
 from mcn_lightning.callbacks.progress import ParameterSummary, Progress, with_displays
 from mcn_lightning.callbacks.recognition import RecognitionBenchmark
 from mcn_lightning.callbacks.record import RunRecord, provenance
-from mcn_lightning.callbacks.refused import check_trainer
 from mcn_lightning.callbacks.report import BenchmarkReport
 from mcn_lightning.callbacks.resume import Resume, Stopped
 from mcn_lightning.callbacks.retrieval import RetrievalBenchmark
@@ -24,6 +23,7 @@ from mcn_lightning.callbacks.tracking import (
     release_folders,
     start_wandb,
 )
+from mcn_lightning.callbacks.trainer_options import bare, check_trainer, without_checkpoints
 
 __all__ = [
     "Benchmark",
@@ -44,6 +44,8 @@ __all__ = [
     "Throughput",
     "WholeCheckpoints",
     "add_csv_logger",
+    "bare",
+    "best_checkpoint",
     "check_trainer",
     "claim_folder",
     "keep_metrics",
@@ -55,5 +57,6 @@ __all__ = [
     "run_folder",
     "start_wandb",
     "with_displays",
+    "without_checkpoints",
     "without_loggers",
 ]

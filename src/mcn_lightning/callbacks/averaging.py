@@ -78,6 +78,24 @@ class AveragedWeights(Callback):
                 callback.on_train_epoch_start(trainer, pl_module)
 
 
+def check_stochastic(trainer: Trainer, module: LightningModule) -> None:
+    """Refuse SWA where Lightning would average after the last checkpoint, which then has other weights.
+
+    Raises:
+        InputError: if the network has no batch norm, or the number of epochs is not known.
+    """
+    given: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if trainer.state.fn != TrainerFn.FITTING or not any(isinstance(e, StochasticWeightAveraging) for e in given):
+        return
+    advice = "take EMAWeightAveraging or WeightAveraging in place of StochasticWeightAveraging"
+    if not StochasticWeightAveraging.pl_module_contains_batch_norm(module):
+        raise InputError(
+            f"--trainer.callbacks: expected a network with batch norm (audio) for SWA, found none; {advice}"
+        )
+    if trainer.max_epochs == -1:
+        raise InputError(f"--trainer.max_epochs: expected a number for SWA, found -1; set it, or {advice}")
+
+
 def check_average(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     """Refuse to go on without the callback that averaged: the averaged weights would be trained, with other moments.
 

@@ -122,6 +122,41 @@ def last_checkpoint(trainer: Trainer, options: Mapping[str, Any], training: bool
     return Found(None, f"no checkpoint of a run with these options in {place} yet{other}")
 
 
+def best_checkpoint(trainer: Trainer, options: Mapping[str, Any], training: bool = False) -> str:
+    """Find the best checkpoint, by the metric that its run watched, of the newest run with the same model.
+
+    Args:
+        trainer: as for ``last_checkpoint``.
+        options: this run's, as in config.yaml.
+        training: whether a run is to go on, which the best checkpoint is not for.
+
+    Raises:
+        InputError: if there is no such run, it watched no metric, or its best checkpoint is gone.
+    """
+    if training:
+        raise InputError(
+            "--ckpt_path: expected last or a file for fit, found best; start from its weights with --model.weights"
+        )
+    found = last_checkpoint(trainer, options, training=False)
+    if found.path is None:
+        raise InputError(f"--ckpt_path best: {found.text}")
+    states = torch.load(found.path, map_location="cpu", weights_only=True, mmap=True).get("callbacks", {})
+    for name, state in states.items():
+        if not name.startswith("ModelCheckpoint") or not state.get("monitor"):
+            continue
+        best = found.path.with_name(Path(state["best_model_path"]).name)  # the folder may have been moved
+        if state["best_model_path"] and best.is_file():
+            return str(best)
+        raise InputError(
+            f"--ckpt_path best: expected the best checkpoint by {state['monitor']}, {state['best_model_path']}, found "
+            "none; give --ckpt_path last or a file"
+        )
+    raise InputError(
+        f"--ckpt_path best: expected a run that watched a metric (--checkpoint.monitor), found none for "
+        f"{found.path.parent.parent}; give --ckpt_path last or a file"
+    )
+
+
 def _folders(trainer: Trainer) -> tuple[Path, list[Path]]:
     """Return where runs of this name are, and their folders of checkpoints, the newest first."""
     callback = trainer.checkpoint_callback

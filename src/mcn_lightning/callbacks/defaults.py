@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import WeightAveraging
 
-from mcn_lightning.callbacks.averaging import AveragedWeights, averages
+from mcn_lightning.callbacks.averaging import AveragedWeights, averages, check_stochastic
 from mcn_lightning.callbacks.benchmark import Benchmark
 from mcn_lightning.callbacks.centroids import CentroidUpdate
 from mcn_lightning.callbacks.evaluation import RetrievalEvaluation
-from mcn_lightning.callbacks.refused import check_trainer
 from mcn_lightning.callbacks.report import BenchmarkReport
 from mcn_lightning.callbacks.resume import Resume
 from mcn_lightning.callbacks.throughput import Throughput
+from mcn_lightning.callbacks.trainer_options import check_trainer
 from mcn_lightning.clustering import CentroidClustering
 
 
@@ -41,6 +41,7 @@ def default_callbacks(trainer: Trainer, module: LightningModule) -> list[Callbac
         InputError: if the trainer has an option or a callback that cannot be honoured.
     """
     check_trainer(trainer)
+    check_stochastic(trainer, module)
     given = trainer.callbacks = ordered(trainer.callbacks)  # type: ignore[attr-defined]
     needed: dict[type[Callback], bool] = {
         CentroidUpdate: isinstance(getattr(module, "clustering", None), CentroidClustering),

@@ -23,7 +23,14 @@ from mcn_lightning.data.evaluation import EvaluationData
 from mcn_lightning.data.features import DEFAULT_STREAMS, AudioConfig, VisualStream
 from mcn_lightning.data.howto100m import VideoLayout
 from mcn_lightning.data.inspection import first_problem, inspect
-from mcn_lightning.data.loading import ClipLoader, ClipSampler, LackingVideos, SkippedVideos, serve_parent
+from mcn_lightning.data.loading import (
+    ClipLoader,
+    ClipSampler,
+    LackingVideos,
+    OverfitSampler,
+    SkippedVideos,
+    serve_parent,
+)
 from mcn_lightning.data.packing import PackConfig, PackReport
 from mcn_lightning.data.prediction import DescribedVideos, PredictSplit, splits_of
 from mcn_lightning.data.retrieval import is_pickle
@@ -343,7 +350,18 @@ class NarratedVideos(LightningDataModule):
             return _one_empty_batch()
         if self.lists["val"] is None and not asked:
             return []
-        return self._loader("val", self._sampler("val"), self.eval_batch_size)
+        loader = self._loader("val", self._sampler("val"), self.eval_batch_size)
+        if isinstance(share := self._overfits(), float) and 0 < share * len(loader) < 1:
+            raise InputError(
+                f"--trainer.overfit_batches: expected a share of the {len(loader)} validation batches that makes one, "
+                f"found {share}; give a number of batches, such as 1, or lower --data.eval_batch_size"
+            )
+        return loader
+
+    def _overfits(self) -> float:
+        """Return ``--trainer.overfit_batches`` in training: batches, or their share; 0 for none."""
+        fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        return self.trainer.overfit_batches if fitting else 0  # type: ignore[union-attr]
 
     def test_dataloader(self) -> DataLoader:
         """Return the test clips."""
@@ -369,6 +387,8 @@ class NarratedVideos(LightningDataModule):
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         count, training = len(self.datasets[split]), split == "train" if training is None else training
         batch, end = (self.batch_size, self.epoch_end) if training else (1, "pad")
+        if self._overfits():
+            return OverfitSampler(count, self.seed, False, rank, world, batch, end)
         return ClipSampler(count, self.seed, training, rank, world, batch, end)
 
     def _loader(

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
 from mcn_lightning.data.batch import MODALITIES, BadVideo, ClipBatch, InputError
 
@@ -234,3 +234,13 @@ class ClipSampler(DistributedSampler[tuple[int, int]]):
         filled = np.resize(np.concatenate([left, order]), max(size * self.num_replicas, 1))
         steps = filled[: size * self.num_replicas].reshape(-1, self.num_replicas, self.batch_size)
         return iter([(self.epoch, index) for index in steps[:, self.rank].flatten().tolist()])
+
+
+class OverfitSampler(ClipSampler, SequentialSampler):  # type: ignore[misc]  # keys are pairs
+    """The first videos of the list with the same clips at each visit, for ``--trainer.overfit_batches``.
+
+    It is a ``SequentialSampler``, which Lightning would otherwise put in its place.
+    """
+
+    def set_epoch(self, epoch: int) -> None:
+        """Stay in the first epoch, whose draws decide the clips."""
