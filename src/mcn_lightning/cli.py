@@ -227,7 +227,7 @@ class MCNCLI(LightningCLI):
         return super()._instantiate_trainer(config, callbacks)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        """Find out what ``--ckpt_path`` ``last`` and ``best`` are, across the folders of all runs of this name, and say it.
+        """Find out what ``--ckpt_path last`` or ``best`` is, across the folders of all runs of this name, and say it.
 
         Folders and checkpoints that ``fit`` is given must be those of a run with its options. Whoever logs to wandb
         goes on with the wandb run of that folder, too.
