@@ -222,7 +222,7 @@ class MCNCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         """Build the trainer with the bar, checkpoints and summary that the user has not turned off or replaced."""
         if config.get("barebones"):
-            self.save_config_callback = None
+            self.save_config_callback, self.trainer_defaults = None, {}  # no files
         config, callbacks = without_checkpoints(*bare(config, with_displays(config, callbacks)))
         return super()._instantiate_trainer(config, callbacks)
 

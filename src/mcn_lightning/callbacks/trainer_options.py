@@ -21,9 +21,7 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.plugins import LayerSync
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
-from mcn_lightning.callbacks.record import RunRecord
 from mcn_lightning.callbacks.resume import Resume
-from mcn_lightning.callbacks.throughput import Throughput
 from mcn_lightning.data.batch import InputError
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -53,10 +51,8 @@ def bare(options: Mapping[str, Any], callbacks: list[Callback]) -> tuple[dict[st
     """
     if not options.get("barebones"):
         return dict(options), callbacks
-    left_out = (ProgressBar, ModelSummary, Checkpoint, RunRecord, Throughput)
-    given = [each for each in options.get("callbacks") or [] if not isinstance(each, left_out)]
-    kept = [each for each in callbacks if not isinstance(each, left_out)]
-    return dict(options) | dict.fromkeys(BARE) | {"callbacks": given}, kept
+    shown = (ProgressBar, ModelSummary, Checkpoint)
+    return dict(options) | dict.fromkeys(BARE), [each for each in callbacks if not isinstance(each, shown)]
 
 
 def without_checkpoints(options: Mapping[str, Any], callbacks: list[Callback]) -> tuple[dict[str, Any], list[Callback]]:
