@@ -10,7 +10,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import SaveConfigCallback
 
-_UNSAID = re.compile(r"Unable to serialize instance ([\w.]+)$", re.MULTILINE)
+_UNSAID = re.compile(rb"Unable to serialize instance ([\w.]+)$", re.MULTILINE)
 """What jsonargparse writes for the name of a function where an option may be a function or its name."""
 
 
@@ -40,5 +40,5 @@ class SaveConfig(SaveConfigCallback):
             config["ckpt_path"] = None  # the saved file describes this run, and must not resume the one before it
             partial = folder / "config.yaml.partial"
             self.parser.save(config, partial, skip_unset=False, overwrite=True, multifile=False)
-            partial.write_text(_UNSAID.sub(r"\1", partial.read_text(encoding="utf-8")), encoding="utf-8")
+            partial.write_bytes(_UNSAID.sub(rb"\1", partial.read_bytes()))
             os.replace(partial, folder / "config.yaml")
