@@ -12,15 +12,21 @@ from mcn_lightning.errors import InputError
 
 
 def verify_shards(shards: str) -> None:
-    """Check every shard against the checksums of the index.
+    """Check every shard against the checksums of the index, and the index against its own.
 
     Args:
         shards: folder that ``prepare`` wrote.
 
     Raises:
-        InputError: if a shard is missing or damaged, after all of them were checked.
+        InputError: if the index is damaged; if a shard is missing or damaged, after all of them were checked.
     """
     index, wrong = ShardHeader(Path(shards)), []
+    if (reason := index.verify_index()) is not None:
+        raise InputError(reason)
+    if not index.has_checksum:
+        print(
+            f"{shards}: the index has no checksum of itself (an older version wrote it): its own bytes are not checked"
+        )
     with tqdm(total=sum(shard["bytes"] for shard in index.shards), unit="B", unit_scale=True, desc="verifying") as bar:
         for number, shard in enumerate(index.shards):
             if (reason := index.verify(number)) is not None:

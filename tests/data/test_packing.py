@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -12,14 +13,19 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from processes import LIMIT
+from safetensors.torch import save_file
 
-from data.sharding import break_shard, digests, packed
+from data.sharding import break_shard, digests, narrated, opened, packed
 from mcn_lightning.cli import main
 from mcn_lightning.data import packing
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.clips import ClipConfig
+from mcn_lightning.data.packed_from import SOURCES
+from mcn_lightning.data.packing import PackConfig
+from mcn_lightning.data.shard_files import Mapped
 from mcn_lightning.data.shard_header import INDEX, shard_name
 from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 
@@ -39,7 +45,7 @@ def test_the_report_adds_up(tiny, tmp_path):
     again = packed(tiny, tmp_path / "shards")
     assert replace(again, seconds=report.seconds) == report
     names = {path.name for path in (tmp_path / "shards").iterdir()}
-    assert names == {INDEX, *(shard_name(number) for number in range(report.shards))}
+    assert names == {INDEX, SOURCES, *(shard_name(number) for number in range(report.shards))}
 
 
 def test_the_bytes_depend_on_the_data_alone(tiny, tmp_path):
@@ -48,13 +54,106 @@ def test_the_bytes_depend_on_the_data_alone(tiny, tmp_path):
     assert digests(tmp_path / "one") == digests(tmp_path / "three")
 
 
-def test_another_data_set_or_option_is_refused(tiny, tmp_path):
+OTHERS = r"found others: {}; nothing was done: choose another folder, or pack anew with --pack\.overwrite true"
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"clips": ClipConfig(n_pair=6, min_time=4.0)}, r"the splits and their --data\.clips\.min_time was .*, is .*"),
+        ({"clips": ClipConfig(n_pair=6, min_time=8.0, overrun=9.0)}, r"--data\.clips\.overrun was 5\.0, is 9\.0"),
+        ({"keep_frames": True}, r"--pack\.keep_frames was False, is True"),
+        ({"shard_size": 50_000}, r"--pack\.shard_size was 40000, is 50000"),
+        (
+            {"clips": ClipConfig(n_pair=6, min_time=8.0, span="first_to_last")},
+            r"--data\.clips\.span was widest, is first_to_last",
+        ),
+    ],
+)
+def test_another_option_is_named_and_nothing_is_done(tiny, tmp_path, changes, part):
     packed(tiny, tmp_path / "shards")
-    with pytest.raises(InputError, match="found others; choose another folder or delete it"):
-        packed(tiny, tmp_path / "shards", clips=ClipConfig(min_time=4.0))
+    before = digests(tmp_path / "shards")
+    with pytest.raises(InputError, match=OTHERS.format(part)):
+        packed(tiny, tmp_path / "shards", **changes)
+    assert digests(tmp_path / "shards") == before
+    overwrite(tiny, tmp_path / "shards", **changes)
+    packed(tiny, tmp_path / "fresh", **changes)
+    assert digests(tmp_path / "shards") == digests(tmp_path / "fresh")
+
+
+def overwrite(root, output, shard_size=40_000, keep_frames=False, **changes):
+    config = PackConfig(str(output), shard_size, keep_frames, processes=1, overwrite=True)
+    return narrated(root, **changes).pack(config)
+
+
+def test_shards_without_index_and_plan_are_refused(tiny, tmp_path):
+    packed(tiny, tmp_path / "shards")
     (tmp_path / "shards" / INDEX).unlink()
-    with pytest.raises(InputError, match="found others"):
+    with pytest.raises(InputError, match=OTHERS.format("shards without a plan")):
         packed(tiny, tmp_path / "shards")
+    assert overwrite(tiny, tmp_path / "shards").videos == 8
+
+
+def change_features(root, how, name="synthetic_00003"):
+    (path,) = root.rglob(f"{name}_2d.npz")
+    if how == "size":
+        np.savez(path, features=np.concatenate([np.load(path)["features"]] * 2)[:31])
+    else:
+        moment = path.stat().st_mtime_ns + 5_000_000_000
+        os.utime(path, ns=(moment, moment))
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("how", ["size", "time"])
+def test_changed_features_are_named_and_nothing_is_done(copy, tmp_path, monkeypatch, how, finished):
+    output = tmp_path / "shards"
+    if finished:
+        packed(copy, output)
+    else:
+        monkeypatch.setattr(packing, "_write_index", lambda *_: (_ for _ in ()).throw(InputError("stopped")))
+        with pytest.raises(InputError, match="stopped"):
+            packed(copy, output)
+        monkeypatch.undo()
+    before = digests(output)
+    change_features(copy, how)
+    changed = f"the features of 1 videos of train by their {how}, first synthetic_00003"
+    with pytest.raises(InputError, match=OTHERS.format(changed)):
+        packed(copy, output)
+    assert digests(output) == before
+    overwrite(copy, output)
+    packed(copy, tmp_path / "fresh")
+    assert digests(output) == digests(tmp_path / "fresh")
+    again = {path: path.stat().st_mtime_ns for path in output.iterdir()}
+    overwrite(copy, output)  # there is nothing left to do
+    assert {path: path.stat().st_mtime_ns for path in output.iterdir()} == again
+
+
+def test_other_videos_are_named(copy, tmp_path):
+    packed(copy, tmp_path / "shards")
+    lines = (copy / "train.csv").read_text().splitlines()
+    (copy / "train.csv").write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(InputError, match=OTHERS.format(r"the videos of train \(1 are gone, 0 are new\)")):
+        packed(copy, tmp_path / "shards")
+    (copy / "train.csv").write_text("\n".join([lines[0], *lines[:0:-1]]) + "\n")
+    with pytest.raises(InputError, match=OTHERS.format("the order of train")):
+        packed(copy, tmp_path / "shards")
+
+
+def test_a_folder_of_an_older_version_is_taken_and_overwritten_when_asked(tiny, tmp_path):
+    """It does not know the times of the source files."""
+    report = packed(tiny, tmp_path / "shards")
+    (tmp_path / "shards" / SOURCES).unlink()
+    again = packed(tiny, tmp_path / "shards")
+    assert again.videos == report.videos and not (tmp_path / "shards" / SOURCES).exists()
+    overwrite(tiny, tmp_path / "shards")
+    assert (tmp_path / "shards" / SOURCES).is_file()
+
+
+def test_overwriting_leaves_the_files_of_others_alone(tiny, tmp_path):
+    packed(tiny, tmp_path / "shards")
+    (tmp_path / "shards" / "notes.txt").write_text("mine")
+    overwrite(tiny, tmp_path / "shards", clips=ClipConfig(min_time=4.0))
+    assert (tmp_path / "shards" / "notes.txt").read_text() == "mine"
 
 
 def test_every_skipped_video_is_listed_in_a_file(copy, tmp_path):
@@ -67,11 +166,11 @@ def test_every_skipped_video_is_listed_in_a_file(copy, tmp_path):
     assert len(lines) == 9 and all("found no file" in line for line in lines[1:])
 
 
-def test_changed_data_is_noticed(copy, tmp_path):
+def test_changed_captions_are_noticed(copy, tmp_path):
     packed(copy, tmp_path / "shards")
     entries = (copy / "captions.json").read_text()
     (copy / "captions.json").write_text(entries.replace("so", "now"))
-    with pytest.raises(InputError, match="found others; choose another folder or delete it"):
+    with pytest.raises(InputError, match=OTHERS.format(r"--data\.captions \(its contents\)")):
         packed(copy, tmp_path / "shards")
 
 
@@ -99,6 +198,34 @@ def test_verify_reads_every_byte(tiny, tmp_path, capsys):
     assert "1 of" in str(stop.value.code)
     told = capsys.readouterr()
     assert str(broken) in told.out + told.err and "expected SHA-256" in told.out + told.err
+
+
+@pytest.mark.parametrize("place", ["table", "options"])
+def test_verify_reads_the_index_too(tiny, tmp_path, place):
+    packed(tiny, tmp_path / "shards")
+    path = tmp_path / "shards" / INDEX
+    content = path.read_bytes()
+    if place == "table":
+        content = content[:-3] + bytes([content[-3] ^ 1]) + content[-2:]
+    else:
+        content = content.replace(b'\\"bands\\": 40', b'\\"bands\\": 41')
+    assert content != path.read_bytes()
+    path.write_bytes(content)
+    with pytest.raises(SystemExit, match=r"index\.safetensors: expected contents with SHA-256 \w{64}, found "):
+        main(["verify", "--shards", str(tmp_path / "shards")])
+
+
+def test_verify_says_that_an_older_index_has_no_checksum(tiny, tmp_path, capsys):
+    packed(tiny, tmp_path / "shards")
+    path = tmp_path / "shards" / INDEX
+    stored = Mapped(path)
+    about = json.loads(stored.metadata["index"])
+    del about["sha256"]
+    save_file({name: tensor.clone() for name, tensor in stored.tensors.items()}, path, {"index": json.dumps(about)})
+    main(["verify", "--shards", str(tmp_path / "shards")])
+    told = capsys.readouterr().out
+    assert "the index has no checksum of itself (an older version wrote it)" in told and "all as packed" in told
+    assert len(opened(tiny, shards=str(tmp_path / "shards")).datasets["train"]) == 6
 
 
 COMMAND = """

@@ -195,6 +195,13 @@ class LayoutVideos:
         audio = [self.path(index, layout.audio)] if "audio" in layout.modalities else []
         return _total_size(visual), _total_size(audio)
 
+    def changed_at(self, index: int) -> int:
+        """Return when the latest of the feature files of a video was changed, in nanoseconds; 0 where there is none."""
+        layout = self.layout
+        visual = [self.path(index, stream) for stream in layout.streams] if "video" in layout.modalities else []
+        paths = [*visual, *([self.path(index, layout.audio)] if "audio" in layout.modalities else [])]
+        return max((path.stat().st_mtime_ns for path in paths if path.is_file()), default=0)
+
     def damage(self, index: int, error: Exception) -> str | None:
         """Return nothing: what is read from these files is checked."""
         return None

@@ -7,7 +7,6 @@ import csv
 import dataclasses
 import errno
 import fcntl
-import hashlib
 import io
 import json
 import multiprocessing
@@ -25,7 +24,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -33,8 +32,18 @@ from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.captions import describe_dropped, total_reasons
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.features import VisualStream
+from mcn_lightning.data.packed_from import (
+    SOURCES,
+    Stamps,
+    as_tensors,
+    differing_files,
+    differing_options,
+    fingerprint,
+    gather,
+    read_sources,
+)
 from mcn_lightning.data.shard_files import BAD, COLUMNS, STREAM_COLUMNS, ShardIndex
-from mcn_lightning.data.shard_header import FORMAT, INDEX, checksum, shard_name
+from mcn_lightning.data.shard_header import FORMAT, INDEX, checksum, index_checksum, shard_name
 from mcn_lightning.data.shard_writer import ShardContents, Split, bytes_of, column_names
 from mcn_lightning.data.text_files import read_json
 
@@ -56,6 +65,8 @@ class PackConfig:
         keep_frames: store the rows of the visual features in place of the pooled vector of each caption: twice the
             bytes, but any clips.min_time, and windows.
         processes: processes that read and write; 0 for one a core.
+        overwrite: pack anew where the folder holds shards of other options, or of source files that have changed since;
+            otherwise that is refused.
         format: safetensors for a file system, or litdata for object stores too (s3://, gs://; the extra litdata).
     """
 
@@ -63,6 +74,7 @@ class PackConfig:
     shard_size: int = 1_000_000_000
     keep_frames: bool = False
     processes: int = 0
+    overwrite: bool = False
     format: Literal["safetensors", "litdata"] = "safetensors"
 
     def __post_init__(self) -> None:
@@ -170,21 +182,54 @@ def _pack(splits: dict[str, Split], options: dict[str, Any], streams: Sequence[V
         "keep_frames": config.keep_frames,
         "shard_size": config.shard_size,
     }
-    job = _Job(splits, options, list(streams), clips, config, output)
+    sources = gather(splits)
+    job = _Job(splits, options, list(streams), clips, config, output, sources)
     shutil.rmtree(output / PARTIAL, ignore_errors=True)  # of a run that was killed
-    fingerprint = _fingerprint(options, splits)
+    known = fingerprint(options, sources)
+    if (changes := _changes(job, known)) is not None:
+        if not config.overwrite:
+            raise _holds_something_else(output, changes)
+        _remove(output)
     if (output / INDEX).is_file():
-        index = ShardIndex(output)
-        if index.fingerprint != fingerprint:
-            raise _holds_something_else(output)
-        _repair(job, index)
+        _repair(job, ShardIndex(output))
         _clean(output)
         return
-    plan = _plan(job, fingerprint)
+    plan = _plan(job, known)
     todo = [number for number in range(len(plan)) if not (output / shard_name(number)).is_file()]
     _run(job, plan, todo)
-    _write_index(job, plan, fingerprint)
+    _write_index(job, plan, known)
     _clean(output)
+
+
+def _changes(job: _Job, known: str) -> list[str] | None:
+    """Return how what a folder holds differs from what is to be packed; ``None`` where it does not.
+
+    Args:
+        job: what is to be packed.
+        known: its fingerprint.
+    """
+    output, packed = job.output, None
+    if (output / INDEX).is_file():
+        index = ShardIndex(output)
+        packed, found = index.options, index.fingerprint
+    elif (output / PLAN).is_file():
+        plan = json.loads((output / PLAN).read_text())
+        packed, found = plan.get("options"), plan["fingerprint"]
+    elif any(output.glob("shard-*")):
+        return ["shards without a plan"]
+    else:
+        return None
+    stamps = read_sources(output / SOURCES)
+    changes = [*differing_options(packed, job.options), *differing_files(stamps, job.sources)]
+    if not changes and found == known and (stamps or not job.config.overwrite):
+        return None  # of older shards no times are known: overwrite packs them anew in any case
+    return changes or ["the videos, or the size of their features"]
+
+
+def _remove(output: Path) -> None:
+    """Remove what a run of packing wrote, the index first: no reader finds a mixture."""
+    for path in (output / INDEX, output / PLAN, *output.glob("shard-*"), output / SOURCES, output / SKIPPED):
+        path.unlink(missing_ok=True)
 
 
 def _repair(job: _Job, index: ShardIndex) -> None:
@@ -199,7 +244,10 @@ def _repair(job: _Job, index: ShardIndex) -> None:
     _run(job, _ranges(job), lost)
     for number in lost:
         if (wrong := index.verify(number)) is not None:
-            raise InputError(f"--pack.output: the data set has changed: {wrong}; pack it into another folder")
+            raise InputError(
+                f"--pack.output: the data set has changed: {wrong}; pack it into another folder, or anew with "
+                "--pack.overwrite true"
+            )
 
 
 @dataclass(frozen=True)
@@ -210,40 +258,28 @@ class _Job:
     clips: ClipConfig
     config: PackConfig
     output: Path
+    sources: dict[str, Stamps]
 
 
 Range = tuple[str, int, int]
 """Videos ``first`` to before ``stop`` of a split: what one shard holds."""
 
 
-def _fingerprint(options: dict[str, Any], splits: dict[str, Split]) -> str:
-    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
-    for name, split in splits.items():
-        digest.update(f"\n{name}".encode())
-        for index in range(len(split.source)):
-            digest.update(f"\n{split.source.id(index)} {split.source.stored_bytes(index)}".encode())
-    return digest.hexdigest()
-
-
-def _holds_something_else(output: Path) -> InputError:
+def _holds_something_else(output: Path, changes: Sequence[str]) -> InputError:
     return InputError(
-        f"--pack.output {output}: expected an empty folder, or shards of the same videos and options, found others; "
-        "choose another folder or delete it"
+        f"--pack.output {output}: expected an empty folder, or shards of the same videos and options, found others: "
+        f"{'; '.join(changes)}; nothing was done: choose another folder, or pack anew with --pack.overwrite true"
     )
 
 
-def _plan(job: _Job, fingerprint: str) -> list[Range]:
+def _plan(job: _Job, known: str) -> list[Range]:
     """Return which videos each shard holds: as an earlier run has it, else by the sizes of the stored files."""
     path = job.output / PLAN
     if path.is_file():
-        known = read_json(path, "the plan of a pack that was stopped")
-        if known["fingerprint"] != fingerprint:
-            raise _holds_something_else(job.output)
-        return [tuple(each) for each in known["shards"]]
-    if any(job.output.glob("shard-*")):
-        raise _holds_something_else(job.output)
+        return [tuple(each) for each in json.loads(path.read_text())["shards"]]
     plan = _ranges(job)
-    _write(path, json.dumps({"fingerprint": fingerprint, "shards": plan}).encode())
+    _write(job.output / SOURCES, save(as_tensors(job.sources)))
+    _write(path, json.dumps({"fingerprint": known, "options": job.options, "shards": plan}).encode())
     return plan
 
 
@@ -252,9 +288,8 @@ def _ranges(job: _Job) -> list[Range]:
     plan: list[Range] = []
     for name, split in job.splits.items():
         first, size = 0, 0
-        indices = range(len(split.source))
-        for index in tqdm(indices, f"sizes of {name}", unit=" videos", disable=None, delay=2):
-            visual, audio = split.source.stored_bytes(index)
+        stamps = job.sources[name]
+        for index, (visual, audio) in enumerate(zip(stamps.visual.tolist(), stamps.audio.tolist(), strict=True)):
             size += audio + (visual if job.config.keep_frames else visual // 3)  # captions overlap: about a third
             if size >= job.config.shard_size:
                 plan.append((name, first, index + 1))
@@ -403,6 +438,7 @@ def _write_index(job: _Job, plan: list[Range], fingerprint: str) -> None:
         "skipped": skipped,
         "dropped": dropped,
     }
+    about["sha256"] = index_checksum(tensors, about)
     partial = _partial(job.output / INDEX)
     _save(tensors, partial, {"index": json.dumps(about)})  # one key: the order of several is not fixed
     if any(skipped.values()):
@@ -422,7 +458,8 @@ def _clean(output: Path) -> None:
 
 
 def _report(index: ShardIndex, seconds: float) -> PackReport:
-    sizes = [shard["bytes"] for shard in index.shards] + [(index.folder / INDEX).stat().st_size]
+    beside = [path.stat().st_size for name in (INDEX, SOURCES) if (path := index.folder / name).is_file()]
+    sizes = [shard["bytes"] for shard in index.shards] + beside
     skipped, videos = {}, 0
     for split in index.splits:
         videos += int((index.tables[f"{split}/shard"] != BAD).sum())

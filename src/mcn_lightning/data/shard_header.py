@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from mcn_lightning.errors import InputError
@@ -33,6 +35,21 @@ def _digest(file: Any) -> str:
     return digest.hexdigest()
 
 
+def index_checksum(tensors: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what an index holds, its own checksum excepted.
+
+    Args:
+        tensors: tables by name, as arrays or tensors.
+        about: metadata.
+    """
+    digest = hashlib.sha256(json.dumps({name: about[name] for name in sorted(about) if name != "sha256"}).encode())
+    for name in sorted(tensors):
+        table = np.asarray(tensors[name])
+        digest.update(f"\n{name} {table.dtype} {table.shape}\n".encode())
+        digest.update(np.ascontiguousarray(table).data)
+    return digest.hexdigest()
+
+
 class ShardHeader:
     """The header of the index: the options of packing, size and checksum of each shard, and what was skipped.
 
@@ -54,6 +71,7 @@ class ShardHeader:
             about = json.loads(_metadata(path)["index"])
             if about["format"] != FORMAT:
                 raise ValueError(about["format"])
+            self._about = about
             self.fingerprint: str = about["fingerprint"]
             self.options: dict[str, Any] = about["options"]
             self.shards: list[dict[str, Any]] = about["shards"]
@@ -63,6 +81,26 @@ class ShardHeader:
             raise
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: expected an index of {FORMAT}, found something else ({error})") from None
+
+    def verify_index(self) -> str | None:
+        """Return what is wrong with the index by its checksum, or ``None``.
+
+        An index of an older version has no checksum: see ``has_checksum``.
+        """
+        if not self.has_checksum:
+            return None
+        path = self.folder / INDEX
+        file = safe_open(path, framework="numpy")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        expected, found = self._about["sha256"], index_checksum(tensors, self._about)
+        if found == expected:
+            return None
+        return f"{path}: expected contents with SHA-256 {expected}, found {found}; pack again, or copy it anew"
+
+    @property
+    def has_checksum(self) -> bool:
+        """Whether the index has a checksum of itself, which those of older versions lack."""
+        return "sha256" in self._about
 
     def broken(self, number: int) -> str | None:
         """Return what is wrong with a shard at first sight (missing, or of another size), or ``None``."""

@@ -69,6 +69,9 @@ class PackableSource(Protocol):
     def stored_bytes(self, index: int) -> tuple[int, int]:
         """Return the bytes of the visual features and of the spectrogram of a video as stored; 0 where absent."""
 
+    def changed_at(self, index: int) -> int:
+        """Return when the latest of these files was changed, in nanoseconds; 0 where there is none."""
+
 
 @dataclass(frozen=True)
 class Split:

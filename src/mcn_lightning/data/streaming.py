@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,8 +58,14 @@ def pack_streaming(splits: dict[str, Split], options: dict[str, Any], streams: S
     """
     started, litdata = time.monotonic(), _litdata()
     address = config.output.rstrip("/")
+    if config.overwrite and "://" not in address:
+        for records in Path(address).glob("*/index.json"):
+            shutil.rmtree(records.parent)
     if "://" not in address and Path(address).exists() and any(Path(address).iterdir()):
-        raise InputError(f"--pack.output {address}: expected an empty folder, found files; choose another")
+        raise InputError(
+            f"--pack.output {address}: expected an empty folder, found files; choose another, or pack anew with "
+            "--pack.overwrite true"
+        )
     videos, seconds, bytes_in, bytes_out, skipped, dropped = 0, 0.0, 0, 0, {}, dict[str, int]()
     for name, split in splits.items():
         litdata.optimize(
