@@ -213,7 +213,7 @@ def _changes(job: _Job, known: str) -> list[str] | None:
         index = ShardIndex(output)
         packed, found = index.options, index.fingerprint
     elif (output / PLAN).is_file():
-        plan = json.loads((output / PLAN).read_text())
+        plan = read_json(output / PLAN, "the plan of packing")
         packed, found = plan.get("options"), plan["fingerprint"]
     elif any(output.glob("shard-*")):
         return ["shards without a plan"]
@@ -276,7 +276,7 @@ def _plan(job: _Job, known: str) -> list[Range]:
     """Return which videos each shard holds: as an earlier run has it, else by the sizes of the stored files."""
     path = job.output / PLAN
     if path.is_file():
-        return [tuple(each) for each in json.loads(path.read_text())["shards"]]
+        return [tuple(each) for each in read_json(path, "the plan of packing")["shards"]]
     plan = _ranges(job)
     _write(job.output / SOURCES, save(as_tensors(job.sources)))
     _write(path, json.dumps({"fingerprint": known, "options": job.options, "shards": plan}).encode())
