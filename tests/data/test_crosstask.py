@@ -102,6 +102,13 @@ def test_a_header_a_json_file_and_lines_out_of_order(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("bad", ["1,5,4.5", "2,nan,3", "1,1,inf", "2,-1,4"])
+def test_one_annotation_whose_times_cannot_be_is_left_out_and_counted(tmp_path, bad):
+    found = read_crosstask(*write(tmp_path, csv=f"{bad}\n1,1,2.25\n2,5.5,8\n"))
+    assert found.videos[0].segments == (Segment(0, 1.0, 2.25), Segment(1, 5.5, 8.0))
+    assert found.left_out == {"annotations without times or that end before they start": 1}
+
+
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64, np.float32, np.float16])
 def test_a_matrix_is_preferred_and_is_the_truth(tmp_path, dtype):
     matrix = np.array([[0, 1], [1, 1], [1, 0], [0, 0], [1, 0]])
@@ -155,10 +162,10 @@ BAD = {
     "only length 0": ({"csv": "1,2,2\n"}, "7_abc_-1.csv: expected at least one annotation step,start,end that lasts"),
     "step 0": ({"csv": "1,0,1\n0,1,2"}, "7_abc_-1.csv: line 2: expected a step from 1 to 2, the steps of this task, f"),
     "step 3": ({"csv": "3,0,1"}, "7_abc_-1.csv: line 1: expected a step from 1 to 2, the steps of this task, found 3"),
-    "end before start": ({"csv": "1,5,4.5"}, "line 1: expected 0 <= start <= end in seconds, found 5 to 4.5"),
-    "negative": ({"csv": "1,-1,4"}, "line 1: expected 0 <= start <= end in seconds, found -1 to 4"),
-    "infinite": ({"csv": "1,1,inf"}, "line 1: expected 0 <= start <= end in seconds, found 1 to inf"),
-    "nan": ({"csv": "1,nan,2"}, "line 1: expected 0 <= start <= end in seconds, found nan to 2"),
+    "end before start": ({"csv": "1,5,4.5"}, "at least one annotation step,start,end that lasts, found none"),
+    "negative": ({"csv": "1,-1,4"}, "at least one annotation step,start,end that lasts, found none"),
+    "infinite": ({"csv": "1,1,inf"}, "at least one annotation step,start,end that lasts, found none"),
+    "nan": ({"csv": "1,nan,2"}, "at least one annotation step,start,end that lasts, found none"),
     "a word": ({"csv": "\n1,soon,2"}, "line 2: expected step,start,end as numbers, times in seconds, found '1,soon,2'"),
     "two columns": ({"csv": "1,2"}, "line 1: expected step,start,end as numbers, times in seconds, found '1,2'"),
     "four columns": (

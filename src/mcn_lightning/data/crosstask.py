@@ -22,6 +22,7 @@ from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.text_files import read_json, read_lines
 
 OTHER_TASKS = "videos of tasks that were not asked for"
+NO_TIMES = "annotations without times or that end before they start"
 JOINED = "annotations joined to an overlapping one of the same step"
 
 
@@ -32,7 +33,8 @@ def read_crosstask(videos: Path, steps: Path, annotations: Path, tasks: Sequence
     a text file, lines may be in any order and segments of different steps may overlap, as 993 of the 20,919 released
     ones do with the next one. Segments of one step that overlap are joined and counted, which leaves the annotated
     seconds as they are: 487 of the released ones, nearly all in the 49 files that hold two annotators' segments, one
-    after the other. Segments of length 0 (there are none in the release) are left out and counted.
+    after the other. Segments of length 0, without times, or that end before they start (there are none in
+    the release) are left out and counted.
 
     Args:
         videos: the list of videos; see ``read_video_tasks``.
@@ -176,7 +178,9 @@ def _read_segments(
         if not line:
             continue
         segment = _parse_segment(path, number, line, steps)
-        if segment.start == segment.end:
+        if not 0 <= segment.start <= segment.end < math.inf:
+            left_out[NO_TIMES] += 1
+        elif segment.start == segment.end:
             zero += 1
         else:
             found.append(segment)
@@ -197,8 +201,6 @@ def _parse_segment(path: Path, number: int, line: str, steps: int) -> Segment:
         raise InputError(f"{where}: expected step,start,end as numbers, times in seconds, found '{line}'") from None
     if not 1 <= step <= steps:
         raise InputError(f"{where}: expected a step from 1 to {steps}, the steps of this task, found {step}")
-    if not 0 <= start <= end < math.inf:
-        raise InputError(f"{where}: expected 0 <= start <= end in seconds, found {start:g} to {end:g}")
     return Segment(int(step) - 1, start, end, f"line {number}")
 
 
