@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -52,6 +53,34 @@ def test_warm_up_and_cosine():
     assert factors[8] == pytest.approx(0.5) and factors[12] == pytest.approx(0.0)
     assert learning_rate_factor(9, 4, 12, "constant") == 1.0
     assert learning_rate_factor(9, 4, math.inf, "cosine") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("restart", "accumulate", "expected"),
+    [  # 5 batches an epoch; the released script runs k-means where (batch of the epoch) % 2 == 0
+        (True, 1, [(0, 0), (0, 2), (0, 4), (1, 0), (1, 2), (1, 4)]),
+        (False, 1, [(0, 0), (0, 2), (0, 4), (1, 1), (1, 3)]),
+        (True, 2, [(0, 0), (0, 4), (1, 0), (1, 4)]),  # steps of batches 0-1, 2-3 and 4
+        (False, 2, [(0, 0), (0, 4), (1, 2)]),
+    ],
+)
+def test_steps_are_counted_in_the_epoch_where_each_epoch_begins_anew(restart, accumulate, expected):
+    module = make_module()
+    module.clustering.config = dataclasses.replace(CLUSTERING, restart_each_epoch=restart)
+    for stop in (None, (0, 1), (0, 3), (1, 2), (1, 4)):  # in the middle of an epoch: another object goes on
+        callback, seen, step = CentroidUpdate(every_n_steps=2), [], 0
+        module.request_clustering = lambda fresh, seen=seen: seen.append((place, fresh))
+        for epoch in range(2):
+            for batch in range(5):
+                place = (epoch, batch)
+                callback = CentroidUpdate(every_n_steps=2) if place == stop else callback
+                trainer = SimpleNamespace(
+                    global_step=step, accumulate_grad_batches=accumulate, current_epoch=epoch, world_size=1
+                )
+                callback.on_train_batch_start(trainer, module, None, batch)
+                step += (batch + 1) % accumulate == 0 or batch == 4
+        assert [place for place, _ in seen] == expected, stop
+        assert [place for place, fresh in seen if fresh] == ([(0, 0), (1, 0)] if restart else [])
 
 
 @pytest.mark.parametrize(

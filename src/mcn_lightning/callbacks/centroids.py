@@ -46,6 +46,9 @@ class CentroidUpdate(Callback):
     current batch is clustered together with the queue as in the released recipe. On a pass, every process embeds its
     part of the videos before the epoch begins, and keeps it: only sums travel between processes.
 
+    Steps are counted over the whole run. With ``restart_each_epoch`` they are counted in each epoch anew, as the
+    released script counts its batches, so that an epoch begins with a run.
+
     Args:
         every_n_steps: optimiser steps between two runs; 0 turns this off (released: 20).
         every_n_epochs: epochs between two runs, at the start of the epoch; 0 turns this off.
@@ -152,13 +155,14 @@ class CentroidUpdate(Callback):
         clustering = getattr(pl_module, "clustering", None)
         if not isinstance(clustering, CentroidClustering):
             return
-        fresh = self.source == "queue" and clustering.config.restart_each_epoch and batch_idx == 0
-        step, before = trainer.global_step, self._step  # several batches make one step when gradients are accumulated
+        restart, first = clustering.config.restart_each_epoch, batch_idx == 0
+        fresh = self.source == "queue" and restart and first
+        step, before = trainer.global_step, self._step
         self._step = step
-        due = (self.every_n_steps > 0 and step != before and step % self.every_n_steps == 0) or (
-            self.source == "queue" and batch_idx == 0 and self._due_by_epoch(trainer)
-        )
-        if due or fresh:
+        in_epoch, part = divmod(batch_idx, trainer.accumulate_grad_batches)  # several batches may make one step
+        counted, begins = (in_epoch, True) if restart else (step, step != before)
+        due = self.every_n_steps > 0 and part == 0 and begins and counted % self.every_n_steps == 0
+        if due or fresh or (self.source == "queue" and first and self._due_by_epoch(trainer)):
             pl_module.request_clustering(fresh or self.start == "fresh")  # type: ignore[operator]
 
     def on_train_batch_end(

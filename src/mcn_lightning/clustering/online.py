@@ -50,7 +50,8 @@ class ClusteringConfig:
         engine: torch (each process its rows, on any device), faiss (all rows on process 0, on its GPUs where faiss has
             them), or auto (faiss on the CPU of a single process where it is installed, else torch).
         reseed_empty: split the largest cluster when one is empty (released: no, it becomes the zero vector).
-        restart_each_epoch: start from random rows at every epoch (released: yes).
+        restart_each_epoch: start from random rows at every epoch, and count the steps between two runs of k-means in
+            each epoch anew (released: yes).
         epsilon: sinkhorn only: the smaller, the harder the codes.
         sinkhorn_iterations: sinkhorn only: rounds of normalising.
     """
