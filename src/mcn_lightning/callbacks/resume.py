@@ -15,14 +15,27 @@ import torch.distributed as dist
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
 from mcn_lightning.callbacks.averaging import check_average
+from mcn_lightning.callbacks.restart import (
+    Place,
+    adapt_stops,
+    begin_anew,
+    check_limits,
+    go_on,
+    gradients,
+    set_gradients,
+    set_rates,
+    settle,
+    told_metrics,
+)
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.distributed import Later, rank, world
 from mcn_lightning.signals import early
 
-KEY = "random_states"
+KEY, REST = "random_states", "resume"
 NEWEST = "newest.ckpt"
 
 
@@ -70,24 +83,6 @@ def draw_random_states(seed: int, step: int) -> None:
     random.seed(words[2])
 
 
-def _end_epoch(progress: dict[str, Any], steps: int) -> None:
-    """Turn the progress of a checkpoint that was saved after the last step of an epoch into that of the epoch's end.
-
-    Lightning would go on with the next epoch, too, but without beginning it: its hooks and its number are left out.
-
-    Args:
-        progress: of the fit loop, changed in place.
-        steps: of the optimiser; at the very end of an epoch the step that loggers are told is counted already.
-    """
-    epoch, batch = progress["epoch_progress"], progress["epoch_loop.batch_progress"]
-    if batch["is_last_batch"] and epoch["total"]["processed"] < epoch["total"]["started"]:
-        for scope in ("total", "current"):
-            epoch[scope]["processed"] += 1
-            batch[scope]["completed"] = batch[scope]["processed"]
-        if (state := progress["epoch_loop.state_dict"])["_batches_that_stepped"] < steps:
-            state["_batches_that_stepped"] += 1
-
-
 class Resume(Callback):
     """What a run needs to go on with ``--ckpt_path last`` as if it had not been stopped.
 
@@ -106,6 +101,11 @@ class Resume(Callback):
         self._received = 0
         self._asked: Later | None = None
         self._saved: list[dict[str, Any]] | None = None
+        self._place: Place | None = None
+        self._waiting: dict[str, Any] = {}
+        self._metrics: dict[str, float] = {}
+        self._stopped = False
+        self._validated = -1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """See that all processes go on from one checkpoint.
@@ -114,6 +114,7 @@ class Resume(Callback):
             InputError: if they found different ones.
         """
         self._received, self._asked, self._saved = 0, None, None
+        self._place, self._waiting, self._metrics, self._stopped, self._validated = None, {}, {}, False, -1
         if world() > 1 and trainer.ckpt_path is not None:
             paths: list[Any] = [None] * world()
             dist.all_gather_object(paths, str(trainer.ckpt_path))
@@ -121,25 +122,61 @@ class Resume(Callback):
                 raise InputError(f"--ckpt_path: expected one checkpoint for all processes, found {sorted(set(paths))}")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the random states of all processes."""
+        """Add the random states of all processes, and what else the next step needs."""
         states: list[Any] = [random_states()]
         if world() > 1:
             own, states = states[0], [None] * world()
             dist.all_gather_object(states, own)
         checkpoint[KEY] = states
+        checkpoint[REST] = {
+            "validated": self._validated == trainer.fit_loop.total_batch_idx,
+            "gradients": gradients(trainer, pl_module),
+            "metrics": told_metrics(trainer),
+        }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the random states until training begins: what is set up until then draws numbers too.
+        """Keep what belongs to the first step until training begins: what is set up until then changes it too.
 
         Raises:
-            InputError: if the run had averaged weights, and this one has no callback for them.
+            InputError: if the run should end before the checkpoint, or the run had averaged weights, and this one has no
+                callback for them.
         """
         check_average(trainer, checkpoint)
-        self._saved = checkpoint.get(KEY, [])
-        _end_epoch(checkpoint["loops"]["fit_loop"], checkpoint["global_step"])
+        self._saved, rest = checkpoint.get(KEY, []), checkpoint.get(REST, {})
+        check_limits(trainer, checkpoint)
+        self._place = settle(trainer, checkpoint, rest.get("validated", False))
+        self._waiting, self._metrics = rest.get("gradients", {}), rest.get("metrics", {})
+        self._stopped = adapt_stops(trainer, checkpoint)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave a run that was stopped early as it is."""
+        trainer.should_stop = trainer.should_stop or self._stopped
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember that the validation after this batch is done."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._validated = trainer.fit_loop.total_batch_idx
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so when the checkpoint is the end of the run already."""
+        place, self._place = self._place, None
+        if place is not None and trainer.is_global_zero:
+            reason = "it was stopped early" if self._stopped else "it has reached its limit"
+            found = f"{trainer.current_epoch} epochs, {trainer.global_step} steps"
+            print(f"--ckpt_path: nothing is left to train: {reason} ({found}); raise the limit to go on", flush=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the random states, and take the signals over from Lightning, whose handlers wait for other processes."""
+        place, self._place = self._place, None
+        if place is not None:
+            go_on(trainer, place)
+            set_rates(trainer)
+            set_gradients(pl_module, self._waiting)
+            trainer._logger_connector._callback_metrics.update(
+                {name: torch.tensor(value) for name, value in self._metrics.items()}
+            )
+            self._validated = trainer.fit_loop.total_batch_idx if place.validated else -1
+            self._waiting, self._metrics = {}, {}
         saved, self._saved = self._saved, None
         if saved is not None and len(saved) == world():
             set_random_states(saved[rank()])
@@ -196,6 +233,7 @@ class Resume(Callback):
         Raises:
             Stopped: on all processes at once.
         """
+        begin_anew(trainer)
         if (number := self._agreed(pl_module.device)) and not trainer.fit_loop.done:
             self._stop(trainer, number)
 
