@@ -69,11 +69,11 @@ def test_steps_are_counted_in_the_epoch_where_each_epoch_begins_anew(restart, ac
     module.clustering.config = dataclasses.replace(CLUSTERING, restart_each_epoch=restart)
     for stop in (None, (0, 1), (0, 3), (1, 2), (1, 4)):  # in the middle of an epoch: another object goes on
         callback, seen, step = CentroidUpdate(every_n_steps=2), [], 0
-        module.request_clustering = lambda fresh, seen=seen: seen.append((place, fresh))
+        module.request_clustering = lambda fresh, seen=seen: seen.append((module.place, fresh))
         for epoch in range(2):
             for batch in range(5):
-                place = (epoch, batch)
-                callback = CentroidUpdate(every_n_steps=2) if place == stop else callback
+                module.place = (epoch, batch)
+                callback = CentroidUpdate(every_n_steps=2) if module.place == stop else callback
                 trainer = SimpleNamespace(
                     global_step=step, accumulate_grad_batches=accumulate, current_epoch=epoch, world_size=1
                 )

@@ -119,3 +119,21 @@ def test_a_run_that_goes_on_in_its_folder_keeps_what_it_logged(overlay, capsys):
     run("validate", *demo[1:], "--ckpt_path", folder_of(overlay) / "checkpoints" / "last.ckpt")
     assert rows_in(path)[: len(every)] == every and len(rows_in(path)) == len(every) + 1
     assert "will be deleted" not in capsys.readouterr().err
+
+
+def test_the_name_of_a_metric_makes_no_folder_and_such_a_run_goes_on(overlay, capsys):
+    demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, "--ckpt_path", "last")
+    name = "{epoch}-{val/t->va/R@10:.1f}-{val/nmi}"
+    run(*demo, "--checkpoint.filename", name, "--checkpoint.save_last", "false")
+    (path,) = (folder_of(overlay) / "checkpoints").rglob("*.ckpt")
+    recall = next(
+        row["val/t->va/R@10"] for row in rows_in(folder_of(overlay) / "metrics.csv")[::-1] if "val/nmi" in row
+    )
+    assert path.parent.name == "checkpoints"
+    assert path.name.startswith(f"epoch=2-val_t->va_R@10={float(recall):.1f}-val_nmi=0.")
+    capsys.readouterr()
+    run(*demo, "--trainer.max_steps", 5, "--checkpoint.filename", name)
+    assert f"goes on from {path}, step 3" in capsys.readouterr().out
+    run("results", overlay.parent / "runs", "--metrics", "[val/t->va/R@10]")
+    assert "| run |" in capsys.readouterr().out.replace("  ", " ")
+    run("validate", *demo[1:5], "--ckpt_path", path)

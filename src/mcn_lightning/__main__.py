@@ -1,11 +1,11 @@
 """``lightning``, ``mcn-lightning`` and ``python -m mcn_lightning`` are one command, which begins here."""
 
-from mcn_lightning.signals import job_survives
+from mcn_lightning.signals import job_survives, one_line_for_ctrl_c
 
 
 def main() -> None:
     """Run the command with the words of the process."""
-    with job_survives():
+    with one_line_for_ctrl_c(), job_survives():
         from mcn_lightning.commands import main as run
 
         run()

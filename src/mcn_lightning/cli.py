@@ -77,6 +77,7 @@ from mcn_lightning.models.weights import SHAPE
 from mcn_lightning.module import MCNModule
 from mcn_lightning.options import flat_options
 from mcn_lightning.parsers import OneLineErrors, brief, parse_words
+from mcn_lightning.signals import Interrupted
 
 
 def is_first_process() -> bool:
@@ -306,7 +307,7 @@ class PrepareCLI(MCNCLI):
             raise InputError(brief(" ".join(str(error).split()))) from error
         try:
             print(parts.data.pack(parts.pack))
-        except KeyboardInterrupt:
+        except (Interrupted, KeyboardInterrupt):
             print("stopped; the same command goes on from here", file=sys.stderr)
             sys.exit(130)
 

@@ -13,10 +13,9 @@ from typing import NamedTuple
 
 from mcn_lightning import __version__
 from mcn_lightning.errors import InputError, reason_of
+from mcn_lightning.signals import is_first
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
-RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
-"""Environment variables that number the processes of a run, in Lightning's order."""
 SILENT = ("-h", "--help", "--version", "--print_config")
 """Words whose answer is the whole output."""
 
@@ -36,7 +35,7 @@ class Command(NamedTuple):
 def _with_trainer(name: str, words: Sequence[str]) -> None:
     from mcn_lightning.configs import config_words
 
-    if not any(word in SILENT or word.startswith("--print_config=") for word in words) and _is_first_process():
+    if not any(word in SILENT or word.startswith("--print_config=") for word in words) and is_first():
         print(f"mcn-lightning {__version__}: reading configs", file=sys.stderr, flush=True)
     words = config_words(words)
     gc.disable()  # searching what is imported for garbage, of which there is none, takes a tenth of the time
@@ -172,7 +171,3 @@ def _dispatch(words: Sequence[str]) -> None:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         advice = f"; did you mean {near[0]}?" if near else ""
         sys.exit(f"error: expected a command, {found}{advice}\n\n{overview()}")
-
-
-def _is_first_process() -> bool:
-    return next((os.environ[name] for name in RANKS if name in os.environ), "0") == "0"

@@ -171,7 +171,8 @@ def run(
     )
     trainer = Trainer(
         accelerator="cpu", logger=Memory(story), callbacks=[*callbacks, *([cut] if cut else [])],
-        accumulate_grad_batches=accumulate, log_every_n_steps=1, enable_progress_bar=False, enable_checkpointing=True if cut else False,
+        accumulate_grad_batches=accumulate, log_every_n_steps=1, enable_progress_bar=False,
+        enable_checkpointing=cut is not None,
         enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=1, use_distributed_sampler=False,
         **length, **more,
     )  # fmt: skip

@@ -15,14 +15,14 @@ from typing import IO
 from mcn_lightning.ablations.past import Past
 from mcn_lightning.ablations.tasks import Task
 from mcn_lightning.errors import InputError
-from mcn_lightning.signals import FOR_THE_RUN, early
+from mcn_lightning.signals import early, heard
 
 
 class Runner:
     """Runs tasks one after another, each in a process of its own.
 
-    Ctrl-C, SIGTERM and SIGUSR1 stop after the run in hand has saved itself, SIGUSR1 in a SLURM job before the first run
-    too; the same tasks then go on from there.
+    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 stop after the run in hand has saved itself, SIGUSR1 in a SLURM job before the
+    first run too; the same tasks then go on from there.
 
     Args:
         past: what is finished already.
@@ -48,7 +48,7 @@ class Runner:
                 todo.append(task)
             else:
                 print(f"{task.title}: finished already in {folder}, left out")
-        former = {number: signal.signal(number, self._note) for number in FOR_THE_RUN}
+        former = {number: signal.signal(number, self._note) for number in heard()}
         self._received = self._received or early()
         try:
             return self._each(todo, refused, alone=len(tasks) == 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -80,6 +81,21 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def without_folders(callback: ModelCheckpoint) -> None:
+    """Write the names of metrics into the names of files with ``_`` for ``/``, which would make folders.
+
+    ``{val/t->va/R@10:.1f}`` becomes ``val_t->va_R@10=26.5``. A ``/`` outside of braces is the user's own folder.
+
+    Args:
+        callback: its ``filename`` is changed.
+    """
+    name = callback.filename or ""
+    if callback.auto_insert_metric_name and re.search(r"\{[^{}:]*/", name):
+        equals = callback.CHECKPOINT_EQUALS_CHAR
+        callback.filename = re.sub(r"\{([^{}:]*)", lambda found: found[1].replace("/", "_") + equals + found[0], name)
+        callback.auto_insert_metric_name = False
 
 
 @dataclass(frozen=True)

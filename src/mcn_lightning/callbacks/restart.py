@@ -6,6 +6,7 @@ between a step and the end of its epoch. Here a run goes on as if it had not bee
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ class Place:
         validated: the validation that was due after its last batch has run.
         stepped: steps that loggers have been told of.
         limit: ``max_steps`` of the trainer.
+        evaluated: counters of the loop of validations.
     """
 
     inside: bool
@@ -37,6 +39,7 @@ class Place:
     validated: bool
     stepped: int
     limit: int
+    evaluated: dict[str, Any]
 
 
 def check_limits(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
@@ -68,7 +71,9 @@ def settle(trainer: Trainer, checkpoint: dict[str, Any], validated: bool) -> Pla
     progress = checkpoint["loops"]["fit_loop"]
     epoch, batch, loop = progress["epoch_progress"], progress["epoch_loop.batch_progress"], "epoch_loop.state_dict"
     over, ended = batch["is_last_batch"], epoch["total"]["processed"] == epoch["total"]["started"]
-    place = Place(not (over and ended), over, validated, progress[loop]["_batches_that_stepped"], trainer.max_steps)
+    evaluated = copy.deepcopy(progress["epoch_loop.val_loop.batch_progress"])
+    stepped = progress[loop]["_batches_that_stepped"]
+    place = Place(not (over and ended), over, validated, stepped, trainer.max_steps, evaluated)
     waiting = batch["current"]["ready"] % trainer.accumulate_grad_batches and not over
     if not ended and not waiting and batch["current"]["ready"]:  # Lightning counts the step after the last hook of it
         place.stepped += 1
@@ -94,6 +99,7 @@ def go_on(trainer: Trainer, place: Place) -> None:
     fit, loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
     loop.max_steps = place.limit
     loop._batches_that_stepped = place.stepped
+    loop.val_loop.batch_progress.load_state_dict(place.evaluated)
     if not place.inside:  # with max_steps Lightning would take the next epoch for one that was begun
         for each in (fit, loop, loop.val_loop):
             each._restarting = False
@@ -110,6 +116,8 @@ def go_on(trainer: Trainer, place: Place) -> None:
         loop.val_loop._has_run = True  # the epoch ends at once
     elif due and not loop._should_accumulate():
         loop._batches_that_stepped -= 1  # counted again after the validation
+    if due and not place.validated:
+        loop.val_loop.batch_progress.current.reset()
 
 
 def begin_anew(trainer: Trainer) -> None:

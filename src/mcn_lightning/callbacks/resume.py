@@ -19,6 +19,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
 from mcn_lightning.callbacks.averaging import check_average
+from mcn_lightning.callbacks.checkpoints import without_folders
 from mcn_lightning.callbacks.restart import (
     Place,
     adapt_stops,
@@ -33,7 +34,7 @@ from mcn_lightning.callbacks.restart import (
 )
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.distributed import Later, rank, world
-from mcn_lightning.signals import early
+from mcn_lightning.signals import early, heard, let_terminal_go, stop_now, tell
 
 KEY, REST = "random_states", "resume"
 NEWEST = "newest.ckpt"
@@ -86,9 +87,10 @@ def draw_random_states(seed: int, step: int) -> None:
 class Resume(Callback):
     """What a run needs to go on with ``--ckpt_path last`` as if it had not been stopped.
 
-    Every checkpoint holds the random states of every process. SIGTERM, SIGUSR1 (unless Lightning requeues SLURM jobs
-    itself) and the first Ctrl-C only set a flag; at the end of a step, when one process has it, all save
-    ``newest.ckpt`` beside the other checkpoints and end with exit status 128 + signal.
+    Every checkpoint holds the random states of every process. SIGTERM, SIGHUP (a closed terminal), SIGUSR1 (unless
+    Lightning requeues SLURM jobs itself) and the first Ctrl-C only set a flag. At the end of a step, when one process
+    has it, all save ``newest.ckpt`` beside the other checkpoints and end with exit status 128 + signal. A second Ctrl-C
+    ends the run at once.
 
     Args:
         every_n_steps: steps between two times that ``newest.ckpt`` is saved; 0 saves it only before stopping.
@@ -99,6 +101,7 @@ class Resume(Callback):
             raise InputError(f"--resume.every_n_steps: expected 0 or more, found {every_n_steps}; 0 turns it off")
         self.every_n_steps = every_n_steps
         self._received = 0
+        self._trainer: Trainer | None = None
         self._asked: Later | None = None
         self._saved: list[dict[str, Any]] | None = None
         self._place: Place | None = None
@@ -108,13 +111,16 @@ class Resume(Callback):
         self._validated = -1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """See that all processes go on from one checkpoint.
+        """Make names of checkpoints safe, and see that all processes go on from one.
 
         Raises:
             InputError: if they found different ones.
         """
         self._received, self._asked, self._saved = 0, None, None
         self._place, self._waiting, self._metrics, self._stopped, self._validated = None, {}, {}, False, -1
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint):
+                without_folders(callback)
         if world() > 1 and trainer.ckpt_path is not None:
             paths: list[Any] = [None] * world()
             dist.all_gather_object(paths, str(trainer.ckpt_path))
@@ -138,7 +144,7 @@ class Resume(Callback):
         """Keep what belongs to the first step until training begins: what is set up until then changes it too.
 
         Raises:
-            InputError: if the run should end before the checkpoint, or the run had averaged weights, and this one has no
+            InputError: if the run should end before the checkpoint, or had averaged weights and this one has no
                 callback for them.
         """
         check_average(trainer, checkpoint)
@@ -192,18 +198,24 @@ class Resume(Callback):
     def _take_signals(self, trainer: Trainer) -> None:
         if threading.current_thread() is not threading.main_thread():
             return  # Python gives signals to the main thread alone
-        numbers = [signal.SIGTERM, signal.SIGINT]
         environment = trainer._accelerator_connector.cluster_environment
-        if not (isinstance(environment, SLURMEnvironment) and environment.auto_requeue):
-            numbers.append(signal.SIGUSR1)
-        for number in numbers:  # Lightning puts the former handlers back at the end
-            signal.signal(number, self._note)
+        requeues = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
+        self._trainer = trainer
+        for number in heard():  # Lightning puts the former handlers back at the end
+            if number != signal.SIGUSR1 or not requeues:
+                signal.signal(number, self._note)
         self._received = self._received or early()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        again = number == self._received == signal.SIGINT
         self._received = number
-        if number == signal.SIGINT:  # the second one ends the run at once
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if again:
+            stop_now()
+        elif number == signal.SIGINT:
+            when = "after this step" if self._trainer is None or self._trainer.training else "after this evaluation"
+            tell(f"saving {when}; press again to stop now")
+        elif number == signal.SIGHUP:
+            let_terminal_go()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -117,7 +117,7 @@ def serve_parent(worker: int) -> None:
     What tells a run to end is ignored here: that process decides when. torch asks whether the system's parent is alive,
     which is another process for workers of a forkserver.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -309,6 +309,7 @@ def _run(job: _Job, plan: list[Range], todo: list[int]) -> None:
     context = multiprocessing.get_context("fork")  # the captions of a data set may be large: shared, not copied
     counter, halt = context.Value("q", done), context.Value("b", 0)
     pool = ProcessPoolExecutor(count, context, _start_worker, (job, plan, counter, halt, os.getpid()))
+    former = signal.getsignal(signal.SIGINT)
     interrupted = _take_interrupt()
     bar = tqdm(total=total, initial=done, desc="packing", unit=" videos", smoothing=0.05)
     try:
@@ -339,7 +340,7 @@ def _run(job: _Job, plan: list[Range], todo: list[int]) -> None:
         bar.close()
         shutil.rmtree(job.output / PARTIAL, ignore_errors=True)
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, former)
 
 
 def _take_interrupt() -> threading.Event:
