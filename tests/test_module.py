@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from processes import run as run_processes
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import CSVLogger
 from references import model as reference
 
@@ -34,8 +34,18 @@ def make_data(root, **options) -> NarratedVideos:
     streams = [VisualStream("_2d", 1.0, 8), VisualStream("_3d", 1.5, 8)]
     return NarratedVideos(
         str(root), streams=streams, audio=AudioConfig(num_frames=96), text=TextConfig(source="word_vectors.txt", dim=8),
-        clips=ClipConfig(n_pair=4, min_time=5.0), batch_size=2, num_workers=0, **options,
+        clips=ClipConfig(n_pair=4, min_time=5.0), num_workers=0, **{"batch_size": 2, **options},
     )  # fmt: skip
+
+
+class LearningRates(Callback):
+    """Notes the learning rate of every optimiser step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.seen.append(optimizer.param_groups[0]["lr"])
 
 
 def make_module(**options) -> MCNModule:
@@ -53,6 +63,21 @@ def test_warm_up_and_cosine():
     assert factors[8] == pytest.approx(0.5) and factors[12] == pytest.approx(0.0)
     assert learning_rate_factor(9, 4, 12, "constant") == 1.0
     assert learning_rate_factor(9, 4, math.inf, "cosine") == 1.0
+
+
+def test_exponential_schedule_is_a_factor_after_each_epoch():
+    factors = [learning_rate_factor(step, 0, math.inf, "exponential", 0.9, 3) for step in range(7)]
+    assert factors == pytest.approx([1, 1, 1, 0.9, 0.9, 0.9, 0.81])
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_exponential_schedule_in_training(accumulate, tiny, tmp_path):
+    data = make_data(tiny, batch_size=1)  # six videos: six batches an epoch
+    module = MCNModule(NETWORK, optimizer=OptimizerConfig(lr=1.0, warmup_steps=0, schedule="exponential", decay=0.5))
+    rates = LearningRates()
+    make_trainer(tmp_path, max_epochs=3, accumulate_grad_batches=accumulate, callbacks=[rates]).fit(module, data)
+    steps = 6 // accumulate
+    assert rates.seen == [0.5**epoch for epoch in range(3) for _ in range(steps)]
 
 
 @pytest.mark.parametrize(

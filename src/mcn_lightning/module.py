@@ -49,25 +49,43 @@ class OptimizerConfig:
         lr: highest learning rate, after the warm-up.
         weight_decay: weight decay of the weight matrices; biases, batch norm and temperature have none.
         warmup_steps: steps of linear warm-up.
-        schedule: after the warm-up, cosine to 0 over the rest of the run, or constant.
+        schedule: after the warm-up, cosine to 0 over the rest of the run, constant, or exponential: times ``decay``
+            after each epoch.
+        decay: factor of an epoch in the exponential schedule (AVLnet-Text-Tri on YouCook2: 0.9).
     """
 
     kind: Literal["adam", "adamw"] = "adam"
     lr: float = 1e-4
     weight_decay: float = 0.0
     warmup_steps: int = 5000
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant", "exponential"] = "cosine"
+    decay: float = 0.9
 
     def __post_init__(self) -> None:
+        if not 0 < self.decay <= 1:
+            raise ValueError(f"--model.optimizer.decay: expected more than 0 and at most 1, found {self.decay}")
         for name in ("lr", "weight_decay", "warmup_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--model.optimizer.{name}: expected at least 0, found {getattr(self, name)}")
 
 
-def learning_rate_factor(step: int, warmup_steps: int, total_steps: float, schedule: str) -> float:
-    """Return the share of the highest learning rate at a step (METHOD: linear warm-up, then cosine to 0)."""
+def learning_rate_factor(
+    step: int, warmup_steps: int, total_steps: float, schedule: str, decay: float = 1.0, epoch_steps: float = math.inf
+) -> float:
+    """Return the share of the highest learning rate at a step.
+
+    Args:
+        step: optimiser steps done.
+        warmup_steps: steps of the linear warm-up.
+        total_steps: steps of the whole run.
+        schedule: cosine (MCN; Chen et al., ICCV 2021), constant, or exponential (AVLnet; Rouditchenko et al., 2021).
+        decay: factor of an epoch in the exponential schedule.
+        epoch_steps: optimiser steps of an epoch.
+    """
     if step < warmup_steps:
         return step / warmup_steps
+    if schedule == "exponential":
+        return decay ** (step // epoch_steps)
     if schedule == "constant" or not math.isfinite(total_steps):
         return 1.0
     progress = (step - warmup_steps) / max(1.0, total_steps - warmup_steps)
@@ -494,8 +512,10 @@ class MCNModule(LightningModule):
         groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
         optimizer = kind([group for group in groups if group["params"]], lr=config.lr)
         total = float(self.trainer.estimated_stepping_batches)
+        epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, config.warmup_steps, total, config.schedule)
+            optimizer,
+            lambda step: learning_rate_factor(step, config.warmup_steps, total, config.schedule, config.decay, epoch),
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -250,3 +250,38 @@ def test_bad_files(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(WeightsError, match="found list"):
         read_released(tmp_path / "list.pth")
+
+
+def test_frozen_batch_norm_and_masked_pooling_train_as_avlnet_fine_tunes():
+    """AVLnet's fine-tuning trains the network in evaluation mode: values and gradients are those of that mode."""
+    state = weights(recon=False)
+    config = NetworkConfig(**released_config(state), frozen_batch_norm=True, mask_audio="always")
+    network = MCN(config)
+    load_released(network, state)
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    leaves = {name: value.double().requires_grad_(value.is_floating_point()) for name, value in state.items()}
+    video, spec, frames, words = inputs()
+    batch = (video.double(), spec.double(), frames, words.double())
+    expected = reference.embed(leaves, *batch, training=False)
+    network = network.double().train()
+    output = network(*batch)
+    names = ("video", "audio", "text")
+    for name in names:
+        torch.testing.assert_close(getattr(output, name), expected[name])
+    sum((getattr(output, name) ** 3).sum() for name in names).backward()
+    sum((expected[name] ** 3).sum() for name in names).backward()
+    gradient = network.audio.network.bn1.weight.grad
+    assert gradient.abs().sum() > 0  # scales are trained
+    torch.testing.assert_close(gradient, leaves["DAVEnet.bn1.weight"].grad)
+    torch.testing.assert_close(network.audio.projection.weight.grad, leaves["DAVEnet_projection.weight"].grad)
+    for name, buffer in network.named_buffers():
+        torch.testing.assert_close(buffer, before[name].to(buffer.dtype), rtol=0, atol=0)
+
+
+def test_frozen_batch_norm_stays_so_through_evaluation_and_back():
+    network = MCN(NetworkConfig(**released_config(weights()), frozen_batch_norm=True))
+    modes = [
+        layer.training for layer in network.train().eval().train().modules() if "BatchNorm" in type(layer).__name__
+    ]
+    assert len(modes) > 8 and not any(modes)
+    assert network.audio.training and network.audio.network.training

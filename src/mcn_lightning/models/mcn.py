@@ -41,6 +41,9 @@ class NetworkConfig:
             always.
         released_audio_steps: divide frame counts by round(T / ceil(T/16)) in evaluation as the released code does,
             instead of 16.
+        frozen_batch_norm: batch norm of the audio network uses its running statistics in training, too, and leaves them
+            as they are; its scales and offsets are still trained. For fine-tuning: AVLnet's published fine-tuning
+            trains in this mode, with ``mask_audio`` always.
         mask_words: leave the zero rows after the last word out of the maximum over words (released: they take part).
         normalize: scale every embedding to length 1 (released: no).
         reconstruction: build the reconstruction heads.
@@ -60,6 +63,7 @@ class NetworkConfig:
     audio_pool: Literal["mean", "max"] = "mean"
     mask_audio: Literal["eval", "always"] = "eval"
     released_audio_steps: bool = False
+    frozen_batch_norm: bool = False
     mask_words: bool = False
     normalize: bool = False
     reconstruction: bool = True
@@ -194,6 +198,15 @@ class AudioBranch(nn.Module):
         self.network = ResDAVEnet(config.audio_bands, config.audio_widths)
         self.gated = nn.Identity() if config.fuse_audio_text else GatedEmbedding(width, width)
         self.projection = nn.Linear(width, config.branch_width)
+
+    def train(self, mode: bool = True) -> AudioBranch:
+        """Change between training and evaluation; a frozen batch norm stays in evaluation."""
+        super().train(mode)
+        if self.config.frozen_batch_norm:
+            for layer in self.network.modules():
+                if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                    layer.train(False)
+        return self
 
     def forward(self, spectrogram: Tensor, audio_frames: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(B, M, T)`` dB and frame counts ``(B,)`` to the embedding ``(B, D)`` and pooled ``(B, widths[-1])``."""
