@@ -202,7 +202,8 @@ class MCNModule(LightningModule):
                 "--model.loss.contrastive.exclude_same_cluster: expected clusters, found --model.clustering.kind none; "
                 "set it to false or choose a kind"
             )
-        pairs = self.loss_config.contrastive.pairs(self.network_config.embeddings)
+        contrastive = self.loss_config.contrastive
+        pairs = contrastive.pairs or contrastive.weighted_pairs(self.network_config.embeddings)  # the first: see setup
         draws = self.clustering is not None and self.loss_config.cluster_weight > 0
         alone = len(self.network_config.embeddings) < 2  # nothing to train, see setup
         if not (alone or pairs or self.network_config.reconstruction or draws):
@@ -249,13 +250,18 @@ class MCNModule(LightningModule):
         """Take the frozen word vectors from the data.
 
         Raises:
-            InputError: if a network of one embedding should be trained.
+            InputError: if a network of one embedding should be trained, or with pairs of embeddings that it lacks.
         """
         if stage == "fit" and len(self.network_config.embeddings) < 2:
             raise InputError(
                 f"--data.modalities: expected two or three of {', '.join(MODALITIES)} to train with, found "
                 f"{list(self.network_config.modalities)}; one alone can be evaluated and embedded"
             )
+        if stage == "fit":
+            try:
+                self.loss_config.contrastive.check_pairs(self.network_config.embeddings)
+            except ValueError as error:
+                raise InputError(str(error)) from None
         data = getattr(self.trainer, "datamodule", None)
         if self.network.text is not None and data is not None and (embedder := data.text_embedder()) is not None:
             self.network.text.set_embedder(embedder.to(self.device))

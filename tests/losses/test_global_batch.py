@@ -39,6 +39,8 @@ CONFIGS = {
         kind="max_margin", ranking_margin=0.2, exclude_same_cluster=True
     ),
     "one pair with a weight": ContrastiveConfig(text_video_weight=0.25, audio_text_weight=0, audio_video_weight=0),
+    "pair of a sum": ContrastiveConfig(margin=0.3, pairs=["t-va", "a-v"]),
+    "pair of a sum, normalised": ContrastiveConfig(kind="info_nce", temperature=0.3, pairs=["t-va"]),
 }
 WHOLE, TILE = 64, 4  # clips: above and below the batches of these tests
 SPLITS = ([6, 6], [7, 4], [1, 10], [9, 0], [0, 5], [1, 0])

@@ -228,3 +228,48 @@ def test_wrong_options_are_refused_by_name(make, flag):
     with pytest.raises(ValueError, match=flag.replace(".", r"\.")) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pair_of_sums_equals_reference(kind):
+    """AVLnet-Text-Tri is fine-tuned with MMS(text, audio + video)."""
+    text, video, audio = inputs = leaves((5, 3), (5, 3), (5, 3))
+    temperature = 0.5 if kind == "info_nce" else 1.0
+    config = ContrastiveConfig(kind=kind, margin=0.3, ranking_margin=0.2, temperature=temperature, pairs=["t-va"])
+    terms = ContrastiveLoss(config)({"video": video, "audio": audio, "text": text})
+    assert list(terms) == ["text_video+audio"]
+    same_with_gradients(terms["text_video+audio"], KINDS[kind](text, video + audio), inputs)
+
+
+def test_pairs_may_mix_sums_and_single_modalities():
+    text, video, audio = leaves((5, 3), (5, 3), (5, 3))
+    config = ContrastiveConfig(margin=0.3, pairs=["v-t", "ta-v"], text_video_weight=0.5)
+    terms = ContrastiveLoss(config)({"video": video, "audio": audio, "text": text})
+    expected = {
+        "text_video": 0.5 * reference.mms(text, video, 0.3),
+        "audio+text_video": reference.mms(audio + text, video, 0.3),
+    }
+    assert list(terms) == list(expected)
+    for name, term in terms.items():
+        torch.testing.assert_close(term, expected[name])
+
+
+def test_audio_and_text_of_a_joint_embedding_are_that_embedding():
+    config = ContrastiveConfig(pairs=["v-ta"], audio_text_video_weight=0.5)
+    assert config.weighted_pairs(["video", "audio_text"]) == {("audio_text", "video"): 0.5}
+    assert config.weighted_pairs(["video", "audio", "text"]) == {("video", "audio+text"): 1.0}
+
+
+@pytest.mark.parametrize(
+    "pairs", [[], ["t"], ["t-"], ["t-t"], ["ta-at"], ["t-x"], ["t->va"], ["t-va", "va-t"], ["tt-v"]]
+)
+def test_pairs_that_are_none_are_refused(pairs):
+    with pytest.raises(ValueError, match=r"--model\.loss\.contrastive\.pairs: expected .*t-va.*, found"):
+        ContrastiveConfig(pairs=pairs)
+
+
+def test_a_pair_of_a_modality_that_is_not_there_is_refused_by_name():
+    config = ContrastiveConfig(pairs=["t-v", "t-va"])
+    config.check_pairs(["video", "audio", "text"])
+    with pytest.raises(ValueError, match="found t-va, which needs audio"):
+        config.check_pairs(["video", "text"])

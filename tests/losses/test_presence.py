@@ -98,6 +98,20 @@ def test_a_pair_is_compared_over_the_clips_that_have_both(case, kind, tile):
 
 
 @pytest.mark.parametrize("tile", [64, 4])
+def test_a_sum_is_compared_over_the_clips_that_have_all_of_its_parts(tile):
+    rows, table = rows_of("some of each")
+    config = ContrastiveConfig(margin=0.3, pairs=["t-va"], tile=tile)
+    whole = [i for i, clip in enumerate(CASES["some of each"]) if set(clip) == set("vat")]
+    assert 1 < len(whole) < len(table)
+    leaves = leaves_of(rows)
+    text, video, audio = (leaves[name][whole] for name in ("text", "video", "audio"))
+    expected = reference.mms(text, video + audio, 0.3)
+    expected.backward()
+    theirs = {"text_video+audio": expected.detach()}, gradients_of(leaves)
+    assert_same(pairs_of(config, rows, table), theirs)
+
+
+@pytest.mark.parametrize("tile", [64, 4])
 def test_clips_without_a_cluster_are_negatives_of_all(tile):
     rows, table = rows_of("some of each")
     config = ContrastiveConfig(margin=0.3, exclude_same_cluster=True, tile=tile)

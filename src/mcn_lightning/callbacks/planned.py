@@ -58,7 +58,7 @@ def check_plan(trainer: Trainer, module: LightningModule, directions: Sequence[s
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if not all(type(each).__module__.startswith(OURS) for each in (module, *callbacks)):
         return  # what others log is not known
-    held_out = validation_metrics(module, callbacks, directions, topics) if validates else []
+    held_out = validation_metrics(module, callbacks, directions, topics) if trainer.enable_validation else []
     known = [*held_out, *training_metrics(module, callbacks)]
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)
@@ -83,7 +83,7 @@ def training_metrics(module: LightningModule, callbacks: Iterable[Callback]) -> 
     """Give the metrics of training."""
     yield "train/loss"
     network, loss = module.network_config, module.loss_config  # type: ignore[union-attr]
-    if pairs := loss.contrastive.pairs(network.embeddings):  # type: ignore[union-attr,operator]
+    if pairs := loss.contrastive.weighted_pairs(network.embeddings):  # type: ignore[union-attr,operator]
         yield "train/contrastive"
         yield from (f"train/{first}_{second}" for first, second in pairs)
     if network.reconstruction:  # type: ignore[union-attr]

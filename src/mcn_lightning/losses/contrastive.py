@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,7 @@ from mcn_lightning.distributed import Presence, gather_rows, gather_summed, row_
 from mcn_lightning.losses.tiled import Tiling, full_precision, hinge, normalizers, product_precision
 
 PAIRS = (("text", "video"), ("audio", "text"), ("audio", "video"), ("audio_text", "video"))
+LETTERS = {"v": "video", "a": "audio", "t": "text"}
 MAX_SCALE = 100.0
 """Largest inverse of a learned temperature (Radford et al., "CLIP", 2021, section 2.5)."""
 
@@ -39,6 +40,9 @@ class ContrastiveConfig:
         tile: rows and columns of the parts in which the similarity matrix is computed, in clips. On one process a batch
             of up to this many clips is computed whole; above, memory is saved and each similarity computed twice.
         exclude_same_cluster: leave other clips of a clip's cluster out of its negatives, once there are clusters.
+        pairs: which modalities are compared, as letters of v, a, t around ``-``: t-va compares the text with the sum of
+            the embeddings of video and audio (AVLnet-Text-Tri's fine-tuning). All pairs of single modalities when not
+            given. Pairs of sums have weight 1. Where embeddings are normalised, so is their sum.
     """
 
     kind: Literal["mms", "mil_nce", "info_nce", "max_margin", "none"] = "mms"
@@ -53,6 +57,7 @@ class ContrastiveConfig:
     audio_text_video_weight: float = 1.0
     tile: int = 2048
     exclude_same_cluster: bool = False
+    pairs: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         flag = "--model.loss.contrastive"
@@ -67,6 +72,9 @@ class ContrastiveConfig:
                 raise ValueError(
                     f"{flag}.{name}: expected 0 or more, found {getattr(self, name)}; 0 leaves the pair out"
                 )
+        named = [frozenset(_as_names(pair, joint=False)) for pair in self.pairs or ()]
+        if self.pairs is not None and (not named or len(set(named)) < len(named)):
+            raise ValueError(f"{flag}.pairs: expected pairs as in t-va, each once, found {list(self.pairs)}")
         if self.tile < 1:
             raise ValueError(f"{flag}.tile: expected 1 clip or more, found {self.tile}; use about 2048")
         if not 0 < self.temperature < math.inf:
@@ -79,11 +87,72 @@ class ContrastiveConfig:
                 f"raise it or set {flag}.learn_temperature to false"
             )
 
-    def pairs(self, embeddings: Iterable[str]) -> dict[tuple[str, str], float]:
-        """Return the pairs of these embeddings that the loss compares, with their weights."""
+    def weighted_pairs(self, embeddings: Iterable[str]) -> dict[tuple[str, str], float]:
+        """Return the pairs of these embeddings, or sums of them, that the loss compares, with their weights.
+
+        Args:
+            embeddings: names of the embeddings that are there.
+
+        Returns:
+            The weight of each pair of names; the name of a sum has a ``+`` between those of its parts.
+        """
         present = set() if self.kind == "none" else set(embeddings)
-        weights = {pair: getattr(self, "{}_{}_weight".format(*pair)) for pair in PAIRS if present.issuperset(pair)}
-        return {pair: weight for pair, weight in weights.items() if weight > 0}
+        found = {}
+        for pair in self._wanted(present):
+            weight = getattr(self, "{}_{}_weight".format(*pair), 1.0)
+            if weight > 0 and present.issuperset(parts_of(pair)):
+                found[pair] = weight
+        return found
+
+    def check_pairs(self, embeddings: Iterable[str]) -> None:
+        """Check that every pair that was asked for can be compared.
+
+        Args:
+            embeddings: names of the embeddings that a network gives.
+
+        Raises:
+            ValueError: if a pair needs another one.
+        """
+        names = set(embeddings)
+        wanted = [] if self.pairs is None or self.kind == "none" else self._wanted(names)
+        for text, pair in zip(self.pairs or (), wanted, strict=False):
+            if absent := [name for name in parts_of(pair) if name not in names]:
+                raise ValueError(
+                    f"--model.loss.contrastive.pairs: expected pairs of {', '.join(sorted(names))}, found {text}, "
+                    f"which needs {' and '.join(absent)}; leave it out, or see --data.modalities and --model.weights"
+                )
+
+    def _wanted(self, embeddings: Collection[str]) -> Sequence[tuple[str, str]]:
+        if self.pairs is None:
+            return PAIRS
+        return [_as_names(pair, "audio_text" in embeddings) for pair in self.pairs]
+
+
+def parts_of(pair: tuple[str, str]) -> list[str]:
+    """Return the names of all embeddings of a pair, those in a sum each."""
+    return [name for side in pair for name in side.split("+")]
+
+
+def _as_names(pair: str, joint: bool) -> tuple[str, str]:
+    """Return the names of the two sides of a pair in letters, in the order of ``PAIRS`` where it is one of these.
+
+    Args:
+        pair: letters of v, a, t around ``-``.
+        joint: audio and text have one joint embedding.
+
+    Raises:
+        ValueError: if it is not of that form.
+    """
+    sides = pair.split("-") if isinstance(pair, str) else []
+    letters = "".join(sides)
+    if len(sides) != 2 or not all(sides) or not set(letters) <= set(LETTERS) or len(set(letters)) < len(letters):
+        raise ValueError(
+            "--model.loss.contrastive.pairs: expected different letters of v, a, t around '-', as in t-va, "
+            f"found {pair!r}"
+        )
+    names = ["+".join(name for letter, name in LETTERS.items() if letter in side) for side in sides]
+    first, second = ("audio_text" if joint and name == "audio+text" else name for name in names)
+    return (second, first) if (second, first) in PAIRS else (first, second)
 
 
 def mms(similarity: Tensor, margin: float) -> Tensor:
@@ -154,6 +223,11 @@ def max_margin(similarity: Tensor, margin: float) -> Tensor:
         return costs.masked_fill(same, 0.0).sum() / max(size * (size - 1), 1)
 
 
+def _sum(embeddings: Sequence[Tensor]) -> Tensor:
+    """Return the sum of embeddings, each ``(n, D)``, added up in float32 or better and in their own precision."""
+    return torch.stack([full_precision(each) for each in embeddings]).sum(dim=0).to(embeddings[0].dtype)
+
+
 class ContrastiveLoss(nn.Module):
     """The chosen loss for every pair of modalities that are present, as MCN sums it.
 
@@ -204,13 +278,15 @@ class ContrastiveLoss(nn.Module):
                 clips that have both, and each of them has the others of these as negatives.
 
         Returns:
-            Scalars named ``text_video``, ``audio_text``, ``audio_video``, ``audio_text_video`` of the pairs that are
-            present, in one clip at least, and have a weight; empty for the kind none. They are the same on every
-            process, and their gradients the part of the process (see ``distributed``).
+            Scalars named ``text_video``, ``audio_text``, ``audio_video``, ``audio_text_video``, or ``text_video+audio``
+            for a sum, of the pairs that are present, in one clip at least, and have a weight; empty for the kind none.
+            They are the same on every process, and their gradients the part of the process (see ``distributed``).
         """
-        pairs = self.config.pairs(embeddings)
+        pairs = self.config.weighted_pairs(embeddings)
         if not pairs:
             return {}
+        sums = {side for pair in pairs for side in pair if "+" in side}
+        embeddings = embeddings | {name: _sum([embeddings[part] for part in name.split("+")]) for name in sums}
         if not self.config.exclude_same_cluster:
             clusters = None
         if present is None:
@@ -218,7 +294,7 @@ class ContrastiveLoss(nn.Module):
         else:
             values = {}
             for pair in pairs:
-                if some := present.having(*pair):
+                if some := present.having(*parts_of(pair)):
                     both = {name: embeddings[name][some.rows] for name in pair}
                     near = None if clusters is None else clusters[some.rows]
                     values |= self._values(both, [pair], some.counts, near)
