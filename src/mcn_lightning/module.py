@@ -509,7 +509,11 @@ class MCNModule(LightningModule):
         return self.clustering.clusters(modalities[0])
 
     def configure_optimizers(self) -> Any:
-        """Build the optimiser and its schedule, stepped per batch."""
+        """Build the optimiser and its schedule, stepped per batch.
+
+        Raises:
+            InputError: if the learning rate should decay after each epoch and epochs have no end.
+        """
         config = self.optimizer_config
         kind = torch.optim.Adam if config.kind == "adam" else torch.optim.AdamW
         matrices = [parameter for parameter in self.parameters() if parameter.dim() > 1]
@@ -518,7 +522,13 @@ class MCNModule(LightningModule):
         groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
         optimizer = kind([group for group in groups if group["params"]], lr=config.lr)
         total = float(self.trainer.estimated_stepping_batches)
-        epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        batches = self.trainer.num_training_batches  # infinite for data that have no length
+        if config.schedule == "exponential" and not math.isfinite(batches):
+            raise InputError(
+                "--model.optimizer.schedule exponential: expected data of known length, found an endless epoch; "
+                "use constant, or --trainer.limit_train_batches"
+            )
+        epoch = -(-batches // self.trainer.accumulate_grad_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
             lambda step: learning_rate_factor(step, config.warmup_steps, total, config.schedule, config.decay, epoch),
