@@ -20,6 +20,7 @@ import torch
 import yaml
 from benchmark_files import STREAMS, write, write_all, youcook2
 from references.localization import alignment_score, assignment_total, steps_found
+from references.losses import mms
 from references.model import embed as embed_released
 from references.model import random_released_state_dict
 from safetensors.torch import load_file
@@ -427,6 +428,54 @@ RELEASES = {
 }
 
 
+def embedded_by_reference(state: dict, files: Path, pickle: str) -> dict[str, torch.Tensor | None]:
+    """Embed the clips of a pickle, in its order, by the slow formula in evaluation mode."""
+    clips = PickledClips(files / pickle, [VisualStream(**stream) for stream in STREAMS], AudioConfig())
+    config = TextConfig(source="word_vectors.txt", dim=8, max_words=8)
+    text = EvaluationText(config, files / "word_vectors.txt", clips.texts())
+    records = [clips.open(number).record for number in range(len(clips))]
+    audio = torch.stack([torch.nn.functional.pad(each.audio, (0, 5120 - each.audio.shape[1])) for each in records])
+    lengths = torch.tensor([each.audio.shape[1] for each in records])
+    streams = [torch.stack([each.streams[n][0].float() for each in records]) for n in (0, 1)]
+    video = torch.cat([torch.nn.functional.normalize(stream, dim=1) for stream in streams], dim=1)
+    with torch.no_grad():
+        vectors = text.vectors([each.texts[0] for each in records], "cpu")
+        return embed_released(state, video, audio, lengths, vectors, training=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "pair"),
+    [
+        ("tri", (), ("text", "video+audio")),
+        ("avlnet", ("[a-v]", "val/youcook2/a->v/R@10"), ("audio", "video")),
+        ("fused", ("[ta-v]", "val/youcook2/ta->v/R@10"), ("audio_text", "video")),
+    ],
+    ids=["tri", "avlnet", "fused"],
+)
+def test_fine_tuning_begins_with_the_published_loss(kind, more, pair, files, tmp_path):
+    """The first step of the recipe, with what docs/finetuning.md adds: MMS in evaluation mode; then a decaying rate."""
+    widths = {"video_dim": 16, "text_dim": 8, "audio_widths": (4, 4, 6, 8)}
+    state = random_released_state_dict(12, **widths, **RELEASES[kind][0])
+    torch.save(state, tmp_path / "weights.pth")
+    rows = embedded_by_reference(state, files, "youcook_train_audio.pkl")
+    count = len(rows["video"])
+    words = ["--config", TOP / "experiments" / "finetune" / "youcook2.yaml", "--config", overlay(tmp_path, files)]
+    words += ["--model.weights", tmp_path / "weights.pth", "--data.batch_size", count, "--trainer.max_epochs", 3]
+    for option, value in zip(("--model.loss.contrastive.pairs", "--checkpoint.monitor"), more, strict=False):
+        words += [option, value]
+    run("fit", *words, "--trainer.callbacks+=LearningRateMonitor")
+    logged = list(csv.DictReader(next(tmp_path.rglob("metrics.csv")).open()))
+    first, second = (sum(rows[name] for name in side.split("+")) for side in pair)
+    expected = float(mms(first, second, 0.001))
+    assert float(next(row for row in logged if row["train/loss"])["train/loss"]) == pytest.approx(expected, rel=1e-4)
+    rates = [float(row[name]) for row in logged for name in row if name.startswith("lr-") and name.endswith("pg1")
+             and row[name]]  # fmt: skip
+    assert rates == pytest.approx([1e-4, 0.9e-4, 0.81e-4])
+    last = torch.load(next(tmp_path.rglob("last.ckpt")), weights_only=True)["state_dict"]
+    assert not torch.equal(last["network.audio.network.bn1.weight"], state["DAVEnet.bn1.weight"])  # it was trained
+    assert torch.equal(last["network.audio.network.bn1.running_mean"], state["DAVEnet.bn1.running_mean"])
+
+
 @pytest.mark.parametrize("kind", RELEASES)
 def test_released_weights_are_evaluated_as_they_are(kind, files, tmp_path, capsys):
     options, said, direction = RELEASES[kind]
@@ -439,17 +488,7 @@ def test_released_weights_are_evaluated_as_they_are(kind, files, tmp_path, capsy
     assert said in out and "D = 12" in out
     found = figures(tmp_path)
     assert f"youcook2/{direction}/R@10" in found
-    clips = PickledClips(files / "youcook_val_audio.pkl", [VisualStream(**stream) for stream in STREAMS], AudioConfig())
-    config = TextConfig(source="word_vectors.txt", dim=8, max_words=8)
-    text = EvaluationText(config, files / "word_vectors.txt", clips.texts())
-    records = [clips.open(number).record for number in range(len(clips))]
-    audio = torch.stack([torch.nn.functional.pad(each.audio, (0, 5120 - each.audio.shape[1])) for each in records])
-    lengths = torch.tensor([each.audio.shape[1] for each in records])
-    streams = [torch.stack([each.streams[n][0].float() for each in records]) for n in (0, 1)]
-    video = torch.cat([torch.nn.functional.normalize(stream, dim=1) for stream in streams], dim=1)
-    with torch.no_grad():
-        vectors = text.vectors([each.texts[0] for each in records], "cpu")
-        embedded = embed_released(state, video, audio, lengths, vectors, training=False)
+    embedded = embedded_by_reference(state, files, "youcook_val_audio.pkl")
     rows = {name: value.numpy() for name, value in embedded.items() if value is not None}
     query = {"t->va": "text", "a->v": "audio", "ta->v": "audio_text"}[direction]
     gallery = rows["video"] + rows["audio"] if direction == "t->va" else rows["video"]

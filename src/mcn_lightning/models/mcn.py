@@ -198,6 +198,7 @@ class AudioBranch(nn.Module):
         self.network = ResDAVEnet(config.audio_bands, config.audio_widths)
         self.gated = nn.Identity() if config.fuse_audio_text else GatedEmbedding(width, width)
         self.projection = nn.Linear(width, config.branch_width)
+        self.train()  # trainers take the mode of a new module as it is
 
     def train(self, mode: bool = True) -> AudioBranch:
         """Change between training and evaluation; a frozen batch norm stays in evaluation."""
