@@ -679,7 +679,7 @@ def test_the_saved_config_of_a_run_with_a_callback_trains(name, words, overlay, 
     assert all(torch.equal(value, other["state_dict"][key]) for key, value in one["state_dict"].items())
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", sorted(REFUSED))
 def test_the_command_refuses_before_a_folder_is_made(name, overlay, capsys):  # noqa: F811
     message = refusal(capsys, "fit", *demo(overlay), f"--trainer.callbacks+={name}")
     told = [line for line in message.splitlines() if line.startswith("error: ")]

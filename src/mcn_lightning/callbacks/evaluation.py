@@ -380,9 +380,11 @@ class RetrievalEvaluation(Callback):
         self._left_out: dict[str, list[str]] = {}
         self._pairs: dict[str, int] = {}  # clips of this process with both sides of a direction
 
-    def _start(self, module: LightningModule, data: Any = None) -> None:
+    def _start(self, module: LightningModule, data: Any = None, training: bool = False) -> None:
         config = served(module.network_config, data)
-        chosen, self._left_out = divide_directions(self.directions, DEFAULT_DIRECTIONS, config)
+        chosen, left_out = divide_directions(self.directions, DEFAULT_DIRECTIONS, config)
+        # a network that is trained on fewer modalities lacks nothing
+        self._left_out = {} if training and self.directions is None else left_out
         if not chosen and len(config.modalities) > 1:
             possible_directions(self.directions, DEFAULT_DIRECTIONS, config)  # which says why there is none
         self.scoring.warn(module, chosen)
@@ -485,7 +487,7 @@ class RetrievalEvaluation(Callback):
         check_plan(trainer, pl_module, chosen, topics)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        self._start(pl_module, getattr(trainer, "datamodule", None))
+        self._start(pl_module, getattr(trainer, "datamodule", None), trainer.state.fn == TrainerFn.FITTING)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._start(pl_module, getattr(trainer, "datamodule", None))

@@ -148,6 +148,8 @@ class Resume(Callback):
                 callback for them.
         """
         check_average(trainer, checkpoint)
+        if trainer.state.fn != TrainerFn.FITTING:
+            return  # an evaluation goes on with nothing
         self._saved, rest = checkpoint.get(KEY, []), checkpoint.get(REST, {})
         check_limits(trainer, checkpoint)
         self._place = settle(trainer, checkpoint, rest.get("validated", False))
