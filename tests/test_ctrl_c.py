@@ -60,9 +60,10 @@ runpy.run_module("mcn_lightning", run_name="__main__")
 class Terminal:
     """A process with a terminal of its own, whose text is collected."""
 
-    def __init__(self, command: list[str], **environment: str) -> None:
+    def __init__(self, command: list[str], folder: Path, **environment: str) -> None:
         self.process, self._master = pty.fork()
         if self.process == 0:
+            os.chdir(folder)  # in which nohup leaves a file
             os.execvpe(command[0], command, os.environ | environment)
         self.text = ""
 
@@ -130,7 +131,7 @@ def held(tiny, tmp_path):
             6,
             *words,
         ]
-        terminal = Terminal([str(word) for word in command], READY=str(ready), GO=str(go))
+        terminal = Terminal([str(word) for word in command], tmp_path, READY=str(ready), GO=str(go))
         for rank in range(processes):
             until(Path(f"{ready}{rank}").exists, "the second step")
         return terminal
