@@ -147,7 +147,12 @@ BAD = {
         np.ones((5, 4), dtype=complex),
         "to hold floating-point numbers, found complex128",
     ),
-    "objects": ("abc_2d.npy", np.array([[0, 1, None, 3]]), DAMAGED + "(Array can't be memory-mapped:"),
+    "objects": (
+        "abc_2d.npy",
+        np.array([[0, 1, None, 3]]),
+        "expected a whole .npy file, found an array of Python objects",
+    ),
+    "objects in 3d": ("abc_3d.npz", {"features": np.array([[None]])}, "found an array of Python objects"),
     "a pickle": ("abc_2d.npy", pickle.dumps([1, 2]), DAMAGED + "(the magic string is not correct"),
     "nothing": ("abc_2d.npy", b"", DAMAGED + "(EOF"),
     "cut short": ("abc_2d.npy", "cut", DAMAGED + "("),

@@ -192,6 +192,16 @@ def test_small_overlaps_are_cut_and_length_0_is_left_out(tmp_path):
         read_mining_youtube(*files, overlap=0.2)
 
 
+def test_an_annotation_that_ends_before_it_starts_is_left_out_and_counted(tmp_path):
+    back = ("00:00:09,000", "00:00:02,000", "cut_it")
+    files = write(tmp_path, srt(("00:00:01,000", "00:00:02,500", "cut_it"), back, LATE))
+    found = read_mining_youtube(*files)
+    assert found.videos[0].segments == (Segment(0, 1.0, 2.5), Segment(0, 3.0, 6.0))
+    assert found.left_out == {"annotations that end before they start": 1} and found.adjusted == {}
+    (files[0] / "abc.srt").write_text(srt(back))
+    assert read_mining_youtube(*files).left_out["videos of which no annotation is left"] == 1
+
+
 def test_an_unknown_class_is_left_out_where_that_is_asked_for(tmp_path):
     files = write(tmp_path, GOOD.replace("cut_it", "paint_wall"))
     found = read_mining_youtube(*files, unknown="leave_out")
@@ -232,11 +242,6 @@ EITHER = "annotations: expected annotations <id>.srt or <id>.gt"
 LEAVE = "correct it, or leave such annotations out (unknown: leave_out)"
 BAD = {
     "unknown": ({"srt": srt(FIRST, UNKNOWN)}, "abc.srt: annotation 2: expected a class of ", f"'dye_it': {LEAVE}"),
-    "reversed": (
-        {"srt": srt((*FIRST[1::-1], "cut_it"))},
-        "abc.srt: annotation 1: expected an end after the start",
-        "found 00:00:04,500 --> 00:00:01,000",
-    ),
     "overlap": (
         {"srt": srt(FIRST, LATE)},
         "abc.srt: annotation 2: expected a start no more than 1 s before the end of annotation 1, 4.500 s",

@@ -187,7 +187,10 @@ def read_array(path: Path, key: str) -> Tensor:
     except _DAMAGED as error:
         what = " ".join(str(error).split())
         whole = "a whole .npy file" if single else f"a whole .npz file with '{key}'"
-        raise InputError(f"{path}: expected {whole}, found a damaged one ({what})") from None
+        found = f"a damaged one ({what})"
+        if "Python objects" in what or "Object arrays" in what:  # NumPy's words for what only a pickle can hold
+            found = "an array of Python objects, which may run code: save numbers, np.asarray(rows, dtype='float32')"
+        raise InputError(f"{path}: expected {whole}, found {found}") from None
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:  # torch knows no long double
         raise InputError(f"{path}: expected '{key}' to hold floating-point numbers, found {array.dtype}")
     if array.size == 0:

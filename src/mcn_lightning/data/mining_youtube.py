@@ -33,6 +33,7 @@ TASK = "mining_youtube"
 BACKGROUND = "background"
 CUT = "annotations cut at the start of the next one"
 UNKNOWN = "annotations of an unknown class"
+REVERSED = "annotations that end before they start"
 EMPTY = "videos of which no annotation is left"
 
 # what the annotators typed, and what the class list has for it
@@ -119,12 +120,12 @@ def read_mining_youtube(
 
     Returns:
         One task, "mining_youtube", whose steps are the classes without the background, "_" written as a space, in the
-        order of the list, and the videos. Annotations of length 0 are left out and counted, those of the background
-        are no segments.
+        order of the list, and the videos. Annotations of length 0, or that end before they start, are left out and
+        counted, those of the background are no segments.
 
     Raises:
-        InputError: if a file is missing or not as it should be, a class is unknown, or an annotation ends before it
-            starts or reaches further into the next.
+        InputError: if a file is missing or not as it should be, a class is unknown, or an annotation reaches further
+            into the next.
     """
     steps = {name: number for number, name in enumerate(_without_background(read_classes(classes)))}
     left_out, adjusted = Counter[str](), Counter[str]()
@@ -312,8 +313,6 @@ def _read_srt(path: Path) -> list[tuple[str, float, float, str]]:
         start = hours * 3600 + minutes * 60 + seconds + thousandths / 1000
         hours, minutes, seconds, thousandths = rest
         end = hours * 3600 + minutes * 60 + seconds + thousandths / 1000
-        if end < start:
-            raise InputError(f"{path}: annotation {number}: expected an end after the start, found {times}")
         found.append((name, start, end, f"annotation {number}"))
     if not found:
         raise InputError(f"{path}: expected at least one annotation, found none: get the file again")
@@ -323,11 +322,11 @@ def _read_srt(path: Path) -> list[tuple[str, float, float, str]]:
 def _in_order(
     path: Path, segments: Sequence[Segment], overlap: float, left_out: Counter[str], adjusted: Counter[str]
 ) -> list[Segment]:
-    """Cut each segment where the next one starts, and drop those of length 0."""
+    """Cut each segment where the next one starts, and drop those of length 0 or that end before they start."""
     kept: list[Segment] = []
     for segment in segments:
-        if segment.start == segment.end:
-            left_out[LENGTH_ZERO] += 1
+        if segment.end <= segment.start:
+            left_out[LENGTH_ZERO if segment.end == segment.start else REVERSED] += 1
             continue
         if kept and segment.start < kept[-1].end:
             earlier = kept[-1]
