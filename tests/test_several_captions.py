@@ -21,6 +21,7 @@ from test_benchmarks import evaluate, overlay, own, refuse
 from test_cli import run
 
 from mcn_lightning.data.captions import parse_captions
+from mcn_lightning.data.retrieval import PickledClips
 
 CLIPS, EACH = 8, 20
 
@@ -133,6 +134,71 @@ def test_whole_videos_are_found_by_all_captions_of_their_clips(tmp_path):
     single = folder(tmp_path / "single", [{**clip, "caption": clip["caption"][:1]} for clip in content])
     fewer = evaluate(single, tmp_path, without_audio="error", full_video=True)
     assert set(fewer) < set(found)  # counts of queries and items come with several captions
+
+
+def same_metrics(found: dict[str, float], other: dict[str, float]) -> bool:
+    ranked = [{key: value for key, value in each.items() if "->" in key} for each in (found, other)]
+    return bool(ranked[0]) and ranked[0] == ranked[1]
+
+
+@pytest.mark.parametrize("form", ["lists", "rows", "eval lists", "array"])
+def test_captions_without_text_are_left_out_of_a_benchmark_and_counted(form, tmp_path, capsys):
+    content = clips()
+    whole = [{**clip, "caption": clip["caption"][2:] if number == 3 else clip["caption"]}
+             for number, clip in enumerate(content) if number != 5]  # fmt: skip
+    content[3] = {**content[3], "caption": [None, float("nan"), *content[3]["caption"][2:]]}
+    content[5] = {**content[5], "caption": [None] * EACH}
+    asked = {**FORMS, "array": lambda each: [{**c, "caption": np.array(c["caption"], dtype=object)} for c in each]}
+    found = evaluate(folder(tmp_path / "messy", asked[form](content)), tmp_path, without_audio="error")
+    said = capsys.readouterr().out
+    assert same_metrics(found, evaluate(folder(tmp_path / "whole", whole), tmp_path, without_audio="error"))
+    assert found["it/clips"] == 7 and found["it/captions"] == 6 * EACH + EACH - 2
+    assert found["it/captions without text"] == 2 and "2 captions without text, " in said
+    assert found["it/captions without text, in clips that have no other and are left out"] == EACH
+
+
+@pytest.mark.parametrize("caption", [None, float("nan"), " ", []])
+def test_a_clip_whose_only_caption_has_no_text_is_left_out_and_counted(caption, tmp_path, capsys):
+    content = [{**clip, "caption": clip["caption"][0]} for clip in clips()]
+    whole = folder(tmp_path / "whole", [clip for number, clip in enumerate(content) if number != 2])
+    messy = folder(tmp_path / "messy", [{**clip, "caption": caption if number == 2 else clip["caption"]}
+                                        for number, clip in enumerate(content)])  # fmt: skip
+    found = evaluate(messy, tmp_path, without_audio="error")
+    assert same_metrics(found, evaluate(whole, tmp_path, without_audio="error")) and found["it/clips"] == 7
+    reason = "without text, in clips that have no other and are left out"
+    assert found[f"it/captions {reason}"] == 1
+    held_out = ["--data.val_csv", "msrvtt_jsfusion_test.pkl", "--data.train_csv", "msrvtt_jsfusion_test.pkl"]
+    found, table = validate(tmp_path, messy, *held_out)
+    assert found == validate(tmp_path, whole, *held_out)[0] and f"left out: 1 caption: 1 {reason}" in table
+    assert "held-out clips: 7" in table
+
+
+def test_a_pickle_without_any_caption_is_one_line(tmp_path, capsys):
+    bad = folder(tmp_path / "bad", [{**clip, "caption": None} for clip in clips()])
+    line = refuse(bad, tmp_path, capsys, own(tmp_path))
+    assert "expected a caption under 'caption' or 'eval_caption', found none in ['2d', '3d', 'audio', 'caption'" in line
+
+
+def test_training_takes_the_caption_and_not_that_of_evaluation(tmp_path):
+    path = write(tmp_path / "a.pkl", [{"id": "a", "caption": "spoken", "eval_caption": "asked"},
+                                      {"id": "b", "caption": "spoken", "eval_caption": [None]},
+                                      {"id": "c", "caption": None, "eval_caption": ["asked"]}])  # fmt: skip
+    source = PickledClips(path, (), None)
+    assert [source.open(number).captions.choices for number in range(3)] == [(("spoken",),), (("spoken",),), None]
+    assert source.open(2).captions.text == ("asked",) and source.dropped() == {}
+    asked = PickledClips(path, (), None, merge=True)
+    assert [asked.open(number).captions.text for number in range(2)] == [("asked",)] * 2 and asked.ids == ["a", "c"]
+
+
+def test_training_draws_from_the_captions_that_have_text(tmp_path, caplog):
+    content = [{**clip, "caption": [*clip["caption"][:2], None]} for clip in clips()]
+    content[4]["caption"] = None
+    root = folder(tmp_path / "files", content)
+    lists = ["--data.train_csv", "msrvtt_jsfusion_test.pkl", "--data.val_csv", "null", "--data.max_bad_share", 0.2]
+    run("fit", "--config", overlay(tmp_path, root), *lists, "--data.batch_size", 4, "--trainer.max_epochs", 1)
+    said = caplog.text
+    assert "clip video4: expected a caption with text, found none" in said
+    assert "epoch 1 went without 7 captions: 7 without text" in said
 
 
 @pytest.mark.parametrize("key", ["2d", "3d", "audio"])

@@ -90,6 +90,7 @@ class EvaluationClips:
         self.labels = None if source.classes is None else torch.tensor([record.label for record in records])
         self.splits = torch.tensor([record.split for record in records])
         self.changed = {"names that come more than once": source.repeated}
+        self.changed |= {f"captions {reason}": count for reason, count in source.dropped().items()}
         if text is not None:
             what = "captions without a known word" if source.classes is None else "class names without a known word"
             self.changed[what] = text.unknown(self.texts if source.classes is None else self.class_texts())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from mcn_lightning.data.recognition import class_names, class_text
 from mcn_lightning.data.videos import NewTensor, Sound, join_streams
 
 PICKLES = (".pkl", ".pickle", ".p")
+WITHOUT_TEXT = "without text"
+LEFT_OUT = "without text, in clips that have no other and are left out"
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class ClipRecord:
         seen: whether the clip has a visual stream.
         label: class of the clip, where the pickle has classes.
         split: of a pickle with classes: 1 for training, 0 for test, 2 for neither.
+        dropped: captions without text, which are not among the others.
     """
 
     id: str
@@ -48,6 +52,7 @@ class ClipRecord:
     label: int | None = None
     split: int = 0
     seen: bool = True
+    dropped: int = 0
 
 
 def is_pickle(path: str | Path) -> bool:
@@ -87,6 +92,7 @@ class ClipReader:
         text: captions are read.
         classes: name of each class in the order of the labels; ``None`` where there are no classes.
         allow_missing: a clip may lack captions or visual streams.
+        training: captions without text are counted among those that training draws from, and not those of evaluation.
     """
 
     def __init__(
@@ -97,8 +103,9 @@ class ClipReader:
         text: bool = True,
         classes: Sequence[str] | None = None,
         allow_missing: bool = False,
+        training: bool = True,
     ) -> None:
-        self.allow_missing = allow_missing
+        self.allow_missing, self.training = allow_missing, training
         self.path = path
         self.streams = tuple(streams)
         self.audio = audio
@@ -121,10 +128,11 @@ class ClipReader:
         split = 0
         texts: tuple[str, ...] = ()
         choices: tuple[str, ...] = ()
+        dropped = 0
         if self.labels is not None:
             label, split, texts = self.labels[entry["class"]], _split(entry, where), (class_text(entry["class"]),)
-        elif self.text and not (self.allow_missing and not _has_captions(entry)):
-            texts, choices = _captions(entry, where)
+        elif self.text:
+            texts, choices, dropped = _captions(entry, self.training)
         there = [not self.allow_missing or self._key(entry, stream) is not None for stream in self.streams]
         streams = tuple(
             self._visual(entry, stream, where) if found else torch.zeros(1, stream.width, dtype=torch.float16)
@@ -133,7 +141,7 @@ class ClipReader:
         audio = self._audio(entry, where)
         if self.allow_missing and not (any(there) or texts or audio is not None):
             raise InputError(f"{where}: expected features, a spectrogram or a caption, found none of them")
-        return ClipRecord(name, texts, choices, streams, audio, label, split, any(there))
+        return ClipRecord(name, texts, choices, streams, audio, label, split, any(there), dropped)
 
     def name(self, entry: Mapping[str, Any], number: int) -> str:
         """Return the name of a clip; its number where the file gives none.
@@ -195,29 +203,27 @@ def _split(entry: Mapping[str, Any], where: str) -> int:
     return number
 
 
-def _has_captions(entry: Mapping[str, Any]) -> bool:
-    return any(entry.get(name) not in (None, "", [], ()) for name in ("caption", "eval_caption"))
-
-
-def _captions(entry: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the captions of evaluation, and those that training draws from.
+def _captions(entry: Mapping[str, Any], training: bool) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+    """Return the captions of evaluation, those that training draws from, and how many are left out without text.
 
     Both are those under ``caption``, one or several, unless ``eval_caption`` names those of evaluation.
     """
-    found = entry.get("caption", entry.get("eval_caption"))
-    choices = _several(found)
-    texts = _several(entry.get("eval_caption")) or choices or (None,)
-    for caption in (*texts, *choices):
-        if not isinstance(caption, str) or not caption.strip():
-            raise InputError(f"{where}: expected a caption, found {caption!r} (caption: {found!r:.60})")
-    return texts, choices
+    given, asked = _several(entry.get("caption")), _several(entry.get("eval_caption"))
+    asking, learning = asked or given, given or asked
+    texts, choices = (tuple(text for text in found if _is_text(text)) for found in (asking, learning))
+    dropped = len(learning) - len(choices) if training else len(asking) - len(texts)
+    return texts, choices, dropped if texts or choices else max(dropped, 1)
+
+
+def _is_text(caption: Any) -> bool:
+    return isinstance(caption, str) and bool(caption.strip())
 
 
 def _several(found: Any) -> tuple[Any, ...]:
-    """Return one text, or several, as several; none of what is no text."""
-    if isinstance(found, str):
-        return (found,) if found else ()
-    return tuple(found) if isinstance(found, list | tuple | np.ndarray) else ()
+    """Return one caption, or several, as several; none where there is none."""
+    if isinstance(found, list | tuple | np.ndarray):
+        return tuple(np.atleast_1d(found).tolist() if isinstance(found, np.ndarray) else found)
+    return (found,) if isinstance(found, str) and found else ()
 
 
 def _tensor(value: Any, name: str, where: str) -> Tensor:
@@ -274,11 +280,13 @@ class PickledClips:
         text: captions are read.
         with_classes: the pickle has classes (UCF101, HMDB51), whose names are the captions.
         silent: a clip without sound is silence; otherwise it is refused.
-        merge: rows of one name are one clip with the captions of all of them; otherwise each is a clip of its own.
+        merge: for evaluation: rows of one name are one clip with the captions of all of them, and a clip without any
+            caption is left out and counted; otherwise each row is a clip of its own.
         allow_missing: a clip may lack sound, captions or visual streams, and has no such modality then.
 
     Raises:
-        InputError: if the file cannot be read, or rows that are merged differ in more than their captions.
+        InputError: if the file cannot be read, rows that are merged differ in more than their captions, or no clip is
+            left.
     """
 
     def __init__(
@@ -295,10 +303,13 @@ class PickledClips:
         self.path = path
         entries = read_clip_dicts(path)
         self.classes = class_names(path, entries) if with_classes else None
-        self.reader = ClipReader(path, streams, audio, text, self.classes, allow_missing)
+        self.reader = ClipReader(path, streams, audio, text, self.classes, allow_missing, not merge)
         self.silent, self.allow_missing = silent or allow_missing, allow_missing
         names = [self.reader.name(entry, number) for number, entry in enumerate(entries)]
         rows = _rows_of_each(names) if merge else [[number] for number in range(len(names))]
+        self._dropped = Counter[str]()
+        if merge and text and not with_classes and not allow_missing:
+            rows = self._with_captions(entries, rows)
         self.ids = _distinct([names[first] for first, *_ in rows])
         self.repeated = len(rows) - len({names[first] for first, *_ in rows})
         self.named = any(name != str(number) for number, name in enumerate(names))
@@ -307,6 +318,20 @@ class PickledClips:
         self._no_sound: dict[int, str] = {}
         self._several = merge
         self._keep([self._checked(entries, index, numbers) for index, numbers in enumerate(rows)])
+
+    def _with_captions(self, entries: Sequence[Mapping[str, Any]], rows: list[list[int]]) -> list[list[int]]:
+        """Leave out the clips that have no caption with text, and count their captions."""
+        kept = []
+        for own in rows:
+            found = [_captions(entries[number], False) for number in own]
+            if any(texts for texts, _, _ in found):
+                kept.append(own)
+            else:
+                self._dropped[LEFT_OUT] += sum(dropped for _, _, dropped in found)
+        if not kept:
+            keys = sorted(map(str, entries[0]))
+            raise InputError(f"{self.path}: expected a caption under 'caption' or 'eval_caption', found none in {keys}")
+        return kept
 
     def _checked(self, entries: list[Any], index: int, rows: Sequence[int]) -> ClipRecord | None:
         """Check a clip, and let go of what is not needed of it (features over time are many times those pooled).
@@ -333,8 +358,18 @@ class PickledClips:
                     self._no_sound[index] = _why_silent(entry)
             else:
                 self._refuse_other_features(first, record, (rows[0], number))
-                first = replace(first, texts=(*first.texts, *record.texts), choices=(*first.choices, *record.choices))
-        return None if index in self._bad else first
+                first = replace(
+                    first,
+                    texts=(*first.texts, *record.texts),
+                    choices=(*first.choices, *record.choices),
+                    dropped=first.dropped + record.dropped,
+                )
+        if first is not None and not (first.texts or first.choices) and self.reader.text and not self.allow_missing:
+            self._bad.setdefault(index, f"{self.path}: clip {first.id}: expected a caption with text, found none")
+        if first is None or index in self._bad:
+            return None
+        self._dropped[WITHOUT_TEXT] += first.dropped if first.texts or first.choices else 0
+        return first
 
     def _refuse_other_features(self, one: ClipRecord, other: ClipRecord, rows: tuple[int, int]) -> None:
         names = [*(stream.suffix.lstrip("_") for stream in self.reader.streams), "audio"]
@@ -388,7 +423,7 @@ class PickledClips:
 
     def dropped(self) -> Mapping[str, int]:
         """Return how many captions were dropped, by reason."""
-        return {}
+        return +self._dropped
 
     def texts(self) -> list[str]:
         """Return all captions, those of clips that cannot be used among them, and the names of classes as words."""
@@ -465,7 +500,7 @@ class PickledClip:
         texts = self.record.texts
         if self.allow_missing and self.with_text and not texts:
             return None
-        choices = (self.record.choices,) if len(self.record.choices) > 1 else None
+        choices = (self.record.choices,) if self.record.choices not in ((), texts[:1]) else None
         queries = (texts,) if self.several and len(texts) > 1 else None
         label = None if self.record.label is None else np.array([self.record.label])
         return Captions(np.zeros(1), np.ones(1), texts[:1] or ("",), label, choices, queries=queries)
