@@ -192,6 +192,8 @@ REFUSED = {
     ),
     "train.csv": ("path\nfood/a\n", "no column for video and start and end and text in the header 'path'"),
     "lines.json": ('{"id": "a"}\n{"id": "b"}\n', "one JSON object a line"),
+    "whisper.json": (json.dumps({"text": "a", "segments": [{"start": 0, "text": "a"}]}), "captions of one video: name"),
+    "coco.json": (json.dumps({"images": [], "annotations": [{"image_id": "v", "caption": "a"}]}), "as in COCO's form"),
     "one.json": (json.dumps(columns([(0.0, 1.0, "a")])), "the captions of one video: name it <video id>.json"),
     "clips.pickle": (pickle.dumps([{"id": "a", "caption": "b"}]), "a pickle of clips, as those of YouCook2"),
     "captions.h5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "an HDF5 file: "),

@@ -205,6 +205,7 @@ def break_video(root, data, how):
         (' "path" \n "food/x.mp4" \n  food/y  \n,\n"food/z"\n', ["food/x", "food/y", "food/z"]),
         ("Path,Video_ID\nfood\\x,x\n", ["food/x"]),
         ("task, video_id\n7, x\n", ["x"]),
+        ("path\nfood/x .mp4 \n", ["food/x"]),
     ],
 )
 def test_lists_as_people_have_them(tmp_path, text, paths):

@@ -143,6 +143,11 @@ def test_words_of_broken_letters_and_vectors_of_unusual_size_stay_readable(tmp_p
         ("v.bin", b"1 1\nb " + np.float32(np.inf).tobytes(), "finite numbers"),
         ("v.txt.gz", b"a 1 2\n", "damaged"),
         ("v.bin.gz", b"", "counts of words and numbers"),
+        ("v.bin", b"PK\x03\x04" + bytes(50), "found a zip file: unpack it"),
+        ("v.bin", b"\xba\x16\x4f\x2f" + bytes(50), "found a model of fastText: save its words and their vectors"),
+        ("v.bin", b"a 1 2\nb 1 2\n", "name word2vec's binary form .bin, and text .txt or .vec"),
+        ("v.txt", b"2 2\na " + VECTORS[0, :2].tobytes() + b"b 12345678", "found binary numbers: name it .bin"),
+        ("v.vec", b"PK\x03\x04" + bytes(50), "found a zip file: unpack it"),
     ],
 )
 def test_a_bad_file_is_refused_in_one_line(tmp_path, name, content, part):

@@ -176,7 +176,12 @@ def _of_mapping(path: Path, table: Any) -> _Entries:
         return _Entries(_group(path, table))
     if not isinstance(table, Mapping):
         raise InputError(f"{path}: expected a mapping from video id to captions, found a {type(table).__name__}")
-    if {"start", "end", "text"} <= table.keys():
+    if isinstance(table.get("annotations"), list):
+        raise InputError(
+            f"{path}: expected a mapping from video id to captions, found one list of annotations of all clips, as in "
+            "COCO's form: make a CSV of it with the columns video, start, end and text"
+        )
+    if {"start", "end", "text"} <= table.keys() or isinstance(table.get("segments"), list):
         raise InputError(
             f"{path}: expected a mapping from video id to captions, found the captions of one video: name it "
             "<video id>.json and give its folder"

@@ -107,7 +107,7 @@ def _place_of(path: Path, place: str, video: str | None = None) -> str:
     return place.removesuffix(video_id(place)) + video
 
 
-_ENDINGS = re.compile(r"(\.(npy|npz|mp4|webm|mkv|avi|mov|m4v|flv|3gp))+$", re.IGNORECASE)
+_ENDINGS = re.compile(r"\s*(\.(npy|npz|mp4|webm|mkv|avi|mov|m4v|flv|3gp))+$", re.IGNORECASE)
 
 
 def video_id(path: str) -> str:

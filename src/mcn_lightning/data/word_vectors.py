@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from mcn_lightning.data.batch import InputError
+from mcn_lightning.data.text_files import binary_form
 
 
 class _Lines(Protocol):
@@ -67,7 +68,8 @@ def _read_binary(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
         position = data.find(b"\n", 0, 100) + 1
         counts = data[:position].split()
         if len(counts) != 2 or not all(count.isdigit() for count in counts):
-            raise InputError(f"{path}: expected a first line with the counts of words and numbers, found none")
+            what = "a first line with the counts of words and numbers"
+            raise InputError(f"{path}: expected {what}, found {_other_form(data[:100], 'text or another form')}")
         count, dim = int(counts[0]), int(counts[1])
         entries = _Entries(data, dim)
         found: dict[bytes, np.ndarray] = {}
@@ -148,6 +150,8 @@ def _read_text(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
     lines = 0
     with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
         count, dim, line = _read_counts(path, file)
+        if count is not None and line.strip() and not _is_word(line.strip().replace(b"\t", b" ")):
+            raise InputError(f"{path}: expected {count} words as text, found binary numbers: name it .bin")
         while line:
             if not line.strip():  # a blank line, as at the end
                 line = file.readline()
@@ -171,8 +175,21 @@ def _read_counts(path: Path, file: _Lines) -> tuple[int | None, int, bytes]:
     if len(fields) == 2 and all(field.isdigit() for field in fields):
         return int(fields[0]), int(fields[1]), file.readline()
     if len(fields) < 2:
-        raise InputError(f"{path}: expected a word and its numbers on each line, found {line[:40]!r}")
+        found = _other_form(line[:100], repr(line[:40]))
+        raise InputError(f"{path}: expected a word and its numbers on each line, found {found}")
     return None, len(fields) - 1, line
+
+
+def _other_form(head: bytes, otherwise: str) -> str:
+    """Say what a file is that does not begin as word vectors do, and what to do."""
+    if head.startswith(_FASTTEXT):
+        return "a model of fastText: save its words and their vectors as text (.vec)"
+    if (form := binary_form(head)) is not None:
+        return f"{form[0]}: {form[1]}"
+    return f"{otherwise}: name word2vec's binary form .bin, and text .txt or .vec" if head else "an empty file"
+
+
+_FASTTEXT = (793712314).to_bytes(4, "little")  # the number with which fastText's own binary models begin
 
 
 def _numbers(path: Path, line: bytes, dim: int, number: int) -> np.ndarray:
