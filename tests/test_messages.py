@@ -141,7 +141,8 @@ def test_only_a_run_is_advised_to_go_on(command, advice):
         (("--trainer.gradient_clip_val", -1), "--trainer.gradient_clip_val: expected at least 0, found -1"),
         (("--trainer.val_check_interval", 100), "`val_check_interval` (100) must be less than"),
         (("--trainer.devices", -3), "`devices` selected with `CPUAccelerator` should be an int > 0"),
-        (("--ckpt_path", "hpc"), '(ckpt_path="hpc")` is set but no HPC checkpoint was found'),
+        (("--ckpt_path", "hpc"), "--ckpt_path: expected last, best or a file, found hpc"),
+        (("--model.optimizer.kind", "sgd"), "--model.optimizer.kind: expected one of 'adam', 'adamw', found sgd"),
         (("--seed_everything", -1), "--seed_everything: expected a number from 0 to 4294967295, found -1"),
         (("--data.streams", "[]"), "--data.streams is empty: give at least one stream"),
     ],
@@ -149,6 +150,16 @@ def test_only_a_run_is_advised_to_go_on(command, advice):
 )
 def test_numbers_that_cannot_be(words, message, config):
     assert message in refused("fit", "--config", config, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [(("fit",), "--data.root"), (("prepare", "--data.root", "here"), "--pack.output"), (("verify",), "--shards"),
+     (("convert",), "--weights, --output")],
+    ids=str,
+)  # fmt: skip
+def test_options_that_must_be_given(words, options):
+    assert refused(*words) == f"error: {options}: expected a value, found none; give it"
 
 
 def test_generated_data_that_have_no_place(tmp_path):

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,8 @@ class MCNCLI(LightningCLI):
             words["ckpt_path"] = None if found.path is None else str(found.path)
             if found.path is not None and subcommand == "fit":
                 folders.append(found.path.parent.parent)
+        if words.get("ckpt_path"):  # to go on there is what was asked for
+            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         if subcommand == "predict":
             self.datamodule.predict_split = self.config[subcommand].split
             without_loggers(self.trainer)

@@ -13,9 +13,19 @@ NOT_THE_USERS = (
     "TPU available",
     "Loading `train_dataloader` to estimate",
     "Trainer already configured with model summary callbacks: [<class 'mcn_lightning.",
+    "Restored all states from the checkpoint",  # what is read has been said already
+    "Loaded model weights from the checkpoint",
 )
 """How messages begin that are left out."""
 PACKAGES = r"(pytorch_lightning|lightning_fabric|lightning_utilities|torch|torchmetrics|jsonargparse)(\.|$)"
+
+UNTRUE = (
+    ".*does not have many workers",
+    "The dirpath has changed",  # each start has a folder of its own
+    "Experiment logs directory",  # metrics.csv is added to, and nothing is deleted
+    "The `srun` command is available",  # on the login node of a cluster, or where one has a machine for oneself
+)
+"""How warnings begin that do not hold here."""
 
 _format_as_before = warnings.formatwarning
 
@@ -33,7 +43,7 @@ def quieten() -> None:
     logging.lastResort = BetweenBars(logging.WARNING)
     for category in (DeprecationWarning, FutureWarning):
         warnings.filterwarnings("ignore", category=category, module=PACKAGES)
-    for message in (".*does not have many workers", "The dirpath has changed"):  # each start has a folder of its own
+    for message in UNTRUE:
         warnings.filterwarnings("ignore", message=message)
     if warnings.formatwarning is not _as_line:
         _format_as_before, warnings.formatwarning = warnings.formatwarning, _as_line

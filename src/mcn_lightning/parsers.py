@@ -23,6 +23,8 @@ UNION = re.compile(
     r"(?:Problem with given class_path )?(.*?)(?: - .*)? Given value type: .*$"
 )
 """How jsonargparse begins: with the option, and with all types that a value might have had."""
+REQUIRED = re.compile(r"^the following arguments are required: (.*)$")
+LITERAL = re.compile(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)$")
 _OF_LINK = re.compile(r"Call to compute_fn of link '.*?' with args .*? failed: (?=--)")
 """What jsonargparse says before the refusal of a value from which others are computed."""
 SHOWN = 3  # options in a message
@@ -76,6 +78,11 @@ def brief(message: str, options: Iterable[str] = ()) -> str:
         option = "--" + (found[1] or found[4] or f"{found[2]}.{found[3]}")
         near = similar(option, [each for each in options if each.startswith("--")])
         return f"{option}: no such option" + (f"; did you mean {' or '.join(near)}?" if near else "")
+    if found := REQUIRED.match(message):  # a subcommand's name may stand before the option's
+        known, lacking = {*options}, [f"--{name}" for name in found[1].split(", ")]
+        shown = [each if each in known else "--" + each.partition(".")[2] for each in lacking]
+        return f"{', '.join(shown)}: expected a value, found none; give it"
+    message = LITERAL.sub(r"expected one of \1, found \2", message)
     return KEY.sub(r"--\1: ", UNION.sub(r"\1\2", message), count=1)
 
 

@@ -134,6 +134,9 @@ def test_a_limit_that_is_reached_or_passed_is_told_in_one_line(tiny, tmp_path, c
         InputError, match=r"--trainer\.max_steps: expected at least the 12 steps of the checkpoint, fou"
     ):
         run(tiny, {"max_steps": 11}, resume=end)
+    begun = run(tiny, {"max_epochs": 2}, cut=Cut(tmp_path / "begun.ckpt", "on_train_batch_end", 8)).saved
+    with pytest.raises(InputError, match=r"--trainer\.max_epochs: expected at least the 2 epochs of the checkpoint, f"):
+        run(tiny, {"max_epochs": 1}, resume=begun)
     middle = run(tiny, {"max_epochs": 2}, cut=Cut(tmp_path / "middle.ckpt", "on_train_batch_end", 5)).saved
     with pytest.raises(InputError, match=r"--trainer\.limit_train_batches: expected at least the 5 batches that the "):
         run(tiny, {"max_epochs": 4, "limit_train_batches": 4}, resume=middle)

@@ -86,6 +86,19 @@ def test_a_file_has_a_line_an_epoch_and_the_table_of_every_validation(words, tmp
         assert float(match.group(3)) == pytest.approx(sum(losses[3 * epoch : 3 * epoch + 3]) / 3, rel=1e-3)
 
 
+def test_a_run_with_a_version_of_its_own_that_goes_on_says_nothing_beside_it(words, tmp_path, capfd, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "srun").touch(0o755)  # as on the login node of a cluster
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    words = [*words, "--trainer.logger.init_args.version", "0"]
+    for more in (["--trainer.max_epochs", "1"], ["--ckpt_path", "last"]):
+        command = [sys.executable, "-m", "mcn_lightning", *words, *more]
+        assert subprocess.run(command, cwd=tmp_path).returncode == 0
+        said = capfd.readouterr()
+        assert not [noise for noise in ("srun", "not empty", "Restored all") if noise in said.err], said.err
+    assert "--ckpt_path last: goes on from " in said.out
+
+
 def test_lines_within_an_epoch_by_number_and_by_the_clock(words, capsys, monkeypatch):
     main([*words, "--trainer.max_epochs", "1", "--progress.every_n_batches", "1"])
     lines = capsys.readouterr().out.splitlines()

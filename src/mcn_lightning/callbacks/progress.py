@@ -243,6 +243,12 @@ class Progress(TQDMProgressBar):
         super().on_predict_batch_end(trainer, pl_module, outputs, batch, batch_idx, *rest)
         self._evaluated("predict", batch_idx + 1, self.total_predict_batches_current_dataloader)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the line of the bars to what is said of the end of the run."""
+        for stage in ("predict", "test", "val", "train"):
+            if (bar := getattr(self, f"_{stage}_progress_bar")) is not None:
+                bar.close()
+
     def time_left(self, trainer: Trainer) -> float | None:
         """Return the seconds until the run is over, by its speed so far; ``None`` for a run that has no end."""
         spent, left = time.monotonic() - self._started, []

@@ -48,7 +48,9 @@ def check_limits(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     Raises:
         InputError: with both numbers.
     """
-    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    progress = checkpoint["loops"]["fit_loop"]
+    begun = progress["epoch_loop.batch_progress"]["current"]["ready"] > 0  # the last epoch may be half done
+    epochs = progress["epoch_progress"]["current"]["started" if begun else "processed"]
     for name, most, found, what in (
         ("max_epochs", trainer.max_epochs, epochs, "epochs"),
         ("max_steps", trainer.max_steps, checkpoint["global_step"], "steps"),
