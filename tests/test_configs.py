@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mcn_lightning.commands import COMMANDS, main
 from mcn_lightning.configs import config_words
@@ -111,6 +112,23 @@ def test_a_wrong_option_of_the_command_line_names_no_file(folder):
     words = ("fit", "--config", "good.yaml")
     assert refusal(*words, "--data.batch_size", "many").startswith("--data.batch_size: Expected")
     assert refusal(*words, "--data.root", "${oc.env:NOT_SET}").startswith("--data.root: expected the environment")
+    line = refusal(*words, "--data.captions", "${data.root}/c.json")
+    assert line.startswith("--data.captions: expected another option in ${data.root}, found none of this name; on the ")
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "prepare", "check"])
+def test_an_option_may_name_another_one_in_every_command(command, folder, capsys):
+    Path("mine.yaml").write_text(
+        'data: {root: here, batch_size: 6, eval_batch_size: "${data.batch_size}", captions: "${data.root}/c.json"}\n'
+        'trainer: {logger: {class_path: CSVLogger, init_args: {save_dir: "${data.root}/${data.streams[0].suffix}"}}}\n'
+    )
+    with pytest.raises(SystemExit):
+        main([command, "--config", "mine.yaml", "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["data"]["captions"], printed["data"]["eval_batch_size"]) == ("here/c.json", 6)
+    assert printed["trainer"]["logger"]["init_args"]["save_dir"] == "here/_2d"
+    Path("mine.yaml").write_text('data: {captions: "${data.rot}/c.json"}\n')
+    assert "${data.rot}, found none of this name" in refusal(command, "--config", "mine.yaml")
 
 
 def test_a_variable_that_is_set_is_taken(folder, monkeypatch, capsys):

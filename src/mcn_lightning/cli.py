@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import yaml
+from jsonargparse import set_parsing_settings
 from jsonargparse.typing import register_type
 from lightning_utilities.core.enums import StrEnum
 from pytorch_lightning import Trainer
@@ -86,6 +87,8 @@ def is_first_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
+# `${data.root}` in a file is this option of any command; else it would begin with the name of the subcommand
+set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 # what Lightning's own callbacks have as defaults, for config.yaml
 register_type(torch.device, str, torch.device)
 yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(str(value.value)))

@@ -57,7 +57,7 @@ class OneLineErrors:
             return super().parse_args(*args, **kwargs)  # type: ignore[misc]
         except OmegaConfBaseException as error:
             vars(self).pop("print_config", None)
-            raise InputError(_interpolation(error)) from error
+            raise InputError(_interpolation(error, bool(self._subcommands_action))) from error  # type: ignore[attr-defined]
         except InputError:
             vars(self).pop("print_config", None)  # which was asked for, and must not be done by the next call
             raise
@@ -126,9 +126,10 @@ def parse_words(parser: Any, words: Sequence[str], first: int = 0) -> Any:
     raise InputError(message)
 
 
-def _interpolation(error: OmegaConfBaseException) -> str:
-    """Say which option cannot be resolved, and why."""
-    key = str(error.full_key or "").partition(".")[2]  # without the subcommand
+def _interpolation(error: OmegaConfBaseException, subcommand: bool) -> str:
+    """Say which option cannot be resolved, and why; its name begins with the subcommand where there is one."""
+    key = str(error.full_key or "")
+    key = key.partition(".")[2] if subcommand else key
     text = str(error.msg or error).split("\n")[0]
     if variable := re.search(r"Environment variable '(.*)' not found", text):
         return (
@@ -136,5 +137,14 @@ def _interpolation(error: OmegaConfBaseException) -> str:
             f"${{oc.env:{variable[1]},DEFAULT}}"
         )
     if option := re.search(r"Interpolation key '(.*)' not found", text):
-        return f"--{key}: expected another option in ${{{option[1]}}}, found none of this name"
+        name = _absolute(option[1], key)
+        hint = "" if name != option[1] else "; on the command line give its value, ${...} is for files of options"
+        return f"--{key}: expected another option in ${{{name}}}, found none of this name{hint}"
     return f"--{key}: expected an interpolation that can be resolved, found: {text}"
+
+
+def _absolute(name: str, key: str) -> str:
+    """Return the whole name of an option that is given relative to another one, as ``.root`` in ``data.captions``."""
+    rest = name.lstrip(".")
+    above = key.split(".")[: -(len(name) - len(rest)) or None] if name != rest else []
+    return ".".join([*above, rest])
