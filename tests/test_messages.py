@@ -142,6 +142,7 @@ def test_only_a_run_is_advised_to_go_on(command, advice):
         (("--trainer.val_check_interval", 100), "`val_check_interval` (100) must be less than"),
         (("--trainer.devices", -3), "`devices` selected with `CPUAccelerator` should be an int > 0"),
         (("--ckpt_path", "hpc"), "--ckpt_path: expected last, best or a file, found hpc"),
+        (("--trainer.max_epochs", "many"), "--trainer.max_epochs: expected a whole number"),
         (("--model.optimizer.kind", "sgd"), "--model.optimizer.kind: expected one of 'adam', 'adamw', found sgd"),
         (("--seed_everything", -1), "--seed_everything: expected a number from 0 to 4294967295, found -1"),
         (("--data.streams", "[]"), "--data.streams is empty: give at least one stream"),
@@ -155,7 +156,7 @@ def test_numbers_that_cannot_be(words, message, config):
 @pytest.mark.parametrize(
     ("words", "options"),
     [(("fit",), "--data.root"), (("prepare", "--data.root", "here"), "--pack.output"), (("verify",), "--shards"),
-     (("convert",), "--weights, --output")],
+     (("convert",), "--weights, --output"), (("results",), "runs")],
     ids=str,
 )  # fmt: skip
 def test_options_that_must_be_given(words, options):

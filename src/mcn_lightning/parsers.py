@@ -25,6 +25,8 @@ UNION = re.compile(
 """How jsonargparse begins: with the option, and with all types that a value might have had."""
 REQUIRED = re.compile(r"^the following arguments are required: (.*)$")
 LITERAL = re.compile(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)$")
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+"""Types of Python in the words of a user."""
 _OF_LINK = re.compile(r"Call to compute_fn of link '.*?' with args .*? failed: (?=--)")
 """What jsonargparse says before the refusal of a value from which others are computed."""
 SHOWN = 3  # options in a message
@@ -79,11 +81,14 @@ def brief(message: str, options: Iterable[str] = ()) -> str:
         near = similar(option, [each for each in options if each.startswith("--")])
         return f"{option}: no such option" + (f"; did you mean {' or '.join(near)}?" if near else "")
     if found := REQUIRED.match(message):  # a subcommand's name may stand before the option's
-        known, lacking = {*options}, [f"--{name}" for name in found[1].split(", ")]
-        shown = [each if each in known else "--" + each.partition(".")[2] for each in lacking]
+        known = {*options}
+        words = [(f"--{name}", f"--{name.partition('.')[2]}", name) for name in found[1].split(", ")]
+        shown = [next((word for word in each if word in known), each[-1]) for each in words]
         return f"{', '.join(shown)}: expected a value, found none; give it"
-    message = LITERAL.sub(r"expected one of \1, found \2", message)
-    return KEY.sub(r"--\1: ", UNION.sub(r"\1\2", message), count=1)
+    message = UNION.sub(r"\1\2", LITERAL.sub(r"expected one of \1, found \2", message))
+    for kind, name in KINDS.items():
+        message = re.sub(rf"Expected a <class '{kind}'>(?:\. Got value: (?=\S))?", f"expected {name}, found ", message)
+    return KEY.sub(r"--\1: ", message.removesuffix(", found "), count=1)
 
 
 def _options(parser: Any) -> list[str]:
