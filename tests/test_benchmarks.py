@@ -104,12 +104,13 @@ def test_every_benchmark_gives_its_table(recipe, files, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("recipe", FINETUNE, ids=lambda path: path.stem)
-def test_every_recipe_fine_tunes_and_keeps_the_best(recipe, files, tmp_path, capsys):
+def test_every_recipe_fine_tunes_and_keeps_the_best(recipe, files, tmp_path, capsys, recwarn):
     words = ["--config", recipe, "--config", overlay(tmp_path, files)]
     run("fit", *words)
     checkpoint = next(tmp_path.rglob("last.ckpt"))
     run("fit", *words, "--model.weights", checkpoint, "--trainer.max_epochs", 2)
     assert f"{recipe.stem} t->va" in capsys.readouterr().out
+    assert not any("in eval mode" in str(each.message) for each in recwarn)  # batch norm is frozen on purpose
     best = [path for path in tmp_path.rglob("*.ckpt") if path.name != "last.ckpt"]
     assert best
     scores = torch.load(best[-1], weights_only=True)["callbacks"]

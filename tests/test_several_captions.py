@@ -154,7 +154,7 @@ def test_captions_without_text_are_left_out_of_a_benchmark_and_counted(form, tmp
     assert same_metrics(found, evaluate(folder(tmp_path / "whole", whole), tmp_path, without_audio="error"))
     assert found["it/clips"] == 7 and found["it/captions"] == 6 * EACH + EACH - 2
     assert found["it/captions without text"] == 2 and "2 captions without text, " in said
-    assert found["it/captions without text, in clips that have no other and are left out"] == EACH
+    assert found["it/captions without text (left out with their clips, which have no other)"] == EACH
 
 
 @pytest.mark.parametrize("caption", [None, float("nan"), " ", []])
@@ -165,7 +165,7 @@ def test_a_clip_whose_only_caption_has_no_text_is_left_out_and_counted(caption, 
                                         for number, clip in enumerate(content)])  # fmt: skip
     found = evaluate(messy, tmp_path, without_audio="error")
     assert same_metrics(found, evaluate(whole, tmp_path, without_audio="error")) and found["it/clips"] == 7
-    reason = "without text, in clips that have no other and are left out"
+    reason = "without text (left out with their clips, which have no other)"
     assert found[f"it/captions {reason}"] == 1
     held_out = ["--data.val_csv", "msrvtt_jsfusion_test.pkl", "--data.train_csv", "msrvtt_jsfusion_test.pkl"]
     found, table = validate(tmp_path, messy, *held_out)

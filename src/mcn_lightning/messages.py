@@ -24,6 +24,7 @@ UNTRUE = (
     "The dirpath has changed",  # each start has a folder of its own
     "Experiment logs directory",  # metrics.csv is added to, and nothing is deleted
     "The `srun` command is available",  # on the login node of a cluster, or where one has a machine for oneself
+    r"Found \d+ module\(s\) in eval mode",  # frozen batch norm
 )
 """How warnings begin that do not hold here."""
 

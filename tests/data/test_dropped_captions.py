@@ -76,6 +76,15 @@ def test_the_table_of_an_evaluation_counts_them(messy, tmp_path, capsys, verb):
     assert f"held-out clips: {clips} " in shown and f"\nleft out: {VAL}\n" in shown
 
 
+def test_prediction_says_what_it_leaves_out(messy, caplog):
+    with caplog.at_level(logging.INFO):
+        data = narrated(messy)
+        data.setup("validate")
+        assert "embedded without" not in caplog.text
+        data.setup("predict")
+    assert f"test is embedded without {VAL}" in caplog.text
+
+
 def test_shards_and_their_report_count_them_and_give_the_same_batches(messy, tmp_path):
     report = packed(messy, tmp_path / "shards")
     assert report.skipped == {}

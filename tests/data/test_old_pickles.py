@@ -13,6 +13,7 @@ import pickle
 import subprocess
 import sys
 from collections import Counter, OrderedDict, defaultdict
+from datetime import date
 from pathlib import Path
 from typing import ClassVar
 
@@ -202,6 +203,19 @@ def test_frames_with_other_columns_get_the_line_that_converts_them(tmp_path):
     line = str(caught.value).split('python -c "')[1].removesuffix('"')
     subprocess.run([sys.executable, "-c", line], cwd=tmp_path, check=True)
     assert load_pickle(tmp_path / "NEW.pickle") == {"v": {"start": [0.0], "end": [1.0], "text": ["a"]}}
+
+
+@pytest.mark.parametrize("protocol", [1, 2, 4])
+def test_clips_with_other_objects_get_the_line_that_converts_them(tmp_path, protocol):
+    clip = {"id": "v", "2d": np.ones(2, dtype=np.float32), "caption": ["a"], "day": date(2026, 1, 2)}
+    path = tmp_path / "a.pickle"
+    path.write_bytes(pickle.dumps([clip], protocol))
+    with pytest.raises(InputError, match=r"datetime.date; if you trust the file.*" + command_for("")) as caught:
+        load_pickle(path)
+    line = str(caught.value).split('python -c "')[1].removesuffix('"')
+    subprocess.run([sys.executable, "-c", line], cwd=tmp_path, check=True)
+    (found,) = load_pickle(tmp_path / "NEW.pickle")
+    assert found["day"] == "2026-01-02" and found["caption"] == ["a"] and np.array_equal(found["2d"], clip["2d"])
 
 
 @pytest.mark.parametrize(

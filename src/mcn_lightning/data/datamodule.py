@@ -222,6 +222,9 @@ class NarratedVideos(LightningDataModule):
                 rank_zero_info(f"warning: {warning}")
             if self.trainer is None or self.trainer.is_global_zero:  # the same captions on every process: one says it
                 self._skipped.captions = self.dropped_captions("train")
+        for split in needed if stage == "predict" else ():
+            if dropped := self.dropped_captions(split):
+                rank_zero_info(f"{split} is embedded without {dropped}")
 
     def dropped_captions(self, split: str) -> str:
         """Return in words how many captions of a split cannot be used, and why; empty for none; after ``setup``."""

@@ -57,9 +57,21 @@ def way_out(path: Path, module: str = "") -> str:
     else:
         read = f"pd.read_pickle('{path}')" if package == "pandas" else f"pickle.load(open('{path}', 'rb'))"
         table = f"{{k: {{c: list(v[c]) for c in v}} for k, v in {read}.items()}}"
+        if _is_list(path):  # of clips
+            plain = "v if type(v).__module__ in ('builtins', 'numpy', 'torch') else str(v)"
+            table = f"[{{k: {plain} for k, v in row.items()}} for row in {read}]"
         with_pandas = ", pandas as pd" if package == "pandas" else ""
         line = f"import pickle{with_pandas}; pickle.dump({table}, open('NEW.pickle', 'wb'))"
     return f'; if you trust the file, convert it where {package or "its library"} is installed: python -c "{line}"'
+
+
+def _is_list(path: Path) -> bool:
+    """Tell whether a pickle holds a list, by its first instruction."""
+    with open(path, "rb") as file:
+        head = file.read(16)
+    head = head[2:] if head.startswith(b"\x80") else head  # the protocol
+    head = head[9:] if head.startswith(b"\x95") else head  # the size of the first frame
+    return head.startswith((b"]", b"(l"))
 
 
 _TYPES = ("collections", "datetime", "decimal", "fractions", "pathlib", "uuid")

@@ -23,7 +23,7 @@ from mcn_lightning.data.videos import NewTensor, Sound, join_streams
 
 PICKLES = (".pkl", ".pickle", ".p")
 WITHOUT_TEXT = "without text"
-LEFT_OUT = "without text, in clips that have no other and are left out"
+LEFT_OUT = "without text (left out with their clips, which have no other)"
 
 
 @dataclass(frozen=True)
