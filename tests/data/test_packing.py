@@ -211,8 +211,25 @@ def test_verify_reads_the_index_too(tiny, tmp_path, place):
         content = content.replace(b'\\"bands\\": 40', b'\\"bands\\": 41')
     assert content != path.read_bytes()
     path.write_bytes(content)
-    with pytest.raises(SystemExit, match=r"index\.safetensors: expected contents with SHA-256 \w{64}, found "):
+    with pytest.raises(
+        SystemExit, match=r"index\.safetensors: expected contents with SHA-256 \w{64}, found .*overwrite"
+    ):
         main(["verify", "--shards", str(tmp_path / "shards")])
+    with pytest.raises(InputError, match=OTHERS.format(r"a damaged index\.safetensors")):
+        packed(tiny, tmp_path / "shards")
+    overwrite(tiny, tmp_path / "shards")
+    main(["verify", "--shards", str(tmp_path / "shards")])
+
+
+def test_an_index_that_cannot_be_read_is_packed_anew_when_asked(tiny, tmp_path):
+    packed(tiny, tmp_path / "shards")
+    path = tmp_path / "shards" / INDEX
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40])
+    with pytest.raises(InputError, match=r"index\.safetensors: expected a whole safetensors file"):
+        packed(tiny, tmp_path / "shards")
+    assert overwrite(tiny, tmp_path / "shards").videos == 8
+    assert path.read_bytes() == whole
 
 
 def test_verify_says_that_an_older_index_has_no_checksum(tiny, tmp_path, capsys):

@@ -210,7 +210,14 @@ def _changes(job: _Job, known: str) -> list[str] | None:
     """
     output, packed = job.output, None
     if (output / INDEX).is_file():
-        index = ShardIndex(output)
+        try:
+            index = ShardIndex(output)
+        except InputError:
+            if job.config.overwrite:
+                return ["an index that cannot be read"]
+            raise
+        if index.verify_index() is not None:
+            return [f"a damaged {INDEX}"]
         packed, found = index.options, index.fingerprint
     elif (output / PLAN).is_file():
         plan = read_json(output / PLAN, "the plan of packing")

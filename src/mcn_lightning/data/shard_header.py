@@ -95,7 +95,8 @@ class ShardHeader:
         expected, found = self._about["sha256"], index_checksum(tensors, self._about)
         if found == expected:
             return None
-        return f"{path}: expected contents with SHA-256 {expected}, found {found}; pack again, or copy it anew"
+        advice = "pack again with --pack.overwrite true, or copy it anew"
+        return f"{path}: expected contents with SHA-256 {expected}, found {found}; {advice}"
 
     @property
     def has_checksum(self) -> bool:
