@@ -226,6 +226,10 @@ def overfit_batches(go, plain, tmp_path):
     assert go(overfit_batches=0.67).steps == 4
     with pytest.raises(InputError, match=r"--trainer\.overfit_batches: expected a share of the 2 validation .* 0\.34"):
         go(overfit_batches=0.34)
+    with pytest.raises(
+        InputError, match=rf"--trainer\.overfit_batches: .* the {STEPS} training batches .* found 0\.1;"
+    ):
+        go(overfit_batches=0.1)
 
 
 def val_check_interval(go, plain, tmp_path):

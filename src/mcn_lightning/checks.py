@@ -151,22 +151,3 @@ def asked_of_job(options: Any) -> slurm.Asked:
         root=None if data.synthetic or data.shards else Path(data.root),
         shards=None if shards is None or litdata else Path(shards),
     )
-
-
-def best_is_highest(metric: str) -> bool:
-    """Tell whether more of a metric is better, by its name: losses, ranks and entropies are better when low."""
-    name = metric.rpartition("/")[2]
-    highest = (
-        "R@",
-        "top",
-        "recall",
-        "AP",
-        "IoU",
-        "IoD",
-        "frame accuracy",
-        "mean_class",
-        "nmi",
-        "purity",
-        "adjusted_rand",
-    )
-    return name.startswith(highest)

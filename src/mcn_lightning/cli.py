@@ -55,9 +55,9 @@ from mcn_lightning.callbacks import (
     without_checkpoints,
     without_loggers,
 )
+from mcn_lightning.callbacks.planned import best_is_highest
 from mcn_lightning.checks import (
     asked_of_job,
-    best_is_highest,
     check_checkpoint,
     check_numbers,
     check_writable,

@@ -105,3 +105,13 @@ def test_a_metric_that_will_not_be_there_is_refused_before_training(words, tmp_p
 def test_metrics_that_are_there_are_taken(name, words, tmp_path):
     main([*words, "--checkpoint.monitor", name])
     assert len(list(tmp_path.rglob("epoch=*.ckpt"))) == 1
+
+
+def test_a_callback_that_takes_the_lowest_recall_for_the_best_says_so(words, recwarn):
+    early = ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor", "val/t->v/R@10")
+    main([*words, *early, "--trainer.max_epochs", "1"])
+    said = "EarlyStopping takes the lowest val/t->v/R@10 for the best, and more of it is better: set its mode to max"
+    assert [str(each.message) for each in recwarn].count(said) == 1
+    recwarn.clear()
+    main([*words, *early, "--trainer.callbacks.mode", "max", "--trainer.max_epochs", "1"])
+    assert not [each for each in recwarn if "for the best" in str(each.message)]

@@ -64,6 +64,11 @@ def check_plan(trainer: Trainer, module: LightningModule, directions: Sequence[s
         monitor = getattr(callback, "monitor", None)
         if isinstance(monitor, str) and not _is_known(monitor, known):
             raise InputError(_refusal(callback, monitor, known, bool(held_out)))
+        if isinstance(monitor, str) and best_is_highest(monitor) and getattr(callback, "mode", None) == "min":
+            rank_zero_warn(
+                f"{type(callback).__name__} takes the lowest {monitor} for the best, and more of it is better: set its "
+                "mode to max"
+            )
 
 
 def validation_metrics(
@@ -94,6 +99,25 @@ def training_metrics(module: LightningModule, callbacks: Iterable[Callback]) -> 
         yield "train/temperature"
     if any(isinstance(each, Throughput) for each in callbacks):
         yield from ("train/clips_per_second", "train/data_wait_share")
+
+
+def best_is_highest(metric: str) -> bool:
+    """Tell whether more of a metric is better, by its name: losses, ranks and entropies are better when low."""
+    name = metric.rpartition("/")[2]
+    highest = (
+        "R@",
+        "top",
+        "recall",
+        "AP",
+        "IoU",
+        "IoD",
+        "frame accuracy",
+        "mean_class",
+        "nmi",
+        "purity",
+        "adjusted_rand",
+    )
+    return name.startswith(highest)
 
 
 def _is_known(name: str, known: Iterable[str]) -> bool:

@@ -320,7 +320,9 @@ class NarratedVideos(LightningDataModule):
         elif left:
             more = self._videos_a_step() - left
             rank_zero_info(f"each epoch of {sampler.count} training videos ends with {more} that it had already")
-        return self._loader("train", sampler, self.batch_size)
+        loader = self._loader("train", sampler, self.batch_size)
+        self._check_overfit(len(loader), "training", "--data.batch_size")
+        return loader
 
     def pass_dataloader(self, share: float) -> DataLoader:
         """Return one pass over this process's part of a share of the training videos, drawn for each epoch.
@@ -354,12 +356,20 @@ class NarratedVideos(LightningDataModule):
         if self.lists["val"] is None and not asked:
             return []
         loader = self._loader("val", self._sampler("val"), self.eval_batch_size)
-        if isinstance(share := self._overfits(), float) and 0 < share * len(loader) < 1:
-            raise InputError(
-                f"--trainer.overfit_batches: expected a share of the {len(loader)} validation batches that makes one, "
-                f"found {share}; give a number of batches, such as 1, or lower --data.eval_batch_size"
-            )
+        self._check_overfit(len(loader), "validation", "--data.eval_batch_size")
         return loader
+
+    def _check_overfit(self, batches: int, what: str, option: str) -> None:
+        """Refuse a share of the batches that makes none.
+
+        Raises:
+            InputError: naming ``--trainer.overfit_batches``.
+        """
+        if isinstance(share := self._overfits(), float) and 0 < share * batches < 1:
+            raise InputError(
+                f"--trainer.overfit_batches: expected a share of the {batches} {what} batches that makes one, "
+                f"found {share}; give a number of batches, such as 1, or lower {option}"
+            )
 
     def _overfits(self) -> float:
         """Return ``--trainer.overfit_batches`` in training: batches, or their share; 0 for none."""
