@@ -90,7 +90,8 @@ def test_without_the_option_they_cannot_be_used(partial, tmp_path, capsys):
         "--config",
         write_overlay(tmp_path / "tiny.yaml", partial, tmp_path, CSV),
     )
-    assert "; --data.allow_missing true evaluates it without" in refusal(capsys, "fit", *demo)
+    for order in ("fit", "test"):
+        assert "; --data.allow_missing true evaluates it without" in refusal(capsys, order, *demo)
     words = ("--data.val_csv", "null", "--data.max_bad_share", "0.1")
     assert "unusable, more than --data.max_bad_share" in refusal(capsys, "fit", *demo, *words)
 

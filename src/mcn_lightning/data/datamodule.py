@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mcn_lightning.data.batch import MODALITIES, AbsentError, ClipBatch, InputError, Modality
+from mcn_lightning.data.batch import MODALITIES, AbsentError, BadVideo, ClipBatch, InputError, Modality
 from mcn_lightning.data.captions import describe_dropped
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.config import as_config
@@ -275,8 +275,8 @@ class NarratedVideos(LightningDataModule):
             try:
                 dataset.check(index)
             except InputError as error:
-                hint = "; --data.allow_missing true evaluates it without" if isinstance(error, AbsentError) else ""
-                raise InputError(f"video {dataset.source.id(index)} cannot be evaluated: {error}{hint}") from None
+                bad = BadVideo(dataset.source.id(index), str(error), isinstance(error, AbsentError))
+                raise _cannot_be_evaluated(bad) from None
 
     def has_topics(self, split: str) -> bool:
         """Tell whether the topics of a split's captions are known, by its first video that can be read."""
@@ -449,8 +449,7 @@ class NarratedVideos(LightningDataModule):
         elif batch.skipped and self._predicts_train(dataloader_idx):
             self._skipped.add(batch.skipped)
         elif batch.skipped:
-            bad = batch.skipped[0]
-            raise InputError(f"video {bad.video} cannot be evaluated: {bad.reason}")
+            raise _cannot_be_evaluated(batch.skipped[0])
         return batch
 
     def _predicts_train(self, loader: int) -> bool:
@@ -486,6 +485,11 @@ class NarratedVideos(LightningDataModule):
 
     def _videos_a_step(self) -> int:
         return self.batch_size * (self.trainer.world_size if self.trainer is not None else 1)
+
+
+def _cannot_be_evaluated(bad: BadVideo) -> InputError:
+    hint = "; --data.allow_missing true evaluates it without" if bad.absent else ""
+    return InputError(f"video {bad.video} cannot be evaluated: {bad.reason}{hint}")
 
 
 def _one_empty_batch() -> DataLoader:

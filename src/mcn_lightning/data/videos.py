@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mcn_lightning.data.batch import MODALITIES, BadVideo, ClipBatch, InputError, Modality, cut_clips
+from mcn_lightning.data.batch import MODALITIES, AbsentError, BadVideo, ClipBatch, InputError, Modality, cut_clips
 from mcn_lightning.data.captions import Captions
 from mcn_lightning.data.clips import Clip, ClipConfig, all_windows, count_starts, draw_clips, draw_windows
 from mcn_lightning.data.consistency import Length, VideoLengths, odd_streams
@@ -201,7 +201,7 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
         try:
             return self._clips_of(epoch, index, new)
         except InputError as error:
-            return BadVideo(self.source.id(index), str(error))
+            return BadVideo(self.source.id(index), str(error), isinstance(error, AbsentError))
         except (IndexError, OverflowError, ValueError, RuntimeError) as error:
             if (reason := self.source.damage(index, error)) is None:
                 raise
