@@ -40,7 +40,8 @@ def module(root, **options):
 
 def training(data, is_training=True):
     state = SimpleNamespace(fn=TrainerFn.FITTING if is_training else TrainerFn.VALIDATING)
-    data.trainer = SimpleNamespace(training=is_training, global_rank=0, world_size=1, current_epoch=0, state=state)
+    alone = {"global_rank": 0, "world_size": 1, "current_epoch": 0, "overfit_batches": 0}
+    data.trainer = SimpleNamespace(training=is_training, state=state, **alone)
     return data
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 
 from data.sharding import STREAMS, break_shard, narrated, opened, packed, same
 from mcn_lightning.data.batch import BadVideo, ClipBatch, InputError
@@ -223,7 +224,10 @@ def test_a_lost_shard_is_named_and_the_run_goes_on(tiny, tmp_path, how, found, c
         assert part in str(caught.value)
     caplog.clear()
     data = opened(tiny, shards=str(folder), max_bad_share=0.5)
-    data.trainer = SimpleNamespace(training=True, global_rank=0, world_size=1, current_epoch=0)
+    state = SimpleNamespace(fn=TrainerFn.FITTING)
+    data.trainer = SimpleNamespace(
+        training=True, global_rank=0, world_size=1, current_epoch=0, state=state, overfit_batches=0
+    )
     for batch in data.train_dataloader():
         data.on_before_batch_transfer(batch, 0)
     data.teardown("fit")
