@@ -187,6 +187,9 @@ class MCNCLI(LightningCLI):
                 for name in (name for name in SHAPE if name in network and name != "modalities"):
                     value = network[name]
                     model["network"][name] = list(value) if isinstance(value, tuple) else value
+                there, asked = network.get("modalities"), model["network"].get("modalities")
+                if there and asked:  # those of the data, and of these what the weights have
+                    model["network"]["modalities"] = [name for name in asked if name in there]
                 model["weights"] = None
 
     def before_instantiate_classes(self) -> None:
