@@ -57,8 +57,8 @@ def run(function: Callable[..., Any], *arguments: Any, world: int = 2, timeout: 
         finally:
             for process in started:
                 process.kill()
-        for process, error in zip(started, errors, strict=True):
-            assert process.returncode == 0, error[-3000:]
+        told = "\n".join(error[-3000:] for process, error in zip(started, errors, strict=True) if process.returncode)
+        assert all(process.returncode == 0 for process in started), told
         import torch
 
         return [torch.load(folder / f"result-{number}", weights_only=False) for number in range(world)]

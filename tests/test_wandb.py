@@ -18,7 +18,7 @@ from wandb_server import KEY, WandbServer
 
 LAYER = CONFIGS / "trainer" / "wandb.yaml"
 RECORD = {
-    "commit", "changed", "command", "hardware", "processes", "started", "hours", "memory_gb", "finished", "versions",
+    "version", "commit", "changed", "command", "hardware", "processes", "started", "hours", "memory_gb", "finished", "versions",
 }  # fmt: skip
 
 

@@ -77,8 +77,9 @@ class Stop(Callback):
 
 def config(folder: Path, root: Path) -> Path:
     path = folder / "run.yaml"
-    path.write_text(yaml.safe_dump(OPTIONS))
-    return path
+    whole = folder / f"run-{os.getpid()}.yaml"  # another process may read it now, and must not find it half written
+    whole.write_text(yaml.safe_dump(OPTIONS))
+    return whole.replace(path)
 
 
 def words(folder: Path, root: Path, name: str, *more: object) -> list[str]:
