@@ -18,7 +18,8 @@ from wandb_server import KEY, WandbServer
 
 LAYER = CONFIGS / "trainer" / "wandb.yaml"
 RECORD = {
-    "version", "commit", "changed", "command", "hardware", "processes", "started", "hours", "memory_gb", "finished", "versions",
+    "version", "commit", "changed", "command", "hardware", "processes", "started", "hours", "memory_gb", "finished",
+    "versions",
 }  # fmt: skip
 
 
