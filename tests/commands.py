@@ -31,6 +31,28 @@ def write_overlay(path: Path, root: Path, folder: Path, logger: str = LOGGER, **
     return path
 
 
+def write_video_text(folder: Path, root: Path, queue_rows: int = 12, data: Any = None, **trainer: Any) -> Path:
+    """Write options of two epochs of three batches of video and text, with runs in ``folder/run``; return where."""
+    options = {
+        "data": {
+            "root": str(root), "modalities": ["video", "text"], "num_workers": 0, "batch_size": 2, "eval_batch_size": 1,
+            "streams": [{"suffix": "_2d", "rate": 1.0, "width": 8}],
+            "text": {"source": "word_vectors.txt", "dim": 8}, "clips": {"n_pair": 4, "min_time": 5.0},
+        } | (data or {}),
+        "model": {
+            "network": {"embedding_dim": 16, "reconstruction": False},
+            "clustering": {"num_clusters": 4, "queue_rows": queue_rows},
+        },
+        "trainer": {
+            "accelerator": "cpu", "max_epochs": 2, "log_every_n_steps": 1, "enable_progress_bar": False,
+            "logger": {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder), "name": "run"}},
+        } | trainer,
+    }  # fmt: skip
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(options))
+    return path
+
+
 def environment(home: Path, **more: str) -> dict[str, str]:
     """Return an environment with a home of its own, in which wandb finds no key and python is this one."""
     kept = {name: value for name, value in os.environ.items() if name not in UNSET}

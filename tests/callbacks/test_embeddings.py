@@ -14,33 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
+from commands import write_video_text
 from safetensors.torch import load_file
 
 from mcn_lightning.cli import main
 
-DATA = {
-    "modalities": ["video", "text"], "num_workers": 0, "batch_size": 2, "eval_batch_size": 1,
-    "streams": [{"suffix": "_2d", "rate": 1.0, "width": 8}],
-    "text": {"source": "word_vectors.txt", "dim": 8}, "clips": {"n_pair": 4, "min_time": 5.0},
-}  # fmt: skip
-
 
 def write_config(folder: Path, root: Path, **data: Any) -> Path:
-    options = {
-        "data": DATA | {"root": str(root)} | data,
-        "model": {
-            "network": {"embedding_dim": 16, "reconstruction": False},
-            "clustering": {"num_clusters": 4, "queue_rows": 12},
-        },
-        "trainer": {
-            "accelerator": "cpu", "max_epochs": 2, "log_every_n_steps": 1, "enable_progress_bar": False,
-            "logger": {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder), "name": "run"}},
-        },
-    }  # fmt: skip
-    path = folder / "run.yaml"
-    path.write_text(yaml.safe_dump(options))
-    return path
+    return write_video_text(folder, root, data=data)
 
 
 @pytest.fixture(scope="module")

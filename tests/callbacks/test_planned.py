@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-import yaml
+from commands import write_video_text
 
 from mcn_lightning.callbacks.planned import batches_until
 from mcn_lightning.cli import main
@@ -14,23 +14,7 @@ from mcn_lightning.cli import main
 @pytest.fixture
 def words(tiny, tmp_path) -> list[str]:
     """Return ``fit`` of two epochs of three batches."""
-    options = {
-        "data": {
-            "root": str(tiny), "modalities": ["video", "text"], "num_workers": 0, "batch_size": 2, "eval_batch_size": 1,
-            "streams": [{"suffix": "_2d", "rate": 1.0, "width": 8}],
-            "text": {"source": "word_vectors.txt", "dim": 8}, "clips": {"n_pair": 4, "min_time": 5.0},
-        },
-        "model": {
-            "network": {"embedding_dim": 16, "reconstruction": False},
-            "clustering": {"num_clusters": 4, "queue_rows": 12},
-        },
-        "trainer": {
-            "accelerator": "cpu", "max_epochs": 2, "log_every_n_steps": 1, "enable_progress_bar": False,
-            "logger": {"class_path": "CSVLogger", "init_args": {"save_dir": str(tmp_path), "name": "run"}},
-        },
-    }  # fmt: skip
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(options))
-    return ["fit", "--config", str(tmp_path / "run.yaml")]
+    return ["fit", "--config", str(write_video_text(tmp_path, tiny))]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from datetime import timedelta
 
 import pytest
 import torch
-import yaml
+from commands import write_video_text
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelSummary, Timer, TQDMProgressBar
 
@@ -41,23 +41,8 @@ LINE = re.compile(r"epoch (\d+)/(\d+): loss ([\d.]+), [\d,]+ clips/s, \d+:\d\d s
 @pytest.fixture
 def words(tiny, tmp_path) -> list[str]:
     """Return ``fit`` of three epochs of three steps, validated twice in each."""
-    options = {
-        "data": {
-            "root": str(tiny), "modalities": ["video", "text"], "num_workers": 0, "batch_size": 2, "eval_batch_size": 1,
-            "streams": [{"suffix": "_2d", "rate": 1.0, "width": 8}],
-            "text": {"source": "word_vectors.txt", "dim": 8}, "clips": {"n_pair": 4, "min_time": 5.0},
-        },
-        "model": {
-            "network": {"embedding_dim": 16, "reconstruction": False},
-            "clustering": {"num_clusters": 4, "queue_rows": 16},
-        },
-        "trainer": {
-            "accelerator": "cpu", "max_epochs": 3, "log_every_n_steps": 1, "val_check_interval": 2,
-            "check_val_every_n_epoch": None,
-            "logger": {"class_path": "CSVLogger", "init_args": {"save_dir": str(tmp_path), "name": "run"}},
-        },
-    }  # fmt: skip
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(options))
+    length = {"max_epochs": 3, "val_check_interval": 2, "check_val_every_n_epoch": None, "enable_progress_bar": True}
+    write_video_text(tmp_path, tiny, queue_rows=16, **length)
     return ["fit", "--config", str(tmp_path / "run.yaml")]
 
 
@@ -133,7 +118,7 @@ def test_the_bar_is_one_line_of_the_terminal_and_shows_the_time_left(words, tmp_
     bars = [
         piece
         for piece in pieces
-        if re.match(r"epoch \d/3: +\d+%\|.+\| \d/3, loss [\d.]+, \d+ clips/s, \d+:\d\d left$", piece)
+        if re.match(r"epoch \d/3: +\d+%\|.+\| \d/3, loss [\d.]+, [\d,]+ clips/s, \d+:\d\d left$", piece)
     ]
     assert {bar[:9] for bar in bars} == {"epoch 1/3", "epoch 2/3", "epoch 3/3"}
     assert all(len(piece) <= 80 for piece in pieces), max(pieces, key=len)

@@ -60,9 +60,19 @@ class EmbeddingWriter(Callback):
             except OSError as error:
                 raise _cannot_write(path, error) from None
 
-    def on_predict_batch_end(  # noqa: D102
+    def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
+        """Keep what ``predict_step`` gave of a batch of B clips.
+
+        Args:
+            trainer: of the run.
+            pl_module: that embeds.
+            outputs: embeddings ``(B, D)`` by name, ``cluster`` ``(B,)`` int64, and ``has_<name>`` ``(B,)`` bool.
+            batch: the clips, with what is known about each.
+            batch_idx: number of the batch.
+            *args: number of the loader.
+        """
         self._skipped.update({bad.video: bad.reason for bad in batch.skipped})
         about = batch.about or [{"video": name.rpartition(":")[0] or name} for name in batch.ids]
         clips = [{"id": name} | dict(one) for name, one in zip(batch.ids, about, strict=True)]

@@ -14,27 +14,14 @@ from torch import Tensor
 from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.captions import Captions, total_reasons
 from mcn_lightning.data.clips import Clip, ClipConfig
-from mcn_lightning.data.consistency import Length
 from mcn_lightning.data.features import VisualStream, all_finite, max_rows, nothing_of
 from mcn_lightning.data.shard_files import BAD, COLUMNS, STREAM_COLUMNS
 from mcn_lightning.data.text import split_words
-from mcn_lightning.data.videos import check_lengths
+from mcn_lightning.data.videos import HasLengths, check_lengths
 
 
-class PackableVideo(Protocol):
+class PackableVideo(HasLengths, Protocol):
     """A video whose stored features can be had as they are."""
-
-    @property
-    def captions(self) -> Captions | None:
-        """Its captions; ``None`` for clips without captions."""
-
-    @property
-    def duration(self) -> float:
-        """Seconds of the longest stream of features."""
-
-    @property
-    def lengths(self) -> tuple[Length, ...]:
-        """How long each stream lasts."""
 
     def faults(self) -> list[tuple[str, str | None]]:
         """Return the name of each stream, and what is wrong with its numbers."""

@@ -93,8 +93,8 @@ def join_streams(streams: Sequence[Tensor], new: NewTensor) -> Tensor:
     return torch.cat([stream.to(dtype) for stream in streams], dim=1, out=out)
 
 
-class StoredVideo(Protocol):
-    """One video, opened; what a modality lacks is ``None``."""
+class HasLengths(Protocol):
+    """A video whose parts have lengths."""
 
     @property
     def captions(self) -> Captions | None:
@@ -107,6 +107,10 @@ class StoredVideo(Protocol):
     @property
     def lengths(self) -> tuple[Length, ...]:
         """How long each stream lasts; none where that is not known."""
+
+
+class StoredVideo(HasLengths, Protocol):
+    """One video, opened; what a modality lacks is ``None``."""
 
     def faults(self) -> list[tuple[str, str | None]]:
         """Return the name of each stream, and what is wrong with its numbers, of which a few are read."""
@@ -328,22 +332,6 @@ def _items(ids: Sequence[str], clips: Sequence[Clip]) -> tuple[str, ...]:
     """Return the gallery item of each clip: clips of the same seconds are one, named after the first of them."""
     first: dict[tuple[float, float], str] = {}
     return tuple(first.setdefault((clip.start, clip.end), name) for name, clip in zip(ids, clips, strict=True))
-
-
-class HasLengths(Protocol):
-    """A video whose parts have lengths."""
-
-    @property
-    def captions(self) -> Captions | None:
-        """Its captions; ``None`` for clips without captions."""
-
-    @property
-    def duration(self) -> float:
-        """Seconds of the longest stream of features; infinite where none is read."""
-
-    @property
-    def lengths(self) -> tuple[Length, ...]:
-        """How long each stream lasts; none where that is not known."""
 
 
 def video_lengths(name: str, video: HasLengths) -> VideoLengths:
