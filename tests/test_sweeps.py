@@ -163,7 +163,7 @@ def test_an_agent_runs_ablations_once_each_and_hands_a_signal_on_to_the_run(plac
     first, other = ({"files": f"[{file}]", "seeds": f"[{seed}]"} for file, seed in (("mms", 1), ("text_video", 2)))
     with WandbServer({"first111": first, "again222": first, "stopped3": other}) as server:
         agent = start_agent(place, server, "ablations", "--max-consecutive-failed-runs", 1)
-        wait_for((runs / "text_video" / "version_stopped3" / "run.json").exists, agent)
+        wait_for((runs / "text_video" / "version_stopped3" / "metrics.csv").exists, agent)  # after a step
         os.kill(run_process(agent.pid), signal.SIGTERM)
         said, _ = agent.communicate(timeout=LIMIT)
     assert agent.returncode == 0 and server.started == ["first111", "again222", "stopped3"] and not server.waiting
