@@ -13,7 +13,7 @@ from processes import LIMIT
 from test_cli import CONFIGS, DATA, NETWORK
 
 LOGGER = "pytorch_lightning.loggers.WandbLogger"
-UNSET = ("WANDB_API_KEY", "WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_PROJECT", "WANDB_DIR", "NETRC")
+UNSET = ("WANDB_API_KEY", "WANDB_SERVICE", "WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_PROJECT", "WANDB_DIR", "NETRC")
 
 
 def write_overlay(path: Path, root: Path, folder: Path, logger: str = LOGGER, **trainer: Any) -> Path:
