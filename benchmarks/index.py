@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from mcn_lightning.data.features import DEFAULT_STREAMS, AudioConfig
-from mcn_lightning.data.shard_files import COLUMNS, STREAM_COLUMNS, ShardIndex
-from mcn_lightning.data.shard_header import FORMAT, INDEX
-from mcn_lightning.data.shard_writer import bytes_of
-from mcn_lightning.data.shards import ShardVideos
+from mcn_lightning.data.files.features import DEFAULT_STREAMS, AudioConfig
+from mcn_lightning.data.shards.files import COLUMNS, STREAM_COLUMNS, ShardIndex
+from mcn_lightning.data.shards.header import FORMAT, INDEX
+from mcn_lightning.data.shards.read import ShardVideos
+from mcn_lightning.data.shards.writer import bytes_of
 
 
 def write_index(folder: Path, videos: int, shards: int, words: int) -> None:

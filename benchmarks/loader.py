@@ -23,11 +23,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.datamodule import NarratedVideos
-from mcn_lightning.data.features import AudioConfig
-from mcn_lightning.data.packing import PackConfig
-from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
+from mcn_lightning.data.files.features import AudioConfig
+from mcn_lightning.data.files.word_vectors import read_word_vectors
+from mcn_lightning.data.shards.pack import PackConfig
+from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.data.text import TextConfig
-from mcn_lightning.data.word_vectors import read_word_vectors
 
 N_PAIR, MIN_TIME, FRAMES, MAX_WORDS = 32, 10.0, 1000, 20
 

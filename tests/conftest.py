@@ -22,7 +22,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
+from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
 
 torch.set_num_threads(1)
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])

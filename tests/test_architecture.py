@@ -6,38 +6,27 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "src" / "mcn_lightning"
-LEVEL_1 = {"models", "losses", "clustering", "metrics"}
+GROUND = {"errors", "distributed", "signals", "text_files", "memory", "batch", "config"}
+TENSORS = {"models", "losses", "clustering", "metrics"}
 ALLOWED = {
-    "distributed": set(),
     "errors": set(),
+    "distributed": set(),
     "signals": set(),
-    "recipes": {"data.text_files", "errors"},
-    "configs": {"data.text_files", "errors", "recipes"},
-    "parsers": {"configs", "errors"},
-    "data": {"signals", "errors"},
-    **{room: {"distributed"} for room in LEVEL_1 - {"models"}},
-    "models": {"distributed", "errors"},
-    "module": LEVEL_1 | {"data.batch", "data.config", "distributed"},
-    "options": {"data.text_files", "errors"},
-    "callbacks": {
-        "metrics",
-        "clustering",
-        "data.batch",
-        "data.text_files",
-        "distributed",
-        "errors",
-        "signals",
-        "options",
-    },
-    "slurm": {"data.batch", "data.shard_files", "data.shard_header"},
-    "results": {"data.text_files", "errors", "options"},
-    "ablations": {"results", "errors", "options", "signals"},
-    "experiments": {"results", "ablations", "errors", "parsers", "recipes"},
-    "checks": {"slurm", "errors"},
+    "memory": set(),
+    "text_files": {"errors"},
+    "batch": {"errors", "memory"},
+    "config": {"errors"},
+    **{room: {"distributed", "errors"} for room in TENSORS},
+    "data": GROUND | {"benchmarks.files"},
+    "module": TENSORS | GROUND,
+    "runs": {"clustering", "data.shards.files", "data.shards.header"} | GROUND,
+    "callbacks": {"runs", "clustering", "metrics"} | GROUND,
+    "benchmarks": {"callbacks", "runs", "clustering", "metrics", "data"} | GROUND,
+    "defaults": {"benchmarks", "callbacks", "runs", "clustering"} | GROUND,
 }
-LATE = {("module.py", "configure_callbacks"): "mcn_lightning.callbacks.defaults"}
+LATE = {("module.py", "configure_callbacks"): "mcn_lightning.defaults"}
 """The one import against the order: the module brings its callbacks to a trainer, and asks for them only then."""
-LIGHTNING = {"data/datamodule.py", "module.py", "cli.py", "convert.py"}
+LIGHTNING = ("data/datamodule.py", "module.py", "defaults.py", "runs/", "callbacks/", "benchmarks/", "commands/")
 FILES = sorted(ROOT.rglob("*.py"))
 
 
@@ -85,7 +74,7 @@ def test_imports_run_one_way(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_only_the_outer_rooms_import_lightning(path):
     relative = str(path.relative_to(ROOT))
-    if relative in LIGHTNING or relative.startswith("callbacks/"):
+    if relative.startswith(LIGHTNING):
         return
     assert not any(name.startswith("pytorch_lightning") for name in imports(path)), relative
 
@@ -128,8 +117,8 @@ def test_reading_text_is_recognised(source, found):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_text_is_opened_in_one_place(path):
-    if path.relative_to(ROOT).as_posix() == "data/text_files.py":
+    if path.relative_to(ROOT).as_posix() == "text_files.py":
         return
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     lines = [call.lineno for call in calls if opens_text(call)]
-    assert not lines, f"{path.relative_to(ROOT)}, lines {lines}: use data.text_files"
+    assert not lines, f"{path.relative_to(ROOT)}, lines {lines}: use mcn_lightning.text_files"

@@ -5,11 +5,11 @@ import json
 
 import pytest
 import torch
-from commands import write_overlay
+from commands.test_cli import CONFIGS, refusal, run
+from launch import write_overlay
 from pytorch_lightning import Trainer
 from references import model as reference
 from safetensors.torch import load_file
-from test_cli import CONFIGS, refusal, run
 from test_module import SIZES, make_data, released_inputs
 from test_module import embed as embed_batch
 

@@ -8,17 +8,17 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from commands import write_overlay
+from commands.test_cli import CONFIGS, refusal, run
+from launch import write_overlay
 from pytorch_lightning import Trainer
 from safetensors.torch import load_file
-from test_cli import CONFIGS, refusal, run
 from test_module import CLUSTERING, NETWORK, make_data, make_trainer
 from test_two_processes import fit
 
 from mcn_lightning.callbacks import CentroidUpdate, RetrievalEvaluation
 from mcn_lightning.clustering import ClusteringConfig
-from mcn_lightning.data.packing import PackConfig
-from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
+from mcn_lightning.data.shards.pack import PackConfig
+from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.module import MCNModule, OptimizerConfig
 
 CSV = "pytorch_lightning.loggers.CSVLogger"

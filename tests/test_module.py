@@ -13,14 +13,15 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import CSVLogger
 from references import model as reference
 
+from mcn_lightning.batch import ClipBatch
 from mcn_lightning.callbacks import CentroidUpdate
 from mcn_lightning.clustering import ClusteringConfig
-from mcn_lightning.data.batch import ClipBatch, InputError
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.datamodule import NarratedVideos
-from mcn_lightning.data.features import AudioConfig, VisualStream
+from mcn_lightning.data.files.features import AudioConfig, VisualStream
 from mcn_lightning.data.text import TextConfig
 from mcn_lightning.distributed import rank
+from mcn_lightning.errors import InputError
 from mcn_lightning.losses import ContrastiveConfig, LossConfig
 from mcn_lightning.models import NetworkConfig
 from mcn_lightning.models.released import WeightsError

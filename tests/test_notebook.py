@@ -12,13 +12,15 @@ from pytorch_lightning import Trainer
 from test_module import NETWORK, make_data
 
 from mcn_lightning import MCNModule, NarratedVideos
-from mcn_lightning.callbacks import CentroidUpdate, Resume, RetrievalEvaluation, Throughput
-from mcn_lightning.data.batch import ClipBatch, InputError
+from mcn_lightning.batch import ClipBatch
+from mcn_lightning.callbacks import CentroidUpdate, RetrievalEvaluation, Throughput
 from mcn_lightning.data.clips import ClipConfig
-from mcn_lightning.data.features import AudioConfig, VisualStream
-from mcn_lightning.data.synthetic import SyntheticConfig
+from mcn_lightning.data.files.features import AudioConfig, VisualStream
+from mcn_lightning.data.sources.synthetic import SyntheticConfig
 from mcn_lightning.data.text import TextConfig
+from mcn_lightning.errors import InputError
 from mcn_lightning.models import NetworkConfig
+from mcn_lightning.runs import Resume
 
 PAGES = Path(__file__).parents[1]
 SMALL = {"embedding_dim": 16, "audio_widths": [4, 4, 4, 8], "reconstruction_hidden": 8}

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmark_files import WORDS, write, write_word_vectors
+from benchmarks.benchmark_files import WORDS, write, write_word_vectors
+from benchmarks.test_benchmarks import evaluate, overlay, own, refuse
+from commands.test_cli import run
 from references.full_video import first_rank
 from references.retrieval import expected_rank, scores
 from safetensors.torch import load_file
-from test_benchmarks import evaluate, overlay, own, refuse
-from test_cli import run
 
 from mcn_lightning.data.captions import parse_captions
-from mcn_lightning.data.retrieval import PickledClips
+from mcn_lightning.data.sources.clip_pickles import PickledClips
 
 CLIPS, EACH = 8, 20
 

@@ -10,8 +10,8 @@ import sys
 from importlib.metadata import entry_points
 from types import SimpleNamespace
 
-from commands import write_overlay
-from test_cli import CONFIGS
+from commands.test_cli import CONFIGS
+from launch import write_overlay
 
 from mcn_lightning.signals import early
 
@@ -52,7 +52,7 @@ def test_a_signal_to_a_job_is_remembered_while_the_command_is_loaded(monkeypatch
 
     former = signal.getsignal(signal.SIGUSR1)
     monkeypatch.setenv("SLURM_JOB_ID", "1")
-    monkeypatch.setitem(sys.modules, "mcn_lightning.cli", SimpleNamespace(run=signalled))
+    monkeypatch.setitem(sys.modules, "mcn_lightning.commands.fit", SimpleNamespace(run=signalled))
     monkeypatch.setattr(sys, "argv", ["lightning", "fit"])
     try:
         entry_points(group="console_scripts")["lightning"].load()()

@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from callbacks.test_resume import assert_same_run, losses, saved, words
 from processes import LIMIT, until
+from runs.test_resume import assert_same_run, losses, saved, words
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d",
             "--rdzv_endpoint", "localhost:0", "-m", "mcn_lightning"]  # fmt: skip

@@ -6,7 +6,7 @@ from mcn_lightning.signals import job_survives, one_line_for_ctrl_c
 def main() -> None:
     """Run the command with the words of the process."""
     with one_line_for_ctrl_c(), job_survives():
-        from mcn_lightning.commands import main as run
+        from mcn_lightning.commands.main import main as run
 
         run()
 

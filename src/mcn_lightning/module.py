@@ -15,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from mcn_lightning.batch import MODALITIES, ClipBatch
 from mcn_lightning.clustering import (
     MEAN,
     CentroidClustering,
@@ -23,9 +24,9 @@ from mcn_lightning.clustering import (
     Target,
     make_clustering,
 )
-from mcn_lightning.data.batch import MODALITIES, ClipBatch, InputError
-from mcn_lightning.data.config import as_config
+from mcn_lightning.config import as_config
 from mcn_lightning.distributed import Presence, numbers_of_all, reach, world
+from mcn_lightning.errors import InputError
 from mcn_lightning.losses import (
     ClusterLoss,
     ContrastiveLoss,
@@ -220,7 +221,7 @@ class MCNModule(LightningModule):
         Raises:
             InputError: if the network was built for inputs of another size.
         """
-        from mcn_lightning.callbacks.defaults import default_callbacks
+        from mcn_lightning.defaults import default_callbacks
 
         self._follow_data()
         return default_callbacks(self.trainer, self)

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import write_video_text
+from launch import write_video_text
 from safetensors.torch import load_file
 
-from mcn_lightning.cli import main
+from mcn_lightning.commands.fit import main
 
 
 def write_config(folder: Path, root: Path, **data: Any) -> Path:

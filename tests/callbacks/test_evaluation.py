@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from mcn_lightning.batch import ClipBatch
 from mcn_lightning.callbacks import RetrievalEvaluation
 from mcn_lightning.callbacks.evaluation import (
     DEFAULT_DIRECTIONS,
@@ -15,7 +16,7 @@ from mcn_lightning.callbacks.evaluation import (
     possible_directions,
 )
 from mcn_lightning.clustering import ClusteringConfig
-from mcn_lightning.data.batch import ClipBatch, InputError
+from mcn_lightning.errors import InputError
 from mcn_lightning.metrics import Ranking, query_density
 from mcn_lightning.models import MCNOutput, NetworkConfig
 from mcn_lightning.module import MCNModule

@@ -11,8 +11,8 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, Timer
 
 from callbacks.lengths import Cut, Story, run
-from mcn_lightning.callbacks.restart import adapt_stops
-from mcn_lightning.data.batch import InputError
+from mcn_lightning.errors import InputError
+from mcn_lightning.runs.restart import adapt_stops
 
 
 def lengths(accumulate: int) -> dict[str, dict[str, Any]]:

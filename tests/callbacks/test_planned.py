@@ -5,10 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from commands import write_video_text
+from launch import write_video_text
 
 from mcn_lightning.callbacks.planned import batches_until
-from mcn_lightning.cli import main
+from mcn_lightning.commands.fit import main
 
 
 @pytest.fixture

@@ -14,15 +14,15 @@ from datetime import timedelta
 
 import pytest
 import torch
-from commands import write_video_text
+from launch import write_video_text
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelSummary, Timer, TQDMProgressBar
 
 from mcn_lightning.callbacks import ParameterSummary, Progress, with_displays
 from mcn_lightning.callbacks import progress as module_of
 from mcn_lightning.callbacks.progress import Window, as_time
-from mcn_lightning.cli import main
-from mcn_lightning.data.batch import InputError
+from mcn_lightning.commands.fit import main
+from mcn_lightning.errors import InputError
 
 NOISE = (
     "v_num",

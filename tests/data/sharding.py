@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from mcn_lightning.data.batch import ClipBatch
+from mcn_lightning.batch import ClipBatch
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.datamodule import NarratedVideos
-from mcn_lightning.data.features import AudioConfig, VisualStream
-from mcn_lightning.data.packing import PackConfig
-from mcn_lightning.data.shard_header import shard_name
+from mcn_lightning.data.files.features import AudioConfig, VisualStream
+from mcn_lightning.data.shards.header import shard_name
+from mcn_lightning.data.shards.pack import PackConfig
 from mcn_lightning.data.text import TextConfig
 
 STREAMS = (VisualStream("_2d", 1.0, 8), VisualStream("_3d", 1.5, 8))

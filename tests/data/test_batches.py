@@ -13,11 +13,12 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from references import clips as reference
 
-from mcn_lightning.data.batch import ClipBatch, InputError
+from mcn_lightning.batch import ClipBatch
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.datamodule import NarratedVideos
-from mcn_lightning.data.features import AudioConfig, VisualStream
+from mcn_lightning.data.files.features import AudioConfig, VisualStream
 from mcn_lightning.data.text import TextConfig, split_words
+from mcn_lightning.errors import InputError
 
 STREAMS = (VisualStream("_2d", 1.0, 8), VisualStream("_3d", 1.5, 8))
 TENSORS = ("video", "audio", "audio_frames", "words", "labels", "frames", "frame_start")

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mcn_lightning.data.batch import BadVideo, InputError
+from mcn_lightning.batch import BadVideo
 from mcn_lightning.data.captions import Captions, describe_dropped, parse_captions, read_captions
+from mcn_lightning.errors import InputError
 
 GOOD = {"start": [0.0, 2.5], "end": [2.0, 5.0], "text": ["mix the flour", "it's ready"]}
 

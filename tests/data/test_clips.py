@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from references import clips as reference
 
 from data.sharding import narrated, opened, packed, same
-from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.captions import parse_captions
 from mcn_lightning.data.clips import (
     ClipConfig,
@@ -27,8 +26,9 @@ from mcn_lightning.data.clips import (
     draw_windows,
     merge,
 )
-from mcn_lightning.data.features import AudioConfig, clip_frames, seconds_of_frames, window_span
+from mcn_lightning.data.files.features import AudioConfig, clip_frames, seconds_of_frames, window_span
 from mcn_lightning.data.videos import NarratedVideoDataset, check_lengths
+from mcn_lightning.errors import InputError
 
 
 def random_captions(rng, kind):

@@ -13,12 +13,12 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
-from mcn_lightning.data.batch import InputError
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.datamodule import NarratedVideos
-from mcn_lightning.data.features import AudioConfig, VisualStream
-from mcn_lightning.data.synthetic import SyntheticConfig
+from mcn_lightning.data.files.features import AudioConfig, VisualStream
+from mcn_lightning.data.sources.synthetic import SyntheticConfig
 from mcn_lightning.data.text import TextConfig
+from mcn_lightning.errors import InputError
 
 STREAMS = (VisualStream("_2d", 1.0, 8), VisualStream("_3d", 1.5, 8))
 

@@ -13,8 +13,8 @@ from torch import nn
 
 from data.sharding import narrated, opened, packed, same
 from mcn_lightning.callbacks.evaluation import RetrievalEvaluation
-from mcn_lightning.data.packing import PackConfig
-from mcn_lightning.data.shard_files import INDEX, Mapped, ShardIndex
+from mcn_lightning.data.shards.files import INDEX, Mapped, ShardIndex
+from mcn_lightning.data.shards.pack import PackConfig
 from mcn_lightning.models import NetworkConfig
 from mcn_lightning.module import MCNModule
 

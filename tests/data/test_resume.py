@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from processes import LIMIT, until
 
-from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
+from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
 
 SCRIPT = """
 import json, sys
@@ -21,7 +21,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.datamodule import NarratedVideos
-from mcn_lightning.data.features import VisualStream
+from mcn_lightning.data.files.features import VisualStream
 
 root, folder, world, workers, steps, resume, batch = json.loads(sys.argv[1])
 folder = Path(folder)

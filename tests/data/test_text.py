@@ -10,9 +10,9 @@ import pytest
 import torch
 from references import clips as reference
 
-from mcn_lightning.data.batch import InputError
+from mcn_lightning.data.files.word_vectors import read_word_vectors
 from mcn_lightning.data.text import TextConfig, WordVectorText, open_text, split_words
-from mcn_lightning.data.word_vectors import read_word_vectors
+from mcn_lightning.errors import InputError
 
 WORDS = ["the", "Mix", "flour", "it's", "é", "x_1", "2"]
 VECTORS = np.random.default_rng(0).standard_normal((len(WORDS), 6)).astype(np.float32)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mcn_lightning.cli import MCNCLI
-from mcn_lightning.data.batch import InputError
-from mcn_lightning.slurm import (
+from mcn_lightning.commands.fit import MCNCLI
+from mcn_lightning.errors import InputError
+from mcn_lightning.runs.slurm import (
     Asked,
     any_interface,
     check_job,
@@ -98,7 +98,7 @@ def test_a_node_lacks_something(more, asked, expected):
 
 
 def test_a_shard_is_absent_on_this_node(tiny, tmp_path):
-    from mcn_lightning.cli import main
+    from mcn_lightning.commands.fit import main
 
     streams = "[{suffix: _2d, rate: 1.0, width: 8}, {suffix: _3d, rate: 1.5, width: 8}]"
     words = ["--data.root", tiny, "--data.streams", streams, "--data.text.source", "word_vectors.txt",
@@ -155,7 +155,7 @@ def test_names_of_interfaces(wanted, nccl, found):
 
 
 def test_the_command_asks_before_it_builds_anything(tiny, monkeypatch):
-    from mcn_lightning.cli import main
+    from mcn_lightning.commands.fit import main
 
     for name, value in JOB.items():
         monkeypatch.setenv(name, value)

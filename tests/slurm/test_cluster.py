@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import write_overlay
+from launch import write_overlay
 from processes import LIMIT, until
 
-from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
+from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
 from slurm.cluster import Cluster, lacking
 from slurm.preemption import ENVIRONMENT, ROOT, Run, differences, preempt, send, submit, train
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mcn_lightning.callbacks.progress import progress
 from mcn_lightning.clustering import CentroidClustering, KMeansReport
-from mcn_lightning.data.batch import InputError
 from mcn_lightning.distributed import broadcast
+from mcn_lightning.errors import InputError
 
 
 def figures(feature: str, report: KMeansReport) -> dict[str, float]:

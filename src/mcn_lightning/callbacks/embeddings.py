@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mcn_lightning.callbacks.progress import say
-from mcn_lightning.data.batch import InputError
 from mcn_lightning.distributed import world
+from mcn_lightning.errors import InputError
 
 SUFFIXES = (".safetensors", ".npz")
 TOLD = 3  # clips in a message

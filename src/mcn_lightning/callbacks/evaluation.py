@@ -14,11 +14,12 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
 
+from mcn_lightning.batch import ClipBatch
 from mcn_lightning.callbacks.planned import check_plan
 from mcn_lightning.callbacks.progress import say
 from mcn_lightning.clustering import KMeans, assign
-from mcn_lightning.data.batch import ClipBatch, InputError
 from mcn_lightning.distributed import gather_rows, numbers_of_all, rank, row_counts, world
+from mcn_lightning.errors import InputError
 from mcn_lightning.metrics import ClusterQuality, LabelledFeatures, Ranking, RetrievalRecall, query_density
 from mcn_lightning.metrics.items import hash_ids
 

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 
-from mcn_lightning.callbacks.benchmark import Benchmark
 from mcn_lightning.callbacks.throughput import Throughput
-from mcn_lightning.data.batch import InputError
+from mcn_lightning.errors import InputError
 
 OURS = ("mcn_lightning.", "pytorch_lightning.")
 """Packages whose classes log nothing but what is known here."""
 RANKS = ("R@1", "R@5", "R@10", "R@50", "median_rank", "mean_rank")
 CLUSTERS = ("nmi", "adjusted_rand_index", "purity", "mean_entropy")
 TOLD = 8
+
+
+@runtime_checkable
+class Measures(Protocol):
+    """A callback that says before a run which metrics it logs, as every benchmark does."""
+
+    name: str
+
+    def expected(self) -> list[str] | None:
+        """Return the names of the metrics, without ``val/`` and the name of the callback; ``None`` where unknown."""
+        ...
 
 
 def batches_until(trainer: Trainer) -> tuple[float, float]:
@@ -79,7 +89,7 @@ def validation_metrics(
     if topics:
         names += ["val/topics_nmi"]
         names += [f"val/{metric}" for metric in CLUSTERS if getattr(module, "clustering", None) is not None]
-    for benchmark in (each for each in callbacks if isinstance(each, Benchmark)):
+    for benchmark in (each for each in callbacks if isinstance(each, Measures)):
         names += [f"val/{benchmark.name}/{name}" for name in benchmark.expected() or [""]]
     return names
 

@@ -14,8 +14,8 @@ from pytorch_lightning.callbacks import ModelSummary, ProgressBar, Timer, TQDMPr
 from torch import Tensor
 from tqdm import tqdm
 
-from mcn_lightning.data.batch import InputError
 from mcn_lightning.distributed import rank
+from mcn_lightning.errors import InputError
 
 Item = TypeVar("Item")
 EVERY_MINUTES = 5.0

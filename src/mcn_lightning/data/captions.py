@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from mcn_lightning.data.batch import AbsentError, BadVideo, InputError
-from mcn_lightning.data.caption_files import Table, open_table
+from mcn_lightning.batch import AbsentError, BadVideo
 from mcn_lightning.data.clips import Clip, caption_clip
+from mcn_lightning.data.files.caption_files import Table, open_table
+from mcn_lightning.errors import InputError
 
 
 @dataclass(frozen=True)

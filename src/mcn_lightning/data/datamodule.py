@@ -15,14 +15,13 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mcn_lightning.data.batch import MODALITIES, AbsentError, BadVideo, ClipBatch, InputError, Modality
+from mcn_lightning.batch import MODALITIES, AbsentError, BadVideo, ClipBatch, Modality
+from mcn_lightning.benchmarks.files import EvaluationData
+from mcn_lightning.config import as_config
 from mcn_lightning.data.captions import describe_dropped
+from mcn_lightning.data.checks.inspection import first_problem, inspect
 from mcn_lightning.data.clips import ClipConfig
-from mcn_lightning.data.config import as_config
-from mcn_lightning.data.evaluation import EvaluationData
-from mcn_lightning.data.features import DEFAULT_STREAMS, AudioConfig, VisualStream
-from mcn_lightning.data.howto100m import VideoLayout
-from mcn_lightning.data.inspection import first_problem, inspect
+from mcn_lightning.data.files.features import DEFAULT_STREAMS, AudioConfig, VisualStream
 from mcn_lightning.data.loading import (
     ClipLoader,
     ClipSampler,
@@ -31,13 +30,15 @@ from mcn_lightning.data.loading import (
     SkippedVideos,
     serve_parent,
 )
-from mcn_lightning.data.packing import PackConfig, PackReport
 from mcn_lightning.data.prediction import DescribedVideos, PredictSplit, splits_of
-from mcn_lightning.data.retrieval import is_pickle
+from mcn_lightning.data.shards.pack import PackConfig, PackReport
+from mcn_lightning.data.sources.clip_pickles import is_pickle
+from mcn_lightning.data.sources.howto100m import VideoLayout
+from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.data.splits import Splits
-from mcn_lightning.data.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.data.text import TextConfig, TextSource
 from mcn_lightning.data.videos import NarratedVideoDataset, collate
+from mcn_lightning.errors import InputError
 from mcn_lightning.signals import start_forkserver
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
-from mcn_lightning.data.batch import MODALITIES, BadVideo, ClipBatch, InputError
+from mcn_lightning.batch import MODALITIES, BadVideo, ClipBatch
+from mcn_lightning.errors import InputError
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from mcn_lightning.data.batch import ClipBatch, InputError
+from mcn_lightning.batch import ClipBatch
 from mcn_lightning.data.clips import Clip
-from mcn_lightning.data.memory import Blocks
 from mcn_lightning.data.text import WordVectorText
 from mcn_lightning.data.videos import NarratedVideoDataset, NewTensor, StoredVideo
+from mcn_lightning.errors import InputError
+from mcn_lightning.memory import Blocks
 
 PredictSplit = Literal["train", "val", "test", "all"]
 

@@ -7,22 +7,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mcn_lightning.data.batch import BadVideo, InputError
-from mcn_lightning.data.caption_files import caption_files
+from mcn_lightning.batch import BadVideo
 from mcn_lightning.data.captions import Captions, read_captions
+from mcn_lightning.data.checks.first_look import look_at
+from mcn_lightning.data.checks.first_words import check_words, overlaps, repeated_names
 from mcn_lightning.data.clips import ClipConfig
-from mcn_lightning.data.first_look import look_at
-from mcn_lightning.data.first_words import check_words, overlaps, repeated_names
-from mcn_lightning.data.howto100m import LayoutVideos, VideoLayout, read_video_list, video_id
-from mcn_lightning.data.packing import PackConfig, PackReport, pack
-from mcn_lightning.data.retrieval import PickledClips, is_pickle
-from mcn_lightning.data.shard_files import ShardIndex, check_options
-from mcn_lightning.data.shard_header import checksum
-from mcn_lightning.data.shard_writer import Split
-from mcn_lightning.data.shards import ShardVideos
-from mcn_lightning.data.streaming import StreamingVideos, is_streaming, pack_streaming
+from mcn_lightning.data.files.caption_files import caption_files
+from mcn_lightning.data.shards.files import ShardIndex, check_options
+from mcn_lightning.data.shards.header import checksum
+from mcn_lightning.data.shards.pack import PackConfig, PackReport, pack
+from mcn_lightning.data.shards.read import ShardVideos
+from mcn_lightning.data.shards.streaming import StreamingVideos, is_streaming, pack_streaming
+from mcn_lightning.data.shards.writer import Split
+from mcn_lightning.data.sources.clip_pickles import PickledClips, is_pickle
+from mcn_lightning.data.sources.howto100m import LayoutVideos, VideoLayout, read_video_list, video_id
 from mcn_lightning.data.text import TextConfig, TextSource, open_text
 from mcn_lightning.data.videos import NarratedVideoDataset, VideoSource
+from mcn_lightning.errors import InputError
 
 
 class Splits:

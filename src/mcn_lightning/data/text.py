@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mcn_lightning.data.batch import InputError
-from mcn_lightning.data.word_vectors import read_word_vectors
+from mcn_lightning.data.files.word_vectors import read_word_vectors
+from mcn_lightning.errors import InputError
 
 _WORD = re.compile(r"[\w']+")
 

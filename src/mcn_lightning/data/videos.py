@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mcn_lightning.data.batch import MODALITIES, AbsentError, BadVideo, ClipBatch, InputError, Modality, cut_clips
+from mcn_lightning.batch import MODALITIES, AbsentError, BadVideo, ClipBatch, Modality, cut_clips
 from mcn_lightning.data.captions import Captions
+from mcn_lightning.data.checks.consistency import Length, VideoLengths, odd_streams
 from mcn_lightning.data.clips import Clip, ClipConfig, all_windows, count_starts, draw_clips, draw_windows
-from mcn_lightning.data.consistency import Length, VideoLengths, odd_streams
-from mcn_lightning.data.features import (
+from mcn_lightning.data.files.features import (
     AudioConfig,
     augment_audio,
     clip_frames,
@@ -26,8 +26,9 @@ from mcn_lightning.data.features import (
     seconds_of_frames,
     window_span,
 )
-from mcn_lightning.data.memory import Blocks, Slots, join
 from mcn_lightning.data.text import TextSource
+from mcn_lightning.errors import InputError
+from mcn_lightning.memory import Blocks, Slots, join
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,0 @@
-"""A folder of ablation files over seeds: what there is to run, what is already finished, and one run after another."""
-
-from mcn_lightning.ablations.past import OptionsOf, Past
-from mcn_lightning.ablations.runner import Runner
-from mcn_lightning.ablations.tasks import Task, belongs, plan
-
-__all__ = ["OptionsOf", "Past", "Runner", "Task", "belongs", "plan"]

@@ -1,0 +1,188 @@
+"""The one contract between the data and everything else: what a batch of clips holds.
+
+One letter alphabet serves the whole project:
+
+====== =====================================================================
+B      clips in a batch
+C      width of the video feature: the widths of all visual streams together
+M      mel bands of the spectrogram
+T      audio frames (10 ms each)
+W      words of a text
+E      width of a word vector
+D      width of the joint embedding
+K      clusters
+Q      rows of the clustering queue
+N      items of a retrieval gallery
+====== =====================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mcn_lightning.errors import InputError
+from mcn_lightning.memory import Blocks, pinned, received
+
+_blocks = Blocks(kept=2)
+Modality = Literal["video", "audio", "text"]
+MODALITIES: tuple[Modality, ...] = ("video", "audio", "text")
+
+
+class AbsentError(InputError):
+    """A file or an entry is not there at all; other than a damaged one, ``data.allow_missing`` may allow it."""
+
+
+@dataclass(frozen=True)
+class BadVideo:
+    """A video that could not be used, and why.
+
+    Args:
+        video: id of the video.
+        reason: one line that names the file, what was expected and what was found.
+        absent: nothing is damaged: there are no captions of it.
+    """
+
+    video: str
+    reason: str
+    absent: bool = False
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """A batch of B clips; a modality that the data set does not have is ``None``.
+
+    Args:
+        ids: B names, ``"<video id>:<clip number>"``.
+        video: pooled visual features, ``(B, C)``: from a loader the maxima in the stored precision; after ``ready``
+            each stream L2-normalised, float32.
+        audio: log-mel spectrograms in dB relative to the maximum, ``(B, M, T)`` in the stored precision (half of it
+            is half the bytes to copy; the network widens it), float32 once augmented; padded on the right. Not there
+            before ``ready`` where ``frames`` is.
+        audio_frames: frames of each spectrogram before padding, ``(B,)`` int64.
+        words: word or token indices, ``(B, W)`` int32; 0 is "no word".
+        labels: known topic of each clip, ``(B,)`` int64, where the data set has topics; -1 for a clip without any.
+        clips_per_video: clips that stand next to each other and come from one video (``n_pair`` in training, else 1).
+        skipped: videos that should have been in this batch and could not be read.
+        video_widths: widths of the visual streams that are still to be normalised; empty once they are.
+        frames: spectrogram frames of all clips, ``(F, M)`` in the stored precision: those that clips of a video share
+            stand there once.
+        frame_start: row of ``frames`` with which each clip begins, ``(B,)`` int64.
+        num_frames: T, to which ``ready`` pads the clips.
+        pad_value: dB that it pads with.
+        about: for ``predict`` what each clip is (see ``prediction.DescribedVideos``); else empty.
+        items: name of each row's gallery item, B names; rows of the same seconds of one video, which are several
+            captions of one clip, share one. Empty in training, where it does not matter.
+        present: which clips have video, audio and text, ``(B, 3)`` bool, where some may lack one, whose rows are zeros,
+            no frames or no words then. It stays on the CPU: it decides shapes, and nobody should wait for a device.
+            Without it all clips have what the batch has.
+    """
+
+    ids: tuple[str, ...]
+    video: Tensor | None = None
+    audio: Tensor | None = None
+    audio_frames: Tensor | None = None
+    words: Tensor | None = None
+    labels: Tensor | None = None
+    clips_per_video: int = 1
+    skipped: tuple[BadVideo, ...] = ()
+    video_widths: tuple[int, ...] = ()
+    frames: Tensor | None = None
+    frame_start: Tensor | None = None
+    num_frames: int = 0
+    pad_value: float = 0.0
+    about: tuple[Mapping[str, Any], ...] = ()
+    items: tuple[str, ...] = ()
+    present: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def without_known_word(self) -> tuple[str, ...]:
+        """Return the ids of the clips whose text has no known word: its embedding has nothing to do with the text."""
+        if self.words is None:
+            return ()
+        unknown = ~(self.words != 0).flatten(1).any(1).cpu()
+        if (present := self.present) is not None:  # a clip without text is none of them
+            unknown &= present[:, MODALITIES.index("text")].cpu()
+        return tuple(name for name, alone in zip(self.ids, unknown.tolist(), strict=True) if alone)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> ClipBatch:
+        """Return the batch with its tensors on ``device``."""
+        moved = {name: value.to(device, non_blocking=non_blocking) for name, value in self._tensors().items()}
+        return replace(self, **moved)  # type: ignore[arg-type]
+
+    def ready(self) -> ClipBatch:
+        """Return the batch as the network takes it: visual streams of L2 length 1 in float32, spectrograms cut.
+
+        It is done where the batch is used, on its device: fewer than half the bytes travel there. Visual rows of zeros
+        stay zeros.
+        """
+        batch = self
+        if self.video is not None and self.video_widths:
+            parts = self.video.split(self.video_widths, dim=1)
+            streams = [F.normalize(part.float(), dim=1, eps=1e-30) for part in parts]
+            batch = replace(batch, video=torch.cat(streams, dim=1), video_widths=())
+        if self.frames is not None and self.frame_start is not None and self.audio_frames is not None:
+            audio = cut_clips(self.frames, self.frame_start, self.audio_frames, self.num_frames, self.pad_value)
+            batch = replace(batch, audio=audio, frames=None, frame_start=None)
+        return batch
+
+    def take(self, rows: Sequence[int]) -> ClipBatch:
+        """Return the batch of some of its rows, in the order given; ``frames`` stays whole."""
+        index = torch.tensor(rows, dtype=torch.int64)
+        taken = {name: value[index] for name, value in self._tensors().items() if name != "frames"}
+        ids, items = (tuple(names[row] for row in rows) if names else () for names in (self.ids, self.items))
+        return replace(self, ids=ids, items=items, **taken)  # type: ignore[arg-type]
+
+    def pin_memory(self) -> ClipBatch:
+        """Return the batch with its tensors in page-locked memory (called by the data loader)."""
+        return replace(self, **{name: pinned(value) for name, value in self._tensors().items()})  # type: ignore[arg-type]
+
+    def received(self) -> ClipBatch:
+        """Return the batch with its tensors taken over from the worker that made it (called by the data loader)."""
+        return replace(self, **{name: received(value) for name, value in self._tensors().items()})  # type: ignore[arg-type]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        names = ("video", "audio", "audio_frames", "words", "labels", "frames", "frame_start")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+def cut_clips(frames: Tensor, start: Tensor, length: Tensor, num_frames: int, pad_value: float) -> Tensor:
+    """Cut clips out of the rows that they share.
+
+    Args:
+        frames: ``(F, M)``.
+        start: first row of each clip, ``(B,)`` int64.
+        length: rows of each clip, ``(B,)`` int64, at most ``num_frames``.
+        num_frames: T.
+        pad_value: written after a clip's own rows.
+
+    Returns:
+        ``(B, M, T)`` in the precision of ``frames``; a view of ``(B, T, M)``.
+    """
+    cut = _copy if frames.device.type == "cpu" else _gather
+    return cut(frames, start, length, num_frames, pad_value).transpose(1, 2)
+
+
+def _copy(frames: Tensor, start: Tensor, length: Tensor, num_frames: int, pad_value: float) -> Tensor:
+    """Cut clip by clip."""
+    cut, source = _blocks.new((len(start), num_frames, frames.shape[1]), frames.dtype), frames.numpy()
+    for clip, first, count in zip(cut.numpy(), start.tolist(), length.tolist(), strict=True):
+        clip[:count] = source[first : first + count]
+        clip[count:] = pad_value
+    return cut
+
+
+def _gather(frames: Tensor, start: Tensor, length: Tensor, num_frames: int, pad_value: float) -> Tensor:
+    """Cut all clips at once, as a device likes it."""
+    step = torch.arange(num_frames, device=frames.device)
+    own = step < length[:, None]
+    rows = torch.where(own, start[:, None] + step, 0)
+    cut = frames[rows] if len(frames) else frames.new_empty(*rows.shape, frames.shape[1])
+    return cut.masked_fill_(~own[:, :, None], pad_value)

@@ -1,0 +1,124 @@
+"""The benchmark of action recognition by the names of classes, by neighbours, and by clusters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+
+from mcn_lightning.benchmarks.base import Benchmark, Figure, at_least, embed_clips, embed_texts
+from mcn_lightning.callbacks.evaluation import Fusion, combine, find_topics, parse_direction
+from mcn_lightning.errors import InputError
+from mcn_lightning.metrics import ClusterQuality, class_metrics, neighbour_metrics
+
+
+class RecognitionBenchmark(Benchmark):
+    """Zero-shot action recognition on a pickle of clips with classes, UCF101 or HMDB51.
+
+    A clip belongs to the class whose name is nearest (dot product). A clip of the test split also belongs to the class
+    of the nearest clip of the training split. Clusters that k-means finds among the recognised clips are compared with
+    the classes. The released evaluation recognises all clips of the file and finds neighbours by dot product; the table
+    names what differs from the defaults.
+
+    Args:
+        name: of the benchmark, in tables and logs.
+        path: the pickle, relative to data.root.
+        gallery: letters of what is seen and heard of a clip: v, or va for video + audio.
+        split: clips that are recognised by name: test (training is 0), or all of the file (released). The table says
+            "all clips" then.
+        neighbours: also recognise the test clips by the nearest clip of the training split.
+        neighbour_similarity: by which it is nearest: cosine, or dot for the dot product (released). The table says "by
+            dot product" then.
+        clusters: also compare clusters with the classes.
+        combine: how video and audio are fused, as --retrieval.combine.
+        audio_frames: frames of 10 ms that spectrograms are cut or padded to.
+        batch_size: clips embedded at a time.
+        published: published figures by metric, for instance t->v/top1, shown beside ours.
+        source: where they were published.
+        sources: where single ones were published, by the same keys, and how sure they are.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        gallery: str = "v",
+        split: Literal["test", "all"] = "test",
+        neighbours: bool = True,
+        neighbour_similarity: Literal["cosine", "dot"] = "cosine",
+        clusters: bool = True,
+        combine: Fusion = "sum",
+        audio_frames: int = 3072,
+        batch_size: int = 64,
+        published: dict[str, float] | None = None,
+        source: str = "",
+        sources: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(name, published, source, sources)
+        self._gallery = parse_direction(f"t->{gallery}", f"benchmark {name}: gallery")[1]
+        at_least(name, audio_frames=(audio_frames, 1), batch_size=(batch_size, 1))
+        self.path, self.letters, self.split, self.combine = path, gallery, split, combine
+        self.neighbours, self.neighbour_similarity, self.clusters = neighbours, neighbour_similarity, clusters
+        self.audio_frames, self.batch_size = audio_frames, batch_size
+        self._clips: Any = None
+
+    def open(self, data: Any, module: LightningModule) -> None:
+        """Read the pickle and look at every clip.
+
+        Raises:
+            InputError: if something of it cannot be used.
+        """
+        config: Any = module.network_config
+        self.need(config, ["text", *self._gallery])
+        modalities = [*self._gallery, "text"]
+        self._clips = data.clips(
+            self.path, modalities, self.audio_frames, self.batch_size, with_classes=True, silent=True
+        )
+        self._text = self._clips.text
+        if self.split == "test" and not (self._clips.splits == 0).any():
+            raise InputError(f"{self.path}: expected test clips (training 0), found none; set split to all")
+
+    def evaluate(self, trainer: Trainer, module: LightningModule) -> Iterator[Figure]:
+        """Recognise every clip of the split."""
+        embeddings = embed_clips(module, self._clips, self.name)
+        silent = torch.tensor(self._clips.silent, device=module.device)
+        rows = combine(embeddings, self._gallery, self.combine)
+        splits, labels = self._clips.splits.to(module.device), self._clips.labels.to(module.device)
+        train, test = splits == 1, splits == 0
+        shown, suffix = (torch.ones_like(test), " all clips") if self.split == "all" else (test, "")
+        names = self._clips.source.classes
+        classes = embed_texts(module, self._text, self._clips.class_texts())
+        setting = f"t->{self.letters}{suffix}"
+        distinct, column = torch.unique(classes, dim=0, return_inverse=True)  # equal ones tie to the last bit
+        yield from self._figures(setting, class_metrics((rows[shown] @ distinct.T)[:, column], labels[shown]), names)
+        if self.neighbours and train.any() and test.any():
+            how = self.neighbour_similarity
+            found = neighbour_metrics(rows[test], labels[test], rows[train], labels[train], similarity=how)
+            nearest = "nearest" if how == "cosine" else "nearest by dot product"
+            yield from self._figures(f"{self.letters}->{self.letters} {nearest}", found, names)
+        if self.clusters:
+            quality = ClusterQuality(sync_on_compute=False)
+            clusters = find_topics(rows[shown], len(labels[shown].unique()))
+            quality.update([str(row) for row in range(len(clusters))], clusters, labels[shown])
+            for metric, value in quality.compute().items():
+                yield self.figure(f"{self.letters} clusters{suffix}", metric, value)
+        what = "clips recognised, which are all" if self.split == "all" else "clips of the test split recognised"
+        yield self.figure("", what, int(shown.sum()), "count")
+        yield from self.left_out(self._clips.changed)
+        if self.split == "test" or self.neighbours:
+            kinds = {"training clips": int(train.sum()), "clips of neither split": int((splits == 2).sum())}
+            yield from self.left_out(kinds)
+        if "audio" in embeddings and silent[shown].any():
+            yield self.figure("", "clips without audio (zeros for it)", int(silent[shown].sum()), "count")
+
+    def _figures(self, setting: str, found: Mapping[str, Any], names: Sequence[str]) -> Iterator[Figure]:
+        for metric, value in found.items():
+            if metric != "per_class":
+                yield self.figure(setting, metric, value)
+                continue
+            for name, one in zip(names, value.tolist(), strict=False):  # the last classes may have no clip
+                if not math.isnan(one):
+                    yield self.figure(setting, f"top1 of {name}", one, "detail")

@@ -1,0 +1,243 @@
+"""The benchmark of retrieval between any modalities, and of whole videos."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
+
+from mcn_lightning.batch import MODALITIES
+from mcn_lightning.benchmarks.base import Benchmark, Figure, NotPossibleError, at_least, embed_clips, on_first
+from mcn_lightning.callbacks.evaluation import (
+    AUDIO_TEXT,
+    DEFAULT_DIRECTIONS,
+    Fusion,
+    Scoring,
+    divide_directions,
+    parse_direction,
+    possible_directions,
+)
+from mcn_lightning.errors import InputError
+from mcn_lightning.metrics import full_video_metrics, item_ranks, retrieval_metrics
+from mcn_lightning.runs.folder import run_folder
+
+VIDEO_ID = 11
+"""Characters of a YouTube id, with which the clip ids of YouCook2 begin."""
+
+
+CAPTIONED = ("text", AUDIO_TEXT)
+"""Embeddings of which there is one for each caption; of the others there is one for each clip."""
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The queries, or the gallery, of one direction.
+
+    Args:
+        embeddings: by modality ``(n, D)``.
+        clips: clip of each row, ``(n,)`` int64.
+        rows: number of each row among all captions, or clips, of the file, ``(n,)`` int64.
+        total: captions, or clips, of the file.
+    """
+
+    embeddings: dict[str, Tensor]
+    clips: Tensor
+    rows: Tensor
+    total: int
+
+
+class RetrievalBenchmark(Benchmark):
+    """Retrieval on a pickle of clips: YouCook2, MSR-VTT, LSMDC, YouCook-Japanese and any data set in the same form.
+
+    A clip may have several captions: a list under ``caption`` or ``eval_caption``, or several rows of one id with the
+    same features. It is one gallery item. Each of its captions is a query. Where the clip is the query, the best of its
+    captions counts.
+
+    Args:
+        name: of the benchmark, in tables and logs.
+        path: the pickle, relative to data.root.
+        directions: queries and galleries in letters, for instance t->va for text against video + audio; when not
+            given, t->va and all pairs that the network has.
+        combine: how the modalities of one side are fused, as --retrieval.combine.
+        audio_weight: factor of the audio embedding where it is summed with others.
+        audio_frames: frames of 10 ms that spectrograms are cut or padded to (released: 5120 for YouCook2, 3072 for
+            MSR-VTT and LSMDC).
+        without_audio: what is done with clips without sound where a direction needs it: error refuses the first one;
+            miss leaves them out of the gallery and counts their queries as misses (MSR-VTT in the authors' protocol);
+            zero takes zeros for their audio embedding (silence, where audio and text have one joint embedding).
+        benchmark_size: clips that the benchmark has; those that the file lacks count as misses (1000 for MSR-VTT, where
+            the authors' file holds the 968 clips with audio).
+        full_video: where text is the query, also retrieve whole videos by captions, in the variants of
+            ``metrics.full_video_metrics``; clip ids begin with the 11 characters of the video id (YouCook2).
+        calibrate: as --retrieval.calibrate.
+        calibrate_temperature: as --retrieval.calibrate_temperature.
+        ranks_file: CSV of the rank of every query in every direction, in the run's folder when relative; none for none.
+        batch_size: clips embedded at a time.
+        published: published figures by <setting>/<metric>, for instance t->va/R@10, shown beside ours.
+        source: where they were published.
+        sources: where single ones were published, by the same keys, and how sure they are.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        directions: list[str] | None = None,
+        combine: Fusion = "sum",
+        audio_weight: float = 1.0,
+        audio_frames: int = 5120,
+        without_audio: Literal["error", "miss", "zero"] = "error",
+        benchmark_size: int | None = None,
+        full_video: bool = False,
+        calibrate: float = 0.0,
+        calibrate_temperature: float = 0.05,
+        ranks_file: str | None = None,
+        batch_size: int = 64,
+        published: dict[str, float] | None = None,
+        source: str = "",
+        sources: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(name, published, source, sources)
+        for direction in directions or ():
+            parse_direction(direction, f"benchmark {name}: directions")
+        at_least(name, audio_frames=(audio_frames, 1), batch_size=(batch_size, 1))
+        self.scoring = Scoring(combine, audio_weight, calibrate, calibrate_temperature, f"benchmark {name}: ")
+        self.path, self.directions = path, directions
+        self.audio_frames, self.without_audio, self.benchmark_size = audio_frames, without_audio, benchmark_size
+        self.full_video, self.ranks_file, self.batch_size = full_video, ranks_file, batch_size
+        self._chosen: list[str] = []
+        self._left_out: dict[str, list[str]] = {}
+        self._clips: Any = None
+
+    def open(self, data: Any, module: LightningModule) -> None:
+        """Read the pickle and look at every clip.
+
+        Raises:
+            InputError: if something of it cannot be used.
+        """
+        config: Any = module.network_config
+        self._chosen, self._left_out = divide_directions(self.directions, DEFAULT_DIRECTIONS, config, "directions")
+        if not self._chosen:
+            try:
+                possible_directions(self.directions, DEFAULT_DIRECTIONS, config, "directions")
+            except InputError as error:
+                raise NotPossibleError(str(error)) from None
+        used = {name for direction in self._chosen for side in parse_direction(direction) for name in side}
+        modalities = [name for name in MODALITIES if name in used]
+        silent = self.without_audio != "error"
+        self._clips = data.clips(self.path, modalities, self.audio_frames, self.batch_size, silent=silent)
+        if self.benchmark_size is not None and self.benchmark_size < len(self._clips.ids):
+            raise InputError(
+                f"benchmark_size: expected at least the {len(self._clips.ids)} clips of {self.path}, "
+                f"found {self.benchmark_size}"
+            )
+        if self.benchmark_size is not None and len(self._clips.caption_clips) > len(self._clips.ids):
+            found = f"{len(self._clips.caption_clips)} captions of {len(self._clips.ids)} clips in {self.path}"
+            raise InputError(
+                f"benchmark_size: expected clips with one caption each, found {found}; set it to null: "
+                "how many queries a clip has that the file lacks is not known"
+            )
+        if self.full_video and (short := [name for name in self._clips.ids if len(name) <= VIDEO_ID]):
+            raise InputError(
+                f"full_video: expected clip ids that begin with the {VIDEO_ID} characters of the video id, "
+                f"found {short[0]!r} in {self.path}"
+            )
+
+    def expected(self) -> list[str] | None:
+        """Return the keys of the metrics; ``None`` with those of whole videos, which are many."""
+        metrics = retrieval_metrics(torch.ones(1, dtype=torch.float64))
+        return None if self.full_video else [f"{direction}/{name}" for direction in self._chosen for name in metrics]
+
+    def evaluate(self, trainer: Trainer, module: LightningModule) -> Iterator[Figure]:
+        """Rank every query's clip among the gallery, in every direction."""
+        embeddings = embed_clips(module, self._clips, self.name)
+        silent = torch.tensor(self._clips.silent, device=module.device)
+        self.scoring.warn(module, self._chosen)
+        ranks_of: dict[str, Tensor] = {}
+        counted: dict[tuple[int, str], list[str]] = {}
+        for direction in self._chosen:
+            kept = ~silent if self.without_audio == "miss" and "a" in direction else torch.ones_like(silent)
+            if not kept.any():
+                raise InputError(f"{self.path}: expected clips with sound for {direction}, found none")
+            asking, found = (self._side(embeddings, kept, letters) for letters in direction.split("->"))
+            queries, items = self.scoring.sides(module, asking.embeddings, direction, found.embeddings)
+            ranks = torch.full((asking.total,), math.inf, dtype=torch.float64, device=module.device)
+            ranks[asking.rows] = item_ranks(queries, items, asking.clips, found.clips).to(ranks)
+            ranks_of[direction] = ranks.cpu()
+            missing = (self.benchmark_size or len(silent)) - len(silent)
+            everyone = torch.cat([ranks, ranks.new_full((missing,), math.inf)])
+            for metric, value in retrieval_metrics(everyone).items():
+                yield self.figure(direction, metric, value)
+            counted.setdefault((len(everyone), "queries"), []).append(direction)
+            counted.setdefault((len(items), "items"), []).append(direction)
+            if lost := len(everyone) - len(queries):
+                counted.setdefault((lost, "queries counted as misses"), []).append(direction)
+            if self.full_video and "t" in direction.split("->")[0]:
+                for metric, value in self._whole_videos(queries, items, asking.clips, found.clips).items():
+                    setting, _, measure = metric.rpartition("/")
+                    if setting != "caption_clip":  # the plain retrieval above
+                        yield self.figure(f"{direction} {setting}", measure, value)
+        yield from self._counts(silent, counted)
+        if self.ranks_file is not None:
+            on_first(lambda: self._write_ranks(trainer, ranks_of))
+
+    def _side(self, embeddings: Mapping[str, Tensor], kept: Tensor, letters: str) -> _Side:
+        """Return what stands on one side of a direction: every caption where text is there, else each clip once."""
+        clips = torch.tensor(self._clips.caption_clips, device=kept.device)
+        if "t" not in letters:
+            clips = clips[: len(kept)]  # the first captions are those of the clips, in their order
+        rows = kept[clips].nonzero()[:, 0]
+        of_captions = {
+            name: values[rows] for name, values in embeddings.items() if name in CAPTIONED and "t" in letters
+        }
+        of_clips = {name: values[clips[rows]] for name, values in embeddings.items() if name not in CAPTIONED}
+        return _Side(of_captions | of_clips, clips[rows], rows, len(clips))
+
+    def _counts(self, silent: Tensor, counted: Mapping[tuple[int, str], list[str]]) -> Iterator[Figure]:
+        """Count clips and captions, and queries and gallery items of the directions where there are not as many."""
+        clips = len(silent)
+        yield self.figure("", "clips", clips, "count")
+        if (captions := len(self._clips.caption_clips)) > clips:
+            yield self.figure("", "captions", captions, "count")
+        yield from self.left_out(self._clips.changed)
+        for name, directions in self._left_out.items():
+            what = f"directions left out, as there is no {name}: {', '.join(directions)}"
+            yield self.figure("", what, len(directions), "count")
+        if silent.any():
+            yield self.figure("", "clips without audio", int(silent.sum()), "count")
+        alike = all(count == clips for count, what in counted if what in ("queries", "items"))
+        kinds = ("queries", "items", "queries counted as misses")
+        for (count, what), directions in sorted(counted.items(), key=lambda item: kinds.index(item[0][1])):
+            if not (alike and what in ("queries", "items")):
+                yield self.figure("", f"{what} in {', '.join(directions)}", count, "count")
+
+    def _whole_videos(
+        self, queries: Tensor, items: Tensor, caption_clips: Tensor, clips: Tensor
+    ) -> Mapping[str, Tensor]:
+        ids = [self._clips.ids[clip][:VIDEO_ID] for clip in clips.tolist()]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(ids))}
+        videos = torch.tensor([numbers[name] for name in ids], device=queries.device)
+        return full_video_metrics(queries, items, videos, clips=torch.searchsorted(clips, caption_clips))
+
+    def _write_ranks(self, trainer: Trainer, ranks_of: Mapping[str, Tensor]) -> None:
+        """Write a row for each query: a caption, or a clip, whose rank stands in the row of its first caption."""
+        path = run_folder(trainer) / str(self.ranks_file)
+        captions = [str(number + 1) for number in self._clips.caption_numbers]
+        ids = [self._clips.ids[clip] for clip in self._clips.caption_clips]
+        named = {"id": ids} | ({"caption": captions} if len(captions) > len(self._clips.ids) else {})
+        columns = [*named.values(), *(ranks.tolist() for ranks in ranks_of.values())]
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow([*named, *ranks_of])
+                writer.writerows(zip_longest(*columns, fillvalue=""))
+        except OSError as error:
+            raise InputError(f"ranks_file: expected a place to write {path}, found {error}") from None

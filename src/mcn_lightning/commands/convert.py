@@ -1,0 +1,122 @@
+"""Weights of the authors' releases written as a checkpoint of this project."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pytorch_lightning import Trainer
+
+from mcn_lightning.clustering import ClusteringConfig
+from mcn_lightning.errors import InputError
+from mcn_lightning.models import NetworkConfig
+from mcn_lightning.models.released import WeightsError
+from mcn_lightning.models.weights import OWN, read_weights
+from mcn_lightning.module import MCNModule
+from mcn_lightning.runs import WholeCheckpoints
+
+OF_DATA = ("modalities", "video_dim", "audio_bands", "text_dim")
+"""Fields of the network that the command sets from the options of the data."""
+
+
+def convert_weights(weights: str, output: str) -> None:
+    """Write weights of the authors' releases as a checkpoint of this project, and beside it the options it needs.
+
+    The options go to the same name ending in .yaml: layered over a configuration as the last --config, they give the
+    network that --ckpt_path fits, without clusters.
+
+    Args:
+        weights: state dict of MCN, AVLnet-Text-Tri, AVLnet or AVLnet-Text-Fused (.pth).
+        output: checkpoint to write, ending in .ckpt; nothing may be there yet.
+
+    Raises:
+        InputError: if the weights cannot be read, or the checkpoint cannot be written.
+    """
+    checkpoint, options = _places(output)
+    try:
+        start = read_weights(weights)
+        if start.kind == OWN:
+            raise WeightsError(f"{weights}: expected weights of a release, found a {OWN}; give it to --ckpt_path")
+        module = MCNModule(NetworkConfig(**start.shape), clustering=ClusteringConfig("none"))
+        start.load(module.network)
+    except WeightsError as error:
+        raise InputError(f"--weights {error}") from None
+    except ValueError as error:
+        raise InputError(f"--weights {weights}: {error}") from None
+    try:
+        options.write_text(_options(module.network_config, f"{start.kind}, D = {module.network_config.embedding_dim}"))
+        try:
+            _save(module, checkpoint)
+        except BaseException:
+            options.unlink(missing_ok=True)
+            raise
+    except InputError as error:
+        raise InputError(f"--output {str(error).partition(';')[0]}; give another place") from None
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"--output {checkpoint}: expected to write there, found {reason}; give another place"
+        ) from None
+    count = sum(value.numel() for value in start.state.values())
+    print(
+        f"{weights}: {start.kind}, D = {module.network_config.embedding_dim}, {len(start.state)} weights "
+        f"({count:,} numbers) -> {checkpoint}; evaluate with --config YOURS.yaml --config {options} "
+        f"--ckpt_path {checkpoint}, fine-tune with --model.weights {checkpoint}"
+    )
+
+
+def _places(output: str) -> tuple[Path, Path]:
+    """Return where checkpoint and options go.
+
+    Raises:
+        InputError: if they cannot go there.
+    """
+    checkpoint = Path(output)
+    if checkpoint.suffix != ".ckpt":
+        raise InputError(f"--output: expected a name ending in .ckpt, found {output}; change its ending")
+    options = checkpoint.with_suffix(".yaml")
+    if not checkpoint.parent.is_dir():
+        raise InputError(f"--output {output}: expected the folder {checkpoint.parent}, found none; make it first")
+    for path in (checkpoint, options):
+        if path.exists():
+            raise InputError(
+                f"--output {output}: expected nothing at {path}, found a file; remove it or take another name"
+            )
+    return checkpoint, options
+
+
+def _options(config: NetworkConfig, title: str) -> str:
+    """Return the options of the checkpoint's module that a configuration may have otherwise."""
+    fields = {
+        name: list(value) if isinstance(value, (list, tuple)) else value
+        for name, value in dataclasses.asdict(config).items()
+    }
+    options: dict[str, Any] = {
+        "data": {"modalities": fields["modalities"]},
+        "model": {
+            "network": {name: value for name, value in fields.items() if name not in OF_DATA},
+            # the checkpoint has no learned temperature, and no clusters to leave out of the negatives
+            "loss": {"contrastive": {"learn_temperature": False, "exclude_same_cluster": False}},
+            "clustering": {"kind": "none"},
+        },
+    }
+    return f"# {title}\n" + yaml.safe_dump(options, sort_keys=False)
+
+
+def _save(module: MCNModule, path: Path) -> None:
+    """Write the module as Lightning does, without what a trainer says of devices."""
+    said = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    before, said.disabled = said.disabled, True
+    try:
+        trainer = Trainer(
+            accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False,
+            enable_progress_bar=False, plugins=[WholeCheckpoints(tidy=False)],
+        )  # fmt: skip
+    finally:
+        said.disabled = before
+    trainer.strategy.connect(module)
+    module.trainer = trainer
+    trainer.save_checkpoint(path, weights_only=True)

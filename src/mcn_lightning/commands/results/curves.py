@@ -1,0 +1,74 @@
+"""Curves of several runs in one picture."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mcn_lightning.commands.results.rows import Row
+from mcn_lightning.errors import InputError
+
+LOSS = "train/loss"
+ENDINGS = (".svg", ".png", ".pdf")
+STYLES = ("-", "--", ":", "-.")
+COLOURS = 10  # of matplotlib's cycle "tab10"; after these the style of the line changes
+
+
+def check_plot(path: Path) -> Any:
+    """Return matplotlib's class of figures, if the picture can be drawn.
+
+    Raises:
+        InputError: if matplotlib is not installed, or the name has another ending.
+    """
+    if path.suffix not in ENDINGS:
+        raise InputError(f"--plot {path}: expected a name ending in {' or '.join(ENDINGS)}")
+    try:
+        from matplotlib.figure import Figure  # drawn without pyplot: no window, and nothing that stays
+    except ImportError:
+        raise InputError("--plot: expected matplotlib, found none; pip install -e '.[plots]'") from None
+    return Figure
+
+
+def draw_curves(path: Path, rows: Sequence[Row], metric: str) -> None:
+    """Draw training loss and a metric against steps: a line a row, the mean of its runs, and a band around them all.
+
+    Args:
+        path: a new picture, ending in .svg, .png or .pdf.
+        rows: the runs.
+        metric: as it was logged, for instance ``val/t->va/R@10``.
+
+    Raises:
+        InputError: if matplotlib is not installed, or the picture cannot be written.
+    """
+    figure_class = check_plot(path)
+    figure = figure_class(figsize=(11, 4.5 + 0.2 * max(0, len(rows) - 4)), layout="constrained")
+    for panel, name in zip(figure.subplots(1, 2), (LOSS, metric), strict=True):
+        for number, row in enumerate(rows):
+            _line(panel, row, name, number)
+        panel.set(xlabel="step", title=name)
+        panel.grid(alpha=0.3)
+    handles, labels = panel.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize="small", frameon=False)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise InputError(f"--plot {path}: expected to write there, found {error.strerror}; give another file") from None
+
+
+def _line(panel: Any, row: Row, metric: str, number: int) -> None:
+    points = defaultdict(list)
+    for run in row.runs:
+        for step, value in run.curve(metric):
+            points[step].append(value)
+    most = max(map(len, points.values()), default=0)
+    shared = {step: points[step] for step in sorted(points) if len(points[step]) == most}  # one that was cut short ends
+    colour, style = f"C{number % COLOURS}", STYLES[number // COLOURS % len(STYLES)]
+    means = [statistics.fmean(values) for values in shared.values()]
+    panel.plot([*shared], means, style, color=colour, label=row.label, marker="." if len(shared) < 30 else "")
+    if most > 1:
+        lows, highs = [min(values) for values in shared.values()], [max(values) for values in shared.values()]
+        panel.fill_between([*shared], lows, highs, color=colour, alpha=0.15, linewidth=0)

@@ -1,0 +1,131 @@
+"""The table of results, as Markdown and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mcn_lightning.commands.results.rows import Row
+from mcn_lightning.commands.results.runs import Run
+from mcn_lightning.errors import InputError
+
+FIRST = ("run", "options", "runs", "seeds")
+LAST = ("commit", "hardware", "hours", "memory GB")
+
+
+def columns(metrics: Sequence[str]) -> list[str]:
+    """Return the heads of the columns."""
+    return [*FIRST, *metrics, *LAST]
+
+
+def check_metrics(rows: Sequence[Row], metrics: Sequence[str]) -> None:
+    """See that every metric was logged by a run.
+
+    Raises:
+        InputError: if one was not.
+    """
+    logged = {metric for row in rows for run in row.runs for metric in run.last}
+    if missing := [metric for metric in metrics if metric not in logged]:
+        every = sorted(metric for metric in logged if "/" in metric)
+        known = [metric for metric in every if metric.startswith(("val/", "test/"))] or every
+        raise InputError(
+            f"--metrics: expected some of what was logged ({', '.join(known) or 'nothing'}), found {missing[0]}; "
+            "choose others, or evaluate more often (--trainer.check_val_every_n_epoch)"
+        )
+
+
+def results_table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
+    """Lay out the last value of some metrics, a recipe a row: mean and sample standard deviation over its runs.
+
+    Args:
+        rows: the runs.
+        metrics: names as they were logged, for instance ``val/t->va/R@10``; percentages get one digit, others three.
+
+    Returns:
+        A table in Markdown. Hours are the mean of the runs, memory is the largest.
+    """
+    heads = columns(metrics)
+    lines = [heads, ["---"] * len(heads)]
+    for row in rows:
+        cells = [row.name, row.options, str(len(row.runs)), _seeds(row.runs, ", ")]
+        for metric in metrics:
+            digits = 1 if "/R@" in metric or metric.endswith("median_rank") else 3
+            cells.append(spread([run.last[metric] for run in row.runs if metric in run.last], digits))
+        hours, memory = _hours(row.runs), _memory(row.runs)
+        cells += [commits(row.runs), hardware(row.runs)]
+        cells += [
+            "" if hours is None else f"{hours:.2f}" if hours >= 0.1 else f"{hours:.4f}",
+            "" if memory is None else f"{memory:.1f}",
+        ]
+        lines.append([cell.replace("|", "\\|") for cell in cells])
+    return "\n".join("|---" * len(heads) + "|" if "---" in line else "| " + " | ".join(line) + " |" for line in lines)
+
+
+def write_csv(path: Path, rows: Sequence[Row], metrics: Sequence[str]) -> None:
+    """Write the table as CSV, mean and standard deviation of a metric in columns of their own.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
+    heads = [*FIRST, *(head for metric in metrics for head in (metric, f"{metric} sd")), *LAST]
+    try:
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(heads)
+            for row in rows:
+                figures: list[float | str] = []
+                for metric in metrics:
+                    values = [run.last[metric] for run in row.runs if metric in run.last]
+                    figures += [statistics.fmean(values) if values else ""]
+                    figures += [statistics.stdev(values) if len(values) > 1 else ""]
+                head = [row.name, row.options, len(row.runs), _seeds(row.runs, " ")]
+                tail = [commits(row.runs), hardware(row.runs), _hours(row.runs), _memory(row.runs)]
+                writer.writerow([*head, *figures, *tail])
+    except OSError as error:
+        raise InputError(f"--csv {path}: expected to write there, found {error.strerror}; give another file") from None
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Return mean and sample standard deviation, or the single value."""
+    if not values:
+        return ""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def commits(runs: Sequence[Run]) -> str:
+    """Return the commits of runs, shortened; one with changes that were not committed is marked."""
+    found = (record for run in runs for record in run.records if record.get("commit"))
+    return _each([str(one["commit"])[:7] + (" + changes" if one.get("changed") else "") for one in found])
+
+
+def hardware(runs: Sequence[Run]) -> str:
+    """Return what runs ran on, and with how many processes where these were several."""
+    return _each([_machine(record) for run in runs for record in run.records if record.get("hardware")])
+
+
+def _machine(record: Mapping[str, Any]) -> str:
+    processes = record.get("processes") or 1
+    return str(record["hardware"]) + (f", {processes} processes" if processes > 1 else "")
+
+
+def _each(texts: Sequence[str]) -> str:
+    return "; ".join(dict.fromkeys(texts))
+
+
+def _seeds(runs: Sequence[Run], between: str) -> str:
+    return between.join(str(run.seed) for run in runs if run.seed is not None)
+
+
+def _hours(runs: Sequence[Run]) -> float | None:
+    hours = [float(run.record["hours"]) for run in runs if run.record.get("hours") is not None]
+    return statistics.fmean(hours) if hours else None
+
+
+def _memory(runs: Sequence[Run]) -> float | None:
+    return max(
+        (float(run.record["memory_gb"]) for run in runs if run.record.get("memory_gb") is not None), default=None
+    )

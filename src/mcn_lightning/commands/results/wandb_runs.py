@@ -1,0 +1,101 @@
+"""Runs that were logged to wandb, through its public API."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+from mcn_lightning.commands.results.runs import Points, Run
+from mcn_lightning.errors import InputError
+from mcn_lightning.runs.options import logged_name
+
+PREFIX = "wandb:"
+SECONDS = 30  # that a server may take to answer
+OF_ABLATE = ("files", "seeds")
+"""Options of ``ablate`` that a sweep chooses: wandb puts them into the config of each run, which has none such."""
+
+
+def wandb_runs(place: str) -> list[Run]:
+    """Return the runs of a project, or one run.
+
+    Args:
+        place: ``wandb:entity/project`` or ``wandb:entity/project/run``.
+
+    Raises:
+        InputError: if wandb has no key, does not answer, or knows no such project or run.
+    """
+    path = place.removeprefix(PREFIX)
+    if path.count("/") not in (1, 2) or not all(path.split("/")):
+        raise InputError(f"RUN {place}: expected wandb:entity/project or wandb:entity/project/run")
+    import wandb  # takes a second, and only these runs need it
+
+    try:
+        api = wandb.Api(timeout=SECONDS)
+        found = [api.run(path)] if path.count("/") == 2 else list(api.runs(path))
+        runs = [_run(run, path) for run in found]
+    except (wandb.Error, ValueError, OSError) as error:  # requests' errors are OSErrors
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"RUN {place}: expected runs on the wandb server, found none to read ({reason}); `wandb login` stores a "
+            "key, WANDB_BASE_URL names a server of your own"
+        ) from None
+    if not runs:
+        raise InputError(f"RUN {place}: expected runs, found a project without any")
+    return runs
+
+
+def _run(run: Any, path: str) -> Run:
+    summary = dict(run.summary)
+    options = _nested({str(name): value for name, value in dict(run.config).items() if name not in OF_ABLATE})
+    about = options.pop("run", None)  # commit and command, which every run has of its own
+    told = {name: about[name] for name in ("commit", "changed") if name in about} if isinstance(about, dict) else {}
+    return Run(
+        name=logged_name(options) or path.split("/")[1],  # names that wandb makes up are another one for every seed
+        place=PREFIX + "/".join([*path.split("/")[:2], str(run.id)]),
+        options=options,
+        last={
+            name: float(value)
+            for name, value in summary.items()
+            if isinstance(value, Real) and not isinstance(value, bool) and not name.startswith(("_", "run."))
+        },
+        records=[_record(run, summary) | told],
+        finished=run.state == "finished",
+        curve=lambda metric: _points(run, metric),
+        group=PREFIX + str(run.id),  # a run that was continued is one run there
+    )
+
+
+def _nested(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options with names such as ``model.loss.cluster_weight`` as groups within groups."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        group = found
+        *above, last = name.split(".")
+        for part in above:
+            inner = group.get(part)
+            group[part] = group = inner if isinstance(inner, dict) else {}
+        both = isinstance(value, dict) and isinstance(group.get(last), dict)
+        group[last] = {**value, **group[last]} if both else value
+    return found
+
+
+def _record(run: Any, summary: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of ``run.json`` that wandb knows: what the run told it, else what wandb saw itself."""
+    metadata = run.metadata or {}
+    record: dict[str, Any] = {}
+    if commit := (metadata.get("git") or {}).get("commit"):
+        record["commit"] = commit
+    if gpu := metadata.get("gpu"):
+        record["hardware"] = f"{metadata.get('gpu_count') or 1} x {gpu}"
+    elif cpus := metadata.get("cpu_count"):
+        record["hardware"] = f"{cpus} CPU cores"
+    if isinstance(seconds := summary.get("_runtime"), Real):
+        record["hours"] = float(seconds) / 3600
+    told = _nested(summary).get("run")
+    return record | (told if isinstance(told, dict) else {})
+
+
+def _points(run: Any, metric: str) -> Points:
+    """Return the points of a metric against Lightning's count of steps, which its logger logs beside every metric."""
+    rows = run.scan_history(keys=[metric, "trainer/global_step"])
+    return [(float(row["trainer/global_step"]), float(row[metric])) for row in rows if row.get(metric) is not None]

@@ -1,0 +1,180 @@
+"""What is known of a data set before a run begins: how many caption words have a vector, and videos of two lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, islice
+from pathlib import Path
+
+import numpy as np
+
+from mcn_lightning.data.shards.read import ShardVideos
+from mcn_lightning.data.sources.clip_pickles import PickledClips
+from mcn_lightning.data.sources.howto100m import LayoutVideos
+from mcn_lightning.data.text import TextSource, WordVectorText, split_words
+from mcn_lightning.data.videos import VideoSource
+from mcn_lightning.errors import InputError
+
+CAPTIONS = 50_000
+"""Captions of a split that are looked at: all of them where there are fewer."""
+CASED = 0.05
+"""Share of unknown words with capitals from which lower-casing is tried."""
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class KnownWords:
+    """How many words of some captions have a vector.
+
+    Args:
+        captions: how many captions there are.
+        without: captions without any known word; they have no embedding of their own.
+        words: words of all captions, repeated ones included.
+        known: those that have a vector.
+        cased: unknown words with capital letters.
+    """
+
+    captions: int
+    without: int
+    words: int
+    known: int
+    cased: int
+
+    @property
+    def share(self) -> float:
+        """Share of the words that are known; 0 where there is no word."""
+        return self.known / max(self.words, 1)
+
+    def __str__(self) -> str:
+        return (
+            f"{100 * self.share:.1f} % of {self.words} caption words known, {self.without} of {self.captions} captions "
+            "without any known word"
+        )
+
+
+def count_known(text: WordVectorText, captions: Iterable[str]) -> KnownWords:
+    """Count the words of captions that have a vector.
+
+    Args:
+        text: the word vectors.
+        captions: texts.
+    """
+    count = without = words = known = cased = 0
+    for caption in captions:
+        found = split_words(caption, text.config.lowercase)
+        unknown = [word for word in found if word not in text.vocabulary]
+        count += 1
+        words += len(found)
+        known += len(found) - len(unknown)
+        without += len(unknown) == len(found)
+        cased += sum(word != word.lower() for word in unknown)
+    return KnownWords(count, without, words, known, cased)
+
+
+def captions_of(source: VideoSource) -> Iterable[str]:
+    """Return captions of the videos of a split, evenly spread where there are more than ``CAPTIONS``.
+
+    Args:
+        source: its videos; of a source whose captions are far away there are none.
+    """
+    if isinstance(source, PickledClips):
+        yield from islice(source.texts(), CAPTIONS)
+        return
+    if isinstance(source, LayoutVideos | ShardVideos) and len(source):
+        sample = [len(_texts(source, index)) for index in np.linspace(0, len(source) - 1, 16).astype(int).tolist()]
+        for index in range(0, len(source), max(1, round(len(source) * sum(sample) / len(sample) / CAPTIONS))):
+            yield from _texts(source, index)
+
+
+def _texts(source: LayoutVideos | ShardVideos, index: int) -> Sequence[str]:
+    if isinstance(source, LayoutVideos):
+        return source.texts(index)
+    try:
+        found = source.open(index).captions
+    except InputError:  # an unusable video, which is told where it is read
+        return ()
+    return () if found is None else list(found.text)
+
+
+def check_words(text: TextSource | None, source: VideoSource, where: str, path: Path) -> str | None:
+    """Say how many words of a split's captions are known, and refuse one of which too few are.
+
+    Args:
+        text: where words get their vectors; nothing is said of a sentence encoder, which knows all words.
+        source: videos of the split.
+        where: the option and its file, for the message.
+        path: the word-vector file.
+
+    Returns:
+        One line, or ``None`` where there is nothing to be said.
+
+    Raises:
+        InputError: if more than ``data.text.max_unknown_share`` of the words are unknown, or all of them.
+    """
+    if not isinstance(text, WordVectorText) or not (captions := list(captions_of(source))):
+        return None
+    found = count_known(text, captions)
+    if not found.words:
+        raise InputError(f"{where}: expected captions with words, found none in {len(captions)} captions")
+    hint = ""
+    if not text.config.lowercase and found.cased > CASED * found.words:
+        hint = _lower_case(text, captions, path, found)
+    allowed = text.config.max_unknown_share
+    if found.known == 0 or 1 - found.share > allowed:
+        advice = hint or "; check --data.text.source"
+        raise InputError(
+            f"{where}: expected at most {100 * allowed:g} % unknown words (--data.text.max_unknown_share), found "
+            f"{found}{advice}"
+        )
+    return f"{where}: {found}{hint}"
+
+
+def _lower_case(text: WordVectorText, captions: Sequence[str], path: Path, found: KnownWords) -> str:
+    """Say how many words would be known in lower case, where that helps."""
+    try:
+        lower = WordVectorText(replace(text.config, lowercase=True), path, captions)
+    except InputError:  # knows none of them either
+        return ""
+    tried = count_known(lower, captions)
+    if tried.known <= found.known:
+        return ""
+    return f"; with --data.text.lowercase true {100 * tried.share:.1f} % would be known"
+
+
+def overlaps(sources: Mapping[str, VideoSource], lists: Mapping[str, str | None]) -> list[str]:
+    """Say which splits have videos, or clips of a pickle, in common.
+
+    Args:
+        sources: videos of each split.
+        lists: name of the list of each split; a test list that is the validation list by default is no overlap.
+
+    Returns:
+        One line for each two splits that have some in common.
+    """
+    same = lists.get("test") == lists.get("val")
+    ids = {split: _ids(source) for split, source in sources.items() if not (split == "test" and same)}
+    lines = []
+    for one, other in combinations(ids, 2):
+        if shared := sorted(ids[one] & ids[other]):
+            more = f" and {len(shared) - SHOWN} more" if len(shared) > SHOWN else ""
+            lines.append(
+                f"--data.{one}_csv {lists.get(one)} and --data.{other}_csv {lists.get(other)} have {len(shared)} of "
+                f"{len(ids[other])} videos in common: {', '.join(shared[:SHOWN])}{more}"
+            )
+    return lines
+
+
+def repeated_names(source: VideoSource, where: str) -> list[str]:
+    """Say how many clips of a pickle have the name of an earlier one; lists of videos with duplicates are refused."""
+    if not isinstance(source, PickledClips) or not source.repeated:
+        return []
+    names = [name for name in source.ids if name.endswith("#2")][:SHOWN]
+    some = ", ".join(name.removesuffix("#2") for name in names)
+    return [f"{where}: {source.repeated} of {len(source)} clips have the name of an earlier one, such as {some}"]
+
+
+def _ids(source: VideoSource) -> set[str]:
+    if isinstance(source, PickledClips) and not source.named:
+        return set()  # numbers of their place
+    return {source.id(index) for index in range(len(source))}

@@ -1,0 +1,1 @@
+"""Readers of single files: features, captions, pickles and word vectors."""

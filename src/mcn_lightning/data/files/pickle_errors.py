@@ -1,0 +1,77 @@
+"""What a file is that is no pickle of ours, and the line of Python that converts it."""
+
+from __future__ import annotations
+
+import pickletools
+import sys
+import warnings
+from pathlib import Path
+
+from mcn_lightning.text_files import binary_form
+
+
+def what_it_is(path: Path, reason: str) -> str:
+    """Say what a file is that could not be unpickled: another form, a pickle of other versions, or a damaged one.
+
+    Args:
+        path: the file.
+        reason: what the unpickler says.
+    """
+    content = path.read_bytes() if path.is_file() else b""
+    if content.startswith(b"PK\x03\x04") and b"data.pkl" in content[:200]:
+        return of_torch(path)
+    form = binary_form(content[:16])
+    if form is not None and not content.startswith(b"\x80"):
+        return f"{form[0]} ({reason}): give a pickle"
+    if content.lstrip()[:1] in (b"{", b"["):
+        return "text that may be JSON: name it .json"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about escapes in the texts of protocol 0
+            texts = [item for code, item, _ in pickletools.genops(content) if isinstance(item, str)]
+    except (ValueError, OverflowError, IndexError, SyntaxError):
+        return f"a damaged one ({reason}): get the file again"
+    others = [
+        name for name in ("pandas", "torch", "numpy") if any(text.startswith((name, f"{name}.")) for text in texts)
+    ]
+    versions = f"other versions of {' and '.join(others)}" if others else "another program"
+    return f"one of {versions} that cannot be rebuilt here ({reason}){way_out(path, *others[:1])}"
+
+
+def of_torch(path: Path) -> str:
+    """Name a file of torch.save, and the line that makes a pickle of it."""
+    line = f"pickle.dump(torch.load('{path}', weights_only=True), open('NEW.pickle', 'wb'))"
+    return f'a file of torch.save: convert it with python -c "import pickle, torch; {line}"'
+
+
+def way_out(path: Path, module: str = "") -> str:
+    """Return the line of Python that makes a pickle of plain lists of one that needs another library.
+
+    There is none for names of Python's own library beside a few types: reading them may do anything.
+    """
+    package = module.split(".")[0]
+    if (package in sys.stdlib_module_names or package in ("__builtin__", "nt")) and package not in _TYPES:
+        return "; reading it elsewhere may run any code that it holds"
+    if package == "joblib":
+        line = f"import joblib, pickle; pickle.dump(joblib.load('{path}'), open('NEW.pickle', 'wb'))"
+    else:
+        read = f"pd.read_pickle('{path}')" if package == "pandas" else f"pickle.load(open('{path}', 'rb'))"
+        table = f"{{k: {{c: list(v[c]) for c in v}} for k, v in {read}.items()}}"
+        if _is_list(path):  # of clips
+            plain = "v if type(v).__module__ in ('builtins', 'numpy', 'torch') else str(v)"
+            table = f"[{{k: {plain} for k, v in row.items()}} for row in {read}]"
+        with_pandas = ", pandas as pd" if package == "pandas" else ""
+        line = f"import pickle{with_pandas}; pickle.dump({table}, open('NEW.pickle', 'wb'))"
+    return f'; if you trust the file, convert it where {package or "its library"} is installed: python -c "{line}"'
+
+
+def _is_list(path: Path) -> bool:
+    """Tell whether a pickle holds a list, by its first instruction."""
+    with open(path, "rb") as file:
+        head = file.read(16)
+    head = head[2:] if head.startswith(b"\x80") else head  # the protocol
+    head = head[9:] if head.startswith(b"\x95") else head  # the size of the first frame
+    return head.startswith((b"]", b"(l"))
+
+
+_TYPES = ("collections", "datetime", "decimal", "fractions", "pathlib", "uuid")

@@ -1,0 +1,232 @@
+"""Unpickling without running code: NumPy arrays, torch tensors, pandas frames and builtin containers, nothing else.
+
+Files of Python 2 and of older libraries name their parts otherwise: ``_RENAMED`` has what these are today.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mcn_lightning.data.files.pickle_errors import of_torch, way_out, what_it_is
+from mcn_lightning.errors import InputError
+
+# Every name is written out: a whole module admitted would admit what it imports, and calls such as numpy's runstring.
+_ADMITTED = {
+    "builtins": "bool bytearray bytes complex dict float frozenset int list range set slice str tuple",
+    "collections": "Counter OrderedDict",
+    "numpy": "dtype ndarray",
+    "numpy._core.multiarray": "_reconstruct scalar",
+    "numpy._core.numeric": "_frombuffer",
+    "pandas": "DataFrame Index NA RangeIndex Series StringDtype",
+    "pandas._libs.arrays": "__pyx_unpickle_NDArrayBacked",
+    "pandas._libs.internals": "_unpickle_block",
+    "pandas._libs.missing": "NA",
+    "pandas.arrays": "StringArray",
+    "pandas.core.arrays.string_": "StringArray StringDtype",
+    "pandas.core.frame": "DataFrame",
+    "pandas.core.indexes.base": "Index _new_Index",
+    "pandas.core.indexes.numeric": "Float64Index Int64Index UInt64Index",
+    "pandas.core.indexes.range": "RangeIndex",
+    "pandas.core.internals.managers": "BlockManager SingleBlockManager",
+    "pandas.core.series": "Series",
+    "torch": "Size bfloat16 device float16 float32 float64 int16 int32 int64 int8 uint8",
+    "torch._utils": "_rebuild_parameter _rebuild_tensor _rebuild_tensor_v2",
+}
+_ALLOWED = {(module, name) for module, names in _ADMITTED.items() for name in names.split()}
+_STORAGES = "Bool Byte Char Double Float Half Int Long Short BFloat16"
+_ALLOWED |= {("torch", f"{kind}Storage") for kind in _STORAGES.split()}
+_NUMBERS = ("Int64Index", "UInt64Index", "Float64Index")
+_RENAMED = {
+    ("pandas.core.internals", "BlockManager"): ("pandas.core.internals.managers", "BlockManager"),
+    ("pandas.core.internals", "SingleBlockManager"): ("pandas.core.internals.managers", "SingleBlockManager"),
+    ("pandas.core.internals.blocks", "new_block"): ("pandas._libs.internals", "_unpickle_block"),
+    **{("pandas.core.index", name): ("pandas.core.indexes.base", name) for name in ("Index", "_new_Index")},
+    **{("pandas.core.index", name): ("pandas.core.indexes.numeric", name) for name in _NUMBERS},
+    ("pandas.core.index", "RangeIndex"): ("pandas.core.indexes.range", "RangeIndex"),
+    **{("pandas.indexes.base", name): ("pandas.core.indexes.base", name) for name in ("Index", "_new_Index")},
+    **{("pandas.indexes.numeric", name): ("pandas.core.indexes.numeric", name) for name in _NUMBERS},
+    ("pandas.indexes.range", "RangeIndex"): ("pandas.core.indexes.range", "RangeIndex"),
+    **{("__builtin__", name): ("builtins", name) for name in _ADMITTED["builtins"].split()},
+    ("__builtin__", "long"): ("builtins", "int"),
+    ("__builtin__", "unicode"): ("builtins", "str"),
+    ("__builtin__", "xrange"): ("builtins", "range"),
+}
+"""Names of Python 2 and of older releases of pandas, and those of today."""
+_FACTORIES = (None, bool, dict, float, int, list, set, str, tuple)
+_TORCH_SAVED = 0x1950A86A20F9469CFC6C  # the number with which a file of torch.save before release 1.6 begins
+
+# what the standard unpickler and the rebuilders raise on bytes that are no pickle
+_DAMAGED = (
+    *(pickle.PickleError, ArithmeticError, AttributeError, EOFError, ImportError, LookupError, MemoryError),
+    *(AssertionError, OSError, RuntimeError, TypeError, ValueError),  # torch asserts
+)
+
+
+class _RefusedError(pickle.UnpicklingError):
+    """A pickle that may be whole, and holds what is not admitted."""
+
+    def __init__(self, module: str, name: str, more: str = "") -> None:
+        super().__init__(f"the global {module}.{name}{more}")
+        self.module = module
+
+
+class RestrictedUnpickler(pickle.Unpickler):
+    """An unpickler that admits a written list of names and refuses every other one."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return an admitted name, and refuse the others with ``pickle.UnpicklingError``."""
+        if (made := _STAND_INS.get((module, name))) is not None:
+            return made
+        wanted, name = _RENAMED.get((module, name), (module, name))
+        # NumPy 2 renamed numpy.core; either name may stand in the file, and either NumPy may read it
+        wanted = "numpy._core" + wanted[len("numpy.core") :] if wanted.startswith("numpy.core") else wanted
+        if (wanted, name) not in _ALLOWED:
+            raise _RefusedError(module, name)
+        if wanted == "pandas.core.indexes.numeric":  # pandas 2 has Index alone
+            import pandas
+
+            return getattr(pandas, name, pandas.Index)
+        if (wanted, name) == ("pandas.core.internals.managers", "BlockManager"):
+            return _Manager
+        try:
+            return getattr(import_module(wanted), name)
+        except ModuleNotFoundError:
+            if wanted.startswith("numpy._core"):
+                return getattr(import_module(wanted.replace("numpy._core", "numpy.core")), name)
+            raise _RefusedError(module, name, ", which this version lacks") from None
+
+
+class _Manager:
+    """Stands for the columns of a data frame, which pandas before 1.3 made without arguments."""
+
+    def __new__(cls, *parts: Any) -> Any:
+        from pandas.core.internals.managers import BlockManager
+
+        return BlockManager(*parts) if parts else BlockManager.__new__(BlockManager, (), [], False)
+
+    def __setstate__(self, state: Any) -> None:
+        """Refuse that the class itself is changed."""
+        raise _RefusedError("pandas", "BlockManager", " with a state of its own")
+
+
+class _StandIn:
+    """A function that a pickle may call, and cannot change."""
+
+    __slots__ = ("make",)
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self.make = make
+
+    def __call__(self, *parts: Any) -> Any:
+        return self.make(*parts)
+
+    def __setstate__(self, state: Any) -> None:
+        raise _RefusedError("builtins", self.make.__name__, " with a state of its own")
+
+
+def _object(*_: Any) -> Any:
+    """Stand for the class ``object``, which old protocols name and which is not to be called."""
+    raise _RefusedError("builtins", "object")
+
+
+def _reconstruct(cls: Any, base: Any, state: Any) -> Any:
+    """Make an instance of an admitted class, as protocols 0 and 1 ask for it."""
+    if base is not _OBJECT or state is not None or not isinstance(cls, type):
+        raise _RefusedError("copyreg", "_reconstructor", " of a builtin type")
+    return cls.__new__(cls)  # type: ignore[call-overload]
+
+
+def _default_dict(factory: Any = None, *items: Any) -> dict:
+    """Make a plain dict of a ``defaultdict``: what is absent shall not come into being when it is looked up."""
+    if not any(factory is known for known in (*_FACTORIES, _DEFAULT_DICT)):
+        raise _RefusedError("collections", "defaultdict", f" of {factory!r}")
+    return dict(*items)
+
+
+def _load_storage(data: bytes | str) -> Any:
+    """Read the numbers of a tensor; torch's own function for it would unpickle anything."""
+    content = data.encode("latin1") if isinstance(data, str) else data  # of Python 2
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def _encode_latin1(text: str, encoding: str) -> bytes:
+    """Make bytes of the text that old pickle protocols store them as."""
+    if encoding != "latin1":
+        raise _RefusedError("_codecs", "encode", f" to {encoding}")
+    return text.encode("latin1")
+
+
+_OBJECT, _DEFAULT_DICT, _RECONSTRUCT = map(_StandIn, (_object, _default_dict, _reconstruct))
+_STAND_INS = {
+    ("torch.storage", "_load_from_bytes"): _StandIn(_load_storage),
+    ("_codecs", "encode"): _StandIn(_encode_latin1),
+    ("collections", "defaultdict"): _DEFAULT_DICT,
+    ("copyreg", "_reconstructor"): _RECONSTRUCT,
+    ("copy_reg", "_reconstructor"): _RECONSTRUCT,
+    ("builtins", "object"): _OBJECT,
+    ("__builtin__", "object"): _OBJECT,
+}
+"""What is made in place of names that do more than is needed."""
+
+
+def load_pickle(path: Path) -> Any:
+    """Read a pickle of arrays, tensors, frames and builtin containers, without running what else it may hold.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What was pickled.
+
+    Raises:
+        InputError: if the file is missing, damaged, or needs a global that is not admitted.
+    """
+    try:
+        with open(path, "rb") as file:
+            found = _load(file)
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected a pickle, found no file") from None
+    except _RefusedError as error:
+        kinds = "arrays, tensors, frames and builtin containers"
+        raise InputError(f"{path}: expected a pickle of {kinds}, found {error}{way_out(path, error.module)}") from None
+    except _DAMAGED as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{path}: expected a whole pickle, found {what_it_is(path, what)}") from None
+    if isinstance(found, int) and found == _TORCH_SAVED:
+        raise InputError(f"{path}: expected a pickle, found {of_torch(path)}")
+    return found
+
+
+def _load(file: Any) -> Any:
+    """Load a pickle, of Python 2 with its byte strings as text."""
+    try:
+        return RestrictedUnpickler(file).load()
+    except UnicodeDecodeError:  # only strings of Python 2 are decoded as ASCII; arrays are in them as Latin-1
+        file.seek(0)
+        return _decoded(RestrictedUnpickler(file, encoding="latin1").load())
+
+
+def _decoded(value: Any) -> Any:
+    """Return containers with the texts in UTF-8 that Python 2 had as bytes, and that were read as Latin-1."""
+    if isinstance(value, str):
+        try:
+            return value if value.isascii() else value.encode("latin1").decode()
+        except UnicodeError:
+            return value
+    if isinstance(value, dict):
+        return type(value)({_decoded(key): _decoded(item) for key, item in value.items()})
+    if isinstance(value, list | set | frozenset) or type(value) is tuple:
+        return type(value)([_decoded(item) for item in value])
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        return np.frompyfunc(_decoded, 1, 1)(value)
+    if type(value).__name__ in ("DataFrame", "Series") and hasattr(value, "map"):
+        return value.map(_decoded) if value.ndim == 1 else value.map(_decoded).rename(columns=_decoded)
+    return value

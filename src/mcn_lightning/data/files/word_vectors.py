@@ -1,0 +1,204 @@
+"""Reading the vectors of the wanted words out of a word-vector file that may hold millions."""
+
+from __future__ import annotations
+
+import gzip
+import mmap
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from mcn_lightning.errors import InputError
+from mcn_lightning.text_files import binary_form
+
+
+class _Lines(Protocol):
+    def readline(self) -> bytes: ...
+
+
+def read_word_vectors(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
+    """Read the vectors of some words.
+
+    A word2vec binary file is memory-mapped and scanned, so that only the wanted rows are copied (with ``.gz`` the whole
+    of it is unpacked into memory). A text file has a word and its numbers on each line, with or without a first line
+    that gives their counts.
+
+    Args:
+        path: ``.bin`` or ``.bin.gz`` in binary format, anything else in text format (with ``.gz`` unpacked).
+        wanted: words to look for, in their exact case.
+
+    Returns:
+        The words found, in the order of the file, and their vectors ``(words, E)`` float32.
+
+    Raises:
+        InputError: if the file is missing, cut short or not in the format.
+    """
+    try:
+        binary = path.name.endswith((".bin", ".bin.gz"))
+        words, vectors = _read_binary(path, wanted) if binary else _read_text(path, wanted)
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected a word-vector file, found none: check --data.text.source") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: expected a whole word-vector file, found a damaged one ({error})") from None
+    if not np.isfinite(vectors).all():
+        word = words[int(np.argmin(np.isfinite(vectors).all(axis=1)))]
+        raise InputError(f"{path}: expected finite numbers, found NaN or infinity in the vector of '{word}'")
+    return words, vectors
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[bytes | mmap.mmap]:
+    if path.suffix == ".gz":
+        with gzip.open(path) as packed:
+            yield packed.read()
+    elif path.stat().st_size == 0:
+        yield b""
+    else:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield data
+
+
+def _read_binary(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
+    looked_for = {word.encode() for word in wanted}
+    with _mapped(path) as data:
+        position = data.find(b"\n", 0, 100) + 1
+        counts = data[:position].split()
+        if len(counts) != 2 or not all(count.isdigit() for count in counts):
+            what = "a first line with the counts of words and numbers"
+            raise InputError(f"{path}: expected {what}, found {_other_form(data[:100], 'text or another form')}")
+        count, dim = int(counts[0]), int(counts[1])
+        entries = _Entries(data, dim)
+        found: dict[bytes, np.ndarray] = {}
+        for number in range(count):
+            word, numbers = entries.split(position, last=number == count - 1)
+            if numbers < 0 or numbers + entries.size > len(data):
+                raise InputError(f"{path}: expected {count} words, found {number}: the file is cut short")
+            position = numbers + entries.size
+            if word in looked_for and word not in found:
+                found[word] = np.frombuffer(data[numbers:position], "<f4")
+        if extra := len(data[position : position + 100].strip()):
+            extra = len(data) - position
+            raise InputError(f"{path}: expected {count} words of {dim} numbers, found {extra} bytes after them")
+    return _as_table(found, dim)
+
+
+class _Entries:
+    """Splits the entries of a binary file, each a word, a space and its numbers, into these.
+
+    A word may hold spaces itself ("New York"). Its end is the first space behind which numbers stand that may be those
+    of a vector. Where no space is so, it is the first one.
+
+    Args:
+        data: the whole file.
+        dim: numbers of a vector.
+    """
+
+    def __init__(self, data: bytes | mmap.mmap, dim: int) -> None:
+        self.data = data
+        self.size = 4 * dim
+
+    def split(self, position: int, last: bool) -> tuple[bytes, int]:
+        """Return the word of the entry at a position, and where its numbers begin; -1 where there is no space."""
+        data = self.data
+        if data[position : position + 1] == b"\n":  # some writers end each vector with one
+            position += 1
+        first = space = data.find(b" ", position)
+        if first < 0 or self._usual(first + 1):
+            return data[position:first], first + 1 if first >= 0 else -1
+        while 0 <= (space := data.find(b" ", space + 1)) <= position + _LONGEST:
+            if not _is_word(data[position:space]):
+                break
+            if self._usual(space + 1) and self._goes_on(space + 1 + self.size, last):
+                return data[position:space], space + 1
+        return data[position:first], first + 1
+
+    def _usual(self, numbers: int) -> bool:
+        """Tell whether the first numbers at a place are of a usual size, by their high bytes; letters are not."""
+        return not self.data[numbers + 3 : numbers + min(self.size, 128) : 4].translate(None, _EXPONENTS)
+
+    def _goes_on(self, end: int, last: bool) -> bool:
+        """Tell whether a word begins at a place, or after the last vector the file ends there."""
+        if end > len(self.data) or last:
+            return end <= len(self.data) and not self.data[end : end + 100].strip()
+        end += self.data[end : end + 1] == b"\n"
+        return _is_word(self.data[end : self.data.find(b" ", end)])
+
+
+_LONGEST = 256  # bytes of a word with spaces
+_EXPONENTS = bytes(sign + high for sign in (0, 128) for high in (0, *range(0x28, 0x48)))
+"""High bytes of a float32 of 0, or of 1e-13 to 1e5."""
+_CONTROL = bytes(range(32)) + b"\x7f"
+
+
+def _is_word(word: bytes) -> bool:
+    """Tell whether bytes are text without control characters."""
+    if word.isalnum():  # of ASCII
+        return True
+    try:
+        return bool(word) and word.translate(None, _CONTROL) == word and bool(word.decode())
+    except UnicodeDecodeError:
+        return False
+
+
+def _read_text(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
+    looked_for = {word.encode() for word in wanted}
+    found: dict[bytes, np.ndarray] = {}
+    lines = 0
+    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        count, dim, line = _read_counts(path, file)
+        if count is not None and line.strip() and not _is_word(line.strip().replace(b"\t", b" ")):
+            raise InputError(f"{path}: expected {count} words as text, found binary numbers: name it .bin")
+        while line:
+            if not line.strip():  # a blank line, as at the end
+                line = file.readline()
+                continue
+            lines += 1
+            word = line.split(None, 1)[0]
+            if line.count(b" ") < dim and (fields := len(line.split())) <= dim:
+                raise InputError(f"{path}: expected a word and {dim} numbers in entry {lines}, found {fields} fields")
+            if word in looked_for and word not in found and len(line.split()) <= dim + 1:  # more: a word with spaces
+                found[word] = _numbers(path, line, dim, lines)
+            line = file.readline()
+    if count is not None and lines != count:
+        raise InputError(f"{path}: expected {count} words, found {lines}: the file is cut short or mended by hand")
+    return _as_table(found, dim)
+
+
+def _read_counts(path: Path, file: _Lines) -> tuple[int | None, int, bytes]:
+    """Return the number of words (None without a first line for it), the width, and the first line with a vector."""
+    line = file.readline().removeprefix(b"\xef\xbb\xbf")  # a byte order mark
+    fields = line.split()
+    if len(fields) == 2 and all(field.isdigit() for field in fields):
+        return int(fields[0]), int(fields[1]), file.readline()
+    if len(fields) < 2:
+        found = _other_form(line[:100], repr(line[:40]))
+        raise InputError(f"{path}: expected a word and its numbers on each line, found {found}")
+    return None, len(fields) - 1, line
+
+
+def _other_form(head: bytes, otherwise: str) -> str:
+    """Say what a file is that does not begin as word vectors do, and what to do."""
+    if head.startswith(_FASTTEXT):
+        return "a model of fastText: save its words and their vectors as text (.vec)"
+    if (form := binary_form(head)) is not None:
+        return f"{form[0]}: {form[1]}"
+    return f"{otherwise}: name word2vec's binary form .bin, and text .txt or .vec" if head else "an empty file"
+
+
+_FASTTEXT = (793712314).to_bytes(4, "little")  # the number with which fastText's own binary models begin
+
+
+def _numbers(path: Path, line: bytes, dim: int, number: int) -> np.ndarray:
+    try:
+        return np.array(line.split()[-dim:], dtype=np.float32)
+    except ValueError:
+        raise InputError(f"{path}: expected a word and {dim} numbers in entry {number}, found {line[:40]!r}") from None
+
+
+def _as_table(found: dict[bytes, np.ndarray], dim: int) -> tuple[list[str], np.ndarray]:
+    table = np.stack(list(found.values())) if found else np.zeros((0, dim), dtype=np.float32)
+    return [word.decode() for word in found], table.astype(np.float32)

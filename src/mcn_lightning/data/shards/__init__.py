@@ -1,0 +1,1 @@
+"""The streaming format: shards of many videos, written once and read without copies."""

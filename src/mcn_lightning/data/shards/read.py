@@ -1,0 +1,339 @@
+"""The videos of a folder of shards: a video source whose batches are those of the layout, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from mcn_lightning.batch import BadVideo
+from mcn_lightning.data.captions import Captions
+from mcn_lightning.data.checks.consistency import Length, content_faults
+from mcn_lightning.data.clips import Clip
+from mcn_lightning.data.files.features import (
+    FRAME_RATE,
+    AudioConfig,
+    VisualStream,
+    max_rows,
+    nothing_of,
+)
+from mcn_lightning.data.shards.files import BAD, COLUMNS, STREAM_COLUMNS, Choices, Shard, ShardIndex, Strings
+from mcn_lightning.data.shards.header import shard_name
+from mcn_lightning.data.text import TextSource
+from mcn_lightning.data.videos import NewTensor, Sound, join_streams, read_sound
+from mcn_lightning.errors import InputError
+
+OPEN_SHARDS = 4096
+"""Shards that a process keeps open, 18 kB of its memory each; opening one anew takes a quarter of a millisecond."""
+
+
+class ShardVideos:
+    """The videos of a split, read from shards; a video source for ``NarratedVideoDataset``.
+
+    Args:
+        index: the index of the folder.
+        split: which split.
+        streams: visual streams to read, all of them or none.
+        audio: how spectrograms are cut; ``None`` to read none.
+        captions: whether clips are captions.
+        text: gives words their indices; ``None`` where there is no text.
+        allow_missing: a video may lack modalities, if it was packed so.
+    """
+
+    def __init__(
+        self,
+        index: ShardIndex,
+        split: str,
+        streams: Sequence[VisualStream],
+        audio: AudioConfig | None,
+        captions: bool = True,
+        text: TextSource | None = None,
+        allow_missing: bool = False,
+    ) -> None:
+        self.allow_missing = allow_missing
+        self.index, self.split = index, split
+        self.set_text(text)
+        self.streams, self.audio, self.with_captions = tuple(streams), audio, captions
+        self._open()
+
+    def _open(self) -> None:
+        self.keep_frames = bool(self.index.options["keep_frames"])
+        streams = range(len(self.index.options["streams"]))
+        names = [*COLUMNS, *(f"{name}_{number}" for name in STREAM_COLUMNS for number in streams)]
+        self._columns = {name: self.index.tables[f"{self.split}/{name}"].numpy() for name in names}
+        self._ids = self.index.ids(self.split)
+        self._shards: dict[int, Shard] = {}
+        self._broken: dict[int, str] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what is mapped behind: a process that gets a copy maps it itself."""
+        kept = ("split", "streams", "audio", "with_captions", "text", "_table", "allow_missing")
+        return {name: getattr(self, name) for name in kept} | {"folder": self.index.folder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.index = ShardIndex(state.pop("folder"))
+        self.__dict__.update(state)
+        self._open()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the shards were packed with."""
+        return self.index.options
+
+    def __len__(self) -> int:
+        return len(self._columns["shard"])
+
+    def id(self, index: int) -> str:
+        """Return the id of a video."""
+        return self._ids[index]
+
+    def open(self, index: int) -> ShardVideo:
+        """Find a video in its shard.
+
+        Raises:
+            InputError: if it could not be packed, or its shard is missing or damaged.
+        """
+        number = int(self._columns["shard"][index])
+        if number == BAD:
+            raise InputError(self.index.reasons[self.split][str(index)])
+        return ShardVideo(self, self._shard(number), index).checked()
+
+    def damage(self, index: int, error: Exception) -> str | None:
+        """Return which shard is damaged: contents that cannot be have been written over."""
+        number = int(self._columns["shard"][index])
+        path, expected = self.index.folder / shard_name(number), self.index.shards[number]["sha256"]
+        return f"{path}: expected contents with SHA-256 {expected}, found others ({error}); copy it anew"
+
+    def lost(self) -> list[BadVideo]:
+        """Return the videos that could not be packed or whose shard is missing or of another size."""
+        shards = self._columns["shard"]
+        broken = {number: self.index.broken(number) for number in np.unique(shards[shards != BAD]).tolist()}
+        lost = [number for number, reason in broken.items() if reason is not None]
+        return [
+            BadVideo(self.id(index), broken.get(int(shards[index])) or self.index.reasons[self.split][str(index)])
+            for index in np.flatnonzero(np.isin(shards, [BAD, *lost])).tolist()
+        ]
+
+    def dropped(self) -> Mapping[str, int]:
+        """Return how many captions were dropped when its videos were packed, by reason."""
+        return self.index.dropped.get(self.split, {}) if self.with_captions else {}
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the visual streams that are read."""
+        return tuple(stream.width for stream in self.streams)
+
+    def set_text(self, text: TextSource | None) -> None:
+        """Take the text source that gives words their indices; once, before processes share what comes of it."""
+        self.text = text
+        self._table = None if text is None else text.word_table(self.index.words())
+
+    @property
+    def knows_words(self) -> bool:
+        """Whether ``word_indices`` gives indices."""
+        return self._table is not None
+
+    def word_indices(self, numbers: np.ndarray, index: int) -> np.ndarray | None:
+        """Return the indices of words, 0 where not known, or ``None`` where the text source needs the text.
+
+        Args:
+            numbers: numbers of words in the vocabulary of the video's shard.
+            index: which video.
+        """
+        if self._table is None:
+            return None
+        return self._table[self.index.shard_words(int(self._columns["shard"][index]))[numbers]]
+
+    def _shard(self, number: int) -> Shard:
+        if (shard := self._shards.get(number)) is not None:
+            return shard
+        if number not in self._broken:
+            wrong = self.index.broken(number)
+            if wrong is None:
+                try:
+                    if len(self._shards) >= OPEN_SHARDS:
+                        del self._shards[next(iter(self._shards))]
+                    return self._shards.setdefault(number, Shard(self.index.folder / shard_name(number)))
+                except InputError as error:
+                    wrong = f"{error}; its SHA-256 should be {self.index.shards[number]['sha256']}"
+            self._broken[number] = wrong
+        raise InputError(self._broken[number])
+
+    def column(self, name: str, index: int) -> int:
+        """Return an entry of the tables."""
+        return int(self._columns[name][index])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardCaptions(Captions):
+    """The captions of a video in a shard, whose clips and words are stored.
+
+    Args:
+        video: the video.
+    """
+
+    video: ShardVideo
+
+    def clips(self, indices: Iterable[int], min_time: float, widest: bool = True) -> dict[int, Clip]:
+        """Return the clips of captions as they were packed; grown anew where frames are kept, for any ``min_time``."""
+        video = self.video
+        if video.source.keep_frames:
+            return super().clips(indices, min_time, widest)
+        spans = video.shard.numpy("clip")[video.first : video.first + len(self)].tolist()
+        if self.choices is None and video.source.knows_words:  # the words of a clip are stored in their order
+            return {i: Clip(i, *spans[i]) for i in indices}
+        order, bounds = video.shard.between("order", video.first, len(self))
+        members, ends = order.tolist(), bounds.tolist()
+        return {i: Clip(i, spans[i][0], spans[i][1], tuple(members[ends[i] : ends[i + 1]])) for i in indices}
+
+    def texts(self, clips: Sequence[Clip]) -> list[str]:
+        """Return the words of some of its clips as one text each, in the order that is stored."""
+        if self.video.source.keep_frames:
+            return super().texts(clips)
+        order, bounds = self.video.shard.between("order", self.video.first, len(self))
+        members, ends = order.tolist(), bounds.tolist()
+        return [" ".join(self.text[n] for n in members[ends[clip.number] : ends[clip.number + 1]]) for clip in clips]
+
+    def word_rows(self, clips: Sequence[Clip], max_words: int) -> np.ndarray | None:
+        """Return the first word indices of some of its clips, ``(B, W)`` int32; ``None`` where the text is needed."""
+        source, shard = self.video.source, self.video.shard
+        if source.keep_frames:
+            return None
+        ends = shard.numpy("word_end")
+        drawn = np.array([clip.number for clip in clips]) + self.video.first
+        begin = ends[drawn - 1]
+        begin[drawn == 0] = 0
+        count = ends[drawn] - begin
+        stop = count.cumsum()
+        row = np.arange(len(clips)).repeat(count)
+        numbers = shard.numpy("word")[np.arange(len(row)) + (begin - stop + count)[row]]
+        indices = source.word_indices(numbers, self.video.index)
+        if indices is None:
+            return None
+        known = np.flatnonzero(indices)
+        row = row[known]
+        first = np.searchsorted(row, np.arange(len(clips)))  # of the known words of each clip
+        place = np.arange(len(row)) - first[row]
+        kept = place < max_words
+        rows = np.zeros((len(clips), max_words), dtype=np.int32)
+        rows[row[kept], place[kept]] = indices[known[kept]]
+        return rows
+
+
+class ShardVideo:
+    """One video in a shard.
+
+    Args:
+        source: the split.
+        shard: its shard.
+        index: which video of the split.
+    """
+
+    def __init__(self, source: ShardVideos, shard: Shard, index: int) -> None:
+        self.source, self.shard, self.index = source, shard, index
+        self.frames = source.column("frames", index)
+        self.rows = [source.column(f"rows_{number}", index) for number in range(len(source.streams))]
+        self.first = source.column("caption", index)
+        self.captions = self._captions() if source.with_captions else None
+
+    @property
+    def duration(self) -> float:
+        """Seconds of the longest stream that is read; infinite without any."""
+        seconds = [rows / stream.rate for rows, stream in zip(self.rows, self.source.streams, strict=False)]
+        if self.source.audio is not None:
+            seconds.append(self.frames / FRAME_RATE)
+        return max(seconds, default=0.0) or float("inf")
+
+    @property
+    def lengths(self) -> tuple[Length, ...]:
+        """How long each stream lasts."""
+        source, name, found = self.source, self.source.id(self.index), []
+        for number, stream in enumerate(source.streams):
+            if (rows := self.rows[number]) == 0:
+                continue
+            option = f"data.streams[{number}].rate"
+            found.append(Length(stream.suffix, f"{name}{stream.suffix}", rows, stream.rate, option))
+        if source.audio is not None and self.frames:
+            found.append(Length(source.audio.suffix, f"{name}{source.audio.suffix}", self.frames, FRAME_RATE))
+        return tuple(found)
+
+    def faults(self) -> list[tuple[str, str | None]]:
+        """Return the name of each stream, and what is wrong with its numbers; see ``StoredVideo``."""
+        stored = list(self._stored_rows()) if any(self.rows) else []
+        rows = [part for part, count in zip(stored, self.rows, strict=False) if count]
+        if not self.source.keep_frames:  # clips that grew over the whole video have equal maxima
+            rows = [maxima.amax(dim=0, keepdim=True) for maxima in rows]
+        first, heard = self.source.column("frame", self.index), self.source.audio is not None and self.frames
+        frames = self.shard["audio"][first : first + self.frames] if heard else None
+        return list(zip((length.name for length in self.lengths), content_faults(rows, frames), strict=True))
+
+    def _stored_rows(self) -> Sequence[Tensor]:
+        """Return what is stored of each visual stream: its rows, or the maxima over the clips of captions."""
+        if not self.source.keep_frames:
+            maxima = self.shard["visual"][self.first : self.first + abs(self.source.column("captions", self.index))]
+            return maxima.split(self.source.widths, dim=1)
+        found = []
+        for number, (stream, count) in enumerate(zip(self.source.streams, self.rows, strict=True)):
+            first = self.source.column(f"row_{number}", self.index)
+            found.append(self.shard[f"visual_{number}"][first : first + count] if count else nothing_of(stream))
+        return found
+
+    def checked(self) -> ShardVideo:
+        """Return this video.
+
+        Raises:
+            InputError: if it lacks what it may not lack, or everything.
+        """
+        source = self.source
+        there = {
+            **{f"features{stream.suffix}": rows > 0 for rows, stream in zip(self.rows, source.streams, strict=False)},
+            **({"a spectrogram": self.frames > 0} if source.audio is not None else {}),
+            **({"captions": self.captions is not None} if source.with_captions else {}),
+        }
+        lacking = [name for name, found in there.items() if not found]
+        if lacking and not (source.allow_missing and len(lacking) < len(there)):
+            raise InputError(f"{source.id(self.index)}: expected {lacking[0]}, found none; it was packed without")
+        return self
+
+    def _captions(self) -> Captions | None:
+        source, shard = self.source, self.shard
+        count = source.column("captions", self.index)
+        if count <= 0:
+            return None
+        here = slice(self.first, self.first + count)
+        return ShardCaptions(
+            video=self,
+            start=shard.numpy("start")[here],
+            end=shard.numpy("end")[here],
+            text=Strings(shard.numpy("text"), shard.numpy("text_end"), self.first, count),
+            topics=shard.numpy("topic")[here] if source.column("topics", self.index) else None,
+            choices=Choices(shard, self.first, count) if "choice" in shard.tensors else None,
+        )
+
+    def visual(self, clips: Sequence[Clip], new: NewTensor) -> Tensor | None:
+        """Return the visual features of B clips, ``(B, C)``; see ``StoredVideo``."""
+        if not any(self.rows):
+            return None
+        if not self.source.keep_frames:
+            stored, drawn = self.shard["visual"], [self.first + clip.number for clip in clips]
+            out = new("video", (len(clips), stored.shape[1]), stored.dtype)
+            if not 0 <= min(drawn) <= max(drawn) < len(stored):
+                raise IndexError(f"captions {min(drawn)} to {max(drawn)} of {len(stored)}")
+            np.take(stored.numpy(), drawn, axis=0, out=out.numpy(), mode="clip")  # faster than with mode "raise"
+            return out
+        spans, pooled = [(clip.start, clip.end) for clip in clips], []
+        for rows, stream in zip(self._stored_rows(), self.source.streams, strict=True):
+            pooled.append(max_rows(rows, spans, stream.rate))
+        return join_streams(pooled, new)
+
+    def audio(self, spans: Sequence[tuple[float, float]], new: NewTensor) -> Sound | None:
+        """Return the spectrogram frames of B spans; see ``StoredVideo``."""
+        source, config = self.source, self.source.audio
+        if config is None or not self.frames:
+            return None
+        first = source.column("frame", self.index)
+        frames = self.shard["audio"][first : first + self.frames]
+        return read_sound(frames, spans, config, new, checked=True)

@@ -1,0 +1,245 @@
+"""What goes into a shard: the videos of a source, one after the other, as the tensors of one file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mcn_lightning.data.captions import Captions, total_reasons
+from mcn_lightning.data.clips import Clip, ClipConfig
+from mcn_lightning.data.files.features import VisualStream, all_finite, max_rows, nothing_of
+from mcn_lightning.data.shards.files import BAD, COLUMNS, STREAM_COLUMNS
+from mcn_lightning.data.text import split_words
+from mcn_lightning.data.videos import HasLengths, check_lengths
+from mcn_lightning.errors import InputError
+
+
+class PackableVideo(HasLengths, Protocol):
+    """A video whose stored features can be had as they are."""
+
+    def faults(self) -> list[tuple[str, str | None]]:
+        """Return the name of each stream, and what is wrong with its numbers."""
+
+    @property
+    def rows(self) -> list[Tensor | None]:
+        """Rows of each visual stream, in the stored precision; ``None`` for one that is missing."""
+
+    @property
+    def frames(self) -> Tensor | None:
+        """Spectrogram ``(M, columns)``, in the stored precision."""
+
+
+class PackableSource(Protocol):
+    """Videos that can be packed: a video source that also tells its ids and sizes."""
+
+    def __len__(self) -> int:
+        """Return how many videos there are."""
+
+    def id(self, index: int) -> str:
+        """Return the id of a video."""
+
+    def texts(self, index: int) -> list[str]:
+        """Return every text of the captions of a video, be its features usable or not."""
+
+    def open(self, index: int) -> PackableVideo:
+        """Open a video, or raise ``InputError``."""
+
+    def dropped(self) -> Mapping[str, int]:
+        """Return how many captions of its usable videos were dropped, by reason."""
+
+    def stored_bytes(self, index: int) -> tuple[int, int]:
+        """Return the bytes of the visual features and of the spectrogram of a video as stored; 0 where absent."""
+
+    def changed_at(self, index: int) -> int:
+        """Return when the latest of these files was changed, in nanoseconds; 0 where there is none."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A part of the data set that is packed.
+
+    Args:
+        source: its videos.
+        min_time: seconds to which the clip of each caption grows.
+    """
+
+    source: PackableSource
+    min_time: float
+
+
+class ShardContents:
+    """The contents of a shard while they are gathered.
+
+    Args:
+        streams: visual streams, in their order.
+        clips: how captions become clips.
+        keep_frames: store the rows of the visual features in place of the pooled vector of each caption.
+    """
+
+    def __init__(self, streams: Sequence[VisualStream], clips: ClipConfig, keep_frames: bool) -> None:
+        self.streams, self.clips, self.keep_frames = list(streams), clips, keep_frames
+        self.parts: dict[str, list[Tensor]] = {}
+        self.rows: dict[str, list[int]] = {name: [] for name in column_names(len(self.streams)) if name != "id_end"}
+        self.at = dict.fromkeys(("caption", "frame", *(f"row_{s}" for s in range(len(self.streams)))), 0)
+        self.skipped: dict[str, str] = {}
+        self.dropped: Mapping[str, int] = {}
+        self.words: dict[str, int] = {}
+        self.seconds, self.bytes_in = 0.0, 0
+
+    def add(self, split: Split, index: int) -> None:
+        """Add a video, or note why it is left out; its words count in any case, as they do for the layout."""
+        for text in split.source.texts(index):
+            for word in split_words(text):
+                self.words.setdefault(word, len(self.words))
+        try:
+            video = split.source.open(index)
+            parts, counts = self._read(split, index, video)
+        except InputError as error:
+            self.skipped[str(index)] = str(error)
+            for name, column in self.rows.items():
+                column.append(BAD if name == "shard" else 0)
+            return
+        for name, part in parts.items():
+            self.parts.setdefault(name, []).append(part)
+        for name, column in self.rows.items():
+            column.append(counts.get(name, 0))
+        for name, following in (("caption", "captions"), ("frame", "frames")):
+            self.at[name] += abs(counts[following])
+        for number in range(len(self.streams) if self.keep_frames else 0):
+            self.at[f"row_{number}"] += counts[f"rows_{number}"]
+        if video.captions is not None:
+            self.dropped = total_reasons([self.dropped, video.captions.dropped])
+        self.seconds += video.duration if np.isfinite(video.duration) else 0.0
+        self.bytes_in += sum(split.source.stored_bytes(index))
+
+    def _read(self, split: Split, index: int, video: PackableVideo) -> tuple[dict[str, Tensor], dict[str, int]]:
+        parts: dict[str, Tensor] = {}
+        counts = {name: self.at[name] for name in self.at}
+        name, captions = split.source.id(index), video.captions
+        counts["captions"] = 0 if captions is None else len(captions)
+        check_lengths(name, video, self.clips.overrun)
+        spans: list[tuple[float, float]] = []
+        pooled: list[Tensor] = []
+        if captions is not None:
+            clips = list(captions.clips(range(len(captions)), split.min_time, self.clips.span == "widest").values())
+            spans = [(clip.start, clip.end) for clip in clips]
+            parts |= _caption_parts(captions, clips)
+            counts["topics"] = int(captions.topics is not None)
+            parts["word"], parts["word_end"] = self._words(captions, clips)
+        elif self.streams and not self.keep_frames:
+            windows, clips = _windows(video.duration, max(self.clips.min_time, 1.0))
+            spans, counts["captions"] = [(clip.start, clip.end) for clip in clips], -len(clips)
+            parts |= _caption_parts(windows, clips)
+            parts["word"], parts["word_end"] = self._words(windows, clips)
+        for number, (stream, rows) in enumerate(zip(self.streams, video.rows, strict=False)):
+            counts[f"rows_{number}"] = 0 if rows is None else len(rows)
+            if rows is None:  # zeros, beside the streams that are there
+                if not self.keep_frames:
+                    pooled.append(_maxima(name, stream, nothing_of(stream), spans))
+            elif self.keep_frames:
+                _check_finite(rows, name, stream.suffix)
+                parts[f"visual_{number}"] = rows
+            else:
+                pooled.append(_maxima(name, stream, rows, spans))
+        if pooled:
+            parts["visual"] = torch.cat(pooled, dim=1)
+        counts["frames"] = 0
+        if video.frames is not None:
+            _check_finite(video.frames, name, "the spectrogram")
+            counts["frames"] = video.frames.shape[1]
+            parts["audio"] = video.frames.T
+        return parts, counts
+
+    def _words(self, captions: Captions, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
+        """Return the numbers of the words of each clip, and where each clip's end."""
+        spoken = [[self.words[word] for word in split_words(text)] for text in captions.text]
+        merged = [[number for caption in clip.order for number in spoken[caption]] for clip in clips]
+        numbers = torch.tensor([number for each in merged for number in each], dtype=torch.int32)
+        return numbers, torch.tensor([len(each) for each in merged], dtype=torch.int64).cumsum(0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of the shard, and let go of the parts."""
+        if not any(len(part) for part in self.parts.get("choice", ())):  # those of windows
+            for name in ("choice", "choice_end", "choices_end"):
+                self.parts.pop(name, None)
+        made = {}
+        for name in sorted(self.parts):
+            parts = self.parts.pop(name)
+            if name.endswith("_end"):  # ends within each video become ends within the shard
+                shift, moved = 0, []
+                for part in parts:
+                    moved.append(part + shift)
+                    shift = int(moved[-1][-1]) if len(part) else shift
+                parts = moved
+            made[name] = torch.cat(parts).contiguous()
+        made["vocabulary"], made["vocabulary_end"] = bytes_of(self.words)
+        return made
+
+    def about(self) -> dict[str, Any]:
+        """Return what the index needs to know of the shard."""
+        return {
+            "rows": self.rows,
+            "skipped": self.skipped,
+            "dropped": dict(self.dropped),
+            "words": list(self.words),
+            "seconds": self.seconds,
+            "bytes_in": self.bytes_in,
+        }
+
+
+def column_names(streams: int) -> list[str]:
+    """Return the columns of the index for a number of visual streams."""
+    return [*COLUMNS, *(f"{name}_{number}" for name in STREAM_COLUMNS for number in range(streams))]
+
+
+def _windows(duration: float, min_time: float) -> tuple[Captions, list[Clip]]:
+    """Return the windows of a video without captions, one at each whole second, as captions without text."""
+    seconds = range(math.ceil(duration))
+    clips = [Clip(second, float(second), min(second + min_time, duration)) for second in seconds]
+    start, end = (np.array([clip[place] for clip in clips]) for place in (1, 2))
+    return Captions(start, end, [""] * len(clips), choices=[()] * len(clips)), clips
+
+
+def _caption_parts(captions: Captions, clips: Sequence[Clip]) -> dict[str, Tensor]:
+    text, text_end = bytes_of(captions.text)
+    topics = captions.topics if captions.topics is not None else np.zeros(len(captions), dtype=np.int64)
+    parts = {
+        "start": torch.from_numpy(np.array(captions.start, dtype=np.float64)),
+        "end": torch.from_numpy(np.array(captions.end, dtype=np.float64)),
+        "clip": torch.tensor([(clip.start, clip.end) for clip in clips], dtype=torch.float64),
+        "order": torch.tensor([number for clip in clips for number in clip.order], dtype=torch.int32),
+        "order_end": torch.tensor([len(clip.order) for clip in clips]).cumsum(0),
+        "text": text,
+        "text_end": text_end,
+        "topic": torch.from_numpy(np.array(topics)),
+    }
+    if captions.choices is not None:
+        parts["choice"], parts["choice_end"] = bytes_of([text for choices in captions.choices for text in choices])
+        parts["choices_end"] = torch.tensor([len(choices) for choices in captions.choices]).cumsum(0)
+    return parts
+
+
+def bytes_of(texts: Iterable[str]) -> tuple[Tensor, Tensor]:
+    """Return strings as UTF-8 bytes one after the other ``(bytes,)``, and where each ends ``(strings,)`` int64."""
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    ends = torch.tensor([len(each) for each in encoded], dtype=torch.int64).cumsum(0)
+    return torch.from_numpy(np.frombuffer(b"".join(encoded), dtype=np.uint8).copy()), ends
+
+
+def _maxima(name: str, stream: VisualStream, rows: Tensor, spans: list[tuple[float, float]]) -> Tensor:
+    try:
+        return max_rows(rows, spans, stream.rate)
+    except InputError as error:
+        raise InputError(f"{name}{stream.suffix}: {error}") from None
+
+
+def _check_finite(values: Tensor, name: str, what: str) -> None:
+    if not all_finite(values):
+        bad = int((~torch.isfinite(values)).sum())
+        raise InputError(f"{name}: expected finite numbers in {what}, found {bad} NaN or infinite")

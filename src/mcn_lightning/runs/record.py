@@ -1,0 +1,174 @@
+"""What a run was: commit, command, hardware, hours and memory, in one small file."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+import mcn_lightning
+from mcn_lightning.errors import InputError
+from mcn_lightning.runs.folder import run_folder
+from mcn_lightning.runs.tracking import keep_wandb_id, tell_wandb
+from mcn_lightning.text_files import read_lines
+
+RECORD = "run.json"
+UNKNOWN = "unknown"
+
+
+def git_state(folder: Path) -> tuple[str, bool | None]:
+    """Return the commit of the checkout that a folder is part of, and whether tracked files were changed since.
+
+    Args:
+        folder: with an ``__init__.py`` that the checkout must track: an environment that lies in the checkout of
+            another project has no commit.
+
+    Returns:
+        The commit, or ``unknown`` and ``None`` where there is no checkout, or no git.
+    """
+
+    def ask(*words: str) -> str:
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+
+    try:
+        ask("ls-files", "--error-unmatch", "__init__.py")
+        return ask("rev-parse", "HEAD"), bool(ask("status", "--porcelain", "--untracked-files=no", ":/"))
+    except (OSError, subprocess.SubprocessError):
+        return UNKNOWN, None
+
+
+def command_line() -> str:
+    """Return the command of this process as it can be typed again."""
+    program = Path(sys.argv[0])
+    words = ["python", "-m", "mcn_lightning"] if program.name == "__main__.py" else [program.name]
+    return shlex.join([*words, *sys.argv[1:]])
+
+
+def provenance() -> dict[str, Any]:
+    """Return where the results of this process come from: ``commit``, whether it was ``changed``, ``command``."""
+    commit, changed = git_state(Path(mcn_lightning.__file__).parent)
+    return {"commit": commit, "changed": changed, "command": command_line()}
+
+
+def hardware(trainer: Trainer) -> str:
+    """Return what the run computes on: the number of GPUs, of all nodes, and their model, or the cores of a CPU."""
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        return f"{trainer.world_size} x {torch.cuda.get_device_name(device)}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"CPU, {cores} cores: {_cpu_model()}"
+
+
+def _cpu_model() -> str:
+    try:
+        lines = read_lines(Path("/proc/cpuinfo"), "the processors")
+    except InputError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return the most memory that this process had so far, in GB: of its GPU, else what was resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+class RunRecord(Callback):
+    """Write ``run.json`` into the run's folder when training begins, with every checkpoint, and at the end.
+
+    ``commit`` (``unknown`` where there is no checkout) and whether it was ``changed`` (``null`` there), ``command``,
+    ``version`` of this package, ``hardware``,
+    ``processes``, ``started`` (UTC, of the first part of the run; it is how parts are known to belong together),
+    ``hours`` of training and evaluation (of all parts, each but the last up to the checkpoint that the next went on
+    from), ``memory_gb`` at most in the first process (of its GPU, else resident), ``finished`` (false when it was
+    stopped, killed or is not over), ``versions``.
+    The wandb run is told as often.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[str, Any] = {}
+        self._since: float | None = None
+        self._memory = 0.0
+        self._device = torch.device("cpu")
+        self._fixed: dict[str, Any] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See what the code is before a long run gives time to change it."""
+        self._before, self._since, self._fixed, self._device = {}, None, {}, trainer.strategy.root_device
+        if stage == "fit" and trainer.is_global_zero:
+            self._fixed = provenance() | {
+                "version": mcn_lightning.__version__,
+                "hardware": hardware(trainer),
+                "processes": trainer.world_size,
+                "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+                "versions": {
+                    "python": platform.python_version(),
+                    "torch": torch.__version__,
+                    "pytorch_lightning": pytorch_lightning.__version__,
+                    "mcn_lightning": mcn_lightning.__version__,
+                },
+            }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what earlier parts of the run have used."""
+        self._before = state_dict
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the run has used so far, for the checkpoint."""
+        self._memory = max(self._memory, peak_memory(self._device))
+        return {
+            "started": self._before.get("started", self._fixed.get("started")),
+            "hours": self._before.get("hours", 0.0) + self._hours(),
+            "memory_gb": max(self._before.get("memory_gb", 0.0), self._memory),
+        }
+
+    def _hours(self) -> float:
+        return 0.0 if self._since is None else (time.monotonic() - self._since) / 3600
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file, and beside it the id of the wandb run, by which a later part goes on with it."""
+        self._since = time.monotonic()
+        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
+            keep_wandb_id(trainer, run_folder(trainer))
+        self._write(trainer, finished=False)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Write the file again: the run may be killed later on."""
+        self._write(trainer, finished=False)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write the file for a run that ends before its end."""
+        self._write(trainer, finished=False)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file for a run that is over."""
+        self._write(trainer, finished=True)
+        self._since = None
+
+    def _write(self, trainer: Trainer, finished: bool) -> None:
+        if self._since is None or not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+            return
+        used = self.state_dict()
+        used |= {"hours": round(used["hours"], 5), "memory_gb": round(used["memory_gb"], 3)}
+        folder = run_folder(trainer)
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"{RECORD}.partial"
+        partial.write_text(json.dumps(self._fixed | used | {"finished": finished}, indent=2) + "\n")
+        os.replace(partial, folder / RECORD)
+        tell_wandb(trainer, self._fixed | used)

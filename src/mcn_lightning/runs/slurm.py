@@ -1,0 +1,212 @@
+"""What can be wrong with a SLURM job, said in one line before the processes wait for each other."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from mcn_lightning.data.shards.files import ShardIndex
+from mcn_lightning.data.shards.header import INDEX, shard_name
+from mcn_lightning.errors import InputError
+
+INTERACTIVE = ("bash", "interactive")
+"""Names of jobs in which Lightning starts processes itself."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the run expects of the job.
+
+    Args:
+        devices: processes of a node.
+        num_nodes: nodes.
+        gpus: GPUs that this process can see; ``None`` for a run on CPUs.
+        root: folder of the data set, where it must be there already.
+        shards: folder of shards.
+    """
+
+    devices: int
+    num_nodes: int
+    gpus: int | None = None
+    root: Path | None = None
+    shards: Path | None = None
+
+
+def launched(environ: Mapping[str, str]) -> bool:
+    """Tell whether SLURM is to have started the processes of this run, by the variables that Lightning goes by."""
+    return "SLURM_NTASKS" in environ and environ.get("SLURM_JOB_NAME") not in INTERACTIVE
+
+
+def check_job(environ: Mapping[str, str], asked: Asked) -> None:
+    """Check what is the same for all processes of a job, and what only one can see.
+
+    Args:
+        environ: environment variables.
+        asked: what the run expects.
+
+    Raises:
+        InputError: on the process that is to tell the first thing that is wrong.
+        SystemExit: with status 0, on the others that know of it.
+    """
+    first = environ.get("SLURM_PROCID", "0") == "0"
+    first_of_node = environ.get("SLURM_LOCALID", "0") == "0"
+    interfaces = {name for _, name in socket.if_nameindex()}
+    node = chain(node_problems(environ, asked, interfaces), port_problems(environ))
+    for teller, problems in ((first, job_problems(environ, asked)), (first_of_node, node)):
+        for problem in problems:
+            if teller:
+                raise InputError(problem)
+            raise SystemExit(0)
+
+
+def job_problems(environ: Mapping[str, str], asked: Asked) -> Iterator[str]:
+    """Give what does not fit between job and run; all processes find the same.
+
+    Args:
+        environ: environment variables.
+        asked: what the run expects.
+    """
+    tasks = int(environ["SLURM_NTASKS"])
+    nodes = int(environ.get("SLURM_STEP_NUM_NODES") or environ.get("SLURM_JOB_NUM_NODES", "1"))
+    per_node = environ.get("SLURM_NTASKS_PER_NODE")
+    if tasks > 1 and "SLURM_STEP_ID" not in environ:
+        yield f"srun: expected {tasks} processes started by it, found one without; put srun before the command"
+    if per_node is None:
+        if tasks > 1:
+            yield (
+                f"--ntasks-per-node: expected the processes of a node, found only --ntasks {tasks}; give srun and "
+                f"sbatch --ntasks-per-node={asked.devices}"
+            )
+        per_node = str(-(-tasks // nodes))
+    if int(per_node) != asked.devices:
+        yield (
+            f"--trainer.devices: expected as many as --ntasks-per-node of the job, {per_node}, found {asked.devices}; "
+            "make them equal"
+        )
+    if nodes != asked.num_nodes:
+        yield (
+            f"--trainer.num_nodes: expected as many as the job has nodes, {nodes}, found {asked.num_nodes}; "
+            "give $SLURM_JOB_NUM_NODES"
+        )
+    if tasks != asked.devices * asked.num_nodes:
+        yield (
+            f"--ntasks: expected --trainer.devices times --trainer.num_nodes, {asked.devices * asked.num_nodes}, found "
+            f"{tasks}; leave it out, --nodes and --ntasks-per-node say it"
+        )
+    port = environ.get("MASTER_PORT")
+    if port is not None and not (port.isdecimal() and 0 < int(port) < 65536):
+        yield f"MASTER_PORT: expected a number from 1 to 65535, found {port!r}; unset it to have one chosen by job id"
+
+
+def node_problems(environ: Mapping[str, str], asked: Asked, interfaces: Collection[str]) -> Iterator[str]:
+    """Give what is wrong on this node; the processes of a node find the same.
+
+    Args:
+        environ: environment variables.
+        asked: what the run expects.
+        interfaces: names of the network interfaces.
+    """
+    here = f"node {environ.get('SLURMD_NODENAME', socket.gethostname())}:"
+    if asked.gpus is not None and asked.gpus < asked.devices:
+        yield (
+            f"{here} --ntasks-per-node: expected a GPU for each of {asked.devices} processes, found {asked.gpus}; give "
+            f"sbatch --gpus-per-node={asked.devices}, and not --gpus-per-task"
+        )
+    allotted = environ.get("SLURM_GPUS_ON_NODE", "")
+    if asked.gpus is not None and allotted.isdecimal() and int(allotted) > asked.devices:
+        yield (
+            f"{here} --ntasks-per-node: expected a process for each of {allotted} GPUs, found {asked.devices}; give "
+            f"sbatch --ntasks-per-node={allotted}, or --gpus-per-node={asked.devices}"
+        )
+    if asked.shards is not None:
+        yield from _shard_problems(here, asked.shards)
+    elif asked.root is not None and not asked.root.is_dir():
+        yield (
+            f"{here} --data.root: expected a folder on every node, found none at {asked.root.absolute()}; copy it "
+            "there, or give one that all nodes share"
+        )
+    if int(environ["SLURM_NTASKS"]) == 1:
+        return
+    variable = "GLOO_SOCKET_IFNAME" if asked.gpus is None else "NCCL_SOCKET_IFNAME"
+    if (wanted := environ.get(variable)) and not any_interface(wanted, interfaces, asked.gpus is not None):
+        yield (
+            f"{here} {variable}: expected an interface of this node ({', '.join(sorted(interfaces))}), found {wanted}; "
+            "correct or unset it"
+        )
+    address = environ.get("MASTER_ADDR") or first_node(environ.get("SLURM_JOB_NODELIST", "127.0.0.1"))
+    try:
+        socket.getaddrinfo(address, None)
+    except OSError:
+        yield (
+            f"{here} MASTER_ADDR: expected a name or address of the first node, found {address}, which this node "
+            "cannot resolve; export the address of the first node"
+        )
+
+
+def _shard_problems(here: str, shards: Path) -> Iterator[str]:
+    if not (shards / INDEX).is_file():
+        yield (
+            f"{here} --data.shards: expected {INDEX} on every node, found none in {shards.absolute()}; copy the shards "
+            "there, or give a folder that all nodes share"
+        )
+        return
+    count = len(ShardIndex(shards).shards)
+    absent = [name for name in map(shard_name, range(count)) if not (shards / name).is_file()]
+    if absent:
+        yield (
+            f"{here} --data.shards: expected {count} shards in {shards.absolute()}, found {count - len(absent)}; copy "
+            f"the others there ({absent[0]} is the first)"
+        )
+
+
+def port_problems(environ: Mapping[str, str]) -> Iterator[str]:
+    """Give what is wrong with the port on which the first process waits for the others; nothing on other processes.
+
+    Args:
+        environ: environment variables.
+    """
+    if environ.get("SLURM_PROCID", "0") != "0" or int(environ["SLURM_NTASKS"]) == 1:
+        return
+    port = master_port(environ)
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as torch does: the last run's may linger
+        try:
+            trial.bind(("", port))
+        except OSError as error:
+            node = environ.get("SLURMD_NODENAME", socket.gethostname())
+            yield (
+                f"node {node}: MASTER_PORT: expected a free port, found {port} ({error.strerror}); export another, "
+                "for instance of another job that ended badly"
+            )
+
+
+def master_port(environ: Mapping[str, str]) -> int:
+    """Return the port that Lightning will use."""
+    return int(environ.get("MASTER_PORT") or 15000 + int(environ.get("SLURM_JOB_ID", "0")[-4:]))
+
+
+def first_node(nodes: str) -> str:
+    """Return the first of a list of nodes as SLURM writes it: ``gpu[03-05,09],cpu1`` gives ``gpu03``."""
+    found = re.match(r"([^\[,\s]*)(?:\[(\w+)[^\]]*\]([^,\s\[]*))?", nodes)
+    return "".join(part or "" for part in found.groups()) if found else nodes
+
+
+def any_interface(wanted: str, interfaces: Collection[str], nccl: bool) -> bool:
+    """Tell whether a list of interfaces leaves one.
+
+    Args:
+        wanted: names separated by commas. For NCCL beginnings of names; ``=`` before them: whole names; ``^``: all
+            others.
+        interfaces: names of this node's.
+        nccl: whether NCCL reads it; Gloo takes whole names.
+    """
+    others = nccl and wanted.startswith("^")
+    names = wanted.removeprefix("^") if others else wanted
+    whole = not nccl or names.startswith("=")
+    listed = [name.strip() for name in names.removeprefix("=").split(",") if name.strip()]
+    hits = {each for each in interfaces if any(each == name if whole else each.startswith(name) for name in listed)}
+    return bool(set(interfaces) - hits if others else hits)

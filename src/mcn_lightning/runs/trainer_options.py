@@ -1,0 +1,113 @@
+"""Options of Lightning's trainer: what the command leaves out for them, and what is refused in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.accelerators import CPUAccelerator
+from pytorch_lightning.callbacks import (
+    BackboneFinetuning,
+    BatchSizeFinder,
+    Checkpoint,
+    DeviceStatsMonitor,
+    LearningRateFinder,
+    ModelCheckpoint,
+    ModelSummary,
+    ProgressBar,
+)
+from pytorch_lightning.plugins import LayerSync
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+
+from mcn_lightning.errors import InputError
+from mcn_lightning.runs.resume import Resume
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""Weights, k-means and log-softmax are float32 in all of them."""
+
+CALLBACKS: dict[type[Callback], str] = {
+    LearningRateFinder: "it trains without clusters, and the schedule of --model.optimizer replaces what it finds; try "
+    "values of --model.optimizer.lr (experiments/sweeps/learning_rate_and_batch.yaml)",
+    BatchSizeFinder: "the losses compare the clips of a batch, and another size trains another model; set "
+    "--data.batch_size",
+    BackboneFinetuning: "the network has no backbone; start from --model.weights, and freeze parts with a callback "
+    "derived from BaseFinetuning",
+}
+
+
+BARE = ("logger", "enable_checkpointing", "enable_progress_bar", "log_every_n_steps", "enable_model_summary",
+        "num_sanity_val_steps")  # fmt: skip
+"""What ``--trainer.barebones`` forbids to be set, which the command does by default."""
+
+
+def bare(options: Mapping[str, Any], callbacks: list[Callback]) -> tuple[dict[str, Any], list[Callback]]:
+    """Take from the command's trainer what ``--trainer.barebones`` does without: logger, checkpoints, bar, summary.
+
+    Args:
+        options: of the trainer.
+        callbacks: of the command.
+    """
+    if not options.get("barebones"):
+        return dict(options), callbacks
+    shown = (ProgressBar, ModelSummary, Checkpoint)
+    return dict(options) | dict.fromkeys(BARE), [each for each in callbacks if not isinstance(each, shown)]
+
+
+def without_checkpoints(options: Mapping[str, Any], callbacks: list[Callback]) -> tuple[dict[str, Any], list[Callback]]:
+    """Take the command's own checkpoints away where ``--trainer.enable_checkpointing`` is false.
+
+    Args:
+        options: of the trainer.
+        callbacks: of the command.
+
+    Raises:
+        InputError: if ``--resume.every_n_steps`` asks for some nevertheless.
+    """
+    if options.get("enable_checkpointing") is not False:
+        return dict(options), callbacks
+    for callback in callbacks:
+        if isinstance(callback, Resume) and callback.every_n_steps:
+            raise InputError(
+                f"--trainer.enable_checkpointing: expected true with --resume.every_n_steps {callback.every_n_steps}, "
+                "found false; set one of them otherwise"
+            )
+    return dict(options), [each for each in callbacks if not isinstance(each, ModelCheckpoint)]
+
+
+def check_trainer(trainer: Trainer) -> None:
+    """Refuse what would end in a traceback, or train something else than was asked for.
+
+    Args:
+        trainer: as it was built.
+
+    Raises:
+        InputError: naming the option, and what to do instead.
+    """
+    if trainer.precision not in PRECISIONS:
+        raise InputError(f"--trainer.precision: expected {' or '.join(PRECISIONS)}, found {trainer.precision}")
+    strategy = trainer.strategy
+    if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
+        raise InputError(
+            "--trainer.strategy: expected auto, or one of ddp, whose processes have the whole network each, found "
+            f"{type(strategy).__name__}; set it to auto"
+        )
+    syncs = isinstance(getattr(strategy, "_layer_sync", None), LayerSync)
+    if syncs and trainer.world_size > 1 and isinstance(trainer.accelerator, CPUAccelerator):
+        raise InputError(
+            "--trainer.sync_batchnorm: expected GPUs, found CPUs, where torch cannot do it; set it to false"
+        )
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if (
+            isinstance(callback, DeviceStatsMonitor)
+            and callback._cpu_stats is not False
+            and find_spec("psutil") is None
+        ):
+            raise InputError(
+                "--trainer.callbacks: expected the package psutil for DeviceStatsMonitor, found none; "
+                "pip install psutil, or set its cpu_stats to false"
+            )
+        for kind, reason in CALLBACKS.items():
+            if isinstance(callback, kind):
+                raise InputError(f"--trainer.callbacks: expected callbacks without {kind.__name__}, found it: {reason}")

@@ -1,0 +1,564 @@
+"""The benchmarks, run as a user runs them: every recipe on tiny files in their forms, and each bad file in one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from commands.test_cli import run
+from references.localization import alignment_score, assignment_total, steps_found
+from references.losses import mms
+from references.model import embed as embed_released
+from references.model import random_released_state_dict
+from safetensors.torch import load_file
+
+from benchmarks.benchmark_files import STREAMS, write, write_all, youcook2
+from mcn_lightning.benchmarks import LocalizationBenchmark
+from mcn_lightning.benchmarks.annotations import Segment
+from mcn_lightning.benchmarks.files import EvaluationText
+from mcn_lightning.benchmarks.localization import Entry, second_labels, transcript
+from mcn_lightning.data.files.features import AudioConfig, VisualStream
+from mcn_lightning.data.sources.class_names import class_text
+from mcn_lightning.data.sources.clip_pickles import PickledClips
+from mcn_lightning.data.text import TextConfig
+
+TOP = Path(__file__).parents[2]
+EVALUATE = sorted((TOP / "configs" / "evaluate").glob("*.yaml"))
+FINETUNE = sorted((TOP / "experiments" / "finetune").glob("*.yaml"))
+NETWORK = {"embedding_dim": 16, "audio_widths": [4, 4, 4, 8], "reconstruction_hidden": 8}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    return write_all(tmp_path_factory.mktemp("benchmarks") / "files")
+
+
+def overlay(folder: Path, root: Path, **more: Any) -> Path:
+    """Write the file that makes every recipe tiny."""
+    tiny = {
+        "data": {
+            "root": str(root), "streams": STREAMS, "num_workers": 0, "batch_size": 8,
+            "text": {"source": "word_vectors.txt", "dim": 8, "max_words": 8},
+        },
+        "model": {"network": NETWORK},
+        "trainer": {
+            "accelerator": "cpu", "enable_progress_bar": False, "max_epochs": 1, "log_every_n_steps": 1,
+            "logger": {"class_path": "pytorch_lightning.loggers.CSVLogger",
+                       "init_args": {"save_dir": str(folder / "runs"), "name": "run"}},
+        },
+    }  # fmt: skip
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny))
+    return path
+
+
+def figures(folder: Path) -> dict[str, float]:
+    """Return the figures that the newest run wrote, by ``benchmark/setting/metric``."""
+    path = max(folder.rglob("benchmarks.json"), key=lambda found: found.stat().st_mtime_ns)
+    rows = json.loads(path.read_text())
+    return {"/".join(filter(None, (row["benchmark"], row["setting"], row["metric"]))): row["value"] for row in rows}
+
+
+@pytest.mark.parametrize("recipe", EVALUATE, ids=lambda path: path.stem)
+def test_every_benchmark_gives_its_table(recipe, files, tmp_path, capsys):
+    run("test", "--config", recipe, "--config", overlay(tmp_path, files))
+    said = capsys.readouterr().out
+    found = figures(tmp_path)
+    names = [block["init_args"]["name"] for block in yaml.safe_load(recipe.read_text())["trainer"]["callbacks"]]
+    assert {key.split("/")[0] for key in found} == set(names)
+    assert all(name in said for name in names) and len(found) > 5
+    written = next(tmp_path.rglob("benchmarks.csv"))
+    rows = list(csv.DictReader(written.open()))
+    assert [row["metric"] for row in rows] == [
+        row["metric"] for row in json.loads(written.with_suffix(".json").read_text())
+    ]
+    published = {f"{row['setting']}/{row['metric']}": row["published"] for row in rows if row["published"]}
+    sources = {f"{row['setting']}/{row['metric']}": row["source"] for row in rows if row["published"]}
+    if recipe.stem == "youcook2":
+        clips = {"t->va/R@1": "18.1", "t->va/R@5": "35.5", "t->va/R@10": "45.2"}
+        videos = {f"t->va captions_video/R@{k}": value for k, value in ((1, "53.4"), (5, "75.0"), (10, "81.4"))}
+        assert published == clips | videos
+        assert all("confirmed" in sources[key] and "table 3" in sources[key] for key in clips)
+        assert all("table 1, caption average" in sources[key] for key in videos)
+        assert "(45.2)" in written.with_suffix(".md").read_text()
+        assert "in brackets, youcook2 (t->va/R@1, t->va/R@5, t->va/R@10): Chen et al." in said
+    if recipe.stem in ("crosstask", "mining_youtube"):
+        sure = {key for key, source in sources.items() if "; unconfirmed" not in source}
+        assert sure == ({"t->va/recall per video"} if recipe.stem == "crosstask" else set()) and len(sources) == 3
+        assert "unconfirmed, check it there before you quote it" in said
+    shares = [float(row["value"]) for row in rows if row["metric"].startswith(("R@", "top", "recall", "IoU", "AP"))]
+    assert shares and all(0 <= share <= 100 for share in shares)
+
+
+@pytest.mark.parametrize("recipe", FINETUNE, ids=lambda path: path.stem)
+def test_every_recipe_fine_tunes_and_keeps_the_best(recipe, files, tmp_path, capsys, recwarn):
+    words = ["--config", recipe, "--config", overlay(tmp_path, files)]
+    run("fit", *words)
+    checkpoint = next(tmp_path.rglob("last.ckpt"))
+    run("fit", *words, "--model.weights", checkpoint, "--trainer.max_epochs", 2)
+    assert f"{recipe.stem} t->va" in capsys.readouterr().out
+    assert not any("in eval mode" in str(each.message) for each in recwarn)  # batch norm is frozen on purpose
+    best = [path for path in tmp_path.rglob("*.ckpt") if path.name != "last.ckpt"]
+    assert best
+    scores = torch.load(best[-1], weights_only=True)["callbacks"]
+    monitored = [state["monitor"] for name, state in scores.items() if name.startswith("ModelCheckpoint")]
+    assert monitored == [f"val/{recipe.stem}/t->va/R@10"]
+    rows = list(csv.DictReader(next(tmp_path.rglob("metrics.csv")).open()))
+    assert any(row.get(f"val/{recipe.stem}/t->va/R@10") for row in rows)
+
+
+def embed(root: Path, folder: Path, path: str) -> dict[str, np.ndarray]:
+    """Embed the clips of a pickle by ``predict``, which goes another way than the benchmark."""
+    words = ["--config", TOP / "configs" / "evaluate" / "youcook2.yaml", "--config", overlay(folder, root)]
+    words += ["--trainer.callbacks", "[]", "--data.val_csv", path, "--data.audio.num_frames", 5120]
+    run("predict", *words)
+    found = load_file(max(folder.rglob("embeddings.safetensors"), key=lambda each: each.stat().st_mtime_ns))
+    return {name: rows.double().numpy() for name, rows in found.items()}
+
+
+def recall(queries: np.ndarray, gallery: np.ndarray, k: int, size: int | None = None) -> float:
+    scores = queries @ gallery.T
+    ranks = (scores > scores.diagonal()[:, None]).sum(axis=1) + 1
+    return 100 * float((ranks <= k).sum()) / (size or len(ranks))
+
+
+def test_recall_is_that_of_the_formula(files, tmp_path, capsys):
+    rows = embed(files, tmp_path, "youcook_val_audio.pkl")
+    words = ["--config", TOP / "configs" / "evaluate" / "youcook2.yaml", "--config", overlay(tmp_path, files)]
+    run("test", *words)
+    found = figures(tmp_path)
+    both = rows["video"] + rows["audio"]
+    for k in (1, 5, 10):
+        assert found[f"youcook2/t->va/R@{k}"] == pytest.approx(recall(rows["text"], both, k))
+        assert found[f"youcook2/a->v/R@{k}"] == pytest.approx(recall(rows["audio"], rows["video"], k))
+
+
+def own(folder: Path, **options: Any) -> Path:
+    """Write a configuration with one retrieval benchmark, as a user writes one."""
+    base = {"name": "it", "path": "msrvtt_jsfusion_test.pkl", "audio_frames": 100, "without_audio": "miss"} | options
+    callbacks = [{"class_path": "mcn_lightning.benchmarks.RetrievalBenchmark", "init_args": base}]
+    path = folder / "own.yaml"
+    path.write_text(yaml.safe_dump({"data": {"val_csv": None}, "trainer": {"callbacks": callbacks}}))
+    return path
+
+
+def evaluate(root: Path, folder: Path, **options: Any) -> dict[str, float]:
+    """Evaluate one retrieval benchmark."""
+    run("test", "--config", own(folder, **options), "--config", overlay(folder, root))
+    return figures(folder)
+
+
+def test_clips_without_sound_are_misses_or_zeros(files, tmp_path, capsys):
+    missed = evaluate(files, tmp_path, without_audio="miss", ranks_file="ranks.csv")
+    assert missed["it/queries counted as misses in t->va, t->a, a->t, a->v, v->a"] == 3
+    assert missed["it/clips"] == 20 and missed["it/clips without audio"] == 3
+    ranks = list(csv.DictReader(next(tmp_path.rglob("ranks.csv")).open()))
+    assert [row["id"] for row in ranks][:4] == ["video0", "video1", "video2", "video3"]
+    assert [row["t->va"] for row in ranks][:3] == ["inf"] * 3 and all(float(row["t->v"]) <= 20 for row in ranks)
+    found = [float(row["t->va"]) for row in ranks]
+    assert missed["it/t->va/R@10"] == pytest.approx(100 * sum(rank <= 10 for rank in found) / 20)
+    thousand = evaluate(files, tmp_path, without_audio="miss", benchmark_size=1000)
+    assert thousand["it/t->va/R@10"] == pytest.approx(missed["it/t->va/R@10"] / 50)
+    assert thousand["it/queries counted as misses in t->v, v->t"] == 980
+    zeros = evaluate(files, tmp_path, without_audio="zero")
+    assert zeros["it/t->v/R@10"] == pytest.approx(missed["it/t->v/R@10"]) and "it/clips without audio" in zeros
+
+
+def test_any_number_of_processes_gives_the_same_figures(files, tmp_path):
+    words = ["--config", TOP / "configs" / "evaluate" / "paper.yaml", "--config", overlay(tmp_path, files)]
+    found = []
+    for devices in (1, 2, 3):
+        command = [sys.executable, "-m", "mcn_lightning", "test", *map(str, words), "--trainer.devices", str(devices)]
+        batches = ["--trainer.callbacks.init_args.batch_size", "4"]  # more than one for each process
+        done = subprocess.run([*command, *batches], capture_output=True, text=True, env=dict(os.environ))
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append(figures(tmp_path))
+    assert len(found[0]) > 100
+    assert found[1] == found[0] and found[2] == found[0]
+
+
+def test_entries_of_a_transcript_and_the_labels_of_seconds():
+    segments = [Segment(2, 1.5, 3.2), Segment(0, 3.5, 4.0), Segment(2, 6.0, 8.5)]
+    between = [(entry.step, entry.start, entry.end) for entry in transcript(segments, 10, background=True)]
+    assert between == [
+        (-1, 0.0, 1.5), (2, 1.5, 3.2), (0, 3.5, 4.0), (-1, 4.0, 6.0), (2, 6.0, 8.5), (-1, 8.5, 10.0),
+    ]  # fmt: skip
+    assert transcript(segments, 10, background=False) == [Entry(each.step, each.start, each.end) for each in segments]
+    assert second_labels(segments, 10).tolist() == [-1, 2, 2, 0, -1, -1, 2, 2, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "expected"),
+    [
+        ("mining_youtube", None, "steps"),
+        ("mining_youtube", "all", "all"),
+        ("mining_youtube", "none", "none"),
+        ("crosstask", None, "none"),
+        ("crosstask", "steps", "steps"),
+    ],
+)
+def test_step_recall_follows_the_protocol_of_its_benchmark(kind, option, expected):
+    benchmark = LocalizationBenchmark(
+        "it", kind, "steps", "annotations", "features", videos="list", recall_softmax=option
+    )
+    scores = 3 * np.random.default_rng(0).standard_normal((9, 6))
+    segments = [Segment(3, 0, 3), Segment(1, 3, 6), Segment(4, 6, 9)]
+    columns = [3, 1, 4] if kind == "mining_youtube" else [1, 2, 3]
+    by_softmax = {each: steps_found(scores, columns, each) for each in ("none", "steps", "all")}
+    assert len(set(by_softmax.values())) == 3  # the protocols differ on this video
+    truth = np.zeros((9, 3), dtype=bool)
+    truth[by_softmax[expected], range(3)] = True  # right where this protocol puts the steps, and nowhere else
+    video = SimpleNamespace(task="task", columns=slice(1, 4), truth=truth, segments=segments, entry_truth=lambda: truth)
+    counts, precision = benchmark._recall(video, scores, {})
+    assert (counts.hits, counts.annotated) == (3, 3)
+    assert (precision is not None) == (kind == "crosstask")
+    if precision is not None:
+        np.testing.assert_array_equal(precision[0], scores[:, 1:4].astype(np.float32))  # always similarities
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("ApplyEyeMakeup", "apply eye makeup"), ("brush_hair", "brush hair"), ("TaiChi", "tai chi"), ("run", "run")],
+)
+def test_class_names_become_words(name, text):
+    assert class_text(name) == text
+
+
+def broken(change: Any) -> list[dict[str, Any]]:
+    clips = youcook2(6)
+    change(clips[2])
+    return clips
+
+
+def forget(key: str) -> Any:
+    return lambda clip: clip.pop(key)
+
+
+def put(**values: Any) -> Any:
+    return lambda clip: clip.update(values)
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.system, ("true",))
+
+
+NAN = torch.full((40, 5), float("nan"))
+BAD_CLIPS = {
+    "no audio": (forget("audio"), "clip video000000_2: expected a spectrogram under 'audio', found none"),
+    "empty audio": (
+        put(audio=torch.zeros(40, 0)),
+        "clip video000000_2: expected a spectrogram under 'audio', found an empty one",
+    ),
+    "silent": (put(has_audio=False), "expected a spectrogram under 'audio', found has_audio false"),
+    "wrong bands": (put(audio=torch.zeros(30, 5)), r"expected 'audio' of shape \(40, frames\), found \(30, 5\)"),
+    "NaN in audio": (put(audio=NAN), "expected finite numbers in 'audio', found 200 NaN or infinite"),
+    "no 2d": (forget("2d"), "clip video000000_2: expected the array '2d_pooled' or '2d', found"),
+    "wrong width": (put(**{"3d": np.zeros(9)}), r"expected '3d' of shape \(8,\) or \(rows, 8\), found \(9,\)"),
+    "NaN": (put(**{"2d": np.full(8, np.nan)}), "expected finite numbers in '2d', found 8 NaN or infinite"),
+    "text for numbers": (put(**{"2d": "abc"}), "expected '2d' to be an array of floating-point numbers, found a str"),
+    "integers": (put(**{"2d": np.zeros(8, int)}), "expected '2d' to be an array of floating-point numbers, found an a"),
+    "no name": (put(id=None), "clip number 2: expected a name under 'id', found None"),
+}  # fmt: skip
+
+
+def refuse(root: Path, folder: Path, capsys: Any, recipe: str | Path, *words: object) -> str:
+    """Return the one line that a benchmark ends with."""
+    recipe = recipe if isinstance(recipe, Path) else TOP / "configs" / "evaluate" / f"{recipe}.yaml"
+    given = ["--config", recipe, "--config", overlay(folder, root)]
+    with pytest.raises(SystemExit) as stop:
+        run("test", *given, *words)
+    line = str(stop.value.code)
+    assert line.startswith("error: ") and "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize("case", BAD_CLIPS)
+def test_a_bad_clip_is_one_line(case, files, tmp_path, capsys):
+    change, expected = BAD_CLIPS[case]
+    write(tmp_path / "bad" / "youcook_val_audio.pkl", broken(change))
+    shutil.copy(files / "word_vectors.txt", tmp_path / "bad")
+    line = refuse(tmp_path / "bad", tmp_path, capsys, "youcook2")
+    assert "benchmark youcook2: " in line and "youcook_val_audio.pkl" in line
+    assert re.search(expected, line), line
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (Evil(), "found the global posix.system"),
+        ([], "expected at least one clip, found none"),
+        ({"a": 1}, "expected a list of dicts, one a clip, found a dict"),
+        ([1], "expected a list of dicts, one a clip, found a list with a int"),
+        (b"", "expected a whole pickle, found a damaged one"),
+        (None, "expected a pickle, found no file"),
+    ],
+)
+def test_a_bad_pickle_is_one_line(content, expected, files, tmp_path, capsys):
+    root = tmp_path / "bad"
+    root.mkdir()
+    shutil.copy(files / "word_vectors.txt", root)
+    if content is not None:
+        (root / "youcook_val_audio.pkl").write_bytes(content if content == b"" else pickle.dumps(content))
+    line = refuse(root, tmp_path, capsys, "youcook2")
+    assert expected in line and str(root / "youcook_val_audio.pkl") in line
+
+
+def crosstask_line(text: str) -> Any:
+    return lambda root: (root / "crosstask" / "annotations" / "100_cross000000.csv").write_text(text)
+
+
+def mining_text(text: str) -> Any:
+    return lambda root: (root / "mining_youtube" / "annotations" / "mining00000.srt").write_text(text)
+
+
+def features(name: str, array: np.ndarray | None) -> Any:
+    def change(root: Path) -> None:
+        path = root / "crosstask" / "features" / f"cross000000_{name}.npy"
+        path.unlink()
+        if array is not None:
+            np.save(path, array)
+
+    return change
+
+
+BAD_VIDEOS = {
+    "outside the video": ("crosstask", crosstask_line("1,2,5\n2,90,95\n"), "line 2: expected an annotation within"),
+    "step out of range": ("crosstask", crosstask_line("4,2,5\n"), "100_cross000000.csv: line 1: expected"),
+    "only reversed": ("crosstask", crosstask_line("1,5,2\n"), "100_cross000000.csv: expected at least one annotation"),
+    "no number": ("crosstask", crosstask_line("1,a,2\n"), "100_cross000000.csv: line 1: expected"),
+    "no features": ("crosstask", features("2d", None), "cross000000_2d.npy: expected a feature file"),
+    "wrong width": ("crosstask", features("2d", np.zeros((20, 9), np.float32)), "found (20, 9)"),
+    "NaN": ("crosstask", features("2d", np.full((20, 8), np.nan)), "expected finite numbers, found 160 NaN"),
+    "objects": ("crosstask", features("2d", np.array([{}], dtype=object)), "found an array of Python objects"),
+    "unknown class": ("mining_youtube", mining_text("1\n00:00:01,000 --> 00:00:02,000\nfly_moon\n"), "fly_moon"),
+    "no times": ("mining_youtube", mining_text("1\nsoon\ntopic1word0\n"), "mining00000.srt: annotation 1: expected"),
+    "overlapping": (
+        "mining_youtube",
+        mining_text("1\n00:00:01,000 --> 00:00:09,000\ntopic1word0\n\n2\n00:00:02,000 --> 00:00:12,000\ntopic1word4\n"),
+        "mining00000.srt: annotation",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_VIDEOS)
+def test_a_bad_video_is_one_line(case, files, tmp_path, capsys):
+    recipe, change, expected = BAD_VIDEOS[case]
+    root = tmp_path / "bad"
+    shutil.copytree(files, root)
+    change(root)
+    line = refuse(root, tmp_path, capsys, recipe)
+    assert f"benchmark {recipe}: " in line and expected in line, line
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"directions": ["t->x"]}, "t->x"),
+        ({"directions": ["t->tv"]}, "t->tv"),
+        ({"audio_weight": -1.0}, "benchmark it: audio_weight: expected more than 0, found -1.0"),
+        ({"published": {"t->x/R@1": 1.0}, "source": "x"}, "published: expected figures of"),
+        ({"published": {"t->va/R@1": float("nan")}, "source": "x"}, "expected a number, found nan"),
+        ({"directions": []}, None),
+        ({"audio_frames": 0}, "audio_frames: expected at least 1, found 0"),
+        ({"benchmark_size": 10}, "expected at least the 20 clips of msrvtt_jsfusion_test.pkl, found 10"),
+        ({"full_video": True}, "full_video: expected clip ids that begin with the 11 characters of the video id"),
+        ({"published": {"t->va/R@1": 1.0}}, "expected the source of the published figures, found none"),
+        ({"published": {"t->va/R@2": 1.0}, "source": "x"}, "published: expected figures of"),
+        ({"sources": {"t->va/R@1": "x"}}, "sources: expected figures that are under published, found t->va/R@1"),
+        ({"name": "a/b"}, "expected one without '/', found 'a/b'"),
+        ({"ranks_file": "/proc/none/ranks.csv"}, "ranks_file: expected a place to write"),
+    ],
+)  # fmt: skip
+def test_bad_options_are_one_line(options, expected, files, tmp_path, capsys):
+    if expected is None:
+        assert evaluate(files, tmp_path, **options)
+    else:
+        assert expected in refuse(files, tmp_path, capsys, own(tmp_path, **options))
+
+
+@pytest.mark.parametrize(("split", "similarity"), [("test", "cosine"), ("all", "dot")])
+def test_recognition_follows_the_protocol_that_is_named(split, similarity, files, tmp_path, capsys):
+    block = {"name": "ucf101", "path": "ucf101.pkl", "split": split, "neighbour_similarity": similarity}
+    callbacks = [{"class_path": "mcn_lightning.benchmarks.RecognitionBenchmark", "init_args": block}]
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump({"data": {"val_csv": None}, "trainer": {"callbacks": callbacks}}))
+    run("test", "--config", path, "--config", overlay(tmp_path, files))
+    found, said = figures(tmp_path), capsys.readouterr().out
+    suffix = " all clips" if split == "all" else ""
+    nearest = "v->v nearest by dot product" if similarity == "dot" else "v->v nearest"
+    assert f"ucf101/t->v{suffix}/top1" in found and f"ucf101/{nearest}/top5" in found
+    assert f"ucf101/v clusters{suffix}/nmi" in found and nearest in said
+    if split == "all":
+        assert found["ucf101/clips recognised, which are all"] == 30
+    else:
+        assert found["ucf101/clips of the test split recognised"] == 12
+    assert found["ucf101/training clips"] == 12 and found["ucf101/clips of neither split"] == 6
+
+
+def test_references_are_of_use():
+    scores = np.array([[1.0, 0.0], [0.0, 2.0]])
+    assert assignment_total(scores) == 3.0
+    assert alignment_score(np.log(np.full((2, 2), 0.5)), [0, 1, 2], None) == pytest.approx(2 * np.log(0.5))
+
+
+RELEASES = {
+    "mcn": ({}, "MCN with reconstruction", "t->va"),
+    "tri": ({"recon": False}, "AVLnet-Text-Tri", "t->va"),
+    "avlnet": ({"recon": False, "text": "none"}, "AVLnet", "a->v"),
+    "fused": ({"recon": False, "text": "fused"}, "AVLnet-Text-Fused", "ta->v"),
+}
+
+
+def embedded_by_reference(state: dict, files: Path, pickle: str) -> dict[str, torch.Tensor | None]:
+    """Embed the clips of a pickle, in its order, by the slow formula in evaluation mode."""
+    clips = PickledClips(files / pickle, [VisualStream(**stream) for stream in STREAMS], AudioConfig())
+    config = TextConfig(source="word_vectors.txt", dim=8, max_words=8)
+    text = EvaluationText(config, files / "word_vectors.txt", clips.texts())
+    records = [clips.open(number).record for number in range(len(clips))]
+    audio = torch.stack([torch.nn.functional.pad(each.audio, (0, 5120 - each.audio.shape[1])) for each in records])
+    lengths = torch.tensor([each.audio.shape[1] for each in records])
+    streams = [torch.stack([each.streams[n][0].float() for each in records]) for n in (0, 1)]
+    video = torch.cat([torch.nn.functional.normalize(stream, dim=1) for stream in streams], dim=1)
+    with torch.no_grad():
+        vectors = text.vectors([each.texts[0] for each in records], "cpu")
+        return embed_released(state, video, audio, lengths, vectors, training=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "pair"),
+    [
+        ("tri", (), ("text", "video+audio")),
+        ("avlnet", ("[a-v]", "val/youcook2/a->v/R@10"), ("audio", "video")),
+        ("fused", ("[ta-v]", "val/youcook2/ta->v/R@10"), ("audio_text", "video")),
+    ],
+    ids=["tri", "avlnet", "fused"],
+)
+def test_fine_tuning_begins_with_the_published_loss(kind, more, pair, files, tmp_path):
+    """The first step of the recipe, with what docs/finetuning.md adds: MMS in evaluation mode; then a decaying rate."""
+    widths = {"video_dim": 16, "text_dim": 8, "audio_widths": (4, 4, 6, 8)}
+    state = random_released_state_dict(12, **widths, **RELEASES[kind][0])
+    torch.save(state, tmp_path / "weights.pth")
+    rows = embedded_by_reference(state, files, "youcook_train_audio.pkl")
+    count = len(rows["video"])
+    words = ["--config", TOP / "experiments" / "finetune" / "youcook2.yaml", "--config", overlay(tmp_path, files)]
+    words += ["--model.weights", tmp_path / "weights.pth", "--data.batch_size", count, "--trainer.max_epochs", 3]
+    for option, value in zip(("--model.loss.contrastive.pairs", "--checkpoint.monitor"), more, strict=False):
+        words += [option, value]
+    run("fit", *words, "--trainer.callbacks+=LearningRateMonitor")
+    logged = list(csv.DictReader(next(tmp_path.rglob("metrics.csv")).open()))
+    first, second = (sum(rows[name] for name in side.split("+")) for side in pair)
+    expected = float(mms(first, second, 0.001))
+    assert float(next(row for row in logged if row["train/loss"])["train/loss"]) == pytest.approx(expected, rel=1e-4)
+    rates = [float(row[name]) for row in logged for name in row if name.startswith("lr-") and name.endswith("pg1")
+             and row[name]]  # fmt: skip
+    assert rates == pytest.approx([1e-4, 0.9e-4, 0.81e-4])
+    last = torch.load(next(tmp_path.rglob("last.ckpt")), weights_only=True)["state_dict"]
+    assert not torch.equal(last["network.audio.network.bn1.weight"], state["DAVEnet.bn1.weight"])  # it was trained
+    assert torch.equal(last["network.audio.network.bn1.running_mean"], state["DAVEnet.bn1.running_mean"])
+
+
+@pytest.mark.parametrize("kind", RELEASES)
+def test_released_weights_are_evaluated_as_they_are(kind, files, tmp_path, capsys):
+    options, said, direction = RELEASES[kind]
+    widths = {"video_dim": 16, "text_dim": 8, "audio_widths": (4, 4, 6, 8), "recon_hidden": 5}
+    state = random_released_state_dict(12, **widths, **options)
+    torch.save(state, tmp_path / "e16.pth")
+    words = ["--config", TOP / "configs" / "evaluate" / "youcook2.yaml", "--config", overlay(tmp_path, files)]
+    run("test", *words, "--model.weights", tmp_path / "e16.pth")
+    out = capsys.readouterr().out
+    assert said in out and "D = 12" in out
+    found = figures(tmp_path)
+    assert f"youcook2/{direction}/R@10" in found
+    embedded = embedded_by_reference(state, files, "youcook_val_audio.pkl")
+    rows = {name: value.numpy() for name, value in embedded.items() if value is not None}
+    query = {"t->va": "text", "a->v": "audio", "ta->v": "audio_text"}[direction]
+    gallery = rows["video"] + rows["audio"] if direction == "t->va" else rows["video"]
+    for k in (1, 5, 10):
+        assert found[f"youcook2/{direction}/R@{k}"] == pytest.approx(recall(rows[query], gallery, k))
+
+
+def test_the_best_checkpoint_is_kept_as_the_readme_says(files, tmp_path, capsys):
+    words = ["--config", FINETUNE[-1], "--config", overlay(tmp_path, files), "--trainer.max_epochs", 3]
+    assert "youcook2" in FINETUNE[-1].name
+    run("fit", *words, "--checkpoint.mode", "min", "--model.optimizer.lr", 0.01)  # max is meant for recall
+    rows = list(csv.DictReader(next(tmp_path.rglob("metrics.csv")).open()))
+    found = [float(row["val/youcook2/t->va/R@10"]) for row in rows if row.get("val/youcook2/t->va/R@10")]
+    kept = next(path for path in tmp_path.rglob("epoch=*.ckpt"))
+    assert len(found) == 3 and kept.name.startswith(f"epoch={found.index(max(found))}-")
+
+
+def test_a_run_on_generated_data_is_evaluated_by_layering(files, tmp_path, capsys):
+    generated = tmp_path / "generated"
+    demo = ["--config", TOP / "configs" / "demo.yaml", "--config", overlay(tmp_path, generated)]
+    synthetic = ["--data.synthetic.videos", 8, "--data.synthetic.held_out", 2, "--data.synthetic.widths", "[8,8]"]
+    run("fit", *demo, *synthetic, "--data.synthetic.word_dim", 8)
+    folder = next(tmp_path.rglob("last.ckpt")).parents[1]
+    names = sorted(path.name for path in files.iterdir())
+    words = ["--config", folder / "config.yaml", "--config", TOP / "configs" / "evaluate" / "youcook2.yaml"]
+    run("test", *words, "--data.root", files, "--ckpt_path", folder / "checkpoints" / "last.ckpt")
+    assert "youcook2 t->va" in capsys.readouterr().out
+    assert sorted(path.name for path in files.iterdir()) == names
+
+
+def test_thousands_of_clips_reach_workers_of_two_processes(files, tmp_path):
+    root = tmp_path / "many"
+    root.mkdir()
+    shutil.copy(files / "word_vectors.txt", root)
+    write(root / "youcook_val_audio.pkl", youcook2(8))
+    write(root / "youcook_train_audio.pkl", [each | {"id": str(number)} for number, each in enumerate(youcook2(1200))])
+    command = [sys.executable, "-m", "mcn_lightning", "fit", "--config", FINETUNE[-1]]
+    command += ["--config", overlay(tmp_path, root), "--trainer.devices", 2, "--data.num_workers", 1]
+    command += ["--data.batch_size", 100, "--trainer.max_steps", 3, "--data.audio.num_frames", 80]
+    words = " ".join(f"'{word}'" for word in map(str, command))
+    done = subprocess.run(["bash", "-c", f"ulimit -n 256; {words}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_what_a_network_cannot_do_is_a_line_of_the_table(files, tmp_path, capsys):
+    widths = {"video_dim": 16, "text_dim": 8, "audio_widths": (4, 4, 6, 8), "recon": False}
+    torch.save(random_released_state_dict(12, **widths, text="none"), tmp_path / "avlnet.pth")
+    words = ["--config", TOP / "configs" / "evaluate" / "paper.yaml", "--config", overlay(tmp_path, files)]
+    run("test", *words, "--model.weights", tmp_path / "avlnet.pth")
+    said = capsys.readouterr().out
+    assert "crosstask: 0 evaluated (it needs embeddings of text, which this network lacks)" in said
+    assert "youcook2 a->v" in said
+
+
+def test_an_error_on_one_process_is_one_line_of_all(files, tmp_path):
+    root = tmp_path / "bad"
+    shutil.copytree(files, root)
+    path = root / "crosstask" / "features" / "cross000001_2d.npy"
+    np.save(path, np.full_like(np.load(path), np.nan))
+    recipe = TOP / "configs" / "evaluate" / "crosstask.yaml"
+    command = [sys.executable, "-m", "mcn_lightning", "test", "--config", recipe, "--config", overlay(tmp_path, root)]
+    done = subprocess.run([*map(str, command), "--trainer.devices", "2"], capture_output=True, text=True)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert lines and all(line == lines[0] and "cross000001_2d.npy: expected finite" in line for line in lines)
+
+
+def test_what_is_odd_is_counted(files, tmp_path, capsys):
+    root = tmp_path / "odd"
+    root.mkdir()
+    shutil.copy(files / "word_vectors.txt", root)
+    clips = youcook2(8)
+    clips[1]["caption"] = "zzz yyy"
+    write(root / "msrvtt_jsfusion_test.pkl", clips)
+    found = evaluate(root, tmp_path)
+    assert found["it/captions without a known word"] == 1
+    seen = evaluate(files, tmp_path, directions=["t->v"])
+    assert seen["it/clips"] == 20 and not any("audio" in key for key in seen)

@@ -1,0 +1,229 @@
+"""Ctrl-C and a closed terminal, in a real one: what is said, the status, and what is saved."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from launch import write_overlay
+from processes import LIMIT, until
+
+from commands.test_cli import CONFIGS
+
+HELD = """
+import os, runpy, sys, time
+from mcn_lightning.runs.resume import Resume
+
+def hold(self, trainer, pl_module, batch, batch_idx):
+    if trainer.global_step == 1:
+        open(os.environ["READY"] + str(trainer.global_rank), "w").close()
+        while not os.path.exists(os.environ["GO"]):
+            time.sleep(0.05)
+
+Resume.on_train_batch_start = hold
+if __name__ == "__main__":
+    runpy.run_module("mcn_lightning", run_name="__main__")
+"""
+"""The command, which waits in its second step until a file is there."""
+
+INTERRUPTED = """
+import os, runpy, signal, sys
+what, = sys.argv[1:2]
+del sys.argv[1]
+
+def interrupt(*_, **__):
+    os.kill(os.getpid(), signal.SIGINT)
+
+if what == "imports":
+    class Finder:
+        def find_spec(self, name, path=None, target=None):
+            if name == "mcn_lightning.commands.main":
+                interrupt()
+    sys.meta_path.insert(0, Finder())
+else:
+    module, _, name = what.rpartition(".")
+    owner = __import__(module.split(":")[0], fromlist=["x"])
+    for part in module.split(":")[1:]:
+        owner = getattr(owner, part)
+    setattr(owner, name, interrupt)
+runpy.run_module("mcn_lightning", run_name="__main__")
+"""
+"""The command, which gets Ctrl-C where a function would be called."""
+
+
+class Terminal:
+    """A process with a terminal of its own, whose text is collected."""
+
+    def __init__(self, command: list[str], folder: Path, **environment: str) -> None:
+        self.process, self._master = pty.fork()
+        if self.process == 0:
+            os.chdir(folder)  # in which nohup leaves a file
+            os.execvpe(command[0], command, os.environ | environment)
+        self.text = ""
+
+    def read(self) -> bool:
+        """Take what was written; return whether there may be more."""
+        if not select.select([self._master], [], [], LIMIT)[0]:
+            raise TimeoutError(self.text)
+        try:
+            part = os.read(self._master, 4096)
+        except OSError:  # the other end is closed
+            return False
+        self.text += part.decode(errors="replace")
+        return bool(part)
+
+    def wait_for(self, text: str) -> None:
+        """Read until a text has come."""
+        while text not in self.text:
+            assert self.read(), self.text
+
+    def press(self) -> None:
+        """Press Ctrl-C, which the terminal turns into SIGINT for all of its processes."""
+        os.write(self._master, b"\x03")
+
+    def close(self) -> None:
+        """Close the terminal."""
+        os.close(self._master)
+
+    def end(self) -> int:
+        """Return the exit status, when all has been read."""
+        while self.read():
+            pass
+        return self.status()
+
+    def status(self) -> int:
+        """Return the exit status."""
+        ended: list[int] = []
+
+        def over() -> bool:
+            number, status = os.waitpid(self.process, os.WNOHANG)
+            if number:
+                ended.append(status)
+            return bool(number)
+
+        until(over, "the end of the process")
+        return os.waitstatus_to_exitcode(ended[0])
+
+
+@pytest.fixture
+def held(tiny, tmp_path):
+    """Return how a run is started that waits in its second step, and the file that lets it go on."""
+    small = write_overlay(tmp_path / "small.yaml", tiny, tmp_path / "runs", "pytorch_lightning.loggers.CSVLogger")
+    (tmp_path / "held.py").write_text(HELD)
+    ready, go = tmp_path / "ready", tmp_path / "go"
+
+    def start(*words: object, processes: int = 1, before: tuple[str, ...] = ()) -> Terminal:
+        command = [*before, sys.executable, tmp_path / "held.py", "fit", "--config", CONFIGS / "demo.yaml"]
+        command += [
+            "--config",
+            small,
+            "--data.batch_size",
+            2,
+            "--data.num_workers",
+            2,
+            "--trainer.max_steps",
+            6,
+            *words,
+        ]
+        terminal = Terminal([str(word) for word in command], tmp_path, READY=str(ready), GO=str(go))
+        for rank in range(processes):
+            until(Path(f"{ready}{rank}").exists, "the second step")
+        return terminal
+
+    return start, go
+
+
+def newest(folder: Path) -> dict:
+    (path,) = folder.glob("runs/run/version_0/checkpoints/newest.ckpt")
+    return torch.load(path, weights_only=True)
+
+
+TWO = ("--trainer.devices", 2, "--data.batch_size", 1, "--trainer.limit_val_batches", 0)
+
+
+@pytest.mark.parametrize(("words", "processes"), [((), 1), (TWO, 2)], ids=["one", "two"])
+def test_ctrl_c_saves_and_a_second_one_stops_at_once(held, tmp_path, words, processes):
+    start, go = held
+    terminal = start(*words, processes=processes)
+    terminal.press()
+    terminal.wait_for("saving after this step; press again to stop now")
+    go.touch()
+    assert terminal.end() == 128 + signal.SIGINT, terminal.text
+    assert terminal.text.count("press again") == 1
+    assert "\nstopped by SIGINT after step" in terminal.text  # below the bar
+    assert "Traceback" not in terminal.text and newest(tmp_path)["global_step"] >= 2
+
+    go.unlink()
+    for rank in range(processes):
+        (tmp_path / f"ready{rank}").unlink()
+    terminal = start(*words, processes=processes)
+    terminal.press()
+    terminal.wait_for("press again")
+    terminal.press()
+    assert terminal.end() == 128 + signal.SIGINT, terminal.text
+    last = [line for line in terminal.text.split("press again to stop now")[1].splitlines() if line.strip(" ^C")]
+    assert last == ["stopped at once by SIGINT; nothing more was saved"]
+    assert not (tmp_path / "runs" / "run" / "version_1" / "checkpoints" / "newest.ckpt").exists()
+
+
+def test_a_closed_terminal_saves(held, tmp_path):
+    start, go = held
+    terminal = start()
+    terminal.close()
+    go.touch()
+    assert terminal.status() == 128 + signal.SIGHUP
+    assert newest(tmp_path)["global_step"] == 2
+
+
+def test_nohup_stays_nohup(held, tmp_path):
+    start, go = held
+    terminal = start(before=("nohup",))
+    os.kill(terminal.process, signal.SIGHUP)
+    go.touch()
+    assert terminal.end() == 0, terminal.text
+    (path,) = tmp_path.glob("runs/run/version_0/checkpoints/last.ckpt")
+    assert torch.load(path, weights_only=True)["global_step"] == 6
+
+
+LATE = "mcn_lightning.module:MCNModule"
+WHERE = {
+    "imports": ("imports", "fit"),
+    "set-up of fit": ("mcn_lightning.data.datamodule:NarratedVideos.setup", "fit"),
+    "test": (f"{LATE}.test_step", "test"),
+    "validate": (f"{LATE}.validation_step", "validate"),
+    "predict": (f"{LATE}.predict_step", "predict"),
+    "prepare": ("mcn_lightning.data.shards.pack._plan", "prepare"),
+}
+
+
+def one_line(tmp_path: Path, what: str, *words: object) -> None:
+    """Run a command that is interrupted, and see that it ends as it should."""
+    command = [sys.executable, "-c", INTERRUPTED, what, *words]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=LIMIT, cwd=tmp_path)
+    assert done.returncode == 130, (what, done.stderr)
+    assert done.stderr.count("stopped") == 1 and "Traceback" not in done.stderr, (what, done.stderr)
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_ctrl_c_outside_of_training_is_one_line(where, tiny, tmp_path):
+    what, command = WHERE[where]
+    small = write_overlay(tmp_path / "small.yaml", tiny, tmp_path / "runs", "pytorch_lightning.loggers.CSVLogger")
+    more = ("--pack.output", tmp_path / "shards") if command == "prepare" else ("--data.num_workers", 1)
+    one_line(tmp_path, what, command, "--config", CONFIGS / "demo.yaml", "--config", small, *more)
+
+
+def test_ctrl_c_in_commands_without_a_trainer_is_one_line(tmp_path):
+    for what, *words in (
+        ("mcn_lightning.commands.data.write_synthetic", "synthetic", "--root", "made"),
+        ("mcn_lightning.commands.data.ShardHeader", "verify", "--shards", "shards"),
+        ("mcn_lightning.commands.convert.read_weights", "convert", "--weights", "a.pth", "--output", "a.ckpt"),
+        ("mcn_lightning.commands.experiments.results", "results", "runs"),
+    ):
+        one_line(tmp_path, what, *words)

@@ -1,0 +1,68 @@
+"""The command as a process of its own, on tiny data, out of the network's reach."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from commands.test_cli import CONFIGS, DATA, NETWORK
+from processes import LIMIT
+
+LOGGER = "pytorch_lightning.loggers.WandbLogger"
+UNSET = ("WANDB_API_KEY", "WANDB_SERVICE", "WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_PROJECT", "WANDB_DIR", "NETRC")
+
+
+def write_overlay(path: Path, root: Path, folder: Path, logger: str = LOGGER, **trainer: Any) -> Path:
+    """Write a file that makes the demo tiny, with its runs in ``folder/run``; return where it is."""
+    options = {
+        "data": {name: value for name, value in DATA.items() if name != "modalities"} | {"root": str(root)},
+        "model": {"network": NETWORK, "clustering": {"num_clusters": 4, "queue_rows": 16}},
+        "trainer": {
+            "max_steps": 3, "limit_val_batches": 1, "accelerator": "cpu", "enable_progress_bar": False,
+            "log_every_n_steps": 1, "check_val_every_n_epoch": 1, "max_epochs": 100_000,
+            "logger": {"class_path": logger, "init_args": {"save_dir": str(folder), "name": "run"}},
+        } | trainer,
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(options))
+    return path
+
+
+def write_video_text(folder: Path, root: Path, queue_rows: int = 12, data: Any = None, **trainer: Any) -> Path:
+    """Write options of two epochs of three batches of video and text, with runs in ``folder/run``; return where."""
+    options = {
+        "data": {
+            "root": str(root), "modalities": ["video", "text"], "num_workers": 0, "batch_size": 2, "eval_batch_size": 1,
+            "streams": [{"suffix": "_2d", "rate": 1.0, "width": 8}],
+            "text": {"source": "word_vectors.txt", "dim": 8}, "clips": {"n_pair": 4, "min_time": 5.0},
+        } | (data or {}),
+        "model": {
+            "network": {"embedding_dim": 16, "reconstruction": False},
+            "clustering": {"num_clusters": 4, "queue_rows": queue_rows},
+        },
+        "trainer": {
+            "accelerator": "cpu", "max_epochs": 2, "log_every_n_steps": 1, "enable_progress_bar": False,
+            "logger": {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder), "name": "run"}},
+        } | trainer,
+    }  # fmt: skip
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(options))
+    return path
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """Return an environment with a home of its own, in which wandb finds no key and python is this one."""
+    kept = {name: value for name, value in os.environ.items() if name not in UNSET}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
+    own = {"HOME": str(home), "PATH": path, "WANDB_CONFIG_DIR": str(home), "WANDB_ERROR_REPORTING": "false"}
+    patient = {"WANDB__SERVICE_WAIT": str(LIMIT)}  # for the start of its service, else 30 s
+    return kept | own | patient | more
+
+
+def start(*words: object, **options: Any) -> subprocess.Popen[str]:
+    """Start ``fit`` of the demo with more words."""
+    command = [sys.executable, "-m", "mcn_lightning", "fit", "--config", CONFIGS / "demo.yaml", *words]
+    return subprocess.Popen([str(word) for word in command], text=True, **options)

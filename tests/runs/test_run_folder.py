@@ -1,0 +1,139 @@
+"""The folder of a run: whose it is, what lies in it whatever the loggers, and that it can be written."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from commands.test_cli import CONFIGS, folder_of, refusal, run
+from launch import write_overlay
+
+
+@pytest.fixture
+def overlay(tmp_path, tiny) -> Path:
+    return write_overlay(tmp_path / "tiny.yaml", tiny, tmp_path / "runs", "pytorch_lightning.loggers.CSVLogger")
+
+
+def test_a_folder_or_checkpoint_of_another_run_is_refused_with_the_options_that_differ(overlay, capsys):
+    demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay)
+    run(*demo)
+    folder = folder_of(overlay)
+    before = (folder / "metrics.csv").read_text()
+    weight = ("--model.loss.cluster_weight", 0.5)
+    version, checkpoint = "--trainer.logger.init_args.version", folder / "checkpoints" / "last.ckpt"
+    found = f"found {folder} with other ones (model.loss.cluster_weight: 1.0 there, 0.5 here); "
+    for words, option, hint in (
+        ((version, "0"), f"{version} 0", "choose another version"),
+        ((version, "version_0"), f"{version} version_0", "choose another version"),  # as a name
+        (("--ckpt_path", checkpoint), f"--ckpt_path {checkpoint}", "start from its weights (--model.weights)"),
+        (("--checkpoint.dirpath", checkpoint.parent), f"--checkpoint.dirpath {checkpoint.parent}", "another folder"),
+    ):
+        message = refusal(capsys, *demo, *weight, *words)
+        told = next(line for line in message.splitlines() if line.startswith("error: "))
+        assert told.startswith(f"error: {option}: expected a run with the same options, {found}") and hint in told
+    many = (
+        "--data.batch_size",
+        2,
+        "--seed_everything",
+        3,
+        "--model.optimizer.lr",
+        1,
+        "--data.audio.clamp_start",
+        "false",
+    )
+    message = refusal(capsys, *demo, *weight, *many, "--data.clips.n_pair", 2, "--data.clips.min_time", 9, version, 0)
+    assert "data.batch_size: 4 there, 2 here, " in message and ", and " in message and " more); choose" in message
+    assert (folder / "metrics.csv").read_text() == before
+    longer = ("--trainer.max_steps", 4, "--data.num_workers", 1, "--trainer.log_every_n_steps", 2)
+    run(*demo, *longer, version, 0, "--ckpt_path", checkpoint)
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 4
+    run(*demo, *weight, version, 1)  # a new folder
+
+
+def test_a_run_folder_is_that_of_one_run(overlay, capsys, tmp_path):
+    place = tmp_path / "job"
+    demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, "--run_folder", place, "--ckpt_path", "last")
+    run(*demo)
+    run(*demo, "--trainer.max_steps", 4)
+    first, second = sorted(place.glob("*/version_*"))
+    assert "goes on from" in capsys.readouterr().out
+    for folder in (first, second):
+        assert {"config.yaml", "metrics.csv", "run.json", "checkpoints"} <= {path.name for path in folder.iterdir()}
+    message = refusal(capsys, *demo, "--model.loss.cluster_weight", 0.5, "--model.optimizer.lr", 0.5)
+    assert (
+        f"error: --run_folder {place}: expected a run with the same options, found {first} with other ones" in message
+    )
+    assert "model.loss.cluster_weight: 1.0 there, 0.5 here, model.optimizer.lr: 0.003 there, 0.5 here" in message
+    message = refusal(capsys, *demo, "--trainer.gradient_clip_val", 0.5, "--retrieval.calibrate", 0.5)
+    assert "retrieval.calibrate: 0.0 there, 0.5 here, trainer.gradient_clip_val: null there, 0.5 here" in message
+    assert sorted(place.glob("*/version_*")) == [first, second]
+    (second / "config.yaml").write_text("trainer: 5")
+    assert f"{second / 'config.yaml'}: expected the options of a run, found something" in refusal(capsys, *demo)
+
+
+def test_the_folder_of_a_run_is_one_whatever_the_order_of_its_loggers(overlay, tmp_path):
+    loggers = [{"class_path": f"pytorch_lightning.loggers.{name}", "init_args": {"save_dir": str(tmp_path / name)}}
+               for name in ("WandbLogger", "CSVLogger")]  # fmt: skip
+    loggers[0]["init_args"]["offline"] = True
+    (tmp_path / "loggers.yaml").write_text(yaml.safe_dump({"trainer": {"logger": loggers}}))
+    demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, "--config", tmp_path / "loggers.yaml")
+    run(*demo, "--run_folder", tmp_path / "job")
+    (folder,) = (tmp_path / "job").glob("*/version_0")
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "metrics.csv", "run.json", "checkpoints", "wandb_id"} <= names
+    assert not (tmp_path / "WandbLogger").exists() and not (tmp_path / "CSVLogger").exists()
+
+
+def test_a_place_below_that_of_all_runs_cannot_be_written(overlay, capsys, tmp_path):
+    demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "run").write_text("")  # where the folders of the runs should be
+    (tmp_path / "checkpoints").write_text("")
+    assert f"{tmp_path / 'runs' / 'run'}: expected a folder for the results of the run, found " in refusal(
+        capsys, *demo
+    )
+    words = ("--checkpoint.dirpath", tmp_path / "checkpoints" / "a", "--trainer.logger.init_args.name", "other")
+    assert f"{tmp_path / 'checkpoints'}: expected a folder for the results" in refusal(capsys, *demo, *words)
+
+
+def rows_in(path: Path) -> list[dict[str, str]]:
+    """Return what was logged, row by row, without empty cells."""
+    with path.open(newline="") as file:
+        return [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def test_a_run_that_goes_on_in_its_folder_keeps_what_it_logged(overlay, capsys):
+    demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, "--trainer.logger.init_args.version", 0)
+    quick = ("--trainer.log_every_n_steps", 1, "--ckpt_path", "last", "--data.batch_size", 2, "--trainer.max_steps")
+    run(*demo, *quick, 2)
+    path = folder_of(overlay) / "metrics.csv"
+    before = rows_in(path)
+    path.write_text(path.read_text() + "0.5,0.2")  # a line that breaks off
+    run(*demo, *quick, 4)
+    every = rows_in(path)
+    assert every[: len(before)] == before and not path.with_name("metrics.csv.kept").exists()
+    assert [row["step"] for row in every if "train/loss" in row] == ["0", "1", "2", "3"]
+    run("validate", *demo[1:], "--ckpt_path", folder_of(overlay) / "checkpoints" / "last.ckpt")
+    assert rows_in(path)[: len(every)] == every and len(rows_in(path)) == len(every) + 1
+    assert "will be deleted" not in capsys.readouterr().err
+
+
+def test_the_name_of_a_metric_makes_no_folder_and_such_a_run_goes_on(overlay, capsys):
+    demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, "--ckpt_path", "last")
+    name = "{epoch}-{val/t->va/R@10:.1f}-{val/nmi}"
+    run(*demo, "--checkpoint.filename", name, "--checkpoint.save_last", "false")
+    (path,) = (folder_of(overlay) / "checkpoints").rglob("*.ckpt")
+    recall = next(
+        row["val/t->va/R@10"] for row in rows_in(folder_of(overlay) / "metrics.csv")[::-1] if "val/nmi" in row
+    )
+    assert path.parent.name == "checkpoints"
+    assert path.name.startswith(f"epoch=2-val_t->va_R@10={float(recall):.1f}-val_nmi=0.")
+    capsys.readouterr()
+    run(*demo, "--trainer.max_steps", 5, "--checkpoint.filename", name)
+    assert f"goes on from {path}, step 3" in capsys.readouterr().out
+    run("results", overlay.parent / "runs", "--metrics", "[val/t->va/R@10]")
+    assert "| run |" in capsys.readouterr().out.replace("  ", " ")
+    run("validate", *demo[1:5], "--ckpt_path", path)

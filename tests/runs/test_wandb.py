@@ -1,0 +1,111 @@
+"""Runs that log to wandb, offline: what is logged, where the files lie, going on, and a key that is missing."""
+
+import csv
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from commands.test_cli import CONFIGS
+from launch import environment, start, write_overlay
+from processes import LIMIT, wait_for
+from wandb_files import logged, summary
+from wandb_server import KEY, WandbServer
+
+LAYER = CONFIGS / "trainer" / "wandb.yaml"
+RECORD = {
+    "version", "commit", "changed", "command", "hardware", "processes", "started", "hours", "memory_gb", "finished",
+    "versions",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_goes_on_as_one_wandb_run_in_folders_of_its_own(tiny, tmp_path):
+    env, runs = environment(tmp_path, WANDB_MODE="offline"), tmp_path / "runs"
+    plain = "pytorch_lightning.loggers.CSVLogger"
+    overlay = write_overlay(tmp_path / "tiny.yaml", tiny, runs, logger=plain, max_steps=100_000)
+    folders = [runs / "run" / f"version_{number}" for number in (0, 1)]
+    small = ("--config", overlay, "--data.batch_size", 2)
+    first = start(*small, "--config", LAYER, "--resume.every_n_steps", 1, env=env, stderr=subprocess.PIPE)
+    wait_for((folders[0] / "checkpoints" / "newest.ckpt").exists, first)
+    figures = folders[0] / "metrics.csv"
+    wait_for(lambda: figures.exists() and "val/nmi" in figures.read_text(), first)  # an epoch was evaluated
+    first.send_signal(signal.SIGTERM)
+    assert "stopped by SIGTERM" in first.communicate(timeout=LIMIT)[1]
+    records = [json.loads((folders[0] / "run.json").read_text())]
+    steps = torch.load(folders[0] / "checkpoints" / "newest.ckpt", weights_only=True)["global_step"]
+    words = ("--trainer.logger", "WandbLogger", "--trainer.logger.init_args.project", "mcn")
+    words += ("--ckpt_path", "last", "--trainer.max_steps", steps + 2)
+    second = start(*small, *words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    said, told = second.communicate(timeout=LIMIT)
+    assert second.returncode == 0, told
+    assert f"step {steps}" in said and "no API key" not in told
+    records.append(json.loads((folders[1] / "run.json").read_text()))
+
+    for folder in folders:
+        assert {path.name for path in folder.iterdir()} >= {"config.yaml", "checkpoints", "run.json", "metrics.csv"}
+    assert set(records[0]) == set(records[1]) == RECORD
+    assert [record["finished"] for record in records] == [False, True]
+    assert records[0]["started"] == records[1]["started"] and 0 < records[0]["hours"] < records[1]["hours"] < 1
+    assert "--ckpt_path last" in records[1]["command"] and records[1]["processes"] == 1
+    assert records[1]["hardware"].startswith("CPU, ") and 0.01 < records[1]["memory_gb"] < 64
+
+    places = sorted((runs / "wandb").glob("offline-run-*"))
+    (one, config, rows), (other, later, more) = (logged(path) for path in places)
+    told = ("hardware", "processes", "started", "hours", "memory_gb")  # of the second part: those of both
+    for path, record in zip(places, records, strict=True):
+        found = {name: value for name, value in summary(path).items() if name.startswith("run.")}
+        assert found == {f"run.{name}": record[name] for name in told}
+    assert one == other == (folders[0] / "wandb_id").read_text().strip()
+    assert config["run.commit"] == records[0]["commit"] and config["run.command"] == records[0]["command"]
+    assert config["model.network.embedding_dim"] == 16 and config["data.root"] == str(tiny)
+    assert later["trainer.max_steps"] == steps + 2 and later["run.changed"] == records[1]["changed"]
+    names = {"train/loss", "train/cluster", "val/t->va/R@10", "val/nmi", "clustering/objective"}
+    names |= {"train/clips_per_second", "train/data_wait_share"}
+    assert names <= {name for row in rows for name in row}
+    assert [row["trainer/global_step"] >= steps for row in more if "train/loss" in row] == [True, True]
+    with open(folders[1] / "metrics.csv", newline="") as file:
+        table = [row for row in csv.DictReader(file) if row["train/loss"]]
+    assert len(table) == 2
+    assert all(
+        float(row["train/clips_per_second"]) > 0 and 0 <= float(row["train/data_wait_share"]) <= 1 for row in table
+    )
+
+    with WandbServer() as server:
+        env |= {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
+        command = [sys.executable, "-m", "wandb", "sync", *(str(path) for path in reversed(places))]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == 0 and done.stderr.count("Finished syncing") == 2, done.stderr
+    sent = [server.history[one][line] for line in sorted(server.history[one])]
+    assert [row["trainer/global_step"] for row in sent] == [row["trainer/global_step"] for row in rows + more]
+    assert server.summary[one]["run.hours"] == records[1]["hours"]
+
+
+@pytest.mark.slow
+def test_without_a_key_the_run_trains_on_offline_and_says_so(tiny, tmp_path):
+    overlay = write_overlay(tmp_path / "tiny.yaml", tiny, tmp_path / "runs")
+    env = environment(tmp_path, WANDB_MODE="online", WANDB_BASE_URL="http://127.0.0.1:9")
+    terminal, end = pty.openpty()  # in which wandb would ask for the key
+    process = start("--config", overlay, "--config", LAYER, env=env, stdin=end, stdout=end, stderr=end)
+    os.close(end)
+    shown = b""
+    try:
+        while part := os.read(terminal, 4096):
+            shown += part
+    except OSError:  # the other end is closed
+        pass
+    assert process.wait(timeout=LIMIT) == 0
+    told = [line for line in shown.decode().splitlines() if "no API key was found" in line]
+    assert len(told) == 1 and "goes on offline" in told[0] and "wandb sync" in told[0]
+    assert list((tmp_path / "runs" / "wandb").glob("offline-run-*"))
+    assert json.loads((tmp_path / "runs" / "run" / "version_0" / "run.json").read_text())["finished"]
+
+
+def test_wandb_is_imported_only_by_those_who_log_to_it():
+    asked = "import sys, mcn_lightning.commands.fit; print('wandb' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip().endswith("False")

@@ -1,0 +1,127 @@
+"""Memory of batches: neighbours are joined without a copy, and nothing that is still held is written to."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+
+from mcn_lightning import memory
+from mcn_lightning.batch import ClipBatch
+from mcn_lightning.data.loading import ClipLoader
+from mcn_lightning.data.videos import collate
+from mcn_lightning.memory import Blocks, Slots, join
+
+
+def address(tensor):
+    return tensor.untyped_storage().data_ptr()
+
+
+def test_a_block_is_used_again_only_when_nothing_holds_it():
+    blocks = Blocks()
+    first = blocks.new((1000, 3), torch.float32).fill_(1.0)
+    second = blocks.new((1000, 3), torch.float32).fill_(2.0)
+    assert address(first) != address(second)
+    view, where = first[10:20, 1], address(first)
+    del first
+    third = blocks.new((1000, 3), torch.float32).fill_(3.0)
+    assert address(third) != where and (view == 1.0).all()  # a view holds the block
+    del view
+    gc.collect()
+    assert address(blocks.new((2000, 3), torch.float16)) == where  # as many bytes
+    assert (second == 2.0).all() and (third == 3.0).all()
+
+
+def test_the_number_of_blocks_is_bounded():
+    blocks = Blocks()
+    held = [blocks.new((100,), torch.uint8).fill_(number) for number in range(50)]
+    assert len(blocks._blocks) <= 12
+    assert all((tensor == number).all() for number, tensor in enumerate(held))
+
+
+@pytest.mark.parametrize("time_major", [False, True])
+def test_neighbours_are_joined_where_they_are(time_major):
+    slots = Slots(3, Blocks())
+    parts = []
+    for number in range(3):
+        part = slots.take("audio", (2, 5, 7), torch.float16).fill_(number)
+        parts.append(part.transpose(1, 2) if time_major else part)
+    whole = join(parts)
+    assert whole.data_ptr() == parts[0].data_ptr() and whole.shape == (6, *parts[0].shape[1:])
+    assert torch.equal(whole, torch.cat(parts)) and whole.stride(1) == parts[0].stride(1)
+    assert torch.equal(join(parts[:2]), torch.cat(parts[:2]))
+    for others in (parts[::-1], [parts[0], parts[2]], [parts[0], parts[1].clone()]):
+        assert torch.equal(join(others), torch.cat(others)) and join(others).data_ptr() != others[0].data_ptr()
+
+
+def test_a_part_of_another_shape_or_too_many_get_memory_of_their_own():
+    slots = Slots(2, Blocks())
+    first = slots.take("x", (2, 4), torch.float32)
+    for shape, dtype in (((2, 5), torch.float32), ((2, 4), torch.float16), ((3, 4), torch.float32)):
+        other = slots.take("x", shape, dtype)
+        assert tuple(other.shape) == shape and other.dtype == dtype and address(other) != address(first)
+    second = slots.take("x", (2, 4), torch.float32)
+    assert address(second) == address(first)
+    assert address(slots.take("x", (2, 4), torch.float32)) != address(first)
+    mixed = [first.fill_(1.0), torch.ones(1, 4, dtype=torch.float16)]
+    assert join(mixed).dtype == torch.float32 and (join(mixed) == 1).all()
+
+
+class Numbers(torch.utils.data.Dataset):
+    """Batches of one tensor that holds the number of the batch, in slots of recycled memory."""
+
+    def __init__(self):
+        self.blocks = Blocks()
+
+    def __len__(self):
+        return 60
+
+    def __getitems__(self, keys):
+        part = Slots(1, self.blocks).take("video", (1, 50_000), torch.float16)
+        return [ClipBatch(ids=(str(keys[0]),), video=part.fill_(keys[0]))]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_workers_send_stays_as_long_as_it_is_held_and_is_used_again_after(workers):
+    loader = ClipLoader(Numbers(), batch_size=1, num_workers=workers, collate_fn=lambda items: items[0])
+    held, places = {}, set()
+    for number, batch in enumerate(loader):
+        places.add(batch.video.data_ptr())
+        if number % 3 == 0:
+            held[number] = batch.video[0, 100:200]  # a view of it is enough
+        assert (batch.video == number).all()
+        for kept, view in held.items():
+            assert (view == kept).all()
+        if len(held) > 4:
+            del held[min(held)]
+        del batch
+    assert len(places) < 40  # 60 batches, and few of them held at a time
+
+
+def test_every_batch_may_be_held():
+    loader = ClipLoader(Numbers(), batch_size=1, num_workers=2, collate_fn=lambda items: items[0])
+    batches = list(loader)
+    assert all((batch.video == number).all() for number, batch in enumerate(batches))
+    assert len({batch.video.data_ptr() for batch in batches}) == 60
+
+
+def test_pinned_copies_give_the_block_back(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)  # there may be no device to pin for
+    loader = ClipLoader(Numbers(), batch_size=1, num_workers=1, collate_fn=lambda items: items[0])
+    copies = [batch.pin_memory() for batch in torch.utils.data.DataLoader.__iter__(loader)]
+    assert all((copy.video == number).all() for number, copy in enumerate(copies))
+
+
+class Apart(Numbers):
+    """Batches whose parts are not neighbours."""
+
+    def __getitems__(self, keys):
+        return [ClipBatch(ids=(str(key),), video=torch.full((2, 50_000), float(key))) for key in keys]
+
+
+def test_memory_that_will_not_be_used_again_is_not_kept():
+    before = len(memory._mapped)
+    for batch in ClipLoader(Apart(), batch_size=4, num_workers=1, collate_fn=collate):
+        assert batch.video.shape == (8, 50_000)
+    assert len(memory._mapped) == before
