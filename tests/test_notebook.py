@@ -20,7 +20,7 @@ from mcn_lightning.data.sources.synthetic import SyntheticConfig
 from mcn_lightning.data.text import TextConfig
 from mcn_lightning.errors import InputError
 from mcn_lightning.models import NetworkConfig
-from mcn_lightning.runs import Resume
+from mcn_lightning.runs.resume import Resume
 
 PAGES = Path(__file__).parents[1]
 SMALL = {"embedding_dim": 16, "audio_widths": [4, 4, 4, 8], "reconstruction_hidden": 8}

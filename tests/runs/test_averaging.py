@@ -20,7 +20,7 @@ from mcn_lightning import MCNModule
 from mcn_lightning.benchmarks import Benchmark
 from mcn_lightning.callbacks import CentroidUpdate
 from mcn_lightning.errors import InputError
-from mcn_lightning.runs import Resume
+from mcn_lightning.runs.resume import Resume
 
 DECAY = 0.8
 NETWORK = {"embedding_dim": 16, "audio_widths": [4, 4, 4, 8], "reconstruction_hidden": 8, "dropout": 0.3}

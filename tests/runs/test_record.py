@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from mcn_lightning.callbacks import Throughput, throughput
-from mcn_lightning.runs import RunRecord
-from mcn_lightning.runs.record import command_line, git_state
+from mcn_lightning.runs.record import RunRecord, command_line, git_state
 
 
 def git(folder, *words):

@@ -25,7 +25,7 @@ from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.distributed import rank
 from mcn_lightning.losses import FiniteWatch, NotFiniteError, check_state
 from mcn_lightning.module import MCNModule
-from mcn_lightning.runs import WholeCheckpoints
+from mcn_lightning.runs.checkpoints import WholeCheckpoints
 from mcn_lightning.runs.resume import Resume, random_states, set_random_states
 
 # 6 videos: 3 steps an epoch on one process with 2 of them, 3 on two with 1

@@ -22,7 +22,8 @@ from test_module import make_data
 from mcn_lightning import MCNModule
 from mcn_lightning.callbacks import CentroidUpdate, RetrievalEvaluation, Throughput
 from mcn_lightning.errors import InputError
-from mcn_lightning.runs import WholeCheckpoints, check_trainer
+from mcn_lightning.runs.checkpoints import WholeCheckpoints
+from mcn_lightning.runs.trainer_options import check_trainer
 
 PAGE = Path(__file__).parents[2] / "docs" / "trainer_options.md"
 NETWORK = {"embedding_dim": 16, "audio_widths": [4, 4, 4, 8], "reconstruction_hidden": 8, "dropout": 0.2}

@@ -16,7 +16,7 @@ from mcn_lightning.models import NetworkConfig
 from mcn_lightning.models.released import WeightsError
 from mcn_lightning.models.weights import OWN, read_weights
 from mcn_lightning.module import MCNModule
-from mcn_lightning.runs import WholeCheckpoints
+from mcn_lightning.runs.checkpoints import WholeCheckpoints
 
 OF_DATA = ("modalities", "video_dim", "audio_bands", "text_dim")
 """Fields of the network that the command sets from the options of the data."""
