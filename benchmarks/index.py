@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from mcn_lightning.data.files.features import DEFAULT_STREAMS, AudioConfig
+from mcn_lightning.data.files.pooling import DEFAULT_STREAMS
+from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.shards.files import COLUMNS, STREAM_COLUMNS, ShardIndex
 from mcn_lightning.data.shards.header import FORMAT, INDEX
 from mcn_lightning.data.shards.read import ShardVideos

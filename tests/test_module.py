@@ -18,7 +18,8 @@ from mcn_lightning.callbacks import CentroidUpdate
 from mcn_lightning.clustering import ClusteringConfig
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.datamodule import NarratedVideos
-from mcn_lightning.data.files.features import AudioConfig, VisualStream
+from mcn_lightning.data.files.pooling import VisualStream
+from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.text import TextConfig
 from mcn_lightning.distributed import rank
 from mcn_lightning.errors import InputError

@@ -15,7 +15,8 @@ from mcn_lightning import MCNModule, NarratedVideos
 from mcn_lightning.batch import ClipBatch
 from mcn_lightning.callbacks import CentroidUpdate, RetrievalEvaluation, Throughput
 from mcn_lightning.data.clips import ClipConfig
-from mcn_lightning.data.files.features import AudioConfig, VisualStream
+from mcn_lightning.data.files.pooling import VisualStream
+from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.sources.synthetic import SyntheticConfig
 from mcn_lightning.data.text import TextConfig
 from mcn_lightning.errors import InputError

@@ -30,7 +30,8 @@ from mcn_lightning.benchmarks import LocalizationBenchmark
 from mcn_lightning.benchmarks.annotations import Segment
 from mcn_lightning.benchmarks.files import EvaluationText
 from mcn_lightning.benchmarks.localization import Entry, second_labels, transcript
-from mcn_lightning.data.files.features import AudioConfig, VisualStream
+from mcn_lightning.data.files.pooling import VisualStream
+from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.sources.class_names import class_text
 from mcn_lightning.data.sources.clip_pickles import PickledClips
 from mcn_lightning.data.text import TextConfig

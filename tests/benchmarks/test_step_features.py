@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from mcn_lightning.batch import cut_clips
 from mcn_lightning.benchmarks.step_features import audio_windows, open_features, pool_seconds, seconds_of
-from mcn_lightning.data.files.features import AudioConfig, VisualStream
+from mcn_lightning.data.files.pooling import VisualStream
+from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.sources.howto100m import VideoLayout
 from mcn_lightning.errors import InputError
 

@@ -17,7 +17,8 @@ from mcn_lightning.callbacks import CentroidUpdate, RetrievalEvaluation
 from mcn_lightning.clustering import ClusteringConfig
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.datamodule import NarratedVideos
-from mcn_lightning.data.files.features import AudioConfig, VisualStream
+from mcn_lightning.data.files.pooling import VisualStream
+from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.text import TextConfig
 from mcn_lightning.models import NetworkConfig
 from mcn_lightning.module import MCNModule, OptimizerConfig

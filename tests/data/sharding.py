@@ -10,7 +10,8 @@ import torch
 from mcn_lightning.batch import ClipBatch
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.datamodule import NarratedVideos
-from mcn_lightning.data.files.features import AudioConfig, VisualStream
+from mcn_lightning.data.files.pooling import VisualStream
+from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.shards.header import shard_name
 from mcn_lightning.data.shards.pack import PackConfig
 from mcn_lightning.data.text import TextConfig

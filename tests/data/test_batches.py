@@ -16,7 +16,8 @@ from references import clips as reference
 from mcn_lightning.batch import ClipBatch
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.datamodule import NarratedVideos
-from mcn_lightning.data.files.features import AudioConfig, VisualStream
+from mcn_lightning.data.files.pooling import VisualStream
+from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.text import TextConfig, split_words
 from mcn_lightning.errors import InputError
 

@@ -26,7 +26,7 @@ from mcn_lightning.data.clips import (
     draw_windows,
     merge,
 )
-from mcn_lightning.data.files.features import AudioConfig, clip_frames, seconds_of_frames, window_span
+from mcn_lightning.data.files.spectrograms import AudioConfig, clip_frames, seconds_of_frames, window_span
 from mcn_lightning.data.videos import NarratedVideoDataset, check_lengths
 from mcn_lightning.errors import InputError
 

@@ -15,7 +15,8 @@ from torch import nn
 
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.datamodule import NarratedVideos
-from mcn_lightning.data.files.features import AudioConfig, VisualStream
+from mcn_lightning.data.files.pooling import VisualStream
+from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.sources.synthetic import SyntheticConfig
 from mcn_lightning.data.text import TextConfig
 from mcn_lightning.errors import InputError

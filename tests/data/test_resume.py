@@ -21,7 +21,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.datamodule import NarratedVideos
-from mcn_lightning.data.files.features import VisualStream
+from mcn_lightning.data.files.pooling import VisualStream
 
 root, folder, world, workers, steps, resume, batch = json.loads(sys.argv[1])
 folder = Path(folder)

@@ -17,7 +17,7 @@ from mcn_lightning.benchmarks.crosstask import read_crosstask
 from mcn_lightning.benchmarks.mining_youtube import BACKGROUND, read_classes, read_lengths, read_mining_youtube
 from mcn_lightning.benchmarks.step_features import audio_windows, open_features, pool_seconds
 from mcn_lightning.data.clips import ClipConfig
-from mcn_lightning.data.files.features import FRAME_RATE
+from mcn_lightning.data.files.spectrograms import FRAME_RATE
 from mcn_lightning.data.sources.class_names import class_text
 from mcn_lightning.data.sources.clip_pickles import PickledClips
 from mcn_lightning.data.sources.howto100m import VideoLayout

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcn_lightning.data.files.features import FRAME_RATE, all_finite, frames_at, read_rows, read_spectrogram
+from mcn_lightning.data.files.arrays import all_finite
+from mcn_lightning.data.files.pooling import read_rows
+from mcn_lightning.data.files.spectrograms import FRAME_RATE, frames_at, read_spectrogram
 from mcn_lightning.data.sources.howto100m import VideoLayout
 from mcn_lightning.errors import InputError
 

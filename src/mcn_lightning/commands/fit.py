@@ -49,7 +49,7 @@ from mcn_lightning.commands.main import COMMANDS
 from mcn_lightning.commands.main import main as main  # the whole command; `run` is the part of it with a trainer
 from mcn_lightning.commands.parsers import OneLineErrors, brief, parse_words
 from mcn_lightning.data.datamodule import NarratedVideos
-from mcn_lightning.data.files.features import DEFAULT_STREAMS
+from mcn_lightning.data.files.pooling import DEFAULT_STREAMS
 from mcn_lightning.data.prediction import PredictSplit
 from mcn_lightning.data.shards.pack import PackConfig
 from mcn_lightning.errors import InputError

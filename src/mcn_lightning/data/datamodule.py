@@ -21,7 +21,8 @@ from mcn_lightning.config import as_config
 from mcn_lightning.data.captions import describe_dropped
 from mcn_lightning.data.checks.inspection import first_problem, inspect
 from mcn_lightning.data.clips import ClipConfig
-from mcn_lightning.data.files.features import DEFAULT_STREAMS, AudioConfig, VisualStream
+from mcn_lightning.data.files.pooling import DEFAULT_STREAMS, VisualStream
+from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.loading import (
     ClipLoader,
     ClipSampler,

@@ -17,7 +17,7 @@ from mcn_lightning.batch import MODALITIES, AbsentError, BadVideo, ClipBatch, Mo
 from mcn_lightning.data.captions import Captions
 from mcn_lightning.data.checks.consistency import Length, VideoLengths, odd_streams
 from mcn_lightning.data.clips import Clip, ClipConfig, all_windows, count_starts, draw_clips, draw_windows
-from mcn_lightning.data.files.features import (
+from mcn_lightning.data.files.spectrograms import (
     AudioConfig,
     augment_audio,
     clip_frames,

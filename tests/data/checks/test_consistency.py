@@ -25,7 +25,7 @@ from mcn_lightning.data.checks.consistency import (
     usual_up_to,
 )
 from mcn_lightning.data.clips import ClipConfig
-from mcn_lightning.data.files.features import VisualStream
+from mcn_lightning.data.files.pooling import VisualStream
 from mcn_lightning.errors import InputError
 
 RATES = {"_2d": 1.0, "_3d": 1.5, "_spec": 100.0}

@@ -13,7 +13,8 @@ from pytorch_lightning import Trainer
 from mcn_lightning.batch import ClipBatch
 from mcn_lightning.data.checks.first_words import count_known
 from mcn_lightning.data.datamodule import NarratedVideos
-from mcn_lightning.data.files.features import AudioConfig, VisualStream
+from mcn_lightning.data.files.pooling import VisualStream
+from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.shards.pack import PackConfig
 from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.data.text import TextConfig, WordVectorText

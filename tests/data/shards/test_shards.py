@@ -17,7 +17,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from data.sharding import STREAMS, break_shard, narrated, opened, packed, same
 from mcn_lightning.batch import BadVideo, ClipBatch
 from mcn_lightning.data.clips import ClipConfig
-from mcn_lightning.data.files.features import AudioConfig
+from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.loading import ClipLoader
 from mcn_lightning.data.shards.files import ShardIndex
 from mcn_lightning.data.shards.header import INDEX, shard_name

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 from mcn_lightning.batch import BadVideo, ClipBatch
 from mcn_lightning.data.captions import read_captions
 from mcn_lightning.data.clips import ClipConfig
-from mcn_lightning.data.files.features import AudioConfig, VisualStream
+from mcn_lightning.data.files.pooling import VisualStream
+from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.loading import ClipSampler
 from mcn_lightning.data.sources.howto100m import LayoutVideos, VideoLayout, read_video_list, video_id
 from mcn_lightning.data.text import TextConfig, WordVectorText

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from mcn_lightning.data.datamodule import NarratedVideos
-from mcn_lightning.data.files.features import VisualStream
+from mcn_lightning.data.files.pooling import VisualStream
 from mcn_lightning.data.sources import synthetic
 from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.data.text import TextConfig

@@ -36,7 +36,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mcn_lightning.data.files.features import VisualStream
+from mcn_lightning.data.files.pooling import VisualStream
 from mcn_lightning.data.shards.header import INDEX, ShardHeader
 from mcn_lightning.errors import InputError
 

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from mcn_lightning.data.captions import describe_dropped, total_reasons
 from mcn_lightning.data.clips import ClipConfig
-from mcn_lightning.data.files.features import VisualStream
+from mcn_lightning.data.files.pooling import VisualStream
 from mcn_lightning.data.shards.files import BAD, COLUMNS, STREAM_COLUMNS, ShardIndex
 from mcn_lightning.data.shards.header import FORMAT, INDEX, checksum, index_checksum, shard_name
 from mcn_lightning.data.shards.packed_from import (

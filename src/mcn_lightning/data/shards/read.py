@@ -13,13 +13,8 @@ from mcn_lightning.batch import BadVideo
 from mcn_lightning.data.captions import Captions
 from mcn_lightning.data.checks.consistency import Length, content_faults
 from mcn_lightning.data.clips import Clip
-from mcn_lightning.data.files.features import (
-    FRAME_RATE,
-    AudioConfig,
-    VisualStream,
-    max_rows,
-    nothing_of,
-)
+from mcn_lightning.data.files.pooling import VisualStream, max_rows, nothing_of
+from mcn_lightning.data.files.spectrograms import FRAME_RATE, AudioConfig
 from mcn_lightning.data.shards.files import BAD, COLUMNS, STREAM_COLUMNS, Choices, Shard, ShardIndex, Strings
 from mcn_lightning.data.shards.header import shard_name
 from mcn_lightning.data.text import TextSource

@@ -22,7 +22,8 @@ from safetensors.torch import load, save
 from mcn_lightning.batch import BadVideo
 from mcn_lightning.data.captions import total_reasons
 from mcn_lightning.data.clips import ClipConfig
-from mcn_lightning.data.files.features import AudioConfig, VisualStream
+from mcn_lightning.data.files.pooling import VisualStream
+from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.shards.files import Shard
 from mcn_lightning.data.shards.header import FORMAT
 from mcn_lightning.data.shards.pack import PackConfig, PackReport

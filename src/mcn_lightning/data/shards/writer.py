@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mcn_lightning.data.captions import Captions, total_reasons
 from mcn_lightning.data.clips import Clip, ClipConfig
-from mcn_lightning.data.files.features import VisualStream, all_finite, max_rows, nothing_of
+from mcn_lightning.data.files.arrays import all_finite
+from mcn_lightning.data.files.pooling import VisualStream, max_rows, nothing_of
 from mcn_lightning.data.shards.files import BAD, COLUMNS, STREAM_COLUMNS
 from mcn_lightning.data.text import split_words
 from mcn_lightning.data.videos import HasLengths, check_lengths

@@ -15,8 +15,10 @@ from torch import Tensor
 from mcn_lightning.data.captions import Captions
 from mcn_lightning.data.checks.consistency import Length, content_faults
 from mcn_lightning.data.clips import Clip
-from mcn_lightning.data.files.features import AudioConfig, VisualStream, all_finite, copy_runs
+from mcn_lightning.data.files.arrays import all_finite
 from mcn_lightning.data.files.pickles import load_pickle
+from mcn_lightning.data.files.pooling import VisualStream
+from mcn_lightning.data.files.spectrograms import AudioConfig, copy_runs
 from mcn_lightning.data.sources.class_names import class_names, class_text
 from mcn_lightning.data.videos import NewTensor, Sound, join_streams
 from mcn_lightning.errors import InputError

@@ -16,17 +16,9 @@ from mcn_lightning.batch import MODALITIES, AbsentError, BadVideo, Modality
 from mcn_lightning.data.captions import Captions, total_reasons
 from mcn_lightning.data.checks.consistency import Length, content_faults
 from mcn_lightning.data.clips import Clip
-from mcn_lightning.data.files.features import (
-    DEFAULT_STREAMS,
-    FRAME_RATE,
-    AudioConfig,
-    VisualStream,
-    feature_file,
-    max_rows,
-    nothing_of,
-    read_rows,
-    read_spectrogram,
-)
+from mcn_lightning.data.files.arrays import feature_file
+from mcn_lightning.data.files.pooling import DEFAULT_STREAMS, VisualStream, max_rows, nothing_of, read_rows
+from mcn_lightning.data.files.spectrograms import FRAME_RATE, AudioConfig, read_spectrogram
 from mcn_lightning.data.videos import NewTensor, Sound, join_streams, read_sound
 from mcn_lightning.errors import InputError
 from mcn_lightning.text_files import read_lines
