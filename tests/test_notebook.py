@@ -72,7 +72,7 @@ def test_the_lines_of_the_readme_train_and_evaluate(readme):
 
 
 def test_the_lines_of_the_notebook_page_go_on_from_there(readme):
-    blocks = re.findall(r"^```python\n(.*?)^```", (PAGES / "docs" / "notebook.md").read_text(), re.M | re.S)
+    blocks = re.findall(r"^```python\n(.*?)^```", (PAGES / "docs" / "guides" / "python.md").read_text(), re.M | re.S)
     assert len(blocks) == 3
     names = dict(readme)
     with pytest.MonkeyPatch.context() as patch:

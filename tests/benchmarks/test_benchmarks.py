@@ -449,7 +449,7 @@ def embedded_by_reference(state: dict, files: Path, pickle: str) -> dict[str, to
     ids=["tri", "avlnet", "fused"],
 )
 def test_fine_tuning_begins_with_the_published_loss(kind, more, pair, files, tmp_path):
-    """The first step of the recipe, with what docs/finetuning.md adds: MMS in evaluation mode; then a decaying rate."""
+    """The first step, with what guides/finetuning.md adds: MMS in evaluation mode; then a decaying rate."""
     widths = {"video_dim": 16, "text_dim": 8, "audio_widths": (4, 4, 6, 8)}
     state = random_released_state_dict(12, **widths, **RELEASES[kind][0])
     torch.save(state, tmp_path / "weights.pth")

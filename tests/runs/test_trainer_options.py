@@ -1,4 +1,4 @@
-"""Every option of Lightning's Trainer and every callback that it ships: each does what docs/trainer_options.md says."""
+"""Each option of Lightning's Trainer and each of its callbacks does what reference/trainer_options.md says."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mcn_lightning.errors import InputError
 from mcn_lightning.runs.checkpoints import WholeCheckpoints
 from mcn_lightning.runs.trainer_options import check_trainer
 
-PAGE = Path(__file__).parents[2] / "docs" / "trainer_options.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "trainer_options.md"
 NETWORK = {"embedding_dim": 16, "audio_widths": [4, 4, 4, 8], "reconstruction_hidden": 8, "dropout": 0.2}
 STEPS = 3  # of an epoch
 
