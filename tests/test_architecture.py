@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "src" / "mcn_lightning"
-GROUND = {"errors", "distributed", "signals", "text_files", "memory", "batch", "config"}
+GROUND = {"errors", "files", "distributed", "signals", "text_files", "memory", "batch", "config"}
 TENSORS = {"models", "losses", "clustering", "metrics"}
 ALLOWED = {
     "errors": set(),
+    "files": set(),
     "distributed": set(),
     "signals": set(),
     "memory": set(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor
 from mcn_lightning.callbacks.progress import say
 from mcn_lightning.distributed import world
 from mcn_lightning.errors import InputError
+from mcn_lightning.files import replacing
 
 SUFFIXES = (".safetensors", ".npz")
 TOLD = 3  # clips in a message
@@ -54,9 +56,8 @@ class EmbeddingWriter(Callback):
             path = self._place(trainer)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with open(_partial(path), "wb"):
+                with tempfile.TemporaryFile(dir=path.parent):
                     pass
-                _partial(path).unlink()
             except OSError as error:
                 raise _cannot_write(path, error) from None
 
@@ -101,13 +102,10 @@ class EmbeddingWriter(Callback):
             about["skipped"] = [{"video": video, "reason": reason} for video, reason in skipped.items()]
         try:
             _write_tensors(path, rows | {name: value.detach().float().cpu() for name, value in centroids.items()})
-            partial = _partial(path.with_suffix(".json"))
-            partial.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(partial, path.with_suffix(".json"))
+            with replacing(path.with_suffix(".json")) as partial:
+                partial.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         except (OSError, SafetensorError) as error:
             raise _cannot_write(path, error) from None
-        finally:
-            _partial(path).unlink(missing_ok=True)
         left_out = f", {len(skipped)} videos left out" if skipped else ""
         say(f"{len(clips)} clips: {', '.join([*rows, *centroids])}{left_out} -> {path} and {path.stem}.json")
 
@@ -161,17 +159,12 @@ def without_loggers(trainer: Trainer) -> None:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    partial = _partial(path)
-    if path.suffix == ".npz":
-        with open(partial, "wb") as file:
-            np.savez(file, **{name: value.numpy() for name, value in tensors.items()})  # type: ignore[arg-type]
-    else:
-        save_file(dict(tensors), partial)
-    os.replace(partial, path)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
+    with replacing(path) as partial:
+        if path.suffix == ".npz":
+            with open(partial, "wb") as file:
+                np.savez(file, **{name: value.numpy() for name, value in tensors.items()})  # type: ignore[arg-type]
+        else:
+            save_file(dict(tensors), partial)
 
 
 def _cannot_write(path: Path, error: Exception) -> InputError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import sys
@@ -17,9 +16,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from mcn_lightning.errors import InputError, why_unreadable
+from mcn_lightning.files import PARTIAL, replacing
 from mcn_lightning.runs.options import DECISIVE, differences, read_options, told
-
-PARTIAL = ".partial"
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -52,13 +50,9 @@ class WholeCheckpoints(TorchCheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f"*{PARTIAL}") if self.tidy else ():
             left.unlink(missing_ok=True)
-        partial = path.with_name(path.name + PARTIAL)
         try:
-            with partial.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
+            with replacing(path) as partial:
+                torch.save(checkpoint, partial)
         except (OSError, RuntimeError) as error:
             # torch tells a disk that is full as a RuntimeError about positions in the file
             if isinstance(error, RuntimeError) and "inline_container" not in str(error):
@@ -68,18 +62,6 @@ class WholeCheckpoints(TorchCheckpointIO):
                 f"{path}: expected to write a checkpoint, found {reason.lower()}; make room or give another place, and "
                 "go on with --ckpt_path last"
             ) from None
-        finally:
-            partial.unlink(missing_ok=True)
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """See the new name to the disk too."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def without_folders(callback: ModelCheckpoint) -> None:

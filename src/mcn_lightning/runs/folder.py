@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import SaveConfigCallback
+
+from mcn_lightning.files import replacing
 
 _UNSAID = re.compile(rb"Unable to serialize instance ([\w.]+)$", re.MULTILINE)
 """What jsonargparse writes for the name of a function where an option may be a function or its name."""
@@ -38,7 +39,6 @@ class SaveConfig(SaveConfigCallback):
             folder.mkdir(parents=True, exist_ok=True)
             config = self.config.clone()
             config["ckpt_path"] = None  # the saved file describes this run, and must not resume the one before it
-            partial = folder / "config.yaml.partial"
-            self.parser.save(config, partial, skip_unset=False, overwrite=True, multifile=False)
-            partial.write_bytes(_UNSAID.sub(rb"\1", partial.read_bytes()))
-            os.replace(partial, folder / "config.yaml")
+            with replacing(folder / "config.yaml") as partial:
+                self.parser.save(config, partial, skip_unset=False, overwrite=True, multifile=False)
+                partial.write_bytes(_UNSAID.sub(rb"\1", partial.read_bytes()))

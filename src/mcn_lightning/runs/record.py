@@ -20,6 +20,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 import mcn_lightning
 from mcn_lightning.errors import InputError
+from mcn_lightning.files import replacing
 from mcn_lightning.runs.folder import run_folder
 from mcn_lightning.runs.tracking import keep_wandb_id, tell_wandb
 from mcn_lightning.text_files import read_lines
@@ -168,7 +169,6 @@ class RunRecord(Callback):
         used |= {"hours": round(used["hours"], 5), "memory_gb": round(used["memory_gb"], 3)}
         folder = run_folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{RECORD}.partial"
-        partial.write_text(json.dumps(self._fixed | used | {"finished": finished}, indent=2) + "\n")
-        os.replace(partial, folder / RECORD)
+        with replacing(folder / RECORD) as partial:
+            partial.write_text(json.dumps(self._fixed | used | {"finished": finished}, indent=2) + "\n")
         tell_wandb(trainer, self._fixed | used)

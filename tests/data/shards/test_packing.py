@@ -280,7 +280,7 @@ def test_packing_that_is_stopped_anywhere_goes_on_to_the_same_bytes(tmp_path, ho
 
 
 def test_a_process_that_is_killed_ends_in_a_message(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "_save", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(packing, "save_file", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(InputError, match=r"--pack\.processes: a process was killed, .* shards are finished and kept"):
         packed(tiny, tmp_path / "shards")
     monkeypatch.undo()
@@ -289,7 +289,7 @@ def test_a_process_that_is_killed_ends_in_a_message(tiny, tmp_path, monkeypatch)
 
 def test_a_full_disk_leaves_the_finished_shards(tiny, tmp_path, monkeypatch):
     whole = packed(tiny, tmp_path / "whole", processes=1)
-    save = packing._save
+    save = packing.save_file
 
     def fails(tensors, path, metadata):
         if path.name.startswith(shard_name(2)):
@@ -297,7 +297,7 @@ def test_a_full_disk_leaves_the_finished_shards(tiny, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         save(tensors, path, metadata)
 
-    monkeypatch.setattr(packing, "_save", fails)
+    monkeypatch.setattr(packing, "save_file", fails)
     with pytest.raises(InputError, match=r"the disk is full; [0-9] of [0-9]+ shards are finished and kept"):
         packed(tiny, tmp_path / "shards", processes=1)
     left = {path.name for path in (tmp_path / "shards").iterdir()}

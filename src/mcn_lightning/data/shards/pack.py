@@ -11,7 +11,6 @@ import io
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import threading
 import time
@@ -45,13 +44,12 @@ from mcn_lightning.data.shards.packed_from import (
 )
 from mcn_lightning.data.shards.writer import ShardContents, Split, bytes_of, column_names
 from mcn_lightning.errors import InputError
+from mcn_lightning.files import PARTIAL, replacing
 from mcn_lightning.text_files import read_json
 
 PLAN = "plan.json"
 SKIPPED = "skipped.csv"
 LOCK = "lock"
-PARTIAL = "partial"
-"""Folder of files that are being written; a run begins and ends without it."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +182,7 @@ def _pack(splits: dict[str, Split], options: dict[str, Any], streams: Sequence[V
     }
     sources = gather(splits)
     job = _Job(splits, options, list(streams), clips, config, output, sources)
-    shutil.rmtree(output / PARTIAL, ignore_errors=True)  # of a run that was killed
+    _remove_partial(output)  # of a run that was killed
     known = fingerprint(options, sources)
     if (changes := _changes(job, known)) is not None:
         if not config.overwrite:
@@ -345,7 +343,7 @@ def _run(job: _Job, plan: list[Range], todo: list[int]) -> None:
         halt.value = 1  # workers look at it after each video, so that nobody has to be killed with a lock in his hands
         pool.shutdown(cancel_futures=True)
         bar.close()
-        shutil.rmtree(job.output / PARTIAL, ignore_errors=True)
+        _remove_partial(job.output)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, former)
 
@@ -399,13 +397,10 @@ def _pack_shard(number: int) -> None:
         if halt.value:
             return
     path = job.output / shard_name(number)
-    partial = _partial(path)
-    _save(shard.tensors(), partial, {"format": FORMAT})
-    about = shard.about() | {"bytes": partial.stat().st_size, "sha256": checksum(partial)}
-    _write(path.with_suffix(".json"), json.dumps(about).encode())
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    partial.rename(path)
+    with replacing(path) as partial:
+        save_file(shard.tensors(), partial, {"format": FORMAT})
+        about = shard.about() | {"bytes": partial.stat().st_size, "sha256": checksum(partial)}
+        _write(path.with_suffix(".json"), json.dumps(about).encode())
 
 
 def _write_index(job: _Job, plan: list[Range], fingerprint: str) -> None:
@@ -447,22 +442,21 @@ def _write_index(job: _Job, plan: list[Range], fingerprint: str) -> None:
         "dropped": dropped,
     }
     about["sha256"] = index_checksum(tensors, about)
-    partial = _partial(job.output / INDEX)
-    _save(tensors, partial, {"index": json.dumps(about)})  # one key: the order of several is not fixed
     if any(skipped.values()):
         rows = [(split, job.splits[split].source.id(int(number)), reason)
                 for split, reasons in skipped.items() for number, reason in reasons.items()]  # fmt: skip
         text = io.StringIO()
         csv.writer(text).writerows([("split", "video", "reason"), *rows])
         _write(job.output / SKIPPED, text.getvalue().encode())
-    partial.rename(job.output / INDEX)
+    with replacing(job.output / INDEX) as partial:
+        save_file(tensors, partial, {"index": json.dumps(about)})  # one key: the order of several is not fixed
 
 
 def _clean(output: Path) -> None:
     """Remove what only an unfinished run needs."""
     for path in (*output.glob("shard-*.json"), output / PLAN):
         path.unlink(missing_ok=True)
-    shutil.rmtree(output / PARTIAL, ignore_errors=True)
+    _remove_partial(output)
 
 
 def _report(index: ShardIndex, seconds: float) -> PackReport:
@@ -485,26 +479,13 @@ def _report(index: ShardIndex, seconds: float) -> PackReport:
     )
 
 
-def _partial(path: Path) -> Path:
-    """Return where a file is written before it gets its name."""
-    folder = path.parent / PARTIAL
-    folder.mkdir(exist_ok=True)
-    return folder / path.name
-
-
-def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file that others may read too, as far as the umask allows (the library's is 0600)."""
-    path.touch()
-    mode = path.stat().st_mode
-    save_file(tensors, path, metadata)
-    path.chmod(mode)
-
-
 def _write(path: Path, content: bytes) -> None:
     """Write a small file so that it is whole under its name."""
-    partial = _partial(path)
-    with open(partial, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+def _remove_partial(output: Path) -> None:
+    """Remove what a killed run left half-written."""
+    for path in output.glob(f"*{PARTIAL}"):
+        path.unlink(missing_ok=True)
