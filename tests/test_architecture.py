@@ -20,6 +20,7 @@ ALLOWED = {
     **{room: {"distributed", "errors"} for room in TENSORS},
     "data": GROUND | {"benchmarks.files"},
     "module": TENSORS | GROUND,
+    "inference": {"module", "models", "data.text"} | GROUND,
     "runs": {"clustering", "data.shards.files", "data.shards.header"} | GROUND,
     "callbacks": {"runs", "clustering", "metrics"} | GROUND,
     "benchmarks": {"callbacks", "runs", "clustering", "metrics", "data"} | GROUND,

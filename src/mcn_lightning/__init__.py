@@ -1,19 +1,66 @@
-"""Multimodal Clustering Networks on PyTorch Lightning."""
+"""Multimodal Clustering Networks on PyTorch Lightning: ``import mcn_lightning as mcn``."""
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_PARTS = {"MCNModule": "mcn_lightning.module", "NarratedVideos": "mcn_lightning.data.datamodule"}
-"""What a notebook needs, imported when it is asked for: torch and Lightning take seconds."""
-__all__ = ["MCNModule", "NarratedVideos"]
+if TYPE_CHECKING:
+    from mcn_lightning.batch import ClipBatch as ClipBatch
+    from mcn_lightning.clustering import ClusteringConfig as ClusteringConfig
+    from mcn_lightning.data.datamodule import NarratedVideos as NarratedVideos
+    from mcn_lightning.errors import InputError as InputError
+    from mcn_lightning.inference import Embeddings as Embeddings
+    from mcn_lightning.inference import embed_texts as embed_texts
+    from mcn_lightning.inference import load as load
+    from mcn_lightning.inference import rank as rank
+    from mcn_lightning.inference import read_embeddings as read_embeddings
+    from mcn_lightning.losses import LossConfig as LossConfig
+    from mcn_lightning.losses import cluster_contrast as cluster_contrast
+    from mcn_lightning.losses import info_nce as info_nce
+    from mcn_lightning.losses import max_margin as max_margin
+    from mcn_lightning.losses import mil_nce as mil_nce
+    from mcn_lightning.losses import mms as mms
+    from mcn_lightning.losses import reconstruction_loss as reconstruction_loss
+    from mcn_lightning.metrics import ClusterQuality as ClusterQuality
+    from mcn_lightning.metrics import RetrievalRecall as RetrievalRecall
+    from mcn_lightning.metrics import expected_ranks as expected_ranks
+    from mcn_lightning.metrics import item_ranks as item_ranks
+    from mcn_lightning.metrics import query_density as query_density
+    from mcn_lightning.metrics import retrieval_metrics as retrieval_metrics
+    from mcn_lightning.models import MCN as MCN
+    from mcn_lightning.models import MCNOutput as MCNOutput
+    from mcn_lightning.models import NetworkConfig as NetworkConfig
+    from mcn_lightning.module import MCNModule as MCNModule
+    from mcn_lightning.module import OptimizerConfig as OptimizerConfig
+
+_PUBLIC = {
+    "batch": ("ClipBatch",),
+    "clustering": ("ClusteringConfig",),
+    "data.datamodule": ("NarratedVideos",),
+    "errors": ("InputError",),
+    "inference": ("Embeddings", "embed_texts", "load", "rank", "read_embeddings"),
+    "losses": ("LossConfig", "cluster_contrast", "info_nce", "max_margin", "mil_nce", "mms", "reconstruction_loss"),
+    "metrics": (
+        "ClusterQuality", "RetrievalRecall", "expected_ranks", "item_ranks", "query_density", "retrieval_metrics",
+    ),
+    "models": ("MCN", "MCNOutput", "NetworkConfig"),
+    "module": ("MCNModule", "OptimizerConfig"),
+}  # fmt: skip
+"""The public names by the module that has them; each is imported when it is asked for, as torch takes seconds."""
+_MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    """Return the module or the data module."""
-    if name not in _PARTS:
+    """Import a public name."""
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_PARTS[name]), name)
+    return getattr(import_module(f"mcn_lightning.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names too, which are not imported yet."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,155 @@
+"""From a trained model to answers, without a trainer: load a checkpoint, embed sentences, rank clips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mcn_lightning.config import as_config
+from mcn_lightning.data.text import TextConfig, open_text
+from mcn_lightning.errors import InputError
+from mcn_lightning.models import NetworkConfig
+from mcn_lightning.models.released import WeightsError
+from mcn_lightning.models.weights import OWN, read_weights
+from mcn_lightning.module import MCNModule
+from mcn_lightning.text_files import read_json
+
+
+def load(path: str | Path) -> MCNModule:
+    """Load a trained module, on the CPU and in evaluation mode.
+
+    A checkpoint brings its options, weights and centroids. A file of weights alone, as the authors released them,
+    brings the shape of its network; all other options are the defaults. No code in the file is run.
+
+    Args:
+        path: a checkpoint (.ckpt), or any file that ``--model.weights`` takes.
+
+    Returns:
+        The module. It has no word vectors: see `embed_texts`.
+
+    Raises:
+        InputError: if the file is missing, damaged, or holds no weights of such a network.
+    """
+    try:
+        weights = read_weights(path)
+    except WeightsError as error:
+        raise InputError(str(error)) from None
+    if weights.kind == OWN:
+        return MCNModule.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+    module = MCNModule(NetworkConfig(**weights.shape, **weights.behaviour))
+    weights.load(module.network)
+    return module.eval()
+
+
+@torch.no_grad()
+def embed_texts(module: MCNModule, texts: Sequence[str], text: TextConfig | Mapping[str, Any]) -> Tensor:
+    """Embed N sentences.
+
+    Args:
+        module: a trained module.
+        texts: the sentences.
+        text: what ``--data.text`` was in training, for instance ``{"source": "word_vectors.bin"}``. The width ``dim``
+            is that of the network unless it is given.
+
+    Returns:
+        ``(N, D)`` float32 on the module's device.
+
+    Raises:
+        InputError: if the network has no text embedding, or a sentence has no known word.
+    """
+    network = module.network
+    if network.text is None or network.fusion is not None:
+        raise InputError(f"expected a network with a text embedding, found {', '.join(network.config.embeddings)}")
+    if isinstance(text, Mapping):
+        text = {"dim": network.config.text_dim, **text}
+    config = as_config(TextConfig, text, "text")
+    source = open_text(config, Path(config.source), texts)
+    indices = torch.from_numpy(np.stack([source.indices(each) for each in texts]))
+    for sentence, row in zip(texts, indices, strict=True):
+        if not row.any():
+            raise InputError(f"{config.source}: expected a sentence with a known word, found {sentence!r}; reword it")
+    vectors = source.embedder()(indices).to(module.device)
+    training = network.training
+    try:
+        return network.eval()(words=vectors).text.float()
+    finally:
+        network.train(training)
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What ``lightning predict`` wrote.
+
+    Args:
+        clips: what each of the N clips is: ``id``, ``video``, ``start`` and ``end`` in seconds, ``text``, ``cluster``.
+        tensors: ``video``, ``audio`` and ``text`` ``(N, D)``, ``cluster`` ``(N,)``, ``centroids`` ``(K, D)``, as far as
+            the model has them. Row i belongs to clip i.
+    """
+
+    clips: list[dict[str, Any]]
+    tensors: dict[str, Tensor]
+
+
+def read_embeddings(path: str | Path) -> Embeddings:
+    """Read the two files that ``lightning predict`` wrote.
+
+    Args:
+        path: the file of the tensors, .safetensors or .npz; the .json file lies beside it.
+
+    Raises:
+        InputError: if a file is missing or damaged, or the two do not belong together.
+    """
+    path = Path(path)
+    about = read_json(path.with_suffix(".json"), "what lightning predict wrote")
+    clips = about.get("clips") if isinstance(about, Mapping) else None
+    try:
+        if path.suffix == ".npz":
+            with np.load(path) as arrays:
+                tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        else:
+            tensors = load_file(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"{path}: expected tensors that lightning predict wrote, found {error}") from None
+    rows = {len(tensors[name]) for name in ("video", "audio", "text", "cluster") if name in tensors}
+    if clips is None or rows - {len(clips)}:
+        found = "no clips" if clips is None else f"{len(clips)} clips there and {max(rows)} rows here"
+        raise InputError(f"{path}: expected a row for each clip of its .json file, found {found}; predict again")
+    return Embeddings(clips, tensors)
+
+
+class Ranked(NamedTuple):
+    """The best items of each query, best first.
+
+    Args:
+        scores: ``(Q, top)`` float32.
+        rows: rows of the gallery, ``(Q, top)`` int64.
+    """
+
+    scores: Tensor
+    rows: Tensor
+
+
+def rank(queries: Tensor, gallery: Tensor, top: int = 10) -> Ranked:
+    """Find the items with the highest dot products, as the evaluation scores them.
+
+    Args:
+        queries: ``(Q, D)``.
+        gallery: ``(N, D)``; of several modalities their sum.
+        top: items of each query; all N where there are fewer.
+
+    Raises:
+        ValueError: if the widths differ.
+    """
+    if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
+        found = f"{tuple(queries.shape)} and {tuple(gallery.shape)}"
+        raise ValueError(f"expected queries (Q, D) and gallery (N, D), found {found}")
+    scores = queries.float() @ gallery.to(queries.device).float().T
+    return Ranked(*scores.topk(min(top, len(gallery)), dim=1))
