@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "src" / "mcn_lightning"
-GROUND = {"errors", "files", "distributed", "signals", "text_files", "memory", "batch", "config"}
+GROUND = {"errors", "files", "distributed", "signals", "text_files", "memory", "batch", "config", "ranges"}
 TENSORS = {"models", "losses", "clustering", "metrics"}
 ALLOWED = {
     "errors": set(),
@@ -16,8 +16,9 @@ ALLOWED = {
     "memory": set(),
     "text_files": {"errors"},
     "batch": {"errors", "memory"},
-    "config": {"errors"},
-    **{room: {"distributed", "errors"} for room in TENSORS},
+    "ranges": {"errors"},
+    "config": {"errors", "ranges"},
+    **{room: {"config", "ranges", "distributed", "errors"} for room in TENSORS},
     "data": GROUND | {"benchmarks.files"},
     "module": TENSORS | GROUND,
     "inference": {"module", "models", "data.text"} | GROUND,

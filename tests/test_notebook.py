@@ -187,7 +187,7 @@ def test_options_may_be_dicts(tiny):
         (lambda: MCNModule("big"), r"--model\.network: expected NetworkConfig or a dict of its options, found 'big'"),
         (lambda: MCNModule(SMALL, loss={"cluster": {"temprature": 1}}), r"--model\.loss\.cluster\.temprature: .* "
          r"did you mean temperature\?"),
-        (lambda: MCNModule(SMALL | {"dropout": "x"}), r"--model\.network: expected the options of NetworkConfig"),
+        (lambda: MCNModule(SMALL | {"dropout": "x"}), r"--model\.network\.dropout: expected a number .*, found x"),
         (lambda: NarratedVideos("x", streams={"suffix": "_2d"}), r"--data\.streams: expected a list of streams"),
         (lambda: NarratedVideos("x", streams=[{"sufix": "_2d"}]), r"--data\.streams\.sufix: .* did you mean suffix\?"),
         (lambda: NarratedVideos("x", audio=40), r"--data\.audio: expected AudioConfig or a dict .*, found 40"),

@@ -1,4 +1,4 @@
-"""Configuration dataclasses from plain data: options that a notebook, or a checkpoint, holds as dictionaries."""
+"""Dataclasses of options: checked by their annotated types, and read from plain data."""
 
 from __future__ import annotations
 
@@ -6,11 +6,42 @@ import dataclasses
 import types
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mcn_lightning.errors import InputError
+from mcn_lightning.ranges import checked
 
 Config = TypeVar("Config")
+
+
+@dataclasses.dataclass(frozen=True)  # the parser takes a dataclass of dataclasses alone as a group of options
+class Options:
+    """Base of dataclasses of options: values that their annotated types do not take are refused when one is made.
+
+    Args:
+        option: keyword of the class statement: what messages call the group, for instance ``--model.loss``.
+    """
+
+    option: ClassVar[str] = ""
+
+    def __init_subclass__(cls, option: str | None = None) -> None:
+        super().__init_subclass__()
+        if option is not None:
+            cls.option = option
+
+    def __post_init__(self) -> None:
+        """Check every field; a subclass with rules between fields calls this first.
+
+        Raises:
+            InputError: if a value is not of its type.
+        """
+        for name, hint in get_type_hints(type(self)).items():
+            if get_origin(hint) is ClassVar:
+                continue
+            value = getattr(self, name)
+            found = checked(hint, value, f"{self.option}.{name}")
+            if found is not value:
+                object.__setattr__(self, name, found)
 
 
 def as_config(kind: type[Config], value: Config | Mapping[str, Any], option: str) -> Config:

@@ -24,7 +24,7 @@ from mcn_lightning.clustering import (
     Target,
     make_clustering,
 )
-from mcn_lightning.config import as_config
+from mcn_lightning.config import Options, as_config
 from mcn_lightning.distributed import Presence, numbers_of_all, reach, world
 from mcn_lightning.errors import InputError
 from mcn_lightning.losses import (
@@ -39,10 +39,11 @@ from mcn_lightning.models import MCN, MCNOutput, NetworkConfig
 from mcn_lightning.models.mcn import AUDIO_TEXT, OF_DATA
 from mcn_lightning.models.size import check_memory
 from mcn_lightning.models.weights import absent_weights, read_weights
+from mcn_lightning.ranges import NonNegativeFloat, NonNegativeInt, PositiveShare
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Options, option="--model.optimizer"):
     """How the weights are optimised; the defaults are the released recipe.
 
     Args:
@@ -56,18 +57,11 @@ class OptimizerConfig:
     """
 
     kind: Literal["adam", "adamw"] = "adam"
-    lr: float = 1e-4
-    weight_decay: float = 0.0
-    warmup_steps: int = 5000
+    lr: NonNegativeFloat = 1e-4
+    weight_decay: NonNegativeFloat = 0.0
+    warmup_steps: NonNegativeInt = 5000
     schedule: Literal["cosine", "constant", "exponential"] = "cosine"
-    decay: float = 0.9
-
-    def __post_init__(self) -> None:
-        if not 0 < self.decay <= 1:
-            raise ValueError(f"--model.optimizer.decay: expected more than 0 and at most 1, found {self.decay}")
-        for name in ("lr", "weight_decay", "warmup_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"--model.optimizer.{name}: expected at least 0, found {getattr(self, name)}")
+    decay: PositiveShare = 0.9
 
 
 def learning_rate_factor(

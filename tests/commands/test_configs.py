@@ -166,15 +166,15 @@ def test_an_abbreviation_is_refused_with_the_full_name(words, full):
 @pytest.mark.parametrize(
     ("option", "value", "part"),
     [
-        ("videos", -4, "expected at least 1, found -4"),
-        ("held_out", 0, "expected at least 1, found 0"),
-        ("topics", 0, "expected at least 1"),
-        ("word_dim", -1, "expected at least 1"),
+        ("videos", -4, "expected a whole number above 0, found -4"),
+        ("held_out", 0, "expected a whole number above 0, found 0"),
+        ("topics", 0, "expected a whole number above 0"),
+        ("word_dim", -1, "expected a whole number above 0"),
         ("seconds", -1, "expected at least caption_seconds"),
-        ("length_spread", 2, "expected a share in [0, 1)"),
-        ("widths", "[0, 2]", "expected two widths of at least 1"),
-        ("seed", -1, "expected a number of at least 0"),
-        ("videos", "many", "expected a whole number, found many"),
+        ("length_spread", 2, "expected a number of at least 0 and below 1"),
+        ("widths", "[0, 2]", "expected a whole number above 0, found 0"),
+        ("seed", -1, "expected a whole number of at least 0"),
+        ("videos", "many", "expected a whole number above 0, found many"),
         ("seconds", "nan", "expected a number, found nan"),
     ],
 )

@@ -272,5 +272,5 @@ def test_one_process_with_the_batch_of_two(two_processes):
 
 
 def test_tile_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"--model\.loss\.contrastive\.tile: expected 1 clip or more, found 0"):
+    with pytest.raises(ValueError, match=r"--model\.loss\.contrastive\.tile: expected a whole number above 0, found 0"):
         ContrastiveConfig(tile=0)

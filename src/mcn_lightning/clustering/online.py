@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mcn_lightning.clustering.kmeans import KMeans, KMeansReport, assign
 from mcn_lightning.clustering.queue import FeatureQueue
+from mcn_lightning.config import Options
 from mcn_lightning.distributed import gather_rows, rank, row_counts, world
+from mcn_lightning.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, PositiveShare
 
 Kind = Literal[
     "kmeans",
@@ -27,7 +29,7 @@ Kind = Literal[
 
 
 @dataclass(frozen=True)
-class ClusteringConfig:
+class ClusteringConfig(Options, option="--model.clustering"):
     """How clips are clustered in training; the defaults are the released recipe but for what is noted.
 
     Args:
@@ -57,45 +59,24 @@ class ClusteringConfig:
     """
 
     kind: Kind = "kmeans"
-    num_clusters: int = 256
-    queue_rows: int = 40960
+    num_clusters: PositiveInt = 256
+    queue_rows: NonNegativeInt = 40960
     queue_dtype: Literal["float32", "bfloat16"] = "float32"
     queue_device: Literal["model", "cpu"] = "model"
-    queue_share: float = 0.5
-    max_iterations: int = 100
-    tolerance: float = 1e-4
+    queue_share: PositiveShare = 0.5
+    max_iterations: PositiveInt = 100
+    tolerance: NonNegativeFloat = 1e-4
     metric: Literal["cosine", "euclidean"] = "cosine"
     init: Literal["random", "kmeans++"] = "random"
     engine: Literal["auto", "torch", "faiss"] = "auto"
     reseed_empty: bool = True
     restart_each_epoch: bool = False
-    epsilon: float = 0.05
-    sinkhorn_iterations: int = 3
+    epsilon: PositiveFloat = 0.05
+    sinkhorn_iterations: PositiveInt = 3
 
     def __post_init__(self) -> None:
-        flag = "--model.clustering"
-        for name, choices in (
-            ("kind", get_args(Kind)),
-            ("queue_dtype", ("float32", "bfloat16")),
-            ("queue_device", ("model", "cpu")),
-            ("metric", ("cosine", "euclidean")),
-            ("init", ("random", "kmeans++")),
-            ("engine", ("auto", "torch", "faiss")),
-        ):
-            if getattr(self, name) not in choices:
-                found = getattr(self, name)
-                raise ValueError(f"{flag}.{name}: expected one of {', '.join(choices)}, found {found!r}; choose one")
-        if not self.epsilon > 0:
-            raise ValueError(f"{flag}.epsilon: expected more than 0, found {self.epsilon}; 0.05 is usual")
-        least_of = {"num_clusters": 1, "queue_rows": 0, "max_iterations": 1, "tolerance": 0, "sinkhorn_iterations": 1}
-        for name, least in least_of.items():
-            if not getattr(self, name) >= least:
-                raise ValueError(f"{flag}.{name}: expected at least {least}, found {getattr(self, name)}; raise it")
-        if not 0 < self.queue_share <= 1:
-            raise ValueError(
-                f"{flag}.queue_share: expected a share in (0, 1], found {self.queue_share}; "
-                f"set {flag}.queue_rows to 0 for no queue"
-            )
+        super().__post_init__()
+        flag = self.option
         if self.kind.startswith("kmeans") and 0 < self.queue_rows < self.num_clusters:
             raise ValueError(
                 f"{flag}.queue_rows: expected at least {flag}.num_clusters ({self.num_clusters}), "

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mcn_lightning.commands.configs import config_words_only
 from mcn_lightning.errors import InputError
+from mcn_lightning.ranges import in_words
 
 UNKNOWN = re.compile(
     r"^(?:unrecognized arguments: --([^\s=]+).*|Group '(\S+)' does not accept option '(\S+)'"
@@ -23,6 +24,7 @@ UNION = re.compile(
     r"(?:Problem with given class_path )?(.*?)(?: - .*)? Given value type: .*$"
 )
 """How jsonargparse begins: with the option, and with all types that a value might have had."""
+INNER = re.compile(r"^(--[^\s:]+): '\S+': Parser key \"([^\"]+)\": ")
 REQUIRED = re.compile(r"^the following arguments are required: (.*)$")
 LITERAL = re.compile(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)$")
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
@@ -88,7 +90,8 @@ def brief(message: str, options: Iterable[str] = ()) -> str:
     message = UNION.sub(r"\1\2", LITERAL.sub(r"expected one of \1, found \2", message))
     for kind, name in KINDS.items():
         message = re.sub(rf"Expected a <class '{kind}'>(?:\. Got value: (?=\S))?", f"expected {name}, found ", message)
-    return KEY.sub(r"--\1: ", message.removesuffix(", found "), count=1)
+    message = KEY.sub(r"--\1: ", in_words(message).removesuffix(", found "), count=1)
+    return INNER.sub(r"\1.\2: ", message)
 
 
 def _options(parser: Any) -> list[str]:

@@ -9,9 +9,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from mcn_lightning.config import Options
+from mcn_lightning.errors import InputError
+from mcn_lightning.ranges import NonNegativeFloat, PositiveInt
+
 
 @dataclass(frozen=True)
-class ClipConfig:
+class ClipConfig(Options, option="--data.clips"):
     """How the clips of a video are chosen.
 
     Args:
@@ -29,28 +33,17 @@ class ClipConfig:
     """
 
     kind: Literal["captions", "windows"] = "captions"
-    n_pair: int = 32
-    min_time: float = 10.0
-    eval_min_time: float = 0.0
+    n_pair: PositiveInt = 32
+    min_time: NonNegativeFloat = 10.0
+    eval_min_time: NonNegativeFloat = 0.0
     replacement: bool = True
     span: Literal["widest", "first_to_last"] = "widest"
-    overrun: float = 5.0
+    overrun: NonNegativeFloat = 5.0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("captions", "windows"):
-            raise ValueError(f"--data.clips.kind is {self.kind}: give captions or windows")
-        if self.span not in ("widest", "first_to_last"):
-            raise ValueError(f"--data.clips.span is {self.span}: give widest or first_to_last")
-        if self.n_pair < 1:
-            raise ValueError(f"--data.clips.n_pair is {self.n_pair}: give at least 1 clip a video")
-        if self.min_time < 0:
-            raise ValueError(f"--data.clips.min_time is {self.min_time}: give seconds, for instance 10")
+        super().__post_init__()
         if self.kind == "windows" and self.min_time < 1:  # windows start at whole seconds and would leave gaps
-            raise ValueError(f"--data.clips.min_time is {self.min_time}: give at least 1 second for windows")
-        if self.eval_min_time < 0:
-            raise ValueError(f"--data.clips.eval_min_time is {self.eval_min_time}: give seconds, 0 for no growth")
-        if self.overrun < 0:
-            raise ValueError(f"--data.clips.overrun is {self.overrun}: give seconds, for instance 5")
+            raise InputError(f"--data.clips.min_time: expected at least 1 second for windows, found {self.min_time}")
 
 
 class Clip(NamedTuple):

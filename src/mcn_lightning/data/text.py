@@ -16,14 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mcn_lightning.config import Options
 from mcn_lightning.data.files.word_vectors import read_word_vectors
 from mcn_lightning.errors import InputError
+from mcn_lightning.ranges import PositiveInt, Share
 
 _WORD = re.compile(r"[\w']+")
 
 
 @dataclass(frozen=True)
-class TextConfig:
+class TextConfig(Options, option="--data.text"):
     """How captions become vectors.
 
     Args:
@@ -43,23 +45,17 @@ class TextConfig:
 
     kind: Literal["word_vectors", "tokens", "sentence"] = "word_vectors"
     source: str = "GoogleNews-vectors-negative300.bin"
-    dim: int = 300
-    max_words: int = 20
+    dim: PositiveInt = 300
+    max_words: PositiveInt = 20
     lowercase: bool = False
     train_column: str = "text"
-    max_unknown_share: float = 0.5
+    max_unknown_share: Share = 0.5
     eval_column: str = "text"
 
     def __post_init__(self) -> None:
-        if self.kind not in ("word_vectors", "tokens", "sentence"):
-            raise ValueError(f"--data.text.kind is {self.kind}: give word_vectors, tokens or sentence")
-        if self.dim < 1:
-            raise ValueError(f"--data.text.dim is {self.dim}: give the width of the vectors, for instance 300")
-        if not 0 <= self.max_unknown_share <= 1:
-            raise ValueError(f"--data.text.max_unknown_share is {self.max_unknown_share}: give a share from 0 to 1")
-        least = 1 if self.kind == "word_vectors" else 3
-        if self.max_words < least:
-            raise ValueError(f"--data.text.max_words is {self.max_words}: give at least {least} for {self.kind}")
+        super().__post_init__()
+        if self.kind != "word_vectors" and self.max_words < 3:
+            raise InputError(f"--data.text.max_words: expected at least 3 for {self.kind}, found {self.max_words}")
 
 
 class TextSource(Protocol):

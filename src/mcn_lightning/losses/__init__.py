@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
+from mcn_lightning.config import Options
 from mcn_lightning.losses.cluster import ClusterLoss, ClusterLossConfig, cluster_contrast
 from mcn_lightning.losses.contrastive import ContrastiveConfig, ContrastiveLoss, info_nce, max_margin, mil_nce, mms
 from mcn_lightning.losses.finite import FiniteWatch, NotFiniteError, check_state
 from mcn_lightning.losses.reconstruction import reconstruction_loss
+from mcn_lightning.ranges import NonNegativeFloat
 
 __all__ = [
     "ClusterLoss",
@@ -29,7 +30,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class LossConfig:
+class LossConfig(Options, option="--model.loss"):
     """The terms of the loss and their weights; the defaults are the released recipe.
 
     Args:
@@ -44,14 +45,7 @@ class LossConfig:
 
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     cluster: ClusterLossConfig = field(default_factory=ClusterLossConfig)
-    contrastive_weight: float = 1.0
-    cluster_weight: float = 1.0
-    reconstruction_weight: float = 50.0
+    contrastive_weight: NonNegativeFloat = 1.0
+    cluster_weight: NonNegativeFloat = 1.0
+    reconstruction_weight: NonNegativeFloat = 50.0
     detach_targets: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("contrastive_weight", "cluster_weight", "reconstruction_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"--model.loss.{name}: expected 0 or more, found {getattr(self, name)}; 0 leaves the term out"
-                )

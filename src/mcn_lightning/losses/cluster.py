@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mcn_lightning.config import Options
 from mcn_lightning.distributed import Subset, row_counts, total, world
 from mcn_lightning.losses.tiled import full_precision
+from mcn_lightning.ranges import NonNegativeFloat, PositiveFloat
 
 
 @dataclass(frozen=True)
-class ClusterLossConfig:
+class ClusterLossConfig(Options, option="--model.loss.cluster"):
     """How features are drawn to the prototypes of clusters; the defaults are the released recipe.
 
     Args:
@@ -27,25 +28,12 @@ class ClusterLossConfig:
         text_weight: factor of the text embedding's loss.
     """
 
-    margin: float = 0.001
-    temperature: float = 1.0
+    margin: NonNegativeFloat = 0.001
+    temperature: PositiveFloat = 1.0
     normalize: bool = False
-    video_weight: float = 1.0
-    audio_weight: float = 1.0
-    text_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        flag = "--model.loss.cluster"
-        if not 0 <= self.margin < math.inf:
-            raise ValueError(f"{flag}.margin: expected 0 or more, found {self.margin}; 0 means no margin")
-        for name in ("video_weight", "audio_weight", "text_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                found = getattr(self, name)
-                raise ValueError(f"{flag}.{name}: expected 0 or more, found {found}; 0 draws it to no cluster")
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(
-                f"{flag}.temperature: expected more than 0, found {self.temperature}; 1 leaves the products as they are"
-            )
+    video_weight: NonNegativeFloat = 1.0
+    audio_weight: NonNegativeFloat = 1.0
+    text_weight: NonNegativeFloat = 1.0
 
 
 def cluster_contrast(

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mcn_lightning.config import Options
 from mcn_lightning.distributed import Presence, gather_rows, gather_summed, row_counts, world
 from mcn_lightning.losses.tiled import Tiling, full_precision, hinge, normalizers, product_precision
+from mcn_lightning.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
 
 PAIRS = (("text", "video"), ("audio", "text"), ("audio", "video"), ("audio_text", "video"))
 LETTERS = {"v": "video", "a": "audio", "t": "text"}
@@ -21,7 +23,7 @@ MAX_SCALE = 100.0
 
 
 @dataclass(frozen=True)
-class ContrastiveConfig:
+class ContrastiveConfig(Options, option="--model.loss.contrastive"):
     """Which contrastive loss, and its constants; the defaults are the released recipe.
 
     Args:
@@ -46,41 +48,25 @@ class ContrastiveConfig:
     """
 
     kind: Literal["mms", "mil_nce", "info_nce", "max_margin", "none"] = "mms"
-    margin: float = 0.001
+    margin: NonNegativeFloat = 0.001
     normalize: bool = False
-    temperature: float = 1.0
+    temperature: PositiveFloat = 1.0
     learn_temperature: bool = False
-    ranking_margin: float = 0.1
-    text_video_weight: float = 1.0
-    audio_text_weight: float = 1.0
-    audio_video_weight: float = 1.0
-    audio_text_video_weight: float = 1.0
-    tile: int = 2048
+    ranking_margin: NonNegativeFloat = 0.1
+    text_video_weight: NonNegativeFloat = 1.0
+    audio_text_weight: NonNegativeFloat = 1.0
+    audio_video_weight: NonNegativeFloat = 1.0
+    audio_text_video_weight: NonNegativeFloat = 1.0
+    tile: PositiveInt = 2048
     exclude_same_cluster: bool = False
     pairs: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        flag = "--model.loss.contrastive"
-        kinds = ("mms", "mil_nce", "info_nce", "max_margin", "none")
-        if self.kind not in kinds:
-            raise ValueError(f"{flag}.kind: expected one of {', '.join(kinds)}, found {self.kind!r}; choose one")
-        for name in ("margin", "ranking_margin"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{flag}.{name}: expected 0 or more, found {getattr(self, name)}; 0 means no margin")
-        for name in (f"{first}_{second}_weight" for first, second in PAIRS):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"{flag}.{name}: expected 0 or more, found {getattr(self, name)}; 0 leaves the pair out"
-                )
+        super().__post_init__()
+        flag = self.option
         named = [frozenset(_as_names(pair, joint=False)) for pair in self.pairs or ()]
         if self.pairs is not None and (not named or len(set(named)) < len(named)):
             raise ValueError(f"{flag}.pairs: expected pairs as in t-va, each once, found {list(self.pairs)}")
-        if self.tile < 1:
-            raise ValueError(f"{flag}.tile: expected 1 clip or more, found {self.tile}; use about 2048")
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(
-                f"{flag}.temperature: expected more than 0, found {self.temperature}; 1 leaves similarities as they are"
-            )
         if self.learn_temperature and self.temperature < 1 / MAX_SCALE:
             raise ValueError(
                 f"{flag}.temperature: expected at least {1 / MAX_SCALE} when it is learned, found {self.temperature}; "

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mcn_lightning.config import Options
 from mcn_lightning.distributed import reach
 from mcn_lightning.models.audio import ResDAVEnet, pool_time, valid_steps
 from mcn_lightning.models.gating import GatedEmbedding, GatedFusion
+from mcn_lightning.ranges import PositiveInt, ShareBelowOne
 
 Modality = Literal["video", "audio", "text"]
 MODALITIES: tuple[Modality, ...] = ("video", "audio", "text")
@@ -25,7 +27,7 @@ INPUT_OF = {"video_dim": "video", "audio_bands": "audio", "text_dim": "text"}
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(Options, option="--model.network"):
     """Shape of the network; the defaults are the released recipe.
 
     Args:
@@ -54,12 +56,12 @@ class NetworkConfig:
             reconstruction heads.
     """
 
-    embedding_dim: int = 6144
+    embedding_dim: PositiveInt = 6144
     modalities: Sequence[Modality] = MODALITIES
-    video_dim: int = 4096
-    audio_bands: int = 40
-    text_dim: int = 300
-    audio_widths: Sequence[int] = (128, 256, 512, 1024)
+    video_dim: PositiveInt = 4096
+    audio_bands: PositiveInt = 40
+    text_dim: PositiveInt = 300
+    audio_widths: Sequence[PositiveInt] = (128, 256, 512, 1024)
     audio_pool: Literal["mean", "max"] = "mean"
     mask_audio: Literal["eval", "always"] = "eval"
     released_audio_steps: bool = False
@@ -67,11 +69,12 @@ class NetworkConfig:
     mask_words: bool = False
     normalize: bool = False
     reconstruction: bool = True
-    reconstruction_hidden: int = 1024
-    dropout: float = 0.0
+    reconstruction_hidden: PositiveInt = 1024
+    dropout: ShareBelowOne = 0.0
     fuse_audio_text: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         unknown = [name for name in self.modalities if name not in MODALITIES]
         if unknown or not self.modalities or len(set(self.modalities)) < len(self.modalities):
             raise ValueError(
@@ -79,11 +82,6 @@ class NetworkConfig:
             )
         if len(self.audio_widths) != 4:
             raise ValueError(f"--model.network.audio_widths: expected four widths, found {list(self.audio_widths)}")
-        for name in ("embedding_dim", "video_dim", "audio_bands", "text_dim", "reconstruction_hidden"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--model.network.{name}: expected at least 1, found {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"--model.network.dropout: expected a share in [0, 1), found {self.dropout}")
         if self.fuse_audio_text:
             self._check_fused()
 

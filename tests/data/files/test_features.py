@@ -370,5 +370,5 @@ def test_band_shift_moves_all_bands_and_repeats_the_edge():
 )
 def test_a_wrong_option_is_named(config, option, value):
     room = "streams" if config is VisualStream else "audio"
-    with pytest.raises(ValueError, match=rf"--data\.{room}\.{option} is {value}"):
+    with pytest.raises(ValueError, match=rf"--data\.{room}\.{option}: expected .* found {value}"):
         config(**{option: value})

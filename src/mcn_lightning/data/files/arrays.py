@@ -125,9 +125,3 @@ def refuse_non_finite(window: Tensor, start: float, end: float) -> None:
     bad = int((~torch.isfinite(window)).sum())
     if bad:  # a sum of large finite numbers may overflow without one
         raise InputError(f"expected finite numbers in the clip {start:.2f} to {end:.2f} s, found {bad} NaN or infinite")
-
-
-def require(good: bool | np.bool_, option: str, value: object, advice: str) -> None:
-    """Refuse the value of an option of the data, unless it is ``good``."""
-    if not good:
-        raise ValueError(f"--data.{option} is {value}: {advice}")

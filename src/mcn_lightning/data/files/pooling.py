@@ -12,12 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mcn_lightning.data.files.arrays import all_finite, read_array, refuse_non_finite, require
+from mcn_lightning.config import Options
+from mcn_lightning.data.files.arrays import all_finite, read_array, refuse_non_finite
 from mcn_lightning.errors import InputError
+from mcn_lightning.ranges import PositiveFloat, PositiveInt
 
 
 @dataclass(frozen=True)
-class VisualStream:
+class VisualStream(Options, option="--data.streams"):
     """One kind of visual feature that is stored for every video.
 
     Args:
@@ -27,12 +29,8 @@ class VisualStream:
     """
 
     suffix: str = "_2d"
-    rate: float = 1.0
-    width: int = 2048
-
-    def __post_init__(self) -> None:
-        require(self.rate > 0, "streams.rate", self.rate, "give the rows stored for each second, for instance 1.0")
-        require(self.width > 0, "streams.width", self.width, "give the width of the stored rows, for instance 2048")
+    rate: PositiveFloat = 1.0
+    width: PositiveInt = 2048
 
 
 DEFAULT_STREAMS = (VisualStream("_2d", 1.0, 2048), VisualStream("_3d", 1.5, 2048))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcn_lightning.data.files.arrays import all_finite, read_array, refuse_non_finite, require
+from mcn_lightning.config import Options
+from mcn_lightning.data.files.arrays import all_finite, read_array, refuse_non_finite
 from mcn_lightning.errors import InputError
+from mcn_lightning.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, ShareBelowOne
 
 SAMPLE_RATE = 16_000  # of the sound that the spectrograms were made from, in Hz
 HOP = 160  # samples between two frames: 10 ms
@@ -21,7 +24,7 @@ FRAME_RATE = SAMPLE_RATE / HOP  # frames a second
 
 
 @dataclass(frozen=True)
-class AudioConfig:
+class AudioConfig(Options, option="--data.audio"):
     """How spectrograms are stored, cut and augmented.
 
     Args:
@@ -39,13 +42,13 @@ class AudioConfig:
     """
 
     suffix: str = "_spec"
-    bands: int = 40
-    num_frames: int = 1000
-    time_shift: float = 0.0
-    time_stretch: float = 0.0
-    band_shift: int = 0
-    mask_bands: int = 0
-    mask_frames: int = 0
+    bands: PositiveInt = 40
+    num_frames: PositiveInt = 1000
+    time_shift: NonNegativeFloat = 0.0
+    time_stretch: ShareBelowOne = 0.0
+    band_shift: NonNegativeInt = 0
+    mask_bands: NonNegativeInt = 0
+    mask_frames: NonNegativeInt = 0
     pad_value: float = 0.0
     clamp_start: bool = True
 
@@ -55,18 +58,13 @@ class AudioConfig:
         return bool(self.time_stretch or self.band_shift or self.mask_bands or self.mask_frames)
 
     def __post_init__(self) -> None:
-        require(self.bands > 0, "audio.bands", self.bands, "give the mel bands that are stored, for instance 40")
-        require(self.num_frames > 0, "audio.num_frames", self.num_frames, "give frames of 10 ms, for instance 1000")
-        require(self.time_shift >= 0, "audio.time_shift", self.time_shift, "give seconds, 0 for no shift")
-        stretch = 0 <= self.time_stretch < 1
-        require(stretch, "audio.time_stretch", self.time_stretch, "give a share below 1, 0 for none")
-        shift = 0 <= self.band_shift < self.bands
-        require(shift, "audio.band_shift", self.band_shift, f"give 0 for none and less than {self.bands}")
-        bands = 0 <= self.mask_bands <= self.bands
-        require(bands, "audio.mask_bands", self.mask_bands, f"give 0 for no mask and at most {self.bands}")
-        frames = 0 <= self.mask_frames <= self.num_frames
-        require(frames, "audio.mask_frames", self.mask_frames, f"give 0 for no mask and at most {self.num_frames}")
-        require(np.isfinite(self.pad_value), "audio.pad_value", self.pad_value, "give dB, for instance 0 or -80")
+        super().__post_init__()
+        most = {"band_shift": self.bands - 1, "mask_bands": self.bands, "mask_frames": self.num_frames}
+        for name, limit in most.items():
+            if getattr(self, name) > limit:
+                raise InputError(f"--data.audio.{name}: expected at most {limit}, found {getattr(self, name)}")
+        if not math.isfinite(self.pad_value):
+            raise InputError(f"--data.audio.pad_value: expected dB, for instance -80, found {self.pad_value}")
 
 
 def read_spectrogram(path: Path, bands: int) -> Tensor:

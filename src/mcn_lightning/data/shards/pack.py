@@ -27,6 +27,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from mcn_lightning.config import Options
 from mcn_lightning.data.captions import describe_dropped, total_reasons
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.files.pooling import VisualStream
@@ -45,6 +46,7 @@ from mcn_lightning.data.shards.packed_from import (
 from mcn_lightning.data.shards.writer import ShardContents, Split, bytes_of, column_names
 from mcn_lightning.errors import InputError
 from mcn_lightning.files import PARTIAL, replacing
+from mcn_lightning.ranges import NonNegativeInt, PositiveInt
 from mcn_lightning.text_files import read_json
 
 PLAN = "plan.json"
@@ -53,7 +55,7 @@ LOCK = "lock"
 
 
 @dataclass(frozen=True)
-class PackConfig:
+class PackConfig(Options, option="--pack"):
     """How shards are written.
 
     Args:
@@ -69,17 +71,11 @@ class PackConfig:
     """
 
     output: str
-    shard_size: int = 1_000_000_000
+    shard_size: PositiveInt = 1_000_000_000
     keep_frames: bool = False
-    processes: int = 0
+    processes: NonNegativeInt = 0
     overwrite: bool = False
     format: Literal["safetensors", "litdata"] = "safetensors"
-
-    def __post_init__(self) -> None:
-        if self.shard_size < 1:
-            raise ValueError(f"--pack.shard_size: expected bytes, for instance 1000000000, found {self.shard_size}")
-        if self.processes < 0:
-            raise ValueError(f"--pack.processes: expected 0 for one a core, or a number, found {self.processes}")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from mcn_lightning.config import Options
 from mcn_lightning.errors import InputError
+from mcn_lightning.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ShareBelowOne
 
 LATENT = 24
 WORDS_A_TOPIC = 6
@@ -23,7 +25,7 @@ FILLERS = ("so", "now", "we", "the", "and", "then", "this", "with", "you", "just
 
 
 @dataclass(frozen=True)
-class SyntheticConfig:
+class SyntheticConfig(Options, option="--data.synthetic"):
     """A generated data set.
 
     Args:
@@ -40,35 +42,27 @@ class SyntheticConfig:
         seed: the same seed gives the same bytes.
     """
 
-    videos: int = 120
-    held_out: int = 20
+    videos: PositiveInt = 120
+    held_out: PositiveInt = 20
     seconds: float = 120.0
-    length_spread: float = 0.0
-    caption_seconds: float = 6.0
-    topics: int = 16
-    strength: float = 1.5
-    noise: float = 0.5
-    widths: tuple[int, int] = (64, 64)
-    word_dim: int = 32
-    seed: int = 0
+    length_spread: ShareBelowOne = 0.0
+    caption_seconds: PositiveFloat = 6.0
+    topics: PositiveInt = 16
+    strength: NonNegativeFloat = 1.5
+    noise: NonNegativeFloat = 0.5
+    widths: tuple[PositiveInt, PositiveInt] = (64, 64)
+    word_dim: PositiveInt = 32
+    seed: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
-        for name in ("videos", "held_out", "topics", "word_dim"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--data.synthetic.{name}: expected at least 1, found {getattr(self, name)}")
-        if not 0 <= self.length_spread < 1:
-            raise InputError(f"--data.synthetic.length_spread: expected a share in [0, 1), found {self.length_spread}")
-        if not self.seconds * (1 - self.length_spread) >= self.caption_seconds > 0:
+        super().__post_init__()
+        if not self.seconds * (1 - self.length_spread) >= self.caption_seconds:
             raise InputError(
-                f"--data.synthetic.seconds: expected at least caption_seconds ({self.caption_seconds}) above 0 in the "
+                f"--data.synthetic.seconds: expected at least caption_seconds ({self.caption_seconds}) in the "
                 f"shortest video, found {self.seconds * (1 - self.length_spread):g}"
             )
-        if len(self.widths) != 2 or min(self.widths) < 1:
-            raise InputError(f"--data.synthetic.widths: expected two widths of at least 1, found {self.widths}")
-        if self.seed < 0:
-            raise InputError(f"--data.synthetic.seed: expected a number of at least 0, found {self.seed}")
-        if self.strength < 0 or self.noise < 0:
-            raise InputError(f"--data.synthetic: expected strength and noise >= 0, found {self.strength}, {self.noise}")
+        if len(self.widths) != 2:
+            raise InputError(f"--data.synthetic.widths: expected two widths, found {self.widths}")
 
 
 class _World:
