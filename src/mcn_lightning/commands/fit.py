@@ -290,6 +290,13 @@ class MCNCLI(LightningCLI):
             raise InputError(brief(" ".join(str(error).split()))) from error
 
 
+def without_module(command: MCNCLI, *groups: str) -> Any:
+    """Build groups of a command's options; the network, which may take gigabytes, is not built from its defaults."""
+    for group in {*vars(command.config)} - {*groups}:
+        del command.config[group]
+    return command.parser.instantiate(command.config, instantiators=[(lambda *_, **__: None, MCNModule, True)])
+
+
 class PrepareCLI(MCNCLI):
     """The options of the run, of which only those of the data are used, and where the shards go."""
 
@@ -303,10 +310,8 @@ class PrepareCLI(MCNCLI):
 
     def instantiate_classes(self) -> None:
         """Build the data alone, and pack it."""
-        for group in {*vars(self.config)} - {"data", "pack"}:
-            del self.config[group]
         try:
-            parts = self.parser.instantiate(self.config)
+            parts = without_module(self, "data", "pack")
         except ValueError as error:
             raise InputError(brief(" ".join(str(error).split()))) from error
         try:
@@ -324,10 +329,8 @@ class CheckCLI(MCNCLI):
 
     def instantiate_classes(self) -> None:
         """Build the data alone, and read it."""
-        for group in {*vars(self.config)} - {"data"}:
-            del self.config[group]
         try:
-            parts = self.parser.instantiate(self.config)
+            parts = without_module(self, "data")
         except ValueError as error:
             raise InputError(str(error)) from error
         try:

@@ -38,13 +38,22 @@ def _with_trainer(name: str, words: Sequence[str]) -> None:
     if not any(word in SILENT or word.startswith("--print_config=") for word in words) and is_first():
         print(f"mcn-lightning {__version__}: reading configs", file=sys.stderr, flush=True)
     words = config_words(words)
-    gc.disable()  # searching what is imported for garbage, of which there is none, takes a tenth of the time
+    _import_quietly()
+    from mcn_lightning.commands.fit import run
+
+    run([name, *words])
+
+
+def _import_quietly() -> None:
+    """Import torch and Lightning, which takes seconds, without a search for garbage, of which there is none."""
+    if "mcn_lightning.commands.fit" in sys.modules:
+        return  # what a caller holds by now may well be garbage later
+    gc.disable()  # saves a tenth of the time
     try:
-        from mcn_lightning.commands.fit import run  # seconds, for torch and Lightning
+        import mcn_lightning.commands.fit  # noqa: F401
     finally:
         gc.freeze()
         gc.enable()
-    run([name, *words])
 
 
 def _results(name: str, words: Sequence[str]) -> None:
