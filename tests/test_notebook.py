@@ -1,4 +1,4 @@
-"""The project from Python, as in a notebook: the README's lines, what the module brings, and what it refuses."""
+"""The project from Python: the lines of its page, the notebooks, what the module brings, and what it refuses."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import re
 import threading
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
+from benchmarks.benchmark_files import STREAMS, WORDS, write, write_word_vectors, youcook2
+from nbclient import NotebookClient
 from pytorch_lightning import Trainer
+from references.model import random_released_state_dict
 from test_module import NETWORK, make_data
 
 from mcn_lightning import MCNModule, NarratedVideos
@@ -24,6 +28,7 @@ from mcn_lightning.models import NetworkConfig
 from mcn_lightning.runs.resume import Resume
 
 PAGES = Path(__file__).parents[1]
+PAGE = "docs/guides/python.md"
 SMALL = {"embedding_dim": 16, "audio_widths": [4, 4, 4, 8], "reconstruction_hidden": 8}
 OPTIONS = {"clustering": {"num_clusters": 3, "queue_rows": 8}, "optimizer": {"warmup_steps": 0}}
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
@@ -49,34 +54,34 @@ def fit(root, module, data, **options) -> Trainer:
 
 
 @pytest.fixture(scope="module")
-def readme(tmp_path_factory) -> dict:
-    """What the names of the README's lines stand for after they ran, with a plain Trainer, in an empty folder."""
+def page(tmp_path_factory) -> dict:
+    """What the names of the page's first lines stand for after they ran in an empty folder."""
     folder = tmp_path_factory.mktemp("notebook")
     names: dict = {"folder": folder}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        exec(code("README.md", "In a notebook"), names)
+        exec(code(PAGE, "Train and evaluate"), names)
     return names
 
 
-def test_the_lines_of_the_readme_train_and_evaluate(readme):
-    model, trainer = readme["model"], readme["trainer"]
-    assert len(code("README.md", "In a notebook").splitlines()) <= 16
+def test_the_first_lines_of_the_page_train_and_evaluate(page):
+    model, trainer = page["model"], page["trainer"]
+    assert len(code(PAGE, "Train and evaluate").splitlines()) <= 16
     assert model.clustering.has_centroids and model.network_config.video_dim == 64
     assert model.network_config.text_dim == 32 and trainer.global_step == 12
     assert {CentroidUpdate, RetrievalEvaluation, Resume, Throughput} <= {type(each) for each in trainer.callbacks}
-    assert 0 <= readme["metrics"]["val/t->va/R@10"] <= 100 and "val/nmi" in readme["metrics"]
-    logged = (readme["folder"] / "lightning_logs" / "version_0" / "metrics.csv").read_text()
+    assert 0 <= page["metrics"]["val/t->va/R@10"] <= 100 and "val/nmi" in page["metrics"]
+    logged = (page["folder"] / "lightning_logs" / "version_0" / "metrics.csv").read_text()
     assert "clustering/objective" in logged and "val/t->va/R@10" in logged
-    assert len(list((readme["folder"] / "lightning_logs" / "version_0" / "checkpoints").glob("*.ckpt"))) == 1
+    assert len(list((page["folder"] / "lightning_logs" / "version_0" / "checkpoints").glob("*.ckpt"))) == 1
 
 
-def test_the_lines_of_the_notebook_page_go_on_from_there(readme):
-    blocks = re.findall(r"^```python\n(.*?)^```", (PAGES / "docs" / "guides" / "python.md").read_text(), re.M | re.S)
+def test_the_other_lines_of_the_page_go_on_from_there(page):
+    blocks = re.findall(r"^```python\n(.*?)^```", (PAGES / PAGE).read_text(), re.M | re.S)[1:]
     assert len(blocks) == 3
-    names = dict(readme)
+    names = dict(page)
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(readme["folder"])
+        patch.chdir(page["folder"])
         for block in blocks:
             exec(block, names)
     assert names["same"].network_config.embedding_dim == 64
@@ -85,8 +90,41 @@ def test_the_lines_of_the_notebook_page_go_on_from_there(readme):
     assert 0 <= names["again_metrics"]["val/t->va/R@10"] <= 100
 
 
-def test_predict_gives_ids_embeddings_and_clusters(readme):
-    text, ids = readme["text"], [name for batch in readme["batches"] for name in batch["ids"]]
+def run_notebook(name: str, folder: Path, **values) -> str:
+    """Run a notebook in a folder, the first values of its cells replaced; return what its cells show."""
+    notebook = nbformat.read(PAGES / "notebooks" / name, as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "keep it without outputs"
+    for option, value in values.items():
+        for cell in notebook.cells:
+            cell.source = re.sub(
+                rf"^{option} = .*$", lambda _, o=option, v=value: f"{o} = {v!r}", cell.source, flags=re.M
+            )
+    NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    ).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert not any(output.output_type == "error" for output in outputs)
+    return "\n".join(output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in outputs)
+
+
+def test_the_notebook_of_training_shows_loss_recall_clusters_and_clips(tmp_path):
+    shown = run_notebook("train.ipynb", tmp_path)
+    assert "epoch" in shown and "R@10" in shown and "topic" in shown and "score" in shown
+    assert (tmp_path / "notebook_runs" / "train" / "version_0" / "metrics.csv").is_file()
+
+
+def test_the_notebook_of_released_weights_evaluates_them(tmp_path):
+    write(tmp_path / "clips.pkl", youcook2())
+    write_word_vectors(tmp_path / "words.txt", WORDS)
+    torch.save(random_released_state_dict(12, video_dim=16, text_dim=8, audio_widths=(4, 4, 6, 8)), tmp_path / "w.pth")
+    text = {"source": "words.txt", "dim": 8}
+    values = {"WEIGHTS": "w.pth", "ROOT": str(tmp_path), "CLIPS": "clips.pkl", "WORDS": text, "STREAMS": STREAMS}
+    shown = run_notebook("released_weights.ipynb", tmp_path, **values, QUERY="topic1word2 topic1word3")
+    assert "embedding_dim=12" in shown and "t->va" in shown and "torch.Size([1, 12])" in shown
+
+
+def test_predict_gives_ids_embeddings_and_clusters(page):
+    text, ids = page["text"], [name for batch in page["batches"] for name in batch["ids"]]
     assert len(ids) == len(set(ids)) == len(text) and text.shape[1] == 128
     assert ids[0].startswith("synthetic_") and ":" in ids[0]
 

@@ -358,7 +358,7 @@ def test_curves_need_matplotlib(runs, monkeypatch):
 
 
 def test_the_table_of_the_experiments_has_the_form_that_the_command_gives(tmp_path, capsys, monkeypatch):
-    text = (EXPERIMENTS.parent / "docs" / "results" / "index.md").read_text()
+    text = (EXPERIMENTS.parent / "docs" / "guides" / "sweeps.md").read_text()
     shown = text.split("<!-- results -->")[1].split("<!-- /results -->")[0]
     command = next(line for line in shown.splitlines() if line.startswith("mcn-lightning results "))
     words = shlex.split(command)[1:]
