@@ -50,7 +50,7 @@ def sentences(text: str) -> list[str]:
         if not line.startswith(("#", "|", ":::", "options:", "<", "!")):
             blocks[-1] += " " + line.removeprefix(item[0] if item else "")
     plain = (re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", block) for block in blocks)
-    parts = (part for block in plain for part in re.split(r"(?<=[.!?:])[\"')`*]*\s+(?=[\"'(`*]*[A-Z0-9`])", block))
+    parts = (part for block in plain for part in re.split(r"(?<=[.!?])[\"')`*]*\s+(?=[\"'(`*]*[A-Z0-9`])", block))
     return [part.strip() for part in parts if re.search(r"\w", part)]
 
 
