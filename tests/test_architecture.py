@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "src" / "mcn_lightning"
-GROUND = {"errors", "files", "distributed", "signals", "text_files", "memory", "batch", "config", "ranges"}
+GROUND = {"errors", "files", "distributed", "signals", "text_files", "memory", "batch", "config", "ranges", "tables"}
 TENSORS = {"models", "losses", "clustering", "metrics"}
 ALLOWED = {
     "errors": set(),
@@ -14,17 +14,18 @@ ALLOWED = {
     "distributed": set(),
     "signals": set(),
     "memory": set(),
+    "tables": set(),
     "text_files": {"errors"},
     "batch": {"errors", "memory"},
     "ranges": {"errors"},
     "config": {"errors", "ranges"},
     **{room: {"config", "ranges", "distributed", "errors"} for room in TENSORS},
-    "data": GROUND | {"benchmarks.files"},
+    "data": GROUND,
     "module": TENSORS | GROUND,
     "inference": {"module", "models", "data.text"} | GROUND,
     "runs": {"clustering", "data.shards.files", "data.shards.header"} | GROUND,
-    "callbacks": {"runs", "clustering", "metrics"} | GROUND,
-    "benchmarks": {"callbacks", "runs", "clustering", "metrics", "data"} | GROUND,
+    "callbacks": {"runs"} | TENSORS | GROUND,  # models and losses: the types that callbacks.protocols names
+    "benchmarks": {"callbacks", "runs", "clustering", "metrics", "models", "data"} | GROUND,
     "defaults": {"benchmarks", "callbacks", "runs", "clustering"} | GROUND,
 }
 LATE = {("module.py", "configure_callbacks"): "mcn_lightning.defaults"}

@@ -9,8 +9,8 @@ import pickle
 import numpy as np
 import pytest
 
-from mcn_lightning.benchmarks.crosstask import read_steps, read_video_tasks
-from mcn_lightning.benchmarks.mining_youtube import read_classes
+from mcn_lightning.benchmarks.localization.class_list import read_classes
+from mcn_lightning.benchmarks.localization.crosstask_files import read_steps, read_video_tasks
 from mcn_lightning.commands.results.runs import read_metrics, read_record
 from mcn_lightning.data.captions import Captions, read_captions
 from mcn_lightning.data.files.word_vectors import read_word_vectors

@@ -11,6 +11,7 @@ from mcn_lightning.benchmarks.base import Benchmark
 from mcn_lightning.benchmarks.report import BenchmarkReport
 from mcn_lightning.callbacks.centroids import CentroidUpdate
 from mcn_lightning.callbacks.evaluation import RetrievalEvaluation
+from mcn_lightning.callbacks.protocols import callbacks_of, embedding_module
 from mcn_lightning.callbacks.throughput import Throughput
 from mcn_lightning.clustering import CentroidClustering
 from mcn_lightning.runs.averaging import AveragedWeights, averages, check_stochastic
@@ -42,9 +43,10 @@ def default_callbacks(trainer: Trainer, module: LightningModule) -> list[Callbac
     """
     check_trainer(trainer)
     check_stochastic(trainer, module)
-    given = trainer.callbacks = ordered(trainer.callbacks)  # type: ignore[attr-defined]
+    given = callbacks_of(trainer)
+    given[:] = ordered(given)
     needed: dict[type[Callback], bool] = {
-        CentroidUpdate: isinstance(getattr(module, "clustering", None), CentroidClustering),
+        CentroidUpdate: isinstance(embedding_module(module).clustering, CentroidClustering),
         RetrievalEvaluation: True,
         AveragedWeights: averages(trainer),
         Resume: True,

@@ -8,13 +8,15 @@ training averages over the processes, so the loss is multiplied by ``world()`` b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+Object = TypeVar("Object")
 
 
 def world() -> int:
@@ -49,6 +51,15 @@ def numbers_of_all(numbers: Sequence[int], device: torch.device | str) -> list[l
     found = torch.empty(world() * len(numbers), dtype=torch.int64, device=device)
     dist.all_gather_into_tensor(found, torch.tensor(list(numbers), dtype=torch.int64, device=device))
     return found.view(world(), -1).tolist()
+
+
+def gather_objects(own: Object) -> list[Object]:
+    """Return what every process has, in the order of the processes; it is pickled on the way."""
+    if world() == 1:
+        return [own]
+    found: list[Any] = [None] * world()
+    dist.all_gather_object(found, own)
+    return found
 
 
 def sum_all(x: Tensor) -> Tensor:

@@ -26,10 +26,10 @@ from references.model import random_released_state_dict
 from safetensors.torch import load_file
 
 from benchmarks.benchmark_files import STREAMS, write, write_all, youcook2
-from mcn_lightning.benchmarks import LocalizationBenchmark
-from mcn_lightning.benchmarks.annotations import Segment
+from mcn_lightning.benchmarks import CrossTask, MiningYouTube
 from mcn_lightning.benchmarks.files import EvaluationText
-from mcn_lightning.benchmarks.localization import Entry, second_labels, transcript
+from mcn_lightning.benchmarks.localization.annotations import Segment
+from mcn_lightning.benchmarks.localization.transcripts import Entry, second_labels, transcript
 from mcn_lightning.data.files.pooling import VisualStream
 from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.sources.class_names import class_text
@@ -150,7 +150,7 @@ def test_recall_is_that_of_the_formula(files, tmp_path, capsys):
 def own(folder: Path, **options: Any) -> Path:
     """Write a configuration with one retrieval benchmark, as a user writes one."""
     base = {"name": "it", "path": "msrvtt_jsfusion_test.pkl", "audio_frames": 100, "without_audio": "miss"} | options
-    callbacks = [{"class_path": "mcn_lightning.benchmarks.RetrievalBenchmark", "init_args": base}]
+    callbacks = [{"class_path": "RetrievalBenchmark", "init_args": base}]
     path = folder / "own.yaml"
     path.write_text(yaml.safe_dump({"data": {"val_csv": None}, "trainer": {"callbacks": callbacks}}))
     return path
@@ -212,9 +212,9 @@ def test_entries_of_a_transcript_and_the_labels_of_seconds():
     ],
 )
 def test_step_recall_follows_the_protocol_of_its_benchmark(kind, option, expected):
-    benchmark = LocalizationBenchmark(
-        "it", kind, "steps", "annotations", "features", videos="list", recall_softmax=option
-    )
+    protocol = CrossTask if kind == "crosstask" else MiningYouTube
+    given = {} if option is None else {"recall_softmax": option}
+    benchmark = protocol("it", videos="list", steps="steps", annotations="folder", features="folder", **given)
     scores = 3 * np.random.default_rng(0).standard_normal((9, 6))
     segments = [Segment(3, 0, 3), Segment(1, 3, 6), Segment(4, 6, 9)]
     columns = [3, 1, 4] if kind == "mining_youtube" else [1, 2, 3]

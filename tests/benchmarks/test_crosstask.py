@@ -10,14 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcn_lightning.benchmarks.annotations import (
+from mcn_lightning.benchmarks.localization.annotations import (
     AnnotatedVideo,
     LocalizationSet,
     Segment,
     check_length,
     join_overlapping,
 )
-from mcn_lightning.benchmarks.crosstask import JOINED, OTHER_TASKS, read_crosstask, read_steps, read_video_tasks
+from mcn_lightning.benchmarks.localization.crosstask_files import (
+    JOINED,
+    OTHER_TASKS,
+    read_crosstask,
+    read_steps,
+    read_video_tasks,
+)
 from mcn_lightning.errors import InputError
 
 

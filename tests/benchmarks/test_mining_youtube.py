@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcn_lightning.benchmarks.annotations import Segment, check_length
-from mcn_lightning.benchmarks.mining_youtube import (
+from mcn_lightning.benchmarks.localization.annotations import Segment, check_length
+from mcn_lightning.benchmarks.localization.class_list import (
     ENDINGS,
     SPELLINGS,
     ClassMatch,
     class_of,
     read_classes,
     read_lengths,
-    read_mining_youtube,
-    read_transcript,
+    without_background,
 )
+from mcn_lightning.benchmarks.localization.mining_youtube_files import read_mining_youtube
 from mcn_lightning.errors import InputError
 
 FRAME_RATE = 30000 / 1001
@@ -150,8 +150,10 @@ def test_the_frame_wise_example_agrees_with_the_times_at_29_97_frames_a_second(r
         assert abs(one.start - other.start) * FRAME_RATE - 1 < 0.5
     assert frame_wise.segments[0].item == "lines 2256 to 2503"
     assert check_length(timed, 384)[1] == {}
-    transcript = read_transcript(example / "grammar" / "-1okAudsnAc.grammar", classes)
-    assert transcript[::2] == (512,) * 5 and transcript[1::2] == tuple(segment.step for segment in frame_wise.segments)
+    transcript = (example / "grammar" / "-1okAudsnAc.grammar").read_text().split()
+    steps = without_background(classes)
+    assert transcript[::2] == ["background"] * 5
+    assert [steps.index(name) for name in transcript[1::2]] == [segment.step for segment in frame_wise.segments]
     lengths = read_lengths(example / "weakYouTube_length.txt", classes)
     assert lengths.shape == (513,) and (lengths == 150).all()
 
@@ -224,8 +226,6 @@ def test_the_background_is_no_step_wherever_it_is_listed(tmp_path, listed):
     assert found.videos[0].segments == (Segment(0, 1, 2), Segment(1, 2, 2.5), Segment(0, 3, 3.5))
     assert found.truth_matrix(found.videos[0], 4).astype(int).tolist() == [[0, 0], [1, 0], [0, 1], [1, 0]]
     names = read_classes(files[1])
-    (tmp_path / "a.grammar").write_text("background cut_it \ncrack_egg background")
-    assert read_transcript(tmp_path / "a.grammar", names) == (2, 0, 1, 2)
     (tmp_path / "lengths.txt").write_text("\n".join("2.5" if name == "background" else "40" for name in names))
     lengths = read_lengths(tmp_path / "lengths.txt", names)
     assert lengths.dtype == np.float64 and lengths.tolist() == [40, 40, 2.5][: len(names)]
@@ -337,18 +337,3 @@ def test_bad_lengths(tmp_path, text, part):
         (tmp_path / "lengths.txt").write_text(text)
     with pytest.raises(InputError, match=rf"lengths.txt: {part}"):
         read_lengths(tmp_path / "lengths.txt", ["cut_it", "background"])
-
-
-@pytest.mark.parametrize(
-    ("text", "part"),
-    [
-        (None, r"expected a transcript of class names, found no file"),
-        (" \n", r"expected a transcript of class names, found none"),
-        ("cut_it fly_it", r"action 2: expected a class of the list, found 'fly_it'"),
-    ],
-)
-def test_bad_transcripts(tmp_path, text, part):
-    if text is not None:
-        (tmp_path / "a.grammar").write_text(text)
-    with pytest.raises(InputError, match=rf"a.grammar: {part}"):
-        read_transcript(tmp_path / "a.grammar", ["cut_it"])

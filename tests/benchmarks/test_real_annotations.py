@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from references.localization import alignment_score, alignment_total
 
-from mcn_lightning.benchmarks.crosstask import read_crosstask
-from mcn_lightning.benchmarks.localization import BACKGROUND, second_labels, transcript
-from mcn_lightning.benchmarks.mining_youtube import read_mining_youtube
+from mcn_lightning.benchmarks.localization.crosstask_files import read_crosstask
+from mcn_lightning.benchmarks.localization.mining_youtube_files import read_mining_youtube
+from mcn_lightning.benchmarks.localization.transcripts import BACKGROUND, second_labels, transcript
 from mcn_lightning.metrics import (
     StepCounts,
     align,

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from mcn_lightning.batch import cut_clips
-from mcn_lightning.benchmarks.step_features import audio_windows, open_features, pool_seconds, seconds_of
+from mcn_lightning.benchmarks.localization.features import audio_windows, open_features, pool_seconds, seconds_of
 from mcn_lightning.data.files.pooling import VisualStream
 from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.sources.howto100m import VideoLayout

@@ -4,22 +4,21 @@ import math
 
 import pytest
 import torch
+from pytorch_lightning import Trainer
 
-from mcn_lightning.batch import ClipBatch
+from mcn_lightning.batch import MODALITIES, ClipBatch
 from mcn_lightning.callbacks import RetrievalEvaluation
-from mcn_lightning.callbacks.evaluation import (
-    DEFAULT_DIRECTIONS,
-    combine,
-    find_topics,
-    format_table,
-    parse_direction,
-    possible_directions,
-)
+from mcn_lightning.callbacks.evaluation_table import format_table
 from mcn_lightning.clustering import ClusteringConfig
+from mcn_lightning.clustering.topics import find_topics
 from mcn_lightning.errors import InputError
 from mcn_lightning.metrics import Ranking, query_density
+from mcn_lightning.metrics.directions import DEFAULT_DIRECTIONS, parse_direction, possible_directions
+from mcn_lightning.metrics.scoring import combine
 from mcn_lightning.models import MCNOutput, NetworkConfig
 from mcn_lightning.module import MCNModule
+
+TRAINER = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
 
 
 def test_directions_are_letters_on_both_sides():
@@ -46,26 +45,26 @@ FUSED = NetworkConfig(
 
 
 def test_directions_that_a_network_makes_possible():
-    three, sound = NetworkConfig(), NetworkConfig(modalities=("video", "audio"))
-    assert possible_directions(None, DEFAULT_DIRECTIONS, three) == list(DEFAULT_DIRECTIONS)
-    assert possible_directions(None, DEFAULT_DIRECTIONS, sound) == ["a->v", "v->a"]
-    assert possible_directions(["a->v"], DEFAULT_DIRECTIONS, sound) == ["a->v"]
-    assert possible_directions(None, DEFAULT_DIRECTIONS, FUSED) == ["v->ta", "ta->v"]
-    assert possible_directions(None, ["t->va", "at->v"], FUSED) == ["at->v"]
-    assert possible_directions(["v->at"], DEFAULT_DIRECTIONS, FUSED) == ["v->at"]
+    three, sound, fused = (MODALITIES, False), (("video", "audio"), False), (MODALITIES, True)
+    assert possible_directions(None, DEFAULT_DIRECTIONS, *three) == list(DEFAULT_DIRECTIONS)
+    assert possible_directions(None, DEFAULT_DIRECTIONS, *sound) == ["a->v", "v->a"]
+    assert possible_directions(["a->v"], DEFAULT_DIRECTIONS, *sound) == ["a->v"]
+    assert possible_directions(None, DEFAULT_DIRECTIONS, *fused) == ["v->ta", "ta->v"]
+    assert possible_directions(None, ["t->va", "at->v"], *fused) == ["at->v"]
+    assert possible_directions(["v->at"], DEFAULT_DIRECTIONS, *fused) == ["v->at"]
     for wanted, defaults, network, found in (
         (["t->va"], (), sound, r"--clips: t->va needs text, which data\.modalities or the weights lack"),
         (
             ["t->v"],
             (),
-            FUSED,
+            fused,
             "--clips: t->v: expected audio and text together, found text alone: these weights have one",
         ),
         (["t-v"], (), three, "--clips: expected letters"),
         (None, ["t->va"], sound, "--clips: expected directions between video, audio, found t->va"),
     ):
         with pytest.raises(InputError, match=found):
-            possible_directions(wanted, defaults, network, "--clips")
+            possible_directions(wanted, defaults, *network, "--clips")
 
 
 def test_a_joint_embedding_stands_for_audio_and_text():
@@ -84,7 +83,7 @@ def test_a_joint_embedding_is_evaluated(calibrate):
     module.fit_centroids({name: [torch.randn(30, 6)] for name in ("video", "audio_text")}, fresh=True)
     evaluation = RetrievalEvaluation(calibrate=calibrate, calibrate_temperature=0.2)
     output = MCNOutput(torch.randn(20, 6), None, None, {}, {}, torch.randn(20, 6))
-    evaluation._start(module)
+    evaluation.on_validation_epoch_start(TRAINER, module)
     evaluation._update(module, output, ClipBatch(ids=tuple(map(str, range(20)))))
     assert list(evaluation._recalls) == ["v->ta", "ta->v"]
     scores = output.audio_text @ output.video.T
@@ -112,7 +111,7 @@ def test_scores_are_calibrated_by_the_clusters_of_the_queries(kind, of):
     assert torch.equal(centroids, found.centroids) and torch.equal(sizes, found.sizes) and int(sizes.sum()) == 30
     output = MCNOutput(torch.randn(20, 6), None, torch.randn(20, 6), {}, {})
     batch = ClipBatch(ids=tuple(map(str, range(20))))
-    evaluation._start(module)
+    evaluation.on_validation_epoch_start(TRAINER, module)
     evaluation._update(module, output, batch)
     scores = output.text @ output.video.T - 0.5 * query_density(output.video, centroids, sizes, 0.2)
     ranks = (scores > scores.diagonal()[:, None]).sum(dim=1) + 1
@@ -124,7 +123,7 @@ def test_without_clusters_scores_stay_as_they_are_and_it_is_said(kind):
     module, evaluation = small_module(kind), RetrievalEvaluation(["t->v"], calibrate=0.5)
     output = MCNOutput(torch.randn(5, 6), None, torch.randn(5, 6), {}, {})
     with pytest.warns(UserWarning, match=r"--retrieval\.calibrate: there are no k-means clusters .* of t->v"):
-        evaluation._start(module)
+        evaluation.on_validation_epoch_start(TRAINER, module)
     evaluation._update(module, output, ClipBatch(ids=tuple("abcde")))
     plain = (output.text @ output.video.T).argsort(dim=1, descending=True)
     ranks = (plain == torch.arange(5)[:, None]).nonzero()[:, 1] + 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from references import full_video as reference
 from references import retrieval
 
-from mcn_lightning.metrics import FullVideoRetrieval, RetrievalRecall, full_video_metrics, ties
+from mcn_lightning.metrics import RetrievalRecall, full_video_metrics, ties
 
 KS = (1, 2, 5)
 RANKED = ("caption_clip", "caption_video", "caption_video_by_clips", "captions_video")
@@ -62,24 +62,6 @@ def test_several_captions_of_a_clip_all_ask_for_it(seed):
     queries = torch.randint(-1, 2, (21, 3), generator=generator).float()
     result = plain(full_video_metrics(queries, gallery, videos, KS, 4, clips))
     assert result == pytest.approx(expected(queries, gallery, videos, KS, clips), rel=1e-5)
-
-
-def test_the_metric_counts_a_clip_once_and_every_caption():
-    torch.manual_seed(4)
-    gallery = torch.randn(6, 5)
-    names = [f"video{clip // 2:06d}_{clip}" for clip in range(6)]
-    clips = torch.arange(6).repeat_interleave(3)
-    queries = torch.randn(18, 5)
-    metric = FullVideoRetrieval(ks=KS)
-    for start in (0, 7, 14):
-        rows = list(range(start, min(start + 7, 18)))
-        ids = [f"{names[clips[row]]}#{row}" for row in rows]
-        metric.update(ids, queries[rows], gallery[clips[rows]], [names[clips[row]] for row in rows])
-    assert plain(metric.compute()) == pytest.approx(
-        plain(full_video_metrics(queries, gallery, torch.arange(6) // 2, KS, clips=clips)), rel=1e-6
-    )
-    with pytest.raises(ValueError, match="expected an item for each of 1 ids, got 2"):
-        metric.update(["video000009_1"], queries[:1], gallery[:1], ["a", "b"])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -193,21 +175,3 @@ def test_bad_input_is_refused_in_one_line(change, message):
     empty = torch.ones(0, 4)
     with pytest.raises(ValueError, match="nothing to rank"):
         full_video_metrics(empty, empty, torch.zeros(0, dtype=torch.int64))
-
-
-def test_metric_reads_the_video_from_the_id_and_counts_an_id_once():
-    torch.manual_seed(0)
-    videos = torch.randint(0, 5, (20,))
-    gallery = torch.randn(20, 6)
-    queries = gallery + torch.randn(20, 6)
-    ids = [f"youtube-{int(video):03d}:{row}" for row, video in enumerate(videos)]
-    metric = FullVideoRetrieval()
-    for rows in (range(10), range(5, 20)):
-        metric.update([ids[row] for row in rows], queries[list(rows)], gallery[list(rows)])
-    assert plain(metric.compute()) == pytest.approx(plain(full_video_metrics(queries, gallery, videos)))
-    with pytest.raises(ValueError, match="11 characters of its video, got 'short'"):
-        metric.update(["short"], torch.ones(1, 6), torch.ones(1, 6))
-    with pytest.raises(ValueError, match="expected B ids"):
-        metric.update(["a" * 11], torch.ones(2, 6), torch.ones(2, 6))
-    with pytest.raises(ValueError, match="name_length"):
-        FullVideoRetrieval(name_length=0)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from references import recognition as reference
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from mcn_lightning.metrics import ClassAccuracy, class_metrics, neighbour_metrics, ties
+from mcn_lightning.metrics import class_metrics, neighbour_metrics, ties
 
 
 def same(result, expected):
@@ -170,18 +170,3 @@ def test_bad_neighbours_are_refused(change, message):
     with pytest.raises(ValueError, match=message) as error:
         neighbour_metrics(**(arguments | change))
     assert "\n" not in str(error.value)
-
-
-def test_metric_counts_an_id_once_in_any_order():
-    torch.manual_seed(0)
-    scores, labels = torch.randn(20, 6), torch.randint(0, 6, (20,))
-    ids = [str(row) for row in range(20)]
-    metric = ClassAccuracy(ks=(1, 3))
-    for rows in (torch.randperm(20)[:12], torch.randperm(20)):
-        metric.update([ids[row] for row in rows.tolist()], scores[rows], labels[rows])
-    expected = class_metrics(scores, labels, ks=(1, 3))
-    same(metric.compute(), {name: value.tolist() for name, value in expected.items()})
-    with pytest.raises(ValueError, match="expected B ids"):
-        metric.update(["a"], torch.ones(2, 6), torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(ValueError, match="ks must be"):
-        ClassAccuracy(ks=(0,))

@@ -1,7 +1,9 @@
 """The benchmarks: their files on disk, what they measure, and the tables of what came out."""
 
 from mcn_lightning.benchmarks.base import Benchmark, Figure
-from mcn_lightning.benchmarks.localization import LocalizationBenchmark
+from mcn_lightning.benchmarks.embedding import embed_batches, embed_clips, embed_texts
+from mcn_lightning.benchmarks.files import EvaluationData
+from mcn_lightning.benchmarks.localization import CrossTask, LocalizationBenchmark, MiningYouTube
 from mcn_lightning.benchmarks.recognition import RecognitionBenchmark
 from mcn_lightning.benchmarks.report import BenchmarkReport
 from mcn_lightning.benchmarks.retrieval import RetrievalBenchmark
@@ -9,8 +11,14 @@ from mcn_lightning.benchmarks.retrieval import RetrievalBenchmark
 __all__ = [
     "Benchmark",
     "BenchmarkReport",
+    "CrossTask",
+    "EvaluationData",
     "Figure",
     "LocalizationBenchmark",
+    "MiningYouTube",
     "RecognitionBenchmark",
     "RetrievalBenchmark",
+    "embed_batches",
+    "embed_clips",
+    "embed_texts",
 ]

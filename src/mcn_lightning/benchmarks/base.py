@@ -1,24 +1,24 @@
-"""What every benchmark does: it brings its own files, is evaluated with the held-out clips, and gives figures."""
+"""What every benchmark does: it brings its own files, is evaluated with the held-out clips, and gives metrics."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
-import torch.distributed as dist
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from mcn_lightning.batch import ClipBatch
-from mcn_lightning.callbacks.progress import progress
-from mcn_lightning.distributed import gather_rows, rank, world
+from mcn_lightning.benchmarks.files import EvaluationData, evaluation_data
+from mcn_lightning.callbacks.protocols import EmbeddingModule, callbacks_of, embedding_module
+from mcn_lightning.distributed import world
 from mcn_lightning.errors import InputError
+from mcn_lightning.models import NetworkConfig
 
-Result = TypeVar("Result")
+Kind = Literal["metric", "count", "detail"]
 _DIRECTION = re.compile(r"[vat]+->[vat]+[ /]")
 
 
@@ -40,7 +40,7 @@ class Figure:
     setting: str
     metric: str
     value: float
-    kind: Literal["metric", "count", "detail"] = "metric"
+    kind: Kind = "metric"
     published: float | None = None
     source: str = ""
 
@@ -95,7 +95,7 @@ class Benchmark(Callback):
         self._opened = False
         self._lacks = ""
 
-    def need(self, network_config: Any, modalities: Sequence[str]) -> None:
+    def need(self, network_config: NetworkConfig, modalities: Sequence[str]) -> None:
         """Say that the benchmark cannot be evaluated with a network that lacks an embedding of its own for a modality.
 
         Raises:
@@ -112,20 +112,30 @@ class Benchmark(Callback):
                 yield self.figure("", what, count, "count")
 
     def expected(self) -> list[str] | None:
-        """Return the keys of the metrics, where they are known once the files are open; ``None`` where they are not."""
+        """Return the keys of the metrics, where they are known once the files are open; ``None`` where they are not.
+
+        ``ModelCheckpoint`` and other callbacks are held against them before training begins.
+        """
         return None
 
-    def open(self, data: Any, module: LightningModule) -> None:
-        """Read and check the files.
+    def open(self, data: EvaluationData, module: EmbeddingModule) -> None:
+        """Read and check the files, once and before training begins.
 
         Args:
-            data: ``EvaluationData`` of the run.
-            module: whose network says which modalities there are.
+            data: reads files in the form that the run's data have.
+            module: whose network says which embeddings there are.
+
+        Raises:
+            InputError: if a file cannot be used.
+            NotPossibleError: if the network lacks what the benchmark needs; see ``need``.
         """
         raise NotImplementedError
 
-    def evaluate(self, trainer: Trainer, module: LightningModule) -> Iterator[Figure]:
-        """Give the figures, the same on every process."""
+    def evaluate(self, trainer: Trainer, module: EmbeddingModule) -> Iterator[Figure]:
+        """Give the metrics, made by ``figure``, the same on every process.
+
+        Gradients are off, and the precision is that of the trainer. The module is in evaluation mode.
+        """
         raise NotImplementedError
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -136,21 +146,19 @@ class Benchmark(Callback):
         """
         if stage == "predict" or self._opened:
             return
-        data: Any = getattr(trainer, "datamodule", None)
-        if not hasattr(data, "evaluation_data"):
-            raise InputError(f"benchmark {self.name}: expected a data module that reads benchmarks, found {data!r:.60}")
-        names = [each.name for each in getattr(trainer, "callbacks", ()) if isinstance(each, Benchmark)]
+        names = [each.name for each in callbacks_of(trainer) if isinstance(each, Benchmark)]
         if names.count(self.name) > 1:
             raise InputError(f"trainer.callbacks: expected each benchmark's name once, found {self.name} twice")
         try:
-            self.open(data.evaluation_data(), pl_module)
+            self.open(evaluation_data(trainer), embedding_module(pl_module))
         except NotPossibleError as error:
             self._lacks = str(error)
         except InputError as error:
             raise InputError(f"benchmark {self.name}: {error}") from None
         self._opened = True
 
-    def _run(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+    def _run(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        module = embedding_module(pl_module)
         if trainer.sanity_checking:
             return
         self.figures = []
@@ -177,10 +185,10 @@ class Benchmark(Callback):
                 module.log(f"{stage}/{self.name}/{figure.key}", figure.value, batch_size=1, sync_dist=world() > 1)
         self.figures = found
 
-    def figure(self, setting: str, metric: str, value: float | Tensor, kind: Any = "metric") -> Figure:
+    def figure(self, setting: str, metric: str, value: float | Tensor, kind: Kind = "metric") -> Figure:
         """Return a figure of this benchmark, with the published one where there is one."""
-        published = self.published.get(f"{setting}/{metric}" if setting else metric)
         key = f"{setting}/{metric}" if setting else metric
+        published = self.published.get(key)
         source = self.sources.get(key, self.source) if published is not None else ""
         return Figure(self.name, setting, metric, float(value), kind, published, source)
 
@@ -206,132 +214,16 @@ def at_least(name: str, **least: tuple[float, float]) -> None:
             raise InputError(f"benchmark {name}: {option}: expected at least {minimum:g}, found {value}")
 
 
-def embed_clips(module: LightningModule, clips: Any, name: str) -> dict[str, Tensor]:
-    """Embed all clips of a benchmark, and all of their captions.
-
-    Batches are dealt out over the processes whole, so that the embeddings are the same bit for bit for any number of
-    them.
+def above_zero(name: str, **options: float) -> None:
+    """Refuse options of a benchmark that are not above 0.
 
     Args:
-        module: the model.
-        clips: ``EvaluationClips``.
-        name: of the benchmark, for the progress bar.
-
-    Returns:
-        By modality ``(N, D)`` float32, in the order of the clips, on every process; zeros for the audio of clips
-        without sound. Text, and the joint embedding of audio and text, has a row for each caption, the first N of which
-        are the clips' first ones.
-    """
-    found = _embed(module, clips, clips.batches(), name)
-    if "audio" in found:
-        silent = torch.tensor(clips.silent, device=module.device)
-        found["audio"] = found["audio"].masked_fill(silent[:, None], 0.0)
-    if further := clips.caption_batches():
-        more = _embed(module, clips, further, name, only=("text", "audio_text"))
-        found |= {modality: torch.cat([found[modality], rows]) for modality, rows in more.items()}
-    return found
-
-
-def _embed(
-    module: LightningModule, clips: Any, batches: Sequence[range], name: str, only: Sequence[str] = ()
-) -> dict[str, Tensor]:
-    """Embed batches of captions with their clips, and return the rows of all in order, on every process.
-
-    Args:
-        module: the model.
-        clips: ``EvaluationClips``.
-        batches: numbers of the captions of each.
-        name: of the benchmark, for the progress bar.
-        only: embeddings that are wanted; all when empty.
-    """
-    parts: dict[str, list[Tensor]] = {}
-    text_alone = bool(only) and "audio_text" not in module.network_config.embeddings  # type: ignore[union-attr,operator]
-    for captions in progress(batches[rank() :: world()], name, "batches"):
-        batch = clips.batch(captions, module.device)
-        if text_alone:
-            batch = replace(batch, video=None, audio=None, audio_frames=None)
-        for modality, rows in module(batch).embeddings().items():
-            if not only or modality in only:
-                parts.setdefault(modality, []).append(rows.float())
-    dealt = [[number for batch in batches[of :: world()] for number in batch] for of in range(world())]
-    sizes = [len(numbers) for numbers in dealt]
-    order = torch.tensor([number for numbers in dealt for number in numbers], device=module.device) - batches[0][0]
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=module.device)
-    names = sorted({modality for row in _everyones(sorted(parts)) for modality in row})
-    dim = int(module.network_config.embedding_dim)  # type: ignore[union-attr,arg-type]
-    nothing = torch.zeros(0, dim, device=module.device)
-    return {each: gather_rows(torch.cat(parts.get(each, [nothing])), sizes)[place] for each in names}
-
-
-def embed_texts(module: LightningModule, text: Any, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-    """Embed texts, on every process all of them.
-
-    Args:
-        module: the model.
-        text: ``EvaluationText`` that knows their words.
-        texts: n texts.
-        batch_size: texts embedded at a time.
-
-    Returns:
-        ``(n, D)`` float32.
-    """
-    found = []
-    for first in range(0, len(texts), batch_size):
-        some = texts[first : first + batch_size]
-        words = text.vectors(some, module.device)
-        batch = ClipBatch(ids=tuple(map(str, range(len(some)))), words=words)
-        found.append(module(batch).embeddings()["text"].float())
-    return torch.cat(found)
-
-
-def share_out(count: int, work: Callable[[int], Result], name: str, unit: str) -> list[Result]:
-    """Do some work for each of several items, each on one process, and return all results in order on every process.
-
-    Args:
-        count: number of items.
-        work: what is done for an item; its result can be pickled.
-        name: of the benchmark, for the progress bar.
-        unit: what an item is.
+        name: of the benchmark.
+        **options: value of each option.
 
     Raises:
-        InputError: on every process, if it ends so on one.
+        InputError: naming the first one.
     """
-
-    def tried() -> list[Result]:
-        return [work(item) for item in progress(range(rank(), count, world()), name, unit)]
-
-    parts = _tried_by_all(tried)
-    return [parts[item % world()][item // world()] for item in range(count)]
-
-
-def on_first(work: Callable[[], None]) -> None:
-    """Do something on the first process; where it ends in an InputError, all end so."""
-    _tried_by_all(work if rank() == 0 else lambda: None)
-
-
-def _tried_by_all(work: Callable[[], Any]) -> list[Any]:
-    """Do something on every process and return what each found.
-
-    Raises:
-        InputError: on every process, if it ends in one, or in a ValueError, on any: the others would wait for it.
-    """
-    found, error = None, None
-    try:
-        found = work()
-    except ValueError as reason:
-        error = str(reason)
-    parts = _everyones((found, error))
-    for _, reason_of_one in parts:
-        if reason_of_one is not None:
-            raise InputError(reason_of_one)
-    return [part for part, _ in parts]
-
-
-def _everyones(own: Any) -> list[Any]:
-    """Return what every process has."""
-    if world() == 1:
-        return [own]
-    parts: list[Any] = [None] * world()
-    dist.all_gather_object(parts, own)
-    return parts
+    for option, value in options.items():
+        if not 0 < value < math.inf:
+            raise InputError(f"benchmark {name}: {option}: expected more than 0, found {value}")

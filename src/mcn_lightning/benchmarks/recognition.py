@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Trainer
+from torch import Tensor
 
-from mcn_lightning.benchmarks.base import Benchmark, Figure, at_least, embed_clips, embed_texts
-from mcn_lightning.callbacks.evaluation import Fusion, combine, find_topics, parse_direction
+from mcn_lightning.benchmarks.base import Benchmark, Figure, at_least
+from mcn_lightning.benchmarks.embedding import embed_clips, embed_texts
+from mcn_lightning.benchmarks.files import EvaluationClips, EvaluationData, EvaluationText
+from mcn_lightning.callbacks.protocols import EmbeddingModule
+from mcn_lightning.clustering.topics import find_topics
 from mcn_lightning.errors import InputError
-from mcn_lightning.metrics import ClusterQuality, class_metrics, neighbour_metrics
+from mcn_lightning.metrics import class_metrics, cluster_quality, neighbour_metrics
+from mcn_lightning.metrics.directions import parse_direction
+from mcn_lightning.metrics.scoring import Fusion, combine
 
 
 class RecognitionBenchmark(Benchmark):
@@ -36,9 +42,7 @@ class RecognitionBenchmark(Benchmark):
         combine: how video and audio are fused, as --retrieval.combine.
         audio_frames: frames of 10 ms that spectrograms are cut or padded to.
         batch_size: clips embedded at a time.
-        published: published figures by metric, for instance t->v/top1, shown beside ours.
-        source: where they were published.
-        sources: where single ones were published, by the same keys, and how sure they are.
+        **published: of ``Benchmark``: published metrics and their sources.
     """
 
     def __init__(
@@ -53,35 +57,32 @@ class RecognitionBenchmark(Benchmark):
         combine: Fusion = "sum",
         audio_frames: int = 3072,
         batch_size: int = 64,
-        published: dict[str, float] | None = None,
-        source: str = "",
-        sources: dict[str, str] | None = None,
+        **published: Any,
     ) -> None:
-        super().__init__(name, published, source, sources)
+        super().__init__(name, **published)
         self._gallery = parse_direction(f"t->{gallery}", f"benchmark {name}: gallery")[1]
         at_least(name, audio_frames=(audio_frames, 1), batch_size=(batch_size, 1))
         self.path, self.letters, self.split, self.combine = path, gallery, split, combine
         self.neighbours, self.neighbour_similarity, self.clusters = neighbours, neighbour_similarity, clusters
         self.audio_frames, self.batch_size = audio_frames, batch_size
-        self._clips: Any = None
+        self._clips: EvaluationClips
+        self._text: EvaluationText
 
-    def open(self, data: Any, module: LightningModule) -> None:
+    def open(self, data: EvaluationData, module: EmbeddingModule) -> None:
         """Read the pickle and look at every clip.
 
         Raises:
             InputError: if something of it cannot be used.
         """
-        config: Any = module.network_config
-        self.need(config, ["text", *self._gallery])
+        self.need(module.network_config, ["text", *self._gallery])
         modalities = [*self._gallery, "text"]
-        self._clips = data.clips(
-            self.path, modalities, self.audio_frames, self.batch_size, with_classes=True, silent=True
-        )
-        self._text = self._clips.text
+        # silence is zeros
+        self._clips = data.clips(self.path, modalities, self.audio_frames, self.batch_size, True, silent=True)
+        self._text = cast(EvaluationText, self._clips.text)  # text is among the modalities
         if self.split == "test" and not (self._clips.splits == 0).any():
             raise InputError(f"{self.path}: expected test clips (training 0), found none; set split to all")
 
-    def evaluate(self, trainer: Trainer, module: LightningModule) -> Iterator[Figure]:
+    def evaluate(self, trainer: Trainer, module: EmbeddingModule) -> Iterator[Figure]:
         """Recognise every clip of the split."""
         embeddings = embed_clips(module, self._clips, self.name)
         silent = torch.tensor(self._clips.silent, device=module.device)
@@ -89,7 +90,7 @@ class RecognitionBenchmark(Benchmark):
         splits, labels = self._clips.splits.to(module.device), self._clips.labels.to(module.device)
         train, test = splits == 1, splits == 0
         shown, suffix = (torch.ones_like(test), " all clips") if self.split == "all" else (test, "")
-        names = self._clips.source.classes
+        names = self._clips.classes
         classes = embed_texts(module, self._text, self._clips.class_texts())
         setting = f"t->{self.letters}{suffix}"
         distinct, column = torch.unique(classes, dim=0, return_inverse=True)  # equal ones tie to the last bit
@@ -100,10 +101,8 @@ class RecognitionBenchmark(Benchmark):
             nearest = "nearest" if how == "cosine" else "nearest by dot product"
             yield from self._figures(f"{self.letters}->{self.letters} {nearest}", found, names)
         if self.clusters:
-            quality = ClusterQuality(sync_on_compute=False)
             clusters = find_topics(rows[shown], len(labels[shown].unique()))
-            quality.update([str(row) for row in range(len(clusters))], clusters, labels[shown])
-            for metric, value in quality.compute().items():
+            for metric, value in cluster_quality(clusters, labels[shown]).items():
                 yield self.figure(f"{self.letters} clusters{suffix}", metric, value)
         what = "clips recognised, which are all" if self.split == "all" else "clips of the test split recognised"
         yield self.figure("", what, int(shown.sum()), "count")
@@ -114,7 +113,7 @@ class RecognitionBenchmark(Benchmark):
         if "audio" in embeddings and silent[shown].any():
             yield self.figure("", "clips without audio (zeros for it)", int(silent[shown].sum()), "count")
 
-    def _figures(self, setting: str, found: Mapping[str, Any], names: Sequence[str]) -> Iterator[Figure]:
+    def _figures(self, setting: str, found: Mapping[str, Tensor], names: Sequence[str]) -> Iterator[Figure]:
         for metric, value in found.items():
             if metric != "per_class":
                 yield self.figure(setting, metric, value)

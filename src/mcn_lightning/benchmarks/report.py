@@ -14,8 +14,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from mcn_lightning.benchmarks.base import Benchmark, Figure
 from mcn_lightning.callbacks.progress import say
+from mcn_lightning.callbacks.protocols import callbacks_of
 from mcn_lightning.errors import InputError
 from mcn_lightning.runs.folder import run_folder
+from mcn_lightning.tables import aligned
 
 _OF_ONE = ("nmi", "adjusted_rand_index", "purity", "mean_entropy")  # not in per cent
 
@@ -76,13 +78,7 @@ def _sourced(figures: Sequence[Figure]) -> dict[str, str]:
 
 def as_text(figures: Sequence[Figure]) -> str:
     """Lay out the table for a terminal."""
-    rows = wide_table(figures)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        row[0].ljust(widths[0])
-        + "".join(cell.rjust(width + 2) for cell, width in zip(row[1:], widths[1:], strict=True))
-        for row in rows
-    ]
+    lines = aligned(wide_table(figures))
     return "\n".join([*lines, *notes(figures)])
 
 
@@ -149,7 +145,7 @@ class BenchmarkReport(Callback):
 
 
 def _benchmarks(trainer: Trainer) -> list[Benchmark]:
-    return [each for each in getattr(trainer, "callbacks", ()) if isinstance(each, Benchmark)]
+    return [each for each in callbacks_of(trainer) if isinstance(each, Benchmark)]
 
 
 def as_json(figures: Sequence[Figure]) -> str:

@@ -10,22 +10,25 @@ from itertools import zip_longest
 from typing import Any, Literal
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Trainer
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from mcn_lightning.batch import MODALITIES
-from mcn_lightning.benchmarks.base import Benchmark, Figure, NotPossibleError, at_least, embed_clips, on_first
-from mcn_lightning.callbacks.evaluation import (
+from mcn_lightning.benchmarks.base import Benchmark, Figure, NotPossibleError, at_least
+from mcn_lightning.benchmarks.embedding import embed_clips, on_first
+from mcn_lightning.benchmarks.files import EvaluationClips, EvaluationData
+from mcn_lightning.callbacks.protocols import EmbeddingModule
+from mcn_lightning.errors import InputError
+from mcn_lightning.metrics import full_video_metrics, item_ranks, retrieval_metrics
+from mcn_lightning.metrics.directions import (
     AUDIO_TEXT,
     DEFAULT_DIRECTIONS,
-    Fusion,
-    Scoring,
     divide_directions,
     parse_direction,
     possible_directions,
 )
-from mcn_lightning.errors import InputError
-from mcn_lightning.metrics import full_video_metrics, item_ranks, retrieval_metrics
+from mcn_lightning.metrics.scoring import Fusion, Scoring
 from mcn_lightning.runs.folder import run_folder
 
 VIDEO_ID = 11
@@ -80,9 +83,7 @@ class RetrievalBenchmark(Benchmark):
         calibrate_temperature: as --retrieval.calibrate_temperature.
         ranks_file: CSV of the rank of every query in every direction, in the run's folder when relative; none for none.
         batch_size: clips embedded at a time.
-        published: published figures by <setting>/<metric>, for instance t->va/R@10, shown beside ours.
-        source: where they were published.
-        sources: where single ones were published, by the same keys, and how sure they are.
+        **published: of ``Benchmark``: published metrics and their sources.
     """
 
     def __init__(
@@ -100,11 +101,9 @@ class RetrievalBenchmark(Benchmark):
         calibrate_temperature: float = 0.05,
         ranks_file: str | None = None,
         batch_size: int = 64,
-        published: dict[str, float] | None = None,
-        source: str = "",
-        sources: dict[str, str] | None = None,
+        **published: Any,
     ) -> None:
-        super().__init__(name, published, source, sources)
+        super().__init__(name, **published)
         for direction in directions or ():
             parse_direction(direction, f"benchmark {name}: directions")
         at_least(name, audio_frames=(audio_frames, 1), batch_size=(batch_size, 1))
@@ -114,19 +113,20 @@ class RetrievalBenchmark(Benchmark):
         self.full_video, self.ranks_file, self.batch_size = full_video, ranks_file, batch_size
         self._chosen: list[str] = []
         self._left_out: dict[str, list[str]] = {}
-        self._clips: Any = None
+        self._clips: EvaluationClips
 
-    def open(self, data: Any, module: LightningModule) -> None:
+    def open(self, data: EvaluationData, module: EmbeddingModule) -> None:
         """Read the pickle and look at every clip.
 
         Raises:
             InputError: if something of it cannot be used.
         """
-        config: Any = module.network_config
-        self._chosen, self._left_out = divide_directions(self.directions, DEFAULT_DIRECTIONS, config, "directions")
+        config = module.network_config
+        asked = self.directions, DEFAULT_DIRECTIONS, config.modalities, config.fuse_audio_text, "directions"
+        self._chosen, self._left_out = divide_directions(*asked)
         if not self._chosen:
             try:
-                possible_directions(self.directions, DEFAULT_DIRECTIONS, config, "directions")
+                possible_directions(*asked)
             except InputError as error:
                 raise NotPossibleError(str(error)) from None
         used = {name for direction in self._chosen for side in parse_direction(direction) for name in side}
@@ -155,11 +155,13 @@ class RetrievalBenchmark(Benchmark):
         metrics = retrieval_metrics(torch.ones(1, dtype=torch.float64))
         return None if self.full_video else [f"{direction}/{name}" for direction in self._chosen for name in metrics]
 
-    def evaluate(self, trainer: Trainer, module: LightningModule) -> Iterator[Figure]:
+    def evaluate(self, trainer: Trainer, module: EmbeddingModule) -> Iterator[Figure]:
         """Rank every query's clip among the gallery, in every direction."""
         embeddings = embed_clips(module, self._clips, self.name)
         silent = torch.tensor(self._clips.silent, device=module.device)
-        self.scoring.warn(module, self._chosen)
+        joint = module.network_config.fuse_audio_text
+        if said := self.scoring.uncalibrated(module.clusters_of, self._chosen, joint):
+            rank_zero_warn(said)
         ranks_of: dict[str, Tensor] = {}
         counted: dict[tuple[int, str], list[str]] = {}
         for direction in self._chosen:
@@ -167,7 +169,7 @@ class RetrievalBenchmark(Benchmark):
             if not kept.any():
                 raise InputError(f"{self.path}: expected clips with sound for {direction}, found none")
             asking, found = (self._side(embeddings, kept, letters) for letters in direction.split("->"))
-            queries, items = self.scoring.sides(module, asking.embeddings, direction, found.embeddings)
+            queries, items = self.scoring.sides(module.clusters_of, asking.embeddings, direction, found.embeddings)
             ranks = torch.full((asking.total,), math.inf, dtype=torch.float64, device=module.device)
             ranks[asking.rows] = item_ranks(queries, items, asking.clips, found.clips).to(ranks)
             ranks_of[direction] = ranks.cpu()

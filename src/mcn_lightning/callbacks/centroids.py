@@ -13,7 +13,8 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from mcn_lightning.callbacks.progress import progress
-from mcn_lightning.clustering import CentroidClustering, KMeansReport
+from mcn_lightning.callbacks.protocols import EmbeddingModule, clip_data, embedding_module
+from mcn_lightning.clustering import CentroidClustering, ClusteringConfig, KMeansReport
 from mcn_lightning.distributed import broadcast
 from mcn_lightning.errors import InputError
 
@@ -88,7 +89,7 @@ class CentroidUpdate(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so when the queue takes memory for nothing: no k-means reads it, or the run ends before it is full."""
         self._step = -1
-        clustering = getattr(pl_module, "clustering", None)
+        clustering = embedding_module(pl_module).clustering
         if not (isinstance(clustering, CentroidClustering) and (rows := clustering.config.queue_rows)):
             return
         if self.source == "training_set":
@@ -105,8 +106,7 @@ class CentroidUpdate(Callback):
     @staticmethod
     def _rows_pushed(trainer: Trainer, share: float) -> float:
         """Return how many rows the run pushes to the queue; infinity where the run or its data have no known end."""
-        data: Any = getattr(trainer, "datamodule", None)
-        if not hasattr(data, "clip_config"):
+        if (data := clip_data(trainer)) is None:
             return math.inf
         clips = data.batch_size * math.ceil(data.clip_config.n_pair * share - 1e-9) * trainer.world_size
         return trainer.estimated_stepping_batches * trainer.accumulate_grad_batches * clips
@@ -116,34 +116,34 @@ class CentroidUpdate(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cluster a pass over the training set when one is due; Lightning skips this when resuming in mid-epoch."""
-        clustering = getattr(pl_module, "clustering", None)
+        module = embedding_module(pl_module)
+        clustering = module.clustering
         if self.source == "queue" or not isinstance(clustering, CentroidClustering):
             return
         if self._due_by_epoch(trainer):
             started = time.perf_counter()
-            features = self._embed(trainer, pl_module)
+            features = self._embed(trainer, module, clustering.config)
             fresh = self.start == "fresh" or clustering.config.restart_each_epoch
-            reports = pl_module.fit_centroids(features, fresh)  # type: ignore[operator]
-            pl_module.cluster_reports = reports  # type: ignore[assignment]
+            module.cluster_reports = module.fit_centroids(features, fresh)
             self._pass_seconds = time.perf_counter() - started
 
     @torch.no_grad()
-    def _embed(self, trainer: Trainer, module: LightningModule) -> dict[str, list[Tensor]]:
+    def _embed(self, trainer: Trainer, module: EmbeddingModule, config: ClusteringConfig) -> dict[str, list[Tensor]]:
         """Return this process's embeddings by feature, a tensor a batch."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        config: Any = module.clustering.config  # type: ignore[union-attr]
+        if (data := clip_data(trainer)) is None:
+            raise InputError("--centroids.source training_set: expected a data module of clips, found none")
         loader = data.pass_dataloader(self.share)
         rows: dict[str, list[Tensor]] = defaultdict(list)
         training = module.training
         for name, buffer in module.named_buffers():  # every process embeds with the statistics of the first
             if not name.startswith("clustering."):
                 buffer.copy_(broadcast(buffer))
-        module.eval()
+        module.train(False)
         shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
         for batch in progress(loader, "embedding for k-means", "batches", shown):
             if len(batch):
                 with trainer.precision_plugin.forward_context():
-                    found = module.clustered_features(batch.to(module.device).ready())  # type: ignore[operator]
+                    found = module.clustered_features(batch.to(module.device).ready())
                 for name, feature in found.items():
                     place = "cpu" if config.queue_device == "cpu" else feature.device
                     rows[name].append(feature.to(place, getattr(torch, config.queue_dtype)))
@@ -152,7 +152,8 @@ class CentroidUpdate(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Ask the module for a run on the queue when one is due."""
-        clustering = getattr(pl_module, "clustering", None)
+        module = embedding_module(pl_module)
+        clustering = module.clustering
         if not isinstance(clustering, CentroidClustering):
             return
         restart, first = clustering.config.restart_each_epoch, batch_idx == 0
@@ -163,27 +164,26 @@ class CentroidUpdate(Callback):
         counted, begins = (in_epoch, True) if restart else (step, step != before)
         due = self.every_n_steps > 0 and part == 0 and begins and counted % self.every_n_steps == 0
         if due or fresh or (self.source == "queue" and first and self._due_by_epoch(trainer)):
-            pl_module.request_clustering(fresh or self.start == "fresh")  # type: ignore[operator]
+            module.request_clustering(fresh or self.start == "fresh")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log how the last run of k-means went."""
-        reports = getattr(pl_module, "cluster_reports", {})
-        values = {
-            name: value for feature, report in reports.items() for name, value in figures(feature, report).items()
-        }
+        module, values = embedding_module(pl_module), dict[str, float]()
+        for feature, report in module.cluster_reports.items():
+            values |= figures(feature, report)
         if self._pass_seconds is not None:
             values["clustering/pass_seconds"] = self._pass_seconds
-        pl_module.cluster_reports, self._pass_seconds = {}, None  # type: ignore[assignment]
+        module.cluster_reports, self._pass_seconds = {}, None
         if values:  # to the loggers at once: Lightning writes what a step logs every log_every_n_steps only
-            pl_module.log_dict(values, batch_size=1, logger=False)
+            module.log_dict(values, batch_size=1, logger=False)
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=self._step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so when k-means never ran: the queue was not filled, and no batch had K clips."""
-        clustering = getattr(pl_module, "clustering", None)
+        clustering = embedding_module(pl_module).clustering
         if isinstance(clustering, CentroidClustering) and not clustering.has_centroids:
             config = clustering.config
             rank_zero_warn(

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from pytorch_lightning import Callback, LightningModule, Trainer
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mcn_lightning.callbacks.progress import say
-from mcn_lightning.distributed import world
+from mcn_lightning.callbacks.protocols import EmbeddingModule, callbacks_of, clip_data, embedding_module
+from mcn_lightning.distributed import gather_objects
 from mcn_lightning.errors import InputError
 from mcn_lightning.files import replacing
 
@@ -94,10 +94,11 @@ class EmbeddingWriter(Callback):
         if "text" in rows:
             rows["text"][unknown] = 0.0
             _name_unknown([clips[number] for number in unknown])
-        clustering: Any = getattr(pl_module, "clustering", None)
+        module = embedding_module(pl_module)
+        clustering = module.clustering
         centroids = {} if clustering is None else clustering.centroids_by_name()
         path = self._place(trainer)
-        about = self._origin(trainer, pl_module) | {"tensors": path.name, "clips": clips}
+        about = self._origin(trainer, module) | {"tensors": path.name, "clips": clips}
         if skipped:
             about["skipped"] = [{"video": video, "reason": reason} for video, reason in skipped.items()]
         try:
@@ -110,7 +111,8 @@ class EmbeddingWriter(Callback):
         say(f"{len(clips)} clips: {', '.join([*rows, *centroids])}{left_out} -> {path} and {path.stem}.json")
 
     def _place(self, trainer: Trainer) -> Path:
-        split = getattr(getattr(trainer, "datamodule", None), "predict_split", "test")
+        data = clip_data(trainer)
+        split = "test" if data is None else data.predict_split
         name = self.path or "embeddings" + ("" if split == "test" else f"_{split}") + SUFFIXES[0]
         if trainer.ckpt_path is None:
             return (self.folder or Path(trainer.default_root_dir)) / name
@@ -118,9 +120,9 @@ class EmbeddingWriter(Callback):
         return (folder.parent if folder.name == "checkpoints" else folder) / name
 
     @staticmethod
-    def _origin(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    def _origin(trainer: Trainer, module: EmbeddingModule) -> dict[str, Any]:
         """Return which checkpoint or weights the embeddings come from; both are null for random weights."""
-        found: dict[str, Any] = {"checkpoint": None, "weights": getattr(module, "weights_file", None)}
+        found: dict[str, Any] = {"checkpoint": None, "weights": module.weights_file}
         if trainer.ckpt_path is not None:
             saved = torch.load(trainer.ckpt_path, map_location="cpu", weights_only=True, mmap=True)
             place = os.path.abspath(trainer.ckpt_path)
@@ -131,10 +133,7 @@ class EmbeddingWriter(Callback):
         """Return clips, rows and skipped videos of all processes, each clip once, in the order of the lists."""
         own = self._clips, {name: torch.cat(rows) for name, rows in self._rows.items()}, self._skipped
         self._rows, self._clips, self._skipped = {}, [], {}
-        parts: list[Any] = [own]
-        if world() > 1:
-            parts = [None] * world()
-            dist.all_gather_object(parts, own)
+        parts = gather_objects(own)
         every = [clip for clips, _, _ in parts for clip in clips]
         first: dict[tuple[Any, str], int] = {}
         for row, clip in enumerate(every):
@@ -152,7 +151,7 @@ class EmbeddingWriter(Callback):
 def without_loggers(trainer: Trainer) -> None:
     """Take the loggers from a trainer that predicts: they have nothing to log, and would make a folder each time."""
     if (logger := trainer.logger) is not None and logger.save_dir:
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for callback in callbacks_of(trainer):
             if isinstance(callback, EmbeddingWriter):
                 callback.folder = Path(logger.save_dir) / str(logger.name or "") / "predict"
     trainer.loggers = []

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 
+from mcn_lightning.callbacks.protocols import EmbeddingModule, callbacks_of
 from mcn_lightning.callbacks.throughput import Throughput
 from mcn_lightning.errors import InputError
 
@@ -45,7 +46,7 @@ def batches_until(trainer: Trainer) -> tuple[float, float]:
     return first, end
 
 
-def check_plan(trainer: Trainer, module: LightningModule, directions: Sequence[str], topics: bool) -> None:
+def check_plan(trainer: Trainer, module: EmbeddingModule, directions: Sequence[str], topics: bool) -> None:
     """Warn where nothing will be evaluated, and refuse callbacks that wait for a metric which will not be there.
 
     Args:
@@ -65,8 +66,8 @@ def check_plan(trainer: Trainer, module: LightningModule, directions: Sequence[s
             f"after {first:,.0f} (--trainer.check_val_every_n_epoch {trainer.check_val_every_n_epoch}, "
             f"--trainer.val_check_interval {trainer.val_check_interval}); lower one of them"
         )
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    if not all(type(each).__module__.startswith(OURS) for each in (module, *callbacks)):
+    callbacks = callbacks_of(trainer)
+    if not all(type(each).__module__.startswith(OURS) or isinstance(each, Measures) for each in (module, *callbacks)):
         return  # what others log is not known
     held_out = validation_metrics(module, callbacks, directions, topics) if trainer.enable_validation else []
     known = [*held_out, *training_metrics(module, callbacks)]
@@ -82,30 +83,30 @@ def check_plan(trainer: Trainer, module: LightningModule, directions: Sequence[s
 
 
 def validation_metrics(
-    module: LightningModule, callbacks: Iterable[Callback], directions: Sequence[str], topics: bool
+    module: EmbeddingModule, callbacks: Iterable[Callback], directions: Sequence[str], topics: bool
 ) -> list[str]:
     """Return the metrics of every validation; a name that ends in ``/`` stands for all that begin so."""
     names = [f"val/{direction}/{metric}" for direction in directions for metric in RANKS]
     if topics:
         names += ["val/topics_nmi"]
-        names += [f"val/{metric}" for metric in CLUSTERS if getattr(module, "clustering", None) is not None]
+        names += [f"val/{metric}" for metric in CLUSTERS if module.clustering is not None]
     for benchmark in (each for each in callbacks if isinstance(each, Measures)):
         names += [f"val/{benchmark.name}/{name}" for name in benchmark.expected() or [""]]
     return names
 
 
-def training_metrics(module: LightningModule, callbacks: Iterable[Callback]) -> Iterator[str]:
+def training_metrics(module: EmbeddingModule, callbacks: Iterable[Callback]) -> Iterator[str]:
     """Give the metrics of training."""
     yield "train/loss"
-    network, loss = module.network_config, module.loss_config  # type: ignore[union-attr]
-    if pairs := loss.contrastive.weighted_pairs(network.embeddings):  # type: ignore[union-attr,operator]
+    network, loss = module.network_config, module.loss_config
+    if pairs := loss.contrastive.weighted_pairs(network.embeddings):
         yield "train/contrastive"
         yield from (f"train/{first}_{second}" for first, second in pairs)
-    if network.reconstruction:  # type: ignore[union-attr]
+    if network.reconstruction:
         yield from ("train/reconstruction", "train/rebuild_")
-    if getattr(module, "clustering", None) is not None:
+    if module.clustering is not None:
         yield from ("train/cluster", "clustering/")
-    if loss.contrastive.learn_temperature:  # type: ignore[union-attr]
+    if loss.contrastive.learn_temperature:
         yield "train/temperature"
     if any(isinstance(each, Throughput) for each in callbacks):
         yield from ("train/clips_per_second", "train/data_wait_share")
@@ -134,7 +135,7 @@ def _is_known(name: str, known: Iterable[str]) -> bool:
     return any(name == each or (each.endswith(("/", "_")) and name.startswith(each)) for each in known)
 
 
-def _refusal(callback: Any, monitor: str, known: Sequence[str], validates: bool) -> str:
+def _refusal(callback: Callback, monitor: str, known: Sequence[str], validates: bool) -> str:
     kind = type(callback).__name__
     option = "--checkpoint.monitor" if kind == "ModelCheckpoint" else f"monitor of {kind} (--trainer.callbacks)"
     why = "" if validates or not monitor.startswith("val/") else ", as nothing is evaluated in this run"

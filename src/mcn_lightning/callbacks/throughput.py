@@ -7,6 +7,8 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from mcn_lightning.callbacks.protocols import embedding_module
+
 
 class Throughput(Callback):
     """Log ``train/clips_per_second`` and ``train/data_wait_share`` every ``trainer.log_every_n_steps`` steps.
@@ -46,7 +48,7 @@ class Throughput(Callback):
         """End the step, and log when it is time to."""
         self._left = time.perf_counter()
         self._worked += self._left - self._entered
-        self._clips += int(pl_module.step_clips)  # type: ignore[arg-type]
+        self._clips += embedding_module(pl_module).step_clips
         if trainer._logger_connector.should_update_logs and (seconds := self._waited + self._worked) > 0:
             values = {
                 "train/clips_per_second": self._clips / seconds,

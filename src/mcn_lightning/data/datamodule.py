@@ -16,7 +16,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mcn_lightning.batch import MODALITIES, AbsentError, BadVideo, ClipBatch, Modality
-from mcn_lightning.benchmarks.files import EvaluationData
 from mcn_lightning.config import as_config
 from mcn_lightning.data.captions import describe_dropped
 from mcn_lightning.data.checks.inspection import first_problem, inspect
@@ -232,10 +231,6 @@ class NarratedVideos(LightningDataModule):
         """Return in words how many captions of a split cannot be used, and why; empty for none; after ``setup``."""
         dataset = self.datasets.get(split)
         return "" if dataset is None else describe_dropped(dataset.source.dropped())
-
-    def evaluation_data(self) -> EvaluationData:
-        """Return what reads the benchmarks' own files, in the form that this data has."""
-        return EvaluationData(self.root, self.layout, self.text_config)
 
     def pack(self, config: PackConfig) -> PackReport:
         """Pack every split that has a list into shards, generated first if it is a generated one; see ``Splits``."""

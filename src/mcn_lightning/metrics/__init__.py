@@ -1,8 +1,15 @@
 """Measures of embeddings and clusters: pure functions, and torchmetrics classes around them."""
 
 from mcn_lightning.metrics.alignment import align, foreground_mean, frame_accuracy, frame_labels, segment_overlap
-from mcn_lightning.metrics.clustering import ClusterQuality, LabelledFeatures, adjusted_rand_index, mean_entropy, purity
-from mcn_lightning.metrics.full_video import FullVideoRetrieval, full_video_metrics
+from mcn_lightning.metrics.clustering import (
+    ClusterQuality,
+    LabelledFeatures,
+    adjusted_rand_index,
+    cluster_quality,
+    mean_entropy,
+    purity,
+)
+from mcn_lightning.metrics.full_video import full_video_metrics
 from mcn_lightning.metrics.localization import (
     RecallSoftmax,
     StepCounts,
@@ -14,7 +21,7 @@ from mcn_lightning.metrics.localization import (
     step_hits,
     step_scores,
 )
-from mcn_lightning.metrics.recognition import ClassAccuracy, class_metrics, neighbour_metrics
+from mcn_lightning.metrics.recognition import class_metrics, neighbour_metrics
 from mcn_lightning.metrics.retrieval import (
     Ranking,
     RetrievalRecall,
@@ -25,9 +32,7 @@ from mcn_lightning.metrics.retrieval import (
 )
 
 __all__ = [
-    "ClassAccuracy",
     "ClusterQuality",
-    "FullVideoRetrieval",
     "LabelledFeatures",
     "Ranking",
     "RecallSoftmax",
@@ -38,6 +43,7 @@ __all__ = [
     "assign_steps",
     "average_precision",
     "class_metrics",
+    "cluster_quality",
     "expected_ranks",
     "foreground_mean",
     "frame_accuracy",

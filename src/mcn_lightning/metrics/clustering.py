@@ -14,14 +14,17 @@ from mcn_lightning.metrics.items import concatenated, first_of_each, gather_rows
 
 
 def _contingency(assignments: Tensor, labels: Tensor) -> Tensor:
-    """Number of items of each label in each non-empty cluster, ``(clusters, labels)`` float64."""
+    """Number of items of each label in each non-empty cluster, ``(clusters, labels)`` float64 on the CPU."""
+    _check_lengths(assignments, labels)
+    from sklearn.metrics.cluster import contingency_matrix  # late, as it takes a quarter of a second
+
+    return torch.from_numpy(contingency_matrix(assignments.cpu().numpy(), labels.cpu().numpy())).double()
+
+
+def _check_lengths(assignments: Tensor, labels: Tensor) -> None:
     if assignments.shape != labels.shape or assignments.ndim != 1 or len(labels) == 0:
         found = f"{tuple(assignments.shape)} and {tuple(labels.shape)}"
         raise ValueError(f"assignments (B,) and labels (B,) must be of one length, at least 1, got {found}")
-    clusters, cluster = torch.unique(assignments, return_inverse=True)
-    names, label = torch.unique(labels, return_inverse=True)
-    cells = torch.bincount(cluster * len(names) + label, minlength=len(clusters) * len(names))
-    return cells.view(len(clusters), len(names)).double()
 
 
 def purity(assignments: Tensor, labels: Tensor) -> Tensor:
@@ -61,7 +64,7 @@ def mean_entropy(assignments: Tensor, labels: Tensor) -> Tensor:
 def adjusted_rand_index(assignments: Tensor, labels: Tensor) -> Tensor:
     """Agreement of two partitions over pairs of items, corrected for chance (Hubert and Arabie 1985).
 
-    torchmetrics multiplies the pair counts as int64, which overflows from about 50,000 items; here they are float64.
+    This is scikit-learn's. That of torchmetrics overflows from about 50,000 items.
 
     Args:
         assignments: cluster of each item, ``(B,)`` int64.
@@ -73,16 +76,37 @@ def adjusted_rand_index(assignments: Tensor, labels: Tensor) -> Tensor:
     Raises:
         ValueError: if the lengths differ or there is no item.
     """
-    table = _contingency(assignments, labels)
+    _check_lengths(assignments, labels)
+    from sklearn.metrics import adjusted_rand_score
 
-    def pairs(counts: Tensor) -> Tensor:
-        return (counts * (counts - 1) / 2).sum()
+    return torch.tensor(adjusted_rand_score(labels.cpu().numpy(), assignments.cpu().numpy()), dtype=torch.float64)
 
-    both, in_cluster, in_label = pairs(table), pairs(table.sum(dim=1)), pairs(table.sum(dim=0))
-    if both == in_cluster and both == in_label:
-        return torch.ones_like(both)
-    chance = in_cluster * in_label / pairs(table.sum())
-    return (both - chance) / ((in_cluster + in_label) / 2 - chance)
+
+def cluster_quality(assignments: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Compare clusters with known labels.
+
+    Args:
+        assignments: cluster of each item, ``(B,)`` int64.
+        labels: known label of each item, ``(B,)`` int64.
+
+    Returns:
+        0-d float32 tensors on the CPU: ``nmi``, mutual information over the arithmetic mean of the entropies;
+        ``adjusted_rand_index``; ``purity``; ``mean_entropy`` in nats.
+
+    Raises:
+        ValueError: if the lengths differ or there is no item.
+    """
+    assignments, labels = assignments.cpu(), labels.cpu()
+    # torchmetrics builds a sparse table, and torch warns unless the check of sparse tensors is on or off by choice
+    with torch.sparse.check_sparse_tensor_invariants():
+        nmi = normalized_mutual_info_score(assignments, labels, average_method="arithmetic")
+    found = {
+        "nmi": nmi,
+        "adjusted_rand_index": adjusted_rand_index(assignments, labels),
+        "purity": purity(assignments, labels),
+        "mean_entropy": mean_entropy(assignments, labels),
+    }
+    return {name: value.float() for name, value in found.items()}
 
 
 class ClusterQuality(Metric):
@@ -126,27 +150,14 @@ class ClusterQuality(Metric):
         self.labels.append(labels.detach().long())
 
     def compute(self) -> dict[str, Tensor]:
-        """Compare the clusters with the labels.
-
-        Returns:
-            0-d float32 tensors on the CPU: ``nmi``, mutual information over the arithmetic mean of the entropies;
-            ``adjusted_rand_index``; ``purity``; ``mean_entropy`` in nats.
+        """Return what ``cluster_quality`` does.
 
         Raises:
             ValueError: if nothing was seen.
         """
         once = first_of_each(concatenated(self.ids, "ClusterQuality"))
-        assignments = concatenated(self.assignments, "ClusterQuality")[once].cpu()
-        labels = concatenated(self.labels, "ClusterQuality")[once].cpu()
-        # torchmetrics builds a sparse table, and torch warns unless the check of sparse tensors is on or off by choice
-        with torch.sparse.check_sparse_tensor_invariants():
-            nmi = normalized_mutual_info_score(assignments, labels, average_method="arithmetic")
-        return {
-            "nmi": nmi.float(),
-            "adjusted_rand_index": adjusted_rand_index(assignments, labels).float(),
-            "purity": purity(assignments, labels).float(),
-            "mean_entropy": mean_entropy(assignments, labels).float(),
-        }
+        assignments, labels = (concatenated(rows, "ClusterQuality")[once] for rows in (self.assignments, self.labels))
+        return cluster_quality(assignments, labels)
 
 
 class LabelledFeatures(Metric):

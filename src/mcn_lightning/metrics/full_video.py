@@ -6,13 +6,10 @@ Letters: N clips; Q captions, one a clip or more; V videos; D embedding width; B
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from mcn_lightning.metrics.items import concatenated, first_of_each, gather_rows, hash_ids
 from mcn_lightning.metrics.retrieval import expected_ranks, retrieval_metrics
 from mcn_lightning.metrics.ties import (
     best_of_group,
@@ -162,76 +159,3 @@ def _rank_of_sums(sums: Tensor, own: Tensor, ks: Sequence[int]) -> Tensor:
         chosen = whole.gather(1, own[:, None])[:, 0] > 0
         hits.append(expected_hits(whole, own, [k])[:, 0] * chosen)
     return torch.stack([ranks, *hits], dim=1)
-
-
-class FullVideoRetrieval(Metric):
-    """`full_video_metrics` over all clips seen, each id once, whose ids begin with the name of their video.
-
-    Args:
-        ks: cut-offs.
-        chunk: most captions scored at a time.
-        name_length: characters of the video's name at the start of an id; 11 on YouTube.
-        **kwargs: of ``torchmetrics.Metric``. ``compute_on_cpu=True`` keeps the embeddings on the CPU and ranks there.
-    """
-
-    full_state_update = False
-    is_differentiable = False
-
-    ids: list[Tensor]
-    items: list[Tensor]
-    videos: list[Tensor]
-    queries: list[Tensor]
-    gallery: list[Tensor]
-
-    def __init__(self, ks: Sequence[int] = (1, 5, 10), chunk: int = 1024, name_length: int = 11, **kwargs: Any) -> None:
-        super().__init__(**{"dist_sync_fn": gather_rows, **kwargs})
-        check_ks(ks)
-        if name_length < 1:
-            raise ValueError(f"name_length must be at least 1 character, got {name_length}")
-        self.ks = tuple(ks)
-        self.chunk = chunk
-        self.name_length = name_length
-        for name in ("ids", "items", "videos", "queries", "gallery"):
-            self.add_state(name, default=[], dist_reduce_fx="cat")
-
-    def update(self, ids: Sequence[str], queries: Tensor, gallery: Tensor, items: Sequence[str] = ()) -> None:
-        """Add clips with their captions.
-
-        Args:
-            ids: B names that begin with that of the video.
-            queries: embeddings of the captions, ``(B, D)``, kept as float32.
-            gallery: embeddings of the clips, ``(B, D)``, kept as float32.
-            items: B names of clips, of which several rows may have one, as a clip with several captions has; ``ids``
-                when empty.
-
-        Raises:
-            ValueError: if the shapes do not fit, or an id is shorter than the name of a video.
-        """
-        if queries.ndim != 2 or queries.shape != gallery.shape or len(ids) != len(queries):
-            found = f"{len(ids)} ids, {tuple(queries.shape)} and {tuple(gallery.shape)}"
-            raise ValueError(f"expected B ids, queries (B, D) and gallery (B, D), got {found}")
-        hashes = hash_ids(ids, queries.device)
-        if short := [name for name in ids if len(name) < self.name_length]:
-            raise ValueError(f"an id must begin with {self.name_length} characters of its video, got {short[0]!r}")
-        if items and len(items) != len(ids):
-            raise ValueError(f"expected an item for each of {len(ids)} ids, got {len(items)}")
-        self.ids.append(hashes)
-        self.items.append(hash_ids(items, queries.device) if items else hashes)
-        self.videos.append(hash_ids([name[: self.name_length] for name in ids], queries.device))
-        self.queries.append(queries.detach().float())
-        self.gallery.append(gallery.detach().float())
-
-    def compute(self) -> dict[str, Tensor]:
-        """Return what `full_video_metrics` does.
-
-        Raises:
-            ValueError: if nothing was seen or an embedding is not finite.
-        """
-        once = first_of_each(concatenated(self.ids, "FullVideoRetrieval"))
-        queries, gallery, videos, items = (
-            concatenated(rows, "FullVideoRetrieval")[once]
-            for rows in (self.queries, self.gallery, self.videos, self.items)
-        )
-        rows = first_of_each(items)  # each clip once, in the order of its hash
-        clips = torch.searchsorted(items[rows], items)
-        return full_video_metrics(queries, gallery[rows], videos[rows], self.ks, self.chunk, clips)

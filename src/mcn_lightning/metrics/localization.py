@@ -172,8 +172,8 @@ def _mean(values: list[float]) -> float:
 def average_precision(scores: np.ndarray, truth: np.ndarray) -> FloatArray:
     """Area under each step's precision-recall curve, summed without interpolation.
 
-    ``AP = sum_n (R_n - R_{n-1}) P_n`` over the thresholds n from high to low. Seconds of equal score pass a threshold
-    together, so that their order does not matter and a constant score gets the share of positives.
+    ``AP = sum_n (R_n - R_{n-1}) P_n`` over the thresholds n from high to low, by scikit-learn. Seconds of equal score
+    pass a threshold together, so that their order does not matter and a constant score gets the share of positives.
 
     Args:
         scores: of each second for each step, ``(N, S)``, the seconds of several videos one after another.
@@ -188,18 +188,12 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> FloatArray:
     scores, truth = _finite_matrix(scores, "(N, S)", "second", "step"), np.asarray(truth)
     if truth.shape != scores.shape or truth.dtype != np.bool_:
         raise ValueError(f"truth must be {scores.shape} bool like the scores, got {truth.shape} {truth.dtype}")
-    return np.array([_average_precision(*column) for column in zip(scores.T, truth.T, strict=True)])
+    from sklearn.metrics import average_precision_score  # late, as it takes a quarter of a second
 
-
-def _average_precision(scores: FloatArray, truth: BoolArray) -> float:
-    if not truth.any():
-        return float("nan")
-    order = np.argsort(-scores, kind="stable")
-    ordered = scores[order]
-    last_of_group = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
-    positives = np.cumsum(truth[order])[last_of_group]
-    precision = positives / (last_of_group + 1)
-    return float(100 * (np.diff(positives, prepend=0) * precision).sum() / positives[-1])
+    found = np.full(scores.shape[1], np.nan)
+    for step in np.flatnonzero(truth.any(axis=0)):
+        found[step] = 100 * average_precision_score(truth[:, step], scores[:, step])
+    return found
 
 
 def mean_average_precision(precisions: np.ndarray) -> float:

@@ -6,14 +6,12 @@ Letters: N clips, C classes, M training clips, D embedding width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import Metric
 
-from mcn_lightning.metrics.items import concatenated, first_of_each, gather_rows, hash_ids
 from mcn_lightning.metrics.ties import (
     best_of_group,
     check_embeddings,
@@ -158,54 +156,3 @@ def _summary(hits: Tensor, labels: Tensor, classes: int, ks: Sequence[int]) -> d
     result = {f"top{k}": means[1 + position] for position, k in enumerate(ks)}
     result |= {"per_class": per_class, "mean_class": per_class[clips > 0].mean()}
     return {name: value.float() for name, value in result.items()}
-
-
-class ClassAccuracy(Metric):
-    """`class_metrics` over all clips seen, each id once.
-
-    Args:
-        ks: cut-offs.
-        **kwargs: of ``torchmetrics.Metric``.
-    """
-
-    full_state_update = False
-    is_differentiable = False
-
-    ids: list[Tensor]
-    scores: list[Tensor]
-    labels: list[Tensor]
-
-    def __init__(self, ks: Sequence[int] = (1, 5), **kwargs: Any) -> None:
-        super().__init__(**{"dist_sync_fn": gather_rows, **kwargs})
-        check_ks(ks)
-        self.ks = tuple(ks)
-        for name in ("ids", "scores", "labels"):
-            self.add_state(name, default=[], dist_reduce_fx="cat")
-
-    def update(self, ids: Sequence[str], scores: Tensor, labels: Tensor) -> None:
-        """Add clips.
-
-        Args:
-            ids: B names.
-            scores: of the classes, ``(B, C)``, kept as float32.
-            labels: true classes, ``(B,)`` int64.
-
-        Raises:
-            ValueError: if the numbers of rows differ.
-        """
-        if scores.ndim != 2 or labels.shape != scores.shape[:1] or len(ids) != len(scores):
-            found = f"{len(ids)} ids, {tuple(scores.shape)} and {tuple(labels.shape)}"
-            raise ValueError(f"expected B ids, scores (B, C) and labels (B,), got {found}")
-        self.ids.append(hash_ids(ids, scores.device))
-        self.scores.append(scores.detach().float())
-        self.labels.append(labels.detach())
-
-    def compute(self) -> dict[str, Tensor]:
-        """Return what `class_metrics` does.
-
-        Raises:
-            ValueError: if nothing was seen, a label is no class or a score is not finite.
-        """
-        once = first_of_each(concatenated(self.ids, "ClassAccuracy"))
-        scores, labels = (concatenated(rows, "ClassAccuracy")[once] for rows in (self.scores, self.labels))
-        return class_metrics(scores, labels, self.ks)

@@ -221,8 +221,6 @@ class RetrievalRecall(Metric):
     Args:
         ks: cut-offs of the recall.
         chunk: most queries scored at a time, see `expected_ranks`.
-        benchmark_size: items that the benchmark has; those never seen count as misses (1000 for MSR-VTT, where 968
-            clips have audio). By default every item is expected to be seen.
         captions: the side on which every row of an item counts, where items come in several rows: queries or gallery;
             by default each item counts once on both.
         **kwargs: of ``torchmetrics.Metric``. ``compute_on_cpu=True`` keeps the embeddings on the CPU and ranks there.
@@ -245,7 +243,6 @@ class RetrievalRecall(Metric):
         self,
         ks: Sequence[int] = (1, 5, 10, 50),
         chunk: int = 1024,
-        benchmark_size: int | None = None,
         captions: Literal["queries", "gallery"] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -253,7 +250,6 @@ class RetrievalRecall(Metric):
         check_ks(ks)
         self.ks = tuple(ks)
         self.chunk = chunk
-        self.benchmark_size = benchmark_size
         self.captions = captions
         self.ranking: Ranking | None = None
         for name in ("query_ids", "query_items", "queries", "gallery_ids", "gallery_items", "gallery"):
@@ -300,23 +296,6 @@ class RetrievalRecall(Metric):
             getattr(self, f"{side}_items").append(groups[kept])
             getattr(self, "queries" if side == "query" else "gallery").append(rows.detach().float()[kept])
 
-    def ranks(self) -> tuple[Tensor, Tensor]:
-        """Rank each query's item among all items seen by all processes, for instance to write the ranks to a file.
-
-        The ranks are found anew at each call. Every process must call it, and each gets the ranks of all.
-
-        Returns:
-            `items.hash_ids` of the queries, ``(N_q,)`` int64, each once and ascending, so that their order depends
-            neither on batches nor on processes: of ids, or of items where these count once; ranks as `item_ranks` gives
-            them, ``(N_q,)`` float64.
-
-        Raises:
-            ValueError: if nothing was seen or an embedding is not finite.
-        """
-        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self.sync_on_compute):
-            ranking = self._ranked()
-        return ranking.ids, ranking.ranks
-
     def _side(self, side: str, rows: list[Tensor], by_id: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Return ids, items and embeddings of one side, each id or each item once, from the rows that are here."""
         ids, items, embeddings = (
@@ -347,11 +326,7 @@ class RetrievalRecall(Metric):
             What `retrieval_metrics` returns: recall in per cent, median and mean rank.
 
         Raises:
-            ValueError: if nothing or more than ``benchmark_size`` was seen, or an embedding is not finite.
+            ValueError: if nothing was seen, or an embedding is not finite.
         """
         self.ranking = self._ranked()
-        ranks = self.ranking.ranks
-        missing = 0 if self.benchmark_size is None else self.benchmark_size - len(ranks)
-        if missing < 0:
-            raise ValueError(f"benchmark_size is {self.benchmark_size}, but {len(ranks)} different items were seen")
-        return retrieval_metrics(torch.cat([ranks, ranks.new_full((missing,), torch.inf)]), self.ks)
+        return retrieval_metrics(self.ranking.ranks, self.ks)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mcn_lightning.benchmarks.annotations import (
+from mcn_lightning.benchmarks.localization.annotations import (
     LENGTH_ZERO,
     AnnotatedVideo,
     LocalizationSet,

@@ -1,102 +1,41 @@
 """MiningYouTube (Kuehne et al., "Mining YouTube", 2019): 250 cooking videos densely annotated with 512 actions.
 
-The class list holds crudely stemmed names of two words ("crack_egg", "pres_it", "add_fill"), the annotations of the
-test videos what their annotators typed ("crack_eggs", "press_it", "add_filling"): see ``class_of``. Frame numbers count
-at the frame rate of each video. That of the released example is 30000/1001 a second: 83.517 s, where its first action
-ends, is frame 2503.
+Frame numbers count at the frame rate of each video. That of the released example is 30000/1001 a second: 83.517 s,
+where its first action ends, is frame 2503.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
-from itertools import product
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import numpy as np
-
-from mcn_lightning.benchmarks.annotations import (
+from mcn_lightning.benchmarks.localization.annotations import (
     LENGTH_ZERO,
     AnnotatedVideo,
     LocalizationSet,
     Segment,
     runs,
 )
+from mcn_lightning.benchmarks.localization.class_list import (
+    BACKGROUND_CLASS,
+    class_of,
+    read_classes,
+    without_background,
+)
 from mcn_lightning.errors import InputError
 from mcn_lightning.text_files import read_lines
 
 TASK = "mining_youtube"
-BACKGROUND = "background"
 CUT = "annotations cut at the start of the next one"
 UNKNOWN = "annotations of an unknown class"
 REVERSED = "annotations that end before they start"
 EMPTY = "videos of which no annotation is left"
 
-# what the annotators typed, and what the class list has for it
-SPELLINGS = {
-    "appy": "apply",
-    "leaf": "leave",  # the stem of leaves
-    "omelet": "omelette",
-    "omellete": "omelette",
-    "sauté": "saute",
-    "them": "it",
-}
-# the endings that the class list lacks, and what stands there instead, in the order in which they are tried
-ENDINGS = (("s", ""), ("es", ""), ("ing", ""), ("ings", ""), ("ing", "e"), ("ed", "e"))
-
 _TIMES = re.compile(r"(\d+):([0-5]\d):([0-5]\d)[,.](\d{3})\s*-->\s*(\d+):([0-5]\d):([0-5]\d)[,.](\d{3})")
-
-
-class ClassMatch(NamedTuple):
-    """The class that a name means.
-
-    Attributes:
-        name: of the class.
-        rule: by which it was found: "as it stands", or of "spelling", "ending" and "first two words" those that it
-            took, with "and" between them.
-    """
-
-    name: str
-    rule: str
-
-
-def class_of(name: str, classes: Collection[str]) -> ClassMatch | None:
-    """Find the class that an annotated name means.
-
-    A name that is in the list means itself. Else its first two words are looked up, as the list has none of more words
-    ("add_sauce_soy" is "add_sauce"), each as it stands or under another spelling (``SPELLINGS``), and without an ending
-    that the list lacks (``ENDINGS``). Of the 5,132 names in the 250 released files 3,898 are in the list and all others
-    are found so, none of them in two ways that disagree.
-
-    Args:
-        name: ``verb_object``, and perhaps more words.
-        classes: names of the classes.
-
-    Returns:
-        The class and the rule, or ``None`` where none is found.
-    """
-    if name in classes:
-        return ClassMatch(name, "as it stands")
-    words = name.split("_")
-    for stems in product(*(_stems(word) for word in words[:2])):
-        found = "_".join(stem for stem, _ in stems)
-        if found in classes:
-            rules = {rule for _, used in stems for rule in used} | ({"first two words"} if len(words) > 2 else set())
-            return ClassMatch(found, " and ".join(sorted(rules)))
-    return None
-
-
-@cache
-def _stems(word: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Return what may stand for a word in the class list, and the rules that say so."""
-    spelt = SPELLINGS.get(word, word)
-    rules = ("spelling",) if spelt != word else ()
-    cut = [spelt[: -len(ending)] + instead for ending, instead in ENDINGS if spelt.endswith(ending)]
-    return ((spelt, rules), *((stem, (*rules, "ending")) for stem in cut))
 
 
 def read_mining_youtube(
@@ -127,13 +66,13 @@ def read_mining_youtube(
         InputError: if a file is missing or not as it should be, a class is unknown, or an annotation reaches further
             into the next.
     """
-    steps = {name: number for number, name in enumerate(_without_background(read_classes(classes)))}
+    steps = {name: number for number, name in enumerate(without_background(read_classes(classes)))}
     left_out, adjusted = Counter[str](), Counter[str]()
     found = []
     for path in _annotation_files(annotations, videos, frame_rate):
         segments = []
         for name, start, end, item in _items_of(path, frame_rate):
-            if name == BACKGROUND:
+            if name == BACKGROUND_CLASS:
                 continue
             match = class_of(name, steps)
             if match is None and unknown == "error":
@@ -152,99 +91,6 @@ def read_mining_youtube(
             left_out[EMPTY] += 1
     texts = tuple(name.replace("_", " ") for name in steps)
     return LocalizationSet({TASK: texts}, tuple(found), dict(left_out), dict(adjusted))
-
-
-def read_classes(path: Path) -> tuple[str, ...]:
-    """Read a class list.
-
-    Args:
-        path: one name a line (``weakYouTube_dict.txt``), or a number from 0 and a name (``mapping_without_meta.txt``).
-
-    Returns:
-        The names in the order of the list or of its numbers, that of the background among them where it is listed.
-
-    Raises:
-        InputError: if the file is missing or empty, has a name or a number twice, or lines of both forms.
-    """
-    lines = [(number, line.split()) for number, line in enumerate(read_lines(path, "a list of classes"), 1) if line]
-    if not lines:
-        raise InputError(f"{path}: expected one class a line, found none")
-    numbered = len(lines[0][1]) == 2
-    form = "a number and a class" if numbered else "one class"
-    found: dict[int, str] = {}
-    for place, (line, words) in enumerate(lines):
-        where = f"{path}: line {line}"
-        if len(words) != 1 + numbered or (numbered and not words[0].isdecimal()):
-            raise InputError(f"{where}: expected {form}, as in line {lines[0][0]}, found '{' '.join(words)}'")
-        index = int(words[0]) if numbered else place
-        if index in found or words[-1] in found.values() or index >= len(lines):
-            what = f"each class once, numbered from 0 to {len(lines) - 1}" if numbered else "each class once"
-            raise InputError(f"{where}: expected {what}, found '{' '.join(words)}'")
-        found[index] = words[-1]
-    return tuple(found[index] for index in range(len(found)))
-
-
-def read_transcript(path: Path, classes: Sequence[str]) -> tuple[int, ...]:
-    """Read the ordered actions of a video.
-
-    Args:
-        path: a ``.grammar`` file, class names with white space between them.
-        classes: names of the classes; see ``read_classes``.
-
-    Returns:
-        The step of each, as in ``read_mining_youtube``; S, the number of steps, stands for the background.
-
-    Raises:
-        InputError: if the file is missing or empty, or a class is unknown.
-    """
-    steps = _steps_and_background(classes)
-    words = " ".join(read_lines(path, "a transcript of class names")).split()
-    if not words:
-        raise InputError(f"{path}: expected a transcript of class names, found none")
-    found = []
-    for number, word in enumerate(words, 1):
-        match = class_of(word, steps)
-        if match is None:
-            raise InputError(f"{path}: action {number}: expected a class of the list, found '{word}': correct it")
-        found.append(steps[match.name])
-    return tuple(found)
-
-
-def read_lengths(path: Path, classes: Sequence[str]) -> np.ndarray:
-    """Read the mean length of each class.
-
-    Args:
-        path: one number a line, in frames, in the order of ``classes``.
-        classes: names of the classes; see ``read_classes``.
-
-    Returns:
-        ``(S,)`` float64, and the background's after them, ``(S + 1,)``, where it is a class; in frames.
-
-    Raises:
-        InputError: if the file is missing, or has another number of lines than classes, or a line that is no length.
-    """
-    lines = [(number, line) for number, line in enumerate(read_lines(path, "one mean length a class"), 1) if line]
-    if len(lines) != len(classes):
-        raise InputError(f"{path}: expected {len(classes)} lengths, one a class, found {len(lines)}: give their list")
-    lengths = np.empty(len(classes))
-    steps = _steps_and_background(classes)
-    for name, (number, line) in zip(classes, lines, strict=True):
-        try:
-            length = float(line)
-        except ValueError:
-            length = np.nan
-        if not 0 < length < np.inf:
-            raise InputError(f"{path}: line {number}: expected the mean length of {name} in frames, found '{line}'")
-        lengths[steps[name]] = length
-    return lengths
-
-
-def _without_background(classes: Sequence[str]) -> list[str]:
-    return [name for name in classes if name != BACKGROUND]
-
-
-def _steps_and_background(classes: Sequence[str]) -> dict[str, int]:
-    return {name: number for number, name in enumerate([*_without_background(classes), BACKGROUND])}
 
 
 def _annotation_files(annotations: Path, videos: Path | None, frame_rate: float | None) -> list[Path]:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Trainer
 from torch import Tensor
 
-from mcn_lightning.benchmarks.base import Benchmark, Figure, embed_texts, share_out
-from mcn_lightning.callbacks.evaluation import Fusion, combine, parse_direction
+from mcn_lightning.batch import MODALITIES
+from mcn_lightning.benchmarks.base import Benchmark, Figure, above_zero
+from mcn_lightning.benchmarks.embedding import embed_texts, share_out
+from mcn_lightning.benchmarks.files import EvaluationData
+from mcn_lightning.benchmarks.localization.annotations import LocalizationSet
+from mcn_lightning.benchmarks.localization.class_list import BACKGROUND_CLASS
+from mcn_lightning.benchmarks.localization.transcripts import BACKGROUND, Entry, second_labels, transcript
+from mcn_lightning.benchmarks.localization.videos import EvaluationVideos, SecondsOfVideo
+from mcn_lightning.callbacks.protocols import EmbeddingModule
 from mcn_lightning.errors import InputError
 from mcn_lightning.metrics import (
     RecallSoftmax,
@@ -32,14 +39,16 @@ from mcn_lightning.metrics import (
     step_hits,
     step_scores,
 )
+from mcn_lightning.metrics.directions import parse_direction
+from mcn_lightning.metrics.scoring import Fusion, combine
 
-BACKGROUND = -1
-"""Step of the seconds in which nothing of the transcript happens."""
+Precision = tuple[np.ndarray, np.ndarray]
+"""Scores of the seconds of a video for each step of its task, and what is annotated, ``(T, S)`` both."""
 
 
 @dataclass(frozen=True)
 class VideoResult:
-    """What one video adds to the figures.
+    """What one video adds to the metrics.
 
     Args:
         counts: steps hit and annotated; ``None`` where the video is too short for its steps.
@@ -51,156 +60,115 @@ class VideoResult:
     """
 
     counts: StepCounts | None
-    scores: tuple[np.ndarray, np.ndarray] | None
+    scores: Precision | None
     overlap: tuple[float, float] | None
     labels: tuple[np.ndarray, np.ndarray]
     changed: dict[str, int]
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One entry of a transcript: a step, or background, with its annotated seconds."""
-
-    step: int
-    start: float
-    end: float
-
-
-def transcript(segments: Sequence[Any], seconds: int, background: bool) -> list[Entry]:
-    """Return the annotated segments in order, with background between them where at least a second is free.
-
-    Args:
-        segments: with step, start and end in seconds, in order of their start.
-        seconds: length of the video.
-        background: put entries for the time between.
-    """
-    entries, last = [], 0.0
-    for segment in segments:
-        if background and segment.start - last >= 1.0:
-            entries.append(Entry(BACKGROUND, last, segment.start))
-        entries.append(Entry(segment.step, segment.start, segment.end))
-        last = max(last, segment.end)
-    if background and seconds - last >= 1.0:
-        entries.append(Entry(BACKGROUND, last, float(seconds)))
-    return entries
-
-
-def second_labels(segments: Sequence[Any], seconds: int) -> np.ndarray:
-    """Return the step annotated at the middle of each second ``(T,)``, of several the one that began last."""
-    labels = np.full(seconds, BACKGROUND)
-    middle = np.arange(seconds) + 0.5
-    for segment in segments:
-        labels[(segment.start <= middle) & (middle < segment.end)] = segment.step
-    return labels
-
-
 class LocalizationBenchmark(Benchmark):
-    """CrossTask and MiningYouTube: which second of a video shows a step, told by the step's text.
+    """Which second of a video shows a step, told by the step's text; ``CrossTask`` and ``MiningYouTube`` are of it.
 
-    Step recall puts every step at exactly one second, in order (Zhukov et al., CVPR 2019). On CrossTask the steps are
-    those of the video's task and the scores are similarities. On MiningYouTube the steps are the entries of the video's
-    transcript and the scores are their log-softmax, as in the released evaluation. Average precision takes
-    similarities. Alignment gives every second of a video to an entry of its transcript, by log-probabilities over the
-    texts of all steps (Kuehne et al., WACV 2019).
+    Step recall puts every step at exactly one second, in order (Zhukov et al., CVPR 2019). Alignment gives every second
+    of a video to an entry of its transcript, by log-probabilities over the texts of all steps (Kuehne et al., WACV
+    2019). A subclass reads the annotations, and says which steps of a video are recalled.
 
     Args:
         name: of the benchmark, in tables and logs.
-        kind: form of the files, crosstask or mining_youtube.
-        steps: CrossTask: JSON {task: [step, ...]} or tasks_primary.txt; MiningYouTube: the list of classes.
-        annotations: folder of the annotations: <task>_<id>.csv or .npy; <id>.srt or .gt.
+        steps: file with the texts of the steps.
+        annotations: folder of the annotations.
         features: folder of <id>_2d.npy, <id>_3d.npy (or .npz).
         audio: folder of the spectrograms, <id>.npz or <id>_spec.npz; that of the features when not given.
-        videos: CrossTask: the list of videos, cvpr19_test.csv or videos_val.csv; MiningYouTube: a list of ids, or all
-            videos of the folder when not given.
         gallery: letters of what is seen and heard of a second: v, or va for video + audio.
         combine: how video and audio are fused, as --retrieval.combine.
         window: seconds of sound around each second.
         audio_frames: frames of 10 ms that these are cut or padded to.
         recall_softmax: what the log-softmax of a second runs over before step recall: none (similarities), steps (those
-            of the video itself) or all (the texts of all steps). By default none on CrossTask and steps on
-            MiningYouTube, as released.
+            of the video itself) or all (the texts of all steps).
         background: a class "background" takes part, between the entries of a transcript. Without it every second of a
             video goes to an action, and IoD and frame accuracy are low where little of a video is annotated.
         length_model: poisson takes the lengths of segments into account, none does not.
-        lengths: file with one mean length a class, in frames; when not given, every entry is as long.
-        frame_rate: frames a second of that file, and of .gt files.
-        unknown: what is done with annotations whose class the list lacks: error or leave_out.
         batch_size: seconds embedded at a time.
-        published: published figures by <setting>/<metric>, for instance t->va/IoU, shown beside ours.
-        source: where they were published.
-        sources: where single ones were published, by the same keys, and how sure they are.
+        **published: of ``Benchmark``: published metrics and their sources.
     """
+
+    of_tasks = False
+    """Whether recall and average precision are also those of each task."""
 
     def __init__(
         self,
         name: str,
-        kind: Literal["crosstask", "mining_youtube"],
         steps: str,
         annotations: str,
         features: str,
         audio: str | None = None,
-        videos: str | None = None,
         gallery: str = "va",
         combine: Fusion = "sum",
         window: float = 8.0,
         audio_frames: int = 1024,
-        recall_softmax: RecallSoftmax | None = None,
+        recall_softmax: RecallSoftmax = "none",
         background: bool = False,
         length_model: Literal["poisson", "none"] = "poisson",
-        lengths: str | None = None,
-        frame_rate: float = 30000 / 1001,
-        unknown: Literal["error", "leave_out"] = "error",
         batch_size: int = 64,
-        published: dict[str, float] | None = None,
-        source: str = "",
-        sources: dict[str, str] | None = None,
+        **published: Any,
     ) -> None:
-        super().__init__(name, published, source, sources)
+        super().__init__(name, **published)
         self._gallery = parse_direction(f"t->{gallery}", f"benchmark {name}: gallery")[1]
-        positive = {"window": window, "audio_frames": audio_frames, "batch_size": batch_size, "frame_rate": frame_rate}
-        for option, value in positive.items():
-            if not 0 < value < math.inf:
-                raise InputError(f"benchmark {name}: {option}: expected more than 0, found {value}")
-        if kind == "crosstask" and videos is None:
-            raise InputError(f"benchmark {name}: videos: expected the list of CrossTask's videos, found none")
-        if kind == "crosstask" and lengths:
-            raise InputError(
-                f"benchmark {name}: lengths: expected none with kind crosstask, which has no list of classes"
-            )
-        self.kind, self.steps, self.annotations, self.videos = kind, steps, annotations, videos
+        above_zero(name, window=window, audio_frames=audio_frames, batch_size=batch_size)
+        self.steps, self.annotations = steps, annotations
         self.features, self.audio, self.letters, self.combine = features, audio, gallery, combine
         self.window, self.audio_frames, self.background = window, audio_frames, background
-        self.recall_softmax: RecallSoftmax = recall_softmax or ("none" if kind == "crosstask" else "steps")
-        self.length_model, self.lengths, self.frame_rate = length_model, lengths, frame_rate
-        self.unknown, self.batch_size = unknown, batch_size
-        self._videos: Any = None
+        self.recall_softmax, self.length_model, self.batch_size = recall_softmax, length_model, batch_size
+        self._videos: EvaluationVideos
 
-    def open(self, data: Any, module: LightningModule) -> None:
+    def read(self, root: Path) -> LocalizationSet:
+        """Read the annotations.
+
+        Args:
+            root: folder that the options' paths are relative to.
+        """
+        raise NotImplementedError
+
+    def read_lengths(self, root: Path) -> np.ndarray | None:
+        """Read the mean length of each step in seconds, ``(S,)``; ``None`` where every entry is as long."""
+        return None
+
+    def recalled(self, video: SecondsOfVideo) -> tuple[slice | Sequence[int], np.ndarray]:
+        """Return the texts of the S steps that are put at seconds, and when each happens, ``(T, S)`` bool."""
+        raise NotImplementedError
+
+    def open(self, data: EvaluationData, module: EmbeddingModule) -> None:
         """Read the annotations and look for the features of every video.
 
         Raises:
             InputError: if something of it cannot be used.
         """
-        config: Any = module.network_config
-        self.need(config, ["text", *self._gallery])
-        self._videos = data.annotated_videos(
-            self.kind,
-            videos=self.videos,
-            steps=self.steps,
-            annotations=self.annotations,
-            features=self.features,
-            audio=self.audio,
-            modalities=self._gallery,
-            window=self.window,
-            audio_frames=self.audio_frames,
-            background=self.background,
-            lengths=self.lengths,
-            frame_rate=self.frame_rate,
-            unknown=self.unknown,
-            batch_size=self.batch_size,
+        self.need(module.network_config, ["text", *self._gallery])
+        found = self.read(data.root)
+        if not found.videos:
+            what = "; ".join(f"{count} {what}" for what, count in found.left_out.items()) or "none"
+            raise InputError(
+                f"{data.root / self.annotations}: expected annotated videos, found none that is left ({what})"
+            )
+        texts = [text for own in found.tasks.values() for text in own]
+        texts += [BACKGROUND_CLASS] if self.background else []
+        lengths = self.read_lengths(data.root)
+        if lengths is not None and len(lengths) < len(texts):
+            raise InputError(
+                f"{data.root / self.steps}: expected the class {BACKGROUND_CLASS}, found none; set background to false"
+            )
+        layout = replace(
+            data.layout,
+            features=data.root / self.features,
+            audio_root=data.root / (self.audio or self.features),
+            modalities=tuple(name for name in MODALITIES if name in self._gallery),
         )
+        form = self.window, self.audio_frames, self.batch_size
+        self._videos = EvaluationVideos(found, layout, data.text(texts), texts, lengths, *form)
+        for number in range(len(self._videos)):
+            self._videos.open(number, finite=False)  # a file that is missing or damaged is told now
 
-    def evaluate(self, trainer: Trainer, module: LightningModule) -> Iterator[Figure]:
+    def evaluate(self, trainer: Trainer, module: EmbeddingModule) -> Iterator[Figure]:
         """Localize the steps of every video."""
         texts = embed_texts(module, self._videos.text, self._videos.texts)
         results = share_out(len(self._videos), lambda number: self._video(module, texts, number), self.name, "videos")
@@ -209,7 +177,7 @@ class LocalizationBenchmark(Benchmark):
         if any(count.annotated for count in counts):
             yield self.figure(setting, "recall pooled", recall_pooled(counts))
             yield self.figure(setting, "recall per video", recall_mean_over_videos(counts))
-        if self.kind == "crosstask":
+        if self.of_tasks:
             yield from self._precision(setting, results)
             for task in sorted({count.task for count in counts if count.annotated}):
                 own = recall_pooled([count for count in counts if count.task == task])
@@ -228,7 +196,7 @@ class LocalizationBenchmark(Benchmark):
 
     def _precision(self, setting: str, results: Sequence[VideoResult]) -> Iterator[Figure]:
         """Give the average precision of each task, over the seconds of all of its videos, and the mean over tasks."""
-        by_task: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
+        by_task: dict[str, list[Precision]] = defaultdict(list)
         for number, result in enumerate(results):
             if result.scores is not None:
                 by_task[self._videos.task(number)].append(result.scores)
@@ -252,7 +220,7 @@ class LocalizationBenchmark(Benchmark):
         changed["videos without an annotated step (no recall)"] = unannotated
         yield from self.left_out(changed)
 
-    def _video(self, module: LightningModule, texts: Tensor, number: int) -> VideoResult:
+    def _video(self, module: EmbeddingModule, texts: Tensor, number: int) -> VideoResult:
         """Score the seconds of a video against all texts, and measure it."""
         video = self._videos.open(number)
         parts = []
@@ -269,14 +237,10 @@ class LocalizationBenchmark(Benchmark):
         return VideoResult(counts, precision, overlap, labels, changed)
 
     def _recall(
-        self, video: Any, scores: np.ndarray, changed: dict[str, int]
-    ) -> tuple[StepCounts | None, tuple[np.ndarray, np.ndarray] | None]:
-        if self.kind == "crosstask":
-            columns, truth = video.columns, video.truth
-            precision = scores[:, columns].astype(np.float32), truth
-        else:
-            columns, truth = [segment.step for segment in video.segments], video.entry_truth()
-            precision = None
+        self, video: SecondsOfVideo, scores: np.ndarray, changed: dict[str, int]
+    ) -> tuple[StepCounts | None, Precision | None]:
+        columns, truth = self.recalled(video)
+        precision = (scores[:, columns].astype(np.float32), truth) if self.of_tasks else None
         own = step_scores(scores, columns, self.recall_softmax)
         if own.shape[1] == 0:
             return StepCounts(video.task, 0, 0), precision
@@ -288,7 +252,7 @@ class LocalizationBenchmark(Benchmark):
         return StepCounts(video.task, int(hits.sum()), int(truth.any(axis=0).sum())), precision
 
     def _alignment(
-        self, video: Any, log_probs: np.ndarray, changed: dict[str, int]
+        self, video: SecondsOfVideo, log_probs: np.ndarray, changed: dict[str, int]
     ) -> tuple[tuple[float, float] | None, tuple[np.ndarray, np.ndarray]]:
         seconds, nothing = len(log_probs), np.zeros(0, dtype=np.int64)
         entries = transcript(video.segments, seconds, self.background)
@@ -307,7 +271,7 @@ class LocalizationBenchmark(Benchmark):
         labels = found, second_labels(video.segments, seconds)
         return (foreground_mean(iou, background), foreground_mean(iod, background)), labels
 
-    def _mean_lengths(self, video: Any, entries: Sequence[Entry], seconds: int) -> np.ndarray | None:
+    def _mean_lengths(self, video: SecondsOfVideo, entries: Sequence[Entry], seconds: int) -> np.ndarray | None:
         """Return the mean length of each entry in seconds; ``None`` without a length model."""
         if self.length_model == "none":
             return None

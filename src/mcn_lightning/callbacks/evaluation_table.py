@@ -1,0 +1,56 @@
+"""The table of an evaluation on held-out clips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mcn_lightning.metrics import Ranking
+from mcn_lightning.tables import aligned
+
+
+def format_table(
+    metrics: dict[str, float],
+    rankings: Mapping[str, Ranking],
+    count: int,
+    when: str = "",
+    dropped: str = "",
+    unknown: int = 0,
+    left_out: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """Lay out recall and median rank, a direction a row, with chance in the last row.
+
+    Where a direction has other queries or gallery items than the clips, as clips with several captions have, both are
+    counted in each row, and chance has a row for each kind.
+
+    Args:
+        metrics: ``"<direction>/<metric>"`` to its value, and perhaps ``nmi``, ``purity`` and ``topics_nmi``.
+        rankings: the rows.
+        count: N, held-out clips.
+        when: in training these figures were taken; not said when empty.
+        dropped: how many captions are not among the clips since they cannot be used, in words.
+        unknown: clips without any known word in their text.
+        left_out: directions that are not evaluated, by the modality that is absent.
+    """
+    names, ks = ("R@1", "R@5", "R@10", "median_rank"), (1, 5, 10)
+    title = f"held-out clips: {count}" + (f", {when}" if when else "")
+    chances: dict[tuple[float, ...], list[str]] = {}
+    body: list[tuple[str, ...]] = []
+    for direction, ranking in rankings.items():
+        shown = [f"{metrics[f'{direction}/{name}']:.1f}" for name in names]
+        body.append((direction, *shown, str(ranking.queries), str(ranking.items)))
+        chance = ranking.chance(ks)
+        chances.setdefault(tuple(chance[name] for name in names), []).append(direction)
+    for values, directions in chances.items():
+        label = "chance" if len(chances) == 1 else f"chance {', '.join(directions)}"
+        body.append((label, *(f"{value:.1f}" for value in values), "", ""))
+    rows = [(title, *names[:3], "median rank", "queries", "items"), *body]
+    if all(ranking.queries == ranking.items == count for ranking in rankings.values()):
+        rows = [row[:5] for row in rows]
+    lines = [line.rstrip() for line in aligned(rows)]
+    extra = [f"{name}: {metrics[name]:.3f}" for name in ("nmi", "purity", "topics_nmi") if name in metrics]
+    if dropped:
+        extra.append(f"left out: {dropped}")
+    if unknown:
+        extra.append(f"clips without any known word in their text: {unknown}, which are in the table all the same")
+    extra += [f"left out, as there is no {name}: {', '.join(each)}" for name, each in (left_out or {}).items()]
+    return "\n".join([*lines, *extra])

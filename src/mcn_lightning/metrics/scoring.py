@@ -1,0 +1,117 @@
+"""Scores of a direction of retrieval: modalities are fused, and hubs of the gallery calibrated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mcn_lightning.errors import InputError
+from mcn_lightning.metrics.directions import AUDIO_TEXT, embedding_names, parse_direction
+from mcn_lightning.metrics.retrieval import query_density
+
+Fusion = Literal["sum", "normalized_mean", "normalized_sum"]
+
+
+def combine(embeddings: Mapping[str, Tensor], names: Sequence[str], how: Fusion, audio_weight: float = 1.0) -> Tensor:
+    """Fuse the embeddings of several modalities, each ``(B, D)``, into one ``(B, D)``; see ``RetrievalEvaluation``.
+
+    Audio and text together are their joint embedding where the network gives one.
+
+    Raises:
+        InputError: if only one of these two is named, where they have one joint embedding.
+    """
+    names = embedding_names(names, AUDIO_TEXT in embeddings)
+    parts = [embeddings[name].float() for name in names]
+    if how == "normalized_mean":
+        parts = [F.normalize(part, dim=1) for part in parts]
+    if len(parts) > 1:
+        parts = [audio_weight * part if name == "audio" else part for name, part in zip(names, parts, strict=True)]
+    total = torch.stack(parts).sum(dim=0)
+    if how == "normalized_sum":
+        return F.normalize(total, dim=1)
+    return total if how == "sum" else total / len(parts)
+
+
+ClustersOf = Callable[[Sequence[str]], tuple[Tensor, Tensor] | None]
+"""Gives centroids ``(K, D)`` and sizes ``(K,)`` of the clusters near the sum of some embeddings, if there are any."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How the scores of a direction come about; see ``RetrievalEvaluation`` for the options.
+
+    Args:
+        combine: how the modalities of one side are fused.
+        audio_weight: factor of the audio embedding where it is summed with others.
+        calibrate: how much of its density of queries is taken from the scores of a gallery item.
+        temperature: of the similarities in the density.
+        where: what messages put before the names of options.
+    """
+
+    combine: Fusion = "sum"
+    audio_weight: float = 1.0
+    calibrate: float = 0.0
+    temperature: float = 0.05
+    where: str = "--retrieval."
+
+    def __post_init__(self) -> None:
+        if not 0 < self.audio_weight < math.inf:
+            raise InputError(
+                f"{self.where}audio_weight: expected more than 0, found {self.audio_weight}; 1 is the plain sum"
+            )
+        if not 0 <= self.calibrate < math.inf:
+            raise InputError(f"{self.where}calibrate: expected 0 or more, found {self.calibrate}; 0 turns it off")
+        if not 0 < self.temperature < math.inf:
+            raise InputError(
+                f"{self.where}calibrate_temperature: expected more than 0, found {self.temperature}; try 0.05"
+            )
+
+    def uncalibrated(self, clusters_of: ClustersOf, directions: Sequence[str], joint: bool) -> str:
+        """Return a warning that names the directions which lack clusters to calibrate with, or "".
+
+        Args:
+            clusters_of: see ``sides``.
+            directions: those that are evaluated.
+            joint: whether audio and text have one joint embedding.
+        """
+        if not self.calibrate:
+            return ""
+        plain = [each for each in directions if clusters_of(embedding_names(parse_direction(each)[0], joint)) is None]
+        if not plain:
+            return ""
+        return (
+            f"{self.where}calibrate: there are no k-means clusters (yet) of the queries of {', '.join(plain)}, "
+            "whose scores stay as they are; --model.clustering.kind kmeans_per_modality or kmeans finds some "
+            "for queries of one modality"
+        )
+
+    def sides(
+        self,
+        clusters_of: ClustersOf,
+        embeddings: Mapping[str, Tensor],
+        direction: str,
+        gallery: Mapping[str, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return queries and items of a direction, or one wider than D: their dot product is the score.
+
+        Args:
+            clusters_of: clusters that calibrate, of the embeddings of a query.
+            embeddings: of the queries, by modality ``(B, D)``.
+            direction: letters, for instance t->va.
+            gallery: embeddings of the items, by modality; those of the queries when not given.
+        """
+        asked, answered = parse_direction(direction)
+        queries = combine(embeddings, asked, self.combine, self.audio_weight)
+        items = combine(gallery or embeddings, answered, self.combine, self.audio_weight)
+        clusters = clusters_of(embedding_names(asked, AUDIO_TEXT in embeddings)) if self.calibrate else None
+        if clusters is None:
+            return queries, items
+        density = query_density(items, *clusters, self.temperature)
+        # one more dimension, so that a dot product is the calibrated score
+        return F.pad(queries, (0, 1), value=1.0), torch.cat([items, -self.calibrate * density[:, None]], dim=1)
