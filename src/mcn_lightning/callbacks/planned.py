@@ -141,6 +141,7 @@ def _refusal(callback: Callback, monitor: str, known: Sequence[str], validates: 
     why = "" if validates or not monitor.startswith("val/") else ", as nothing is evaluated in this run"
     group = [name for name in known if name.startswith(monitor.partition("/")[0] + "/")] or list(known)
     close = [name for name in group if name.rpartition("/")[2] == monitor.rpartition("/")[2]]
-    shown = [name + ("..." if name.endswith(("/", "_")) else "") for name in dict.fromkeys([*close, *group])]
+    beside = [name for name in group if name.rpartition("/")[0] == monitor.rpartition("/")[0]]
+    shown = [name + ("..." if name.endswith(("/", "_")) else "") for name in dict.fromkeys([*close, *beside, *group])]
     more = f" and {len(shown) - TOLD} more" if len(shown) > TOLD else ""
     return f"{option}: expected a metric of this run ({', '.join(shown[:TOLD])}{more}), found {monitor}{why}"

@@ -38,6 +38,8 @@ def _with_trainer(name: str, words: Sequence[str]) -> None:
     if not any(word in SILENT or word.startswith("--print_config=") for word in words) and is_first():
         print(f"mcn-lightning {__version__}: reading configs", file=sys.stderr, flush=True)
     words = config_words(words)
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())  # a class of one's own is in a file here, named by class_path
     _import_quietly()
     from mcn_lightning.commands.fit import run
 

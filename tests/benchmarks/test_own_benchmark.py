@@ -1,0 +1,143 @@
+"""A benchmark in a file of one's own: the example of docs/extending/benchmark.md, run as the page says."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from commands.test_cli import run
+from launch import environment
+from processes import LIMIT
+from torch.nn import functional as F
+
+from benchmarks.benchmark_files import STREAMS
+from mcn_lightning.batch import ClipBatch
+from mcn_lightning.inference import embed_texts, load
+from mcn_lightning.module import MCNModule
+
+PAGE = (Path(__file__).parents[2] / "docs" / "extending" / "benchmark.md").read_text()
+TEXT = {"source": "word_vectors.txt", "dim": 8, "max_words": 8}
+ANIMALS = ["topic0word0 topic0word1", "topic1word0", "topic2word3"]
+CLASSES = [0, 2, 1, 0, 1, 2, 2]
+
+
+def block(language: str) -> str:
+    """Return the only block of the page in a language."""
+    (found,) = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+    return found
+
+
+@pytest.fixture
+def folder(tiny, tmp_path) -> Path:
+    """A folder with the page's files, clips of three animals, weights, and options that make a run tiny."""
+    (tmp_path / "animals.py").write_text(block("python"))
+    (tmp_path / "animals.yaml").write_text(block("yaml"))
+    root = tmp_path / "DATA"
+    root.mkdir()
+    for path in tiny.iterdir():
+        (root / path.name).symlink_to(path)
+    rng = np.random.default_rng(0)
+    clips = [{"animal": ANIMALS[label], "video": rng.uniform(0, 2, 16).round(3).tolist()} for label in CLASSES]
+    (root / "animals.json").write_text(json.dumps({"animals": ANIMALS, "clips": clips}))
+    network = {
+        "embedding_dim": 16,
+        "video_dim": 16,
+        "text_dim": 8,
+        "modalities": ("video", "text"),
+        "reconstruction": False,
+    }
+    torch.manual_seed(0)
+    torch.save(MCNModule(network, clustering={"kind": "none"}).state_dict(), tmp_path / "weights.pth")
+    options = {
+        "data": {"streams": STREAMS, "text": TEXT, "modalities": ["video", "text"], "num_workers": 0, "batch_size": 2},
+        "model": {"network": {"embedding_dim": 16, "reconstruction": False}, "clustering": {"kind": "none"}},
+        "trainer": {
+            "accelerator": "cpu", "devices": 1, "enable_progress_bar": False, "max_epochs": 1,
+            "logger": {"class_path": "CSVLogger", "init_args": {"save_dir": str(tmp_path / "runs"), "name": "run"}},
+        },
+    }  # fmt: skip
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(options))
+    return tmp_path
+
+
+def lightning(folder: Path, command: str, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run the command as it is installed, from the folder that holds the files."""
+    given = [*shlex.split(command), "--config", "tiny.yaml", *map(str, words)]
+    return subprocess.run(given, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=LIMIT)
+
+
+def written(folder: Path) -> list[dict]:
+    path = max(folder.rglob("benchmarks.json"), key=lambda found: found.stat().st_mtime_ns)
+    return json.loads(path.read_text())
+
+
+def top1(folder: Path) -> float:
+    """Return the share of clips whose nearest name is that of their animal, found without the benchmark."""
+    module = load(folder / "weights.pth")
+    names = embed_texts(module, ANIMALS, TEXT | {"source": str(folder / "DATA" / TEXT["source"])})
+    video = torch.tensor(
+        [clip["video"] for clip in json.loads((folder / "DATA" / "animals.json").read_text())["clips"]]
+    )
+    unit = torch.cat([F.normalize(stream, dim=1) for stream in video.split((8, 8), dim=1)], dim=1)
+    with torch.no_grad():
+        clips = module(ClipBatch(ids=tuple(map(str, CLASSES)), video=unit)).video
+    return 100 * float(((clips @ names.T).argmax(dim=1) == torch.tensor(CLASSES)).double().mean())
+
+
+def test_the_page_works_as_it_stands_on_any_number_of_processes(folder):
+    command = block("sh").strip()
+    done = lightning(folder, command)
+    assert done.returncode == 0, done.stderr
+    found = written(folder)
+    assert {(row["setting"], row["metric"], row["kind"]) for row in found} == {
+        ("t->v", "top1", "metric"), ("t->v", "mean_class", "metric"), ("", "clips", "count"),
+    }  # fmt: skip
+    assert found[0]["value"] == pytest.approx(top1(folder))
+    assert "animals t->v" in done.stdout and "animals: 7 clips" in done.stdout
+    (row,) = csv.DictReader(next(folder.rglob("metrics.csv")).open())
+    assert float(row["test/animals/t->v/top1"]) == pytest.approx(found[0]["value"])
+    done = lightning(folder, command, "--trainer.devices", 2)
+    assert done.returncode == 0, done.stderr
+    assert written(folder) == found and len(list(folder.rglob("benchmarks.json"))) == 2
+
+
+@pytest.fixture
+def here(folder, monkeypatch) -> Path:
+    """The folder, where this process can run the command itself."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "animals", raising=False)
+    return folder
+
+
+def refused(*words: object) -> str:
+    with pytest.raises(SystemExit) as stop:
+        run(*words, "--config", "tiny.yaml")
+    return str(stop.value.code)
+
+
+def test_it_is_evaluated_in_training_and_its_metrics_are_planned(here, capsys):
+    words = "fit --config demo --config animals.yaml --data.root DATA --data.synthetic null".split()
+    said = refused(*words, "--checkpoint.monitor", "val/animals/t->v/top2")
+    assert said.startswith("error: --checkpoint.monitor: expected a metric of this run (val/animals/t->v/top1, ")
+    assert said.endswith("found val/animals/t->v/top2")
+    words += ["--config", "tiny.yaml", "--trainer.check_val_every_n_epoch", "1"]
+    run(*words, "--checkpoint.monitor", "val/animals/t->v/top1")
+    assert "animals t->v" in capsys.readouterr().out and list(here.rglob("epoch=*.ckpt"))
+
+
+def test_bad_files_end_in_one_line(here):
+    path = here / "DATA" / "animals.json"
+    table = json.loads(path.read_text())
+    path.write_text(json.dumps(table | {"clips": [{"animal": ANIMALS[0], "video": [1.0]}]}))
+    said = refused(*shlex.split(block("sh"))[1:])
+    assert said == "error: benchmark animals: animals.json: expected 16 numbers a clip, found 1"
