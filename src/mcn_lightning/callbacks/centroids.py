@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -150,7 +150,7 @@ class CentroidUpdate(Callback):
         module.train(training)
         return rows
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Ask the module for a run on the queue when one is due."""
         module = embedding_module(pl_module)
         clustering = module.clustering
@@ -167,7 +167,7 @@ class CentroidUpdate(Callback):
             module.request_clustering(fresh or self.start == "fresh")
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Log how the last run of k-means went."""
         module, values = embedding_module(pl_module), dict[str, float]()

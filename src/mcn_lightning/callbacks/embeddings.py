@@ -135,7 +135,7 @@ class EmbeddingWriter(Callback):
         self._rows, self._clips, self._skipped = {}, [], {}
         parts = gather_objects(own)
         every = [clip for clips, _, _ in parts for clip in clips]
-        first: dict[tuple[Any, str], int] = {}
+        first: dict[tuple[object, str], int] = {}
         for row, clip in enumerate(every):
             first.setdefault((clip.get("split"), clip["id"]), row)
         splits = list(dict.fromkeys(clip.get("split") for clip in every))

@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import ModelSummary, ProgressBar, Timer, TQDMPr
 from torch import Tensor
 from tqdm import tqdm
 
+from mcn_lightning.callbacks.protocols import callbacks_of, embedding_module
 from mcn_lightning.distributed import rank
 from mcn_lightning.errors import InputError
 
@@ -159,14 +160,14 @@ class Progress(TQDMProgressBar):
         self._started = self._mark = self._spoke = self._refreshed = time.monotonic()
         self._epoch, self._recent, self._batch, self._first_shares = Window(), Window(), 0, {}
 
-    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, *_: object) -> None:
         """Begin the bar of the epoch."""
         bar, total = self.train_progress_bar, trainer.num_training_batches
         bar.set_description(self._epoch_text(trainer), refresh=False)
         bar.reset(total if math.isfinite(total) else None)
         self._mark, self._epoch, self._told = time.monotonic(), Window(), False
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Take note of where the run begins or goes on."""
         if not self._first_shares:
             self._batch = batch_idx
@@ -174,11 +175,12 @@ class Progress(TQDMProgressBar):
             self.train_progress_bar.set_description(self._epoch_text(trainer))  # in mid-epoch its start is left out
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Count the step, and show it when it is time to."""
         now = time.monotonic()
-        loss, clips = getattr(pl_module, "step_loss", None), int(getattr(pl_module, "step_clips", 0))
+        module = embedding_module(pl_module)
+        loss, clips = module.step_loss, module.step_clips
         for window in (self._epoch, self._recent):
             window.add(clips, now - self._mark, loss)
         self._mark, self._batch = now, batch_idx + 1
@@ -223,21 +225,21 @@ class Progress(TQDMProgressBar):
         self._begin()
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *rest: Any
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: object, batch_idx: int, *rest: Any
     ) -> None:
         """Show how far the validation is."""
         super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, *rest)
         self._evaluated("validation", batch_idx + 1, self.total_val_batches_current_dataloader)
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *rest: Any
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: object, batch_idx: int, *rest: Any
     ) -> None:
         """Show how far the test is."""
         super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, *rest)
         self._evaluated("test", batch_idx + 1, self.total_test_batches_current_dataloader)
 
     def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *rest: Any
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: object, batch_idx: int, *rest: Any
     ) -> None:
         """Show how far the prediction is."""
         super().on_predict_batch_end(trainer, pl_module, outputs, batch, batch_idx, *rest)
@@ -255,7 +257,7 @@ class Progress(TQDMProgressBar):
         for name, share in self._shares(trainer).items():
             if (done := share - self._first_shares.get(name, share)) > 0:
                 left.append(spent * max(1 - share, 0.0) / done)
-        for timer in (each for each in trainer.callbacks if isinstance(each, Timer)):  # type: ignore[attr-defined]
+        for timer in (each for each in callbacks_of(trainer) if isinstance(each, Timer)):
             if (remaining := timer.time_remaining()) is not None:
                 left.append(max(remaining, 0.0))
         return min(left, default=None)
@@ -276,7 +278,7 @@ class Progress(TQDMProgressBar):
             limits.append(trainer.max_epochs)
         if trainer.max_steps > 0 and 0 < batches < math.inf:
             limits.append(math.ceil(trainer.max_steps / math.ceil(batches / trainer.accumulate_grad_batches)))
-        timed = any(isinstance(each, Timer) for each in trainer.callbacks)  # type: ignore[attr-defined]
+        timed = any(isinstance(each, Timer) for each in callbacks_of(trainer))
         return f"epoch {number}" if timed or not limits else f"epoch {number}/{max(number, min(limits))}"  # type: ignore[type-var]
 
     def _left_text(self, trainer: Trainer) -> list[str]:

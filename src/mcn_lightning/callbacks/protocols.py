@@ -26,6 +26,7 @@ class EmbeddingModule(Protocol):
     cluster_reports: dict[str, KMeansReport]
     weights_file: str | None
     step_clips: int
+    step_loss: Tensor | None
     training: bool
 
     @property

@@ -36,14 +36,14 @@ class Throughput(Callback):
         """Begin to wait for the first batch of the epoch."""
         self._left = time.perf_counter()
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """End the wait."""
         self._entered = time.perf_counter()
         if self._left is not None:
             self._waited += self._entered - self._left
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """End the step, and log when it is time to."""
         self._left = time.perf_counter()
