@@ -22,7 +22,7 @@ ALLOWED = {
     **{room: {"config", "ranges", "distributed", "errors"} for room in TENSORS},
     "data": GROUND,
     "module": TENSORS | GROUND,
-    "inference": {"module", "models", "data.text"} | GROUND,
+    "inference": {"module", "benchmarks.embedding", "benchmarks.files", "models", "data.text"} | GROUND,
     "runs": {"clustering", "data.shards.files", "data.shards.header"} | GROUND,
     "callbacks": {"runs"} | TENSORS | GROUND,  # models and losses: the types that callbacks.protocols names
     "benchmarks": {"callbacks", "runs", "clustering", "metrics", "models", "data"} | GROUND,

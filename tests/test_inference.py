@@ -80,7 +80,7 @@ def test_sentences_have_the_embeddings_that_predict_writes_for_the_same_captions
     Trainer(logger=False, enable_progress_bar=False, accelerator="cpu", callbacks=[writer]).predict(module, data)
     found = mcn.read_embeddings(tmp_path / "e.safetensors")
     texts = [clip["text"] for clip in found.clips]
-    embedded = mcn.embed_texts(module, texts, {"source": str(tiny / data.text_config.source)})
+    embedded = mcn.embed_sentences(module, texts, {"source": str(tiny / data.text_config.source)})
     assert len(texts) > 5 and embedded.shape == found.tensors["text"].shape
     torch.testing.assert_close(embedded, found.tensors["text"])
 
@@ -90,26 +90,28 @@ def test_the_mode_of_the_module_stays_and_several_sentences_are_independent(trai
     text = {"source": str(tiny / data.text_config.source)}  # the width is the network's
     words = known_words(tiny, data)[:2]
     module.train()
-    both = mcn.embed_texts(module, words, text)
+    both = mcn.embed_sentences(module, words, text)
     assert module.network.training
     module.eval()
     for row, word in zip(both, words, strict=True):
-        torch.testing.assert_close(row, mcn.embed_texts(module, [word], text)[0])
+        torch.testing.assert_close(row, mcn.embed_sentences(module, [word], text)[0])
 
 
 def test_a_sentence_without_a_known_word_is_refused(trained, tiny):
     module, data, _ = trained
     source = str(tiny / data.text_config.source)
     with pytest.raises(mcn.InputError, match="expected a sentence with a known word, found 'zzz'; reword it"):
-        mcn.embed_texts(module, [known_words(tiny, data)[0], "zzz"], {"source": source})
+        mcn.embed_sentences(module, [known_words(tiny, data)[0], "zzz"], {"source": source})
+    with pytest.raises(mcn.InputError, match="expected at least one sentence"):
+        mcn.embed_sentences(module, [], {"source": source})
     with pytest.raises(mcn.InputError, match="knows none of the 1 words"):
-        mcn.embed_texts(module, ["zzz"], {"source": source})
+        mcn.embed_sentences(module, ["zzz"], {"source": source})
 
 
 def test_a_network_without_text_is_refused():
     module = mcn.MCNModule(replace(NETWORK, modalities=("video", "audio")), **OPTIONS)
     with pytest.raises(mcn.InputError, match="expected a network with a text embedding, found video, audio"):
-        mcn.embed_texts(module, ["a"], TEXT)
+        mcn.embed_sentences(module, ["a"], TEXT)
 
 
 def test_rank_finds_the_highest_products_best_first():

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mcn_lightning.data.datamodule import NarratedVideos as NarratedVideos
     from mcn_lightning.errors import InputError as InputError
     from mcn_lightning.inference import Embeddings as Embeddings
-    from mcn_lightning.inference import embed_texts as embed_texts
+    from mcn_lightning.inference import embed_sentences as embed_sentences
     from mcn_lightning.inference import load as load
     from mcn_lightning.inference import rank as rank
     from mcn_lightning.inference import read_embeddings as read_embeddings
@@ -41,7 +41,7 @@ _PUBLIC = {
     "clustering": ("ClusteringConfig",),
     "data.datamodule": ("NarratedVideos",),
     "errors": ("InputError",),
-    "inference": ("Embeddings", "embed_texts", "load", "rank", "read_embeddings"),
+    "inference": ("Embeddings", "embed_sentences", "load", "rank", "read_embeddings"),
     "losses": ("LossConfig", "cluster_contrast", "info_nce", "max_margin", "mil_nce", "mms", "reconstruction_loss"),
     "metrics": (
         "ClusterQuality", "RetrievalRecall", "expected_ranks", "item_ranks", "query_density", "retrieval_metrics",

@@ -13,8 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mcn_lightning.benchmarks.embedding import embed_texts
+from mcn_lightning.benchmarks.files import EvaluationText
 from mcn_lightning.config import as_config
-from mcn_lightning.data.text import TextConfig, open_text
+from mcn_lightning.data.text import TextConfig
 from mcn_lightning.errors import InputError
 from mcn_lightning.models import NetworkConfig
 from mcn_lightning.models.released import WeightsError
@@ -33,7 +35,7 @@ def load(path: str | Path) -> MCNModule:
         path: a checkpoint (.ckpt), or any file that ``--model.weights`` takes.
 
     Returns:
-        The module. It has no word vectors: see `embed_texts`.
+        The module. It has no word vectors: see `embed_sentences`.
 
     Raises:
         InputError: if the file is missing, damaged, or holds no weights of such a network.
@@ -50,7 +52,7 @@ def load(path: str | Path) -> MCNModule:
 
 
 @torch.no_grad()
-def embed_texts(module: MCNModule, texts: Sequence[str], text: TextConfig | Mapping[str, Any]) -> Tensor:
+def embed_sentences(module: MCNModule, texts: Sequence[str], text: TextConfig | Mapping[str, Any]) -> Tensor:
     """Embed N sentences.
 
     Args:
@@ -63,23 +65,24 @@ def embed_texts(module: MCNModule, texts: Sequence[str], text: TextConfig | Mapp
         ``(N, D)`` float32 on the module's device.
 
     Raises:
-        InputError: if the network has no text embedding, or a sentence has no known word.
+        InputError: if there is no sentence, the network has no text embedding, or a sentence has no known word.
     """
     network = module.network
+    if not texts:
+        raise InputError("expected at least one sentence, found none")
     if network.text is None or network.fusion is not None:
         raise InputError(f"expected a network with a text embedding, found {', '.join(network.config.embeddings)}")
     if isinstance(text, Mapping):
         text = {"dim": network.config.text_dim, **text}
     config = as_config(TextConfig, text, "text")
-    source = open_text(config, Path(config.source), texts)
-    indices = torch.from_numpy(np.stack([source.indices(each) for each in texts]))
-    for sentence, row in zip(texts, indices, strict=True):
-        if not row.any():
+    opened = EvaluationText(config, Path(config.source), texts)
+    for sentence in texts:
+        if opened.unknown([sentence]):
             raise InputError(f"{config.source}: expected a sentence with a known word, found {sentence!r}; reword it")
-    vectors = source.embedder()(indices).to(module.device)
     training = network.training
     try:
-        return network.eval()(words=vectors).text.float()
+        network.eval()
+        return embed_texts(module, opened, texts)
     finally:
         network.train(training)
 
