@@ -25,7 +25,7 @@ from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.files.word_vectors import read_word_vectors
-from mcn_lightning.data.shards.pack import PackConfig
+from mcn_lightning.data.shards.job import PackConfig
 from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.data.text import TextConfig
 

@@ -17,7 +17,7 @@ from test_two_processes import fit
 
 from mcn_lightning.callbacks import CentroidUpdate, RetrievalEvaluation
 from mcn_lightning.clustering import ClusteringConfig
-from mcn_lightning.data.shards.pack import PackConfig
+from mcn_lightning.data.shards.job import PackConfig
 from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.module import MCNModule, OptimizerConfig
 
@@ -96,12 +96,10 @@ def test_without_the_option_they_cannot_be_used(partial, tmp_path, capsys):
     assert "unusable, more than --data.max_bad_share" in refusal(capsys, "fit", *demo, *words)
 
 
-@pytest.mark.parametrize(("keep_frames", "form"), [(False, "safetensors"), (True, "safetensors"), (False, "litdata")])
-def test_shards_carry_what_is_there(keep_frames, form, partial, tmp_path):
-    if form == "litdata":
-        pytest.importorskip("litdata", reason="needs the extra litdata")
+@pytest.mark.parametrize("keep_frames", [False, True])
+def test_shards_carry_what_is_there(keep_frames, partial, tmp_path):
     layout = make_data(partial, allow_missing=True)
-    report = layout.pack(PackConfig(str(tmp_path / "shards"), keep_frames=keep_frames, processes=1, format=form))
+    report = layout.pack(PackConfig(str(tmp_path / "shards"), keep_frames=keep_frames, processes=1))
     assert not report.skipped
     shards = make_data(partial, allow_missing=True, shards=str(tmp_path / "shards"))
     for split in ("train", "val"):

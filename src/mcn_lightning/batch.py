@@ -115,7 +115,7 @@ class ClipBatch:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ClipBatch:
         """Return the batch with its tensors on ``device``."""
         moved = {name: value.to(device, non_blocking=non_blocking) for name, value in self._tensors().items()}
-        return replace(self, **moved)  # type: ignore[arg-type]
+        return self._with(moved)
 
     def ready(self) -> ClipBatch:
         """Return the batch as the network takes it: visual streams of L2 length 1 in float32, spectrograms cut.
@@ -138,15 +138,18 @@ class ClipBatch:
         index = torch.tensor(rows, dtype=torch.int64)
         taken = {name: value[index] for name, value in self._tensors().items() if name != "frames"}
         ids, items = (tuple(names[row] for row in rows) if names else () for names in (self.ids, self.items))
-        return replace(self, ids=ids, items=items, **taken)  # type: ignore[arg-type]
+        return replace(self._with(taken), ids=ids, items=items)
 
     def pin_memory(self) -> ClipBatch:
         """Return the batch with its tensors in page-locked memory (called by the data loader)."""
-        return replace(self, **{name: pinned(value) for name, value in self._tensors().items()})  # type: ignore[arg-type]
+        return self._with({name: pinned(value) for name, value in self._tensors().items()})
 
     def received(self) -> ClipBatch:
         """Return the batch with its tensors taken over from the worker that made it (called by the data loader)."""
-        return replace(self, **{name: received(value) for name, value in self._tensors().items()})  # type: ignore[arg-type]
+        return self._with({name: received(value) for name, value in self._tensors().items()})
+
+    def _with(self, tensors: Mapping[str, Any]) -> ClipBatch:
+        return replace(self, **tensors)
 
     def _tensors(self) -> dict[str, Tensor]:
         names = ("video", "audio", "audio_frames", "words", "labels", "frames", "frame_start")

@@ -57,8 +57,7 @@ class Blocks:
         size = int(np.prod(shape)) * dtype.itemsize
         if get_worker_info() is not None:
             storage = self._free_shared(size)
-            offset = _HEADER // dtype.itemsize
-            return torch.empty(0, dtype=dtype).set_(storage, offset, tuple(shape))  # type: ignore[call-overload]
+            return _over(storage, dtype, tuple(shape), _HEADER // dtype.itemsize)
         block = self._free(size)
         return torch.from_numpy(block[:size]).view(dtype).view(tuple(shape))
 
@@ -84,7 +83,12 @@ class Blocks:
 
 
 def _bytes_of(storage: torch.UntypedStorage) -> np.ndarray:
-    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (storage.nbytes(),)).numpy()  # type: ignore[call-overload]
+    return _over(storage, torch.uint8, (storage.nbytes(),)).numpy()
+
+
+def _over(storage: torch.UntypedStorage, dtype: torch.dtype, shape: tuple[int, ...], offset: int = 0) -> Tensor:
+    """Return a tensor over a part of a storage."""
+    return torch.empty(0, dtype=dtype).set_(storage, offset, shape)  # type: ignore[call-overload]
 
 
 def _is_block(tensor: Tensor) -> bool:
@@ -196,4 +200,4 @@ def _concatenate(parts: Sequence[Tensor], rows: int) -> Tensor:
     # straight into the shared memory in which the batch travels: one copy of it less; it is no block to be used again
     shape = (rows, *parts[0].shape[1:])
     storage = torch.UntypedStorage._new_shared(int(np.prod(shape)) * dtype.itemsize)
-    return torch.cat(list(parts), out=torch.empty(0, dtype=dtype).set_(storage, 0, shape))  # type: ignore[call-overload]
+    return torch.cat(list(parts), out=_over(storage, dtype, shape))

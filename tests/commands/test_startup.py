@@ -12,7 +12,7 @@ from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_syntheti
 
 HEAVY = {
     "torch", "pytorch_lightning", "lightning_fabric", "torchmetrics", "transformers", "sentence_transformers", "faiss",
-    "wandb", "pandas", "matplotlib", "sklearn", "scipy", "litdata",
+    "wandb", "pandas", "matplotlib", "sklearn", "scipy", "fsspec",
 }  # fmt: skip
 """Packages that take from a tenth of a second to several seconds to import."""
 TRAINER = {"fit", "validate", "test", "predict", "prepare", "check"}

@@ -13,8 +13,8 @@ from torch import nn
 
 from data.sharding import narrated, opened, packed, same
 from mcn_lightning.callbacks.evaluation import RetrievalEvaluation
-from mcn_lightning.data.shards.files import INDEX, Mapped, ShardIndex
-from mcn_lightning.data.shards.pack import PackConfig
+from mcn_lightning.data.shards.files import Mapped, ShardIndex
+from mcn_lightning.data.shards.header import INDEX
 from mcn_lightning.models import NetworkConfig
 from mcn_lightning.module import MCNModule
 
@@ -59,9 +59,9 @@ def test_training_counts_them_once_an_epoch(messy, tmp_path, caplog, stored):
     if stored == "shards":
         packed(messy, tmp_path / "shards")
     data = narrated(messy, shards=str(tmp_path / "shards") if stored == "shards" else None)
-    with caplog.at_level(logging.WARNING, "mcn_lightning.data.loading"):
+    with caplog.at_level(logging.WARNING, "mcn_lightning.data.lost"):
         trainer(tmp_path, max_epochs=3, limit_val_batches=0).fit(OneNumber(), datamodule=data)
-    logged = [record.getMessage() for record in caplog.records if record.name == "mcn_lightning.data.loading"]
+    logged = [record.getMessage() for record in caplog.records if record.name == "mcn_lightning.data.lost"]
     assert logged == [f"epoch {epoch} went without {TRAIN}" for epoch in (1, 2, 3)]
 
 
@@ -110,13 +110,6 @@ def test_shards_that_do_not_know_of_them_are_read(messy, tmp_path):
     save_file(tensors, path, {"index": json.dumps(about)})
     assert ShardIndex(path.parent).dropped == {}
     assert opened(messy, shards=str(path.parent)).dropped_captions("train") == ""
-
-
-def test_litdata_records_count_them(messy, tmp_path):
-    pytest.importorskip("litdata", reason="the extra litdata is not installed")
-    report = narrated(messy).pack(PackConfig(str(tmp_path / "store"), 100_000, processes=1, format="litdata"))
-    assert sum(report.dropped.values()) == 5
-    assert opened(messy, shards=str(tmp_path / "store")).dropped_captions("train") == TRAIN
 
 
 def test_a_video_of_which_no_caption_is_left_is_bad(messy, caplog):

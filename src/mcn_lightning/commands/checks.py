@@ -142,12 +142,10 @@ def asked_of_job(options: Any) -> slurm.Asked:
     elif not isinstance(devices, int):  # a list or a string of numbers of GPUs, or how many
         listed = [each for each in devices.split(",") if each.strip()] if isinstance(devices, str) else devices
         devices = int(devices) if isinstance(devices, str) and devices.isdecimal() else len(listed)
-    shards = data.shards if data.shards and "://" not in data.shards else None
-    litdata = shards is not None and any(Path(shards).glob("*/index.json"))
     return slurm.Asked(
         devices=devices,
         num_nodes=trainer.num_nodes,
         gpus=gpus,
         root=None if data.synthetic or data.shards else Path(data.root),
-        shards=None if shards is None or litdata else Path(shards),
+        shards=Path(data.shards) if data.shards and "://" not in data.shards else None,
     )

@@ -11,16 +11,18 @@ from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_syntheti
 from mcn_lightning.errors import InputError
 
 
-def verify_shards(shards: str) -> None:
+def verify_shards(shards: str, shards_cache: str | None = None) -> None:
     """Check every shard against the checksums of the index, and the index against its own.
 
     Args:
-        shards: folder that ``prepare`` wrote.
+        shards: folder that ``prepare`` wrote, or its URL.
+        shards_cache: folder for what comes from a URL, with room for one shard; ``~/.cache/mcn-lightning/shards`` by
+            default.
 
     Raises:
         InputError: if the index is damaged; if a shard is missing or damaged, after all of them were checked.
     """
-    index, wrong = ShardHeader(Path(shards)), []
+    index, wrong = ShardHeader(shards, shards_cache), []
     if (reason := index.verify_index()) is not None:
         raise InputError(reason)
     if not index.has_checksum:

@@ -51,7 +51,7 @@ from mcn_lightning.commands.parsers import OneLineErrors, brief, parse_words
 from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.data.files.pooling import DEFAULT_STREAMS
 from mcn_lightning.data.prediction import PredictSplit
-from mcn_lightning.data.shards.pack import PackConfig
+from mcn_lightning.data.shards.job import PackConfig
 from mcn_lightning.errors import InputError
 from mcn_lightning.losses import NotFiniteError
 from mcn_lightning.models.released import WeightsError

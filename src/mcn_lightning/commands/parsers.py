@@ -27,6 +27,10 @@ UNION = re.compile(
 INNER = re.compile(r"^(--[^\s:]+): '\S+': Parser key \"([^\"]+)\": ")
 REQUIRED = re.compile(r"^the following arguments are required: (.*)$")
 LITERAL = re.compile(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)$")
+GONE = {
+    "--pack.format": "no such option; LitData is gone, shards are read from URLs as they are: leave it out",
+}
+"""Options of earlier versions, and what to do without them."""
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 """Types of Python in the words of a user."""
 _OF_LINK = re.compile(r"Call to compute_fn of link '.*?' with args .*? failed: (?=--)")
@@ -80,6 +84,8 @@ def brief(message: str, options: Iterable[str] = ()) -> str:
     """
     if found := UNKNOWN.match(message):
         option = "--" + (found[1] or found[4] or f"{found[2]}.{found[3]}")
+        if option in GONE:
+            return f"{option}: {GONE[option]}"
         near = similar(option, [each for each in options if each.startswith("--")])
         return f"{option}: no such option" + (f"; did you mean {' or '.join(near)}?" if near else "")
     if found := REQUIRED.match(message):  # a subcommand's name may stand before the option's

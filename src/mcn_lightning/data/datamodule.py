@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,31 +14,35 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mcn_lightning.batch import MODALITIES, AbsentError, BadVideo, ClipBatch, Modality
+from mcn_lightning.batch import MODALITIES, ClipBatch, Modality
 from mcn_lightning.config import as_config
 from mcn_lightning.data.captions import describe_dropped
-from mcn_lightning.data.checks.inspection import first_problem, inspect
+from mcn_lightning.data.checks.inspection import inspect_splits
 from mcn_lightning.data.clips import ClipConfig
+from mcn_lightning.data.collate import collate
 from mcn_lightning.data.files.pooling import DEFAULT_STREAMS, VisualStream
 from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.loading import (
     ClipLoader,
     ClipSampler,
-    LackingVideos,
     OverfitSampler,
-    SkippedVideos,
+    one_empty_batch,
     serve_parent,
+    start_method,
 )
+from mcn_lightning.data.lost import LackingVideos, SkippedVideos
+from mcn_lightning.data.options import as_streams, check_least, check_modalities, check_pickles
+from mcn_lightning.data.place import EpochPlace
 from mcn_lightning.data.prediction import DescribedVideos, PredictSplit, splits_of
-from mcn_lightning.data.shards.pack import PackConfig, PackReport
-from mcn_lightning.data.sources.clip_pickles import is_pickle
+from mcn_lightning.data.shards.job import PackConfig, PackReport
+from mcn_lightning.data.sources.base import SPLITS, DataSource, Reading
 from mcn_lightning.data.sources.howto100m import VideoLayout
+from mcn_lightning.data.sources.kinds import packed_in, stored_at
 from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
-from mcn_lightning.data.splits import Splits
+from mcn_lightning.data.splits import Splits, cannot_be_evaluated
 from mcn_lightning.data.text import TextConfig, TextSource
-from mcn_lightning.data.videos import NarratedVideoDataset, collate
+from mcn_lightning.data.videos import NarratedVideoDataset
 from mcn_lightning.errors import InputError
-from mcn_lightning.signals import start_forkserver
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +55,8 @@ class NarratedVideos(LightningDataModule):
     In Python, streams, audio, text, clips and synthetic may also be plain dicts of their options.
 
     Args:
-        root: folder of the data set; the names below are relative to it, or absolute.
+        root: folder of the data set; the names below are relative to it, or absolute. It must be given unless there is
+            a ``source``.
         train_csv: list of the training videos, with the header ``path``; or a pickle of clips (.pkl), as those of
             YouCook2 and MSR-VTT: a clip is then a video of one clip.
         val_csv: the same of the held-out videos; none for no validation.
@@ -67,9 +71,12 @@ class NarratedVideos(LightningDataModule):
         audio: how spectrograms are stored, cut and augmented.
         text: how captions become vectors.
         clips: how the clips of a video are chosen.
-        shards: folder (or, with LitData, address) that ``mcn-lightning prepare`` wrote, read in place of captions and
-            features, with the lists of packing; relative to the working directory. Only the text source is still taken
-            from ``root``.
+        source: a source of one's own, in place of lists, captions and features: see ``VideoSource``. Only the text
+            source is still taken from ``root``.
+        shards: folder that ``lightning prepare`` wrote, relative to the working directory, or its URL (``s3://``,
+            ``gs://``, ``hf://`` and others). It is read in place of captions and features, with the lists of packing.
+            Only the text source is still taken from ``root``.
+        shards_cache: folder for shards that come from a URL; ``~/.cache/mcn-lightning/shards`` by default.
         synthetic: generate the data set under ``root`` first, unless it is there already (--data.synthetic.help shows
             the options).
         batch_size: videos of a training batch in each process; the batch holds ``clips.n_pair`` clips of each.
@@ -86,7 +93,7 @@ class NarratedVideos(LightningDataModule):
 
     def __init__(
         self,
-        root: str,
+        root: str | None = None,
         train_csv: str = "train.csv",
         val_csv: str | None = "val.csv",
         test_csv: str | None = None,
@@ -98,7 +105,9 @@ class NarratedVideos(LightningDataModule):
         audio: AudioConfig = AudioConfig(),  # noqa: B008 (frozen)
         text: TextConfig = TextConfig(),  # noqa: B008 (frozen)
         clips: ClipConfig = ClipConfig(),  # noqa: B008 (frozen)
+        source: DataSource | None = None,
         shards: str | None = None,
+        shards_cache: str | None = None,
         synthetic: SyntheticConfig | None = None,
         batch_size: int = 128,
         eval_batch_size: int = 16,
@@ -110,48 +119,49 @@ class NarratedVideos(LightningDataModule):
         allow_missing: bool = False,
     ) -> None:
         super().__init__()
-        if isinstance(streams, (str, Mapping)):
-            raise InputError(f"--data.streams: expected a list of streams, found {streams!r:.60}")
-        streams = tuple(as_config(VisualStream, stream, "--data.streams") for stream in streams)
+        streams = as_streams(streams)
         audio = as_config(AudioConfig, audio, "--data.audio")
         text = as_config(TextConfig, text, "--data.text")
         clips = as_config(ClipConfig, clips, "--data.clips")
         synthetic = None if synthetic is None else as_config(SyntheticConfig, synthetic, "--data.synthetic")
-        _check_modalities(modalities, streams, clips)
         lists = {"train": train_csv, "val": val_csv, "test": test_csv or val_csv}
-        if audio.time_shift > 0 and any(name is not None and is_pickle(name) for name in lists.values()):
-            raise InputError(
-                f"--data.audio.time_shift: expected 0 with a pickle of clips, which hold no sound but their own, "
-                f"found {audio.time_shift}"
-            )
-        least = {"batch_size": 1, "eval_batch_size": 1, "num_workers": 0, "timeout": 0, "seed": 0}
-        given = (batch_size, eval_batch_size, num_workers, timeout, seed)
-        for (name, minimum), value in zip(least.items(), given, strict=True):
-            if value < minimum:
-                raise InputError(f"--data.{name} is {value}: give at least {minimum}")
+        check_modalities(modalities, streams, clips)
+        check_pickles(lists, audio)
+        check_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        check_least(0, num_workers=num_workers, timeout=timeout, seed=seed)
         if not 0 <= max_bad_share <= 1:
             raise InputError(f"--data.max_bad_share is {max_bad_share}: give a share from 0 to 1")
-        self.root = Path(root)
-        self.lists = lists
+        if root is None and source is None:
+            raise InputError("--data.root: expected a value, found none; give it")
+        self.root = Path(root or ".")
         self.layout = VideoLayout(
             self.root / features, self.root / (audio_root or features), streams, audio, tuple(modalities)
         )
-        self.splits = Splits(self.root, lists, self.root / captions, self.layout, text, clips, seed, allow_missing)
+        reading = Reading(tuple(modalities), streams, audio, text, clips, allow_missing)
+        if source is None:
+            self._stored = stored_at(self.root, lists, captions, features, audio_root)
+        else:
+            self._stored = dict.fromkeys(SPLITS, source)
+        sources = self._stored if shards is None else packed_in(shards, self._stored, shards_cache)
+        self.splits = Splits(sources, reading, self.root, seed)
         self.text_config, self.clip_config, self.synthetic = text, clips, synthetic
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.epoch_end, self.timeout = epoch_end, timeout
         self.seed = seed
-        self.shards = shards
         self.predict_split: PredictSplit = "test"
         self._skipped = SkippedVideos(max_bad_share)
         self._lacking = LackingVideos(modalities)
-        self._resume_at = (0, 0)
-        self._resumed = (-1, 0, 0)  # epoch, videos of it that were done, and in how many batches of today's size
+        self._place = EpochPlace()
 
     @property
     def datasets(self) -> dict[str, NarratedVideoDataset]:
         """The data set of each split; after ``setup``."""
         return self.splits.datasets
+
+    @property
+    def lists(self) -> dict[str, str | None]:
+        """What each split is called, such as its list; ``None`` where there is none."""
+        return self.splits.names
 
     @property
     def text(self) -> TextSource | None:
@@ -186,9 +196,7 @@ class NarratedVideos(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Generate the data set if it is a generated one."""
-        evaluated = None
-        if self.trainer is not None and self.trainer.state.fn is not None:
-            evaluated = {TrainerFn.VALIDATING: "val", TrainerFn.TESTING: "test"}.get(self.trainer.state.fn)
+        evaluated = {TrainerFn.VALIDATING: "val", TrainerFn.TESTING: "test"}.get(self._doing or TrainerFn.FITTING)
         if self.synthetic is not None and not (evaluated and self._has_only_benchmarks(evaluated)):
             write_synthetic(self.root, self.synthetic)
 
@@ -210,10 +218,7 @@ class NarratedVideos(LightningDataModule):
         if stage in ("validate", "test") and self._has_only_benchmarks(needed[0]):
             return  # nothing of this data is used, and its captions may be those of a million videos
         opened = bool(self.datasets)
-        if self.shards is None:
-            self.splits.open(needed)
-        elif not opened:
-            self.splits.open_shards(self.shards)
+        self.splits.open(needed)
         if not opened:
             self._skipped.total = len(self.datasets.get("train", ()))
             self._skipped.add(self.splits.lost())
@@ -235,7 +240,7 @@ class NarratedVideos(LightningDataModule):
     def pack(self, config: PackConfig) -> PackReport:
         """Pack every split that has a list into shards, generated first if it is a generated one; see ``Splits``."""
         self.prepare_data()
-        return self.splits.pack(config)
+        return self.splits.pack(self._stored, config)
 
     def inspect(self) -> None:
         """Read every video of every list once and print what is there.
@@ -244,19 +249,8 @@ class NarratedVideos(LightningDataModule):
             InputError: if training could not start, for the first reason.
         """
         self.prepare_data()
-        if self.shards is None:
-            self.splits.open(("train",))
-        else:
-            self.splits.open_shards(self.shards)
-        reports = {}
-        for split, dataset in self.datasets.items():
-            if split == "test" and self.lists["test"] == self.lists["val"]:
-                continue
-            reports[split] = inspect(dataset, f"{split}: {self.lists[split]}")
-            print(reports[split], flush=True)
-        print("\n".join([*self.splits.notes, *(f"warning: {warning}" for warning in self.splits.warnings)]))
-        if (problem := first_problem(reports, self._skipped.max_share)) is not None:
-            raise InputError(problem)
+        self.splits.open(("train",))
+        inspect_splits(self.splits, self._skipped.max_share)
         self.train_dataloader()
         print("training can start")
 
@@ -266,25 +260,11 @@ class NarratedVideos(LightningDataModule):
         Raises:
             InputError: if a video cannot be evaluated.
         """
-        if (dataset := self.datasets.get("val")) is None:
-            return
-        for index in range(len(dataset)):
-            try:
-                dataset.check(index)
-            except InputError as error:
-                bad = BadVideo(dataset.source.id(index), str(error), isinstance(error, AbsentError))
-                raise _cannot_be_evaluated(bad) from None
+        self.splits.check_held_out()
 
     def has_topics(self, split: str) -> bool:
         """Tell whether the topics of a split's captions are known, by its first video that can be read."""
-        dataset = self.datasets.get(split, ())
-        for index in range(len(dataset)):
-            try:
-                captions = dataset.source.open(index).captions  # type: ignore[union-attr]
-            except InputError:
-                continue
-            return captions is not None and captions.topics is not None
-        return False
+        return self.splits.has_topics(split)
 
     def train_dataloader(self) -> DataLoader:
         """Return the training batches; ``epoch_end`` says what is done after the last full batch of an epoch.
@@ -304,13 +284,7 @@ class NarratedVideos(LightningDataModule):
                 "--data.batch_size 1: expected at least two clips in a batch, so that a clip has others to be compared "
                 "with, found one; raise it or --data.clips.n_pair (now 1)"
             )
-        epoch, seen = self._resume_at
-        sampler.set_epoch(epoch)  # workers read ahead: on resuming, Lightning tells the epoch after they have begun
-        sampler.skip(seen)
-        if seen:
-            self._resumed = (epoch, seen, (len(sampler) - sampler.size(seen)) // self.batch_size)
-            self._count_batches(self._resumed[2])
-        self._resume_at = (0, 0)
+        self._place.begin(sampler, self.trainer)
         left = sampler.count % self._videos_a_step()
         if left and self.epoch_end == "drop":
             rank_zero_info(f"each epoch leaves out {left} of {sampler.count} training videos, which fill no batch")
@@ -337,20 +311,11 @@ class NarratedVideos(LightningDataModule):
         mine = [(epoch, index) for batch in batches[sampler.rank :: sampler.num_replicas] for index in batch]
         return self._loader("train", mine, self.batch_size, persistent=False)
 
-    def _count_batches(self, batches: int) -> None:
-        """Tell Lightning how many batches of the epoch are done, in batches of the processes there are now."""
-        if self.trainer is not None:
-            progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
-            more = batches - progress.processed  # 0 unless batch size or processes have changed
-            for name in ("ready", "started", "processed", "completed"):
-                setattr(progress, name, getattr(progress, name) + more)
-
     def val_dataloader(self) -> DataLoader | list:
         """Return the held-out clips; in training, nothing where there is no list of them."""
-        asked = self.trainer is not None and self.trainer.state.fn == TrainerFn.VALIDATING
         if self._has_only_benchmarks("val"):
-            return _one_empty_batch()
-        if self.lists["val"] is None and not asked:
+            return one_empty_batch()
+        if self.lists["val"] is None and self._doing != TrainerFn.VALIDATING:
             return []
         loader = self._loader("val", self._sampler("val"), self.eval_batch_size)
         self._check_overfit(len(loader), "validation", "--data.eval_batch_size")
@@ -370,13 +335,12 @@ class NarratedVideos(LightningDataModule):
 
     def _overfits(self) -> float:
         """Return ``--trainer.overfit_batches`` in training: batches, or their share; 0 for none."""
-        fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-        return self.trainer.overfit_batches if fitting else 0  # type: ignore[union-attr]
+        return getattr(self.trainer, "overfit_batches", 0) if self._doing == TrainerFn.FITTING else 0
 
     def test_dataloader(self) -> DataLoader:
         """Return the test clips."""
         if self._has_only_benchmarks("test"):
-            return _one_empty_batch()
+            return one_empty_batch()
         return self._loader("test", self._sampler("test"), self.eval_batch_size)
 
     def _has_only_benchmarks(self, split: str) -> bool:
@@ -393,7 +357,7 @@ class NarratedVideos(LightningDataModule):
 
     def _sampler(self, split: str, training: bool | None = None) -> ClipSampler:
         if split not in self.datasets:
-            raise InputError(f"--data.{split}_csv: expected a list of videos, found none")
+            raise InputError(self.splits.sources[split].absent(split))
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         count, training = len(self.datasets[split]), split == "train" if training is None else training
         batch, end = (self.batch_size, self.epoch_end) if training else (1, "pad")
@@ -417,21 +381,12 @@ class NarratedVideos(LightningDataModule):
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=persistent and self.num_workers > 0,
-            multiprocessing_context=self._start_workers_by(),
+            multiprocessing_context=start_method(self._processes) if self.num_workers else None,
             timeout=self.timeout if self.num_workers else 0,
             # of its own: a resumed run starts more workers, and must not draw other numbers for it
             generator=torch.Generator().manual_seed(self.seed),
             worker_init_fn=serve_parent,
         )
-
-    def _start_workers_by(self) -> str | None:
-        """Return how workers are started: never by forking a process that has the threads of other processes' calls."""
-        if self.trainer is None or self.trainer.world_size == 1 or not self.num_workers:
-            return None
-        # imported once and not by every worker
-        multiprocessing.get_context("forkserver").set_forkserver_preload(["mcn_lightning.data.videos"])
-        start_forkserver()
-        return "forkserver"
 
     def on_before_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
         """Take note of unusable videos, and stop where there are too many.
@@ -446,12 +401,11 @@ class NarratedVideos(LightningDataModule):
         elif batch.skipped and self._predicts_train(dataloader_idx):
             self._skipped.add(batch.skipped)
         elif batch.skipped:
-            raise _cannot_be_evaluated(batch.skipped[0])
+            raise cannot_be_evaluated(batch.skipped[0])
         return batch
 
     def _predicts_train(self, loader: int) -> bool:
-        predicts = self.trainer is not None and self.trainer.state.fn == TrainerFn.PREDICTING
-        return predicts and splits_of(self.predict_split, self.lists)[loader] == "train"
+        return self._doing == TrainerFn.PREDICTING and splits_of(self.predict_split, self.lists)[loader] == "train"
 
     def on_after_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
         """Normalise the visual features and cut the spectrograms, now that they are on the device."""
@@ -464,43 +418,20 @@ class NarratedVideos(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch and the videos of it that are done, so that a resumed run goes on with the next batch."""
-        if self.trainer is None:
-            return {}
-        loop: Any = self.trainer.fit_loop
-        epochs, batches = loop.epoch_progress.current.ready, loop.epoch_loop.batch_progress
-        if batches.is_last_batch:
-            return {"epoch": epochs, "seen": 0}
-        epoch, start, done = max(epochs - 1, 0), 0, 0
-        if self._resumed[0] == epoch:
-            _, start, done = self._resumed
-        return {"epoch": epoch, "seen": start + (batches.current.processed - done) * self._videos_a_step()}
+        return {} if self.trainer is None else self._place.state(self.trainer, self._videos_a_step())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what ``state_dict`` gave; an evaluation leaves a later training run alone."""
         if state_dict and self.trainer is not None and self.trainer.training:
-            self._resume_at = (int(state_dict["epoch"]), int(state_dict["seen"]))
+            self._place.load(state_dict)
 
     def _videos_a_step(self) -> int:
-        return self.batch_size * (self.trainer.world_size if self.trainer is not None else 1)
+        return self.batch_size * self._processes
 
+    @property
+    def _doing(self) -> TrainerFn | None:
+        return None if self.trainer is None else self.trainer.state.fn
 
-def _cannot_be_evaluated(bad: BadVideo) -> InputError:
-    hint = "; --data.allow_missing true evaluates it without" if bad.absent else ""
-    return InputError(f"video {bad.video} cannot be evaluated: {bad.reason}{hint}")
-
-
-def _one_empty_batch() -> DataLoader:
-    """Return a pass without clips: Lightning leaves out an evaluation that has no batch, and with it the benchmarks."""
-    return DataLoader([ClipBatch(ids=())], batch_size=None)  # type: ignore[arg-type]
-
-
-def _check_modalities(modalities: Sequence[Modality], streams: Sequence[VisualStream], clips: ClipConfig) -> None:
-    names = list(modalities)
-    if not names or len(set(names)) < len(names) or not set(names) <= set(MODALITIES):
-        raise InputError(f"--data.modalities is {names}: give some of {', '.join(MODALITIES)}, each once")
-    if "video" in names and not streams:
-        raise InputError("--data.streams is empty: give at least one stream, or leave video out of --data.modalities")
-    if clips.kind == "windows" and "text" in names:
-        raise InputError("--data.clips.kind is windows, which have no text: leave text out of --data.modalities")
-    if clips.kind == "windows" and not {"video", "audio"} & set(names):
-        raise InputError("--data.clips.kind is windows, which need video or audio among --data.modalities")
+    @property
+    def _processes(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1

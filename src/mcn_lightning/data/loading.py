@@ -1,115 +1,35 @@
-"""The order of an epoch over all processes, a loader that does not wait for ever, and what is said of lost videos."""
+"""The order of an epoch over all processes, and a loader that does not wait for ever."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
-from mcn_lightning.batch import MODALITIES, BadVideo, ClipBatch
+from mcn_lightning.batch import ClipBatch
 from mcn_lightning.errors import InputError
+from mcn_lightning.signals import start_forkserver
 
-logger = logging.getLogger(__name__)
 
-
-class SkippedVideos:
-    """The training videos and captions that could not be used.
-
-    The reason of each video is logged once, the number of videos and captions once an epoch.
+def start_method(processes: int) -> str | None:
+    """Return how the workers of a loader are started: never by forking a process that has the threads of others' calls.
 
     Args:
-        max_share: share of the training videos that may be unusable.
-        total: training videos.
+        processes: of the run.
     """
-
-    def __init__(self, max_share: float, total: int = 0) -> None:
-        self.max_share, self.total = max_share, total
-        self.videos: set[str] = set()
-        self.captions = ""  # how many of the usable videos' captions were dropped, in words
-        self._reasons: set[str] = set()
-        self._epoch: int | None = None
-        self._in_epoch = 0
-
-    def begin(self, epoch: int) -> None:
-        """Begin an epoch, unless it is the present one; say what the one before went without."""
-        if epoch != self._epoch:
-            self.end()
-            self._epoch = epoch
-
-    def end(self) -> None:
-        """Say what the epoch went without."""
-        if self._epoch is not None and self._in_epoch:
-            logger.warning("epoch %d went without %d of %d videos", self._epoch + 1, self._in_epoch, self.total)
-        if self._epoch is not None and self.captions:
-            logger.warning("epoch %d went without %s", self._epoch + 1, self.captions)
-        self._epoch, self._in_epoch = None, 0
-
-    def add(self, skipped: Sequence[BadVideo]) -> None:
-        """Take note of videos.
-
-        Raises:
-            InputError: if more than the share allowed are unusable.
-        """
-        self._in_epoch += len(skipped)
-        for bad in skipped:
-            known = bad.video in self.videos or bad.reason in self._reasons  # a lost shard is one reason for many
-            self.videos.add(bad.video)
-            self._reasons.add(bad.reason)
-            if not known:
-                logger.warning("skipped video %s (%d so far): %s", bad.video, len(self.videos), bad.reason)
-        if skipped and len(self.videos) > self.max_share * self.total:
-            found = f"{len(self.videos)} of {self.total} training videos ({len(self.videos) / self.total:.1%})"
-            raise InputError(
-                f"{found} are unusable, more than --data.max_bad_share {self.max_share:g} allows; "
-                f"last: {skipped[-1].reason}"
-            )
-
-
-class LackingVideos:
-    """The training videos that lack a modality: said for the first of each, their numbers once an epoch.
-
-    Args:
-        modalities: those that the data should have.
-    """
-
-    def __init__(self, modalities: Sequence[str]) -> None:
-        self.modalities = [name for name in MODALITIES if name in modalities]
-        self._said: set[str] = set()
-        self._epoch: int | None = None
-        self._counts = dict.fromkeys(self.modalities, 0)
-        self._videos = 0
-
-    def note(self, epoch: int, batch: ClipBatch) -> None:
-        """Count the videos of a batch, and say which is the first that lacks a modality."""
-        if epoch != self._epoch:
-            self.end()
-            self._epoch = epoch
-        videos = {name.rsplit(":", 1)[0]: row for row, name in enumerate(batch.ids)}
-        self._videos += len(videos)
-        if batch.present is None:
-            return
-        rows = dict(zip(videos, batch.present[list(videos.values())].tolist(), strict=True))
-        for name in self.modalities:
-            lacking = [video for video, there in rows.items() if not there[MODALITIES.index(name)]]
-            self._counts[name] += len(lacking)
-            if lacking and name not in self._said:
-                self._said.add(name)
-                logger.warning("video %s has no %s, and trains without it (--data.allow_missing)", lacking[0], name)
-
-    def end(self) -> None:
-        """Say how many videos of the epoch lacked what."""
-        counts = ", ".join(f"{count} had no {name}" for name, count in self._counts.items() if count)
-        if self._epoch is not None and counts:
-            logger.warning("epoch %d: of %d videos %s", self._epoch + 1, self._videos, counts)
-        self._epoch, self._videos, self._counts = None, 0, dict.fromkeys(self.modalities, 0)
+    if processes == 1:
+        return None
+    # imported once and not by every worker
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["mcn_lightning.data.videos"])
+    start_forkserver()
+    return "forkserver"
 
 
 def serve_parent(worker: int) -> None:
@@ -245,3 +165,8 @@ class OverfitSampler(ClipSampler, SequentialSampler):  # type: ignore[misc]  # k
 
     def set_epoch(self, epoch: int) -> None:
         """Stay in the first epoch, whose draws decide the clips."""
+
+
+def one_empty_batch() -> DataLoader:
+    """Return a pass without clips: Lightning leaves out an evaluation that has no batch, and with it the benchmarks."""
+    return DataLoader([ClipBatch(ids=())], batch_size=None)  # type: ignore[arg-type]

@@ -10,8 +10,9 @@ import numpy as np
 
 from mcn_lightning.batch import ClipBatch
 from mcn_lightning.data.clips import Clip
+from mcn_lightning.data.stored import NewTensor, StoredVideo
 from mcn_lightning.data.text import WordVectorText
-from mcn_lightning.data.videos import NarratedVideoDataset, NewTensor, StoredVideo
+from mcn_lightning.data.videos import NarratedVideoDataset
 from mcn_lightning.errors import InputError
 from mcn_lightning.memory import Blocks
 

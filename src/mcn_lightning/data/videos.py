@@ -1,12 +1,11 @@
-"""Narrated videos as a torch data set of clips, wherever they are stored: draws, batches and the order of an epoch."""
+"""Narrated videos as a torch data set of clips, wherever they are stored: which clips, and what is in each."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,139 +14,12 @@ from torch.utils.data import Dataset
 
 from mcn_lightning.batch import MODALITIES, AbsentError, BadVideo, ClipBatch, Modality, cut_clips
 from mcn_lightning.data.captions import Captions
-from mcn_lightning.data.checks.consistency import Length, VideoLengths, odd_streams
 from mcn_lightning.data.clips import Clip, ClipConfig, all_windows, count_starts, draw_clips, draw_windows
-from mcn_lightning.data.files.spectrograms import (
-    AudioConfig,
-    augment_audio,
-    clip_frames,
-    copy_runs,
-    refuse_bad_frames,
-    seconds_of_frames,
-    window_span,
-)
+from mcn_lightning.data.files.spectrograms import AudioConfig, augment_audio, seconds_of_frames, window_span
+from mcn_lightning.data.stored import NewTensor, StoredVideo, Videos, check_lengths, new_tensor
 from mcn_lightning.data.text import TextSource
 from mcn_lightning.errors import InputError
-from mcn_lightning.memory import Blocks, Slots, join
-
-logger = logging.getLogger(__name__)
-
-
-class NewTensor(Protocol):
-    """Gives memory for a tensor of a batch."""
-
-    def __call__(self, name: str, shape: Sequence[int], dtype: torch.dtype, room: int = 0) -> Tensor:
-        """Return a tensor of unknown contents; ``room``: the rows a video has at most, where that differs."""
-
-
-def new_tensor(name: str, shape: Sequence[int], dtype: torch.dtype, room: int = 0) -> Tensor:
-    """Return fresh memory for a tensor."""
-    return torch.empty(tuple(shape), dtype=dtype)
-
-
-@dataclass(frozen=True)
-class Sound:
-    """The spectrograms of B clips of one video.
-
-    Args:
-        frames: their frames, each once, ``(F, M)`` in the stored precision.
-        start: row with which each clip begins, ``(B,)`` int64.
-        length: frames of each clip, ``(B,)`` int64.
-    """
-
-    frames: Tensor
-    start: Tensor
-    length: Tensor
-
-
-def read_sound(
-    frames: Tensor, spans: Sequence[tuple[float, float]], config: AudioConfig, new: NewTensor, checked: bool = False
-) -> Sound:
-    """Read the spectrograms of B spans of a video.
-
-    Args:
-        frames: spectrogram of the video in dB, time-major, ``(columns, M)``.
-        spans: start and end of each clip in seconds.
-        config: how they are cut.
-        new: gives the memory.
-        checked: all frames are known to be finite.
-
-    Raises:
-        InputError: if a used frame holds NaN or infinity.
-    """
-    columns, bands = frames.shape
-    runs, place, length = clip_frames(columns, spans, config.num_frames, config.clamp_start)
-    size = sum(stop - first for first, stop in runs)
-    room = min(len(spans) * config.num_frames, 4 * size)  # shared memory is really taken; a video may have more frames
-    out = copy_runs(frames, runs, new("frames", (size, bands), frames.dtype, room=room))
-    if not checked:
-        refuse_bad_frames(out, place, length, spans)
-    return Sound(out, torch.from_numpy(np.array(place)), torch.from_numpy(np.array(length)))
-
-
-def join_streams(streams: Sequence[Tensor], new: NewTensor) -> Tensor:
-    """Put the features of several streams, ``(B, width)`` each, side by side, ``(B, C)``."""
-    dtype = streams[0].dtype
-    for stream in streams[1:]:
-        dtype = torch.promote_types(dtype, stream.dtype)
-    out = new("video", (len(streams[0]), sum(stream.shape[1] for stream in streams)), dtype)
-    return torch.cat([stream.to(dtype) for stream in streams], dim=1, out=out)
-
-
-class HasLengths(Protocol):
-    """A video whose parts have lengths."""
-
-    @property
-    def captions(self) -> Captions | None:
-        """Its captions; ``None`` for clips without captions."""
-
-    @property
-    def duration(self) -> float:
-        """Seconds of the longest stream of features; infinite where none is read."""
-
-    @property
-    def lengths(self) -> tuple[Length, ...]:
-        """How long each stream lasts; none where that is not known."""
-
-
-class StoredVideo(HasLengths, Protocol):
-    """One video, opened; what a modality lacks is ``None``."""
-
-    def faults(self) -> list[tuple[str, str | None]]:
-        """Return the name of each stream, and what is wrong with its numbers, of which a few are read."""
-
-    def visual(self, clips: Sequence[Clip], new: NewTensor) -> Tensor | None:
-        """Return the maxima of each stream over B clips, side by side, ``(B, C)`` in the stored precision."""
-
-    def audio(self, spans: Sequence[tuple[float, float]], new: NewTensor) -> Sound | None:
-        """Return the spectrogram frames of B spans in seconds."""
-
-
-class VideoSource(Protocol):
-    """Where the videos of a data set are: files in the release's layout, or shards."""
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Widths of the visual streams that are read."""
-
-    def __len__(self) -> int:
-        """Return how many videos there are, those that cannot be used included."""
-
-    def id(self, index: int) -> str:
-        """Return the id of a video."""
-
-    def damage(self, index: int, error: Exception) -> str | None:
-        """Return what is damaged where reading a video ended in an error; ``None`` where it is nothing stored."""
-
-    def dropped(self) -> Mapping[str, int]:
-        """Return how many captions of its usable videos were dropped, by reason."""
-
-    def open(self, index: int) -> StoredVideo:
-        """Open a video.
-
-        Raises:
-            InputError: if it cannot be used.
-        """
+from mcn_lightning.memory import Blocks, Slots
 
 
 class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
@@ -168,7 +40,7 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
 
     def __init__(
         self,
-        source: VideoSource,
+        source: Videos,
         clips: ClipConfig,
         audio: AudioConfig = AudioConfig(),  # noqa: B008 (frozen)
         text: TextSource | None = None,
@@ -335,98 +207,9 @@ def _items(ids: Sequence[str], clips: Sequence[Clip]) -> tuple[str, ...]:
     return tuple(first.setdefault((clip.start, clip.end), name) for name, clip in zip(ids, clips, strict=True))
 
 
-def video_lengths(name: str, video: HasLengths) -> VideoLengths:
-    """Return how long the parts of a video last."""
-    return VideoLengths(name, video.lengths, None if video.captions is None else float(video.captions.end.max()))
-
-
-def check_lengths(name: str, video: HasLengths, overrun: float) -> None:
-    """Refuse a video whose streams cannot be of one video, or whose captions go on after its features.
-
-    Args:
-        name: of the video.
-        video: opened.
-        overrun: seconds by which captions may end after the features, and by which streams may differ in any case.
-
-    Raises:
-        InputError: naming the video or the file.
-    """
-    lengths = video_lengths(name, video)
-    if (odd := odd_streams(lengths, overrun)) is not None:
-        raise InputError(odd)
-    if lengths.captions is not None and lengths.captions > video.duration + overrun:
-        span = f"captions up to {lengths.captions:.1f} s and features of {video.duration:.1f} s"
-        allowed = f"at most {overrun:g} s (--data.clips.overrun) beyond the features"
-        raise InputError(f"{name}: expected captions {allowed}, found {span}")
-
-
 def _zeros(size: int) -> Tensor:
     return torch.zeros(size, dtype=torch.int64)
 
 
 def _labels(topics: np.ndarray, clips: list[Clip]) -> Tensor:
     return torch.from_numpy(topics[[clip.number for clip in clips]])
-
-
-def collate(items: Sequence[ClipBatch | BadVideo]) -> ClipBatch:
-    """Join the clips of several videos into one batch.
-
-    Args:
-        items: the clips of each video, or why it could not be used.
-
-    Returns:
-        A batch of all clips, the unusable videos under ``skipped``; of length 0 where no video could be used.
-    """
-    good = [item for item in items if isinstance(item, ClipBatch)]
-    skipped = tuple(item for item in items if isinstance(item, BadVideo))
-    if not good:
-        return ClipBatch(ids=(), skipped=skipped)
-    return ClipBatch(
-        ids=tuple(name for item in good for name in item.ids),
-        items=tuple(name for item in good for name in item.items),
-        video=_join([item.video for item in good]),
-        audio=_join([item.audio for item in good]),
-        frames=_join([item.frames for item in good]),
-        frame_start=_join_starts(good),
-        num_frames=good[0].num_frames,
-        pad_value=good[0].pad_value,
-        audio_frames=_join([item.audio_frames for item in good]),
-        words=_join([item.words for item in good]),
-        labels=_join_labels(good),
-        present=_join([item.present for item in good]),
-        clips_per_video=good[0].clips_per_video,
-        video_widths=good[0].video_widths,
-        skipped=skipped,
-        about=tuple(one for item in good for one in item.about),
-    )
-
-
-def _join(parts: Sequence[Tensor | None]) -> Tensor | None:
-    """Join the clips of several videos; None where any video lacks the column."""
-    present = [part for part in parts if part is not None]
-    return join(present) if len(present) == len(parts) else None
-
-
-def _join_labels(items: Sequence[ClipBatch]) -> Tensor | None:
-    """Join the topics of several videos; -1 for the clips of a video without captions among others that have topics."""
-    labels = [item.labels for item in items]
-    if any(label is not None for label in labels):
-        column = MODALITIES.index("text")
-        labels = [
-            torch.full((len(item),), -1)
-            if label is None and item.present is not None and not item.present[:, column].any()
-            else label
-            for label, item in zip(labels, items, strict=True)
-        ]
-    return _join(labels)
-
-
-def _join_starts(items: Sequence[ClipBatch]) -> Tensor | None:
-    """Join the rows with which clips begin, now that the frames of all videos stand one after the other."""
-    starts, size = [], 0
-    for item in items:
-        if item.frames is None or item.frame_start is None:
-            return None
-        starts.append(item.frame_start + size)
-        size += len(item.frames)
-    return join(starts)

@@ -15,7 +15,7 @@ from mcn_lightning.data.checks.first_words import count_known
 from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.data.files.pooling import VisualStream
 from mcn_lightning.data.files.spectrograms import AudioConfig
-from mcn_lightning.data.shards.pack import PackConfig
+from mcn_lightning.data.shards.job import PackConfig
 from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.data.text import TextConfig, WordVectorText
 from mcn_lightning.errors import InputError

@@ -18,7 +18,7 @@ from mcn_lightning.batch import BadVideo
 from mcn_lightning.data.captions import read_captions
 from mcn_lightning.data.files.caption_files import caption_files, seconds_of
 from mcn_lightning.data.files.subtitles import read_subtitles
-from mcn_lightning.data.shards.pack import PackConfig
+from mcn_lightning.data.shards.job import PackConfig
 from mcn_lightning.errors import InputError
 
 SPOKEN = {

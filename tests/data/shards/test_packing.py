@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from processes import LIMIT
 from safetensors.torch import save_file
 
@@ -22,9 +23,10 @@ from data.sharding import break_shard, digests, narrated, opened, packed
 from mcn_lightning.commands.fit import main
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.shards import pack as packing
+from mcn_lightning.data.shards import workers
 from mcn_lightning.data.shards.files import Mapped
 from mcn_lightning.data.shards.header import INDEX, shard_name
-from mcn_lightning.data.shards.pack import PackConfig
+from mcn_lightning.data.shards.job import PackConfig
 from mcn_lightning.data.shards.packed_from import SOURCES
 from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.errors import InputError
@@ -176,8 +178,11 @@ def test_changed_captions_are_noticed(copy, tmp_path):
 
 def test_two_runs_do_not_pack_into_one_folder(tiny, tmp_path, monkeypatch):
     (tmp_path / "shards").mkdir()
-    monkeypatch.setattr(packing.time, "sleep", lambda seconds: None)
-    with packing._lock(tmp_path / "shards"), pytest.raises(InputError, match="another run is packing into this folder"):
+    monkeypatch.setattr(packing, "LOCK_SECONDS", 0.0)
+    with (
+        FileLock(tmp_path / "shards" / packing.LOCK),
+        pytest.raises(InputError, match="another run is packing into this folder"),
+    ):
         packed(tiny, tmp_path / "shards")
 
 
@@ -280,7 +285,7 @@ def test_packing_that_is_stopped_anywhere_goes_on_to_the_same_bytes(tmp_path, ho
 
 
 def test_a_process_that_is_killed_ends_in_a_message(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "save_file", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(workers, "save_file", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(InputError, match=r"--pack\.processes: a process was killed, .* shards are finished and kept"):
         packed(tiny, tmp_path / "shards")
     monkeypatch.undo()
@@ -289,7 +294,7 @@ def test_a_process_that_is_killed_ends_in_a_message(tiny, tmp_path, monkeypatch)
 
 def test_a_full_disk_leaves_the_finished_shards(tiny, tmp_path, monkeypatch):
     whole = packed(tiny, tmp_path / "whole", processes=1)
-    save = packing.save_file
+    save = workers.save_file
 
     def fails(tensors, path, metadata):
         if path.name.startswith(shard_name(2)):
@@ -297,7 +302,7 @@ def test_a_full_disk_leaves_the_finished_shards(tiny, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         save(tensors, path, metadata)
 
-    monkeypatch.setattr(packing, "save_file", fails)
+    monkeypatch.setattr(workers, "save_file", fails)
     with pytest.raises(InputError, match=r"the disk is full; [0-9] of [0-9]+ shards are finished and kept"):
         packed(tiny, tmp_path / "shards", processes=1)
     left = {path.name for path in (tmp_path / "shards").iterdir()}

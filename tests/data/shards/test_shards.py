@@ -14,14 +14,13 @@ import pytest
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
 
-from data.sharding import STREAMS, break_shard, narrated, opened, packed, same
+from data.sharding import STREAMS, break_shard, opened, packed, same
 from mcn_lightning.batch import BadVideo, ClipBatch
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.loading import ClipLoader
 from mcn_lightning.data.shards.files import ShardIndex
 from mcn_lightning.data.shards.header import INDEX, shard_name
-from mcn_lightning.data.shards.pack import PackConfig
 from mcn_lightning.data.text import TextConfig
 from mcn_lightning.errors import InputError
 
@@ -232,7 +231,7 @@ def test_a_lost_shard_is_named_and_the_run_goes_on(tiny, tmp_path, how, found, c
     for batch in data.train_dataloader():
         data.on_before_batch_transfer(batch, 0)
     data.teardown("fit")
-    lines = [record.getMessage() for record in caplog.records if record.name == "mcn_lightning.data.loading"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "mcn_lightning.data.lost"]
     assert len(lines) == 2 and str(path) in lines[0]  # once for the shard, not once for each of its videos
     assert lines[1] == f"epoch 1 went without {lost} of 6 videos"
 
@@ -288,39 +287,3 @@ def test_a_disk_that_stalls_ends_in_a_message(dataset):
     loader = ClipLoader(dataset(), num_workers=1, timeout=1)
     with pytest.raises(InputError, match=r"--data\.timeout: expected a batch within 1 s"):
         next(iter(loader))
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-def test_litdata_records_give_the_same_batches(tiny, tmp_path, processes):
-    pytest.importorskip("litdata", reason="the extra litdata is not installed")
-    data = narrated(tiny)
-    report = data.pack(PackConfig(str(tmp_path / "store"), 100_000, processes=processes, format="litdata"))
-    assert report.videos == 8 and report.skipped == {} and report.bytes_in == packed(tiny, tmp_path / "files").bytes_in
-    layout = opened(tiny)
-    for workers in (0, 2):
-        records = opened(tiny, shards=str(tmp_path / "store"), num_workers=workers)
-        for split in ("train_dataloader", "val_dataloader"):
-            for one, other in zip(getattr(layout, split)(), getattr(records, split)(), strict=True):
-                same(one, other)
-    with pytest.raises(InputError, match=r"--data\.clips\.min_time: expected 8"):
-        opened(tiny, shards=str(tmp_path / "store"), clips=ClipConfig(min_time=4.0))
-    with pytest.raises(InputError, match="expected an empty folder"):
-        data.pack(PackConfig(str(tmp_path / "store"), format="litdata"))
-
-
-def test_records_elsewhere_are_refused_in_one_line(tiny, tmp_path):
-    pytest.importorskip("litdata", reason="the extra litdata is not installed")
-    (tmp_path / "store" / "train").mkdir(parents=True)
-    (tmp_path / "store" / "train" / "index.json").write_text("{}")
-    with pytest.raises(InputError, match="expected LitData records of") as caught:
-        opened(tiny, shards=str(tmp_path / "store"))
-    assert "\n" not in str(caught.value)
-
-
-def test_records_that_litdata_would_unpickle_are_refused(tiny, tmp_path):
-    pytest.importorskip("litdata", reason="the extra litdata is not installed")
-    narrated(tiny).pack(PackConfig(str(tmp_path / "store"), processes=1, format="litdata"))
-    index = tmp_path / "store" / "train" / "index.json"
-    index.write_text(index.read_text().replace('"bytes"', '"pickle"', 1))
-    with pytest.raises(InputError, match="found fields of the formats bytes, pickle, not bytes"):
-        opened(tiny, shards=str(tmp_path / "store"))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import Protocol
 
 import numpy as np
 
 from mcn_lightning.data.checks.consistency import find_wrong_rate, wrong_in_most
-from mcn_lightning.data.videos import HasLengths, video_lengths
+from mcn_lightning.data.stored import Videos, video_lengths
 from mcn_lightning.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -19,27 +18,7 @@ READ = 8
 """Videos of which features are read."""
 
 
-class Inspectable(HasLengths, Protocol):
-    """A video that can be looked at."""
-
-    def faults(self) -> list[tuple[str, str | None]]:
-        """Return the name of each stream, and what is wrong with its numbers."""
-
-
-class InspectableSource(Protocol):
-    """Videos that can be looked at."""
-
-    def __len__(self) -> int:
-        """Return how many videos there are."""
-
-    def id(self, index: int) -> str:
-        """Return the id of a video."""
-
-    def open(self, index: int) -> Inspectable:
-        """Open a video, or raise ``InputError``."""
-
-
-def look_at(source: InspectableSource, allowed: float, where: str) -> None:
+def look_at(source: Videos, allowed: float, where: str) -> None:
     """Compare the parts of some videos, evenly spread over a split, and look at the features of a few.
 
     Args:

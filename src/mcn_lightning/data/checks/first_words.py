@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, islice
+from itertools import combinations
 from pathlib import Path
 
-import numpy as np
-
-from mcn_lightning.data.shards.read import ShardVideos
-from mcn_lightning.data.sources.clip_pickles import PickledClips
-from mcn_lightning.data.sources.howto100m import LayoutVideos
+from mcn_lightning.data.stored import Videos
 from mcn_lightning.data.text import TextSource, WordVectorText, split_words
-from mcn_lightning.data.videos import VideoSource
 from mcn_lightning.errors import InputError
 
 CAPTIONS = 50_000
@@ -72,32 +67,7 @@ def count_known(text: WordVectorText, captions: Iterable[str]) -> KnownWords:
     return KnownWords(count, without, words, known, cased)
 
 
-def captions_of(source: VideoSource) -> Iterable[str]:
-    """Return captions of the videos of a split, evenly spread where there are more than ``CAPTIONS``.
-
-    Args:
-        source: its videos; of a source whose captions are far away there are none.
-    """
-    if isinstance(source, PickledClips):
-        yield from islice(source.texts(), CAPTIONS)
-        return
-    if isinstance(source, LayoutVideos | ShardVideos) and len(source):
-        sample = [len(_texts(source, index)) for index in np.linspace(0, len(source) - 1, 16).astype(int).tolist()]
-        for index in range(0, len(source), max(1, round(len(source) * sum(sample) / len(sample) / CAPTIONS))):
-            yield from _texts(source, index)
-
-
-def _texts(source: LayoutVideos | ShardVideos, index: int) -> Sequence[str]:
-    if isinstance(source, LayoutVideos):
-        return source.texts(index)
-    try:
-        found = source.open(index).captions
-    except InputError:  # an unusable video, which is told where it is read
-        return ()
-    return () if found is None else list(found.text)
-
-
-def check_words(text: TextSource | None, source: VideoSource, where: str, path: Path) -> str | None:
+def check_words(text: TextSource | None, source: Videos, where: str, path: Path) -> str | None:
     """Say how many words of a split's captions are known, and refuse one of which too few are.
 
     Args:
@@ -112,7 +82,7 @@ def check_words(text: TextSource | None, source: VideoSource, where: str, path: 
     Raises:
         InputError: if more than ``data.text.max_unknown_share`` of the words are unknown, or all of them.
     """
-    if not isinstance(text, WordVectorText) or not (captions := list(captions_of(source))):
+    if not isinstance(text, WordVectorText) or not (captions := list(source.some_texts(CAPTIONS))):
         return None
     found = count_known(text, captions)
     if not found.words:
@@ -142,39 +112,32 @@ def _lower_case(text: WordVectorText, captions: Sequence[str], path: Path, found
     return f"; with --data.text.lowercase true {100 * tried.share:.1f} % would be known"
 
 
-def overlaps(sources: Mapping[str, VideoSource], lists: Mapping[str, str | None]) -> list[str]:
+def overlaps(sources: Mapping[str, Videos], labels: Mapping[str, str]) -> list[str]:
     """Say which splits have videos, or clips of a pickle, in common.
 
     Args:
         sources: videos of each split.
-        lists: name of the list of each split; a test list that is the validation list by default is no overlap.
+        labels: what each split is called.
 
     Returns:
         One line for each two splits that have some in common.
     """
-    same = lists.get("test") == lists.get("val")
-    ids = {split: _ids(source) for split, source in sources.items() if not (split == "test" and same)}
+    ids = {split: {source.id(index) for index in range(len(source) if source.named else 0)}
+           for split, source in sources.items()}  # fmt: skip
     lines = []
     for one, other in combinations(ids, 2):
         if shared := sorted(ids[one] & ids[other]):
             more = f" and {len(shared) - SHOWN} more" if len(shared) > SHOWN else ""
             lines.append(
-                f"--data.{one}_csv {lists.get(one)} and --data.{other}_csv {lists.get(other)} have {len(shared)} of "
-                f"{len(ids[other])} videos in common: {', '.join(shared[:SHOWN])}{more}"
+                f"{labels[one]} and {labels[other]} have {len(shared)} of {len(ids[other])} videos in common: "
+                f"{', '.join(shared[:SHOWN])}{more}"
             )
     return lines
 
 
-def repeated_names(source: VideoSource, where: str) -> list[str]:
+def repeated_names(source: Videos, where: str) -> list[str]:
     """Say how many clips of a pickle have the name of an earlier one; lists of videos with duplicates are refused."""
-    if not isinstance(source, PickledClips) or not source.repeated:
+    if not source.repeated:
         return []
-    names = [name for name in source.ids if name.endswith("#2")][:SHOWN]
-    some = ", ".join(name.removesuffix("#2") for name in names)
+    some = ", ".join(source.repeated_names()[:SHOWN])
     return [f"{where}: {source.repeated} of {len(source)} clips have the name of an earlier one, such as {some}"]
-
-
-def _ids(source: VideoSource) -> set[str]:
-    if isinstance(source, PickledClips) and not source.named:
-        return set()  # numbers of their place
-    return {source.id(index) for index in range(len(source))}

@@ -13,7 +13,9 @@ from tqdm import tqdm
 
 from mcn_lightning.batch import MODALITIES, BadVideo, ClipBatch
 from mcn_lightning.data.captions import describe_dropped
-from mcn_lightning.data.videos import NarratedVideoDataset, StoredVideo
+from mcn_lightning.data.splits import Splits
+from mcn_lightning.data.stored import StoredVideo
+from mcn_lightning.data.videos import NarratedVideoDataset
 from mcn_lightning.errors import InputError
 
 SILENT = -60.0
@@ -171,3 +173,23 @@ def first_problem(reports: Mapping[str, SplitReport], max_bad_share: float) -> s
         bad = val.skipped[0]
         return f"{val.title}: expected usable videos alone, found {len(val.skipped)} others; {bad.video}: {bad.reason}"
     return None
+
+
+def inspect_splits(splits: Splits, max_bad_share: float) -> None:
+    """Read every video of every split once and print what is there.
+
+    Args:
+        splits: opened.
+        max_bad_share: share of the training videos that may be unusable.
+
+    Raises:
+        InputError: if training could not start, for the first reason.
+    """
+    reports, names = {}, splits.names
+    for split in splits.distinct():
+        if split in splits.datasets:
+            reports[split] = inspect(splits.datasets[split], f"{split}: {names[split]}")
+            print(reports[split], flush=True)
+    print("\n".join([*splits.notes, *(f"warning: {warning}" for warning in splits.warnings)]))
+    if (problem := first_problem(reports, max_bad_share)) is not None:
+        raise InputError(problem)

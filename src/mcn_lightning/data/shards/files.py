@@ -25,19 +25,16 @@ whole: any number of workers shares one copy in the page cache.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mcn_lightning.data.files.pooling import VisualStream
-from mcn_lightning.data.shards.header import INDEX, ShardHeader
+from mcn_lightning.data.shards.header import ShardHeader
+from mcn_lightning.data.shards.store import ShardStore
 from mcn_lightning.errors import InputError
 
 BAD = -1
@@ -132,19 +129,6 @@ class Choices(Sequence[Strings]):
 class Shard(Mapped):
     """One shard, mapped."""
 
-    @classmethod
-    def of(cls, tensors: dict[str, Tensor]) -> Shard:
-        """Return a shard of tensors that are in memory."""
-        shard = cls.__new__(cls)
-        shard.tensors, shard.metadata = tensors, {}
-        return shard
-
-    @cached_property
-    def vocabulary(self) -> list[str]:
-        """Every word of its captions once."""
-        ends = self.numpy("vocabulary_end")
-        return list(Strings(self.numpy("vocabulary"), ends, 0, len(ends)))
-
     def between(self, name: str, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the items of some captions, and where those of each begin and end ``(count + 1,)``."""
         ends = self.numpy(f"{name}_end")
@@ -158,18 +142,11 @@ class Shard(Mapped):
 
 
 class ShardIndex(ShardHeader):
-    """The index of a folder of shards.
+    """The whole index of shards; its arguments are those of ``ShardHeader``."""
 
-    Args:
-        folder: the folder.
-
-    Raises:
-        InputError: if there is no index, or it is damaged or of another format.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.tables = Mapped(folder / INDEX)
+    def __init__(self, where: str | Path | ShardStore, cache: str | Path | None = None) -> None:
+        super().__init__(where, cache)
+        self.tables = Mapped(self.index_path)
 
     @property
     def splits(self) -> list[str]:
@@ -191,42 +168,3 @@ class ShardIndex(ShardHeader):
         ends = self.tables["shard_word_end"].numpy()
         begin = int(ends[number - 1]) if number else 0
         return self.tables["shard_word"].numpy()[begin : int(ends[number])]
-
-
-def check_options(
-    packed: dict[str, Any],
-    where: object,
-    options: dict[str, Any],
-    streams: Sequence[VisualStream],
-    min_times: dict[str, float],
-    captions: bool,
-) -> None:
-    """Refuse options that packed videos cannot serve.
-
-    Args:
-        packed: options that the videos were packed with.
-        where: their folder.
-        options: options that must be those of packing, by name.
-        streams: visual streams wanted.
-        min_times: seconds to which captions grow, by split; of no consequence where frames are kept.
-        captions: whether clips are captions.
-
-    Raises:
-        InputError: naming the first option that differs.
-    """
-    wanted = options | {"streams": [dataclasses.asdict(stream) for stream in streams]}
-    names = {"streams": "streams", "bands": "audio.bands", "train_column": "text.train_column"}
-    for option, value in wanted.items():
-        if packed[option] != value and not (option == "streams" and "video" not in packed["modalities"]):
-            raise InputError(
-                f"--data.{names[option]}: expected {packed[option]}, which {where} was packed with, "
-                f"found {value}; pack again to change it"
-            )
-    if not packed["keep_frames"]:
-        for split, kind in packed["splits"].items():
-            if captions and kind["min_time"] != min_times[split]:
-                option = "min_time" if split == "train" else "eval_min_time"
-                raise InputError(
-                    f"--data.clips.{option}: expected {kind['min_time']:g}, which {where} was packed with, "
-                    f"found {min_times[split]:g}; pack again, or once with --pack.keep_frames true"
-                )

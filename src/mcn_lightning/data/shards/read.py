@@ -17,15 +17,16 @@ from mcn_lightning.data.files.pooling import VisualStream, max_rows, nothing_of
 from mcn_lightning.data.files.spectrograms import FRAME_RATE, AudioConfig
 from mcn_lightning.data.shards.files import BAD, COLUMNS, STREAM_COLUMNS, Choices, Shard, ShardIndex, Strings
 from mcn_lightning.data.shards.header import shard_name
+from mcn_lightning.data.shards.store import StoreError
+from mcn_lightning.data.stored import NewTensor, Sound, Videos, join_streams, read_sound
 from mcn_lightning.data.text import TextSource
-from mcn_lightning.data.videos import NewTensor, Sound, join_streams, read_sound
 from mcn_lightning.errors import InputError
 
 OPEN_SHARDS = 4096
 """Shards that a process keeps open, 18 kB of its memory each; opening one anew takes a quarter of a millisecond."""
 
 
-class ShardVideos:
+class ShardVideos(Videos):
     """The videos of a split, read from shards; a video source for ``NarratedVideoDataset``.
 
     Args:
@@ -66,17 +67,12 @@ class ShardVideos:
     def __getstate__(self) -> dict[str, Any]:
         """Leave what is mapped behind: a process that gets a copy maps it itself."""
         kept = ("split", "streams", "audio", "with_captions", "text", "_table", "allow_missing")
-        return {name: getattr(self, name) for name in kept} | {"folder": self.index.folder}
+        return {name: getattr(self, name) for name in kept} | {"store": self.index.store}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.index = ShardIndex(state.pop("folder"))
+        self.index = ShardIndex(state.pop("store"))
         self.__dict__.update(state)
         self._open()
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What the shards were packed with."""
-        return self.index.options
 
     def __len__(self) -> int:
         return len(self._columns["shard"])
@@ -102,10 +98,22 @@ class ShardVideos:
         path, expected = self.index.folder / shard_name(number), self.index.shards[number]["sha256"]
         return f"{path}: expected contents with SHA-256 {expected}, found others ({error}); copy it anew"
 
+    def fetch(self) -> None:
+        """Fetch the shards of these videos where they are elsewhere; see ``ShardHeader.fetch``."""
+        self.index.fetch(self._numbers())
+
+    def is_here(self) -> bool:
+        """Tell whether no shard of these videos has to be fetched."""
+        return all(number in self.index.gone or self.index.is_here(number) for number in self._numbers())
+
+    def _numbers(self) -> list[int]:
+        shards = self._columns["shard"]
+        return np.unique(shards[shards != BAD]).tolist()
+
     def lost(self) -> list[BadVideo]:
         """Return the videos that could not be packed or whose shard is missing or of another size."""
         shards = self._columns["shard"]
-        broken = {number: self.index.broken(number) for number in np.unique(shards[shards != BAD]).tolist()}
+        broken = {number: self.index.broken(number) for number in self._numbers()}
         lost = [number for number, reason in broken.items() if reason is not None]
         return [
             BadVideo(self.id(index), broken.get(int(shards[index])) or self.index.reasons[self.split][str(index)])
@@ -115,6 +123,10 @@ class ShardVideos:
     def dropped(self) -> Mapping[str, int]:
         """Return how many captions were dropped when its videos were packed, by reason."""
         return self.index.dropped.get(self.split, {}) if self.with_captions else {}
+
+    def all_texts(self) -> list[str]:
+        """Return every word of the captions of all splits, once."""
+        return self.index.words()
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -151,7 +163,9 @@ class ShardVideos:
                 try:
                     if len(self._shards) >= OPEN_SHARDS:
                         del self._shards[next(iter(self._shards))]
-                    return self._shards.setdefault(number, Shard(self.index.folder / shard_name(number)))
+                    return self._shards.setdefault(number, Shard(self.index.path(number)))
+                except StoreError:  # may be over the next time
+                    raise
                 except InputError as error:
                     wrong = f"{error}; its SHA-256 should be {self.index.shards[number]['sha256']}"
             self._broken[number] = wrong

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,49 +16,10 @@ from mcn_lightning.data.clips import Clip, ClipConfig
 from mcn_lightning.data.files.arrays import all_finite
 from mcn_lightning.data.files.pooling import VisualStream, max_rows, nothing_of
 from mcn_lightning.data.shards.files import BAD, COLUMNS, STREAM_COLUMNS
+from mcn_lightning.data.sources.raw import RawVideo, RawVideos
+from mcn_lightning.data.stored import check_lengths
 from mcn_lightning.data.text import split_words
-from mcn_lightning.data.videos import HasLengths, check_lengths
 from mcn_lightning.errors import InputError
-
-
-class PackableVideo(HasLengths, Protocol):
-    """A video whose stored features can be had as they are."""
-
-    def faults(self) -> list[tuple[str, str | None]]:
-        """Return the name of each stream, and what is wrong with its numbers."""
-
-    @property
-    def rows(self) -> list[Tensor | None]:
-        """Rows of each visual stream, in the stored precision; ``None`` for one that is missing."""
-
-    @property
-    def frames(self) -> Tensor | None:
-        """Spectrogram ``(M, columns)``, in the stored precision."""
-
-
-class PackableSource(Protocol):
-    """Videos that can be packed: a video source that also tells its ids and sizes."""
-
-    def __len__(self) -> int:
-        """Return how many videos there are."""
-
-    def id(self, index: int) -> str:
-        """Return the id of a video."""
-
-    def texts(self, index: int) -> list[str]:
-        """Return every text of the captions of a video, be its features usable or not."""
-
-    def open(self, index: int) -> PackableVideo:
-        """Open a video, or raise ``InputError``."""
-
-    def dropped(self) -> Mapping[str, int]:
-        """Return how many captions of its usable videos were dropped, by reason."""
-
-    def stored_bytes(self, index: int) -> tuple[int, int]:
-        """Return the bytes of the visual features and of the spectrogram of a video as stored; 0 where absent."""
-
-    def changed_at(self, index: int) -> int:
-        """Return when the latest of these files was changed, in nanoseconds; 0 where there is none."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +31,7 @@ class Split:
         min_time: seconds to which the clip of each caption grows.
     """
 
-    source: PackableSource
+    source: RawVideos
     min_time: float
 
 
@@ -119,7 +80,7 @@ class ShardContents:
         self.seconds += video.duration if np.isfinite(video.duration) else 0.0
         self.bytes_in += sum(split.source.stored_bytes(index))
 
-    def _read(self, split: Split, index: int, video: PackableVideo) -> tuple[dict[str, Tensor], dict[str, int]]:
+    def _read(self, split: Split, index: int, video: RawVideo) -> tuple[dict[str, Tensor], dict[str, int]]:
         parts: dict[str, Tensor] = {}
         counts = {name: self.at[name] for name in self.at}
         name, captions = split.source.id(index), video.captions

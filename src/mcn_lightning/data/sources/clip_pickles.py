@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,12 @@ from torch import Tensor
 from mcn_lightning.data.files.pickles import load_pickle
 from mcn_lightning.data.files.pooling import VisualStream
 from mcn_lightning.data.files.spectrograms import AudioConfig
+from mcn_lightning.data.sources.base import DataSource, Reading
 from mcn_lightning.data.sources.class_names import class_names, class_text
 from mcn_lightning.data.sources.clip_records import ClipReader, ClipRecord, all_captions, captions_of, why_silent
+from mcn_lightning.data.sources.howto100m import check_root
 from mcn_lightning.data.sources.pickled_clip import PickledClip
+from mcn_lightning.data.stored import Videos
 from mcn_lightning.errors import InputError
 
 PICKLES = (".pkl", ".pickle", ".p")
@@ -75,7 +78,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return found
 
 
-class PickledClips:
+class PickledClips(Videos):
     """The clips of a benchmark pickle as a video source for ``NarratedVideoDataset``: each is a video of one clip.
 
     Args:
@@ -222,13 +225,21 @@ class PickledClips:
         """Return the name of a clip."""
         return self.ids[index]
 
-    def damage(self, index: int, error: Exception) -> str | None:
-        """Return nothing: every clip is checked."""
-        return None
-
     def dropped(self) -> Mapping[str, int]:
         """Return how many captions were dropped, by reason."""
         return +self._dropped
+
+    def all_texts(self) -> list[str]:
+        """Return all captions; see ``texts``."""
+        return self.texts()
+
+    def some_texts(self, count: int) -> list[str]:
+        """Return the first ``count`` captions."""
+        return self.texts()[:count]
+
+    def repeated_names(self) -> list[str]:
+        """Return the names of clips that have the name of an earlier one."""
+        return [name.removesuffix("#2") for name in self.ids if name.endswith("#2")] if self.repeated else []
 
     def texts(self) -> list[str]:
         """Return all captions, those of clips that cannot be used among them, and the names of classes as words."""
@@ -252,3 +263,56 @@ class PickledClips:
             sound = self._frames[self._starts[index] : self._starts[index + 1]].T
         record = ClipRecord(self.ids[index], texts, choices, streams, sound, label, split, seen)
         return PickledClip(record, self.reader.audio, self._several, self.allow_missing, self.reader.text)
+
+
+class ClipPickles(DataSource):
+    """Pickles of clips.
+
+    Args:
+        root: folder that the names are relative to.
+        lists: name of the pickle of each split; ``None`` for no such split.
+    """
+
+    packable = False
+
+    def __init__(self, root: str | Path, lists: Mapping[str, str | None]) -> None:
+        self.root, self.lists = Path(root), dict(lists)
+
+    def name(self, split: str) -> str | None:
+        """Return the pickle of a split."""
+        return self.lists.get(split)
+
+    def label(self, split: str) -> str:
+        """Return the option and the pickle."""
+        return f"--data.{split}_csv {self.lists[split]}"
+
+    def absent(self, split: str) -> str:
+        """Return what is said where a split is asked for that is not there."""
+        return f"--data.{split}_csv: expected a list of videos, found none"
+
+    def open(self, splits: Sequence[str], needed: Collection[str], reading: Reading) -> dict[str, Videos]:
+        """Open the pickles that are needed or there; one of two held-out splits once.
+
+        Training visits every row. Evaluation takes rows of one name as one clip with several captions.
+
+        Raises:
+            InputError: if the folder is not there, or a pickle cannot be used.
+        """
+        check_root(self.root)
+        opened, found = dict[tuple[str, bool], PickledClips](), dict[str, Videos]()
+        text = "text" in reading.modalities
+        for split in splits:
+            name = self.lists[split]
+            if name is None or not (split in needed or (self.root / name).is_file()):
+                continue
+            key = name, split != "train"
+            if key not in opened:
+                streams, audio, missing = reading.read_streams, reading.read_audio, reading.allow_missing
+                try:
+                    opened[key] = PickledClips(
+                        self.root / name, streams, audio, text, merge=split != "train", allow_missing=missing
+                    )
+                except InputError as error:
+                    raise InputError(f"--data.{split}_csv: {error}") from None
+            found[split] = opened[key]
+        return found

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-from torch import Tensor
 
 from mcn_lightning.batch import MODALITIES, AbsentError, BadVideo, Modality
-from mcn_lightning.data.captions import Captions, total_reasons
-from mcn_lightning.data.checks.consistency import Length, content_faults
-from mcn_lightning.data.clips import Clip
+from mcn_lightning.data.captions import Captions, read_captions, total_reasons
 from mcn_lightning.data.files.arrays import feature_file
-from mcn_lightning.data.files.pooling import DEFAULT_STREAMS, VisualStream, max_rows, nothing_of, read_rows
-from mcn_lightning.data.files.spectrograms import FRAME_RATE, AudioConfig, read_spectrogram
-from mcn_lightning.data.videos import NewTensor, Sound, join_streams, read_sound
+from mcn_lightning.data.files.caption_files import caption_files
+from mcn_lightning.data.files.pooling import DEFAULT_STREAMS, VisualStream, read_rows
+from mcn_lightning.data.files.spectrograms import AudioConfig, read_spectrogram
+from mcn_lightning.data.shards.store import checksum
+from mcn_lightning.data.sources.base import DataSource, Reading
+from mcn_lightning.data.sources.raw import Absent, RawVideo, RawVideos
+from mcn_lightning.data.sources.video_lists import read_video_list, video_id
+from mcn_lightning.data.stored import Videos
 from mcn_lightning.errors import InputError
-from mcn_lightning.text_files import read_lines
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -45,71 +40,108 @@ class VideoLayout:
     modalities: Sequence[Modality] = MODALITIES
 
 
-def read_video_list(path: Path) -> list[str]:
-    """Read the list of videos of a split.
+class HowTo100M(DataSource):
+    """The layout of the release: lists of videos, one file of captions, and a file for each stream of each video.
 
     Args:
-        path: comma-separated values with the column ``path`` or ``video_id``, or both, and one line a video. A leading
-            ``None/`` and the ending of a video or feature file (``.mp4``, ``.webm``, ``.npy``, ...) are dropped.
+        root: folder of the data set; the other names are relative to it, or absolute.
+        lists: name of the list of each split; ``None`` for no such split.
+        captions: captions of all videos.
+        features: folder of the visual features.
+        audio_root: folder of the spectrograms; ``features`` where none is given.
+    """
 
-    Returns:
-        The path of each video below the feature folder; its last part is the video's id.
+    def __init__(
+        self,
+        root: str | Path,
+        lists: Mapping[str, str | None],
+        captions: str = "captions.json",
+        features: str = "features",
+        audio_root: str | None = None,
+    ) -> None:
+        self.root, self.lists = Path(root), dict(lists)
+        self.captions, self.features = self.root / captions, self.root / features
+        self.audio_root = self.root / (audio_root or features)
+
+    def name(self, split: str) -> str | None:
+        """Return the list of a split."""
+        return self.lists.get(split)
+
+    def label(self, split: str) -> str:
+        """Return the option and the list."""
+        return f"--data.{split}_csv {self.lists[split]}"
+
+    def absent(self, split: str) -> str:
+        """Return what is said where a split is asked for that has no list."""
+        return f"--data.{split}_csv: expected a list of videos, found none"
+
+    def open(self, splits: Sequence[str], needed: Collection[str], reading: Reading) -> dict[str, Videos]:
+        """Read the lists that are needed or there, and the captions of all their videos at once.
+
+        Raises:
+            InputError: if the folder, a list or the captions are missing or unusable.
+        """
+        check_root(self.root)
+        videos = {split: self._list(split, split in needed) for split in splits}
+        captions = self._read_captions(videos, reading)
+        layout = VideoLayout(self.features, self.audio_root, reading.streams, reading.audio, reading.modalities)
+        return {
+            split: LayoutVideos(paths, captions, layout, reading.allow_missing)
+            for split, paths in videos.items()
+            if paths
+        }
+
+    def require(self, split: str) -> None:
+        """Refuse a list that is not there."""
+        check_root(self.root)
+        self._list(split, required=True)
+
+    def _list(self, split: str, required: bool) -> list[str]:
+        """Read the list of a split; an empty one where there is none and none is required."""
+        name = self.lists[split]
+        if name is None or not (required or (self.root / name).is_file()):
+            return []
+        try:
+            return read_video_list(self.root / name)
+        except InputError as error:
+            raise InputError(f"--data.{split}_csv: {error}") from None
+
+    def _read_captions(
+        self, videos: Mapping[str, Sequence[str]], reading: Reading
+    ) -> dict[str, Captions | BadVideo] | None:
+        """Read the captions of the videos of all splits; ``None`` where clips are windows."""
+        if not reading.captions or not any(videos.values()):
+            return None
+        try:
+            wanted = {video_id(path) for paths in videos.values() for path in paths}
+            captions = read_captions(self.captions, wanted, reading.text.train_column, reading.text.eval_column)
+        except InputError as error:
+            raise InputError(f"--data.captions: {error}") from None
+        unusable = [entry for entry in captions.values() if isinstance(entry, BadVideo)]
+        if len(unusable) == len(captions):
+            raise InputError(f"--data.captions: no video has captions that can be used; first: {unusable[0].reason}")
+        return captions
+
+    def captions_checksum(self, opened: Iterable[Videos]) -> str:
+        """Return the checksum of the captions; of a folder, that of the checksums of its files."""
+        if not self.captions.is_dir():
+            return checksum(self.captions)
+        each = (f"{video} {checksum(path)}" for video, path in caption_files(self.captions).items())
+        return hashlib.sha256("\n".join(sorted(each)).encode()).hexdigest()
+
+
+def check_root(root: Path) -> None:
+    """Refuse a folder of the data set that is not there.
 
     Raises:
-        InputError: if the file is missing, has another header, names no video or some twice, or a line is short.
+        InputError: naming the option.
     """
-    what = "a list of videos with the header 'path' or 'video_id'"
-    try:
-        rows = list(csv.reader(read_lines(path, what), skipinitialspace=True))
-    except csv.Error as error:
-        raise InputError(f"{path}: expected {what}, found {error}") from None
-    rows = [row for row in rows if any(cell.strip() for cell in row)]
-    header = [name.strip().lower() for name in rows[0]] if rows else []
-    columns = [header.index(name) for name in ("path", "video_id") if name in header]
-    if not columns:
-        raise InputError(f"{path}: expected the header 'path' or 'video_id', found '{','.join(header)}'")
-    videos = []
-    for row in rows[1:]:
-        if len(row) <= max(columns) or not all(row[column].strip() for column in columns):
-            raise InputError(
-                f"{path}: expected {' and '.join(map(header.__getitem__, columns))}, found '{','.join(row)}'"
-            )
-        videos.append(_place_of(path, *(row[column].strip() for column in columns)))
-    if not videos:
-        raise InputError(f"{path}: expected one video a line, found none")
-    if again := {video: times for video, times in Counter(map(video_id, videos)).items() if times > 1}:
-        named = ", ".join(f"{video} {times} times" for video, times in list(again.items())[:3])
-        more = f" and {len(again) - 3} more" if len(again) > 3 else ""
-        raise InputError(f"{path}: expected each video once, found {len(again)} more than once: {named}{more}")
-    return videos
+    if not root.is_dir():
+        raise InputError(f"--data.root {root}: expected a folder, found none")
 
 
-def _place_of(path: Path, place: str, video: str | None = None) -> str:
-    """Return the path of a video below the feature folder, which ends in its id.
-
-    Args:
-        path: the list, for messages.
-        place: what the list has for the video.
-        video: its id, where the list has both.
-    """
-    place = _ENDINGS.sub("", place.replace("\\", "/").removeprefix("None/").removeprefix("./"))
-    if video is None or video_id(place) == video:
-        return place
-    if not video_id(place).startswith(video):  # ID_2d.npy
-        raise InputError(f"{path}: expected a path that ends in its video_id {video}, found {place}")
-    return place.removesuffix(video_id(place)) + video
-
-
-_ENDINGS = re.compile(r"\s*(\.(npy|npz|mp4|webm|mkv|avi|mov|m4v|flv|3gp))+$", re.IGNORECASE)
-
-
-def video_id(path: str) -> str:
-    """Return the id of a video: the last part of its path."""
-    return path.rsplit("/", 1)[-1]
-
-
-class LayoutVideos:
-    """The videos of a list, read from the layout's files; a video source for ``NarratedVideoDataset``.
+class LayoutVideos(RawVideos):
+    """The videos of a list, read from the layout's files.
 
     Args:
         videos: path of each video below the feature folder.
@@ -140,7 +172,11 @@ class LayoutVideos:
     @property
     def widths(self) -> tuple[int, ...]:
         """Widths of the visual streams that are read."""
-        return tuple(stream.width for stream in self.layout.streams) if "video" in self.layout.modalities else ()
+        return tuple(stream.width for stream in self._streams)
+
+    @property
+    def _streams(self) -> Sequence[VisualStream]:
+        return self.layout.streams if "video" in self.layout.modalities else ()
 
     def path(self, index: int, what: VisualStream | AudioConfig) -> Path:
         """Return the feature file of a video, ``.npz`` or ``.npy``, in a folder of its own or beside the others."""
@@ -153,51 +189,37 @@ class LayoutVideos:
         beside = feature_file((root / path).with_name(name))  # no folder of its own
         return beside if beside.is_file() else own
 
-    def open(self, index: int) -> LayoutVideo:
+    def open(self, index: int) -> RawVideo:
         """Open the files of a video and look its captions up, without reading its features.
 
         Raises:
             InputError: if a file is missing, damaged or of another width, or the captions cannot be used.
         """
-        layout, visual = self.layout, list[Tensor | None]()
-        absent: list[AbsentError] = []
-        if "video" in layout.modalities:
-            visual = [self._if_there(absent, read_rows, self.path(index, s), s.width) for s in layout.streams]
+        layout, absent = self.layout, Absent(self.allow_missing)
+        places = [self.path(index, stream) for stream in self._streams]
+        rows = [absent.read(read_rows, path, stream.width) for path, stream in zip(places, self._streams, strict=True)]
         frames = None
         if "audio" in layout.modalities:
-            frames = self._if_there(absent, read_spectrogram, self.path(index, layout.audio), layout.audio.bands)
-        captions = self._if_there(absent, self._captions, self.id(index))
-        if absent and frames is None and captions is None and all(rows is None for rows in visual):
-            raise absent[0]
-        return LayoutVideo(self, index, captions, visual, frames)
+            places.append(self.path(index, layout.audio))
+            frames = absent.read(read_spectrogram, places[-1], layout.audio.bands)
+        captions = absent.read(self._captions, self.id(index))
+        return absent.checked(RawVideo(captions, rows, frames, self._streams, layout.audio, places))
 
-    def _if_there(self, absent: list[AbsentError], read: Callable[..., Value], *arguments: Any) -> Value | None:
-        """Return what is read; where it may be missing and is, ``None``, and take note of it."""
-        try:
-            return read(*arguments)
-        except AbsentError as error:
-            if not self.allow_missing:
-                raise
-            absent.append(error)
-            return None
+    def _files(self, index: int) -> tuple[list[Path], list[Path]]:
+        """Return the files of the visual features and of the spectrogram of a video that are there."""
+        audio = [self.layout.audio] if "audio" in self.layout.modalities else []
+        visual, heard = ([self.path(index, what) for what in kind] for kind in (self._streams, audio))
+        return [path for path in visual if path.is_file()], [path for path in heard if path.is_file()]
 
     def stored_bytes(self, index: int) -> tuple[int, int]:
         """Return the bytes of the visual feature files and of the spectrogram file of a video; 0 where absent."""
-        layout = self.layout
-        visual = [self.path(index, stream) for stream in layout.streams] if "video" in layout.modalities else []
-        audio = [self.path(index, layout.audio)] if "audio" in layout.modalities else []
-        return _total_size(visual), _total_size(audio)
+        visual, audio = (sum(path.stat().st_size for path in paths) for paths in self._files(index))
+        return visual, audio
 
     def changed_at(self, index: int) -> int:
         """Return when the latest of the feature files of a video was changed, in nanoseconds; 0 where there is none."""
-        layout = self.layout
-        visual = [self.path(index, stream) for stream in layout.streams] if "video" in layout.modalities else []
-        paths = [*visual, *([self.path(index, layout.audio)] if "audio" in layout.modalities else [])]
-        return max((path.stat().st_mtime_ns for path in paths if path.is_file()), default=0)
-
-    def damage(self, index: int, error: Exception) -> str | None:
-        """Return nothing: what is read from these files is checked."""
-        return None
+        visual, audio = self._files(index)
+        return max((path.stat().st_mtime_ns for path in (*visual, *audio)), default=0)
 
     def dropped(self) -> Mapping[str, int]:
         """Return how many captions of its videos were dropped, by reason; those of a video without any other are not
@@ -220,93 +242,3 @@ class LayoutVideos:
         if isinstance(captions, BadVideo):
             raise (AbsentError if captions.absent else InputError)(captions.reason)
         return captions
-
-
-def _total_size(paths: Sequence[Path]) -> int:
-    return sum(path.stat().st_size for path in paths if path.is_file())
-
-
-class LayoutVideo:
-    """One video of the layout, opened.
-
-    Args:
-        source: where it comes from.
-        index: which video.
-        captions: its captions; ``None`` for clips without captions.
-        rows: rows of each visual stream, ``None`` for one that is missing; empty where video is not read.
-        frames: spectrogram ``(M, columns)``; ``None`` where audio is not read or missing.
-    """
-
-    def __init__(
-        self,
-        source: LayoutVideos,
-        index: int,
-        captions: Captions | None,
-        rows: list[Tensor | None],
-        frames: Tensor | None,
-    ) -> None:
-        self.source = source
-        self.index = index
-        self.captions = captions
-        self.rows = rows
-        self.frames = frames
-
-    @property
-    def duration(self) -> float:
-        """Seconds of the longest stream; infinite without any, since nothing bounds the captions then."""
-        streams = self.source.layout.streams
-        pairs = zip(self.rows, streams, strict=False)
-        seconds = [len(rows) / stream.rate for rows, stream in pairs if rows is not None]
-        if self.frames is not None:
-            seconds.append(self.frames.shape[1] / FRAME_RATE)
-        return max(seconds, default=float("inf"))
-
-    @property
-    def lengths(self) -> tuple[Length, ...]:
-        """How long each stream lasts."""
-        source, found = self.source, []
-        for number, (rows, stream) in enumerate(zip(self.rows, source.layout.streams, strict=False)):
-            if rows is None:
-                continue
-            where, option = str(source.path(self.index, stream)), f"data.streams[{number}].rate"
-            found.append(Length(stream.suffix, where, len(rows), stream.rate, option))
-        if self.frames is not None:
-            audio = source.layout.audio
-            found.append(Length(audio.suffix, str(source.path(self.index, audio)), self.frames.shape[1], FRAME_RATE))
-        return tuple(found)
-
-    def faults(self) -> list[tuple[str, str | None]]:
-        """Return the name of each stream, and what is wrong with its numbers; see ``StoredVideo``."""
-        rows = [each for each in self.rows if each is not None]
-        found = content_faults(rows, None if self.frames is None else self.frames.T)
-        return list(zip((length.name for length in self.lengths), found, strict=True))
-
-    def maxima(self, clips: Sequence[Clip]) -> list[Tensor]:
-        """Return the maximum over the rows of each clip, ``(B, width)`` for each stream, in the stored precision.
-
-        Zeros for a stream that is missing, as for a clip without a row.
-
-        Raises:
-            InputError: if a used row holds NaN or infinity.
-        """
-        spans, found = [(clip.start, clip.end) for clip in clips], []
-        for stream, rows in zip(self.source.layout.streams, self.rows, strict=False):
-            try:
-                found.append(max_rows(nothing_of(stream) if rows is None else rows, spans, stream.rate))
-            except InputError as error:
-                raise InputError(f"{self.source.path(self.index, stream)}: {error}") from None
-        return found
-
-    def visual(self, clips: Sequence[Clip], new: NewTensor) -> Tensor | None:
-        """Return the visual features of B clips, ``(B, C)``; see ``StoredVideo``."""
-        return join_streams(self.maxima(clips), new) if any(rows is not None for rows in self.rows) else None
-
-    def audio(self, spans: Sequence[tuple[float, float]], new: NewTensor) -> Sound | None:
-        """Return the spectrogram frames of B spans; see ``StoredVideo``."""
-        if self.frames is None:
-            return None
-        config = self.source.layout.audio
-        try:
-            return read_sound(self.frames.T, spans, config, new)
-        except InputError as error:
-            raise InputError(f"{self.source.path(self.index, config)}: {error}") from None

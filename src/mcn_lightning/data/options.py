@@ -1,0 +1,71 @@
+"""Options of the data that must fit one another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mcn_lightning.batch import MODALITIES, Modality
+from mcn_lightning.config import as_config
+from mcn_lightning.data.clips import ClipConfig
+from mcn_lightning.data.files.pooling import VisualStream
+from mcn_lightning.data.files.spectrograms import AudioConfig
+from mcn_lightning.data.sources.clip_pickles import is_pickle
+from mcn_lightning.errors import InputError
+
+
+def as_streams(streams: Sequence[VisualStream | Mapping[str, Any]]) -> tuple[VisualStream, ...]:
+    """Return visual streams, which may be given as dicts of their options.
+
+    Raises:
+        InputError: if they are no list of streams.
+    """
+    if isinstance(streams, (str, Mapping)):
+        raise InputError(f"--data.streams: expected a list of streams, found {streams!r:.60}")
+    return tuple(as_config(VisualStream, stream, "--data.streams") for stream in streams)
+
+
+def check_least(least: float, **options: float) -> None:
+    """Refuse numbers below ``least``.
+
+    Raises:
+        InputError: naming the option.
+    """
+    for name, value in options.items():
+        if value < least:
+            raise InputError(f"--data.{name} is {value}: give at least {least}")
+
+
+def check_pickles(lists: Mapping[str, str | None], audio: AudioConfig) -> None:
+    """Refuse a shift of the sound where a split is a pickle of clips.
+
+    Raises:
+        InputError: naming the option.
+    """
+    if audio.time_shift > 0 and any(name is not None and is_pickle(name) for name in lists.values()):
+        raise InputError(
+            f"--data.audio.time_shift: expected 0 with a pickle of clips, which hold no sound but their own, "
+            f"found {audio.time_shift}"
+        )
+
+
+def check_modalities(modalities: Sequence[Modality], streams: Sequence[VisualStream], clips: ClipConfig) -> None:
+    """Refuse modalities that are none, and clips that have not what they need.
+
+    Args:
+        modalities: what a clip has.
+        streams: visual streams.
+        clips: how clips are chosen.
+
+    Raises:
+        InputError: naming the option.
+    """
+    names = list(modalities)
+    if not names or len(set(names)) < len(names) or not set(names) <= set(MODALITIES):
+        raise InputError(f"--data.modalities is {names}: give some of {', '.join(MODALITIES)}, each once")
+    if "video" in names and not streams:
+        raise InputError("--data.streams is empty: give at least one stream, or leave video out of --data.modalities")
+    if clips.kind == "windows" and "text" in names:
+        raise InputError("--data.clips.kind is windows, which have no text: leave text out of --data.modalities")
+    if clips.kind == "windows" and not {"video", "audio"} & set(names):
+        raise InputError("--data.clips.kind is windows, which need video or audio among --data.modalities")

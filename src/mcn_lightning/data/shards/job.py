@@ -1,0 +1,116 @@
+"""What a run of packing is asked to do, and what it did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mcn_lightning.config import Options
+from mcn_lightning.data.captions import describe_dropped
+from mcn_lightning.data.clips import ClipConfig
+from mcn_lightning.data.files.pooling import VisualStream
+from mcn_lightning.data.shards.packed_from import Stamps
+from mcn_lightning.data.shards.store import is_url
+from mcn_lightning.data.shards.writer import Split
+from mcn_lightning.errors import InputError
+from mcn_lightning.ranges import NonNegativeInt, PositiveInt
+
+SKIPPED = "skipped.csv"
+"""File beside the index: every video that was left out, and why."""
+
+
+@dataclass(frozen=True)
+class PackConfig(Options, option="--pack"):
+    """How shards are written.
+
+    Args:
+        output: folder to write, on this machine; shards of an earlier, unfinished run with the same options in it are
+            kept. To read them from a URL, upload the folder.
+        shard_size: bytes of a shard, about; a process needs twice as much memory.
+        keep_frames: store the rows of the visual features in place of the pooled vector of each caption: twice the
+            bytes, but any clips.min_time, and windows.
+        processes: processes that read and write; 0 for one a core.
+        overwrite: pack anew where the folder holds shards of other options, or of source files that have changed since;
+            otherwise that is refused.
+    """
+
+    output: str
+    shard_size: PositiveInt = 1_000_000_000
+    keep_frames: bool = False
+    processes: NonNegativeInt = 0
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if is_url(self.output):
+            raise InputError(
+                f"--pack.output: expected a folder on this machine, found {self.output}; pack into a folder and upload "
+                "it whole: --data.shards reads it from there"
+            )
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What a run of packing did.
+
+    Args:
+        videos: videos packed, those of earlier runs included.
+        hours: their length.
+        bytes_in: bytes of their feature files.
+        bytes_out: bytes of the shards and the index.
+        shards: how many shards.
+        skipped: id of each video that was left out, and why.
+        dropped: captions of the other videos that were left out, by reason.
+        seconds: what this run took.
+    """
+
+    videos: int
+    hours: float
+    bytes_in: int
+    bytes_out: int
+    shards: int
+    skipped: dict[str, str]
+    dropped: dict[str, int]
+    seconds: float
+
+    def __str__(self) -> str:
+        share = 100 * self.bytes_out / max(self.bytes_in, 1)
+        lines = [
+            f"packed {self.videos} videos ({self.hours:.1f} h) into {self.shards} shards in {self.seconds:.0f} s",
+            f"{self.bytes_in / 1e9:.2f} GB in, {self.bytes_out / 1e9:.2f} GB out ({share:.0f} %)",
+            f"skipped {len(self.skipped)} videos" + (":" if self.skipped else ""),
+        ]
+        lines += [f"  {name}: {reason}" for name, reason in list(self.skipped.items())[:10]]
+        if len(self.skipped) > 10:
+            lines.append(f"  and {len(self.skipped) - 10} more, all of them in {SKIPPED}")
+        if self.dropped:
+            lines.append(f"dropped {describe_dropped(self.dropped)}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be packed, and how.
+
+    Args:
+        splits: the videos of each split.
+        options: what a reader has to know and must not change.
+        streams: visual streams, in their order.
+        clips: how captions become clips.
+        config: where to, and how.
+        output: folder to write.
+        sources: size and time of the source files of each video.
+    """
+
+    splits: dict[str, Split]
+    options: dict[str, Any]
+    streams: list[VisualStream]
+    clips: ClipConfig
+    config: PackConfig
+    output: Path
+    sources: dict[str, Stamps]
+
+
+Range = tuple[str, int, int]
+"""Videos ``first`` to before ``stop`` of a split: what one shard holds."""

@@ -1,0 +1,144 @@
+"""The processes that write shards: each shard by one of them, until all are there or the run is stopped."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from mcn_lightning.data.shards.header import FORMAT, shard_name
+from mcn_lightning.data.shards.job import Job, Range
+from mcn_lightning.data.shards.store import checksum
+from mcn_lightning.data.shards.writer import ShardContents
+from mcn_lightning.errors import InputError
+from mcn_lightning.files import PARTIAL, replacing
+
+
+def run(job: Job, plan: list[Range], todo: list[int]) -> None:
+    """Write the shards that are missing, in processes, with a progress bar.
+
+    Args:
+        job: what is packed.
+        plan: what each shard holds.
+        todo: numbers of the shards that are missing.
+
+    Raises:
+        InputError: if the disk is full, or a process was killed.
+        KeyboardInterrupt: after Ctrl-C; finished shards stay.
+    """
+    total = sum(stop - first for _, first, stop in plan)
+    done = total - sum(plan[number][2] - plan[number][1] for number in todo)
+    if not todo:
+        return
+    count = min(job.config.processes or len(os.sched_getaffinity(0)), len(todo))
+    context = multiprocessing.get_context("fork")  # the captions of a data set may be large: shared, not copied
+    counter, halt = context.Value("q", done), context.Value("b", 0)
+    pool = ProcessPoolExecutor(count, context, _start_worker, (job, plan, counter, halt, os.getpid()))
+    former = signal.getsignal(signal.SIGINT)
+    interrupted = _take_interrupt()
+    bar = tqdm(total=total, initial=done, desc="packing", unit=" videos", smoothing=0.05)
+    try:
+        waiting: set[Future[None]] = {pool.submit(_pack_shard, number) for number in todo}
+        while waiting:
+            finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+            bar.update(counter.value - bar.n)
+            for future in finished:
+                future.result()
+            if interrupted.is_set():
+                raise KeyboardInterrupt
+    except BaseException as error:
+        kept = sum((job.output / shard_name(number)).is_file() for number in range(len(plan)))
+        state = f"{kept} of {len(plan)} shards are finished and kept"
+        if _is_full_disk(error):
+            raise InputError(
+                f"--pack.output {job.output}: the disk is full; {state}: free some space and start again"
+            ) from None
+        if isinstance(error, BrokenProcessPool):
+            raise InputError(
+                f"--pack.processes: a process was killed, perhaps for want of memory; {state}: give the same command "
+                "again, with fewer processes or a smaller --pack.shard_size"
+            ) from None
+        raise
+    finally:
+        halt.value = 1  # workers look at it after each video, so that nobody has to be killed with a lock in his hands
+        pool.shutdown(cancel_futures=True)
+        bar.close()
+        remove_partial(job.output)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, former)
+
+
+def _take_interrupt() -> threading.Event:
+    """Let the first Ctrl-C set an event: an exception just anywhere could leave a lock of the pool behind."""
+    event = threading.Event()
+
+    def note(*_: Any) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, note)
+    return event
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, SafetensorError) and "No space left" in str(error)
+
+
+_worker: tuple[Job, list[Range], Synchronized, Synchronized]
+
+
+def _start_worker(job: Job, plan: list[Range], counter: Synchronized, halt: Synchronized, parent: int) -> None:
+    global _worker
+    _worker = job, plan, counter, halt
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has been killed: nobody would ever stop it."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _pack_shard(number: int) -> None:
+    """Write one shard, and what the index will say of it."""
+    job, plan, counter, halt = _worker
+    name, first, stop = plan[number]
+    split, shard = job.splits[name], ShardContents(job.streams, job.clips, job.config.keep_frames)
+    for index in range(first, stop):
+        shard.add(split, index)
+        with counter.get_lock():
+            counter.value += 1
+        if halt.value:
+            return
+    path = job.output / shard_name(number)
+    with replacing(path) as partial:
+        save_file(shard.tensors(), partial, {"format": FORMAT})
+        about = shard.about() | {"bytes": partial.stat().st_size, "sha256": checksum(partial)}
+        with replacing(path.with_suffix(".json")) as known:
+            known.write_text(json.dumps(about))
+
+
+def remove_partial(output: Path) -> None:
+    """Remove what a killed run left half-written."""
+    for path in output.glob(f"*{PARTIAL}"):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,211 @@
+"""One video, opened, and the videos of a split: what the data set of clips asks of them, wherever they are stored."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mcn_lightning.batch import BadVideo
+from mcn_lightning.data.captions import Captions
+from mcn_lightning.data.checks.consistency import Length, VideoLengths, odd_streams
+from mcn_lightning.data.clips import Clip
+from mcn_lightning.data.files.spectrograms import AudioConfig, clip_frames, copy_runs, refuse_bad_frames
+from mcn_lightning.data.text import TextSource
+from mcn_lightning.errors import InputError
+
+
+class NewTensor(Protocol):
+    """Gives memory for a tensor of a batch."""
+
+    def __call__(self, name: str, shape: Sequence[int], dtype: torch.dtype, room: int = 0) -> Tensor:
+        """Return a tensor of unknown contents; ``room``: the rows a video has at most, where that differs."""
+
+
+def new_tensor(name: str, shape: Sequence[int], dtype: torch.dtype, room: int = 0) -> Tensor:
+    """Return fresh memory for a tensor."""
+    return torch.empty(tuple(shape), dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The spectrograms of B clips of one video.
+
+    Args:
+        frames: their frames, each once, ``(F, M)`` in the stored precision.
+        start: row with which each clip begins, ``(B,)`` int64.
+        length: frames of each clip, ``(B,)`` int64.
+    """
+
+    frames: Tensor
+    start: Tensor
+    length: Tensor
+
+
+def read_sound(
+    frames: Tensor, spans: Sequence[tuple[float, float]], config: AudioConfig, new: NewTensor, checked: bool = False
+) -> Sound:
+    """Read the spectrograms of B spans of a video.
+
+    Args:
+        frames: spectrogram of the video in dB, time-major, ``(columns, M)``.
+        spans: start and end of each clip in seconds.
+        config: how they are cut.
+        new: gives the memory.
+        checked: all frames are known to be finite.
+
+    Raises:
+        InputError: if a used frame holds NaN or infinity.
+    """
+    columns, bands = frames.shape
+    runs, place, length = clip_frames(columns, spans, config.num_frames, config.clamp_start)
+    size = sum(stop - first for first, stop in runs)
+    room = min(len(spans) * config.num_frames, 4 * size)  # shared memory is really taken; a video may have more frames
+    out = copy_runs(frames, runs, new("frames", (size, bands), frames.dtype, room=room))
+    if not checked:
+        refuse_bad_frames(out, place, length, spans)
+    return Sound(out, torch.from_numpy(np.array(place)), torch.from_numpy(np.array(length)))
+
+
+def join_streams(streams: Sequence[Tensor], new: NewTensor) -> Tensor:
+    """Put the features of several streams, ``(B, width)`` each, side by side, ``(B, C)``."""
+    dtype = streams[0].dtype
+    for stream in streams[1:]:
+        dtype = torch.promote_types(dtype, stream.dtype)
+    out = new("video", (len(streams[0]), sum(stream.shape[1] for stream in streams)), dtype)
+    return torch.cat([stream.to(dtype) for stream in streams], dim=1, out=out)
+
+
+class HasLengths(Protocol):
+    """A video whose parts have lengths."""
+
+    @property
+    def captions(self) -> Captions | None:
+        """Its captions; ``None`` for clips without captions."""
+
+    @property
+    def duration(self) -> float:
+        """Seconds of the longest stream of features; infinite where none is read."""
+
+    @property
+    def lengths(self) -> tuple[Length, ...]:
+        """How long each stream lasts; none where that is not known."""
+
+
+class StoredVideo(HasLengths, Protocol):
+    """One video, opened; what a modality lacks is ``None``."""
+
+    def faults(self) -> list[tuple[str, str | None]]:
+        """Return the name of each stream, and what is wrong with its numbers, of which a few are read."""
+
+    def visual(self, clips: Sequence[Clip], new: NewTensor) -> Tensor | None:
+        """Return the maxima of each stream over B clips, side by side, ``(B, C)`` in the stored precision."""
+
+    def audio(self, spans: Sequence[tuple[float, float]], new: NewTensor) -> Sound | None:
+        """Return the spectrogram frames of B spans in seconds."""
+
+
+class Videos(ABC):
+    """The videos of a split.
+
+    Attributes:
+        named: the ids are names, and not numbers of a place in a list.
+        repeated: videos that have the name of an earlier one; their ids have a count behind it.
+    """
+
+    named: bool = True
+    repeated: int = 0
+
+    @property
+    @abstractmethod
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the visual streams that are read."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return how many videos there are, those that cannot be used included."""
+
+    @abstractmethod
+    def id(self, index: int) -> str:
+        """Return the id of a video."""
+
+    @abstractmethod
+    def open(self, index: int) -> StoredVideo:
+        """Open a video.
+
+        Raises:
+            InputError: if it cannot be used.
+        """
+
+    def all_texts(self) -> Iterable[str]:
+        """Return every text, or every word, of the captions of all videos, usable or not."""
+        return ()
+
+    def some_texts(self, count: int) -> Iterable[str]:
+        """Return about ``count`` captions, evenly spread over the videos, or all of them where there are fewer."""
+        if not len(self):
+            return
+        sample = [len(self.captions_at(index)) for index in np.linspace(0, len(self) - 1, 16).astype(int).tolist()]
+        for index in range(0, len(self), max(1, round(len(self) * sum(sample) / len(sample) / count))):
+            yield from self.captions_at(index)
+
+    def captions_at(self, index: int) -> Sequence[str]:
+        """Return the captions of a video; none of one that cannot be used, which is told where it is read."""
+        try:
+            found = self.open(index).captions
+        except InputError:
+            return ()
+        return () if found is None else list(found.text)
+
+    def set_text(self, text: TextSource | None) -> None:  # noqa: B027 (most have no use for it)
+        """Take the text source that gives words their indices; once, before processes share what comes of it."""
+
+    def repeated_names(self) -> list[str]:
+        """Return the names that come more than once."""
+        return []
+
+    def damage(self, index: int, error: Exception) -> str | None:
+        """Return what is damaged where reading a video ended in an error; ``None`` where it is nothing stored."""
+        return None
+
+    def dropped(self) -> Mapping[str, int]:
+        """Return how many captions of its usable videos were dropped, by reason."""
+        return {}
+
+    def lost(self) -> Sequence[BadVideo]:
+        """Return the videos that are known to be unusable before any is read."""
+        return ()
+
+    def is_here(self) -> bool:
+        """Tell whether all videos can be looked at without fetching anything."""
+        return True
+
+
+def video_lengths(name: str, video: HasLengths) -> VideoLengths:
+    """Return how long the parts of a video last."""
+    return VideoLengths(name, video.lengths, None if video.captions is None else float(video.captions.end.max()))
+
+
+def check_lengths(name: str, video: HasLengths, overrun: float) -> None:
+    """Refuse a video whose streams cannot be of one video, or whose captions go on after its features.
+
+    Args:
+        name: of the video.
+        video: opened.
+        overrun: seconds by which captions may end after the features, and by which streams may differ in any case.
+
+    Raises:
+        InputError: naming the video or the file.
+    """
+    lengths = video_lengths(name, video)
+    if (odd := odd_streams(lengths, overrun)) is not None:
+        raise InputError(odd)
+    if lengths.captions is not None and lengths.captions > video.duration + overrun:
+        span = f"captions up to {lengths.captions:.1f} s and features of {video.duration:.1f} s"
+        allowed = f"at most {overrun:g} s (--data.clips.overrun) beyond the features"
+        raise InputError(f"{name}: expected captions {allowed}, found {span}")
