@@ -162,7 +162,14 @@ def exists(option: str) -> bool:
     known, option = known_options(), option.strip("+*.")
     parts = option.split(".")
     above = {".".join(parts[:count]) for count in range(1, len(parts) + 1)}
-    takes_class = {"trainer.logger", "trainer.callbacks", "trainer.plugins", "trainer.strategy", "data.streams"}
+    takes_class = {
+        "trainer.logger",
+        "trainer.callbacks",
+        "trainer.plugins",
+        "trainer.strategy",
+        "data.streams",
+        "data.source",
+    }
     return bool(above & takes_class) or option in known or any(each.startswith(option + ".") for each in known)
 
 
