@@ -30,7 +30,16 @@ ALLOWED = {
 }
 LATE = {("module.py", "configure_callbacks"): "mcn_lightning.defaults"}
 """The one import against the order: the module brings its callbacks to a trainer, and asks for them only then."""
-LIGHTNING = ("data/datamodule.py", "module.py", "defaults.py", "runs/", "callbacks/", "benchmarks/", "commands/")
+LIGHTNING = (
+    "data/datamodule.py",
+    "data/place.py",
+    "module.py",
+    "defaults.py",
+    "runs/",
+    "callbacks/",
+    "benchmarks/",
+    "commands/",
+)
 FILES = sorted(ROOT.rglob("*.py"))
 
 
