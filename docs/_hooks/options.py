@@ -11,12 +11,14 @@ from io import StringIO
 from typing import Any
 from unittest.mock import patch
 
+from jsonargparse import typing as restricted
 from jsonargparse._typehints import type_to_str
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from mcn_lightning.commands.main import COMMANDS, main
 from mcn_lightning.commands.parsers import OneLineErrors
+from mcn_lightning.ranges import words_of
 
 FIRST = "fit"
 """The command with most options; the page of the commands names only what others have beside them."""
@@ -65,12 +67,22 @@ def _is_option(action: argparse.Action) -> bool:
     return action.help != argparse.SUPPRESS and not file_of_group and name_of(action) not in HIDDEN
 
 
+def _type(text: str) -> str:
+    """Return a type in the words of a user: ``a / b`` for choices, ``a number above 0`` for a range."""
+    text = re.sub(r"Literal\[([^\]]*)\]", lambda found: found[1].replace("'", "").replace(", ", " / "), text)
+    text = re.sub(r"Optional\[(.*)\]$", r"\1 or none", text)
+    text = re.sub(r"Union\[([^\[\]]*)\]", lambda found: found[1].replace(", ", " or "), text)
+    text = text.replace(" | ", " or ").replace("null", "none")
+    ranges = {kind.__name__: words_of(kind) for kind in restricted.registered_types.values()}
+    return re.sub(r"\w+", lambda found: ranges.get(found[0]) or found[0], text)
+
+
 def _row(action: argparse.Action) -> str:
     kind = getattr(action, "_typehint", None) or action.type
     required = getattr(action, "required", False) or not action.option_strings
     default = "none" if action.default is None else str(getattr(action.default, "class_path", action.default))
     meaning = ROLE.sub(r"`\1`", " ".join((action.help or "").split())).replace("``", "`")
-    cells = ("" if kind is None else type_to_str(kind), "required" if required else default, meaning)
+    cells = ("" if kind is None else _type(type_to_str(kind)), "required" if required else default, meaning)
     escaped = (html.escape(each, quote=False).replace("|", "\\|").replace("*", "\\*") for each in cells)
     return f"| `{name_of(action)}` | " + " | ".join(escaped) + " |"
 
