@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import html
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
 from io import StringIO
-from typing import Any
+from typing import Any, get_args
 from unittest.mock import patch
 
+from jsonargparse import ArgumentParser
 from jsonargparse import typing as restricted
 from jsonargparse._typehints import type_to_str
 from mkdocs.config.defaults import MkDocsConfig
@@ -53,6 +55,22 @@ def groups_of(parser: Any) -> Iterator[tuple[str, list[argparse.Action]]]:
     for group in parser._action_groups:
         if actions := [each for each in group._group_actions if _is_option(each)]:
             yield group.title or "", actions
+
+
+def _dataclasses(hint: Any) -> list[type]:
+    """Return the dataclasses in a type, such as that of ``list[VisualStream] | None``."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return [hint]
+    return [kind for each in get_args(hint) for kind in _dataclasses(each)]
+
+
+def _groups_inside(actions: Sequence[argparse.Action]) -> Iterator[tuple[str, list[argparse.Action]]]:
+    """Yield the options of the dataclasses that options take: ``--data.synthetic.videos``, or of an item of a list."""
+    for action in actions:
+        for kind in _dataclasses(getattr(action, "_typehint", None)):
+            parser = ArgumentParser()
+            parser.add_class_arguments(kind, name_of(action).lstrip("-"))
+            yield from ((title, found) for title, found in groups_of(parser) if title != "options")
 
 
 def name_of(action: argparse.Action) -> str:
@@ -105,6 +123,8 @@ def options_page() -> str:
     parts = [f"# Options of `lightning {FIRST}`", f"{WRITTEN} `lightning {FIRST} --help` prints the same."]
     for title, actions in groups_of(parser_of(FIRST)):
         parts += [f"## {_heading(title, actions)}", _table(actions)]
+        for inner, found in _groups_inside(actions):
+            parts += [f"### {_heading(inner, found)}", _table(found)]
     return "\n\n".join(parts) + "\n"
 
 
