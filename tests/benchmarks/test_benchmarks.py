@@ -66,8 +66,8 @@ def overlay(folder: Path, root: Path, **more: Any) -> Path:
     return path
 
 
-def figures(folder: Path) -> dict[str, float]:
-    """Return the figures that the newest run wrote, by ``benchmark/setting/metric``."""
+def written(folder: Path) -> dict[str, float]:
+    """Return the results that the newest run wrote, by ``benchmark/setting/metric``."""
     path = max(folder.rglob("benchmarks.json"), key=lambda found: found.stat().st_mtime_ns)
     rows = json.loads(path.read_text())
     return {"/".join(filter(None, (row["benchmark"], row["setting"], row["metric"]))): row["value"] for row in rows}
@@ -77,14 +77,14 @@ def figures(folder: Path) -> dict[str, float]:
 def test_every_benchmark_gives_its_table(recipe, files, tmp_path, capsys):
     run("test", "--config", recipe, "--config", overlay(tmp_path, files))
     said = capsys.readouterr().out
-    found = figures(tmp_path)
+    found = written(tmp_path)
     names = [block["init_args"]["name"] for block in yaml.safe_load(recipe.read_text())["trainer"]["callbacks"]]
     assert {key.split("/")[0] for key in found} == set(names)
     assert all(name in said for name in names) and len(found) > 5
-    written = next(tmp_path.rglob("benchmarks.csv"))
-    rows = list(csv.DictReader(written.open()))
+    table = next(tmp_path.rglob("benchmarks.csv"))
+    rows = list(csv.DictReader(table.open()))
     assert [row["metric"] for row in rows] == [
-        row["metric"] for row in json.loads(written.with_suffix(".json").read_text())
+        row["metric"] for row in json.loads(table.with_suffix(".json").read_text())
     ]
     published = {f"{row['setting']}/{row['metric']}": row["published"] for row in rows if row["published"]}
     sources = {f"{row['setting']}/{row['metric']}": row["source"] for row in rows if row["published"]}
@@ -94,7 +94,7 @@ def test_every_benchmark_gives_its_table(recipe, files, tmp_path, capsys):
         assert published == clips | videos
         assert all("confirmed" in sources[key] and "table 3" in sources[key] for key in clips)
         assert all("table 1, caption average" in sources[key] for key in videos)
-        assert "(45.2)" in written.with_suffix(".md").read_text()
+        assert "(45.2)" in table.with_suffix(".md").read_text()
         assert "in brackets, youcook2 (t->va/R@1, t->va/R@5, t->va/R@10): Chen et al." in said
     if recipe.stem in ("crosstask", "mining_youtube"):
         sure = {key for key, source in sources.items() if "; unconfirmed" not in source}
@@ -140,7 +140,7 @@ def test_recall_is_that_of_the_formula(files, tmp_path, capsys):
     rows = embed(files, tmp_path, "youcook_val_audio.pkl")
     words = ["--config", TOP / "configs" / "evaluate" / "youcook2.yaml", "--config", overlay(tmp_path, files)]
     run("test", *words)
-    found = figures(tmp_path)
+    found = written(tmp_path)
     both = rows["video"] + rows["audio"]
     for k in (1, 5, 10):
         assert found[f"youcook2/t->va/R@{k}"] == pytest.approx(recall(rows["text"], both, k))
@@ -159,7 +159,7 @@ def own(folder: Path, **options: Any) -> Path:
 def evaluate(root: Path, folder: Path, **options: Any) -> dict[str, float]:
     """Evaluate one retrieval benchmark."""
     run("test", "--config", own(folder, **options), "--config", overlay(folder, root))
-    return figures(folder)
+    return written(folder)
 
 
 def test_clips_without_sound_are_misses_or_zeros(files, tmp_path, capsys):
@@ -178,7 +178,7 @@ def test_clips_without_sound_are_misses_or_zeros(files, tmp_path, capsys):
     assert zeros["it/t->v/R@10"] == pytest.approx(missed["it/t->v/R@10"]) and "it/clips without audio" in zeros
 
 
-def test_any_number_of_processes_gives_the_same_figures(files, tmp_path):
+def test_any_number_of_processes_gives_the_same_results(files, tmp_path):
     words = ["--config", TOP / "configs" / "evaluate" / "paper.yaml", "--config", overlay(tmp_path, files)]
     found = []
     for devices in (1, 2, 3):
@@ -186,7 +186,7 @@ def test_any_number_of_processes_gives_the_same_figures(files, tmp_path):
         batches = ["--trainer.callbacks.init_args.batch_size", "4"]  # more than one for each process
         done = subprocess.run([*command, *batches], capture_output=True, text=True, env=dict(os.environ))
         assert done.returncode == 0, done.stderr[-3000:]
-        found.append(figures(tmp_path))
+        found.append(written(tmp_path))
     assert len(found[0]) > 100
     assert found[1] == found[0] and found[2] == found[0]
 
@@ -371,15 +371,15 @@ def test_a_bad_video_is_one_line(case, files, tmp_path, capsys):
         ({"directions": ["t->x"]}, "t->x"),
         ({"directions": ["t->tv"]}, "t->tv"),
         ({"audio_weight": -1.0}, "benchmark it: audio_weight: expected more than 0, found -1.0"),
-        ({"published": {"t->x/R@1": 1.0}, "source": "x"}, "published: expected figures of"),
+        ({"published": {"t->x/R@1": 1.0}, "source": "x"}, "published: expected results of"),
         ({"published": {"t->va/R@1": float("nan")}, "source": "x"}, "expected a number, found nan"),
         ({"directions": []}, None),
-        ({"audio_frames": 0}, "audio_frames: expected at least 1, found 0"),
+        ({"audio_frames": 0}, "audio_frames: expected more than 0, found 0"),
         ({"benchmark_size": 10}, "expected at least the 20 clips of msrvtt_jsfusion_test.pkl, found 10"),
         ({"full_video": True}, "full_video: expected clip ids that begin with the 11 characters of the video id"),
-        ({"published": {"t->va/R@1": 1.0}}, "expected the source of the published figures, found none"),
-        ({"published": {"t->va/R@2": 1.0}, "source": "x"}, "published: expected figures of"),
-        ({"sources": {"t->va/R@1": "x"}}, "sources: expected figures that are under published, found t->va/R@1"),
+        ({"published": {"t->va/R@1": 1.0}}, "expected the source of the published results, found none"),
+        ({"published": {"t->va/R@2": 1.0}, "source": "x"}, "published: expected results of"),
+        ({"sources": {"t->va/R@1": "x"}}, "sources: expected results that are under published, found t->va/R@1"),
         ({"name": "a/b"}, "expected one without '/', found 'a/b'"),
         ({"ranks_file": "/proc/none/ranks.csv"}, "ranks_file: expected a place to write"),
     ],
@@ -398,7 +398,7 @@ def test_recognition_follows_the_protocol_that_is_named(split, similarity, files
     path = tmp_path / "own.yaml"
     path.write_text(yaml.safe_dump({"data": {"val_csv": None}, "trainer": {"callbacks": callbacks}}))
     run("test", "--config", path, "--config", overlay(tmp_path, files))
-    found, said = figures(tmp_path), capsys.readouterr().out
+    found, said = written(tmp_path), capsys.readouterr().out
     suffix = " all clips" if split == "all" else ""
     nearest = "v->v nearest by dot product" if similarity == "dot" else "v->v nearest"
     assert f"ucf101/t->v{suffix}/top1" in found and f"ucf101/{nearest}/top5" in found
@@ -482,7 +482,7 @@ def test_released_weights_are_evaluated_as_they_are(kind, files, tmp_path, capsy
     run("test", *words, "--model.weights", tmp_path / "e16.pth")
     out = capsys.readouterr().out
     assert said in out and "D = 12" in out
-    found = figures(tmp_path)
+    found = written(tmp_path)
     assert f"youcook2/{direction}/R@10" in found
     embedded = embedded_by_reference(state, files, "youcook_val_audio.pkl")
     rows = {name: value.numpy() for name, value in embedded.items() if value is not None}

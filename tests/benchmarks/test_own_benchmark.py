@@ -40,7 +40,7 @@ def block(language: str) -> str:
 def folder(tiny, tmp_path) -> Path:
     """A folder with the page's files, clips of three animals, weights, and options that make a run tiny."""
     (tmp_path / "animals.py").write_text(block("python"))
-    (tmp_path / "animals.yaml").write_text(block("yaml"))
+    (tmp_path / "mine.yaml").write_text(block("yaml"))
     root = tmp_path / "DATA"
     root.mkdir()
     for path in tiny.iterdir():
@@ -126,7 +126,7 @@ def refused(*words: object) -> str:
 
 
 def test_it_is_evaluated_in_training_and_its_metrics_are_planned(here, capsys):
-    words = "fit --config demo --config animals.yaml --data.root DATA --data.synthetic null".split()
+    words = "fit --config demo --config mine.yaml --data.root DATA --data.synthetic null".split()
     said = refused(*words, "--checkpoint.monitor", "val/animals/t->v/top2")
     assert said.startswith("error: --checkpoint.monitor: expected a metric of this run (val/animals/t->v/top1, ")
     assert said.endswith("found val/animals/t->v/top2")

@@ -66,7 +66,7 @@ class Probe(Benchmark):
     def evaluate(self, trainer, module):
         self.seen.append(module.network.video.state_dict() | {})
         self.seen[-1] = {name: value.clone() for name, value in self.seen[-1].items()}
-        yield self.figure("", "count", 1)
+        yield self.result("", "count", 1)
 
 
 def make_module(kind="kmeans") -> MCNModule:

@@ -1,6 +1,6 @@
 """The benchmarks: their files on disk, what they measure, and the tables of what came out."""
 
-from mcn_lightning.benchmarks.base import Benchmark, Figure
+from mcn_lightning.benchmarks.base import Benchmark, Result
 from mcn_lightning.benchmarks.embedding import embed_batches, embed_clips, embed_texts
 from mcn_lightning.benchmarks.files import EvaluationData
 from mcn_lightning.benchmarks.localization import CrossTask, LocalizationBenchmark, MiningYouTube
@@ -13,10 +13,10 @@ __all__ = [
     "BenchmarkReport",
     "CrossTask",
     "EvaluationData",
-    "Figure",
     "LocalizationBenchmark",
     "MiningYouTube",
     "RecognitionBenchmark",
+    "Result",
     "RetrievalBenchmark",
     "embed_batches",
     "embed_clips",

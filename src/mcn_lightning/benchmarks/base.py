@@ -23,8 +23,8 @@ _DIRECTION = re.compile(r"[vat]+->[vat]+[ /]")
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One figure of a benchmark.
+class Result:
+    """One result of a benchmark.
 
     Args:
         benchmark: its name.
@@ -32,7 +32,7 @@ class Figure:
         metric: for instance ``R@10``.
         value: in the unit of the metric; shares are in per cent.
         kind: a metric; a count of what was used or left out; or a detail that the printed table leaves out.
-        published: the figure that was published, where there is one.
+        published: the result that was published, where there is one.
         source: where it was published.
     """
 
@@ -57,12 +57,12 @@ class NotPossibleError(InputError):
 class Benchmark(Callback):
     """A benchmark with files of its own, evaluated after every validation and in ``validate`` and ``test``.
 
-    Figures are logged as ``val/<name>/<setting>/<metric>`` (or ``test/...``), so that ModelCheckpoint can monitor them.
+    Results are logged as ``val/<name>/<setting>/<metric>`` (or ``test/...``), so that ModelCheckpoint can monitor them.
     They do not depend on the number of processes: each embeds whole batches that are the same for any number.
 
     Args:
         name: of the benchmark, in tables and logs.
-        published: published figures by ``<setting>/<metric>``, shown beside ours.
+        published: published results by ``<setting>/<metric>``, shown beside ours.
         source: where they were published.
         sources: where single ones were published, by ``<setting>/<metric>``, and how sure they are.
     """
@@ -81,17 +81,17 @@ class Benchmark(Callback):
         self.sources = dict(sources or {})
         if unknown := [key for key in self.sources if key not in (published or {})]:
             raise InputError(
-                f"benchmark {name}: sources: expected figures that are under published, found {unknown[0]}"
+                f"benchmark {name}: sources: expected results that are under published, found {unknown[0]}"
             )
         if published and not source and set(published) - set(self.sources):
-            raise InputError(f"benchmark {name}: expected the source of the published figures, found none; give source")
+            raise InputError(f"benchmark {name}: expected the source of the published results, found none; give source")
         self.name = name
         self.published = dict(published or {})
         for key, value in self.published.items():
             if not math.isfinite(value):
                 raise InputError(f"benchmark {name}: published: {key}: expected a number, found {value}")
         self.source = source
-        self.figures: list[Figure] = []
+        self.results: list[Result] = []
         self._opened = False
         self._lacks = ""
 
@@ -105,11 +105,11 @@ class Benchmark(Callback):
         if lacking:
             raise NotPossibleError(f"it needs embeddings of {' and '.join(lacking)}, which this network lacks")
 
-    def left_out(self, counts: Mapping[str, int]) -> Iterator[Figure]:
+    def left_out(self, counts: Mapping[str, int]) -> Iterator[Result]:
         """Give what was left out or adjusted as counts, where it happened."""
         for what, count in counts.items():
             if count:
-                yield self.figure("", what, count, "count")
+                yield self.result("", what, count, "count")
 
     def expected(self) -> list[str] | None:
         """Return the keys of the metrics, where they are known once the files are open; ``None`` where they are not.
@@ -131,8 +131,8 @@ class Benchmark(Callback):
         """
         raise NotImplementedError
 
-    def evaluate(self, trainer: Trainer, module: EmbeddingModule) -> Iterator[Figure]:
-        """Give the metrics, made by ``figure``, the same on every process.
+    def evaluate(self, trainer: Trainer, module: EmbeddingModule) -> Iterator[Result]:
+        """Give the metrics, made by ``result``, the same on every process.
 
         Gradients are off, and the precision is that of the trainer. The module is in evaluation mode.
         """
@@ -161,57 +161,42 @@ class Benchmark(Callback):
         module = embedding_module(pl_module)
         if trainer.sanity_checking:
             return
-        self.figures = []
+        self.results = []
         try:
             with trainer.precision_plugin.forward_context(), torch.no_grad():
                 found = list(self.evaluate(trainer, module)) if not self._lacks else []
         except ValueError as error:
             raise InputError(f"benchmark {self.name}: {error}") from None
         if self._lacks:
-            self.figures = [self.figure("", f"evaluated ({self._lacks})", 0, "count")]
+            self.results = [self.result("", f"evaluated ({self._lacks})", 0, "count")]
             return
-        settings = {figure.setting for figure in found}  # weights may lack what others are published for
-        known = {figure.key for figure in found}
+        settings = {result.setting for result in found}  # weights may lack what others are published for
+        known = {result.key for result in found}
         unknown = [
             key
             for key in self.published
             if key not in known and (key.rpartition("/")[0] in settings or not _DIRECTION.match(key))
         ]
         if unknown:
-            names = ", ".join(figure.key for figure in found if figure.kind == "metric")
-            raise InputError(f"benchmark {self.name}: published: expected figures of {names}, found {unknown[0]}")
-        for figure in found:
-            if figure.kind == "metric":
-                module.log(f"{stage}/{self.name}/{figure.key}", figure.value, batch_size=1, sync_dist=world() > 1)
-        self.figures = found
+            names = ", ".join(result.key for result in found if result.kind == "metric")
+            raise InputError(f"benchmark {self.name}: published: expected results of {names}, found {unknown[0]}")
+        for result in found:
+            if result.kind == "metric":
+                module.log(f"{stage}/{self.name}/{result.key}", result.value, batch_size=1, sync_dist=world() > 1)
+        self.results = found
 
-    def figure(self, setting: str, metric: str, value: float | Tensor, kind: Kind = "metric") -> Figure:
-        """Return a figure of this benchmark, with the published one where there is one."""
+    def result(self, setting: str, metric: str, value: float | Tensor, kind: Kind = "metric") -> Result:
+        """Return a result of this benchmark, with the published one where there is one."""
         key = f"{setting}/{metric}" if setting else metric
         published = self.published.get(key)
         source = self.sources.get(key, self.source) if published is not None else ""
-        return Figure(self.name, setting, metric, float(value), kind, published, source)
+        return Result(self.name, setting, metric, float(value), kind, published, source)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._run(trainer, pl_module, "val")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._run(trainer, pl_module, "test")
-
-
-def at_least(name: str, **least: tuple[float, float]) -> None:
-    """Refuse options of a benchmark that are too small.
-
-    Args:
-        name: of the benchmark.
-        **least: value and least value of each option.
-
-    Raises:
-        InputError: naming the first one.
-    """
-    for option, (value, minimum) in least.items():
-        if not minimum <= value < math.inf:
-            raise InputError(f"benchmark {name}: {option}: expected at least {minimum:g}, found {value}")
 
 
 def above_zero(name: str, **options: float) -> None:

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from mcn_lightning.benchmarks.base import Benchmark, Figure, at_least
+from mcn_lightning.benchmarks.base import Benchmark, Result, above_zero
 from mcn_lightning.benchmarks.embedding import embed_clips, embed_texts
 from mcn_lightning.benchmarks.files import EvaluationClips, EvaluationData, EvaluationText
 from mcn_lightning.callbacks.protocols import EmbeddingModule
@@ -61,7 +61,7 @@ class RecognitionBenchmark(Benchmark):
     ) -> None:
         super().__init__(name, **published)
         self._gallery = parse_direction(f"t->{gallery}", f"benchmark {name}: gallery")[1]
-        at_least(name, audio_frames=(audio_frames, 1), batch_size=(batch_size, 1))
+        above_zero(name, audio_frames=audio_frames, batch_size=batch_size)
         self.path, self.letters, self.split, self.combine = path, gallery, split, combine
         self.neighbours, self.neighbour_similarity, self.clusters = neighbours, neighbour_similarity, clusters
         self.audio_frames, self.batch_size = audio_frames, batch_size
@@ -75,14 +75,13 @@ class RecognitionBenchmark(Benchmark):
             InputError: if something of it cannot be used.
         """
         self.need(module.network_config, ["text", *self._gallery])
-        modalities = [*self._gallery, "text"]
-        # silence is zeros
-        self._clips = data.clips(self.path, modalities, self.audio_frames, self.batch_size, True, silent=True)
+        form = [*self._gallery, "text"], self.audio_frames, self.batch_size
+        self._clips = data.clips(self.path, *form, with_classes=True, silent=True)  # clips without sound have zeros
         self._text = cast(EvaluationText, self._clips.text)  # text is among the modalities
         if self.split == "test" and not (self._clips.splits == 0).any():
             raise InputError(f"{self.path}: expected test clips (training 0), found none; set split to all")
 
-    def evaluate(self, trainer: Trainer, module: EmbeddingModule) -> Iterator[Figure]:
+    def evaluate(self, trainer: Trainer, module: EmbeddingModule) -> Iterator[Result]:
         """Recognise every clip of the split."""
         embeddings = embed_clips(module, self._clips, self.name)
         silent = torch.tensor(self._clips.silent, device=module.device)
@@ -94,30 +93,30 @@ class RecognitionBenchmark(Benchmark):
         classes = embed_texts(module, self._text, self._clips.class_texts())
         setting = f"t->{self.letters}{suffix}"
         distinct, column = torch.unique(classes, dim=0, return_inverse=True)  # equal ones tie to the last bit
-        yield from self._figures(setting, class_metrics((rows[shown] @ distinct.T)[:, column], labels[shown]), names)
+        yield from self._results(setting, class_metrics((rows[shown] @ distinct.T)[:, column], labels[shown]), names)
         if self.neighbours and train.any() and test.any():
             how = self.neighbour_similarity
             found = neighbour_metrics(rows[test], labels[test], rows[train], labels[train], similarity=how)
             nearest = "nearest" if how == "cosine" else "nearest by dot product"
-            yield from self._figures(f"{self.letters}->{self.letters} {nearest}", found, names)
+            yield from self._results(f"{self.letters}->{self.letters} {nearest}", found, names)
         if self.clusters:
             clusters = find_topics(rows[shown], len(labels[shown].unique()))
             for metric, value in cluster_quality(clusters, labels[shown]).items():
-                yield self.figure(f"{self.letters} clusters{suffix}", metric, value)
+                yield self.result(f"{self.letters} clusters{suffix}", metric, value)
         what = "clips recognised, which are all" if self.split == "all" else "clips of the test split recognised"
-        yield self.figure("", what, int(shown.sum()), "count")
+        yield self.result("", what, int(shown.sum()), "count")
         yield from self.left_out(self._clips.changed)
         if self.split == "test" or self.neighbours:
             kinds = {"training clips": int(train.sum()), "clips of neither split": int((splits == 2).sum())}
             yield from self.left_out(kinds)
         if "audio" in embeddings and silent[shown].any():
-            yield self.figure("", "clips without audio (zeros for it)", int(silent[shown].sum()), "count")
+            yield self.result("", "clips without audio (zeros for it)", int(silent[shown].sum()), "count")
 
-    def _figures(self, setting: str, found: Mapping[str, Tensor], names: Sequence[str]) -> Iterator[Figure]:
+    def _results(self, setting: str, found: Mapping[str, Tensor], names: Sequence[str]) -> Iterator[Result]:
         for metric, value in found.items():
             if metric != "per_class":
-                yield self.figure(setting, metric, value)
+                yield self.result(setting, metric, value)
                 continue
             for name, one in zip(names, value.tolist(), strict=False):  # the last classes may have no clip
                 if not math.isnan(one):
-                    yield self.figure(setting, f"top1 of {name}", one, "detail")
+                    yield self.result(setting, f"top1 of {name}", one, "detail")

@@ -15,11 +15,12 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from mcn_lightning.batch import MODALITIES
-from mcn_lightning.benchmarks.base import Benchmark, Figure, NotPossibleError, at_least
+from mcn_lightning.benchmarks.base import Benchmark, NotPossibleError, Result, above_zero
 from mcn_lightning.benchmarks.embedding import embed_clips, on_first
 from mcn_lightning.benchmarks.files import EvaluationClips, EvaluationData
 from mcn_lightning.callbacks.protocols import EmbeddingModule
 from mcn_lightning.errors import InputError
+from mcn_lightning.files import replacing
 from mcn_lightning.metrics import full_video_metrics, item_ranks, retrieval_metrics
 from mcn_lightning.metrics.directions import (
     AUDIO_TEXT,
@@ -106,7 +107,7 @@ class RetrievalBenchmark(Benchmark):
         super().__init__(name, **published)
         for direction in directions or ():
             parse_direction(direction, f"benchmark {name}: directions")
-        at_least(name, audio_frames=(audio_frames, 1), batch_size=(batch_size, 1))
+        above_zero(name, audio_frames=audio_frames, batch_size=batch_size)
         self.scoring = Scoring(combine, audio_weight, calibrate, calibrate_temperature, f"benchmark {name}: ")
         self.path, self.directions = path, directions
         self.audio_frames, self.without_audio, self.benchmark_size = audio_frames, without_audio, benchmark_size
@@ -155,7 +156,7 @@ class RetrievalBenchmark(Benchmark):
         metrics = retrieval_metrics(torch.ones(1, dtype=torch.float64))
         return None if self.full_video else [f"{direction}/{name}" for direction in self._chosen for name in metrics]
 
-    def evaluate(self, trainer: Trainer, module: EmbeddingModule) -> Iterator[Figure]:
+    def evaluate(self, trainer: Trainer, module: EmbeddingModule) -> Iterator[Result]:
         """Rank every query's clip among the gallery, in every direction."""
         embeddings = embed_clips(module, self._clips, self.name)
         silent = torch.tensor(self._clips.silent, device=module.device)
@@ -176,7 +177,7 @@ class RetrievalBenchmark(Benchmark):
             missing = (self.benchmark_size or len(silent)) - len(silent)
             everyone = torch.cat([ranks, ranks.new_full((missing,), math.inf)])
             for metric, value in retrieval_metrics(everyone).items():
-                yield self.figure(direction, metric, value)
+                yield self.result(direction, metric, value)
             counted.setdefault((len(everyone), "queries"), []).append(direction)
             counted.setdefault((len(items), "items"), []).append(direction)
             if lost := len(everyone) - len(queries):
@@ -185,7 +186,7 @@ class RetrievalBenchmark(Benchmark):
                 for metric, value in self._whole_videos(queries, items, asking.clips, found.clips).items():
                     setting, _, measure = metric.rpartition("/")
                     if setting != "caption_clip":  # the plain retrieval above
-                        yield self.figure(f"{direction} {setting}", measure, value)
+                        yield self.result(f"{direction} {setting}", measure, value)
         yield from self._counts(silent, counted)
         if self.ranks_file is not None:
             on_first(lambda: self._write_ranks(trainer, ranks_of))
@@ -202,23 +203,23 @@ class RetrievalBenchmark(Benchmark):
         of_clips = {name: values[clips[rows]] for name, values in embeddings.items() if name not in CAPTIONED}
         return _Side(of_captions | of_clips, clips[rows], rows, len(clips))
 
-    def _counts(self, silent: Tensor, counted: Mapping[tuple[int, str], list[str]]) -> Iterator[Figure]:
+    def _counts(self, silent: Tensor, counted: Mapping[tuple[int, str], list[str]]) -> Iterator[Result]:
         """Count clips and captions, and queries and gallery items of the directions where there are not as many."""
         clips = len(silent)
-        yield self.figure("", "clips", clips, "count")
+        yield self.result("", "clips", clips, "count")
         if (captions := len(self._clips.caption_clips)) > clips:
-            yield self.figure("", "captions", captions, "count")
+            yield self.result("", "captions", captions, "count")
         yield from self.left_out(self._clips.changed)
         for name, directions in self._left_out.items():
             what = f"directions left out, as there is no {name}: {', '.join(directions)}"
-            yield self.figure("", what, len(directions), "count")
+            yield self.result("", what, len(directions), "count")
         if silent.any():
-            yield self.figure("", "clips without audio", int(silent.sum()), "count")
+            yield self.result("", "clips without audio", int(silent.sum()), "count")
         alike = all(count == clips for count, what in counted if what in ("queries", "items"))
         kinds = ("queries", "items", "queries counted as misses")
         for (count, what), directions in sorted(counted.items(), key=lambda item: kinds.index(item[0][1])):
             if not (alike and what in ("queries", "items")):
-                yield self.figure("", f"{what} in {', '.join(directions)}", count, "count")
+                yield self.result("", f"{what} in {', '.join(directions)}", count, "count")
 
     def _whole_videos(
         self, queries: Tensor, items: Tensor, caption_clips: Tensor, clips: Tensor
@@ -237,7 +238,7 @@ class RetrievalBenchmark(Benchmark):
         columns = [*named.values(), *(ranks.tolist() for ranks in ranks_of.values())]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "w", encoding="utf-8", newline="") as file:
+            with replacing(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file)
                 writer.writerow([*named, *ranks_of])
                 writer.writerows(zip_longest(*columns, fillvalue=""))

@@ -19,7 +19,7 @@ from mcn_lightning.distributed import broadcast
 from mcn_lightning.errors import InputError
 
 
-def figures(feature: str, report: KMeansReport) -> dict[str, float]:
+def logged(feature: str, report: KMeansReport) -> dict[str, float]:
     """Return what is logged of a run of k-means, by name.
 
     Args:
@@ -172,7 +172,7 @@ class CentroidUpdate(Callback):
         """Log how the last run of k-means went."""
         module, values = embedding_module(pl_module), dict[str, float]()
         for feature, report in module.cluster_reports.items():
-            values |= figures(feature, report)
+            values |= logged(feature, report)
         if self._pass_seconds is not None:
             values["clustering/pass_seconds"] = self._pass_seconds
         module.cluster_reports, self._pass_seconds = {}, None

@@ -26,7 +26,7 @@ def format_table(
         metrics: ``"<direction>/<metric>"`` to its value, and perhaps ``nmi``, ``purity`` and ``topics_nmi``.
         rankings: the rows.
         count: N, held-out clips.
-        when: in training these figures were taken; not said when empty.
+        when: in training this evaluation took place; not said when empty.
         dropped: how many captions are not among the clips since they cannot be used, in words.
         unknown: clips without any known word in their text.
         left_out: directions that are not evaluated, by the modality that is absent.

@@ -87,7 +87,11 @@ class ClipData(Protocol):
     """A data module of clips; ``NarratedVideos`` is one."""
 
     batch_size: int
-    predict_split: Any
+
+    @property
+    def predict_split(self) -> str:
+        """What ``predict`` embeds: train, val, test or all."""
+        ...
 
     @property
     def modalities(self) -> Sequence[str]:

@@ -136,7 +136,7 @@ def recall_pooled(videos: Sequence[StepCounts]) -> float:
 def recall_mean_over_videos(videos: Sequence[StepCounts]) -> float:
     """Steps hit over steps annotated in a video, the mean over the videos of a task, then the mean over the tasks.
 
-    What the released MCN code reports; a video with few annotated steps weighs as much as one with many, so the figure
+    What the released MCN code reports; a video with few annotated steps weighs as much as one with many, so the value
     differs from `recall_pooled`. A video without an annotated step (``annotated == 0``) has no recall and is left out.
 
     Args:

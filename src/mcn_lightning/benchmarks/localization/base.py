@@ -14,7 +14,7 @@ from pytorch_lightning import Trainer
 from torch import Tensor
 
 from mcn_lightning.batch import MODALITIES
-from mcn_lightning.benchmarks.base import Benchmark, Figure, above_zero
+from mcn_lightning.benchmarks.base import Benchmark, Result, above_zero
 from mcn_lightning.benchmarks.embedding import embed_texts, share_out
 from mcn_lightning.benchmarks.files import EvaluationData
 from mcn_lightning.benchmarks.localization.annotations import LocalizationSet
@@ -168,33 +168,33 @@ class LocalizationBenchmark(Benchmark):
         for number in range(len(self._videos)):
             self._videos.open(number, finite=False)  # a file that is missing or damaged is told now
 
-    def evaluate(self, trainer: Trainer, module: EmbeddingModule) -> Iterator[Figure]:
+    def evaluate(self, trainer: Trainer, module: EmbeddingModule) -> Iterator[Result]:
         """Localize the steps of every video."""
         texts = embed_texts(module, self._videos.text, self._videos.texts)
         results = share_out(len(self._videos), lambda number: self._video(module, texts, number), self.name, "videos")
         setting = f"t->{self.letters}"
         counts = [result.counts for result in results if result.counts is not None]
         if any(count.annotated for count in counts):
-            yield self.figure(setting, "recall pooled", recall_pooled(counts))
-            yield self.figure(setting, "recall per video", recall_mean_over_videos(counts))
+            yield self.result(setting, "recall pooled", recall_pooled(counts))
+            yield self.result(setting, "recall per video", recall_mean_over_videos(counts))
         if self.of_tasks:
             yield from self._precision(setting, results)
             for task in sorted({count.task for count in counts if count.annotated}):
                 own = recall_pooled([count for count in counts if count.task == task])
-                yield self.figure(setting, f"recall pooled of {task}", own, "detail")
+                yield self.result(setting, f"recall pooled of {task}", own, "detail")
         overlaps = [result.overlap for result in results if result.overlap is not None]
         if overlaps:
             iou, iod = np.mean(overlaps, axis=0)
-            yield self.figure(setting, "IoU", iou)
-            yield self.figure(setting, "IoD", iod)
+            yield self.result(setting, "IoU", iou)
+            yield self.result(setting, "IoD", iod)
         found, truth = (np.concatenate(labels) for labels in zip(*(result.labels for result in results), strict=True))
         if len(truth):
-            yield self.figure(setting, "frame accuracy", frame_accuracy(found, truth))
+            yield self.result(setting, "frame accuracy", frame_accuracy(found, truth))
         if (truth != BACKGROUND).any():
-            yield self.figure(setting, "frame accuracy of actions", frame_accuracy(found, truth, ignore=BACKGROUND))
+            yield self.result(setting, "frame accuracy of actions", frame_accuracy(found, truth, ignore=BACKGROUND))
         yield from self._counted(results)
 
-    def _precision(self, setting: str, results: Sequence[VideoResult]) -> Iterator[Figure]:
+    def _precision(self, setting: str, results: Sequence[VideoResult]) -> Iterator[Result]:
         """Give the average precision of each task, over the seconds of all of its videos, and the mean over tasks."""
         by_task: dict[str, list[Precision]] = defaultdict(list)
         for number, result in enumerate(results):
@@ -206,12 +206,12 @@ class LocalizationBenchmark(Benchmark):
             if truth.any():
                 found[task] = mean_average_precision(average_precision(scores, truth))
         if found:
-            yield self.figure(setting, "AP", float(np.mean(list(found.values()))))
+            yield self.result(setting, "AP", float(np.mean(list(found.values()))))
             for task, value in sorted(found.items()):
-                yield self.figure(setting, f"AP of {task}", value, "detail")
+                yield self.result(setting, f"AP of {task}", value, "detail")
 
-    def _counted(self, results: Sequence[VideoResult]) -> Iterator[Figure]:
-        yield self.figure("", "videos", len(results), "count")
+    def _counted(self, results: Sequence[VideoResult]) -> Iterator[Result]:
+        yield self.result("", "videos", len(results), "count")
         changed: dict[str, int] = dict(self._videos.changed)
         for result in results:
             for what, count in result.changed.items():
