@@ -370,11 +370,11 @@ def test_a_bad_video_is_one_line(case, files, tmp_path, capsys):
     [
         ({"directions": ["t->x"]}, "t->x"),
         ({"directions": ["t->tv"]}, "t->tv"),
-        ({"audio_weight": -1.0}, "benchmark it: audio_weight: expected more than 0, found -1.0"),
+        ({"audio_weight": -1.0}, "benchmark it: audio_weight: expected a number above 0, found -1.0"),
         ({"published": {"t->x/R@1": 1.0}, "source": "x"}, "published: expected results of"),
         ({"published": {"t->va/R@1": float("nan")}, "source": "x"}, "expected a number, found nan"),
         ({"directions": []}, None),
-        ({"audio_frames": 0}, "audio_frames: expected more than 0, found 0"),
+        ({"audio_frames": 0}, "audio_frames: expected a number above 0, found 0"),
         ({"benchmark_size": 10}, "expected at least the 20 clips of msrvtt_jsfusion_test.pkl, found 10"),
         ({"full_video": True}, "full_video: expected clip ids that begin with the 11 characters of the video id"),
         ({"published": {"t->va/R@1": 1.0}}, "expected the source of the published results, found none"),

@@ -17,6 +17,7 @@ from mcn_lightning.callbacks.protocols import EmbeddingModule, callbacks_of, emb
 from mcn_lightning.distributed import world
 from mcn_lightning.errors import InputError
 from mcn_lightning.models import NetworkConfig
+from mcn_lightning.ranges import PositiveFloat, checked
 
 Kind = Literal["metric", "count", "detail"]
 _DIRECTION = re.compile(r"[vat]+->[vat]+[ /]")
@@ -210,5 +211,4 @@ def above_zero(name: str, **options: float) -> None:
         InputError: naming the first one.
     """
     for option, value in options.items():
-        if not 0 < value < math.inf:
-            raise InputError(f"benchmark {name}: {option}: expected more than 0, found {value}")
+        checked(PositiveFloat, value, f"benchmark {name}: {option}")

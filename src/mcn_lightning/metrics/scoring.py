@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcn_lightning.errors import InputError
 from mcn_lightning.metrics.directions import AUDIO_TEXT, embedding_names, parse_direction
 from mcn_lightning.metrics.retrieval import query_density
+from mcn_lightning.ranges import NonNegativeFloat, PositiveFloat, checked
 
 Fusion = Literal["sum", "normalized_mean", "normalized_sum"]
 
@@ -61,16 +60,9 @@ class Scoring:
     where: str = "--retrieval."
 
     def __post_init__(self) -> None:
-        if not 0 < self.audio_weight < math.inf:
-            raise InputError(
-                f"{self.where}audio_weight: expected more than 0, found {self.audio_weight}; 1 is the plain sum"
-            )
-        if not 0 <= self.calibrate < math.inf:
-            raise InputError(f"{self.where}calibrate: expected 0 or more, found {self.calibrate}; 0 turns it off")
-        if not 0 < self.temperature < math.inf:
-            raise InputError(
-                f"{self.where}calibrate_temperature: expected more than 0, found {self.temperature}; try 0.05"
-            )
+        checked(PositiveFloat, self.audio_weight, f"{self.where}audio_weight")
+        checked(NonNegativeFloat, self.calibrate, f"{self.where}calibrate")
+        checked(PositiveFloat, self.temperature, f"{self.where}calibrate_temperature")
 
     def uncalibrated(self, clusters_of: ClustersOf, directions: Sequence[str], joint: bool) -> str:
         """Return a warning that names the directions which lack clusters to calibrate with, or "".

@@ -254,14 +254,14 @@ class LocalizationBenchmark(Benchmark):
     def _alignment(
         self, video: SecondsOfVideo, log_probs: np.ndarray, changed: dict[str, int]
     ) -> tuple[tuple[float, float] | None, tuple[np.ndarray, np.ndarray]]:
-        seconds, nothing = len(log_probs), np.zeros(0, dtype=np.int64)
+        seconds, empty = len(log_probs), np.zeros(0, dtype=np.int64)
         entries = transcript(video.segments, seconds, self.background)
         if not video.segments:
-            return None, (nothing, nothing)
+            return None, (empty, empty)
         if seconds < len(entries):
             what = "videos with fewer seconds than entries of their transcript (no alignment)"
             changed[what] = changed.get(what, 0) + 1
-            return None, (nothing, nothing)
+            return None, (empty, empty)
         columns = [video.column(entry.step) for entry in entries]
         boundaries = align(log_probs[:, columns], self._mean_lengths(video, entries, seconds))
         aligned = np.column_stack([boundaries[:-1], boundaries[1:]]).astype(np.float64)
