@@ -16,7 +16,7 @@ from mcn_lightning.data.captions import Captions, read_captions
 from mcn_lightning.data.files.word_vectors import read_word_vectors
 from mcn_lightning.data.sources.howto100m import read_video_list
 from mcn_lightning.errors import InputError
-from mcn_lightning.runs.options import read_options
+from mcn_lightning.runs.saved import read_options
 from mcn_lightning.text_files import read_json, read_lines, read_text
 
 MARK = b"\xef\xbb\xbf"

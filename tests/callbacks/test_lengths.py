@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import EarlyStopping, Timer
 
 from callbacks.lengths import Cut, Story, run
 from mcn_lightning.errors import InputError
-from mcn_lightning.runs.restart import adapt_stops
+from mcn_lightning.runs.lightning import adapt_stops
 
 
 def lengths(accumulate: int) -> dict[str, dict[str, Any]]:

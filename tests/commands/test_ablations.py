@@ -147,8 +147,8 @@ def test_a_stopped_run_goes_on_with_the_same_command(folder, tmp_path, words):
     assert 0 < newest < 40
     subprocess.run(command, check=True)
     assert f"step {newest}" in (tmp_path / "runs" / "lr" / "seed_0.log").read_text()
-    for name, version in (("lr", 1), ("weight", 0)):
-        saved = tmp_path / "runs" / name / f"version_{version}" / "checkpoints" / "last.ckpt"
+    for name in ("lr", "weight"):
+        (saved,) = (tmp_path / "runs" / name).glob("version_*/checkpoints/last.ckpt")
         assert torch.load(saved, weights_only=True)["global_step"] == 40
 
 
@@ -205,8 +205,6 @@ def test_no_run_begins_after_a_signal_that_came_before(folder, tmp_path, monkeyp
 )
 def test_the_job_array_has_a_task_for_each_file_and_seed(status, known, reason, tmp_path):
     script = ROOT / "experiments" / "slurm" / "ablations.sbatch"
-    last = int(re.search(r"--array=0-(\d+)", script.read_text().split("#SBATCH", 1)[1]).group(1))
-    assert last + 1 == len(plan(DEMO, FOLDER, [0, 1, 2], [], []))
     control = f'case "$*" in *show*) echo "JobId=12 {known} Power=" ;; *) echo "$@" > requeued; exit 1 ;; esac'
     for name, text in {"srun": f'printf "%s\\n" "$@"; exit {status}', "scontrol": control}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
@@ -239,12 +237,30 @@ def test_the_job_array_has_a_task_for_each_file_and_seed(status, known, reason, 
     assert shown[shown.index("--only") + 1] == "5" and shown[shown.index("--seeds") + 1] == "[0, 1, 2]"
 
 
-def test_the_sweep_has_the_files_of_its_base():
-    sweep = yaml.safe_load((ROOT / "experiments" / "sweeps" / "ablations.yaml").read_text())
+def test_the_batch_script_submits_a_task_for_each_file_and_seed(tmp_path):
+    (tmp_path / "sbatch").write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/given\n')
+    (tmp_path / "sbatch").chmod(0o755)
+    script = ROOT / "experiments" / "slurm" / "ablations.sbatch"
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": sys.executable, "SBATCH_OPTIONS": "--mem=1G --wait"}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")} | path
+    done = subprocess.run(["bash", script, "--data.root", "a b"], env=env, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    count = len(plan(DEMO, FOLDER, [0, 1, 2], [], []))
+    given = (tmp_path / "given").read_text().splitlines()
+    assert given == ["--mem=1G", "--wait", f"--array=0-{count - 1}%8", str(script), "--data.root", "a b"]
+    done = subprocess.run(["bash", script], env=env | {"SLURM_JOB_ID": "1"}, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: sbatch: expected --array, found none; bash ")
+    done = subprocess.run(["bash", script], env=env | {"BASE": "gone"}, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "error: --base gone: expected a file or a recipe" in done.stderr
+
+
+def test_the_sweep_has_the_files_of_its_base(capsys):
+    ablate(FOLDER, "--seeds", "[0, 1, 2]", "--sweep", more=["--data.root", "DATA"])
+    sweep = yaml.safe_load(capsys.readouterr().out)
     files = list(dict.fromkeys(task.file.stem for task in plan(DEMO, FOLDER, [0], [], [])))
     assert sweep["parameters"]["files"]["values"] == [f"[{name}]" for name in files]
     assert sweep["parameters"]["seeds"]["values"] == [f"[{seed}]" for seed in (0, 1, 2)]
-    assert f"--base={DEMO.relative_to(ROOT)}" in sweep["command"]
+    assert f"--base={DEMO}" in sweep["command"] and sweep["command"][-2:] == ["--data.root", "DATA"]
 
 
 def test_options_are_refused_with_the_name_of_the_file(folder):

@@ -160,25 +160,31 @@ def test_a_last_line_that_breaks_off_does_not_count(tmp_path, capsys):
     assert "metrics.csv: the last line breaks off and is left out" in capsys.readouterr().err
 
 
-def test_the_parts_of_a_run_are_one(tmp_path):
-    began, later = {"started": "2026-11-24T12:00:00"}, {"started": "2026-11-24T13:00:00"}
-    write(tmp_path / "a" / "version_2", "1,0,,,3.0", "2,0,30.0,0.5,2.0", "5,1,,,9.9", "6,1,9.9,,", options=options(0),
-          record=began | {"finished": False, "hours": 1.0, "commit": "1234567a"})  # fmt: skip
-    write(tmp_path / "a" / "version_9", "3,1,,,1.5", "4,1,40.0,,", options=options(0),
-          record=began | {"finished": False, "hours": 2.0})  # fmt: skip
-    write(tmp_path / "a" / "version_10", "5,2,,,1.0", "6,2,50.0,,", options=options(0),
-          record=began | {"hours": 3.0, "memory_gb": 9.0})  # fmt: skip
-    write(tmp_path / "a" / "version_11", "6,2,70.0,,1.0", options=options(1), record=later)
-    row = rows_of(collect([str(tmp_path)]))[0]
-    whole = row.runs[0]
-    assert len(row.runs) == 2 and whole.place.endswith("version_10")
-    assert whole.curve("train/loss") == [(1.0, 3.0), (2.0, 2.0), (3.0, 1.5), (5.0, 1.0)]
-    assert whole.curve("val/t->v/R@10") == [(2.0, 30.0), (4.0, 40.0), (6.0, 50.0)]
-    assert whole.last["val/nmi"] == 0.5 and whole.last["val/t->v/R@10"] == 50.0
-    assert rows(tmp_path)[0].split(" | ")[2:6] == ["2", "0, 1", "60.0 ± 14.1", "1234567; 0123456"]
-    assert rows(tmp_path)[0].endswith("| 2.00 | 9.0 |")
-    (alone,) = collect([str(tmp_path / "a" / "version_10")])
-    assert alone.curve("train/loss") == whole.curve("train/loss") and alone.name == "a"
+def test_the_starts_of_a_run_are_one_run(tmp_path):
+    starts = [{"commit": "1234567a", "hardware": "GPU", "hours": 2.0}, {"commit": "0123456b", "hardware": "2 x GPU"}]
+    write(tmp_path / "a" / "version_0", "1,0,,,3.0", "2,0,30.0,0.5,2.0", "4,1,40.0,,1.0", options=options(0),
+          record={"hours": 3.0, "starts": starts})  # fmt: skip
+    write(tmp_path / "a" / "version_1", "6,2,70.0,,1.0", options=options(1), record={"commit": "1234567a"})
+    (run, _) = collect([str(tmp_path)])
+    assert run.curve("train/loss") == [(1.0, 3.0), (2.0, 2.0), (4.0, 1.0)] and run.last["val/nmi"] == 0.5
+    (line,) = rows(tmp_path)
+    assert line.split(" | ")[2:7] == [
+        "2",
+        "0, 1",
+        "55.0 ± 21.2",
+        "1234567; 0123456",
+        "GPU; 2 x GPU; 2 x GPU, 2 processes",
+    ]
+
+
+def test_older_runs_of_several_folders_are_a_run_each(tmp_path, capsys):
+    began = {"started": "2026-11-24T12:00:00"}
+    write(tmp_path / "a" / "version_0", "1,0,30.0,,3.0", options=options(0), record=began | {"finished": False})
+    write(tmp_path / "a" / "version_1", "2,1,40.0,,2.0", options=options(0), record=began)
+    (line,) = table(tmp_path, "--metrics", "[val/t->v/R@10]", capsys=capsys)[2:]  # of a seed the one that finished
+    assert line.startswith("| a |  | 1 | 0 | 40.0 |") and len(collect([str(tmp_path)])) == 2
+    (alone,) = collect([str(tmp_path / "a" / "version_1")])
+    assert alone.curve("train/loss") == [(2.0, 2.0)] and alone.name == "a"
 
 
 def test_the_folder_of_a_run_from_inside(tmp_path, monkeypatch):
@@ -186,25 +192,6 @@ def test_the_folder_of_a_run_from_inside(tmp_path, monkeypatch):
     write(tmp_path / "a" / "version_1", "4,2,63.0,0.8,2.5", options=options(1))
     monkeypatch.chdir(tmp_path / "a" / "version_1")
     assert rows(".")[0].startswith("| a |  | 1 | 1 | 63.0 |")
-
-
-def test_a_run_that_went_on_in_its_folder_has_one_curve(tmp_path):
-    write(tmp_path / "a" / "version_0", "1,0,,,3.0", "3,0,,,2.0", "2,0,,,2.5", "4,0,,,1.0", options=options(0))
-    (run,) = collect([str(tmp_path)])
-    assert run.curve("train/loss") == [(1.0, 3.0), (2.0, 2.5), (4.0, 1.0)]
-
-
-def test_a_part_that_went_on_for_longer_is_no_run_of_its_own(tmp_path, capsys):
-    began = {"started": "2026-11-24T12:00:00.123+00:00"}
-    longer = options(0)
-    longer["trainer"]["max_epochs"] = 5
-    write(tmp_path / "a" / "version_0", "1,0,30.0,,3.0", options=options(0), record=began | {"finished": False})
-    write(tmp_path / "a" / "version_1", "2,1,,,2.0", options=longer, record=began)
-    (line,) = table(tmp_path, "--metrics", "[val/t->v/R@10]", capsys=capsys)[2:]
-    assert line.startswith("| a |  | 1 | 0 | 30.0 |")
-    other = longer | {"retrieval": {"calibrate": 0.5}}  # under which the first part was not measured
-    write(tmp_path / "a" / "version_2", "3,2,,,1.0", options=other, record=began)
-    assert [run.last.get("val/t->v/R@10") for run in collect([str(tmp_path)])] == [30.0, None]
 
 
 def test_a_seed_counts_once(tmp_path, capsys):

@@ -26,6 +26,16 @@ NEEDS_PROC = pytest.mark.skipif(
     not os.path.exists("/proc/self/task"), reason="needs Linux's /proc to find the run's process"
 )
 SWEEPS = sorted((EXPERIMENTS / "sweeps").glob("*.yaml"))
+ABLATE = [
+    "ablate",
+    "--base",
+    "configs/demo.yaml",
+    "--folder",
+    "experiments/ablations",
+    "--seeds",
+    "[0, 1, 2]",
+    "--sweep",
+]
 
 
 def words_of(sweep: dict, options: dict) -> list[str]:
@@ -36,16 +46,18 @@ def words_of(sweep: dict, options: dict) -> list[str]:
     return [*words[4:place], *(f"--{name}={value}" for name, value in options.items()), *words[place + 1 :]]
 
 
-@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_the_command_takes_every_value_of_a_sweep(path, monkeypatch):
-    sweep = yaml.safe_load(path.read_text())
+@pytest.mark.parametrize("path", [*SWEEPS, None], ids=lambda path: path.stem if path else "ablations")
+def test_the_command_takes_every_value_of_a_sweep(path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    if path is None:
+        main(ABLATE)
+    sweep = yaml.safe_load(path.read_text() if path else capsys.readouterr().out)
     assert sweep["metric"] == {"name": "val/t->va/R@10", "goal": "maximize"}
     choices = {name: values_of(parameter) for name, parameter in sweep["parameters"].items()}
     first = {name: values[0] for name, values in choices.items()}
     trials = [first | {name: value} for name, values in choices.items() for value in values]
     ends = [dict.fromkeys(choices) | dict(zip(choices, found, strict=True)) for found in itertools.product(
         *((values[0], values[-1]) for values in choices.values()))]  # fmt: skip
-    monkeypatch.chdir(ROOT)
     found = []
     if sweep["command"][4] == "ablate":  # what runs it starts, and their options
         tasks = []
@@ -108,6 +120,9 @@ def start_agent(place: Path, server: WandbServer, name: str, *words: object) -> 
     """Register a sweep file as it is, and start an agent for it."""
     env = environment(place, WANDB_MODE="offline", WANDB_BASE_URL=server.url, WANDB_API_KEY=KEY)
     path = EXPERIMENTS / "sweeps" / f"{name}.yaml"
+    if name == "ablations":
+        path = place / "sweep.yaml"
+        path.write_bytes(subprocess.check_output([sys.executable, "-m", "mcn_lightning", *ABLATE], cwd=place))
     made = wandb("sweep", "--project", "mcn", path, cwd=place, env=env)
     said, _ = made.communicate(timeout=LIMIT)
     assert made.returncode == 0 and "wandb agent someone/mcn/sweep1" in said

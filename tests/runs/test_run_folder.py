@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 import yaml
 from commands.test_cli import CONFIGS, folder_of, refusal, run
+from filelock import FileLock
 from launch import write_overlay
+
+from mcn_lightning.runs import resume
+from mcn_lightning.runs.tracking import MetricsFile
 
 
 @pytest.fixture
@@ -58,10 +64,10 @@ def test_a_run_folder_is_that_of_one_run(overlay, capsys, tmp_path):
     demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, "--run_folder", place, "--ckpt_path", "last")
     run(*demo)
     run(*demo, "--trainer.max_steps", 4)
-    first, second = sorted(place.glob("*/version_*"))
+    (first,) = place.glob("*/version_*")
     assert "goes on from" in capsys.readouterr().out
-    for folder in (first, second):
-        assert {"config.yaml", "metrics.csv", "run.json", "checkpoints"} <= {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "metrics.csv", "run.json", "checkpoints"} <= {path.name for path in first.iterdir()}
+    assert yaml.safe_load((first / "config.yaml").read_text())["trainer"]["max_steps"] == 4
     message = refusal(capsys, *demo, "--model.loss.cluster_weight", 0.5, "--model.optimizer.lr", 0.5)
     assert (
         f"error: --run_folder {place}: expected a run with the same options, found {first} with other ones" in message
@@ -69,9 +75,9 @@ def test_a_run_folder_is_that_of_one_run(overlay, capsys, tmp_path):
     assert "model.loss.cluster_weight: 1.0 there, 0.5 here, model.optimizer.lr: 0.003 there, 0.5 here" in message
     message = refusal(capsys, *demo, "--trainer.gradient_clip_val", 0.5, "--retrieval.calibrate", 0.5)
     assert "retrieval.calibrate: 0.0 there, 0.5 here, trainer.gradient_clip_val: null there, 0.5 here" in message
-    assert sorted(place.glob("*/version_*")) == [first, second]
-    (second / "config.yaml").write_text("trainer: 5")
-    assert f"{second / 'config.yaml'}: expected the options of a run, found something" in refusal(capsys, *demo)
+    assert list(place.glob("*/version_*")) == [first]
+    (first / "config.yaml").write_text("trainer: 5")
+    assert f"{first / 'config.yaml'}: expected the options of a run, found something" in refusal(capsys, *demo)
 
 
 def test_the_folder_of_a_run_is_one_whatever_the_order_of_its_loggers(overlay, tmp_path):
@@ -114,7 +120,7 @@ def test_a_run_that_goes_on_in_its_folder_keeps_what_it_logged(overlay, capsys):
     path.write_text(path.read_text() + "0.5,0.2")  # a line that breaks off
     run(*demo, *quick, 4)
     every = rows_in(path)
-    assert every[: len(before)] == before and not path.with_name("metrics.csv.kept").exists()
+    assert every[: len(before)] == before and not path.with_name("metrics.csv.partial").exists()
     assert [row["step"] for row in every if "train/loss" in row] == ["0", "1", "2", "3"]
     run("validate", *demo[1:], "--ckpt_path", folder_of(overlay) / "checkpoints" / "last.ckpt")
     assert rows_in(path)[: len(every)] == every and len(rows_in(path)) == len(every) + 1
@@ -137,3 +143,113 @@ def test_the_name_of_a_metric_makes_no_folder_and_such_a_run_goes_on(overlay, ca
     run("results", overlay.parent / "runs", "--metrics", "[val/t->va/R@10]")
     assert "| run |" in capsys.readouterr().out.replace("  ", " ")
     run("validate", *demo[1:5], "--ckpt_path", path)
+
+
+QUICK = ("--data.batch_size", 2, "--trainer.log_every_n_steps", 1, "--resume.every_n_steps", 1)
+
+
+def steps_in(folder: Path) -> list[int]:
+    """Return the steps whose loss was logged."""
+    return [int(row["step"]) for row in rows_in(folder / "metrics.csv") if "train/loss" in row]
+
+
+def test_a_run_that_is_made_longer_twice_is_one_run(overlay, capsys):
+    demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, *QUICK)
+    folder = folder_of(overlay)
+    run(*demo, "--trainer.max_steps", 2)
+    for steps in (4, 5):
+        run(*demo, "--ckpt_path", "last", "--trainer.max_steps", steps)
+    assert [path.name for path in folder.parent.iterdir()] == ["version_0"] and steps_in(folder) == [0, 1, 2, 3, 4]
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {
+        "last.ckpt", "newest.ckpt", f"epoch=1-step={5}.ckpt"
+    }  # fmt: skip
+    record = json.loads((folder / "run.json").read_text())
+    starts = record["starts"]
+    assert len(starts) == 3 and record["finished"] and record["started"] == starts[0]["started"] < starts[2]["started"]
+    assert sum(start["hours"] for start in starts) == pytest.approx(record["hours"], abs=1e-4)
+    run("results", folder.parent, "--metrics", "[val/t->va/R@10]")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("| run |  | 1 | 0 |")
+
+
+def test_an_older_checkpoint_begins_a_new_folder_with_what_was_logged_until_then(overlay):
+    demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, *QUICK, "--checkpoint.every_n_epochs", 1)
+    folder, other = folder_of(overlay), folder_of(overlay, 1)
+    run(*demo, "--trainer.max_steps", 5, "--checkpoint.save_top_k", -1)
+    before = rows_in(folder / "metrics.csv")
+    older = min((folder / "checkpoints").glob("epoch=*.ckpt"))
+    step = torch.load(older, weights_only=True)["global_step"]
+    assert 0 < step < 5
+    run(*demo, "--trainer.max_steps", step + 1, "--ckpt_path", older)
+    assert rows_in(folder / "metrics.csv") == before
+    assert steps_in(other) == list(range(step + 1))
+    assert len(json.loads((other / "run.json").read_text())["starts"]) == 2
+
+
+def test_a_chosen_folder_holds_one_run(overlay, capsys):
+    demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, *QUICK, "--trainer.max_steps")
+    version, folder = ("--trainer.logger.init_args.version", 0), folder_of(overlay)
+    run(*demo, 2, *version)
+    before = (folder / "metrics.csv").read_text()
+    found = "expected a new folder, or the newest checkpoint in it to go on from (--ckpt_path last), found the checkpo"
+    for words, option in ((version, f"{version[0]} 0"), (("--checkpoint.dirpath", folder / "checkpoints"), "--checkp")):
+        message = refusal(capsys, *demo, 3, *words)
+        assert f"error: {option}" in message and found in message and "choose another " in message
+    assert (folder / "metrics.csv").read_text() == before
+    (folder / "checkpoints").rename(folder / "aside")  # as of a run that was killed before its first checkpoint
+    run(*demo, 1, *version, "--ckpt_path", "last")
+    assert steps_in(folder) == [0]
+
+
+def test_checkpoints_elsewhere_have_the_run_beside_them(overlay, tmp_path):
+    place = tmp_path / "elsewhere"
+    demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, *QUICK, "--checkpoint.dirpath", place)
+    for steps in (2, 3):
+        run(*demo, "--ckpt_path", "last", "--trainer.max_steps", steps)
+    assert steps_in(place) == [0, 1, 2] and len(json.loads((place / "run.json").read_text())["starts"]) == 2
+    assert (place / "config.yaml").is_file() and not (tmp_path / "runs" / "run").exists()
+
+
+def test_a_folder_that_was_moved_goes_on(overlay):
+    demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, *QUICK, "--trainer.max_steps")
+    run(*demo, 2)
+    folder = folder_of(overlay).rename(folder_of(overlay, 7))
+    run(*demo, 4, "--ckpt_path", "last")
+    assert [path.name for path in folder.parent.iterdir()] == ["version_7"] and steps_in(folder) == [0, 1, 2, 3]
+    names = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert names == ["epoch=1-step=4.ckpt", "last.ckpt", "newest.ckpt"]
+
+
+def test_a_run_killed_before_the_first_step_of_its_second_start_goes_on(overlay):
+    demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, *QUICK, "--trainer.max_steps")
+    run(*demo, 2)
+    path = folder_of(overlay) / "metrics.csv"
+    before = rows_in(path)
+    with path.open("a") as file:
+        file.write(path.read_text().splitlines()[1].replace(",0,", ",5,") + "\r\n")  # a step after the checkpoint
+    with patch.object(resume, "go_on", side_effect=KeyError("killed")), pytest.raises(KeyError):
+        run(*demo, 4, "--ckpt_path", "last")
+    assert rows_in(path) == before
+    run(*demo, 4, "--ckpt_path", "last")
+    assert rows_in(path)[: len(before)] == before and steps_in(path.parent) == [0, 1, 2, 3]
+
+
+def test_a_run_that_is_going_on_is_not_taken_up_by_another(overlay, capsys):
+    demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, *QUICK, "--ckpt_path", "last")
+    run(*demo)
+    with FileLock(folder_of(overlay) / ".lock"):
+        message = refusal(capsys, *demo, "--trainer.max_steps", 4)
+    assert f"{folder_of(overlay)}: expected a folder that no run is writing to, found another `fit` that is" in message
+
+
+def test_the_file_of_metrics_goes_on_after_whatever_a_kill_left(tmp_path):
+    path = tmp_path / "metrics.csv"
+    for left, kept in ((b"", []), (b"loss,st", []), (b"loss,step\r\n1.5,0\r\n2.5,1\r\n3.", [0, 1])):
+        path.write_bytes(left)
+        file = MetricsFile(str(tmp_path))
+        file.keep(2)
+        file.log_metrics({"loss": 2.5}, 1)
+        file.log_metrics({"nmi": 0.5}, 1)
+        file.save()
+        again = [] if kept else [{"loss": "2.5", "step": "1"}]
+        assert rows_in(path)[len(kept) :] == [*again, {"nmi": "0.5", "step": "1"}]
+        assert [int(row["step"]) for row in rows_in(path)[: len(kept)]] == kept

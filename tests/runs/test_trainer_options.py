@@ -22,7 +22,7 @@ from test_module import make_data
 from mcn_lightning import MCNModule
 from mcn_lightning.callbacks import CentroidUpdate, RetrievalEvaluation, Throughput
 from mcn_lightning.errors import InputError
-from mcn_lightning.runs.checkpoints import WholeCheckpoints
+from mcn_lightning.runs.checkpoints import AtomicCheckpointIO
 from mcn_lightning.runs.trainer_options import check_trainer
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "trainer_options.md"
@@ -350,7 +350,7 @@ def barebones(go, plain, tmp_path):
 
 
 def plugins(go, plain, tmp_path):
-    files = WholeCheckpoints()
+    files = AtomicCheckpointIO()
     found = go(plugins=[files], enable_checkpointing=True)
     same(found, plain)
     assert found.trainer.strategy.checkpoint_io is files and len(list(tmp_path.rglob("*.ckpt"))) == 1

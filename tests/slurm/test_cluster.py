@@ -117,7 +117,7 @@ def test_tasks_of_an_array_go_on_and_finished_ones_are_left_out(cluster, tmp_pat
         assert "--ckpt_path last: goes on from" in log and log.splitlines()[-1].startswith("1 of 1 runs done in "), log
     tasks = submitted("second")
     for name, log in zip(("fast", "slow"), logs("second"), strict=True):
-        left = f"{name}, seed 0: finished already in {tmp_path}/{name}/version_1, left out"
+        left = f"{name}, seed 0: finished already in {tmp_path}/{name}/version_0, left out"
         assert log.splitlines()[1:] == [left, "nothing left to run"], log
 
 

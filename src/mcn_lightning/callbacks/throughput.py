@@ -8,6 +8,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from mcn_lightning.callbacks.protocols import embedding_module
+from mcn_lightning.runs.lightning import logs_this_step
 
 
 class Throughput(Callback):
@@ -50,6 +51,8 @@ class Throughput(Callback):
         self._worked += self._left - self._entered
         self._clips += embedding_module(pl_module).step_clips
         if trainer._logger_connector.should_update_logs and (seconds := self._waited + self._worked) > 0:
+        self._clips += int(pl_module.step_clips)  # type: ignore[arg-type]
+        if logs_this_step(trainer) and (seconds := self._waited + self._worked) > 0:
             values = {
                 "train/clips_per_second": self._clips / seconds,
                 "train/data_wait_share": self._waited / seconds,

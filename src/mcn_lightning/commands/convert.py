@@ -16,7 +16,7 @@ from mcn_lightning.models import NetworkConfig
 from mcn_lightning.models.released import WeightsError
 from mcn_lightning.models.weights import OWN, read_weights
 from mcn_lightning.module import MCNModule
-from mcn_lightning.runs.checkpoints import WholeCheckpoints
+from mcn_lightning.runs.checkpoints import AtomicCheckpointIO
 
 OF_DATA = ("modalities", "video_dim", "audio_bands", "text_dim")
 """Fields of the network that the command sets from the options of the data."""
@@ -113,7 +113,7 @@ def _save(module: MCNModule, path: Path) -> None:
     try:
         trainer = Trainer(
             accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False,
-            enable_progress_bar=False, plugins=[WholeCheckpoints(tidy=False)],
+            enable_progress_bar=False, plugins=[AtomicCheckpointIO(tidy=False)],
         )  # fmt: skip
     finally:
         said.disabled = before

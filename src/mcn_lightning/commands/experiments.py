@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mcn_lightning.commands.ablate import OptionsOf, Past, Runner, plan
+import yaml
+
+from mcn_lightning.commands.ablate import OptionsOf, Past, Runner, plan, sweep
 from mcn_lightning.commands.parsers import CommandParser
 from mcn_lightning.commands.recipes import ablation_folder, find_recipe
 from mcn_lightning.commands.results import (
@@ -100,11 +102,11 @@ def ablate(words: Sequence[str], options_of: OptionsOf) -> None:
     parser.add_argument("--seeds", type=list[int], default=[0], help="for each file, for instance '[0, 1, 2]'")
     parser.add_argument("--files", type=list[str], default=[], help="names of files to take, without ending; or all")
     parser.add_argument("--list", action="store_true", help="print the commands with their numbers, and run none")
+    parser.add_argument("--sweep", action="store_true", help="print them as a sweep for `wandb sweep`, and run none")
     parser.add_argument("--only", type=int, help="run one of them, by its number, as a task of a job array does")
     options = parser.parse_args(own)
-    tasks = plan(
-        find_recipe(options.base, "--base"), ablation_folder(options.folder), options.seeds, options.files, more
-    )
+    folder = ablation_folder(options.folder)
+    tasks = plan(find_recipe(options.base, "--base"), folder, options.seeds, options.files, more)
     if options.only is not None and not 0 <= options.only < len(tasks):
         raise InputError(
             f"--only: expected a number from 0 to {len(tasks) - 1} (--list shows them), found {options.only}"
@@ -114,5 +116,7 @@ def ablate(words: Sequence[str], options_of: OptionsOf) -> None:
     if options.list:
         for task in tasks:
             print(f"{task.number}: {shlex.join(['python', *task.command()[1:]])}")
+    elif options.sweep:
+        print(yaml.safe_dump(sweep(tasks, folder), sort_keys=False), end="")
     elif status := Runner(Past(options_of)).run(tasks):
         sys.exit(status)

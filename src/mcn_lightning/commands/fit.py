@@ -58,21 +58,20 @@ from mcn_lightning.models.released import WeightsError
 from mcn_lightning.models.weights import SHAPE
 from mcn_lightning.module import MCNModule
 from mcn_lightning.runs import slurm
-from mcn_lightning.runs.checkpoints import WholeCheckpoints, best_checkpoint, last_checkpoint
-from mcn_lightning.runs.folder import SaveConfig, run_folder
+from mcn_lightning.runs.checkpoints import WORDS, AtomicCheckpointIO, find_checkpoint
+from mcn_lightning.runs.folder import (
+    SaveConfig,
+    choose_folder,
+    claim_folder,
+    refuse_others_below,
+    release_folders,
+    run_folder,
+)
 from mcn_lightning.runs.messages import quieten
-from mcn_lightning.runs.options import flat_options
-from mcn_lightning.runs.other_runs import refuse_other_runs
 from mcn_lightning.runs.record import RunRecord, provenance
 from mcn_lightning.runs.resume import Resume, Stopped
-from mcn_lightning.runs.tracking import (
-    add_csv_logger,
-    claim_folder,
-    keep_metrics,
-    read_wandb_id,
-    release_folders,
-    start_wandb,
-)
+from mcn_lightning.runs.saved import flat_options
+from mcn_lightning.runs.tracking import add_csv_logger, keep_metrics, read_wandb_id, start_wandb
 from mcn_lightning.runs.trainer_options import bare, check_trainer, without_checkpoints
 from mcn_lightning.signals import Interrupted
 
@@ -174,7 +173,7 @@ class MCNCLI(LightningCLI):
             print("warning: no --ckpt_path and no --model.weights: these are random weights", file=sys.stderr)
         if command != "fit" and not path and "kind" in model.get("clustering", {}):
             model["clustering"]["kind"] = "none"  # nothing was clustered, and an empty queue can take gigabytes
-        if path and path not in ("last", "best", "hpc"):
+        if path and path not in WORDS:
             saved = check_checkpoint(Path(path), resume=command == "fit")
             # the run may have started from weights that are gone; the checkpoint has its own, in the shape of those
             if command != "fit" and model.get("weights"):
@@ -213,7 +212,7 @@ class MCNCLI(LightningCLI):
         plugins = options.get("plugins") or []
         plugins = list(plugins) if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            plugins.append(WholeCheckpoints())
+            plugins.append(AtomicCheckpointIO())
         chosen = any(isinstance(plugin, ClusterEnvironment) for plugin in plugins)
         if not chosen and slurm.launched(os.environ) and not TorchElasticEnvironment.detect():
             plugins.append(SLURMEnvironment(auto_requeue=False))
@@ -232,31 +231,20 @@ class MCNCLI(LightningCLI):
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Find out what ``--ckpt_path last`` or ``best`` is, across the folders of all runs of this name, and say it.
 
-        Folders and checkpoints that ``fit`` is given must be those of a run with its options. Whoever logs to wandb
-        goes on with the wandb run of that folder, too.
+        ``fit`` goes on in the folder of its checkpoint, and with the wandb run of that folder.
         """
-        words = super()._prepare_subcommand_kwargs(subcommand)
+        words, training = super()._prepare_subcommand_kwargs(subcommand), subcommand == "fit"
         options = yaml.safe_load(self._parser(subcommand).dump(self.config[subcommand], skip_unset=False))
-        if words.get("ckpt_path") == "hpc":  # Lightning's own requeueing, which Resume takes the place of
-            raise InputError("--ckpt_path: expected last, best or a file, found hpc; last is what a requeued job takes")
-        if words.get("ckpt_path") == "best":
-            words["ckpt_path"] = best_checkpoint(self.trainer, options, training=subcommand == "fit")
+        if training and options.get("run_folder"):
+            refuse_others_below(options["run_folder"], options)
+        if (asked := words.get("ckpt_path")) in WORDS:
+            path, text = find_checkpoint(self.trainer, options, asked, training)
+            words["ckpt_path"] = None if path is None else str(path)
             if is_first_process():
-                print(f"--ckpt_path best: {words['ckpt_path']}")
-        folders = []
-        if subcommand == "fit":
-            refuse_other_runs(self.trainer, options, words.get("ckpt_path"), options.get("run_folder"))
-            self._take_folder()
-            folders = [run_folder(self.trainer)]
-        if words.get("ckpt_path") == "last":
-            found = last_checkpoint(self.trainer, options, training=subcommand == "fit")
-            if found.path is None and subcommand != "fit":
-                raise InputError(f"--ckpt_path last: {found.text}")
-            if is_first_process():
-                print(f"--ckpt_path last: {found.text}" + ("" if found.path else ": the run starts from the beginning"))
-            words["ckpt_path"] = None if found.path is None else str(found.path)
-            if found.path is not None and subcommand == "fit":
-                folders.append(found.path.parent.parent)
+                print(f"--ckpt_path {asked}: {text}")
+        if training:
+            choose_folder(self.trainer, options, words.get("ckpt_path"))
+            self._take_folder(words.get("ckpt_path"))
         if words.get("ckpt_path"):  # to go on there is what was asked for
             warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         if subcommand == "predict":
@@ -265,17 +253,17 @@ class MCNCLI(LightningCLI):
         elif is_first_process():
             keep_metrics(self.trainer)
             about = {f"run.{name}": value for name, value in provenance().items()}
-            ids = [run_id for folder in folders if (run_id := read_wandb_id(folder))]
-            start_wandb(self.trainer, flat_options(options) | about, ids[0] if ids else None)
+            run_id = read_wandb_id(run_folder(self.trainer)) if training else None
+            start_wandb(self.trainer, flat_options(options) | about, run_id)
         return words
 
-    def _take_folder(self) -> None:
+    def _take_folder(self, checkpoint: str | None) -> None:
         """Find out now whether the results can be written, and not after an epoch; make the folder of the run."""
         if not is_first_process() or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         for logger in self.trainer.loggers[:1]:  # a CSVLogger; the folder of a version is known only once claimed
             check_writable(Path(str(getattr(logger, "root_dir", "."))))
-        claim_folder(self.trainer)
+        claim_folder(self.trainer, checkpoint)
         chosen = getattr(self.trainer.checkpoint_callback, "dirpath", None)
         for folder in map(Path, filter(None, (run_folder(self.trainer), chosen))):
             check_writable(folder if folder.is_dir() else folder.parent)

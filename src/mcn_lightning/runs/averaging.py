@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
 
 from mcn_lightning.clustering import CentroidClustering
 from mcn_lightning.errors import InputError
+from mcn_lightning.runs.lightning import keeps_schedule
 
 CURRENT = "current_model_state"
 """Where Lightning keeps the weights of training in a checkpoint whose ``state_dict`` holds the averaged ones."""
@@ -74,7 +75,7 @@ class AveragedWeights(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let SWA take up its schedule when a run goes on in mid-epoch, whose beginning Lightning leaves out."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, StochasticWeightAveraging) and callback._scheduler_state is not None:
+            if isinstance(callback, StochasticWeightAveraging) and keeps_schedule(callback):
                 callback.on_train_epoch_start(trainer, pl_module)
 
 

@@ -6,7 +6,6 @@ import pickle
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,14 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from mcn_lightning.errors import InputError, why_unreadable
 from mcn_lightning.files import PARTIAL, replacing
-from mcn_lightning.runs.options import DECISIVE, differences, read_options, told
+from mcn_lightning.runs.lightning import chosen_version, csv_logger
+from mcn_lightning.runs.saved import CONFIG, DECISIVE, differences, folder_of, read_options, told
+
+WORDS = ("last", "best", "hpc")
+"""What ``--ckpt_path`` takes in place of a file; the last one is refused."""
 
 
-class WholeCheckpoints(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Checkpoints that are there whole or not at all, whenever the process is killed.
 
     Lightning writes to the folder of temporary files and moves, which copies where that is another file system.
@@ -79,78 +82,66 @@ def without_folders(callback: ModelCheckpoint) -> None:
         callback.auto_insert_metric_name = False
 
 
-@dataclass(frozen=True)
-class Found:
-    """What there is to go on from.
-
-    Args:
-        path: the checkpoint, or none.
-        text: one line for the user.
-    """
-
-    path: Path | None
-    text: str
-
-
-def last_checkpoint(trainer: Trainer, options: Mapping[str, Any], training: bool = True) -> Found:
-    """Find the checkpoint with the most steps of the newest run that has one and was given the same options.
+def find_checkpoint(
+    trainer: Trainer, options: Mapping[str, Any], asked: str, training: bool
+) -> tuple[Path | None, str]:
+    """Find the checkpoint with the most steps, or the best one, of the newest run that was given the same options.
 
     Args:
         trainer: its logger, or checkpoint callback, says where the runs are: ``<save_dir>/<name>/*/checkpoints``.
         options: this run's, as in config.yaml.
+        asked: ``last``, or ``best`` by the metric that the run watched.
         training: whether a run is to go on; for an evaluation the options of the model must agree, and whatever
             weights it began with are of no interest.
 
-    Raises:
-        InputError: if the options of a run that has a checkpoint cannot be read.
-    """
-    place, folders = _folders(trainer)
-    other, (groups, aside) = "", (DECISIVE, ()) if training else (("model",), ("model.weights",))
-    for folder in folders:
-        config = folder.parent / "config.yaml"
-        steps = {path: step for path in folder.glob("*.ckpt") if (step := _step(path)) is not None}
-        if not steps or not config.is_file():
-            continue
-        if unlike := differences(read_options(config), options, groups, aside):
-            other = other or f" ({folder.parent.name} was run with other ones: {told(unlike)})"
-            continue
-        path = max(steps, key=lambda path: (steps[path], path.stat().st_mtime_ns))
-        return Found(path, f"goes on from {path}, step {steps[path]}")
-    return Found(None, f"no checkpoint of a run with these options in {place} yet{other}")
-
-
-def best_checkpoint(trainer: Trainer, options: Mapping[str, Any], training: bool = False) -> str:
-    """Find the best checkpoint, by the metric that its run watched, of the newest run with the same model.
-
-    Args:
-        trainer: as for ``last_checkpoint``.
-        options: this run's, as in config.yaml.
-        training: whether a run is to go on, which the best checkpoint is not for.
+    Returns:
+        The checkpoint, and one line for the user; no checkpoint where a run is to start from the beginning.
 
     Raises:
-        InputError: if there is no such run, it watched no metric, or its best checkpoint is gone.
+        InputError: if there is none for an evaluation, or the options of a run that has one cannot be read.
     """
-    if training:
+    if asked == "hpc":  # Lightning's own requeueing, which Resume takes the place of
+        raise InputError("--ckpt_path: expected last, best or a file, found hpc; last is what a requeued job takes")
+    if asked == "best" and training:
         raise InputError(
             "--ckpt_path: expected last or a file for fit, found best; start from its weights with --model.weights"
         )
-    found = last_checkpoint(trainer, options, training=False)
-    if found.path is None:
-        raise InputError(f"--ckpt_path best: {found.text}")
-    states = torch.load(found.path, map_location="cpu", weights_only=True, mmap=True).get("callbacks", {})
-    for name, state in states.items():
+    place, folders = _folders(trainer)
+    other, (groups, aside) = "", (DECISIVE, ()) if training else (("model",), ("model.weights",))
+    for folder in folders:
+        config = folder_of(folder) / CONFIG
+        steps = steps_of(folder) if config.is_file() else {}
+        if not steps:
+            continue
+        if unlike := differences(read_options(config), options, groups, aside):
+            other = other or f" ({config.parent.name} was run with other ones: {told(unlike)})"
+            continue
+        path = max(steps, key=lambda path: (steps[path], path.stat().st_mtime_ns))
+        if asked == "last":
+            return path, f"goes on from {path}, step {steps[path]}"
+        best = _best(path)
+        return best, str(best)
+    reason = f"no checkpoint of a run with these options in {place} yet{other}"
+    if not training:
+        raise InputError(f"--ckpt_path {asked}: {reason}")
+    return None, f"{reason}: the run starts from the beginning"
+
+
+def _best(newest: Path) -> Path:
+    """Return the best checkpoint of a run by the metric that it watched, as its newest one knows it."""
+    for name, state in torch.load(newest, map_location="cpu", weights_only=True, mmap=True)["callbacks"].items():
         if not name.startswith("ModelCheckpoint") or not state.get("monitor"):
             continue
-        best = found.path.with_name(Path(state["best_model_path"]).name)  # the folder may have been moved
+        best = newest.with_name(Path(state["best_model_path"]).name)  # the folder may have been moved
         if state["best_model_path"] and best.is_file():
-            return str(best)
+            return best
         raise InputError(
             f"--ckpt_path best: expected the best checkpoint by {state['monitor']}, {state['best_model_path']}, found "
             "none; give --ckpt_path last or a file"
         )
     raise InputError(
         f"--ckpt_path best: expected a run that watched a metric (--checkpoint.monitor), found none for "
-        f"{found.path.parent.parent}; give --ckpt_path last or a file"
+        f"{folder_of(newest.parent)}; give --ckpt_path last or a file"
     )
 
 
@@ -161,7 +152,9 @@ def _folders(trainer: Trainer) -> tuple[Path, list[Path]]:
         return Path(callback.dirpath), [Path(callback.dirpath)]
     if not trainer.loggers:
         return Path(trainer.default_root_dir), [Path(trainer.default_root_dir) / "checkpoints"]
-    logger = trainer.loggers[0]
+    logger, own = trainer.loggers[0], csv_logger(trainer)
+    if own is not None and chosen_version(own) is not None:
+        return Path(own.log_dir), [Path(own.log_dir) / "checkpoints"]
     place = Path(logger.save_dir or trainer.default_root_dir) / str(logger.name)
     return place, sorted(place.glob("*/checkpoints"), key=_age, reverse=True)
 
@@ -169,6 +162,11 @@ def _folders(trainer: Trainer) -> tuple[Path, list[Path]]:
 def _age(folder: Path) -> tuple[int, int]:
     number = folder.parent.name.removeprefix("version_")
     return int(number) if number.isdigit() else -1, folder.stat().st_mtime_ns
+
+
+def steps_of(folder: Path) -> dict[Path, int]:
+    """Return the checkpoints in a folder, and how many steps each has."""
+    return {path: step for path in folder.glob("*.ckpt") if (step := _step(path)) is not None}
 
 
 def _step(path: Path) -> int | None:

@@ -22,10 +22,10 @@ import mcn_lightning
 from mcn_lightning.errors import InputError
 from mcn_lightning.files import replacing
 from mcn_lightning.runs.folder import run_folder
+from mcn_lightning.runs.saved import RECORD, read_record, starts_of
 from mcn_lightning.runs.tracking import keep_wandb_id, tell_wandb
 from mcn_lightning.text_files import read_lines
 
-RECORD = "run.json"
 UNKNOWN = "unknown"
 
 
@@ -94,12 +94,11 @@ class RunRecord(Callback):
     """Write ``run.json`` into the run's folder when training begins, with every checkpoint, and at the end.
 
     ``commit`` (``unknown`` where there is no checkout) and whether it was ``changed`` (``null`` there), ``command``,
-    ``version`` of this package, ``hardware``,
-    ``processes``, ``started`` (UTC, of the first part of the run; it is how parts are known to belong together),
-    ``hours`` of training and evaluation (of all parts, each but the last up to the checkpoint that the next went on
+    ``version`` of this package, ``hardware``, ``processes``, ``started`` (UTC, of the first start of the run),
+    ``hours`` of training and evaluation (of all starts, each but the last up to the checkpoint that the next went on
     from), ``memory_gb`` at most in the first process (of its GPU, else resident), ``finished`` (false when it was
-    stopped, killed or is not over), ``versions``.
-    The wandb run is told as often.
+    stopped, killed or is not over), ``versions``, and ``starts``: the same of each start, with its own time, hours and
+    memory. The hours of a start include what was lost. The wandb run is told as often.
     """
 
     def __init__(self) -> None:
@@ -108,6 +107,7 @@ class RunRecord(Callback):
         self._memory = 0.0
         self._device = torch.device("cpu")
         self._fixed: dict[str, Any] = {}
+        self._starts: list[dict[str, Any]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """See what the code is before a long run gives time to change it."""
@@ -127,7 +127,7 @@ class RunRecord(Callback):
             }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what earlier parts of the run have used."""
+        """Take over what earlier starts of the run have used."""
         self._before = state_dict
 
     def state_dict(self) -> dict[str, Any]:
@@ -143,9 +143,10 @@ class RunRecord(Callback):
         return 0.0 if self._since is None else (time.monotonic() - self._since) / 3600
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the file, and beside it the id of the wandb run, by which a later part goes on with it."""
+        """Write the file, and beside it the id of the wandb run, by which a later start goes on with it."""
         self._since = time.monotonic()
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
+            self._starts = starts_of(read_record(run_folder(trainer)))
             keep_wandb_id(trainer, run_folder(trainer))
         self._write(trainer, finished=False)
 
@@ -167,8 +168,10 @@ class RunRecord(Callback):
             return
         used = self.state_dict()
         used |= {"hours": round(used["hours"], 5), "memory_gb": round(used["memory_gb"], 3)}
+        start = self._fixed | {"hours": round(self._hours(), 5), "memory_gb": round(self._memory, 3)}
+        record = self._fixed | used | {"finished": finished, "starts": [*self._starts, start]}
         folder = run_folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / RECORD) as partial:
-            partial.write_text(json.dumps(self._fixed | used | {"finished": finished}, indent=2) + "\n")
+            partial.write_text(json.dumps(record, indent=2) + "\n")
         tell_wandb(trainer, self._fixed | used)

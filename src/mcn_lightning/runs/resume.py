@@ -14,7 +14,6 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
@@ -22,18 +21,24 @@ from mcn_lightning.distributed import Later, rank, world
 from mcn_lightning.errors import InputError
 from mcn_lightning.runs.averaging import check_average
 from mcn_lightning.runs.checkpoints import without_folders
-from mcn_lightning.runs.restart import (
+from mcn_lightning.runs.lightning import (
     Place,
     adapt_stops,
     begin_anew,
     check_limits,
     go_on,
     gradients,
+    keep_paths,
+    log_step_now,
+    requeues_itself,
     set_gradients,
     set_rates,
+    set_told_metrics,
     settle,
     told_metrics,
+    waits_for_batches,
 )
+from mcn_lightning.runs.tracking import drop_metrics
 from mcn_lightning.signals import early, heard, let_terminal_go, stop_now, tell
 
 KEY, REST = "random_states", "resume"
@@ -155,6 +160,7 @@ class Resume(Callback):
         self._place = settle(trainer, checkpoint, rest.get("validated", False))
         self._waiting, self._metrics = rest.get("gradients", {}), rest.get("metrics", {})
         self._stopped = adapt_stops(trainer, checkpoint)
+        keep_paths(trainer, checkpoint)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave a run that was stopped early as it is."""
@@ -176,13 +182,13 @@ class Resume(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the random states, and take the signals over from Lightning, whose handlers wait for other processes."""
         place, self._place = self._place, None
+        if trainer.is_global_zero:
+            drop_metrics(trainer, 0 if place is None else place.stepped)
         if place is not None:
             go_on(trainer, place)
             set_rates(trainer)
             set_gradients(pl_module, self._waiting)
-            trainer._logger_connector._callback_metrics.update(
-                {name: torch.tensor(value) for name, value in self._metrics.items()}
-            )
+            set_told_metrics(trainer, self._metrics)
             self._validated = trainer.fit_loop.total_batch_idx if place.validated else -1
             self._waiting, self._metrics = {}, {}
         saved, self._saved = self._saved, None
@@ -200,8 +206,7 @@ class Resume(Callback):
     def _take_signals(self, trainer: Trainer) -> None:
         if threading.current_thread() is not threading.main_thread():
             return  # Python gives signals to the main thread alone
-        environment = trainer._accelerator_connector.cluster_environment
-        requeues = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
+        requeues = requeues_itself(trainer)
         self._trainer = trainer
         for number in heard():  # Lightning puts the former handlers back at the end
             if number != signal.SIGUSR1 or not requeues:
@@ -231,14 +236,15 @@ class Resume(Callback):
             Stopped: on all processes at once.
         """
         number = self._agreed(pl_module.device)
-        if trainer.fit_loop._should_accumulate():  # gradients that wait for more batches are in no checkpoint
+        if waits_for_batches(trainer):  # gradients that wait for more batches are in no checkpoint
             return
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        due = self.every_n_steps > 0 and trainer.global_step % self.every_n_steps == 0 and not last
+        if number or due:
+            log_step_now(trainer)  # the run may be killed before Lightning would
         if number and not last:
-            trainer._logger_connector.update_train_step_metrics()  # which Lightning would do after this hook
             self._stop(trainer, number)
-        due = self.every_n_steps > 0 and trainer.global_step % self.every_n_steps == 0
-        if number or (due and not last):
+        if number or due:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,27 +1,34 @@
-"""Where figures are logged to: ``metrics.csv`` in the run's folder whatever the logger, and wandb."""
+"""Where metrics are logged to: ``metrics.csv`` in the run's folder whatever the logger, and wandb."""
 
 from __future__ import annotations
 
 import csv
-import fcntl
 import netrc
 import os
 import sys
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
-from mcn_lightning.errors import InputError
+from mcn_lightning.files import replacing
+from mcn_lightning.runs.lightning import (
+    chosen_version,
+    csv_logger,
+    set_wandb_id,
+    set_wandb_offline,
+    wandb_mode,
+    wandb_name,
+    write_with,
+)
+from mcn_lightning.runs.saved import read_rows
 from mcn_lightning.text_files import read_text
 
 WANDB_ID = "wandb_id"
-LOCK = ".lock"
-_locks: list[IO[str]] = []
 SUMMARY = ("hardware", "processes", "started", "hours", "memory_gb")
 """What wandb is told of ``run.json`` while a run goes on, as ``run.hours`` and the like; the rest is in its config."""
 
@@ -32,100 +39,81 @@ def wandb_loggers(trainer: Trainer) -> list[WandbLogger]:
 
 
 def add_csv_logger(trainer: Trainer) -> None:
-    """Put a CSVLogger before all other loggers, a new one if there is none: it decides the one folder of the run.
-
-    The folder is ``<save_dir>/<name>/version_<n>``, as with CSVLogger alone; <n> is the id of the run for an agent of a
-    wandb sweep, several of which may start at once.
-    """
+    """Put a CSVLogger before all other loggers, a new one if there is none: it decides the one folder of the run."""
     if not trainer.loggers or getattr(trainer, "fast_dev_run", False):
         return
     own = next((logger for logger in trainer.loggers if isinstance(logger, CSVLogger)), None)
     if own is None:
         first = trainer.loggers[0]
-        name, version = first.name, first.version
-        if isinstance(first, WandbLogger):
-            name = first._name or first.name
-            run = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
-            version = f"version_{run}" if run else None
-        own = CSVLogger(first.save_dir or trainer.default_root_dir, name=str(name), version=version)
+        name = wandb_name(first) if isinstance(first, WandbLogger) else first.name
+        own = CSVLogger(first.save_dir or trainer.default_root_dir, name=str(name))
     trainer.loggers = [own, *(logger for logger in trainer.loggers if logger is not own)]
 
 
+class MetricsFile(ExperimentWriter):
+    """The ``metrics.csv`` of a run that may go on: what is there stays, where Lightning's own writer deletes it.
+
+    Args:
+        log_dir: folder of the run. A last line that breaks off, as a run that was killed may leave it, is cut off.
+    """
+
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        self.path, self._there = Path(self.metrics_file_path), set[tuple[int, frozenset[str]]]()
+        rows = read_rows(self.path) if self.path.is_file() and self.path.stat().st_size else []
+        self.metrics_keys = sorted({name for row in rows for name in row})
+        self._write(rows)
+
+    def _check_log_dir_exists(self) -> None:
+        """Delete nothing."""
+
+    def keep(self, steps: int) -> None:
+        """Drop what was logged after the checkpoint that the run goes on from.
+
+        The checkpoint may have been saved between a step and its evaluation, which is then done again. What it logs
+        is there already, and is not written twice.
+
+        Args:
+            steps: that the checkpoint has done.
+        """
+        rows = read_rows(self.path) if self.path.is_file() else []
+        self._write([row for row in rows if float(row.get("step", 0)) < steps])
+        self._there = {(steps - 1, _names(row)) for row in rows if float(row.get("step", 0)) == steps - 1}
+
+    def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
+        """Record metrics."""
+        if step is None or (step, _names(metrics_dict)) not in self._there:
+            super().log_metrics(metrics_dict, step)
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        """Write the file again with more columns; Lightning would leave none if the process is killed meanwhile."""
+        self._write(read_rows(self.path))
+
+    def _write(self, rows: Sequence[Mapping[str, str]]) -> None:
+        if not rows:
+            return self.path.unlink(missing_ok=True)
+        with replacing(self.path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def _names(metrics: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(metrics) - {"step"}
+
+
 def keep_metrics(trainer: Trainer) -> None:
-    """Let a run whose folder the user has fixed add to the ``metrics.csv`` there, which CSVLogger would delete.
-
-    For the first process alone. What follows the last whole line, as a run that was killed may leave it, is cut off.
-    """
-    for logger in trainer.loggers:
-        if not isinstance(logger, CSVLogger) or logger._version is None:
-            continue
-        path = Path(logger.log_dir, "metrics.csv")
-        kept = path.with_name(f"{path.name}.kept")  # the only one for a moment, in which the process may be killed
-        if path.is_file():
-            os.replace(path, kept)
-        if not kept.is_file():
-            continue
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Experiment logs directory")
-            writer = logger.experiment
-        whole = kept.read_bytes().rpartition(b"\n")[0].decode()
-        if whole:
-            kept.write_text(f"{whole}\n", encoding="utf-8", newline="")
-            os.replace(kept, path)
-            writer.metrics_keys = next(csv.reader([whole.splitlines()[0]]))
-        else:
-            kept.unlink()
+    """Let a run in a folder that may be there already add to the ``metrics.csv`` in it; for the first process alone."""
+    logger = csv_logger(trainer)
+    if logger is not None and chosen_version(logger) is not None:
+        write_with(logger, MetricsFile(logger.log_dir))
 
 
-def claim_folder(trainer: Trainer) -> None:
-    """Make the folder of a new run, so that no run of the same name that starts at this moment takes it, too.
-
-    For the first process alone; the folder of a version that the user chose may be there, but no other run may be
-    writing to it.
-
-    Raises:
-        InputError: if one is.
-    """
-    for logger in trainer.loggers:
-        if not isinstance(logger, CSVLogger):
-            continue
-        if logger._version is not None:
-            _lock(Path(logger.log_dir))
-            continue
-        while True:
-            version = logger._get_next_version()
-            try:
-                Path(logger.root_dir, f"version_{version}").mkdir(parents=True)
-            except FileExistsError:
-                continue
-            logger._version = version
-            break
-
-
-def _lock(folder: Path) -> None:
-    """Keep other runs out of a folder until ``release_folders``, or until this process ends in whatever way."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / LOCK, "a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise InputError(
-            f"{folder}: expected a folder that no run is writing to, found another `fit` that is; wait for its end, or "
-            "give another version"
-        ) from None
-    except OSError:  # a file system that knows no locks
-        file.close()
-        return
-    _locks.append(file)
-
-
-def release_folders() -> None:
-    """Let other runs take the folders of this one, which is over."""
-    while _locks:
-        file = _locks.pop()
-        fcntl.flock(file, fcntl.LOCK_UN)  # also for the processes that read, which have it from this one
-        file.close()
+def drop_metrics(trainer: Trainer, steps: int) -> None:
+    """Drop what a run logged after the steps that it goes on from, or starts anew with 0; for the first process."""
+    logger = csv_logger(trainer)
+    if logger is not None and isinstance(logger.experiment, MetricsFile):
+        logger.experiment.keep(steps)
 
 
 def read_wandb_id(folder: Path) -> str | None:
@@ -155,10 +143,10 @@ def start_wandb(trainer: Trainer, options: Mapping[str, Any], run_id: str | None
         import wandb
 
         if run_id and logger.version is None and not os.environ.get("WANDB_RUN_ID"):
-            logger._wandb_init["id"] = logger._id = run_id
+            set_wandb_id(logger, run_id)
         Path(logger.save_dir or ".").mkdir(parents=True, exist_ok=True)
-        if logger._offline:  # which Lightning says too late, when wandb has read its settings
-            logger._wandb_init["mode"] = "offline"
+        if wandb_mode(logger) == "offline":  # which Lightning says too late, when wandb has read its settings
+            set_wandb_offline(logger)
         if _is_online(logger) and not _has_key():
             _go_offline(logger, "no API key was found (WANDB_API_KEY, wandb login)")
         try:
@@ -180,7 +168,7 @@ def tell_wandb(trainer: Trainer, record: Mapping[str, Any]) -> None:
 
     Args:
         trainer: with or without a WandbLogger.
-        record: as in ``run.json``; the figures of a run that was continued are those of all its parts.
+        record: as in ``run.json``; hours and memory of a run that was continued are those of all its starts.
     """
     for logger in wandb_loggers(trainer):
         logger.experiment.summary.update({f"run.{name}": record[name] for name in SUMMARY})
@@ -189,12 +177,12 @@ def tell_wandb(trainer: Trainer, record: Mapping[str, Any]) -> None:
 def _is_online(logger: WandbLogger) -> bool:
     import wandb
 
-    mode = logger._wandb_init.get("mode") or wandb.setup().settings.mode
+    mode = wandb_mode(logger) or wandb.setup().settings.mode
     return mode not in ("offline", "dryrun", "disabled")
 
 
 def _go_offline(logger: WandbLogger, reason: str) -> None:
-    logger._wandb_init["mode"] = "offline"
+    set_wandb_offline(logger)
     place = Path(logger.save_dir or ".") / "wandb"
     print(
         f"warning: wandb: {reason}; the run goes on offline, and `wandb sync` sends what is in {place} later",

@@ -18,10 +18,10 @@ from pytorch_lightning.callbacks import (
     ModelSummary,
     ProgressBar,
 )
-from pytorch_lightning.plugins import LayerSync
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
 from mcn_lightning.errors import InputError
+from mcn_lightning.runs.lightning import reads_cpu, syncs_batchnorm
 from mcn_lightning.runs.resume import Resume
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -93,17 +93,12 @@ def check_trainer(trainer: Trainer) -> None:
             "--trainer.strategy: expected auto, or one of ddp, whose processes have the whole network each, found "
             f"{type(strategy).__name__}; set it to auto"
         )
-    syncs = isinstance(getattr(strategy, "_layer_sync", None), LayerSync)
-    if syncs and trainer.world_size > 1 and isinstance(trainer.accelerator, CPUAccelerator):
+    if syncs_batchnorm(trainer) and trainer.world_size > 1 and isinstance(trainer.accelerator, CPUAccelerator):
         raise InputError(
             "--trainer.sync_batchnorm: expected GPUs, found CPUs, where torch cannot do it; set it to false"
         )
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if (
-            isinstance(callback, DeviceStatsMonitor)
-            and callback._cpu_stats is not False
-            and find_spec("psutil") is None
-        ):
+        if isinstance(callback, DeviceStatsMonitor) and reads_cpu(callback) and find_spec("psutil") is None:
             raise InputError(
                 "--trainer.callbacks: expected the package psutil for DeviceStatsMonitor, found none; "
                 "pip install psutil, or set its cpu_stats to false"

@@ -2,6 +2,6 @@
 
 from mcn_lightning.commands.ablate.past import OptionsOf, Past
 from mcn_lightning.commands.ablate.runner import Runner
-from mcn_lightning.commands.ablate.tasks import Task, belongs, plan
+from mcn_lightning.commands.ablate.tasks import Task, belongs, plan, sweep
 
-__all__ = ["OptionsOf", "Past", "Runner", "Task", "belongs", "plan"]
+__all__ = ["OptionsOf", "Past", "Runner", "Task", "belongs", "plan", "sweep"]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mcn_lightning.commands.ablate.tasks import Task
-from mcn_lightning.commands.results.runs import read_record
 from mcn_lightning.errors import InputError
-from mcn_lightning.runs.options import counting_options, differences, logged_name, read_options
+from mcn_lightning.runs.saved import CONFIG, counting_options, differences, logged_name, read_options, read_record
 
 Options = Mapping[str, Any]
 OptionsOf = Callable[[Sequence[str]], Options]
@@ -54,7 +52,7 @@ class Past:
         place = self.place(task)
         if place not in self._found:
             self._found[place] = []
-            for path in sorted(place.rglob("config.yaml")):
+            for path in sorted(place.rglob(CONFIG)):
                 try:
                     self._found[place].append((path.parent, read_options(path)))
                 except InputError as error:
@@ -64,7 +62,8 @@ class Past:
     def finished(self, task: Task) -> Path | None:
         """Return the folder of a finished run with the same options, if there is one."""
         wanted = self.wanted(task)
-        return next((folder for folder, one in self._runs(task) if _same(one, wanted) and _finished(folder, one)), None)
+        runs = (folder for folder, one in self._runs(task) if _same(one, wanted))
+        return next((folder for folder in runs if read_record(folder).get("finished")), None)
 
     def can_go_on(self, task: Task) -> bool:
         """Return whether ``--ckpt_path last`` is safe.
@@ -80,22 +79,3 @@ def _same(one: Options, other: Options) -> bool:
     return one.get("seed_everything") == other.get("seed_everything") and counting_options(one) == counting_options(
         other
     )
-
-
-def _finished(folder: Path, options: Options) -> bool:
-    """Return whether a run went on to its end, by its record, or by a checkpoint where there is no record."""
-    if "finished" in (record := read_record(folder)):
-        return bool(record["finished"])
-    import torch  # more than a second, and most runs have a record
-
-    epochs, steps = (options["trainer"].get(name) or -1 for name in ("max_epochs", "max_steps"))
-    for path in folder.glob("checkpoints/*.ckpt"):
-        try:
-            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            done = saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-            reached = saved["global_step"]
-        except (RuntimeError, OSError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
-            continue  # what cannot be read does not tell that the run is finished
-        if 0 < epochs <= done or 0 < steps <= reached:
-            return True
-    return False

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mcn_lightning.errors import InputError
 
@@ -69,6 +70,30 @@ def plan(base: Path, folder: Path, seeds: Sequence[int], files: Sequence[str], m
         raise InputError(f"--files: expected some of {', '.join(found)}, found {absent[0]}")
     pairs = [(path, seed) for name, path in found.items() if not files or name in files for seed in seeds]
     return [Task(number, base, path, seed, tuple(more)) for number, (path, seed) in enumerate(pairs)]
+
+
+def sweep(tasks: Sequence[Task], folder: Path) -> dict[str, Any]:
+    """Return a sweep of wandb whose agents run each file with each seed.
+
+    Args:
+        tasks: what there is to run.
+        folder: the ablation files.
+    """
+    files, seeds = dict.fromkeys(task.file.stem for task in tasks), dict.fromkeys(task.seed for task in tasks)
+    return {
+        "program": "mcn_lightning",
+        "method": "grid",
+        "metric": {"name": "val/t->va/R@10", "goal": "maximize"},
+        "parameters": {
+            "files": {"values": [f"[{name}]" for name in files]},
+            "seeds": {"values": [f"[{seed}]" for seed in seeds]},
+        },
+        "command": [
+            *("${env}", "${interpreter}", "-m", "mcn_lightning", "ablate"),
+            *(f"--base={tasks[0].base}", f"--folder={folder}", "${args}"),
+            *("--", "--config=configs/trainer/wandb.yaml", *tasks[0].more),
+        ],
+    }
 
 
 def belongs(path: Path, base: Path) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mcn_lightning.commands.results.runs import Run
-from mcn_lightning.runs.options import counting_options
+from mcn_lightning.runs.saved import counting_options
 
 SHOWN = 4  # options in a label, unless it takes more to tell rows apart
 WIDTH = 40  # letters of a value
@@ -55,10 +55,7 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
 
 
 def _once_each(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """Return one run of those with the same seed, one that finished or went on longest, by seed; and the others.
-
-    Parts of older runs, whose records do not tell that they belong together, lie in one folder and are no others.
-    """
+    """Return one run of those with the same seed, one that finished or went on longest, by seed; and the others."""
     chosen: dict[int | str, Run] = {}
     for run in runs:
         key = run.place if run.seed is None else run.seed  # seeds that were drawn: each a run of its own
@@ -66,9 +63,7 @@ def _once_each(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
         if (run.finished, run.last.get("step", 0.0)) >= (other.finished, other.last.get("step", 0.0)):
             chosen[key] = run
     counted = sorted(chosen.values(), key=lambda run: (run.seed is None, run.seed or 0))
-    known = {(run.group, run.seed): run for run in counted}
-    again = [run for run in runs if run not in counted and run.finished]
-    return counted, [run for run in again if (run.group, run.seed) not in known or run.record.get("started")]
+    return counted, [run for run in runs if run not in counted and run.finished]
 
 
 def _labels(names: Sequence[str], options: Sequence[Mapping[str, str]]) -> list[str]:

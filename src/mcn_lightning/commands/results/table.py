@@ -11,6 +11,7 @@ from typing import Any
 from mcn_lightning.commands.results.rows import Row
 from mcn_lightning.commands.results.runs import Run
 from mcn_lightning.errors import InputError
+from mcn_lightning.runs.saved import starts_of
 
 FIRST = ("run", "options", "runs", "seeds")
 LAST = ("commit", "hardware", "hours", "memory GB")
@@ -98,13 +99,13 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 def commits(runs: Sequence[Run]) -> str:
     """Return the commits of runs, shortened; one with changes that were not committed is marked."""
-    found = (record for run in runs for record in run.records if record.get("commit"))
+    found = (start for run in runs for start in starts_of(run.record) if start.get("commit"))
     return _each([str(one["commit"])[:7] + (" + changes" if one.get("changed") else "") for one in found])
 
 
 def hardware(runs: Sequence[Run]) -> str:
     """Return what runs ran on, and with how many processes where these were several."""
-    return _each([_machine(record) for run in runs for record in run.records if record.get("hardware")])
+    return _each([_machine(record) for run in runs for record in starts_of(run.record) if record.get("hardware")])
 
 
 def _machine(record: Mapping[str, Any]) -> str:

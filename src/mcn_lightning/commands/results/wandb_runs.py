@@ -7,7 +7,7 @@ from typing import Any
 
 from mcn_lightning.commands.results.runs import Points, Run
 from mcn_lightning.errors import InputError
-from mcn_lightning.runs.options import logged_name
+from mcn_lightning.runs.saved import logged_name
 
 PREFIX = "wandb:"
 SECONDS = 30  # that a server may take to answer
@@ -58,10 +58,9 @@ def _run(run: Any, path: str) -> Run:
             for name, value in summary.items()
             if isinstance(value, Real) and not isinstance(value, bool) and not name.startswith(("_", "run."))
         },
-        records=[_record(run, summary) | told],
+        record=_record(run, summary) | told,
         finished=run.state == "finished",
         curve=lambda metric: _points(run, metric),
-        group=PREFIX + str(run.id),  # a run that was continued is one run there
     )
 
 

@@ -1,16 +1,22 @@
-"""The options of runs: read from where they were saved, laid flat, and compared."""
+"""What a run has saved in its folder: options, metrics and record, read; options laid flat and compared."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import sys
 from collections.abc import Collection, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.text_files import read_text
+from mcn_lightning.text_files import read_json, read_text
+
+CONFIG, METRICS, RECORD = "config.yaml", "metrics.csv", "run.json"
 
 ASIDE = (
     "ckpt_path", "run_folder", "config", "verbose", "checkpoint", "resume", "report", "embeddings", "progress",
@@ -30,6 +36,57 @@ DECISIVE = (
 
 TOLD = 5  # differences in a message
 WIDTH = 40  # letters of a value in a message
+
+
+def folder_of(checkpoints: Path) -> Path:
+    """Return the folder of the run whose checkpoints lie in a folder: the one above ``checkpoints``, else the same."""
+    return checkpoints.parent if checkpoints.name == "checkpoints" else checkpoints
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the lines of a ``metrics.csv`` as Lightning's CSVLogger writes it, without the empty cells.
+
+    A last line that was not written to its end, as when a run is killed, is told and left out.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    text = read_text(path, "the metrics of a run")
+    if not text:
+        raise InputError(f"{path}: expected the metrics of a run, found an empty file")
+    if not text.endswith("\n"):
+        text = text[: text.rfind("\n") + 1]
+        print(f"warning: {path}: the last line breaks off and is left out", file=sys.stderr)
+    try:
+        rows = csv.DictReader(io.StringIO(text, newline=""))
+        found = [{name: value for name, value in row.items() if name and value} for row in rows]
+        _ = [float(value) for row in found for value in row.values()]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise InputError(f"{path}: expected the metrics of a run, found something else ({error})") from None
+    return found
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Return the lines of a ``metrics.csv`` as numbers; see ``read_rows``."""
+    return [{name: float(value) for name, value in row.items()} for row in read_rows(path)]
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return what ``run.json`` says of how a run ran; empty where there is none, as in older runs.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    path = folder / RECORD
+    found = read_json(path, "the record of a run") if path.is_file() else {}
+    if not isinstance(found, dict) or not all(isinstance(found.get(name, 0), Real) for name in ("hours", "memory_gb")):
+        raise InputError(f"{path}: expected the record of a run, found something else; remove the file to go without")
+    return found
+
+
+def starts_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the starts in the record of a run; one whose record has no list was started once."""
+    return list(record.get("starts") or ([dict(record)] if record else []))
 
 
 def read_options(path: Path) -> dict[str, Any]:

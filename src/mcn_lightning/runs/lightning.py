@@ -1,5 +1,6 @@
-"""Where in a run a checkpoint was saved, and how Lightning's loops go on from there.
+"""All that reaches into Lightning: where a checkpoint was saved, how its loops go on, where its loggers write.
 
+What begins with ``_`` in Lightning is touched here alone; ``tests/runs/test_lightning.py`` says what it must be.
 Lightning goes on in one way when a run has ``max_steps`` and in another when it has none, and leaves out what was due
 between a step and the end of its epoch. Here a run goes on as if it had not been stopped, under any limit.
 """
@@ -8,13 +9,25 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import EarlyStopping, Timer
+from pytorch_lightning.callbacks import (
+    DeviceStatsMonitor,
+    EarlyStopping,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    Timer,
+)
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+from pytorch_lightning.plugins import LayerSync
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 from torch.optim.lr_scheduler import LambdaLR
 
 from mcn_lightning.distributed import world
@@ -144,7 +157,7 @@ def set_rates(trainer: Trainer) -> None:
 
 def gradients(trainer: Trainer, module: LightningModule) -> dict[str, torch.Tensor]:
     """Return the gradients that wait for more batches of their step, by weight; the mean of all processes."""
-    if not trainer.fit_loop._should_accumulate():
+    if not waits_for_batches(trainer):
         return {}
     found = {name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None}
     if world() > 1:
@@ -189,3 +202,125 @@ def told_metrics(trainer: Trainer) -> dict[str, float]:
     """Return the metrics that callbacks may monitor, as plain numbers."""
     found = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def set_told_metrics(trainer: Trainer, found: dict[str, float]) -> None:
+    """Give callbacks the metrics that they may monitor."""
+    trainer._logger_connector._callback_metrics.update({name: torch.tensor(value) for name, value in found.items()})
+
+
+def waits_for_batches(trainer: Trainer) -> bool:
+    """Tell whether the gradients of this batch wait for more batches of their step."""
+    return trainer.fit_loop._should_accumulate()
+
+
+def log_step_now(trainer: Trainer) -> None:
+    """Log a step in ``on_train_batch_end``, and not after that hook, when Lightning would do it."""
+    connector = trainer._logger_connector
+    connector.update_train_step_metrics()
+    setattr(connector, "update_train_step_metrics", lambda: delattr(connector, "update_train_step_metrics"))  # noqa: B010
+
+
+def logs_this_step(trainer: Trainer) -> bool:
+    """Tell whether loggers are told of this step."""
+    return trainer._logger_connector.should_update_logs
+
+
+def requeues_itself(trainer: Trainer) -> bool:
+    """Tell whether Lightning requeues SLURM jobs, and takes SIGUSR1 for it."""
+    environment = trainer._accelerator_connector.cluster_environment
+    return isinstance(environment, SLURMEnvironment) and environment.auto_requeue
+
+
+def keep_paths(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Let ``ModelCheckpoint`` go on with its files in a folder that was moved, or that it has written to since.
+
+    Lightning forgets them where the folder has another name, and would write ``last-v1.ckpt``.
+
+    Args:
+        trainer: that goes on.
+        checkpoint: what was saved; the states of its callbacks are changed in place.
+    """
+    states, start = checkpoint.get("callbacks", {}), Path(str(trainer.ckpt_path))
+    for callback in trainer.checkpoint_callbacks:
+        state = states.get(callback.state_key)
+        if not isinstance(callback, ModelCheckpoint) or not state or not callback.dirpath:
+            continue
+        here, last = Path(callback.dirpath), f"{callback.CHECKPOINT_NAME_LAST}{callback.FILE_EXTENSION}"
+        if here.resolve() != start.parent.resolve():
+            continue
+
+        def moved(path: str, old: str = str(state["dirpath"]), here: Path = here) -> str:
+            return str(here / os.path.relpath(path, old)) if path else path
+
+        states[callback.state_key] = state | {
+            "dirpath": callback.dirpath,
+            "best_model_path": moved(state["best_model_path"]),
+            "kth_best_model_path": moved(state["kth_best_model_path"]),
+            "last_model_path": moved(state["last_model_path"]) or (str(here / last) if (here / last).is_file() else ""),
+            "best_k_models": {moved(path): score for path, score in state["best_k_models"].items()},
+        }
+
+
+def csv_logger(trainer: Trainer) -> CSVLogger | None:
+    """Return the logger that writes ``metrics.csv``; the command puts one before all others."""
+    return next((logger for logger in trainer.loggers if isinstance(logger, CSVLogger)), None)
+
+
+def chosen_version(logger: CSVLogger) -> int | str | None:
+    """Return the version that a logger was given, or ``None`` while it is to count them itself."""
+    return logger._version
+
+
+def next_version(logger: CSVLogger) -> int:
+    """Return the first number above those of all versions there are."""
+    return logger._get_next_version()
+
+
+def log_into(trainer: Trainer, folder: Path) -> None:
+    """Let the loggers that count versions write into one folder, or into one of its name."""
+    for logger in trainer.loggers:
+        if isinstance(logger, CSVLogger):
+            logger._save_dir, logger._name, logger._version = str(folder.parent), "", folder.name
+        elif getattr(logger, "_version", folder.name) is None:
+            logger._version = folder.name  # type: ignore[attr-defined]
+
+
+def write_with(logger: CSVLogger, writer: ExperimentWriter) -> None:
+    """Let a logger write with another writer."""
+    logger._experiment = writer
+
+
+def wandb_name(logger: WandbLogger) -> str | None:
+    """Return the name that a run was given, else that of its project."""
+    return logger._name or logger.name
+
+
+def wandb_mode(logger: WandbLogger) -> str | None:
+    """Return the mode that a logger was given, or ``None`` where wandb's settings decide."""
+    return "offline" if logger._offline else logger._wandb_init.get("mode")
+
+
+def set_wandb_offline(logger: WandbLogger) -> None:
+    """Let a logger that has not begun log offline."""
+    logger._wandb_init["mode"] = "offline"
+
+
+def set_wandb_id(logger: WandbLogger, run_id: str) -> None:
+    """Let a logger that has not begun go on with a run of wandb."""
+    logger._wandb_init["id"] = logger._id = run_id
+
+
+def keeps_schedule(callback: StochasticWeightAveraging) -> bool:
+    """Tell whether averaging has a schedule from a checkpoint that it has not taken up yet."""
+    return callback._scheduler_state is not None
+
+
+def reads_cpu(callback: DeviceStatsMonitor) -> bool:
+    """Tell whether a monitor reads the processors, for which it needs psutil."""
+    return callback._cpu_stats is not False
+
+
+def syncs_batchnorm(trainer: Trainer) -> bool:
+    """Tell whether the processes share the statistics of batch norm."""
+    return isinstance(getattr(trainer.strategy, "_layer_sync", None), LayerSync)
