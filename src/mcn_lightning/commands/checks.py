@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pickle
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mcn_lightning.errors import InputError, reason_of, why_unreadable
+from mcn_lightning.errors import InputError, why_unreadable
+from mcn_lightning.models.weights import SHAPE
 from mcn_lightning.runs import slurm
 
 
@@ -96,22 +96,21 @@ def check_checkpoint(path: Path, resume: bool = False) -> dict[str, Any]:
     return found
 
 
-def check_writable(folder: Path) -> None:
-    """Refuse a folder of results in which nothing can be written.
+def take_shape(model: Any, saved: Mapping[str, Any]) -> None:
+    """Give a model the shape of the weights that its run started from; these may be gone, and the checkpoint has all.
 
-    Raises:
-        InputError: if a file cannot be made there.
+    Args:
+        model: options of the model, as the parser holds them; changed in place.
+        saved: the checkpoint.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(4096))
-            file.flush()
-    except OSError as error:
-        raise InputError(
-            f"{folder}: expected a folder for the results of the run, found {reason_of(error)}; make room, change its "
-            "rights or give another one (--run_folder, or save_dir of --trainer.logger)"
-        ) from None
+    network = saved.get("hyper_parameters", {}).get("network", {})
+    for name in (name for name in SHAPE if name in network and name != "modalities"):
+        value = network[name]
+        model["network"][name] = list(value) if isinstance(value, tuple) else value
+    there, asked = network.get("modalities"), model["network"].get("modalities")
+    if there and asked:  # those of the data, and of these what the weights have
+        model["network"]["modalities"] = [name for name in asked if name in there]
+    model["weights"] = None
 
 
 def log_below(trainer: Any, folder: str) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import os
 import signal
 import sys
-import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +19,6 @@ from lightning_utilities.core.enums import StrEnum
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
-from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
@@ -40,9 +37,9 @@ from mcn_lightning.commands.checks import (
     asked_of_job,
     check_checkpoint,
     check_numbers,
-    check_writable,
     data_seed,
     log_below,
+    take_shape,
     video_width,
 )
 from mcn_lightning.commands.main import COMMANDS
@@ -55,10 +52,9 @@ from mcn_lightning.data.shards.job import PackConfig
 from mcn_lightning.errors import InputError
 from mcn_lightning.losses import NotFiniteError
 from mcn_lightning.models.released import WeightsError
-from mcn_lightning.models.weights import SHAPE
 from mcn_lightning.module import MCNModule
 from mcn_lightning.runs import slurm
-from mcn_lightning.runs.checkpoints import WORDS, AtomicCheckpointIO, find_checkpoint
+from mcn_lightning.runs.checkpoints import WORDS, find_checkpoint
 from mcn_lightning.runs.folder import (
     SaveConfig,
     choose_folder,
@@ -67,12 +63,12 @@ from mcn_lightning.runs.folder import (
     release_folders,
     run_folder,
 )
-from mcn_lightning.runs.messages import quieten
+from mcn_lightning.runs.messages import is_out_of_memory, is_refusal, quieten
 from mcn_lightning.runs.record import RunRecord, provenance
 from mcn_lightning.runs.resume import Resume, Stopped
 from mcn_lightning.runs.saved import flat_options
 from mcn_lightning.runs.tracking import add_csv_logger, keep_metrics, read_wandb_id, start_wandb
-from mcn_lightning.runs.trainer_options import bare, check_trainer, without_checkpoints
+from mcn_lightning.runs.trainer_options import bare, check_trainer, with_own_plugins, without_checkpoints
 from mcn_lightning.signals import Interrupted
 
 
@@ -175,16 +171,8 @@ class MCNCLI(LightningCLI):
             model["clustering"]["kind"] = "none"  # nothing was clustered, and an empty queue can take gigabytes
         if path and path not in WORDS:
             saved = check_checkpoint(Path(path), resume=command == "fit")
-            # the run may have started from weights that are gone; the checkpoint has its own, in the shape of those
             if command != "fit" and model.get("weights"):
-                network = saved.get("hyper_parameters", {}).get("network", {})
-                for name in (name for name in SHAPE if name in network and name != "modalities"):
-                    value = network[name]
-                    model["network"][name] = list(value) if isinstance(value, tuple) else value
-                there, asked = network.get("modalities"), model["network"].get("modalities")
-                if there and asked:  # those of the data, and of these what the weights have
-                    model["network"]["modalities"] = [name for name in asked if name in there]
-                model["weights"] = None
+                take_shape(model, saved)
 
     def before_instantiate_classes(self) -> None:
         """Check the SLURM job, if this is one, before its processes wait for each other; choose the run's folder.
@@ -200,23 +188,13 @@ class MCNCLI(LightningCLI):
             log_below(options.trainer, options.run_folder)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer, which writes checkpoints whole unless the user has chosen how they are written.
-
-        Whatever the logger, there is a ``metrics.csv`` too. What preempts a SLURM job is handled at the end of a step:
-        Lightning's own handler saves wherever each process happens to be.
+        """Build the trainer, which writes a ``metrics.csv`` whatever the logger.
 
         Raises:
             InputError: if the trainer has an option or a callback that cannot be honoured.
         """
         options = self._get(self.config_init, "trainer", default={})
-        plugins = options.get("plugins") or []
-        plugins = list(plugins) if isinstance(plugins, list) else [plugins]
-        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            plugins.append(AtomicCheckpointIO())
-        chosen = any(isinstance(plugin, ClusterEnvironment) for plugin in plugins)
-        if not chosen and slurm.launched(os.environ) and not TorchElasticEnvironment.detect():
-            plugins.append(SLURMEnvironment(auto_requeue=False))
-        trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
+        trainer = super().instantiate_trainer(plugins=with_own_plugins(options.get("plugins")), **kwargs)
         add_csv_logger(trainer)
         check_trainer(trainer)
         return trainer
@@ -233,19 +211,20 @@ class MCNCLI(LightningCLI):
 
         ``fit`` goes on in the folder of its checkpoint, and with the wandb run of that folder.
         """
-        words, training = super()._prepare_subcommand_kwargs(subcommand), subcommand == "fit"
+        kwargs, training = super()._prepare_subcommand_kwargs(subcommand), subcommand == "fit"
         options = yaml.safe_load(self._parser(subcommand).dump(self.config[subcommand], skip_unset=False))
         if training and options.get("run_folder"):
             refuse_others_below(options["run_folder"], options)
-        if (asked := words.get("ckpt_path")) in WORDS:
+        if (asked := kwargs.get("ckpt_path")) in WORDS:
             path, text = find_checkpoint(self.trainer, options, asked, training)
-            words["ckpt_path"] = None if path is None else str(path)
+            kwargs["ckpt_path"] = None if path is None else str(path)
             if is_first_process():
                 print(f"--ckpt_path {asked}: {text}")
         if training:
-            choose_folder(self.trainer, options, words.get("ckpt_path"))
-            self._take_folder(words.get("ckpt_path"))
-        if words.get("ckpt_path"):  # to go on there is what was asked for
+            choose_folder(self.trainer, options, kwargs.get("ckpt_path"))
+            if is_first_process() and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+                claim_folder(self.trainer, kwargs.get("ckpt_path"))
+        if kwargs.get("ckpt_path"):  # to go on there is what was asked for
             warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         if subcommand == "predict":
             self.datamodule.predict_split = self.config[subcommand].split
@@ -255,18 +234,7 @@ class MCNCLI(LightningCLI):
             about = {f"run.{name}": value for name, value in provenance().items()}
             run_id = read_wandb_id(run_folder(self.trainer)) if training else None
             start_wandb(self.trainer, flat_options(options) | about, run_id)
-        return words
-
-    def _take_folder(self, checkpoint: str | None) -> None:
-        """Find out now whether the results can be written, and not after an epoch; make the folder of the run."""
-        if not is_first_process() or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        for logger in self.trainer.loggers[:1]:  # a CSVLogger; the folder of a version is known only once claimed
-            check_writable(Path(str(getattr(logger, "root_dir", "."))))
-        claim_folder(self.trainer, checkpoint)
-        chosen = getattr(self.trainer.checkpoint_callback, "dirpath", None)
-        for folder in map(Path, filter(None, (run_folder(self.trainer), chosen))):
-            check_writable(folder if folder.is_dir() else folder.parent)
+        return kwargs
 
     def instantiate_classes(self) -> None:
         """Build the parts; an option they refuse is the user's to mend."""
@@ -278,54 +246,56 @@ class MCNCLI(LightningCLI):
             raise InputError(brief(" ".join(str(error).split()))) from error
 
 
-def without_module(command: MCNCLI, *groups: str) -> Any:
-    """Build groups of a command's options; the network, which may take gigabytes, is not built from its defaults."""
-    for group in {*vars(command.config)} - {*groups}:
-        del command.config[group]
-    return command.parser.instantiate(command.config, instantiators=[(lambda *_, **__: None, MCNModule, True)])
+class DataCLI(MCNCLI):
+    """The options of the run, of which only those of the data are used."""
+
+    stopped: str
+
+    def use(self, parts: Any) -> None:
+        """Use the data."""
+        raise NotImplementedError
+
+    def _parse_ckpt_path(self) -> None:
+        """There is no checkpoint here."""
+
+    def instantiate_classes(self) -> None:
+        """Build the data alone, and use them."""
+        for group in {*vars(self.config)} - {"data", "pack"}:
+            del self.config[group]
+        try:  # the network, which may take gigabytes, is not built from its defaults
+            parts = self.parser.instantiate(self.config, instantiators=[(lambda *_, **__: None, MCNModule, True)])
+        except ValueError as error:
+            raise InputError(brief(" ".join(str(error).split()))) from error
+        try:
+            self.use(parts)
+        except (Interrupted, KeyboardInterrupt):
+            print(self.stopped, file=sys.stderr)
+            sys.exit(130)
 
 
-class PrepareCLI(MCNCLI):
-    """The options of the run, of which only those of the data are used, and where the shards go."""
+class PrepareCLI(DataCLI):
+    """The data, and where the shards go."""
+
+    stopped = "stopped; the same command goes on from here"
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of packing."""
         super().add_arguments_to_parser(parser)
         parser.add_class_arguments(PackConfig, "pack")
 
-    def _parse_ckpt_path(self) -> None:
-        """There is no checkpoint here."""
-
-    def instantiate_classes(self) -> None:
-        """Build the data alone, and pack it."""
-        try:
-            parts = without_module(self, "data", "pack")
-        except ValueError as error:
-            raise InputError(brief(" ".join(str(error).split()))) from error
-        try:
-            print(parts.data.pack(parts.pack))
-        except (Interrupted, KeyboardInterrupt):
-            print("stopped; the same command goes on from here", file=sys.stderr)
-            sys.exit(130)
+    def use(self, parts: Any) -> None:
+        """Pack the data."""
+        print(parts.data.pack(parts.pack))
 
 
-class CheckCLI(MCNCLI):
-    """The options of the run, of which only those of the data are used."""
+class CheckCLI(DataCLI):
+    """The data, which are read."""
 
-    def _parse_ckpt_path(self) -> None:
-        """There is no checkpoint here."""
+    stopped = "stopped"
 
-    def instantiate_classes(self) -> None:
-        """Build the data alone, and read it."""
-        try:
-            parts = without_module(self, "data")
-        except ValueError as error:
-            raise InputError(str(error)) from error
-        try:
-            parts.data.inspect()
-        except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
-            sys.exit(130)
+    def use(self, parts: Any) -> None:
+        """Read the data."""
+        parts.data.inspect()
 
 
 class OptionsCLI(MCNCLI):
@@ -405,11 +375,11 @@ def run(words: Sequence[str]) -> None:
     except MisconfigurationException as error:
         raise InputError(str(error)) from error
     except (TypeError, ValueError) as error:
-        if isinstance(error, InputError) or not _is_refusal(error):
+        if isinstance(error, InputError) or not is_refusal(error):
             raise
         raise InputError(str(error)) from error
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split("\n")[0].split())
         raise InputError(
@@ -419,15 +389,3 @@ def run(words: Sequence[str]) -> None:
         ) from error
     finally:
         release_folders()
-
-
-def _is_refusal(error: BaseException) -> bool:
-    """Tell whether Lightning itself has found an option of the trainer to be wrong."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return str(frames[-1].f_globals.get("__name__", "")).startswith(("pytorch_lightning.", "lightning_fabric."))
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether there was too little memory, of this machine or of its GPU."""
-    words = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(each in str(error) for each in words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from filelock import FileLock, Timeout
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import SaveConfigCallback
+from pytorch_lightning.loggers import CSVLogger
 
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, reason_of
 from mcn_lightning.files import replacing
 from mcn_lightning.runs.checkpoints import steps_of
 from mcn_lightning.runs.lightning import chosen_version, csv_logger, log_into, next_version
@@ -120,11 +122,16 @@ def claim_folder(trainer: Trainer, checkpoint: str | None) -> None:
         checkpoint: that the run starts from; what its run has logged is copied where the folder is another.
 
     Raises:
-        InputError: if another run is writing to it.
+        InputError: if another run is writing to it, or nothing can be written there.
     """
-    logger = csv_logger(trainer)
-    if logger is None:
-        return
+    if (logger := csv_logger(trainer)) is not None:
+        _check_writable(Path(logger.root_dir))
+        _claim(trainer, logger, checkpoint)
+    for folder in map(Path, filter(None, (run_folder(trainer), getattr(trainer.checkpoint_callback, "dirpath", None)))):
+        _check_writable(folder if folder.is_dir() else folder.parent)
+
+
+def _claim(trainer: Trainer, logger: CSVLogger, checkpoint: str | None) -> None:
     if chosen_version(logger) is None:
         agents = [os.environ["WANDB_RUN_ID"]] if {"WANDB_RUN_ID", "WANDB_SWEEP_ID"} <= {*os.environ} else []
         for version in itertools.chain(agents, iter(lambda: next_version(logger), None)):
@@ -142,6 +149,20 @@ def claim_folder(trainer: Trainer, checkpoint: str | None) -> None:
         if source.is_file() and not (folder / name).exists():
             with replacing(folder / name) as partial:
                 partial.write_bytes(source.read_bytes())
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse a folder in which nothing can be written now, and not after an epoch."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+            file.flush()
+    except OSError as error:
+        raise InputError(
+            f"{folder}: expected a folder for the results of the run, found {reason_of(error)}; make room, change its "
+            "rights or give another one (--run_folder, or save_dir of --trainer.logger)"
+        ) from None
 
 
 def _lock(folder: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 import warnings
 
+import torch
 from tqdm import tqdm
 
 NOT_THE_USERS = (
@@ -69,3 +71,15 @@ def _as_line(
         return _format_as_before(message, category, filename, lineno, line)
     beside = any(not bar.disable for bar in getattr(tqdm, "_instances", ()))
     return ("\n" if beside else "") + f"warning: {message}\n"
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Tell whether Lightning itself has found an option of the trainer to be wrong."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return str(frames[-1].f_globals.get("__name__", "")).startswith(("pytorch_lightning.", "lightning_fabric."))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether there was too little memory, of this machine or of its GPU."""
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(each in str(error) for each in words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -18,9 +19,13 @@ from pytorch_lightning.callbacks import (
     ModelSummary,
     ProgressBar,
 )
+from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
 from mcn_lightning.errors import InputError
+from mcn_lightning.runs import slurm
+from mcn_lightning.runs.checkpoints import AtomicCheckpointIO
 from mcn_lightning.runs.lightning import reads_cpu, syncs_batchnorm
 from mcn_lightning.runs.resume import Resume
 
@@ -74,6 +79,24 @@ def without_checkpoints(options: Mapping[str, Any], callbacks: list[Callback]) -
                 "found false; set one of them otherwise"
             )
     return dict(options), [each for each in callbacks if not isinstance(each, ModelCheckpoint)]
+
+
+def with_own_plugins(plugins: Any) -> list[Any]:
+    """Add this project's plugins to the user's: checkpoints are written whole, unless the user has chosen otherwise.
+
+    What preempts a SLURM job is handled at the end of a step: Lightning's own handler saves wherever each process
+    happens to be.
+
+    Args:
+        plugins: one, several or none.
+    """
+    found = list(plugins) if isinstance(plugins, list) else [plugins] if plugins else []
+    if not any(isinstance(plugin, CheckpointIO) for plugin in found):
+        found.append(AtomicCheckpointIO())
+    chosen = any(isinstance(plugin, ClusterEnvironment) for plugin in found)
+    if not chosen and slurm.launched(os.environ) and not TorchElasticEnvironment.detect():
+        found.append(SLURMEnvironment(auto_requeue=False))
+    return found
 
 
 def check_trainer(trainer: Trainer) -> None:
