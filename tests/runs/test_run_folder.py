@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
+import tempfile
 from pathlib import Path
 from unittest.mock import patch
 
@@ -239,6 +242,22 @@ def test_a_run_that_is_going_on_is_not_taken_up_by_another(overlay, capsys):
     with FileLock(folder_of(overlay) / ".lock"):
         message = refusal(capsys, *demo, "--trainer.max_steps", 4)
     assert f"{folder_of(overlay)}: expected a folder that no run is writing to, found another `fit` that is" in message
+
+
+def test_a_folder_that_can_only_be_read_is_one_line(overlay, capsys, monkeypatch):
+    demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, "--ckpt_path", "last", "--trainer.max_steps")
+    run(*demo, 1)
+    before, make = (folder_of(overlay) / "metrics.csv").read_bytes(), tempfile.TemporaryFile
+
+    def refuse(*given, dir=None, **more):
+        if str(dir).endswith("version_0"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return make(*given, dir=dir, **more)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)  # root may write everywhere
+    said = refusal(capsys, *demo, 2)
+    assert f"{folder_of(overlay)}: expected a folder for the results of the run, found permission denied" in said
+    assert (folder_of(overlay) / "metrics.csv").read_bytes() == before
 
 
 def test_the_file_of_metrics_goes_on_after_whatever_a_kill_left(tmp_path):

@@ -50,8 +50,6 @@ class Throughput(Callback):
         self._left = time.perf_counter()
         self._worked += self._left - self._entered
         self._clips += embedding_module(pl_module).step_clips
-        if trainer._logger_connector.should_update_logs and (seconds := self._waited + self._worked) > 0:
-        self._clips += int(pl_module.step_clips)  # type: ignore[arg-type]
         if logs_this_step(trainer) and (seconds := self._waited + self._worked) > 0:
             values = {
                 "train/clips_per_second": self._clips / seconds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import re
 import sys
@@ -166,11 +167,17 @@ def _age(folder: Path) -> tuple[int, int]:
 
 def steps_of(folder: Path) -> dict[Path, int]:
     """Return the checkpoints in a folder, and how many steps each has."""
-    return {path: step for path in folder.glob("*.ckpt") if (step := _step(path)) is not None}
+    return {path: step for path in folder.glob("*.ckpt") if (step := _step(path, path.stat().st_mtime_ns)) is not None}
 
 
-def _step(path: Path) -> int | None:
-    """Return how many steps a checkpoint has; none, with a warning, if it is not one."""
+@functools.cache
+def _step(path: Path, changed: int) -> int | None:
+    """Return how many steps a checkpoint has; none, with one warning, if it is not one.
+
+    Args:
+        path: the file.
+        changed: when it was; read and told again are those that were changed.
+    """
     try:
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
     except (RuntimeError, OSError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:

@@ -125,30 +125,31 @@ def claim_folder(trainer: Trainer, checkpoint: str | None) -> None:
         InputError: if another run is writing to it, or nothing can be written there.
     """
     if (logger := csv_logger(trainer)) is not None:
-        _check_writable(Path(logger.root_dir))
-        _claim(trainer, logger, checkpoint)
+        if chosen_version(logger) is None:
+            _make_new(trainer, logger)
+        folder = Path(logger.log_dir)
+        _check_writable(folder)
+        _lock(folder)
+        source = folder_of(Path(checkpoint).parent) if checkpoint is not None else folder
+        for name in (METRICS, RECORD) if (source / CONFIG).is_file() else ():
+            if (source / name).is_file() and not (folder / name).exists():
+                with replacing(folder / name) as partial:
+                    partial.write_bytes((source / name).read_bytes())
     for folder in map(Path, filter(None, (run_folder(trainer), getattr(trainer.checkpoint_callback, "dirpath", None)))):
         _check_writable(folder if folder.is_dir() else folder.parent)
 
 
-def _claim(trainer: Trainer, logger: CSVLogger, checkpoint: str | None) -> None:
-    if chosen_version(logger) is None:
-        agents = [os.environ["WANDB_RUN_ID"]] if {"WANDB_RUN_ID", "WANDB_SWEEP_ID"} <= {*os.environ} else []
-        for version in itertools.chain(agents, iter(lambda: next_version(logger), None)):
-            folder = Path(logger.root_dir, f"version_{version}")
-            try:
-                folder.mkdir(parents=True)
-            except FileExistsError:
-                continue
-            log_into(trainer, folder)
-            break
-    folder = Path(logger.log_dir)
-    _lock(folder)
-    for name in (METRICS, RECORD) if checkpoint is not None else ():
-        source = folder_of(Path(checkpoint or "").parent) / name
-        if source.is_file() and not (folder / name).exists():
-            with replacing(folder / name) as partial:
-                partial.write_bytes(source.read_bytes())
+def _make_new(trainer: Trainer, logger: CSVLogger) -> None:
+    """Make the folder of a new run, which no other run that starts at this moment takes too."""
+    _check_writable(Path(logger.root_dir))
+    agents = [os.environ["WANDB_RUN_ID"]] if {"WANDB_RUN_ID", "WANDB_SWEEP_ID"} <= {*os.environ} else []
+    for version in itertools.chain(agents, iter(lambda: next_version(logger), None)):
+        folder = Path(logger.root_dir, f"version_{version}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return log_into(trainer, folder)
 
 
 def _check_writable(folder: Path) -> None:
@@ -166,7 +167,7 @@ def _check_writable(folder: Path) -> None:
 
 
 def _lock(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    """Keep other runs out of a folder."""
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)

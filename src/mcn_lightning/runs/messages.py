@@ -23,8 +23,7 @@ PACKAGES = r"(pytorch_lightning|lightning_fabric|lightning_utilities|torch|torch
 
 UNTRUE = (
     ".*does not have many workers",
-    "The dirpath has changed",  # each start has a folder of its own
-    "Experiment logs directory",  # metrics.csv is added to, and nothing is deleted
+    "The dirpath has changed",  # an older checkpoint begins a new folder
     "The `srun` command is available",  # on the login node of a cluster, or where one has a machine for oneself
     r"Found \d+ module\(s\) in eval mode",  # frozen batch norm
 )
