@@ -105,7 +105,7 @@ def test_a_place_below_that_of_all_runs_cannot_be_written(overlay, capsys, tmp_p
         capsys, *demo
     )
     words = ("--checkpoint.dirpath", tmp_path / "checkpoints" / "a", "--trainer.logger.init_args.name", "other")
-    assert f"{tmp_path / 'checkpoints'}: expected a folder for the results" in refusal(capsys, *demo, *words)
+    assert f"{tmp_path / 'checkpoints' / 'a'}: expected a folder for the results" in refusal(capsys, *demo, *words)
 
 
 def rows_in(path: Path) -> list[dict[str, str]]:
