@@ -101,6 +101,7 @@ def site(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_site_asks_no_other_server(site):
     pages = [*site.rglob("*.html")]
     assert len(pages) > 25
@@ -112,6 +113,7 @@ def test_the_site_asks_no_other_server(site):
         assert not re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", style.read_text()), style
 
 
+@pytest.mark.slow
 def test_the_reference_has_every_option_and_every_command(site):
     options = (site / "reference" / "options" / "index.html").read_text()
     for name in ("--model.network.embedding_dim", "--data.streams", "--trainer.max_epochs", "--ckpt_path", "--config"):
@@ -122,6 +124,7 @@ def test_the_reference_has_every_option_and_every_command(site):
     assert "==SUPPRESS==" not in options + commands and "0x" not in options + commands
 
 
+@pytest.mark.slow
 def test_the_reference_lists_what_is_public(site):
     page = (DOCS / "reference" / "python.md").read_text()
     listed = re.findall(r"^::: mcn_lightning\.(\w+)$", page, re.M)
@@ -195,6 +198,7 @@ def test_options_and_recipes_of_the_pages_exist(page, monkeypatch):
             find_recipe(name)
 
 
+@pytest.mark.slow
 def test_ten_lines_go_from_a_checkpoint_and_a_sentence_to_ranked_clips(tmp_path, monkeypatch, capsys):
     readme, quickstart = (
         re.search(r"^```python\n(import mcn_lightning.*?)^```", page.read_text(), re.M | re.S)[1]

@@ -107,12 +107,14 @@ def run_notebook(name: str, folder: Path, **values) -> str:
     return "\n".join(output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in outputs)
 
 
+@pytest.mark.slow
 def test_the_notebook_of_training_shows_loss_recall_clusters_and_clips(tmp_path):
     shown = run_notebook("train.ipynb", tmp_path, VIDEOS=32, EPOCHS=4)
     assert "after epoch 4" in shown and "R@10" in shown and "topic" in shown and "score" in shown
     assert (tmp_path / "notebook_runs" / "train" / "version_0" / "metrics.csv").is_file()
 
 
+@pytest.mark.slow
 def test_the_notebook_of_released_weights_evaluates_them(tmp_path):
     write(tmp_path / "clips.pkl", youcook2())
     write_word_vectors(tmp_path / "words.txt", WORDS)
