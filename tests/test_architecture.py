@@ -21,7 +21,10 @@ ALLOWED = {
     "config": {"errors", "ranges"},
     **{room: {"config", "ranges", "distributed", "errors"} for room in TENSORS},
     "data": GROUND,
-    "module": TENSORS | GROUND,
+    "optimizer": GROUND,
+    "exchange": {"models", "clustering"} | GROUND,
+    "checks": {"models", "losses", "clustering"} | GROUND,
+    "module": {"optimizer", "exchange", "checks"} | TENSORS | GROUND,
     "inference": {"module", "benchmarks.embedding", "benchmarks.files", "models", "data.text"} | GROUND,
     "runs": {"clustering", "data.shards.files", "data.shards.header"} | GROUND,
     "callbacks": {"runs"} | TENSORS | GROUND,  # models and losses: the types that callbacks.protocols names

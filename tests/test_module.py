@@ -26,7 +26,8 @@ from mcn_lightning.errors import InputError
 from mcn_lightning.losses import ContrastiveConfig, LossConfig
 from mcn_lightning.models import NetworkConfig
 from mcn_lightning.models.released import WeightsError
-from mcn_lightning.module import MCNModule, OptimizerConfig, learning_rate_factor
+from mcn_lightning.module import MCNModule
+from mcn_lightning.optimizer import OptimizerConfig, learning_rate_factor
 
 NETWORK = NetworkConfig(embedding_dim=16, video_dim=16, text_dim=8, audio_widths=(4, 4, 4, 8), reconstruction_hidden=8)
 CLUSTERING = ClusteringConfig(num_clusters=3, queue_rows=8)

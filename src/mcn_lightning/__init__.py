@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mcn_lightning.models import MCNOutput as MCNOutput
     from mcn_lightning.models import NetworkConfig as NetworkConfig
     from mcn_lightning.module import MCNModule as MCNModule
-    from mcn_lightning.module import OptimizerConfig as OptimizerConfig
+    from mcn_lightning.optimizer import OptimizerConfig as OptimizerConfig
 
 _PUBLIC = {
     "batch": ("ClipBatch",),
@@ -47,7 +47,8 @@ _PUBLIC = {
         "ClusterQuality", "RetrievalRecall", "expected_ranks", "item_ranks", "query_density", "retrieval_metrics",
     ),
     "models": ("MCN", "MCNOutput", "NetworkConfig"),
-    "module": ("MCNModule", "OptimizerConfig"),
+    "module": ("MCNModule",),
+    "optimizer": ("OptimizerConfig",),
 }  # fmt: skip
 """The public names by the module that has them; each is imported when it is asked for, as torch takes seconds."""
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -1,17 +1,22 @@
-"""Dataclasses of options: checked by their annotated types, and read from plain data."""
+"""Dataclasses of options, checked by their annotated types and read from plain data; classes named by a path."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import types
+from argparse import ArgumentError
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from jsonargparse import ArgumentParser
+
 from mcn_lightning.errors import InputError
-from mcn_lightning.ranges import checked
+from mcn_lightning.ranges import checked, in_words
 
 Config = TypeVar("Config")
+Built = TypeVar("Built")
 
 
 @dataclasses.dataclass(frozen=True)  # the parser takes a dataclass of dataclasses alone as a group of options
@@ -78,3 +83,90 @@ def _field(hint: Any, value: Any, option: str) -> Any:
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     nested = next((kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
     return as_config(nested, value, option) if nested is not None and isinstance(value, Mapping) else value
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassOptions(Options):
+    """Options that may name a class of one's own in place of a built-in one.
+
+    Args:
+        class_path: module and name of the class, as in ``my_loss.MyLoss``; the file ``my_loss.py`` may lie in the
+            folder that the command runs in.
+        init_args: its own arguments by name.
+    """
+
+    class_path: str | None = None
+    init_args: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kind, usual = getattr(self, "kind", None), getattr(type(self), "kind", None)
+        if self.class_path is not None and kind != usual:
+            raise InputError(
+                f"{self.option}.kind: expected {usual}, its default, beside class_path {self.class_path}, found "
+                f"{kind}; leave one of them out"
+            )
+        if self.class_path is None and self.init_args:
+            raise InputError(f"{self.option}.init_args: expected class_path beside it, found none; give both or none")
+
+    def find(self, base: type[Built], builtin: type[Built] | None) -> type[Built] | None:
+        """Return the class that ``class_path`` names, or the built-in one.
+
+        Args:
+            base: what the class must be a subclass of.
+            builtin: class where no path is given.
+
+        Raises:
+            InputError: if the class cannot be imported, or is no subclass.
+        """
+        return builtin if self.class_path is None else import_class(self.class_path, base, self.option)
+
+    def make(self, kind: type[Built], *args: Any) -> Built:
+        """Return an object of a class that ``find`` returned.
+
+        Args:
+            kind: the class.
+            args: its first arguments; ``init_args`` follow by name.
+
+        Raises:
+            InputError: if it does not take ``init_args``.
+        """
+        if self.class_path is None:
+            return kind(*args)
+        return kind(*args, **_arguments(kind, self.init_args or {}, len(args), f"{self.option}.init_args"))
+
+
+def import_class(path: str, base: type[Built], option: str) -> type[Built]:
+    """Import a class by its path.
+
+    Args:
+        path: module and name, as in ``my_loss.MyLoss``.
+        base: what it must be a subclass of.
+        option: the group of options that has the path, for messages.
+
+    Raises:
+        InputError: if it cannot be imported, or is no such class.
+    """
+    module, _, name = path.rpartition(".")
+    wanted = f"{option}.class_path: expected a subclass of {base.__module__}.{base.__name__}"
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{wanted}, as in my_file.MyClass, found {path} ({error}); its file must lie in the folder where the "
+            "command runs, or on PYTHONPATH"
+        ) from None
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise InputError(f"{wanted}, found {path}, which is none; derive the class from it")
+    return found
+
+
+def _arguments(kind: type, given: Mapping[str, Any], skip: int, option: str) -> dict[str, Any]:
+    """Return the arguments of a class, checked by the annotated types of its parameters."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, skip={skip})
+    try:
+        return dict(vars(parser.instantiate(parser.parse_object(dict(given)))))
+    except (ArgumentError, TypeError, ValueError) as error:
+        found = in_words(" ".join(str(error).split())).removeprefix("Parser key ")
+        raise InputError(f"{option}: expected arguments of {kind.__name__}, found {found}") from None

@@ -9,11 +9,10 @@ from pytorch_lightning.callbacks import WeightAveraging
 
 from mcn_lightning.benchmarks.base import Benchmark
 from mcn_lightning.benchmarks.report import BenchmarkReport
-from mcn_lightning.callbacks.centroids import CentroidUpdate
+from mcn_lightning.callbacks.centroids import CentroidUpdate, kmeans_of
 from mcn_lightning.callbacks.evaluation import RetrievalEvaluation
-from mcn_lightning.callbacks.protocols import callbacks_of, embedding_module
+from mcn_lightning.callbacks.protocols import callbacks_of
 from mcn_lightning.callbacks.throughput import Throughput
-from mcn_lightning.clustering import CentroidClustering
 from mcn_lightning.runs.averaging import AveragedWeights, averages, check_stochastic
 from mcn_lightning.runs.resume import Resume
 from mcn_lightning.runs.trainer_options import check_trainer
@@ -46,7 +45,7 @@ def default_callbacks(trainer: Trainer, module: LightningModule) -> list[Callbac
     given = callbacks_of(trainer)
     given[:] = ordered(given)
     needed: dict[type[Callback], bool] = {
-        CentroidUpdate: isinstance(embedding_module(module).clustering, CentroidClustering),
+        CentroidUpdate: kmeans_of(module) is not None,
         RetrievalEvaluation: True,
         AveragedWeights: averages(trainer),
         Resume: True,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -15,103 +13,33 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from mcn_lightning.batch import MODALITIES, ClipBatch
+from mcn_lightning.batch import ClipBatch
+from mcn_lightning.checks import check_sizes, check_terms, check_trainable, leave_epoch_open, without_absent
 from mcn_lightning.clustering import (
     MEAN,
-    CentroidClustering,
     ClusteringConfig,
     KMeansReport,
+    Step,
     Target,
+    clustering_class,
     make_clustering,
 )
-from mcn_lightning.config import Options, as_config
-from mcn_lightning.distributed import Presence, numbers_of_all, reach, world
-from mcn_lightning.errors import InputError
+from mcn_lightning.config import as_config
+from mcn_lightning.distributed import Presence, reach, world
+from mcn_lightning.exchange import exchange, features_of, masks_of, present_embeddings
 from mcn_lightning.losses import (
     ClusterLoss,
-    ContrastiveLoss,
     FiniteWatch,
     LossConfig,
     check_state,
+    make_contrastive,
     reconstruction_loss,
 )
 from mcn_lightning.models import MCN, MCNOutput, NetworkConfig
-from mcn_lightning.models.mcn import AUDIO_TEXT, OF_DATA
+from mcn_lightning.models.options import OF_DATA, not_chosen
 from mcn_lightning.models.size import check_memory
-from mcn_lightning.models.weights import absent_weights, read_weights
-from mcn_lightning.ranges import NonNegativeFloat, NonNegativeInt, PositiveShare
-
-
-@dataclass(frozen=True)
-class OptimizerConfig(Options, option="--model.optimizer"):
-    """How the weights are optimised; the defaults are the released recipe.
-
-    Args:
-        kind: adam, or adamw with decoupled weight decay.
-        lr: highest learning rate, after the warm-up.
-        weight_decay: weight decay of the weight matrices; biases, batch norm and temperature have none.
-        warmup_steps: steps of linear warm-up.
-        schedule: after the warm-up, cosine to 0 over the rest of the run, constant, or exponential: times ``decay``
-            after each epoch.
-        decay: factor of an epoch in the exponential schedule (AVLnet-Text-Tri on YouCook2: 0.9).
-    """
-
-    kind: Literal["adam", "adamw"] = "adam"
-    lr: NonNegativeFloat = 1e-4
-    weight_decay: NonNegativeFloat = 0.0
-    warmup_steps: NonNegativeInt = 5000
-    schedule: Literal["cosine", "constant", "exponential"] = "cosine"
-    decay: PositiveShare = 0.9
-
-
-def learning_rate_factor(
-    step: int, warmup_steps: int, total_steps: float, schedule: str, decay: float = 1.0, epoch_steps: float = math.inf
-) -> float:
-    """Return the share of the highest learning rate at a step.
-
-    Args:
-        step: optimiser steps done.
-        warmup_steps: steps of the linear warm-up.
-        total_steps: steps of the whole run.
-        schedule: cosine (MCN; Chen et al., ICCV 2021), constant, or exponential (AVLnet; Rouditchenko et al., 2021).
-        decay: factor of an epoch in the exponential schedule.
-        epoch_steps: optimiser steps of an epoch.
-    """
-    if step < warmup_steps:
-        return step / warmup_steps
-    if schedule == "exponential":
-        return decay ** (step // epoch_steps)
-    if schedule == "constant" or not math.isfinite(total_steps):
-        return 1.0
-    progress = (step - warmup_steps) / max(1.0, total_steps - warmup_steps)
-    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
-
-
-def _masks(output: MCNOutput) -> dict[str, Tensor] | None:
-    """Return which clips have what may be clustered, ``(B,)`` bool by name; ``None`` where all have all."""
-    some = output.has_any()
-    return None if output.present is None or some is None else {**output.present, MEAN: some}
-
-
-def _present_embeddings(batch: ClipBatch, names: Sequence[str]) -> Tensor:
-    """Return which clips have which embeddings, ``(B, names)`` bool, on the CPU."""
-    if batch.present is None:
-        return torch.ones(len(batch), len(names), dtype=torch.bool)
-    columns = dict(zip(MODALITIES, batch.present.T, strict=True)) | {AUDIO_TEXT: batch.present[:, 1:].all(dim=1)}
-    return torch.stack([columns[name] for name in names], dim=1)
-
-
-def _features(output: MCNOutput) -> dict[str, Tensor]:
-    """Return what may be clustered: the embeddings, and their mean."""
-    return {**output.embeddings(), MEAN: output.mean()}
-
-
-def _not_chosen(network: NetworkConfig | Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the sizes of inputs that somebody has left out, or as they are by default."""
-    if isinstance(network, Mapping):
-        return tuple(name for name in OF_DATA if name not in network)
-    defaults = NetworkConfig()
-    return tuple(name for name in OF_DATA if getattr(network, name, None) == getattr(defaults, name))
+from mcn_lightning.models.weights import read_weights
+from mcn_lightning.optimizer import OptimizerConfig, make_optimizer
 
 
 class MCNModule(LightningModule):
@@ -141,13 +69,13 @@ class MCNModule(LightningModule):
         network: NetworkConfig = NetworkConfig(),  # noqa: B008 (frozen)
         loss: LossConfig = LossConfig(),  # noqa: B008 (frozen)
         clustering: ClusteringConfig = ClusteringConfig(),  # noqa: B008 (frozen)
-        optimizer: OptimizerConfig = OptimizerConfig(),
+        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
         weights: str | None = None,
     ) -> None:
         super().__init__()
         self.weights_file = weights
         start = None if weights is None else read_weights(weights)
-        self._free = _not_chosen(network) if start is None else ()
+        self._free = not_chosen(network) if start is None else ()
         self.network_config = as_config(NetworkConfig, network, "--model.network")
         if start is not None:
             self.network_config = start.follow(self.network_config)
@@ -172,40 +100,17 @@ class MCNModule(LightningModule):
         Raises:
             InputError: if the options of the losses exclude one another.
         """
-        configs: dict[str, Any] = {
-            "network": self.network_config,
-            "loss": self.loss_config,
-            "clustering": self.clustering_config,
-            "optimizer": self.optimizer_config,
-        }
+        network, config = self.network_config, self.clustering_config
+        given = {"network": network, "loss": self.loss_config, "clustering": config, "optimizer": self.optimizer_config}
         # loggers have the options by the command's own names, from the command
-        self.save_hyperparameters({name: dataclasses.asdict(config) for name, config in configs.items()}, logger=False)
-        network, clustering = self.network_config, self.clustering_config
-        check_memory(network, clustering.queue_bytes(network.embedding_dim, len(network.embeddings)))
-        self.network = MCN(self.network_config)
-        self.contrastive = ContrastiveLoss(self.loss_config.contrastive)
+        self.save_hyperparameters({name: dataclasses.asdict(each) for name, each in given.items()}, logger=False)
+        kind, names = clustering_class(config), network.embeddings
+        check_memory(network, 0 if kind is None else kind.queue_bytes(config, network.embedding_dim, names))
+        self.network = MCN(network)
+        self.contrastive = make_contrastive(self.loss_config.contrastive)
         self.cluster_loss = ClusterLoss(self.loss_config.cluster)
-        dim, names = self.network_config.embedding_dim, self.network_config.embeddings
-        self.clustering = make_clustering(self.clustering_config, dim, names)
-        if self.clustering_config.kind.startswith("sinkhorn") and self.loss_config.cluster_weight == 0:
-            raise InputError(
-                "--model.loss.cluster_weight: expected more than 0 for the prototypes of --model.clustering.kind "
-                f"{self.clustering_config.kind}, which learn by it alone, found 0; set the kind to none for no clusters"
-            )
-        if self.loss_config.contrastive.exclude_same_cluster and self.clustering is None:
-            raise InputError(
-                "--model.loss.contrastive.exclude_same_cluster: expected clusters, found --model.clustering.kind none; "
-                "set it to false or choose a kind"
-            )
-        contrastive = self.loss_config.contrastive
-        pairs = contrastive.pairs or contrastive.weighted_pairs(self.network_config.embeddings)  # the first: see setup
-        draws = self.clustering is not None and self.loss_config.cluster_weight > 0
-        alone = len(self.network_config.embeddings) < 2  # nothing to train, see setup
-        if not (alone or pairs or self.network_config.reconstruction or draws):
-            raise InputError(
-                "--model.loss.contrastive: expected at least one loss, found contrastive (its kind, or every pair that "
-                "data.modalities leaves), clustering and reconstruction all off"
-            )
+        self.clustering = make_clustering(config, network.embedding_dim, names)
+        check_terms(network, self.loss_config, config, self.clustering)
 
     def configure_callbacks(self) -> list[Callback]:
         """Bring what every run needs and the trainer does not have; take the sizes of the inputs from the data.
@@ -225,10 +130,7 @@ class MCNModule(LightningModule):
         data: Any = getattr(self.trainer, "datamodule", None)
         if not hasattr(data, "input_sizes"):
             return
-        try:
-            config = self.network_config.follow_data(data.input_sizes(), self._free)
-        except ValueError as error:
-            raise InputError(str(error)) from None
+        config = self.network_config.follow_data(data.input_sizes(), self._free)
         self._free = ()
         if config != self.network_config:
             self.network_config = config
@@ -247,23 +149,12 @@ class MCNModule(LightningModule):
         Raises:
             InputError: if a network of one embedding should be trained, or with pairs of embeddings that it lacks.
         """
-        if stage == "fit" and len(self.network_config.embeddings) < 2:
-            raise InputError(
-                f"--data.modalities: expected two or three of {', '.join(MODALITIES)} to train with, found "
-                f"{list(self.network_config.modalities)}; one alone can be evaluated and embedded"
-            )
         if stage == "fit":
-            try:
-                self.loss_config.contrastive.check_pairs(self.network_config.embeddings)
-            except ValueError as error:
-                raise InputError(str(error)) from None
+            check_trainable(self.network_config, self.loss_config)
         data = getattr(self.trainer, "datamodule", None)
         if self.network.text is not None and data is not None and (embedder := data.text_embedder()) is not None:
             self.network.text.set_embedder(embedder.to(self.device))
-        self._leave_out_of_broadcasts()
-
-    def _leave_out_of_broadcasts(self) -> None:
-        """Keep what all processes have alike (queue, centroids, word vectors) out of every step's broadcast."""
+        # what all processes have alike (queue, centroids, word vectors) stays out of every step's broadcast
         alike = ("clustering.", "network.text.embedder.")
         names = [name for name, _ in self.named_buffers() if name.startswith(alike)]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
@@ -288,8 +179,8 @@ class MCNModule(LightningModule):
         """
         with torch.no_grad():
             output = self(batch)
-            features = {name: feature.float() for name, feature in _features(output).items()}
-            masks = _masks(output)
+            features = {name: feature.float() for name, feature in features_of(output).items()}
+            masks = masks_of(output)
         return (
             features if masks is None else {name: rows[masks[name].to(rows.device)] for name, rows in features.items()}
         )
@@ -304,16 +195,11 @@ class MCNModule(LightningModule):
         Returns:
             A report for each feature that was clustered.
         """
-        if not isinstance(self.clustering, CentroidClustering):
-            return {}
-        try:
-            return self.clustering.fit(features, fresh)
-        except ValueError as error:
-            raise InputError(str(error)) from None
+        return {} if self.clustering is None else self.clustering.fit(features, fresh)
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor | None:
         """Return the loss of one batch; nothing when no video of it could be read on any process."""
-        counts, present = self._exchange(batch)
+        counts, present = exchange(batch, self.network_config, self.device)
         self._lacking = present is not None
         self.step_clips, self.step_loss = sum(counts), None
         if self.step_clips == 0:
@@ -334,37 +220,7 @@ class MCNModule(LightningModule):
         Raises:
             InputError: on all processes, if those with clips have not all the same modalities.
         """
-        return self._exchange(batch)[0]
-
-    def _exchange(self, batch: ClipBatch) -> tuple[list[int], Presence | None]:
-        """Return the clips of every process in this step, and which of them lack an embedding; ``None`` for none.
-
-        Raises:
-            InputError: on all processes, if those with clips have not all the same modalities.
-        """
-        sound = batch.audio if batch.frames is None else batch.frames
-        given = {"video": batch.video, "audio": sound, "text": batch.words}
-        wanted = [name for name in MODALITIES if name in self.network_config.modalities]
-        table = _present_embeddings(batch, self.network_config.embeddings)
-        own = [len(batch), *(given[name] is not None for name in wanted), *Presence.histogram(table)]
-        found = numbers_of_all(own, self.device)
-        counts = self._checked_counts([row[: 1 + len(wanted)] for row in found], wanted)
-        histograms = [row[1 + len(wanted) :] for row in found]
-        present = Presence(self.network_config.embeddings, table, histograms, self.device)
-        return counts, None if present.complete else present
-
-    @staticmethod
-    def _checked_counts(found: Sequence[Sequence[int]], wanted: Sequence[str]) -> list[int]:
-        """Return the clips of every process, which must have the same modalities."""
-        kinds = {tuple(name for name, has in zip(wanted, row[1:], strict=True) if has) for row in found if row[0]}
-        if any(row[0] == 0 for row in found) and kinds:  # a process without clips takes part with all modalities
-            kinds.add(tuple(wanted))
-        if len(kinds) > 1:
-            raise InputError(
-                "the batch of a step: expected the same modalities on every process, found "
-                f"{' / '.join(', '.join(kind) or 'none' for kind in sorted(kinds))}; give each what the others have"
-            )
-        return [row[0] for row in found]
+        return exchange(batch, self.network_config, self.device)[0]
 
     def watch_terms(self, terms: Mapping[str, Tensor], ids: Sequence[str], now: bool = False) -> None:
         """Have the terms of this step looked at, and those of the step before if they were not yet.
@@ -424,19 +280,19 @@ class MCNModule(LightningModule):
         config, terms = self.loss_config, {}
         targets = self._cluster_targets(output, batch, counts, present)
         clusters = self.assignments(output) if config.contrastive.exclude_same_cluster else None
-        pairs = self.contrastive(output.embeddings(), counts, clusters, present)
+        pairs = {} if self.contrastive is None else self.contrastive(output.embeddings(), counts, clusters, present)
         rebuilt = reconstruction_loss(output.reconstructions, output.targets, config.detach_targets, counts, present)
         if pairs:
             terms["contrastive"] = config.contrastive_weight * torch.stack(list(pairs.values())).sum()
         if rebuilt:
             terms["reconstruction"] = config.reconstruction_weight * torch.stack(list(rebuilt.values())).sum()
         if targets and config.cluster_weight > 0:
-            terms["cluster"] = config.cluster_weight * self.cluster_loss(_features(output), targets, counts)
+            terms["cluster"] = config.cluster_weight * self.cluster_loss(features_of(output), targets, counts)
         for name, value in {**pairs, **{f"rebuild_{name}": value for name, value in rebuilt.items()}}.items():
             self.log(f"train/{name}", value, batch_size=len(batch))
         for name, value in terms.items():
             self.log(f"train/{name}", value, prog_bar=True, batch_size=len(batch))
-        if self.contrastive.learns_temperature:
+        if self.contrastive is not None and self.contrastive.learns_temperature:
             self.log("train/temperature", self.contrastive.temperature, batch_size=len(batch))
         return terms
 
@@ -446,26 +302,22 @@ class MCNModule(LightningModule):
         """Re-cluster if it is due, find what should be predicted, and only then push the batch to the queue."""
         if self.clustering is None:
             return {}
-        features = {name: feature.detach().float() for name, feature in _features(output).items()}
+        features = {name: feature.detach().float() for name, feature in features_of(output).items()}
+        step = Step(counts, present, batch.clips_per_video)
         if self._recluster != "no":
             self.watch_terms({"clustered features": features[MEAN].abs().sum()}, batch.ids, now=True)
-            try:
-                self.cluster_reports = self.clustering.cluster(features, self._recluster == "fresh", counts, present)
-            except ValueError as error:
-                raise InputError(str(error)) from None
+            self.cluster_reports = self.clustering.cluster(features, step, self._recluster == "fresh")
             if self.cluster_reports:  # a modality that was not there has its turn with the next run
                 self._recluster = "no"
-        targets = self.clustering.targets(features, counts, present)
-        self.clustering.push(features, batch.clips_per_video, counts, present)
+        targets = self.clustering.targets(features, step)
+        self.clustering.push(features, step)
         return targets
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> MCNOutput:  # type: ignore[override]
-        """Embed held-out clips for the evaluation callbacks."""
+        """Embed held-out or test clips for the evaluation callbacks."""
         return self(batch)
 
-    def test_step(self, batch: ClipBatch, batch_idx: int) -> MCNOutput:  # type: ignore[override]
-        """Embed test clips for the evaluation callbacks."""
-        return self(batch)
+    test_step = validation_step  # type: ignore[assignment]
 
     def predict_step(self, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Return the ``ids``, the embeddings ``(B, D)`` by name, and ``cluster`` ``(B,)`` where there are centroids.
@@ -479,7 +331,7 @@ class MCNModule(LightningModule):
         embeddings, clusters = output.embeddings(), self.assignments(output)
         found = {"ids": batch.ids, **embeddings, **({} if clusters is None else {"cluster": clusters})}
         if batch.present is not None:
-            table = _present_embeddings(batch, tuple(embeddings)).to(self.device)
+            table = present_embeddings(batch, tuple(embeddings)).to(self.device)
             found |= {f"has_{name}": column for name, column in zip(embeddings, table.T, strict=True)}
         return found
 
@@ -487,8 +339,8 @@ class MCNModule(LightningModule):
         """Return the cluster of each clip ``(B,)`` int64, or ``None`` while there are no centroids."""
         if self.clustering is None:
             return None
-        features = {name: feature.detach().float() for name, feature in _features(output).items()}
-        return self.clustering.assignments(features, _masks(output))
+        features = {name: feature.detach().float() for name, feature in features_of(output).items()}
+        return self.clustering.assignments(features, masks_of(output))
 
     def clusters_of(self, modalities: Sequence[str]) -> tuple[Tensor, Tensor] | None:
         """Return the k-means centroids ``(K, D)`` near which such embeddings lie, and the rows of each ``(K,)`` int64.
@@ -499,7 +351,7 @@ class MCNModule(LightningModule):
         Args:
             modalities: names of the embeddings that are summed.
         """
-        if not isinstance(self.clustering, CentroidClustering) or len(modalities) > 1:
+        if self.clustering is None or len(modalities) > 1:
             return None
         return self.clustering.clusters(modalities[0])
 
@@ -509,25 +361,10 @@ class MCNModule(LightningModule):
         Raises:
             InputError: if the learning rate should decay after each epoch and epochs have no end.
         """
-        config = self.optimizer_config
-        kind = torch.optim.Adam if config.kind == "adam" else torch.optim.AdamW
-        matrices = [parameter for parameter in self.parameters() if parameter.dim() > 1]
-        others = [parameter for parameter in self.parameters() if parameter.dim() <= 1]
-        # decay would pull biases, the scales of batch norm and the temperature towards values that mean nothing
-        groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        optimizer = kind([group for group in groups if group["params"]], lr=config.lr)
-        total = float(self.trainer.estimated_stepping_batches)
         batches = self.trainer.num_training_batches  # infinite for data that have no length
-        if config.schedule == "exponential" and not math.isfinite(batches):
-            raise InputError(
-                "--model.optimizer.schedule exponential: expected data of known length, found an endless epoch; "
-                "use constant, or --trainer.limit_train_batches"
-            )
         epoch = -(-batches // self.trainer.accumulate_grad_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: learning_rate_factor(step, config.warmup_steps, total, config.schedule, config.decay, epoch),
-        )
+        total = float(self.trainer.estimated_stepping_batches)
+        optimizer, schedule = make_optimizer(self.optimizer_config, list(self.parameters()), total, epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -541,10 +378,7 @@ class MCNModule(LightningModule):
         self._watch.check()
         check_state(self.trainer.global_step, checkpoint["state_dict"])
         checkpoint["recluster"] = self._recluster
-        loop = checkpoint["loops"]["fit_loop"]
-        batches, epochs = loop["epoch_loop.batch_progress"], loop["epoch_progress"]["current"]
-        if batches["current"]["processed"] and not batches["is_last_batch"]:
-            epochs["processed"] = min(epochs["processed"], epochs["ready"] - 1)
+        leave_epoch_open(checkpoint["loops"]["fit_loop"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another size, in one line that names the first weight that differs.
@@ -552,21 +386,6 @@ class MCNModule(LightningModule):
         Where nothing is trained, modalities that the checkpoint has and this network has not are left out.
         """
         if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
-            checkpoint["state_dict"] = self._without_absent(checkpoint["state_dict"])
-        own, saved = self.state_dict(), checkpoint["state_dict"]
-        for name in sorted({*own, *saved}):
-            expected = tuple(own[name].shape) if name in own else "no such weight"
-            found = tuple(saved[name].shape) if name in saved else "no such weight"
-            if expected != found:
-                raise InputError(
-                    f"--ckpt_path: {name}: expected {expected}, found {found} in the checkpoint; "
-                    "use the options saved beside it (config.yaml, or what convert wrote)"
-                )
+            checkpoint["state_dict"] = without_absent(checkpoint["state_dict"], self.network_config)
+        check_sizes(self.state_dict(), checkpoint["state_dict"])
         self._recluster = checkpoint.get("recluster", "no")
-
-    def _without_absent(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the weights of a checkpoint without those of modalities that this network has not."""
-        config = self.network_config
-        absent = [f"network.{start}" for start in absent_weights(config)]
-        absent += [f"clustering.of.{name}." for name in (*MODALITIES, AUDIO_TEXT) if name not in config.embeddings]
-        return {name: value for name, value in state.items() if not name.startswith(tuple(absent))}

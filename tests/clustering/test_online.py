@@ -127,13 +127,6 @@ def test_too_few_rows():
         small(num_clusters=13, queue_rows=0).cluster(features(4))
 
 
-def test_kind_none_holds_nothing():
-    clustering = small(kind="none")
-    assert clustering.cluster(features()) is None
-    clustering.push(features(), 1)
-    assert sum(value.numel() for value in clustering.state_dict().values()) == 5
-
-
 def test_resumed_equals_uninterrupted(tmp_path):
     clustering = small()
     clustering.cluster(features(12, 1))
@@ -186,10 +179,10 @@ def test_a_queue_smaller_than_the_clusters_is_refused():
     with pytest.raises(
         ValueError, match=r"--model\.clustering\.queue_rows.*--model\.clustering\.num_clusters"
     ) as caught:
-        ClusteringConfig(num_clusters=9, queue_rows=8)
+        small(num_clusters=9, queue_rows=8)
     assert "\n" not in str(caught.value)
-    ClusteringConfig(num_clusters=8, queue_rows=8)
-    ClusteringConfig(num_clusters=9, queue_rows=0)
+    small(num_clusters=8, queue_rows=8)
+    small(num_clusters=9, queue_rows=0)
 
 
 def test_queue_in_bfloat16_holds_rounded_rows():

@@ -12,7 +12,13 @@ from references import losses as reference
 from torch import nn
 
 from mcn_lightning.distributed import gather_rows, rank, row_counts, world
-from mcn_lightning.losses import ClusterLoss, ClusterLossConfig, ContrastiveConfig, ContrastiveLoss, reconstruction_loss
+from mcn_lightning.losses import (
+    ClusterLoss,
+    ClusterLossConfig,
+    ContrastiveConfig,
+    make_contrastive,
+    reconstruction_loss,
+)
 from mcn_lightning.losses.tiled import Tiling, hinge, normalizers, tiles
 
 WIDTH = 5
@@ -58,7 +64,7 @@ def data(clips, dtype, width=WIDTH):
 def measure(config, rows, clusters, counts, precision=None):
     """Return the terms under autocast to a precision, and this process's gradients of embeddings and temperature."""
     leaves = {name: value.clone().requires_grad_() for name, value in rows.items()}
-    loss = ContrastiveLoss(config).to(rows["video"].dtype)
+    loss = make_contrastive(config).to(rows["video"].dtype)
     with torch.autocast("cpu", dtype=precision, enabled=precision is not None):
         terms = loss(leaves, counts, clusters)
     sum(factor * term for factor, term in zip((1.0, -0.5, 2.0), terms.values(), strict=False)).backward()
@@ -114,7 +120,7 @@ class Maps(nn.Module):
         torch.manual_seed(0)
         self.maps = nn.ModuleDict({name: nn.Linear(7, WIDTH) for name in NAMES})
         self.back = nn.ModuleDict({name: nn.Linear(WIDTH, 7) for name in NAMES})
-        self.contrastive = ContrastiveLoss(
+        self.contrastive = make_contrastive(
             ContrastiveConfig(kind="info_nce", temperature=0.2, learn_temperature=True, tile=TILE)
         )
         self.to(dtype)
@@ -201,13 +207,13 @@ def test_clips_of_one_cluster_are_no_negatives(kind, tile):
     config = ContrastiveConfig(kind=kind, margin=0.3, ranking_margin=0.2, temperature=temperature, tile=tile)
     for labels in ([0, 1, 0, 2, 0], [4, 4, 4, 4, 4], [0, 1, 2, 3, 4]):
         clusters = torch.tensor(labels)
-        loss = ContrastiveLoss(dataclasses.replace(config, exclude_same_cluster=True))
+        loss = make_contrastive(dataclasses.replace(config, exclude_same_cluster=True))
         ours, theirs = loss({"text": x, "video": y}, None, clusters)["text_video"], formula(x, y, labels)
         torch.testing.assert_close(ours, theirs)
         for a, b in zip(torch.autograd.grad(ours, (x, y)), torch.autograd.grad(theirs, (x, y)), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
-        all_negatives = ContrastiveLoss(config)({"text": x, "video": y}, None, clusters)["text_video"]
-        assert torch.equal(all_negatives, ContrastiveLoss(config)({"text": x, "video": y})["text_video"])
+        all_negatives = make_contrastive(config)({"text": x, "video": y}, None, clusters)["text_video"]
+        assert torch.equal(all_negatives, make_contrastive(config)({"text": x, "video": y})["text_video"])
         assert torch.equal(all_negatives, loss({"text": x, "video": y})["text_video"]), "no clusters: none is left out"
 
 

@@ -10,10 +10,10 @@ from mcn_lightning.losses import (
     ClusterLoss,
     ClusterLossConfig,
     ContrastiveConfig,
-    ContrastiveLoss,
     LossConfig,
     cluster_contrast,
     info_nce,
+    make_contrastive,
     max_margin,
     mil_nce,
     mms,
@@ -43,7 +43,7 @@ def same_with_gradients(ours, theirs, inputs):
 def test_contrastive_equals_reference(kind):
     text, video, audio = inputs = leaves((5, 3), (5, 3), (5, 3))
     temperature = 0.5 if kind == "info_nce" else 1.0
-    loss = ContrastiveLoss(ContrastiveConfig(kind=kind, margin=0.3, ranking_margin=0.2, temperature=temperature))
+    loss = make_contrastive(ContrastiveConfig(kind=kind, margin=0.3, ranking_margin=0.2, temperature=temperature))
     terms = loss({"video": video, "audio": audio, "text": text})
     assert list(terms) == ["text_video", "audio_text", "audio_video"]
     formula = KINDS[kind]
@@ -65,13 +65,13 @@ def test_gradcheck(loss):
 
 def test_margin_is_taken_after_the_temperature():
     x, y = leaves((4, 3), (4, 3))
-    loss = ContrastiveLoss(ContrastiveConfig(margin=0.3, temperature=0.5))({"text": x, "video": y})
+    loss = make_contrastive(ContrastiveConfig(margin=0.3, temperature=0.5))({"text": x, "video": y})
     torch.testing.assert_close(loss["text_video"], reference.mms(2 * x, y, 0.3))
 
 
 def test_normalize_forgets_lengths():
     x, y = leaves((4, 3), (4, 3))
-    loss = ContrastiveLoss(ContrastiveConfig(normalize=True))
+    loss = make_contrastive(ContrastiveConfig(normalize=True))
     a = loss({"text": x, "video": y})["text_video"]
     torch.testing.assert_close(a, loss({"text": 7 * x, "video": y / 3})["text_video"])
 
@@ -101,7 +101,7 @@ def test_large_similarities_stay_finite_in_half_precision():
 def test_softmax_is_float32_under_autocast():
     x, y = torch.randn(8, 4), torch.randn(8, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = ContrastiveLoss(ContrastiveConfig())({"text": x, "video": y})["text_video"]
+        loss = make_contrastive(ContrastiveConfig())({"text": x, "video": y})["text_video"]
         clusters = cluster_contrast(x, torch.zeros(8, dtype=torch.int64), y, 0.001)
     assert loss.dtype == clusters.dtype == torch.float32
     torch.testing.assert_close(clusters, cluster_contrast(x, torch.zeros(8, dtype=torch.int64), y, 0.001))
@@ -109,14 +109,14 @@ def test_softmax_is_float32_under_autocast():
 
 def test_pairs_of_present_modalities_only():
     x, y = leaves((3, 2), (3, 2))
-    assert list(ContrastiveLoss(ContrastiveConfig())({"video": x, "audio": y})) == ["audio_video"]
-    assert ContrastiveLoss(ContrastiveConfig(kind="none"))({"video": x, "audio": y}) == {}
+    assert list(make_contrastive(ContrastiveConfig())({"video": x, "audio": y})) == ["audio_video"]
+    assert make_contrastive(ContrastiveConfig(kind="none")) is None
 
 
 def test_pairs_have_weights_and_zero_leaves_one_out():
     x = {name: torch.randn(6, 4, dtype=torch.float64) for name in ("video", "audio", "text")}
-    plain = ContrastiveLoss(ContrastiveConfig())(x)
-    loss = ContrastiveLoss(ContrastiveConfig(text_video_weight=0.25, audio_video_weight=0.0))(x)
+    plain = make_contrastive(ContrastiveConfig())(x)
+    loss = make_contrastive(ContrastiveConfig(text_video_weight=0.25, audio_video_weight=0.0))(x)
     assert list(loss) == ["text_video", "audio_text"]
     assert loss["text_video"].item() == pytest.approx(plain["text_video"].item() / 4, rel=1e-12)
     assert loss["audio_text"].item() == plain["audio_text"].item()
@@ -125,7 +125,7 @@ def test_pairs_have_weights_and_zero_leaves_one_out():
 
 
 def test_learned_temperature():
-    loss = ContrastiveLoss(ContrastiveConfig(kind="info_nce", temperature=0.07, learn_temperature=True))
+    loss = make_contrastive(ContrastiveConfig(kind="info_nce", temperature=0.07, learn_temperature=True))
     assert loss.learns_temperature
     assert loss.temperature.item() == pytest.approx(0.07)
     x, y = leaves((4, 3), (4, 3))
@@ -138,7 +138,7 @@ def test_learned_temperature():
     loss({"text": x, "video": y})["text_video"].backward()
     assert torch.isfinite(loss.log_temperature.grad)
     assert loss.log_temperature.grad != 0, "a temperature below the bound must be able to come back"
-    assert not ContrastiveLoss(ContrastiveConfig()).learns_temperature
+    assert not make_contrastive(ContrastiveConfig()).learns_temperature
 
 
 def test_cluster_contrast_equals_reference():
@@ -236,7 +236,7 @@ def test_a_pair_of_sums_equals_reference(kind):
     text, video, audio = inputs = leaves((5, 3), (5, 3), (5, 3))
     temperature = 0.5 if kind == "info_nce" else 1.0
     config = ContrastiveConfig(kind=kind, margin=0.3, ranking_margin=0.2, temperature=temperature, pairs=["t-va"])
-    terms = ContrastiveLoss(config)({"video": video, "audio": audio, "text": text})
+    terms = make_contrastive(config)({"video": video, "audio": audio, "text": text})
     assert list(terms) == ["text_video+audio"]
     same_with_gradients(terms["text_video+audio"], KINDS[kind](text, video + audio), inputs)
 
@@ -244,7 +244,7 @@ def test_a_pair_of_sums_equals_reference(kind):
 def test_pairs_may_mix_sums_and_single_modalities():
     text, video, audio = leaves((5, 3), (5, 3), (5, 3))
     config = ContrastiveConfig(margin=0.3, pairs=["v-t", "ta-v"], text_video_weight=0.5)
-    terms = ContrastiveLoss(config)({"video": video, "audio": audio, "text": text})
+    terms = make_contrastive(config)({"video": video, "audio": audio, "text": text})
     expected = {
         "text_video": 0.5 * reference.mms(text, video, 0.3),
         "audio+text_video": reference.mms(audio + text, video, 0.3),

@@ -12,7 +12,13 @@ from torch.nn import functional as F
 
 from mcn_lightning.clustering import MEAN, ClusteringConfig, make_clustering
 from mcn_lightning.distributed import Presence, numbers_of_all, rank, world
-from mcn_lightning.losses import ClusterLoss, ClusterLossConfig, ContrastiveConfig, ContrastiveLoss, reconstruction_loss
+from mcn_lightning.losses import (
+    ClusterLoss,
+    ClusterLossConfig,
+    ContrastiveConfig,
+    make_contrastive,
+    reconstruction_loss,
+)
 from mcn_lightning.models import MCNOutput
 
 NAMES = ("video", "audio", "text")
@@ -77,7 +83,7 @@ def assert_same(found, expected, rtol=1e-9):
 
 def pairs_of(config, rows, table):
     leaves = leaves_of(rows)
-    terms = ContrastiveLoss(config)(leaves, None, None, presence(table))
+    terms = make_contrastive(config)(leaves, None, None, presence(table))
     sum(factor * term for factor, term in zip((1.0, -0.5, 2.0), terms.values(), strict=False)).backward()
     return {name: term.detach() for name, term in terms.items()}, gradients_of(leaves)
 
@@ -116,7 +122,7 @@ def test_clips_without_a_cluster_are_negatives_of_all(tile):
     rows, table = rows_of("some of each")
     config = ContrastiveConfig(margin=0.3, exclude_same_cluster=True, tile=tile)
     clusters = torch.tensor([0, 1, 0, -1, -1, 1, 0, 2, 1, -1])
-    terms = ContrastiveLoss(config)(rows, None, clusters, presence(table))
+    terms = make_contrastive(config)(rows, None, clusters, presence(table))
     clips = as_clips(rows, table)
     for first, second in PAIRS:
         both = reference.having(clips[first], clips[second])
@@ -202,7 +208,7 @@ def step(case, counts):
         clustering.cluster(detached, False, every, present)
         clustering.push(detached, 1, every, present)
         clustering.cluster(detached, False, every, present)
-        terms = dict(ContrastiveLoss(ContrastiveConfig(margin=0.3, tile=4))(leaves, every, None, present))
+        terms = dict(make_contrastive(ContrastiveConfig(margin=0.3, tile=4))(leaves, every, None, present))
         made = {name: 2 * leaves[name][present.having(name).rows] for name in NAMES}
         aims = {name: value.detach() / 2 + 1 for name, value in made.items()}
         terms |= {

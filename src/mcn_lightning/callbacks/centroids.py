@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mcn_lightning.callbacks.progress import progress
 from mcn_lightning.callbacks.protocols import EmbeddingModule, clip_data, embedding_module
-from mcn_lightning.clustering import CentroidClustering, ClusteringConfig, KMeansReport
+from mcn_lightning.clustering import Clustering, ClusteringConfig, KMeansReport
 from mcn_lightning.distributed import broadcast
 from mcn_lightning.errors import InputError
 
@@ -38,6 +38,12 @@ def logged(feature: str, report: KMeansReport) -> dict[str, float]:
     }
     where = "clustering" if feature == "mean" else f"clustering_{feature}"
     return {f"{where}/{name}": float(value) for name, value in values.items() if value is not None}
+
+
+def kmeans_of(module: LightningModule) -> Clustering | None:
+    """Return the clustering of a module, if it is one by k-means."""
+    found = embedding_module(module).clustering
+    return found if found is not None and found.runs_kmeans else None
 
 
 class CentroidUpdate(Callback):
@@ -89,8 +95,8 @@ class CentroidUpdate(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so when the queue takes memory for nothing: no k-means reads it, or the run ends before it is full."""
         self._step = -1
-        clustering = embedding_module(pl_module).clustering
-        if not (isinstance(clustering, CentroidClustering) and (rows := clustering.config.queue_rows)):
+        clustering = kmeans_of(pl_module)
+        if clustering is None or not (rows := clustering.queue_rows):
             return
         if self.source == "training_set":
             rank_zero_warn(
@@ -117,8 +123,8 @@ class CentroidUpdate(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cluster a pass over the training set when one is due; Lightning skips this when resuming in mid-epoch."""
         module = embedding_module(pl_module)
-        clustering = module.clustering
-        if self.source == "queue" or not isinstance(clustering, CentroidClustering):
+        clustering = kmeans_of(pl_module)
+        if self.source == "queue" or clustering is None:
             return
         if self._due_by_epoch(trainer):
             started = time.perf_counter()
@@ -153,8 +159,8 @@ class CentroidUpdate(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Ask the module for a run on the queue when one is due."""
         module = embedding_module(pl_module)
-        clustering = module.clustering
-        if not isinstance(clustering, CentroidClustering):
+        clustering = kmeans_of(pl_module)
+        if clustering is None:
             return
         restart, first = clustering.config.restart_each_epoch, batch_idx == 0
         fresh = self.source == "queue" and restart and first
@@ -183,8 +189,8 @@ class CentroidUpdate(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so when k-means never ran: the queue was not filled, and no batch had K clips."""
-        clustering = embedding_module(pl_module).clustering
-        if isinstance(clustering, CentroidClustering) and not clustering.has_centroids:
+        clustering = kmeans_of(pl_module)
+        if clustering is not None and not clustering.has_centroids:
             config = clustering.config
             rank_zero_warn(
                 f"k-means never ran: the queue (--model.clustering.queue_rows {config.queue_rows}) was not filled and "

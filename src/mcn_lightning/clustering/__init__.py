@@ -1,19 +1,17 @@
 """Clustering: state without gradient."""
 
+from mcn_lightning.clustering.base import MEAN, Clustering, Step, Target
+from mcn_lightning.clustering.centroids import CentroidClustering
+from mcn_lightning.clustering.kinds import KINDS, clustering_class, make_clustering
 from mcn_lightning.clustering.kmeans import KMeans, KMeansReport, assign
-from mcn_lightning.clustering.online import ClusteringConfig, OnlineClustering
+from mcn_lightning.clustering.online import OnlineClustering
+from mcn_lightning.clustering.options import ClusteringConfig
+from mcn_lightning.clustering.prototypes import Sinkhorn
 from mcn_lightning.clustering.queue import FeatureQueue
 from mcn_lightning.clustering.sinkhorn import sinkhorn
-from mcn_lightning.clustering.variants import (
-    MEAN,
-    CentroidClustering,
-    Clustering,
-    PrototypeClustering,
-    Target,
-    make_clustering,
-)
 
 __all__ = [
+    "KINDS",
     "MEAN",
     "CentroidClustering",
     "Clustering",
@@ -22,9 +20,11 @@ __all__ = [
     "KMeans",
     "KMeansReport",
     "OnlineClustering",
-    "PrototypeClustering",
+    "Sinkhorn",
+    "Step",
     "Target",
     "assign",
+    "clustering_class",
     "make_clustering",
     "sinkhorn",
 ]

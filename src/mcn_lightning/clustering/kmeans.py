@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from mcn_lightning.clustering.rows import Rows
 from mcn_lightning.distributed import broadcast, gather_rows, rank, row_counts, sum_all, world
+from mcn_lightning.errors import InputError
 
 Metric = Literal["cosine", "euclidean"]
 Nearest = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -215,7 +216,7 @@ class KMeans:
         init_method: start from K random rows or from k-means++, where no centroids are given.
 
     Raises:
-        ValueError: if K is below 1, or faiss is asked for and not installed.
+        InputError: if K is below 1, or faiss is asked for and not installed.
     """
 
     def __init__(
@@ -230,9 +231,9 @@ class KMeans:
         init_method: Literal["random", "kmeans++"] = "random",
     ) -> None:
         if num_clusters < 1:
-            raise ValueError(f"--model.clustering.num_clusters: expected at least 1, found {num_clusters}; raise it")
+            raise InputError(f"--model.clustering.num_clusters: expected at least 1, found {num_clusters}; raise it")
         if engine == "faiss" and not _has_faiss():
-            raise ValueError(
+            raise InputError(
                 "--model.clustering.engine: found faiss, which is not installed; "
                 "run pip install -e '.[faiss-cpu]' or choose torch"
             )
@@ -267,7 +268,7 @@ class KMeans:
             Centroids ``(K, D)`` float32; nearest of them for each row of this process ``(n,)`` int64; a report.
 
         Raises:
-            ValueError: if there are fewer rows than clusters, a value is not finite, or ``init`` has another shape; on
+            InputError: if there are fewer rows than clusters, a value is not finite, or ``init`` has another shape; on
                 all processes, whichever has the fault.
         """
         started = time.perf_counter()
@@ -282,7 +283,7 @@ class KMeans:
 
     def _check(self, rows: Rows, init: Tensor | None) -> None:
         if rows.total < self.num_clusters:
-            raise ValueError(
+            raise InputError(
                 f"--model.clustering.num_clusters: expected at most the {rows.total} rows to cluster, "
                 f"found {self.num_clusters}; lower it or give larger batches"
             )
@@ -296,12 +297,12 @@ class KMeans:
         of_shape, of_values = sum_all(faults).tolist()
         if of_shape:
             found = "another on another process" if init is None or tuple(init.shape) == shape else tuple(init.shape)
-            raise ValueError(
+            raise InputError(
                 f"k-means: expected start centroids of shape {shape}, found {found}; "
                 "set --model.clustering.num_clusters to that of the checkpoint or start without"
             )
         if of_values:
-            raise ValueError(
+            raise InputError(
                 f"k-means: expected finite features, found {of_values} of {rows.total} rows that are not finite; "
                 "lower --model.optimizer.lr"
             )

@@ -4,96 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mcn_lightning.clustering.kmeans import KMeans, KMeansReport, assign
+from mcn_lightning.clustering.options import ClusteringConfig
 from mcn_lightning.clustering.queue import FeatureQueue
-from mcn_lightning.config import Options
 from mcn_lightning.distributed import gather_rows, rank, row_counts, world
-from mcn_lightning.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, PositiveShare
-
-Kind = Literal[
-    "kmeans",
-    "kmeans_joint",
-    "kmeans_per_modality",
-    "sinkhorn",
-    "sinkhorn_hard",
-    "sinkhorn_swapped",
-    "sinkhorn_swapped_hard",
-    "none",
-]
-
-
-@dataclass(frozen=True)
-class ClusteringConfig(Options, option="--model.clustering"):
-    """How clips are clustered in training; the defaults are the released recipe but for what is noted.
-
-    Args:
-        kind: kmeans (each modality is drawn to centroids of the mean), kmeans_joint (the mean is), kmeans_per_modality
-            (each to centroids of its own), sinkhorn (each predicts the mean's code over learned prototypes),
-            sinkhorn_swapped (each predicts the others' codes), both with soft codes or, ending in _hard, hard ones; or
-            none.
-        num_clusters: clusters K.
-        queue_rows: fused features, one a row, of past steps that are clustered with the batch (20 steps of 128 videos
-            of 16 clips); 0 for none.
-        queue_dtype: precision of the rows in the queue (or of a pass), float32 or bfloat16; k-means is float32.
-        queue_device: keep the queue (or the rows of a pass) where the model is, or on the cpu, from where k-means reads
-            them in chunks.
-        queue_share: share of each video's clips that is pushed to the queue, rounded up.
-        max_iterations: rounds of k-means at most.
-        tolerance: k-means stops when the squared moves of its centroids sum to this or less.
-        metric: assignment by cosine or euclidean distance (released: cosine).
-        init: start from random rows or by kmeans++ where there are no centroids to start from (released: random); which
-            numbers are drawn depends on how often k-means ran, not on the seed of the run.
-        engine: torch (each process its rows, on any device), faiss (all rows on process 0, on its GPUs where faiss has
-            them), or auto (faiss on the CPU of a single process where it is installed, else torch).
-        reseed_empty: split the largest cluster when one is empty (released: no, it becomes the zero vector).
-        restart_each_epoch: start from random rows at every epoch, and count the steps between two runs of k-means in
-            each epoch anew (released: yes).
-        epsilon: sinkhorn only: the smaller, the harder the codes.
-        sinkhorn_iterations: sinkhorn only: rounds of normalising.
-    """
-
-    kind: Kind = "kmeans"
-    num_clusters: PositiveInt = 256
-    queue_rows: NonNegativeInt = 40960
-    queue_dtype: Literal["float32", "bfloat16"] = "float32"
-    queue_device: Literal["model", "cpu"] = "model"
-    queue_share: PositiveShare = 0.5
-    max_iterations: PositiveInt = 100
-    tolerance: NonNegativeFloat = 1e-4
-    metric: Literal["cosine", "euclidean"] = "cosine"
-    init: Literal["random", "kmeans++"] = "random"
-    engine: Literal["auto", "torch", "faiss"] = "auto"
-    reseed_empty: bool = True
-    restart_each_epoch: bool = False
-    epsilon: PositiveFloat = 0.05
-    sinkhorn_iterations: PositiveInt = 3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        flag = self.option
-        if self.kind.startswith("kmeans") and 0 < self.queue_rows < self.num_clusters:
-            raise ValueError(
-                f"{flag}.queue_rows: expected at least {flag}.num_clusters ({self.num_clusters}), "
-                f"found {self.queue_rows}; raise it, lower num_clusters, or set it to 0 for no queue"
-            )
-
-    def queue_bytes(self, dim: int, modalities: int) -> int:
-        """Return the bytes of all queues.
-
-        Args:
-            dim: width D of the embeddings.
-            modalities: how many embeddings there are.
-        """
-        if not self.kind.startswith("kmeans"):
-            return 0
-        queues = modalities if self.kind == "kmeans_per_modality" else 1
-        return queues * self.queue_rows * dim * (4 if self.queue_dtype == "float32" else 2)
+from mcn_lightning.errors import InputError
 
 
 class OnlineClustering(nn.Module):
@@ -104,6 +24,9 @@ class OnlineClustering(nn.Module):
     Args:
         config: how to cluster.
         dim: width D of the fused feature.
+
+    Raises:
+        InputError: if the queue has fewer rows than there are clusters.
     """
 
     centroids: Tensor
@@ -115,11 +38,14 @@ class OnlineClustering(nn.Module):
     def __init__(self, config: ClusteringConfig, dim: int) -> None:
         super().__init__()
         self.config = config
-        active = config.kind.startswith("kmeans")
-        self.queue = FeatureQueue(
-            config.queue_rows if active else 0, dim, getattr(torch, config.queue_dtype), config.queue_device
-        )
-        self.register_buffer("centroids", torch.zeros(config.num_clusters if active else 0, dim))
+        if 0 < config.queue_rows < config.num_clusters:
+            flag = config.option
+            raise InputError(
+                f"{flag}.queue_rows: expected at least {flag}.num_clusters ({config.num_clusters}), "
+                f"found {config.queue_rows}; raise it, lower num_clusters, or set it to 0 for no queue"
+            )
+        self.queue = FeatureQueue(config.queue_rows, dim, getattr(torch, config.queue_dtype), config.queue_device)
+        self.register_buffer("centroids", torch.zeros(config.num_clusters, dim))
         self.register_buffer("sizes", torch.zeros(len(self.centroids), dtype=torch.int64))
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
         self.register_buffer("runs", torch.zeros((), dtype=torch.int64))
@@ -160,17 +86,15 @@ class OnlineClustering(nn.Module):
             batch_rows: rows B of the global batch; counted over the processes when ``None``.
 
         Returns:
-            The report; ``None`` for the kind none, or as long as the queue is not full and B is below K.
+            The report; ``None`` as long as the queue is not full and B is below K.
 
         Raises:
-            ValueError: if even the full queue and the batch have fewer than K rows.
+            InputError: if even the full queue and the batch have fewer than K rows.
         """
-        if self.config.kind == "none":
-            return None
         batch = sum(row_counts(len(features), features.device)) if batch_rows is None else batch_rows
         clusters, most = self.config.num_clusters, self.config.queue_rows + batch
         if most < clusters:
-            raise ValueError(
+            raise InputError(
                 f"--model.clustering.num_clusters: expected at most the {most} rows of queue and batch, found "
                 f"{clusters}; lower it or raise --model.clustering.queue_rows (now {self.config.queue_rows})"
             )
@@ -191,13 +115,13 @@ class OnlineClustering(nn.Module):
             The report.
 
         Raises:
-            ValueError: if all processes together have fewer than K rows, or a value is not finite.
+            InputError: if all processes together have fewer than K rows, or a value is not finite.
         """
         parts = [part.to(self.queue.data.dtype) for part in rows]
         total = sum(row_counts(sum(map(len, parts)), self.centroids.device))
         clusters = self.config.num_clusters
         if total < clusters:
-            raise ValueError(
+            raise InputError(
                 f"--model.clustering.num_clusters: expected at most the {total} clips embedded, found {clusters}; "
                 "lower it or raise --centroids.share"
             )
@@ -253,7 +177,7 @@ class OnlineClustering(nn.Module):
             kept: of the first clips those that are pushed, ``(n,)`` bool on the CPU, where not all have the feature.
 
         Raises:
-            ValueError: if n is no multiple of ``clips_per_video``.
+            InputError: if n is no multiple of ``clips_per_video``.
         """
         if len(mean) % clips_per_video:
             raise ValueError(f"expected a multiple of {clips_per_video} clips to push, found {len(mean)}")

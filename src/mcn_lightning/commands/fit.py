@@ -84,6 +84,10 @@ register_type(torch.device, str, torch.device)
 yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(str(value.value)))
 
 
+OWN_CLASSES = ("model.loss.contrastive", "model.clustering", "model.network.audio_network")
+"""Groups of options that take ``class_path`` and ``init_args``."""
+
+
 class OneLineParser(OneLineErrors, LightningArgumentParser):
     """The parser of the commands with a trainer."""
 
@@ -139,6 +143,9 @@ class MCNCLI(LightningCLI):
         if self._asked in COMMANDS:
             parser.usage = f"lightning {self._asked} [--config RECIPE_OR_FILE]... [options]"
             parser.description = COMMANDS[self._asked].summary
+        for action in parser._actions:  # classes of one's own are no subclasses of the dataclass that names them
+            if action.dest in OWN_CLASSES:
+                action.basetype = None  # type: ignore[attr-defined]
         groups: list[Any] = parser._action_groups  # type: ignore[assignment]
         groups.sort(key=lambda group: group is (parser.groups or {}).get("trainer"))
 
@@ -168,7 +175,9 @@ class MCNCLI(LightningCLI):
         if not path and not model.get("weights") and command != "fit":
             print("warning: no --ckpt_path and no --model.weights: these are random weights", file=sys.stderr)
         if command != "fit" and not path and "kind" in model.get("clustering", {}):
-            model["clustering"]["kind"] = "none"  # nothing was clustered, and an empty queue can take gigabytes
+            # nothing was clustered, and an empty queue can take gigabytes
+            model["clustering"]["kind"] = "none"
+            model["clustering"]["class_path"] = model["clustering"]["init_args"] = None
         if path and path not in WORDS:
             saved = check_checkpoint(Path(path), resume=command == "fit")
             if command != "fit" and model.get("weights"):

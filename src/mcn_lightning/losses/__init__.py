@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 
 from mcn_lightning.config import Options
 from mcn_lightning.losses.cluster import ClusterLoss, ClusterLossConfig, cluster_contrast
-from mcn_lightning.losses.contrastive import ContrastiveConfig, ContrastiveLoss, info_nce, max_margin, mil_nce, mms
+from mcn_lightning.losses.contrastive import ContrastiveLoss, TiledContrastiveLoss
 from mcn_lightning.losses.finite import FiniteWatch, NotFiniteError, check_state
+from mcn_lightning.losses.kinds import info_nce, make_contrastive, max_margin, mil_nce, mms
+from mcn_lightning.losses.pairs import ContrastiveConfig
 from mcn_lightning.losses.reconstruction import reconstruction_loss
 from mcn_lightning.ranges import NonNegativeFloat
 
@@ -19,9 +21,11 @@ __all__ = [
     "FiniteWatch",
     "LossConfig",
     "NotFiniteError",
+    "TiledContrastiveLoss",
     "check_state",
     "cluster_contrast",
     "info_nce",
+    "make_contrastive",
     "max_margin",
     "mil_nce",
     "mms",

@@ -1,5 +1,7 @@
 """Networks: tensors in, tensors out."""
 
-from mcn_lightning.models.mcn import MCN, MCNOutput, NetworkConfig
+from mcn_lightning.models.audio import AudioNetwork
+from mcn_lightning.models.mcn import MCN, MCNOutput
+from mcn_lightning.models.options import AudioNetworkConfig, NetworkConfig
 
-__all__ = ["MCN", "MCNOutput", "NetworkConfig"]
+__all__ = ["MCN", "AudioNetwork", "AudioNetworkConfig", "MCNOutput", "NetworkConfig"]

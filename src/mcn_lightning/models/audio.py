@@ -1,4 +1,4 @@
-"""ResDAVEnet, the convolutional network over log-mel spectrograms."""
+"""Networks over log-mel spectrograms: what each must be, and ResDAVEnet; pooling over time."""
 
 from __future__ import annotations
 
@@ -47,7 +47,33 @@ class ResidualBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(hidden)) + self.shortcut(x))
 
 
-class ResDAVEnet(nn.Module):
+class AudioNetwork(nn.Module):
+    """A network from spectrograms to features over time; the branch pools these and projects them.
+
+    A network of one's own derives from this class, sets ``width`` and ``stride`` and writes ``forward``.
+
+    Args:
+        bands: mel bands M; own arguments follow by name and come from ``init_args``.
+    """
+
+    width: int
+    """Channels F of the features."""
+    stride: int = AUDIO_STRIDE
+    """Audio frames that one step of the features covers."""
+
+    def __init__(self, bands: int) -> None:
+        super().__init__()
+        self.bands = bands
+
+    def forward(self, spectrogram: Tensor) -> Tensor:
+        """Map spectrograms ``(B, M, T)`` in dB (at most 0, frames of 10 ms) to features ``(B, F, ceil(T / stride))``.
+
+        Only clips that have sound come here. Clips of fewer than T frames are padded at their end.
+        """
+        raise NotImplementedError
+
+
+class ResDAVEnet(AudioNetwork):
     """Residual network over time (Harwath, Hsu and Glass, "Learning hierarchical discrete linguistic units", 2020).
 
     The published network runs 2-d convolutions of height 40 and 1 on a one-channel image. A first layer that spans all
@@ -59,7 +85,8 @@ class ResDAVEnet(nn.Module):
     """
 
     def __init__(self, bands: int = 40, widths: Sequence[int] = (128, 256, 512, 1024)) -> None:
-        super().__init__()
+        super().__init__(bands)
+        self.width = widths[-1]
         self.conv1 = _conv(bands, widths[0], 1, 1, bands=bands)
         self.bn1 = nn.BatchNorm1d(widths[0])
         inputs = [widths[0], *widths[:-1]]
@@ -96,7 +123,7 @@ def pool_time(features: Tensor, steps: Tensor | None, how: Literal["mean", "max"
     return torch.einsum("bcs,bs->bc", features, weights.to(features.dtype))
 
 
-def valid_steps(audio_frames: Tensor, num_frames: int, released: bool = False) -> Tensor:
+def valid_steps(audio_frames: Tensor, num_frames: int, released: bool = False, stride: int = AUDIO_STRIDE) -> Tensor:
     """Return how many output steps of the network hold sound, at least 1.
 
     The released code divides the frame count by ``round(T / ceil(T / 16))``, which is 16 for every T it uses but can be
@@ -106,10 +133,11 @@ def valid_steps(audio_frames: Tensor, num_frames: int, released: bool = False) -
         audio_frames: frames before padding, ``(B,)`` int64.
         num_frames: padded length T.
         released: follow the released code's divisor.
+        stride: frames that one step covers.
 
     Returns:
         ``(B,)`` int64.
     """
-    output_steps = math.ceil(num_frames / AUDIO_STRIDE)
-    divisor = round(num_frames / output_steps) if released else AUDIO_STRIDE
+    output_steps = math.ceil(num_frames / stride)
+    divisor = round(num_frames / output_steps) if released else stride
     return (audio_frames // divisor).clamp(min=1, max=output_steps)

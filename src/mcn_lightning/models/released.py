@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mcn_lightning.models.mcn import MCN, MODALITIES, NetworkConfig
+from mcn_lightning.models.mcn import MCN
+from mcn_lightning.models.options import MODALITIES, NetworkConfig
 
 RECONSTRUCTING = "MCN with reconstruction"
 TRIMODAL = "MCN or AVLnet-Text-Tri"

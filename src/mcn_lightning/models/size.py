@@ -7,7 +7,8 @@ import os
 import torch
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.models.mcn import MCN, NetworkConfig
+from mcn_lightning.models.mcn import MCN
+from mcn_lightning.models.options import NetworkConfig
 
 
 def check_memory(config: NetworkConfig, queue_bytes: int = 0) -> None:

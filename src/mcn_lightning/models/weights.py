@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from mcn_lightning.models.mcn import AUDIO_TEXT, MCN, MODALITIES, NetworkConfig
+from mcn_lightning.config import as_config
+from mcn_lightning.models.mcn import MCN
+from mcn_lightning.models.options import AUDIO_TEXT, MODALITIES, NetworkConfig
 from mcn_lightning.models.released import (
     WeightsError,
     find_state,
@@ -31,6 +32,7 @@ SHAPE = (
     "reconstruction",
     "reconstruction_hidden",
     "fuse_audio_text",
+    "audio_network",
 )
 """Fields of NetworkConfig that decide which weights there are and how large."""
 BEHAVIOUR = ("audio_pool", "mask_audio", "mask_words", "normalize")
@@ -87,7 +89,8 @@ class Weights:
                     f"{self.source}: expected {self.shape[field]} {what}, found {found} in the data; set {option} to "
                     "what the weights were trained with"
                 )
-        return dataclasses.replace(config, **{**self.shape, "modalities": modalities})
+        shape = {**self.shape, "modalities": modalities}
+        return as_config(NetworkConfig, {**vars(config), **shape}, "--model.network")
 
     def load(self, network: MCN) -> None:
         """Copy the weights into a network of the shape that ``follow`` gave.

@@ -11,7 +11,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
 
-from mcn_lightning.clustering import CentroidClustering
+from mcn_lightning.clustering import Clustering
 from mcn_lightning.errors import InputError
 from mcn_lightning.runs.lightning import keeps_schedule
 
@@ -65,8 +65,9 @@ class AveragedWeights(Callback):
             average = getattr(callback, "_average_model", None)
             if not isinstance(callback, WeightAveraging) or average is None:
                 continue
-            if isinstance(getattr(pl_module, "clustering", None), CentroidClustering):
-                average.module.clustering = pl_module.clustering
+            clustering = getattr(pl_module, "clustering", None)
+            if isinstance(clustering, Clustering) and next(clustering.parameters(), None) is None:
+                average.module.clustering = clustering
             text: Any = getattr(getattr(pl_module, "network", None), "text", None)
             if text is not None and text.embedder is not None:
                 average.module.network.text.set_embedder(text.embedder)

@@ -11,7 +11,8 @@ from mcn_lightning.clustering import (
     MEAN,
     CentroidClustering,
     ClusteringConfig,
-    PrototypeClustering,
+    Sinkhorn,
+    Step,
     make_clustering,
     sinkhorn,
 )
@@ -78,12 +79,12 @@ def test_modalities_predict_the_code_of_the_mean_or_of_the_others(kind):
 
 def test_prototypes_learn_from_predictions_only():
     clustering = make("sinkhorn")
-    assert isinstance(clustering, PrototypeClustering)
+    assert isinstance(clustering, Sinkhorn)
     found = {name: value.requires_grad_() for name, value in features().items()}
     assert not clustering.targets(found)["video"].codes.requires_grad
     assert [name for name, _ in clustering.named_parameters()] == ["prototypes"]
     assert clustering.assignments(found).shape == (12,)
-    assert clustering.cluster(found) == {} and clustering.push(found, 4) is None
+    assert clustering.cluster(found) == {} and clustering.push(found, Step(clips_per_video=4)) is None
 
 
 def test_a_modality_that_is_missing_is_left_out():
@@ -127,14 +128,15 @@ def test_none_is_nothing():
 
 def push_and_cluster(counts):
     """Push twice and cluster; return the queue, the centroids and the labels of this process's clips."""
-    clustering = CentroidClustering(ClusteringConfig(num_clusters=4, queue_rows=10, tolerance=0.0), 6, MODALITIES)
+    config = ClusteringConfig(num_clusters=4, queue_rows=10, tolerance=0.0)
+    clustering = make_clustering(config, 6, MODALITIES)
     mine, found = sum(counts[: rank()]), []
     for seed in (1, 2, 3):
         rows = {name: value[mine : mine + counts[rank()]] for name, value in features(sum(counts), seed=seed).items()}
         if seed == 3:
             clustering.of[MEAN].set_centroids(torch.eye(4, 6))
-            found = clustering.cluster(rows, counts=row_counts(counts[rank()], "cpu"))[MEAN].counts
-        clustering.push(rows, 2 if counts[rank()] else 1, row_counts(counts[rank()], "cpu"))
+            found = clustering.cluster(rows, Step(row_counts(counts[rank()], "cpu")))[MEAN].counts
+        clustering.push(rows, Step(row_counts(counts[rank()], "cpu"), clips_per_video=2 if counts[rank()] else 1))
     return clustering.of[MEAN].queue.contents(), clustering.of[MEAN].centroids, found
 
 

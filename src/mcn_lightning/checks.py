@@ -1,0 +1,111 @@
+"""What the module refuses before it trains or takes a checkpoint, and what it mends in one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from mcn_lightning.batch import MODALITIES
+from mcn_lightning.clustering import ClusteringConfig
+from mcn_lightning.errors import InputError
+from mcn_lightning.losses import LossConfig
+from mcn_lightning.models import NetworkConfig
+from mcn_lightning.models.options import AUDIO_TEXT
+from mcn_lightning.models.weights import absent_weights
+
+
+def check_terms(
+    network: NetworkConfig, loss: LossConfig, clustering: ClusteringConfig, clusters: nn.Module | None
+) -> None:
+    """Refuse options of the losses that exclude one another, or that leave no loss.
+
+    Args:
+        network: shape of the network.
+        loss: losses and their weights.
+        clustering: options of the clustering.
+        clusters: the clustering itself, if there is one.
+
+    Raises:
+        InputError: naming the option to change.
+    """
+    if clusters is not None and loss.cluster_weight == 0 and next(clusters.parameters(), None) is not None:
+        raise InputError(
+            "--model.loss.cluster_weight: expected more than 0 for the prototypes of --model.clustering.kind "
+            f"{clustering.class_path or clustering.kind}, which learn by it alone, found 0; "
+            "set the kind to none for no clusters"
+        )
+    if loss.contrastive.exclude_same_cluster and clusters is None:
+        raise InputError(
+            "--model.loss.contrastive.exclude_same_cluster: expected clusters, found --model.clustering.kind none; "
+            "set it to false or choose a kind"
+        )
+    pairs = loss.contrastive.pairs or loss.contrastive.weighted_pairs(network.embeddings)  # fit checks the first
+    alone = len(network.embeddings) < 2  # fit refuses it
+    if not (alone or pairs or network.reconstruction or (clusters is not None and loss.cluster_weight > 0)):
+        raise InputError(
+            "--model.loss.contrastive: expected at least one loss, found contrastive (its kind, or every pair that "
+            "data.modalities leaves), clustering and reconstruction all off"
+        )
+
+
+def check_trainable(network: NetworkConfig, loss: LossConfig) -> None:
+    """Refuse to train a network of one embedding, or with pairs of embeddings that it lacks.
+
+    Args:
+        network: shape of the network.
+        loss: losses and their weights.
+
+    Raises:
+        InputError: naming the option to change.
+    """
+    if len(network.embeddings) < 2:
+        raise InputError(
+            f"--data.modalities: expected two or three of {', '.join(MODALITIES)} to train with, found "
+            f"{list(network.modalities)}; one alone can be evaluated and embedded"
+        )
+    loss.contrastive.check_pairs(network.embeddings)
+
+
+def leave_epoch_open(loop: dict[str, Any]) -> None:
+    """Leave an epoch open that max_steps or max_time cut: Lightning counts it as done and would begin the next.
+
+    Args:
+        loop: state of the fit loop in a checkpoint; changed in place.
+    """
+    batches, epochs = loop["epoch_loop.batch_progress"], loop["epoch_progress"]["current"]
+    if batches["current"]["processed"] and not batches["is_last_batch"]:
+        epochs["processed"] = min(epochs["processed"], epochs["ready"] - 1)
+
+
+def check_sizes(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Refuse a checkpoint of another size.
+
+    Args:
+        own: state dict of the module.
+        saved: that of the checkpoint.
+
+    Raises:
+        InputError: naming the first weight that differs.
+    """
+    for name in sorted({*own, *saved}):
+        expected = tuple(own[name].shape) if name in own else "no such weight"
+        found = tuple(saved[name].shape) if name in saved else "no such weight"
+        if expected != found:
+            raise InputError(
+                f"--ckpt_path: {name}: expected {expected}, found {found} in the checkpoint; "
+                "use the options saved beside it (config.yaml, or what convert wrote)"
+            )
+
+
+def without_absent(state: Mapping[str, Tensor], network: NetworkConfig) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint without those of modalities that the network has not.
+
+    Args:
+        state: state dict of the checkpoint.
+        network: shape of the network.
+    """
+    absent = [f"network.{start}" for start in absent_weights(network)]
+    absent += [f"clustering.of.{name}." for name in (*MODALITIES, AUDIO_TEXT) if name not in network.embeddings]
+    return {name: value for name, value in state.items() if not name.startswith(tuple(absent))}

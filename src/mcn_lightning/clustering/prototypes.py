@@ -1,0 +1,107 @@
+"""Learned prototypes and balanced codes (SwAV, Caron et al. 2020; as MCN's ablation compares it)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mcn_lightning.clustering.base import EVERY, MEAN, Clustering, Step, Target, or_none, rows_of
+from mcn_lightning.clustering.options import ClusteringConfig
+from mcn_lightning.clustering.sinkhorn import sinkhorn
+
+
+class Sinkhorn(Clustering):
+    """Each modality predicts the balanced code of the mean over learned prototypes.
+
+    Where some clips lack a modality, the codes are spread evenly over the clips that have it.
+
+    Args:
+        config: how to cluster.
+        dim: width D of the embeddings.
+        names: names of the embeddings.
+    """
+
+    hard: ClassVar[bool] = False
+    """Whether a code is one cluster and not a distribution over all."""
+
+    def __init__(self, config: ClusteringConfig, dim: int, names: Sequence[str]) -> None:
+        super().__init__(config, dim, names)
+        self.prototypes = nn.Parameter(F.normalize(torch.randn(config.num_clusters, dim), dim=1))
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Return the cosine similarities of features ``(B, D)`` to the prototypes, ``(B, K)``, without gradient."""
+        with torch.no_grad():
+            return F.normalize(features.float(), dim=1) @ F.normalize(self.prototypes.float(), dim=1).T
+
+    def codes(self, features: Tensor, counts: Sequence[int] | None = None) -> Tensor:
+        """Return the balanced code of each clip, ``(B, K)``; a single 1 in each row for hard codes."""
+        codes = sinkhorn(self.scores(features), self.config.epsilon, self.config.sinkhorn_iterations, counts)
+        if not self.hard:
+            return codes
+        return F.one_hot(codes.argmax(dim=1), codes.shape[1]).to(codes.dtype)
+
+    def targets(self, features: Mapping[str, Tensor], step: Step = EVERY) -> dict[str, Target]:
+        """Return the code of the mean for each modality."""
+        codes = self.codes_of(MEAN, features, step)
+        parts = {name: step.having(name) for name in features if name != MEAN}
+        return {
+            name: Target(self.prototypes, rows_of(codes, part), True, part)
+            for name, part in parts.items()
+            if part is None or part
+        }
+
+    def codes_of(self, name: str, features: Mapping[str, Tensor], step: Step) -> Tensor:
+        """Return the codes ``(n, K)`` of a feature, zeros for clips without it."""
+        if (some := step.having(name)) is None:
+            return self.codes(features[name], step.counts)
+        codes = self.codes(features[name][some.rows], some.counts)
+        return codes.new_zeros(len(features[name]), codes.shape[1]).index_copy(0, some.rows, codes)
+
+    def centroids_by_name(self) -> dict[str, Tensor]:
+        """Return the ``prototypes`` ``(K, D)``."""
+        return {"prototypes": self.prototypes}
+
+    def assignments(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> Tensor | None:
+        """Return the nearest prototype of each clip's mean, ``(B,)`` int64; -1 for a clip without any embedding."""
+        return or_none(self.scores(features[MEAN]).argmax(dim=1), present, MEAN)
+
+
+class SinkhornHard(Sinkhorn):
+    """Each modality predicts one cluster, that of the mean."""
+
+    hard = True
+
+
+class SinkhornSwapped(Sinkhorn):
+    """Each modality predicts the codes of the other modalities.
+
+    Where some clips lack a modality, a clip predicts the codes of the others that it has; one without any other
+    predicts none.
+    """
+
+    def targets(self, features: Mapping[str, Tensor], step: Step = EVERY) -> dict[str, Target]:
+        """Return the mean code of the other modalities for each; that of the mean where there is a single one."""
+        names = [name for name in features if name != MEAN]
+        if len(names) == 1:
+            return super().targets(features, step)
+        codes = {name: self.codes_of(name, features, step) for name in names}
+        # the loss is linear in the code: predicting the mean of the others' codes is the mean of predicting each
+        targets = {}
+        for name in names:
+            others = [codes[other] for other in names if other != name]
+            if step.present is None:
+                targets[name] = Target(self.prototypes, torch.stack(others).mean(dim=0), True)
+            elif some := step.present.select(lambda found, own=name: own in found and len(found) > 1):  # type: ignore[misc]
+                total = torch.stack([each[some.rows] for each in others]).sum(dim=0)
+                targets[name] = Target(self.prototypes, total / total.sum(dim=1, keepdim=True), True, some)
+        return targets
+
+
+class SinkhornSwappedHard(SinkhornSwapped):
+    """Each modality predicts the clusters of the other modalities."""
+
+    hard = True

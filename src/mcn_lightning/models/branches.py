@@ -1,0 +1,112 @@
+"""The audio and the text branch: from the stored inputs to an embedding."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mcn_lightning.models.audio import AudioNetwork, ResDAVEnet, pool_time, valid_steps
+from mcn_lightning.models.gating import GatedEmbedding
+from mcn_lightning.models.options import NetworkConfig
+
+
+def make_audio_network(config: NetworkConfig) -> AudioNetwork:
+    """Return ResDAVEnet, or the network of one's own that the options name.
+
+    Args:
+        config: shape of the network.
+
+    Raises:
+        InputError: if a network of one's own cannot be made.
+    """
+    own = config.audio_network
+    found = own.find(AudioNetwork, None)
+    if found is None:
+        return ResDAVEnet(config.audio_bands, config.audio_widths)
+    return own.make(found, config.audio_bands)
+
+
+class AudioBranch(nn.Module):
+    """Spectrogram to embedding: ResDAVEnet, pooling over time, gating in the small space, projection to D.
+
+    Where audio and text are joined: no gating, and a projection to D/2, which is not yet an embedding.
+
+    Args:
+        config: shape of the network.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.network = make_audio_network(config)
+        self.width = width = self.network.width
+        self.gated = nn.Identity() if config.fuse_audio_text else GatedEmbedding(width, width)
+        self.projection = nn.Linear(width, config.branch_width)
+        self.train()  # trainers take the mode of a new module as it is
+
+    def train(self, mode: bool = True) -> AudioBranch:
+        """Change between training and evaluation; a frozen batch norm stays in evaluation."""
+        super().train(mode)
+        if self.config.frozen_batch_norm:
+            for layer in self.network.modules():
+                if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                    layer.train(False)
+        return self
+
+    def forward(self, spectrogram: Tensor, audio_frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ``(B, M, T)`` dB and frame counts ``(B,)`` to the embedding ``(B, D)`` and pooled feature ``(B, F)``."""
+        # batches have the stored precision and are time-major from shards: one form here, so that all give one result
+        spectrogram = spectrogram.to(self.projection.weight.dtype).contiguous()
+        features = self.network(spectrogram)
+        steps = None
+        if self.config.mask_audio == "always" or not self.training:
+            released, stride = self.config.released_audio_steps, self.network.stride
+            steps = valid_steps(audio_frames, spectrogram.shape[2], released, stride)
+        pooled = pool_time(features, steps, self.config.audio_pool)
+        hidden = F.dropout(pooled, self.config.dropout, self.training)
+        return self.projection(self.gated(hidden)), pooled
+
+
+class TextBranch(nn.Module):
+    """Words to embedding: frozen word vectors, a linear layer and ReLU on each, maximum over the words, gating.
+
+    Where audio and text are joined: a linear layer to D/2 and no gating, which is not yet an embedding.
+
+    The frozen embedder comes from the data (a word-vector table or a sentence encoder) and is no part of a checkpoint:
+    set it with :meth:`set_embedder`, or give word vectors to :meth:`forward` directly.
+
+    Args:
+        config: shape of the network.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.branch_width
+        self.word_projection = nn.Linear(config.text_dim, width)
+        self.gated = nn.Identity() if config.fuse_audio_text else GatedEmbedding(width, width)
+        self.embedder: nn.Module | None = None
+
+    def set_embedder(self, embedder: nn.Module) -> None:
+        """Take the module that maps indices ``(B, W)`` int32 to word vectors ``(B, W, E)``."""
+        self.embedder = embedder
+
+    def forward(self, words: Tensor) -> tuple[Tensor, Tensor]:
+        """Map indices ``(B, W)`` int32 or word vectors ``(B, W, E)`` to the embedding and the pooled text ``(B, D)``.
+
+        Raises:
+            RuntimeError: if indices come before an embedder was set.
+        """
+        if words.dim() == 2:
+            if self.embedder is None:
+                raise RuntimeError("the text branch has no word vectors: call set_embedder(data.text_embedder()) first")
+            words = self.embedder(words)
+        pooled = self._pool(words.to(self.word_projection.weight.dtype))
+        return self.gated(F.dropout(pooled, self.config.dropout, self.training)), pooled
+
+    def _pool(self, vectors: Tensor) -> Tensor:
+        if not self.config.mask_words:
+            # ReLU and maximum commute, and the maximum leaves W times less for ReLU to read and to remember
+            return F.relu(self.word_projection(vectors).amax(dim=1))
+        absent = (vectors == 0).all(dim=2, keepdim=True)
+        return F.relu(self.word_projection(vectors).masked_fill(absent, float("-inf")).amax(dim=1))

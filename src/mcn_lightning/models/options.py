@@ -1,0 +1,152 @@
+"""Shape of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from mcn_lightning.config import ClassOptions, Options
+from mcn_lightning.errors import InputError
+from mcn_lightning.ranges import PositiveInt, ShareBelowOne
+
+Modality = Literal["video", "audio", "text"]
+MODALITIES: tuple[Modality, ...] = ("video", "audio", "text")
+AUDIO_TEXT = "audio_text"
+"""Name of the joint embedding of audio and text."""
+OF_DATA = {"modalities": "", "video_dim": "streams", "audio_bands": "audio.bands", "text_dim": "text.dim"}
+"""Fields of ``NetworkConfig`` that follow from the data, and the option of the data that each follows from."""
+INPUT_OF = {"video_dim": "video", "audio_bands": "audio", "text_dim": "text"}
+"""The modality whose inputs have that size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioNetworkConfig(ClassOptions, option="--model.network.audio_network"):
+    """The audio network; ResDAVEnet where no class is named.
+
+    Args:
+        class_path: a network of one's own: a subclass of ``models.AudioNetwork``.
+        init_args: its own arguments.
+    """
+
+
+@dataclass(frozen=True)
+class NetworkConfig(Options, option="--model.network"):
+    """Shape of the network; the defaults are the released recipe.
+
+    Args:
+        embedding_dim: width D of the joint embedding space.
+        modalities: branches to build, of video, audio, text (set from data.modalities). Training needs two; one is
+            enough to embed with trained weights.
+        video_dim: width C of the visual feature (set from data.streams).
+        audio_bands: mel bands M (set from data.audio.bands).
+        text_dim: width E of a word vector (set from data.text.dim).
+        audio_widths: channels of the four ResDAVEnet stages.
+        audio_pool: pooling of the audio features over time, mean (released) or max.
+        mask_audio: leave padding out of the pooling: never in training and always in evaluation ("eval", released), or
+            always.
+        released_audio_steps: divide frame counts by round(T / ceil(T/16)) in evaluation as the released code does,
+            instead of 16.
+        frozen_batch_norm: batch norm of the audio network uses its running statistics in training, too, and leaves them
+            as they are; its scales and offsets are still trained. For fine-tuning: AVLnet's published fine-tuning
+            trains in this mode, with ``mask_audio`` always.
+        mask_words: leave the zero rows after the last word out of the maximum over words (released: they take part).
+        normalize: scale every embedding to length 1 (released: no).
+        reconstruction: build the reconstruction heads.
+        reconstruction_hidden: width of the hidden layer of a reconstruction head.
+        dropout: share of the pooled audio, the pooled text and the video input that is dropped in training
+            (released: 0).
+        fuse_audio_text: AVLnet-Text-Fused: one joint embedding of audio and text in place of one of each; no
+            reconstruction heads.
+        audio_network: a network of one's own in place of ResDAVEnet, by ``class_path`` and ``init_args``: a subclass of
+            ``models.AudioNetwork``.
+    """
+
+    embedding_dim: PositiveInt = 6144
+    modalities: Sequence[Modality] = MODALITIES
+    video_dim: PositiveInt = 4096
+    audio_bands: PositiveInt = 40
+    text_dim: PositiveInt = 300
+    audio_widths: Sequence[PositiveInt] = (128, 256, 512, 1024)
+    audio_pool: Literal["mean", "max"] = "mean"
+    mask_audio: Literal["eval", "always"] = "eval"
+    released_audio_steps: bool = False
+    frozen_batch_norm: bool = False
+    mask_words: bool = False
+    normalize: bool = False
+    reconstruction: bool = True
+    reconstruction_hidden: PositiveInt = 1024
+    dropout: ShareBelowOne = 0.0
+    fuse_audio_text: bool = False
+    audio_network: AudioNetworkConfig = AudioNetworkConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unknown = [name for name in self.modalities if name not in MODALITIES]
+        if unknown or not self.modalities or len(set(self.modalities)) < len(self.modalities):
+            raise InputError(
+                f"--data.modalities: expected some of {', '.join(MODALITIES)}, each once, found {list(self.modalities)}"
+            )
+        if len(self.audio_widths) != 4:
+            raise InputError(f"--model.network.audio_widths: expected four widths, found {list(self.audio_widths)}")
+        if self.fuse_audio_text:
+            self._check_fused()
+
+    def _check_fused(self) -> None:
+        flag = "--model.network.fuse_audio_text"
+        if len({"audio", "text"} & set(self.modalities)) == 1:
+            raise InputError(
+                f"{flag}: expected --data.modalities with both or none of audio and text, which have one embedding, "
+                f"found {list(self.modalities)}; add what is missing or set {flag} to false"
+            )
+        if self.reconstruction:
+            raise InputError(
+                f"{flag}: expected --model.network.reconstruction false, found true: there is no embedding of audio or "
+                "of text alone to rebuild from; set one of the two to false"
+            )
+        if self.embedding_dim % 2:
+            raise InputError(
+                f"--model.network.embedding_dim: expected an even number with {flag}, which joins two features of half "
+                f"the width, found {self.embedding_dim}"
+            )
+
+    def follow_data(self, sizes: Mapping[str, Any], free: Collection[str]) -> NetworkConfig:
+        """Return the shape for inputs of the sizes that the data have.
+
+        Args:
+            sizes: fields of ``OF_DATA`` as the data have them.
+            free: fields that nobody has chosen, which take the data's values.
+
+        Raises:
+            InputError: if a size that somebody has chosen is another one.
+        """
+        modalities = sizes["modalities"] if "modalities" in free else self.modalities
+        for name, found in sizes.items():
+            own = getattr(self, name)
+            if INPUT_OF.get(name) in modalities and name not in free and own != found:
+                raise InputError(
+                    f"--model.network.{name}: expected {found}, which --data.{OF_DATA[name]} gives, found {own}; "
+                    "leave it out, and it is taken from the data"
+                )
+        return replace(self, **{name: value for name, value in sizes.items() if name in free})
+
+    @property
+    def embeddings(self) -> tuple[str, ...]:
+        """The names of the embeddings that the network gives when every modality is there."""
+        if not self.fuse_audio_text:
+            return tuple(self.modalities)
+        found = {"video": "video" in self.modalities, AUDIO_TEXT: "audio" in self.modalities}
+        return tuple(name for name, there in found.items() if there)
+
+    @property
+    def branch_width(self) -> int:
+        """What the audio and the text branch end with: the width D, or D/2 where the two are joined."""
+        return self.embedding_dim // 2 if self.fuse_audio_text else self.embedding_dim
+
+
+def not_chosen(network: NetworkConfig | Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the sizes of inputs that somebody has left out, or as they are by default."""
+    if isinstance(network, Mapping):
+        return tuple(name for name in OF_DATA if name not in network)
+    defaults = NetworkConfig()
+    return tuple(name for name in OF_DATA if getattr(network, name, None) == getattr(defaults, name))

@@ -1,0 +1,93 @@
+"""The optimiser and the course of its learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from mcn_lightning.config import Options
+from mcn_lightning.errors import InputError
+from mcn_lightning.ranges import NonNegativeFloat, NonNegativeInt, PositiveShare
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(Options, option="--model.optimizer"):
+    """How the weights are optimised; the defaults are the released recipe.
+
+    Args:
+        kind: adam, or adamw with decoupled weight decay.
+        lr: highest learning rate, after the warm-up.
+        weight_decay: weight decay of the weight matrices; biases, batch norm and temperature have none.
+        warmup_steps: steps of linear warm-up.
+        schedule: after the warm-up, cosine to 0 over the rest of the run, constant, or exponential: times ``decay``
+            after each epoch.
+        decay: factor of an epoch in the exponential schedule (AVLnet-Text-Tri on YouCook2: 0.9).
+    """
+
+    kind: Literal["adam", "adamw"] = "adam"
+    lr: NonNegativeFloat = 1e-4
+    weight_decay: NonNegativeFloat = 0.0
+    warmup_steps: NonNegativeInt = 5000
+    schedule: Literal["cosine", "constant", "exponential"] = "cosine"
+    decay: PositiveShare = 0.9
+
+
+def learning_rate_factor(
+    step: int, warmup_steps: int, total_steps: float, schedule: str, decay: float = 1.0, epoch_steps: float = math.inf
+) -> float:
+    """Return the share of the highest learning rate at a step.
+
+    Args:
+        step: optimiser steps done.
+        warmup_steps: steps of the linear warm-up.
+        total_steps: steps of the whole run.
+        schedule: cosine (MCN; Chen et al., ICCV 2021), constant, or exponential (AVLnet; Rouditchenko et al., 2021).
+        decay: factor of an epoch in the exponential schedule.
+        epoch_steps: optimiser steps of an epoch.
+    """
+    if step < warmup_steps:
+        return step / warmup_steps
+    if schedule == "exponential":
+        return decay ** (step // epoch_steps)
+    if schedule == "constant" or not math.isfinite(total_steps):
+        return 1.0
+    progress = (step - warmup_steps) / max(1.0, total_steps - warmup_steps)
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def make_optimizer(
+    config: OptimizerConfig, parameters: Sequence[nn.Parameter], total_steps: float, epoch_steps: float
+) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    """Return the optimiser of parameters and its schedule, stepped per batch.
+
+    Args:
+        config: options.
+        parameters: all that are trained.
+        total_steps: optimiser steps of the whole run.
+        epoch_steps: optimiser steps of an epoch; infinity for data of unknown length.
+
+    Raises:
+        InputError: if the learning rate should decay after each epoch and epochs have no end.
+    """
+    if config.schedule == "exponential" and not math.isfinite(epoch_steps):
+        raise InputError(
+            "--model.optimizer.schedule exponential: expected data of known length, found an endless epoch; "
+            "use constant, or --trainer.limit_train_batches"
+        )
+    kind = torch.optim.Adam if config.kind == "adam" else torch.optim.AdamW
+    matrices = [parameter for parameter in parameters if parameter.dim() > 1]
+    others = [parameter for parameter in parameters if parameter.dim() <= 1]
+    # decay would pull biases, the scales of batch norm and the temperature towards values that mean nothing
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = kind([group for group in groups if group["params"]], lr=config.lr)
+
+    def factor(step: int) -> float:
+        return learning_rate_factor(step, config.warmup_steps, total_steps, config.schedule, config.decay, epoch_steps)
+
+    return optimizer, LambdaLR(optimizer, factor)
