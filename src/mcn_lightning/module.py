@@ -361,9 +361,9 @@ class MCNModule(LightningModule):
         Raises:
             InputError: if the learning rate should decay after each epoch and epochs have no end.
         """
+        total = float(self.trainer.estimated_stepping_batches)  # loads the data, after which the next is known
         batches = self.trainer.num_training_batches  # infinite for data that have no length
         epoch = -(-batches // self.trainer.accumulate_grad_batches)
-        total = float(self.trainer.estimated_stepping_batches)
         optimizer, schedule = make_optimizer(self.optimizer_config, list(self.parameters()), total, epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

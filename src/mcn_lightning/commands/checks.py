@@ -106,7 +106,9 @@ def take_shape(model: Any, saved: Mapping[str, Any]) -> None:
     network = saved.get("hyper_parameters", {}).get("network", {})
     for name in (name for name in SHAPE if name in network and name != "modalities"):
         value = network[name]
-        model["network"][name] = list(value) if isinstance(value, tuple) else value
+        for part, each in value.items() if isinstance(value, dict) else [(None, value)]:
+            place = model["network"] if part is None else model["network"][name]
+            place[part or name] = list(each) if isinstance(each, tuple) else each
     there, asked = network.get("modalities"), model["network"].get("modalities")
     if there and asked:  # those of the data, and of these what the weights have
         model["network"]["modalities"] = [name for name in asked if name in there]
