@@ -9,14 +9,20 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from mcn_lightning.batch import ClipBatch as ClipBatch
+    from mcn_lightning.benchmarks import Benchmark as Benchmark
+    from mcn_lightning.clustering import Clustering as Clustering
     from mcn_lightning.clustering import ClusteringConfig as ClusteringConfig
     from mcn_lightning.data.datamodule import NarratedVideos as NarratedVideos
+    from mcn_lightning.data.sources.video_source import Video as Video
+    from mcn_lightning.data.sources.video_source import VideoSource as VideoSource
     from mcn_lightning.errors import InputError as InputError
     from mcn_lightning.inference import Embeddings as Embeddings
     from mcn_lightning.inference import embed_sentences as embed_sentences
     from mcn_lightning.inference import load as load
     from mcn_lightning.inference import rank as rank
     from mcn_lightning.inference import read_embeddings as read_embeddings
+    from mcn_lightning.losses import ContrastiveConfig as ContrastiveConfig
+    from mcn_lightning.losses import ContrastiveLoss as ContrastiveLoss
     from mcn_lightning.losses import LossConfig as LossConfig
     from mcn_lightning.losses import cluster_contrast as cluster_contrast
     from mcn_lightning.losses import info_nce as info_nce
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
     from mcn_lightning.metrics import query_density as query_density
     from mcn_lightning.metrics import retrieval_metrics as retrieval_metrics
     from mcn_lightning.models import MCN as MCN
+    from mcn_lightning.models import AudioNetwork as AudioNetwork
     from mcn_lightning.models import MCNOutput as MCNOutput
     from mcn_lightning.models import NetworkConfig as NetworkConfig
     from mcn_lightning.module import MCNModule as MCNModule
@@ -38,15 +45,21 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "batch": ("ClipBatch",),
-    "clustering": ("ClusteringConfig",),
+    "benchmarks": ("Benchmark",),
+    "clustering": ("Clustering", "ClusteringConfig"),
     "data.datamodule": ("NarratedVideos",),
+    "data.sources.video_source": ("Video", "VideoSource"),
     "errors": ("InputError",),
     "inference": ("Embeddings", "embed_sentences", "load", "rank", "read_embeddings"),
-    "losses": ("LossConfig", "cluster_contrast", "info_nce", "max_margin", "mil_nce", "mms", "reconstruction_loss"),
-    "metrics": (
-        "ClusterQuality", "RetrievalRecall", "expected_ranks", "item_ranks", "query_density", "retrieval_metrics",
+    "losses": (
+        "ContrastiveConfig", "ContrastiveLoss", "LossConfig", "cluster_contrast", "info_nce",
+        "max_margin", "mil_nce", "mms", "reconstruction_loss",
     ),
-    "models": ("MCN", "MCNOutput", "NetworkConfig"),
+    "metrics": (
+        "ClusterQuality", "RetrievalRecall", "expected_ranks",
+        "item_ranks", "query_density", "retrieval_metrics",
+    ),
+    "models": ("AudioNetwork", "MCN", "MCNOutput", "NetworkConfig"),
     "module": ("MCNModule",),
     "optimizer": ("OptimizerConfig",),
 }  # fmt: skip
