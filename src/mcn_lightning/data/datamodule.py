@@ -31,7 +31,14 @@ from mcn_lightning.data.loading import (
     start_method,
 )
 from mcn_lightning.data.lost import LackingVideos, SkippedVideos
-from mcn_lightning.data.options import as_streams, check_least, check_modalities, check_pickles
+from mcn_lightning.data.options import (
+    as_streams,
+    check_least,
+    check_modalities,
+    check_overfit,
+    check_pickles,
+    check_training_batch,
+)
 from mcn_lightning.data.place import EpochPlace
 from mcn_lightning.data.prediction import DescribedVideos, PredictSplit, splits_of
 from mcn_lightning.data.shards.job import PackConfig, PackReport
@@ -176,19 +183,11 @@ class NarratedVideos(LightningDataModule):
     @property
     def video_dim(self) -> int:
         """C, the widths of all visual streams together; 0 without video."""
-        return sum(stream.width for stream in self.layout.streams) if "video" in self.layout.modalities else 0
+        return sum(stream.width for stream in self.splits.reading.read_streams)
 
-    def input_sizes(self) -> dict[str, Any]:
+    def input_sizes(self) -> dict[str, int | tuple[str, ...]]:
         """Return what a network has to know of these data: its fields ``modalities``, ``video_dim`` and so on."""
-        modalities = self.layout.modalities
-        sizes: dict[str, Any] = {"modalities": modalities}
-        if "video" in modalities:
-            sizes["video_dim"] = self.video_dim
-        if "audio" in modalities:
-            sizes["audio_bands"] = self.layout.audio.bands
-        if "text" in modalities:
-            sizes["text_dim"] = self.text_config.dim
-        return sizes
+        return self.splits.reading.sizes()
 
     def text_embedder(self) -> nn.Module | None:
         """Return the frozen module that turns word indices into vectors, or ``None`` without text; after ``setup``."""
@@ -222,10 +221,8 @@ class NarratedVideos(LightningDataModule):
         if not opened:
             self._skipped.total = len(self.datasets.get("train", ()))
             self._skipped.add(self.splits.lost())
-            for note in self.splits.notes:
-                rank_zero_info(note)
-            for warning in self.splits.warnings:
-                rank_zero_info(f"warning: {warning}")
+            for line in self.splits.lines():
+                rank_zero_info(line)
             if self.trainer is None or self.trainer.is_global_zero:  # the same captions on every process: one says it
                 self._skipped.captions = self.dropped_captions("train")
         for split in needed if stage == "predict" else ():
@@ -273,26 +270,12 @@ class NarratedVideos(LightningDataModule):
             InputError: if a process has too few videos for one batch.
         """
         sampler = self._sampler("train")
-        if len(sampler) == 0:
-            found = f"{sampler.count} training videos on {sampler.num_replicas} process(es)"
-            raise InputError(
-                f"--data.batch_size {self.batch_size}: expected at most the videos there are, found {found}; "
-                "lower it or set --data.epoch_end to pad"
-            )
-        if self._videos_a_step() * self.clip_config.n_pair == 1:
-            raise InputError(
-                "--data.batch_size 1: expected at least two clips in a batch, so that a clip has others to be compared "
-                "with, found one; raise it or --data.clips.n_pair (now 1)"
-            )
+        check_training_batch(sampler, self.clip_config.n_pair)
         self._place.begin(sampler, self.trainer)
-        left = sampler.count % self._videos_a_step()
-        if left and self.epoch_end == "drop":
-            rank_zero_info(f"each epoch leaves out {left} of {sampler.count} training videos, which fill no batch")
-        elif left:
-            more = self._videos_a_step() - left
-            rank_zero_info(f"each epoch of {sampler.count} training videos ends with {more} that it had already")
+        if note := sampler.note():
+            rank_zero_info(note)
         loader = self._loader("train", sampler, self.batch_size)
-        self._check_overfit(len(loader), "training", "--data.batch_size")
+        check_overfit(self._overfits(), len(loader), "training", "--data.batch_size")
         return loader
 
     def pass_dataloader(self, share: float) -> DataLoader:
@@ -304,12 +287,7 @@ class NarratedVideos(LightningDataModule):
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
         sampler = self._sampler("train")
         sampler.set_epoch(epoch)
-        taken = max(1, round(share * sampler.count))
-        order = sampler.order()[:taken].tolist()
-        batches = [order[first : first + self.batch_size] for first in range(0, taken, self.batch_size)]
-        # batch after batch over the processes, as in training: their first batches come first in the order of one
-        mine = [(epoch, index) for batch in batches[sampler.rank :: sampler.num_replicas] for index in batch]
-        return self._loader("train", mine, self.batch_size, persistent=False)
+        return self._loader("train", sampler.some(share), self.batch_size, persistent=False)
 
     def val_dataloader(self) -> DataLoader | list:
         """Return the held-out clips; in training, nothing where there is no list of them."""
@@ -318,20 +296,8 @@ class NarratedVideos(LightningDataModule):
         if self.lists["val"] is None and self._doing != TrainerFn.VALIDATING:
             return []
         loader = self._loader("val", self._sampler("val"), self.eval_batch_size)
-        self._check_overfit(len(loader), "validation", "--data.eval_batch_size")
+        check_overfit(self._overfits(), len(loader), "validation", "--data.eval_batch_size")
         return loader
-
-    def _check_overfit(self, batches: int, what: str, option: str) -> None:
-        """Refuse a share of the batches that makes none.
-
-        Raises:
-            InputError: naming ``--trainer.overfit_batches``.
-        """
-        if isinstance(share := self._overfits(), float) and 0 < share * batches < 1:
-            raise InputError(
-                f"--trainer.overfit_batches: expected a share of the {batches} {what} batches that makes one, "
-                f"found {share}; give a number of batches, such as 1, or lower {option}"
-            )
 
     def _overfits(self) -> float:
         """Return ``--trainer.overfit_batches`` in training: batches, or their share; 0 for none."""
@@ -418,15 +384,12 @@ class NarratedVideos(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch and the videos of it that are done, so that a resumed run goes on with the next batch."""
-        return {} if self.trainer is None else self._place.state(self.trainer, self._videos_a_step())
+        return {} if self.trainer is None else self._place.state(self.trainer, self.batch_size * self._processes)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what ``state_dict`` gave; an evaluation leaves a later training run alone."""
         if state_dict and self.trainer is not None and self.trainer.training:
             self._place.load(state_dict)
-
-    def _videos_a_step(self) -> int:
-        return self.batch_size * self._processes
 
     @property
     def _doing(self) -> TrainerFn | None:

@@ -142,6 +142,28 @@ class ClipSampler(DistributedSampler[tuple[int, int]]):
     def __len__(self) -> int:
         return self.size()
 
+    @property
+    def videos_a_step(self) -> int:
+        """Videos of a batch, over all processes."""
+        return self.batch_size * self.num_replicas
+
+    def note(self) -> str:
+        """Return what happens to the videos after the last whole batch; empty where there are none."""
+        left = self.count % self.videos_a_step
+        if left and self.end == "drop":
+            return f"each epoch leaves out {left} of {self.count} training videos, which fill no batch"
+        more = self.videos_a_step - left
+        return f"each epoch of {self.count} training videos ends with {more} that it had already" if left else ""
+
+    def some(self, share: float) -> list[tuple[int, int]]:
+        """Return this process's part of a share of the videos, in the order of the epoch.
+
+        Batch after batch goes over the processes, as in training: their first batches come first in the order of one.
+        """
+        order = self.order()[: max(1, round(share * self.count))].tolist()
+        batches = [order[first : first + self.batch_size] for first in range(0, len(order), self.batch_size)]
+        return [(self.epoch, index) for batch in batches[self.rank :: self.num_replicas] for index in batch]
+
     def order(self) -> np.ndarray:
         """Return the order of the epoch, of all processes together."""
         if not self.shuffle:

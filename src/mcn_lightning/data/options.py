@@ -10,6 +10,7 @@ from mcn_lightning.config import as_config
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.files.pooling import VisualStream
 from mcn_lightning.data.files.spectrograms import AudioConfig
+from mcn_lightning.data.loading import ClipSampler
 from mcn_lightning.data.sources.clip_pickles import is_pickle
 from mcn_lightning.errors import InputError
 
@@ -69,3 +70,45 @@ def check_modalities(modalities: Sequence[Modality], streams: Sequence[VisualStr
         raise InputError("--data.clips.kind is windows, which have no text: leave text out of --data.modalities")
     if clips.kind == "windows" and not {"video", "audio"} & set(names):
         raise InputError("--data.clips.kind is windows, which need video or audio among --data.modalities")
+
+
+def check_training_batch(sampler: ClipSampler, n_pair: int) -> None:
+    """Refuse a batch that there are too few videos for, or of one clip, which has none to be compared with.
+
+    Args:
+        sampler: of the training videos.
+        n_pair: clips of each video.
+
+    Raises:
+        InputError: naming the option.
+    """
+    if len(sampler) == 0:
+        found = f"{sampler.count} training videos on {sampler.num_replicas} process(es)"
+        raise InputError(
+            f"--data.batch_size {sampler.batch_size}: expected at most the videos there are, found {found}; "
+            "lower it or set --data.epoch_end to pad"
+        )
+    if sampler.videos_a_step * n_pair == 1:
+        raise InputError(
+            "--data.batch_size 1: expected at least two clips in a batch, so that a clip has others to be compared "
+            "with, found one; raise it or --data.clips.n_pair (now 1)"
+        )
+
+
+def check_overfit(share: float, batches: int, what: str, option: str) -> None:
+    """Refuse a share of the batches that makes none.
+
+    Args:
+        share: ``--trainer.overfit_batches``: batches, or their share.
+        batches: that there are.
+        what: of which kind they are.
+        option: the option that makes them smaller.
+
+    Raises:
+        InputError: naming ``--trainer.overfit_batches``.
+    """
+    if isinstance(share, float) and 0 < share * batches < 1:
+        raise InputError(
+            f"--trainer.overfit_batches: expected a share of the {batches} {what} batches that makes one, "
+            f"found {share}; give a number of batches, such as 1, or lower {option}"
+        )

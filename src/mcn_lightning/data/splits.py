@@ -55,6 +55,10 @@ class Splits:
         names = self.names
         return [split for split in SPLITS if not (split == "test" and names["test"] == names["val"])]
 
+    def lines(self) -> list[str]:
+        """Return notes and warnings as they are told."""
+        return [*self.notes, *(f"warning: {warning}" for warning in self.warnings)]
+
     def lost(self) -> Sequence[BadVideo]:
         """Return the training videos that are known to be unusable before any is read."""
         return self.datasets["train"].source.lost() if "train" in self.datasets else ()

@@ -190,6 +190,6 @@ def inspect_splits(splits: Splits, max_bad_share: float) -> None:
         if split in splits.datasets:
             reports[split] = inspect(splits.datasets[split], f"{split}: {names[split]}")
             print(reports[split], flush=True)
-    print("\n".join([*splits.notes, *(f"warning: {warning}" for warning in splits.warnings)]))
+    print("\n".join(splits.lines()))
     if (problem := first_problem(reports, max_bad_share)) is not None:
         raise InputError(problem)

@@ -54,6 +54,17 @@ class Reading:
         """Whether clips are captions."""
         return self.clips.kind == "captions"
 
+    def sizes(self) -> dict[str, int | tuple[str, ...]]:
+        """Return what a network has to know of these data: its fields ``modalities``, ``video_dim`` and so on."""
+        found: dict[str, int | tuple[str, ...]] = {"modalities": self.modalities}
+        if self.read_streams:
+            found["video_dim"] = sum(stream.width for stream in self.read_streams)
+        if self.read_audio is not None:
+            found["audio_bands"] = self.read_audio.bands
+        if "text" in self.modalities:
+            found["text_dim"] = self.text.dim
+        return found
+
     def min_time(self, split: str) -> float:
         """Return the seconds to which the captions of a split grow."""
         return self.clips.min_time if split == "train" else self.clips.eval_min_time
