@@ -179,7 +179,7 @@ def total_reasons(each: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return dict(total)
 
 
-def _fault(start: float, end: float, text: Any) -> str | None:
+def _fault(start: float, end: float, text: object) -> str | None:
     """Return why a caption cannot be used; ``None`` where it can."""
     if not isinstance(text, str):  # null, or the NaN of a data frame
         return "without text"
@@ -204,7 +204,7 @@ def _choices(column: Any, name: str, count: int) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(text for text in texts if isinstance(text, str)) for texts in found)
 
 
-def _times(column: Any, name: str) -> np.ndarray:
+def _times(column: object, name: str) -> np.ndarray:
     """Return the times of a column; NaN for what is no number."""
     values = _column(column, name)
     try:
@@ -223,7 +223,7 @@ def _number(value: Any) -> float:
         return math.nan
 
 
-def _is_list(value: Any) -> bool:
+def _is_list(value: object) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
 
 
@@ -233,7 +233,7 @@ def _column(column: Any, name: str) -> tuple[Any, ...]:
     return tuple(column)
 
 
-def _topics(column: Any, count: int) -> list[int | None]:
+def _topics(column: object, count: int) -> list[int | None]:
     """Return the topic of each caption; ``None`` for what is no whole number (a data frame makes them floats)."""
     topics = _column(column, "topic")
     if len(topics) != count:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from mcn_lightning.batch import MODALITIES, Modality
 from mcn_lightning.config import as_config
@@ -15,7 +14,7 @@ from mcn_lightning.data.sources.clip_pickles import is_pickle
 from mcn_lightning.errors import InputError
 
 
-def as_streams(streams: Sequence[VisualStream | Mapping[str, Any]]) -> tuple[VisualStream, ...]:
+def as_streams(streams: Sequence[VisualStream | Mapping[str, object]]) -> tuple[VisualStream, ...]:
     """Return visual streams, which may be given as dicts of their options.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class DescribedVideos(NarratedVideoDataset):
         counts = None
         if batch.words is not None and isinstance(self.text, WordVectorText):
             counts = (batch.words != 0).sum(dim=1).tolist()
-        timed, about = getattr(video, "timed", True), list[dict[str, Any]]()
+        timed, about = getattr(video, "timed", True), list[dict[str, object]]()
         for number, (clip, text) in enumerate(zip(clips, texts, strict=True)):
             place = {"split": self.split, "video": self.source.id(index), "index": index}
             span = {"start": clip.start if timed else None, "end": clip.end if timed else None, "text": text}

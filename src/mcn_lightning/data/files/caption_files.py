@@ -43,6 +43,9 @@ _LANGUAGE = re.compile(r"(.+?)((?:\.[A-Za-z]{2,3}(?:-[A-Za-z0-9]+)*)?)")
 _LSMDC = re.compile(r"[^\t]+\t\d\d\.\d\d\.\d\d\.\d{3}\t")
 _MANY_LETTERS = 1_000_000
 
+Row = Mapping[str, Any]
+Entry = dict[str, Any]
+Columns = dict[str, list[Any]]
 Table = Callable[[str], Any]
 """Gives the entry of a video as ``parse_captions`` takes it, or ``None``; raises ``InputError`` for a bad file."""
 
@@ -119,7 +122,7 @@ def _one_video(path: Path) -> Any:
     return entry
 
 
-def _subtitles(path: Path, text: str) -> dict[str, list[Any]] | None:
+def _subtitles(path: Path, text: str) -> Columns | None:
     """Return the captions of subtitles, ``None`` where the text is none."""
     if text.lstrip()[:1] in ("{", "[") or "-->" not in text:
         return None
@@ -203,9 +206,9 @@ def _entry(entry: Any) -> Any:
     return entry
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def _columns(rows: Sequence[Row]) -> Columns:
     """Return the columns of rows, each a caption; ``None`` where a row lacks something."""
-    found: dict[str, list[Any]] = {"start": [], "end": [], "text": []}
+    found: Columns = {"start": [], "end": [], "text": []}
     for row in rows:
         span = row.get("segment")
         if isinstance(span, list | tuple) and len(span) == 2:
@@ -215,9 +218,9 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return found
 
 
-def _group(path: Path, rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def _group(path: Path, rows: Iterable[Row]) -> dict[str, Any]:
     """Return the rows of each video."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    found: dict[str, list[Row]] = {}
     for row in rows:
         video = next((row[key] for key in COLUMNS["video"] if key in row), None)
         if video is None:
@@ -251,7 +254,7 @@ def _of_rows(path: Path, text: str) -> dict[str, Any]:
             what += "; clips without times are read as a pickle of clips (data.train_csv)"
         raise InputError(f"{path}: expected {FORMS}, found {what}")
     places |= {name: place for place, name in enumerate(header) if name and place not in places.values()}
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[Entry]] = {}
     for row in rows[1:]:
         cells = {name: row[place] if place < len(row) else "" for name, place in places.items()}
         video, times = cells.pop("video").strip(), {name: seconds_of(cells[name]) for name in ("start", "end")}
@@ -259,7 +262,7 @@ def _of_rows(path: Path, text: str) -> dict[str, Any]:
     return {video: _by_start(captions) for video, captions in found.items()}
 
 
-def _by_start(captions: list[dict[str, Any]]) -> dict[str, list[Any]]:
+def _by_start(captions: list[Entry]) -> Columns:
     ordered = sorted(captions, key=lambda row: math.inf if math.isnan(row["start"]) else row["start"])
     return {name: [row[name] for row in ordered] for name in ordered[0] if name != "topic"}
 

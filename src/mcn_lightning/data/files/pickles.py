@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -69,6 +69,9 @@ _DAMAGED = (
     *(AssertionError, OSError, RuntimeError, TypeError, ValueError),  # torch asserts
 )
 
+Record = Mapping[str, Any]
+"""One of the dicts that a pickle of clips holds; what is in it is not known before it is looked at."""
+
 
 class _RefusedError(pickle.UnpicklingError):
     """A pickle that may be whole, and holds what is not admitted."""
@@ -81,7 +84,7 @@ class _RefusedError(pickle.UnpicklingError):
 class RestrictedUnpickler(pickle.Unpickler):
     """An unpickler that admits a written list of names and refuses every other one."""
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         """Return an admitted name, and refuse the others with ``pickle.UnpicklingError``."""
         if (made := _STAND_INS.get((module, name))) is not None:
             return made
@@ -107,12 +110,12 @@ class RestrictedUnpickler(pickle.Unpickler):
 class _Manager:
     """Stands for the columns of a data frame, which pandas before 1.3 made without arguments."""
 
-    def __new__(cls, *parts: Any) -> Any:
+    def __new__(cls, *parts: object) -> Any:
         from pandas.core.internals.managers import BlockManager
 
         return BlockManager(*parts) if parts else BlockManager.__new__(BlockManager, (), [], False)
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         """Refuse that the class itself is changed."""
         raise _RefusedError("pandas", "BlockManager", " with a state of its own")
 
@@ -122,17 +125,17 @@ class _StandIn:
 
     __slots__ = ("make",)
 
-    def __init__(self, make: Callable[..., Any]) -> None:
+    def __init__(self, make: Callable[..., object]) -> None:
         self.make = make
 
-    def __call__(self, *parts: Any) -> Any:
+    def __call__(self, *parts: object) -> Any:
         return self.make(*parts)
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         raise _RefusedError("builtins", self.make.__name__, " with a state of its own")
 
 
-def _object(*_: Any) -> Any:
+def _object(*_: object) -> object:
     """Stand for the class ``object``, which old protocols name and which is not to be called."""
     raise _RefusedError("builtins", "object")
 
@@ -151,7 +154,7 @@ def _default_dict(factory: Any = None, *items: Any) -> dict:
     return dict(*items)
 
 
-def _load_storage(data: bytes | str) -> Any:
+def _load_storage(data: bytes | str) -> object:
     """Read the numbers of a tensor; torch's own function for it would unpickle anything."""
     content = data.encode("latin1") if isinstance(data, str) else data  # of Python 2
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -164,7 +167,7 @@ def _encode_latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-_OBJECT, _DEFAULT_DICT, _RECONSTRUCT = map(_StandIn, (_object, _default_dict, _reconstruct))
+_OBJECT, _DEFAULT_DICT, _RECONSTRUCT = _StandIn(_object), _StandIn(_default_dict), _StandIn(_reconstruct)
 _STAND_INS = {
     ("torch.storage", "_load_from_bytes"): _StandIn(_load_storage),
     ("_codecs", "encode"): _StandIn(_encode_latin1),
@@ -205,7 +208,7 @@ def load_pickle(path: Path) -> Any:
     return found
 
 
-def _load(file: Any) -> Any:
+def _load(file: BinaryIO) -> Any:
     """Load a pickle, of Python 2 with its byte strings as text."""
     try:
         return RestrictedUnpickler(file).load()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from mcn_lightning.data.shards.store import ShardStore, StoreError, checksum, op
 from mcn_lightning.errors import InputError
 from mcn_lightning.signals import is_first
 
+IndexOptions = dict[str, Any]
+"""What the index says of the shards, as JSON has it."""
 FORMAT = "mcn-lightning shards 1"
 INDEX = "index.safetensors"
 FETCHING = 4
@@ -28,7 +30,7 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
 
 
-def index_checksum(tensors: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+def index_checksum(tensors: IndexOptions, about: IndexOptions) -> str:
     """Return the SHA-256 of what an index holds, its own checksum excepted.
 
     Args:
@@ -65,8 +67,8 @@ class ShardHeader:
                 raise ValueError(about["format"])
             self._about = about
             self.fingerprint: str = about["fingerprint"]
-            self.options: dict[str, Any] = about["options"]
-            self.shards: list[dict[str, Any]] = about["shards"]
+            self.options: IndexOptions = about["options"]
+            self.shards: list[IndexOptions] = about["shards"]
             self.reasons: dict[str, dict[str, str]] = about["skipped"]
             self.dropped: dict[str, dict[str, int]] = about.get("dropped", {})  # which older shards do not know
         except InputError:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mcn_lightning.config import Options
 from mcn_lightning.data.captions import describe_dropped
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.files.pooling import VisualStream
+from mcn_lightning.data.shards.header import IndexOptions
 from mcn_lightning.data.shards.packed_from import Stamps
 from mcn_lightning.data.shards.store import is_url
 from mcn_lightning.data.shards.writer import Split
@@ -104,7 +104,7 @@ class Job:
     """
 
     splits: dict[str, Split]
-    options: dict[str, Any]
+    options: IndexOptions
     streams: list[VisualStream]
     clips: ClipConfig
     config: PackConfig

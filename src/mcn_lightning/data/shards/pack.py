@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -20,7 +19,7 @@ from mcn_lightning.data.captions import total_reasons
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.files.pooling import VisualStream
 from mcn_lightning.data.shards.files import BAD, COLUMNS, STREAM_COLUMNS, ShardIndex
-from mcn_lightning.data.shards.header import FORMAT, INDEX, index_checksum, shard_name
+from mcn_lightning.data.shards.header import FORMAT, INDEX, IndexOptions, index_checksum, shard_name
 from mcn_lightning.data.shards.job import SKIPPED, Job, PackConfig, PackReport, Range
 from mcn_lightning.data.shards.packed_from import (
     SOURCES,
@@ -42,7 +41,7 @@ LOCK = "lock"
 LOCK_SECONDS = 5.0
 
 
-def pack(splits: dict[str, Split], options: dict[str, Any], streams: Sequence[VisualStream], clips: ClipConfig,
+def pack(splits: dict[str, Split], options: IndexOptions, streams: Sequence[VisualStream], clips: ClipConfig,
          config: PackConfig) -> PackReport:  # fmt: skip
     """Pack a data set into shards.
 
@@ -80,7 +79,7 @@ def pack(splits: dict[str, Split], options: dict[str, Any], streams: Sequence[Vi
     return _report(ShardIndex(output), time.monotonic() - started)
 
 
-def _pack(splits: dict[str, Split], options: dict[str, Any], streams: Sequence[VisualStream], clips: ClipConfig,
+def _pack(splits: dict[str, Split], options: IndexOptions, streams: Sequence[VisualStream], clips: ClipConfig,
           config: PackConfig, output: Path) -> None:  # fmt: skip
     options = options | {
         "splits": {name: {"min_time": split.min_time} for name, split in splits.items()},
@@ -203,7 +202,7 @@ def _write_index(job: Job, plan: list[Range], fingerprint: str) -> None:
         name: {column: [] for column in column_names(len(job.streams)) if column != "id_end"} for name in job.splits
     }
     spoken: list[list[str]] = []
-    shards: list[dict[str, Any]] = []
+    shards: list[IndexOptions] = []
     skipped: dict[str, dict[str, str]] = {name: {} for name in job.splits}
     dropped: dict[str, dict[str, int]] = {name: {} for name in job.splits}
     for number, (name, _, _) in enumerate(plan):

@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -63,7 +62,7 @@ def gather(splits: Mapping[str, Split]) -> dict[str, Stamps]:
     return found
 
 
-def fingerprint(options: Mapping[str, Any], sources: Mapping[str, Stamps]) -> str:
+def fingerprint(options: Mapping[str, object], sources: Mapping[str, Stamps]) -> str:
     """Return a checksum of the options, and of the ids and sizes of all videos."""
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
     for name, stamps in sources.items():
@@ -95,7 +94,7 @@ def read_sources(path: Path) -> dict[str, Stamps]:
     return found
 
 
-def differing_options(packed: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> list[str]:
+def differing_options(packed: Mapping[str, object] | None, wanted: Mapping[str, object]) -> list[str]:
     """Return the options that are others than those of packing, in words.
 
     Args:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from mcn_lightning.data.shards.files import ShardIndex
+from mcn_lightning.data.shards.header import IndexOptions
 from mcn_lightning.data.shards.read import ShardVideos
 from mcn_lightning.data.sources.base import DataSource, Reading
 from mcn_lightning.data.stored import Videos
@@ -15,7 +15,7 @@ from mcn_lightning.data.text import TextConfig
 from mcn_lightning.errors import InputError
 
 NAMES = {"streams": "streams", "bands": "audio.bands", "train_column": "text.train_column"}
-"""Options of packing under their names among those of the data."""
+"""IndexOptions of packing under their names among those of the data."""
 
 
 class Shards(DataSource):
@@ -91,7 +91,7 @@ def check_eval_column(text: TextConfig) -> None:
         )
 
 
-def check_packed(packed: Mapping[str, Any], where: str | Path, reading: Reading) -> None:
+def check_packed(packed: IndexOptions, where: str | Path, reading: Reading) -> None:
     """Refuse to read what was not packed at all.
 
     Args:
@@ -125,12 +125,12 @@ def check_packed(packed: Mapping[str, Any], where: str | Path, reading: Reading)
         )
 
 
-def fixed_options(reading: Reading) -> dict[str, Any]:
+def fixed_options(reading: Reading) -> dict[str, object]:
     """Return what shards are packed with besides streams and clips, and a run must not change."""
     return {"bands": reading.audio.bands, "train_column": reading.text.train_column}
 
 
-def check_options(packed: Mapping[str, Any], where: str | Path, reading: Reading) -> None:
+def check_options(packed: IndexOptions, where: str | Path, reading: Reading) -> None:
     """Refuse options of a run that are others than those of packing; its arguments are those of ``check_packed``.
 
     Raises:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -171,7 +172,7 @@ def open_store(where: str | Path, index: str, cache: str | Path | None = None) -
             fetched = Path(place) / index
             _download(f"{url}/{index}", fetched)
             # the folder belongs to this very index: shards that are packed anew under one URL are never mixed
-            folder = cache / f"{url.rpartition('/')[2]}-{checksum(fetched)[:16]}"
+            folder = cache / f"{re.sub(r'[^\w.-]', '_', url.rpartition('/')[2])}-{checksum(fetched)[:16]}"
             folder.mkdir(exist_ok=True)
             fetched.replace(folder / index)
     return ShardStore(folder, url)

@@ -13,7 +13,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -86,7 +85,7 @@ def _take_interrupt() -> threading.Event:
     """Let the first Ctrl-C set an event: an exception just anywhere could leave a lock of the pool behind."""
     event = threading.Event()
 
-    def note(*_: Any) -> None:
+    def note(*_: object) -> None:
         event.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -143,7 +142,7 @@ class ShardContents:
         made["vocabulary"], made["vocabulary_end"] = bytes_of(self.words)
         return made
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> dict[str, object]:
         """Return what the index needs to know of the shard."""
         return {
             "rows": self.rows,

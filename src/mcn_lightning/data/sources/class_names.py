@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from mcn_lightning.data.files.pickles import Record
 from mcn_lightning.errors import InputError
 
 
@@ -15,7 +15,7 @@ def class_text(name: str) -> str:
     return " ".join(part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[^A-Z_\s]+", name)) or name
 
 
-def class_names(path: Path, entries: Sequence[Mapping[str, Any]]) -> list[str]:
+def class_names(path: Path, entries: Sequence[Record]) -> list[str]:
     """Return the classes of a pickle with classes, in alphabetical order, which numbers them.
 
     Raises:

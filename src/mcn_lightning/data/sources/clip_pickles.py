@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcn_lightning.data.files.pickles import load_pickle
+from mcn_lightning.data.files.pickles import Record, load_pickle
 from mcn_lightning.data.files.pooling import VisualStream
 from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.sources.base import DataSource, Reading
@@ -33,7 +33,7 @@ def is_pickle(path: str | Path) -> bool:
     return Path(path).suffix in PICKLES
 
 
-def read_clip_dicts(path: Path) -> list[Mapping[str, Any]]:
+def read_clip_dicts(path: Path) -> list[Record]:
     """Read the dicts of a benchmark pickle.
 
     Raises:
@@ -47,7 +47,7 @@ def read_clip_dicts(path: Path) -> list[Mapping[str, Any]]:
     return list(table)
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     if isinstance(value, list | tuple):
         other = next(entry for entry in value if not isinstance(entry, Mapping))
         return f"a list with a {type(other).__name__}"
@@ -127,7 +127,7 @@ class PickledClips(Videos):
         self._several = merge
         self._keep([self._checked(entries, index, numbers) for index, numbers in enumerate(rows)])
 
-    def _with_captions(self, entries: Sequence[Mapping[str, Any]], rows: list[list[int]]) -> list[list[int]]:
+    def _with_captions(self, entries: Sequence[Record], rows: list[list[int]]) -> list[list[int]]:
         """Leave out the clips that have no caption with text, and count their captions."""
         kept = []
         for own in rows:

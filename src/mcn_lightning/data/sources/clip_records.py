@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mcn_lightning.data.files.arrays import all_finite
+from mcn_lightning.data.files.pickles import Record
 from mcn_lightning.data.files.pooling import VisualStream
 from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.sources.class_names import class_text
@@ -78,7 +79,7 @@ class ClipReader:
         self.text = text
         self.labels = None if classes is None else {name: number for number, name in enumerate(classes)}
 
-    def record(self, entry: Mapping[str, Any], number: int) -> ClipRecord:
+    def record(self, entry: Record, number: int) -> ClipRecord:
         """Check one clip.
 
         Args:
@@ -109,7 +110,7 @@ class ClipReader:
             raise InputError(f"{where}: expected features, a spectrogram or a caption, found none of them")
         return ClipRecord(name, texts, choices, streams, audio, label, split, any(there), dropped)
 
-    def name(self, entry: Mapping[str, Any], number: int) -> str:
+    def name(self, entry: Record, number: int) -> str:
         """Return the name of a clip; its number where the file gives none.
 
         Raises:
@@ -122,12 +123,12 @@ class ClipReader:
         return str(value)
 
     @staticmethod
-    def _key(entry: Mapping[str, Any], stream: VisualStream) -> str | None:
+    def _key(entry: Record, stream: VisualStream) -> str | None:
         """Return under which key a clip has a stream; ``None`` where it has it not."""
         key = stream.suffix.lstrip("_")
         return next((name for name in (f"{key}_pooled", key) if entry.get(name) is not None), None)
 
-    def _visual(self, entry: Mapping[str, Any], stream: VisualStream, where: str) -> Tensor:
+    def _visual(self, entry: Record, stream: VisualStream, where: str) -> Tensor:
         key, name = stream.suffix.lstrip("_"), self._key(entry, stream)
         if name is None:
             raise InputError(f"{where}: expected the array '{key}_pooled' or '{key}', found {sorted(map(str, entry))}")
@@ -138,7 +139,7 @@ class ClipReader:
         _refuse_non_finite(rows, name, where)
         return rows[None] if rows.ndim == 1 else rows.amax(dim=0, keepdim=True)
 
-    def _audio(self, entry: Mapping[str, Any], where: str) -> Tensor | None:
+    def _audio(self, entry: Record, where: str) -> Tensor | None:
         """Return the spectrogram, ``None`` where the clip has no sound."""
         found = entry.get("audio")
         if self.audio is None or found is None or _says_no(entry.get("has_audio", True)):
@@ -154,11 +155,11 @@ class ClipReader:
         return frames if frames.shape[1] else None
 
 
-def _says_no(flag: Any) -> bool:
+def _says_no(flag: object) -> bool:
     return flag.strip().lower() in ("", "0", "false", "no") if isinstance(flag, str) else not np.asarray(flag).any()
 
 
-def _split(entry: Mapping[str, Any], where: str) -> int:
+def _split(entry: Record, where: str) -> int:
     value = entry.get("training")
     try:
         number = int(np.asarray(value).reshape(()))
@@ -169,7 +170,7 @@ def _split(entry: Mapping[str, Any], where: str) -> int:
     return number
 
 
-def captions_of(entry: Mapping[str, Any], training: bool) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+def captions_of(entry: Record, training: bool) -> tuple[tuple[str, ...], tuple[str, ...], int]:
     """Return the captions of evaluation, those that training draws from, and how many are left out without text.
 
     Both are those under ``caption``, one or several, unless ``eval_caption`` names those of evaluation.
@@ -181,18 +182,18 @@ def captions_of(entry: Mapping[str, Any], training: bool) -> tuple[tuple[str, ..
     return texts, choices, dropped if texts or choices else max(dropped, 1)
 
 
-def _is_text(caption: Any) -> bool:
+def _is_text(caption: object) -> bool:
     return isinstance(caption, str) and bool(caption.strip())
 
 
-def _several(found: Any) -> tuple[Any, ...]:
+def _several(found: object) -> tuple[Any, ...]:
     """Return one caption, or several, as several; none where there is none."""
     if isinstance(found, list | tuple | np.ndarray):
         return tuple(np.atleast_1d(found).tolist() if isinstance(found, np.ndarray) else found)
     return (found,) if isinstance(found, str) and found else ()
 
 
-def _tensor(value: Any, name: str, where: str) -> Tensor:
+def _tensor(value: object, name: str, where: str) -> Tensor:
     if isinstance(value, Tensor):
         found = value.detach()
     elif isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.dtype.itemsize <= 8:
@@ -212,7 +213,7 @@ def _refuse_non_finite(values: Tensor, name: str, where: str) -> None:
         raise InputError(f"{where}: expected finite numbers in '{name}', found {bad} NaN or infinite")
 
 
-def all_captions(entry: Mapping[str, Any]) -> list[str]:
+def all_captions(entry: Record) -> list[str]:
     """Return every caption of a clip, those of training and those of evaluation."""
     found: list[str] = []
     for value in (entry.get("caption"), entry.get("eval_caption")):
@@ -220,7 +221,7 @@ def all_captions(entry: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def why_silent(entry: Mapping[str, Any]) -> str:
+def why_silent(entry: Record) -> str:
     """Return in words what a clip without sound has in its place."""
     if entry.get("audio") is None:
         return "none"
