@@ -172,7 +172,8 @@ def open_store(where: str | Path, index: str, cache: str | Path | None = None) -
             fetched = Path(place) / index
             _download(f"{url}/{index}", fetched)
             # the folder belongs to this very index: shards that are packed anew under one URL are never mixed
-            folder = cache / f"{re.sub(r'[^\w.-]', '_', url.rpartition('/')[2])}-{checksum(fetched)[:16]}"
+            name = re.sub(r"[^\w.-]", "_", url.rpartition("/")[2])
+            folder = cache / f"{name}-{checksum(fetched)[:16]}"
             folder.mkdir(exist_ok=True)
             fetched.replace(folder / index)
     return ShardStore(folder, url)
