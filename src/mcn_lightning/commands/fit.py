@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import signal
 import sys
 import warnings
@@ -88,6 +89,20 @@ OWN_CLASSES = ("model.loss.contrastive", "model.clustering", "model.network.audi
 """Groups of options that take ``class_path`` and ``init_args``."""
 
 
+CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(?<!\.yml)(?<!\.yaml)(?<!\.json)")
+
+
+def with_class_paths(words: Sequence[str]) -> list[str]:
+    """Return the words of a command with ``--model.clustering.class_path X`` for ``--model.clustering X``."""
+    found = list(words)
+    for place, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        value = value if equals else "".join(words[place + 1 : place + 2])
+        if option.removeprefix("--") in OWN_CLASSES and CLASS.fullmatch(value):
+            found[place] = f"{option}.class_path{equals}{value if equals else ''}"
+    return found
+
+
 class OneLineParser(OneLineErrors, LightningArgumentParser):
     """The parser of the commands with a trainer."""
 
@@ -110,7 +125,7 @@ class MCNCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the words, which need not be those of the process."""
-        self.config = parse_words(parser, args, first=1 if self._asked in self.subcommands() else 0)
+        self.config = parse_words(parser, with_class_paths(args), first=1 if self._asked in self.subcommands() else 0)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks every run has, and the links from data to model."""
