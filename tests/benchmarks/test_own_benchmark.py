@@ -141,3 +141,12 @@ def test_bad_files_end_in_one_line(here):
     path.write_text(json.dumps(table | {"clips": [{"animal": ANIMALS[0], "video": [1.0]}]}))
     said = refused(*shlex.split(block("sh"))[1:])
     assert said == "error: benchmark animals: animals.json: expected 16 numbers a clip, found 1"
+
+
+def test_a_class_without_metrics_is_refused_before_it_is_made(here):
+    lines = ["from mcn_lightning.benchmarks import Benchmark", "class Half(Benchmark):", "    def open(*args): ..."]
+    (here / "half.py").write_text("\n".join(lines) + "\n")
+    (here / "half.yaml").write_text("trainer: {callbacks: [{class_path: half.Half, init_args: {name: it}}]}\n")
+    assert refused("test", "--config", "half.yaml").endswith(
+        "Expected an instantiatable class, but half.Half is abstract"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -55,7 +56,7 @@ class NotPossibleError(InputError):
     """A benchmark needs what the network lacks, which is no fault of the files."""
 
 
-class Benchmark(Callback):
+class Benchmark(Callback, ABC):
     """A benchmark with files of its own, evaluated after every validation and in ``validate`` and ``test``.
 
     Results are logged as ``val/<name>/<setting>/<metric>`` (or ``test/...``), so that ModelCheckpoint can monitor them.
@@ -119,6 +120,7 @@ class Benchmark(Callback):
         """
         return None
 
+    @abstractmethod
     def open(self, data: EvaluationData, module: EmbeddingModule) -> None:
         """Read and check the files, once and before training begins.
 
@@ -130,14 +132,13 @@ class Benchmark(Callback):
             InputError: if a file cannot be used.
             NotPossibleError: if the network lacks what the benchmark needs; see ``need``.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def evaluate(self, trainer: Trainer, module: EmbeddingModule) -> Iterator[Result]:
         """Give the metrics, made by ``result``, the same on every process.
 
         Gradients are off, and the precision is that of the trainer. The module is in evaluation mode.
         """
-        raise NotImplementedError
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the files now, and not after hours of training.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -121,21 +122,21 @@ class LocalizationBenchmark(Benchmark):
         self.recall_softmax, self.length_model, self.batch_size = recall_softmax, length_model, batch_size
         self._videos: EvaluationVideos
 
+    @abstractmethod
     def read(self, root: Path) -> LocalizationSet:
         """Read the annotations.
 
         Args:
             root: folder that the options' paths are relative to.
         """
-        raise NotImplementedError
 
     def read_lengths(self, root: Path) -> np.ndarray | None:
         """Read the mean length of each step in seconds, ``(S,)``; ``None`` where every entry is as long."""
         return None
 
+    @abstractmethod
     def recalled(self, video: SecondsOfVideo) -> tuple[slice | Sequence[int], np.ndarray]:
         """Return the texts of the S steps that are put at seconds, and when each happens, ``(T, S)`` bool."""
-        raise NotImplementedError
 
     def open(self, data: EvaluationData, module: EmbeddingModule) -> None:
         """Read the annotations and look for the features of every video.
