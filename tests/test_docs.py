@@ -218,6 +218,14 @@ def test_ten_lines_go_from_a_checkpoint_and_a_sentence_to_ranked_clips(tmp_path,
     assert all("synthetic_000" in line for line in lines) and names["best"].rows.shape == (1, 5)
 
 
+def test_the_architecture_names_every_package():
+    text = (DOCS / "architecture.md").read_text()
+    table = text[text.index("| package |") : text.index("## Who imports whom")]
+    named = {name for row in re.findall(r"^\| (`.*?) \|", table, re.M) for name in re.findall(r"`(\w+)`", row)}
+    there = {path.stem for path in (TOP / "src" / "mcn_lightning").iterdir() if path.suffix in ("", ".py")}
+    assert named == {name for name in there if not name.startswith("_")}
+
+
 def test_the_citation_and_the_hooks_are_whole():
     cited = yaml.safe_load((TOP / "CITATION.cff").read_text())
     assert cited["version"] == mcn.__version__ and len(cited["preferred-citation"]["authors"]) == 13
