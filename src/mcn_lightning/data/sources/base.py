@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mcn_lightning.batch import Modality
 from mcn_lightning.data.captions import Captions
@@ -133,3 +134,36 @@ def _plain(captions: Captions | None) -> object:
         return None
     topics = None if captions.topics is None else captions.topics.tolist()
     return captions.start.tolist(), captions.end.tolist(), captions.all_texts(), topics
+
+
+class ListedSource(DataSource):
+    """A source whose splits are files below the folder of the data set, given by ``--data.train_csv`` and so on.
+
+    Args:
+        root: folder of the data set.
+        lists: name of the file of each split, relative to ``root`` or absolute; ``None`` for no such split.
+    """
+
+    def __init__(self, root: str | Path, lists: Mapping[str, str | None]) -> None:
+        self.root, self.lists = Path(root), dict(lists)
+
+    def name(self, split: str) -> str | None:
+        """Return the file of a split."""
+        return self.lists.get(split)
+
+    def label(self, split: str) -> str:
+        """Return the option and the file."""
+        return f"--data.{split}_csv {self.lists[split]}"
+
+    def absent(self, split: str) -> str:
+        """Return what is said where a split is asked for that is not there."""
+        return f"--data.{split}_csv: expected a list of videos, found none"
+
+    def check_root(self) -> None:
+        """Refuse a folder that is not there.
+
+        Raises:
+            InputError: naming the option.
+        """
+        if not self.root.is_dir():
+            raise InputError(f"--data.root {self.root}: expected a folder, found none")

@@ -15,10 +15,9 @@ from torch import Tensor
 from mcn_lightning.data.files.pickles import Record, load_pickle
 from mcn_lightning.data.files.pooling import VisualStream
 from mcn_lightning.data.files.spectrograms import AudioConfig
-from mcn_lightning.data.sources.base import DataSource, Reading
+from mcn_lightning.data.sources.base import ListedSource, Reading
 from mcn_lightning.data.sources.class_names import class_names, class_text
 from mcn_lightning.data.sources.clip_records import ClipReader, ClipRecord, all_captions, captions_of, why_silent
-from mcn_lightning.data.sources.howto100m import check_root
 from mcn_lightning.data.sources.pickled_clip import PickledClip
 from mcn_lightning.data.stored import Videos
 from mcn_lightning.errors import InputError
@@ -265,30 +264,10 @@ class PickledClips(Videos):
         return PickledClip(record, self.reader.audio, self._several, self.allow_missing, self.reader.text)
 
 
-class ClipPickles(DataSource):
-    """Pickles of clips.
-
-    Args:
-        root: folder that the names are relative to.
-        lists: name of the pickle of each split; ``None`` for no such split.
-    """
+class ClipPickles(ListedSource):
+    """Splits that are pickles of clips, as those of YouCook2 and MSR-VTT: each clip is a video of one clip."""
 
     packable = False
-
-    def __init__(self, root: str | Path, lists: Mapping[str, str | None]) -> None:
-        self.root, self.lists = Path(root), dict(lists)
-
-    def name(self, split: str) -> str | None:
-        """Return the pickle of a split."""
-        return self.lists.get(split)
-
-    def label(self, split: str) -> str:
-        """Return the option and the pickle."""
-        return f"--data.{split}_csv {self.lists[split]}"
-
-    def absent(self, split: str) -> str:
-        """Return what is said where a split is asked for that is not there."""
-        return f"--data.{split}_csv: expected a list of videos, found none"
 
     def open(self, splits: Sequence[str], needed: Collection[str], reading: Reading) -> dict[str, Videos]:
         """Open the pickles that are needed or there; one of two held-out splits once.
@@ -298,7 +277,7 @@ class ClipPickles(DataSource):
         Raises:
             InputError: if the folder is not there, or a pickle cannot be used.
         """
-        check_root(self.root)
+        self.check_root()
         opened, found = dict[tuple[str, bool], PickledClips](), dict[str, Videos]()
         text = "text" in reading.modalities
         for split in splits:

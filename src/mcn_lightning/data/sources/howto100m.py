@@ -14,7 +14,7 @@ from mcn_lightning.data.files.caption_files import caption_files
 from mcn_lightning.data.files.pooling import DEFAULT_STREAMS, VisualStream, read_rows
 from mcn_lightning.data.files.spectrograms import AudioConfig, read_spectrogram
 from mcn_lightning.data.shards.store import checksum
-from mcn_lightning.data.sources.base import DataSource, Reading
+from mcn_lightning.data.sources.base import ListedSource, Reading
 from mcn_lightning.data.sources.raw import Absent, RawVideo, RawVideos
 from mcn_lightning.data.sources.video_lists import read_video_list, video_id
 from mcn_lightning.data.stored import Videos
@@ -40,7 +40,7 @@ class VideoLayout:
     modalities: Sequence[Modality] = MODALITIES
 
 
-class HowTo100M(DataSource):
+class HowTo100M(ListedSource):
     """The layout of the release: lists of videos, one file of captions, and a file for each stream of each video.
 
     Args:
@@ -59,21 +59,9 @@ class HowTo100M(DataSource):
         features: str = "features",
         audio_root: str | None = None,
     ) -> None:
-        self.root, self.lists = Path(root), dict(lists)
+        super().__init__(root, lists)
         self.captions, self.features = self.root / captions, self.root / features
         self.audio_root = self.root / (audio_root or features)
-
-    def name(self, split: str) -> str | None:
-        """Return the list of a split."""
-        return self.lists.get(split)
-
-    def label(self, split: str) -> str:
-        """Return the option and the list."""
-        return f"--data.{split}_csv {self.lists[split]}"
-
-    def absent(self, split: str) -> str:
-        """Return what is said where a split is asked for that has no list."""
-        return f"--data.{split}_csv: expected a list of videos, found none"
 
     def open(self, splits: Sequence[str], needed: Collection[str], reading: Reading) -> dict[str, Videos]:
         """Read the lists that are needed or there, and the captions of all their videos at once.
@@ -81,7 +69,7 @@ class HowTo100M(DataSource):
         Raises:
             InputError: if the folder, a list or the captions are missing or unusable.
         """
-        check_root(self.root)
+        self.check_root()
         videos = {split: self._list(split, split in needed) for split in splits}
         captions = self._read_captions(videos, reading)
         layout = VideoLayout(self.features, self.audio_root, reading.streams, reading.audio, reading.modalities)
@@ -93,7 +81,7 @@ class HowTo100M(DataSource):
 
     def require(self, split: str) -> None:
         """Refuse a list that is not there."""
-        check_root(self.root)
+        self.check_root()
         self._list(split, required=True)
 
     def _list(self, split: str, required: bool) -> list[str]:
@@ -128,16 +116,6 @@ class HowTo100M(DataSource):
             return checksum(self.captions)
         each = (f"{video} {checksum(path)}" for video, path in caption_files(self.captions).items())
         return hashlib.sha256("\n".join(sorted(each)).encode()).hexdigest()
-
-
-def check_root(root: Path) -> None:
-    """Refuse a folder of the data set that is not there.
-
-    Raises:
-        InputError: naming the option.
-    """
-    if not root.is_dir():
-        raise InputError(f"--data.root {root}: expected a folder, found none")
 
 
 class LayoutVideos(RawVideos):
