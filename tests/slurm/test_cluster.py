@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from collections.abc import Callable
@@ -63,12 +64,26 @@ def test_signalled_jobs_end_bit_equal(cluster, tmp_path, whole):
         assert differences(whole, run) == []
 
 
+def begun(folder: Path) -> int:
+    """Return how often the run of a folder has begun to train."""
+    return len(json.loads((folder / "run.json").read_text())["starts"]) if (folder / "run.json").is_file() else 0
+
+
+def rows(folder: Path) -> int:
+    """Return how many lines its metrics have."""
+    return (folder / "metrics.csv").read_text().count("\n") if (folder / "metrics.csv").is_file() else 0
+
+
 def test_a_job_that_another_preempts_ends_bit_equal(cluster, tmp_path, whole):
     starts = iter(range(3))
 
     def stop(cluster: Cluster, job: int) -> None:
-        start = next(starts)  # 0: while it imports; the others have a folder
-        until(lambda: len(list(tmp_path.glob("run/demo/version_*/metrics.csv"))) >= start, "the first steps")
+        start = next(starts)  # 0: while it imports; the others after a step
+        folder = tmp_path / "run" / "demo" / "version_0"
+        if start:
+            until(lambda: begun(folder) >= start, f"start {start}")
+            before = rows(folder)
+            until(lambda: rows(folder) > before, "the first steps")
         preempt(cluster, job, grace=0 if start == 2 else int(LIMIT))
 
     run = train(cluster, tmp_path, "run", (1.0, 0.0, 0.0), stop)
