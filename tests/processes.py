@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import os
-import pickle
+import runpy
 import subprocess
 import sys
 import tempfile
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,53 +18,105 @@ from typing import Any
 LIMIT = 600.0
 """Seconds that a test waits for anything: only what hangs takes as long, however busy the machine is."""
 
-RUN = """
-import os, pickle, sys
-from pathlib import Path
-import torch
-import torch.distributed as dist
-
-folder, rank, world = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-torch.set_num_threads(1)
-sys.path[:0] = pickle.loads((folder / "path").read_bytes())
-if world > 1:
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=world)
-function, arguments = pickle.loads((folder / "task").read_bytes())
-torch.save(function(*arguments), folder / f"result-{rank}")
-if world > 1:
-    dist.barrier()
-    dist.destroy_process_group()
-"""
+WARM = ["mcn_lightning.commands.main", "mcn_lightning.commands.fit", "hypothesis", "pytest"]
+"""Imported once, by the process that those of ``python`` and ``run`` are forked from."""
 
 
-def run(function: Callable[..., Any], *arguments: Any, world: int = 2, timeout: float = LIMIT) -> list[Any]:
+def python(
+    *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run Python with arguments such as ``-m mcn_lightning fit`` or ``-c CODE``; return its output and status.
+
+    The process is forked from one that has imported the package: importing takes longer than a tiny run. A test of
+    start-up, signals or limits, and one that repeats a run to compare it, starts ``sys.executable`` instead.
+
+    Args:
+        arguments: ``-m`` or ``-c``, its value, and what ``sys.argv`` holds after the first.
+        cwd: working folder; by default the present one.
+        env: environment; by default the present one.
+    """
+    words = [str(argument) for argument in arguments]
+    given = (words, os.fspath(cwd or Path.cwd()), dict(os.environ if env is None else env))
+    (code,), (out,), (err,) = _wait([(_python, given)])
+    return subprocess.CompletedProcess(words, code, out, err)
+
+
+def run(function: Callable[..., Any], *arguments: Any, world: int = 2) -> list[Any]:
     """Call a function of a test module in ``world`` processes at once; return what each gave.
 
     Args:
         function: found by its module and name in the other processes; inside it ``torch.distributed`` is ready.
         arguments: picklable.
         world: processes; 1 runs it in a process of its own without a process group.
-        timeout: seconds after which the processes are killed.
     """
+    import torch
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "path").write_bytes(pickle.dumps(sys.path))
-        (folder / "task").write_bytes(pickle.dumps((function, arguments)))
-        words = [sys.executable, "-c", RUN, name]
-        started = [
-            subprocess.Popen([*words, str(number), str(world)], stderr=subprocess.PIPE, text=True, env=dict(os.environ))
-            for number in range(world)
-        ]
+        codes, _, errors = _wait([(_rank, (folder, rank, world, function, arguments)) for rank in range(world)])
+        assert not any(codes), "\n".join(error[-3000:] for code, error in zip(codes, errors, strict=True) if code)
+        return [torch.load(folder / f"result-{number}", weights_only=False) for number in range(world)]
+
+
+def _wait(tasks: list[tuple[Callable[..., None], tuple[Any, ...]]]) -> tuple[list[int | None], list[str], list[str]]:
+    """Call functions at once in processes of their own; return exit codes, outputs, errors."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(WARM)
+    with tempfile.TemporaryDirectory() as name:
+        files = [(Path(name, f"out-{number}"), Path(name, f"err-{number}")) for number in range(len(tasks))]
+        started = [context.Process(target=_call, args=(*to, *task)) for to, task in zip(files, tasks, strict=True)]
+        for process in started:
+            process.start()
+        end = time.monotonic() + LIMIT
         try:
-            errors = [process.communicate(timeout=timeout)[1] for process in started]
+            for process in started:
+                process.join(max(0.0, end - time.monotonic()))
+            codes = [process.exitcode for process in started]
         finally:
             for process in started:
                 process.kill()
-        told = "\n".join(error[-3000:] for process, error in zip(started, errors, strict=True) if process.returncode)
-        assert all(process.returncode == 0 for process in started), told
-        import torch
+                process.join()
+        outputs, errors = ([path.read_text() for path in paths] for paths in zip(*files, strict=True))
+    if None in codes:
+        raise TimeoutError(f"{tasks}: not within {LIMIT:g} s\n" + "\n".join(error[-3000:] for error in errors))
+    return codes, outputs, errors
 
-        return [torch.load(folder / f"result-{number}", weights_only=False) for number in range(world)]
+
+def _call(out: Path, err: Path, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """Call a function with its output in files, and end as a Python process of its own does."""
+    for path, number in ((out, 1), (err, 2)):
+        with path.open("wb") as file:
+            os.dup2(file.fileno(), number)
+    try:
+        function(*arguments)
+    finally:
+        atexit._run_exitfuncs()
+
+
+def _python(arguments: list[str], cwd: str, env: dict[str, str]) -> None:
+    option, name, *rest = arguments
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.argv = [option, *rest]
+    if option == "-m":
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    else:
+        module = sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(name, "<string>", "exec"), module.__dict__)
+
+
+def _rank(folder: Path, number: int, world: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    if world > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=number, world_size=world)
+    torch.save(function(*arguments), folder / f"result-{number}")
+    if world > 1:
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def until(true: Callable[[], object], what: str, seconds: float = LIMIT) -> None:

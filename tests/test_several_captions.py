@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import torch
 from benchmarks.benchmark_files import WORDS, write, write_word_vectors
 from benchmarks.test_benchmarks import evaluate, overlay, own, refuse
 from commands.test_cli import run
+from processes import python
 from references.full_video import first_rank
 from references.retrieval import expected_rank, scores
 from safetensors.torch import load_file
@@ -219,9 +218,8 @@ def test_any_number_of_processes_gives_the_same_figures(tmp_path):
     root = folder(tmp_path / "files", rows(clips()))
     options = {"without_audio": "error", "batch_size": 3}
     alone = evaluate(root, tmp_path, **options)
-    command = [sys.executable, "-m", "mcn_lightning", "test", "--config", own(tmp_path, **options)]
-    command += ["--config", overlay(tmp_path, root), "--trainer.devices", 3]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    given = ["--config", own(tmp_path, **options), "--config", overlay(tmp_path, root), "--trainer.devices", 3]
+    done = python("-m", "mcn_lightning", "test", *given)
     assert done.returncode == 0, done.stderr[-3000:]
     newest = max(tmp_path.rglob("benchmarks.json"), key=lambda each: each.stat().st_mtime_ns)
     found = {"/".join(filter(None, (row["benchmark"], row["setting"], row["metric"]))): row["value"]
@@ -262,9 +260,8 @@ def in_one_place(each: int) -> dict[str, dict[str, list[Any]]]:
 
 def validate(path: Path, root: Path, *more: object, devices: int = 1) -> tuple[dict[str, float], str]:
     """Evaluate held-out clips, and return what is logged and the table."""
-    command = [sys.executable, "-m", "mcn_lightning", "validate", "--config", overlay(path, root)]
-    command += ["--seed_everything", 0, "--trainer.devices", devices, "--data.eval_batch_size", 1, *more]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    given = ["--config", overlay(path, root), "--seed_everything", 0, "--trainer.devices", devices]
+    done = python("-m", "mcn_lightning", "validate", *given, "--data.eval_batch_size", 1, *more)
     assert done.returncode == 0, done.stderr[-3000:]
     newest = max(path.rglob("metrics.csv"), key=lambda each: each.stat().st_mtime_ns)
     row = list(csv.DictReader(newest.open()))[-1]

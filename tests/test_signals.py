@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from importlib.metadata import entry_points
 from types import SimpleNamespace
 
 from commands.test_cli import CONFIGS
 from launch import write_overlay
+from processes import python
 
 from mcn_lightning.signals import early
 
@@ -38,7 +38,7 @@ runpy.run_module("mcn_lightning", run_name="__main__")
 def test_sigterm_before_training_does_not_look_like_success(tiny, tmp_path):
     small = write_overlay(tmp_path / "small.yaml", tiny, tmp_path, "pytorch_lightning.loggers.CSVLogger")
     words = ["fit", "--config", str(CONFIGS / "demo.yaml"), "--config", str(small)]
-    done = subprocess.run([sys.executable, "-c", COMMAND, *words], capture_output=True, text=True)
+    done = python("-c", COMMAND, *words)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr[-2000:]
     assert not json.loads((tmp_path / "run" / "version_0" / "run.json").read_text())["finished"]
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from processes import python
 
 RUN = {
     "data": {
@@ -33,17 +31,8 @@ def fit(root: Path, folder: Path, *words: object) -> tuple[list[float], dict[str
     folder.mkdir()
     (folder / "run.yaml").write_text(yaml.safe_dump(RUN))
     logger = ["--trainer.logger.init_args.save_dir", str(folder), "--trainer.logger.init_args.name", "run"]
-    command = [
-        sys.executable,
-        "-m",
-        "mcn_lightning",
-        "fit",
-        "--config",
-        str(folder / "run.yaml"),
-        "--data.root",
-        str(root),
-    ]
-    done = subprocess.run([*command, *logger, *map(str, words)], capture_output=True, text=True, env=dict(os.environ))
+    given = ["--config", folder / "run.yaml", "--data.root", root]
+    done = python("-m", "mcn_lightning", "fit", *given, *logger, *words)
     assert done.returncode == 0, done.stderr[-3000:]
     (folder / "said").write_text(done.stdout)
     with open(folder / "run" / "version_0" / "metrics.csv", newline="") as file:
@@ -93,15 +82,5 @@ def test_two_processes_cluster_a_pass_over_the_training_set(tiny, tmp_path):
     assert "held-out clips: 10, after epoch 2" in (tmp_path / "run" / "said").read_text()  # each once, of both
     config = tmp_path / "run" / "run" / "version_0" / "config.yaml"
     checkpoint = config.parent / "checkpoints" / "last.ckpt"
-    command = [
-        sys.executable,
-        "-m",
-        "mcn_lightning",
-        "predict",
-        "--config",
-        str(config),
-        "--ckpt_path",
-        str(checkpoint),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
+    done = python("-m", "mcn_lightning", "predict", "--config", config, "--ckpt_path", checkpoint)
     assert "10 clips: video, text, cluster" in done.stdout, done.stderr[-3000:]

@@ -19,6 +19,7 @@ import pytest
 import torch
 import yaml
 from commands.test_cli import run
+from processes import python
 from references.localization import alignment_score, assignment_total, steps_found
 from references.losses import mms
 from references.model import embed as embed_released
@@ -182,9 +183,8 @@ def test_any_number_of_processes_gives_the_same_results(files, tmp_path):
     words = ["--config", TOP / "configs" / "evaluate" / "paper.yaml", "--config", overlay(tmp_path, files)]
     found = []
     for devices in (1, 2, 3):
-        command = [sys.executable, "-m", "mcn_lightning", "test", *map(str, words), "--trainer.devices", str(devices)]
-        batches = ["--trainer.callbacks.init_args.batch_size", "4"]  # more than one for each process
-        done = subprocess.run([*command, *batches], capture_output=True, text=True, env=dict(os.environ))
+        batches = ["--trainer.callbacks.init_args.batch_size", 4]  # more than one for each process
+        done = python("-m", "mcn_lightning", "test", *words, "--trainer.devices", devices, *batches)
         assert done.returncode == 0, done.stderr[-3000:]
         found.append(written(tmp_path))
     assert len(found[0]) > 100
@@ -545,8 +545,8 @@ def test_an_error_on_one_process_is_one_line_of_all(files, tmp_path):
     path = root / "crosstask" / "features" / "cross000001_2d.npy"
     np.save(path, np.full_like(np.load(path), np.nan))
     recipe = TOP / "configs" / "evaluate" / "crosstask.yaml"
-    command = [sys.executable, "-m", "mcn_lightning", "test", "--config", recipe, "--config", overlay(tmp_path, root)]
-    done = subprocess.run([*map(str, command), "--trainer.devices", "2"], capture_output=True, text=True)
+    given = ["--config", recipe, "--config", overlay(tmp_path, root), "--trainer.devices", 2]
+    done = python("-m", "mcn_lightning", "test", *given)
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert lines and all(line == lines[0] and "cross000001_2d.npy: expected finite" in line for line in lines)

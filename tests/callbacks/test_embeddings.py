@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from launch import write_video_text
+from processes import python
 from safetensors.torch import load_file
 
 from mcn_lightning.commands.fit import main
@@ -213,8 +211,7 @@ def test_without_a_checkpoint_the_folder_is_fixed_too(trained, tmp_path, tiny):
 def test_two_processes_write_what_one_does(words, tmp_path):
     one, rows = predict(words, "--split", "all", folder=tmp_path)
     more = ["--split", "all", "--trainer.devices", "2", "--embeddings.path", str(tmp_path / "two.safetensors")]
-    command = [sys.executable, "-m", "mcn_lightning", *words, *more]
-    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), timeout=600)
+    done = python("-m", "mcn_lightning", *words, *more)
     assert done.returncode == 0, done.stderr[-3000:]
     two = json.loads((tmp_path / "two.json").read_text())
     assert two["clips"] == one["clips"]

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from processes import LIMIT, until
+from processes import python, until
 
 from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
 
@@ -64,7 +64,7 @@ def train(root, folder, world, workers=0, steps=None, resume=None, batch=2) -> l
     """Train, and return for each process its epochs and batches."""
     folder.mkdir()
     words = json.dumps([str(root), str(folder), world, workers, steps, None if resume is None else str(resume), batch])
-    done = subprocess.run([sys.executable, "-c", SCRIPT, words], capture_output=True, text=True, timeout=LIMIT)
+    done = python("-c", SCRIPT, words)
     assert done.returncode == 0, done.stderr[-3000:]
     files = [folder / f"seen-{rank}.jsonl" for rank in range(world)]
     return [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
