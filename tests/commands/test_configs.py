@@ -151,7 +151,7 @@ def test_a_variable_that_is_set_is_taken(folder, monkeypatch, capsys):
         (("fit", "--seed", 1), "--seed_everything"),
         (("fit", "--trainer.max_epoch", 1), "--trainer.max_epochs"),
         (("prepare", "--pack.out", "x"), "--pack.output"),
-        (("verify", "--shard", "x"), "--shards"),
+        (("verify", "--shard", "x"), "--shards or --shards_cache"),
         (("results", "runs", "--metric", "x"), "--metrics"),
         (("ablate", "--bas", "demo"), "--base"),
         (("synthetic", "--synthetic.vid", 3), "--synthetic.videos"),
