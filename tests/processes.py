@@ -146,3 +146,11 @@ def wait_for(true: Callable[[], object], process: subprocess.Popen[str]) -> None
         raise
     if not true():
         raise AssertionError(f"the process ended with {process.returncode}: {process.communicate()}")
+
+
+def running(number: int) -> bool:
+    """Return whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False

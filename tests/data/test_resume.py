@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from processes import python, until
+from processes import python, running, until
 
 from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
 
@@ -111,14 +111,6 @@ if __name__ == "__main__":
     print(*(worker.pid for worker in workers), flush=True)
     time.sleep(1200)
 """
-
-
-def running(number: int) -> bool:
-    """Return whether a process is there and no zombie."""
-    try:
-        return Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")

@@ -9,14 +9,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from filelock import FileLock
-from processes import LIMIT
+from processes import python, running, until
 from safetensors.torch import save_file
 
 from data.sharding import break_shard, digests, narrated, opened, packed
@@ -250,37 +249,49 @@ def test_verify_says_that_an_older_index_has_no_checksum(tiny, tmp_path, capsys)
     assert len(opened(tiny, shards=str(tmp_path / "shards")).datasets["train"]) == 6
 
 
-COMMAND = """
-import sys
+STOPPED = """
+import os, sys
+from pathlib import Path
 from mcn_lightning.commands.fit import main
-main(["prepare", "--data.root", sys.argv[1], "--data.streams",
+from mcn_lightning.data.shards import workers
+
+data, output, processes = sys.argv[1:4]
+how, at = map(int, sys.argv[4:])
+save, command = workers.save_file, os.getpid()
+
+def save_or_stop(*arguments):
+    Path(processes, str(os.getpid())).touch()
+    if len(list(Path(output).glob("shard-*.safetensors"))) >= at:
+        os.kill(command, how)
+    save(*arguments)
+
+workers.save_file = save_or_stop
+main(["prepare", "--data.root", data, "--data.streams",
       "[{suffix: _2d, rate: 1.0, width: 8}, {suffix: _3d, rate: 1.5, width: 8}]", "--data.num_workers", "0",
-      "--pack.output", sys.argv[2], "--pack.shard_size", "20000", "--pack.processes", "2"])
+      "--pack.output", output, "--pack.shard_size", "20000", "--pack.processes", "2"])
 """
+"""Packing, which gets a signal from one of its processes as soon as there are so many shards."""
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_packing_that_is_stopped_anywhere_goes_on_to_the_same_bytes(tmp_path, how):
     write_synthetic(tmp_path / "data", SyntheticConfig(videos=120, held_out=4, seconds=30.0, widths=(8, 8), word_dim=8))
-    words = [sys.executable, "-c", COMMAND, str(tmp_path / "data")]
-    subprocess.run([*words, str(tmp_path / "whole")], check=True, capture_output=True)
+    (tmp_path / "processes").mkdir()
+
+    def pack(output: Path, at: int = 10**6) -> subprocess.CompletedProcess[str]:
+        return python("-c", STOPPED, tmp_path / "data", output, tmp_path / "processes", int(how), at)
+
+    assert pack(tmp_path / "whole").returncode == 0
     expected, output = digests(tmp_path / "whole"), tmp_path / "stopped"
-    stops = 0
     for more in (1, 3, 6):  # stop after the first shard, then some more, and so on
-        process = subprocess.Popen([*words, str(output)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         have = len(list(output.glob("shard-*.safetensors")))
-        while process.poll() is None and len(list(output.glob("shard-*.safetensors"))) < have + more:
-            time.sleep(0.001)
-        if process.poll() is None:
-            process.send_signal(how)
-            stops += 1
-        told = process.communicate(timeout=LIMIT)[0]
-        assert "Traceback" not in told or how == signal.SIGKILL, told
+        done = pack(output, have + more)
+        assert done.returncode == (130 if how == signal.SIGINT else -how), done.stderr
+        assert "Traceback" not in done.stdout + done.stderr
+        until(lambda: not any(running(int(path.name)) for path in (tmp_path / "processes").iterdir()), "the workers")
         for path in output.glob("shard-*.safetensors"):  # what has its name is whole
             assert hashlib.sha256(path.read_bytes()).hexdigest() == expected[path.name]
-        assert process.returncode in (0, 130, -how)
-    assert stops >= 2
-    subprocess.run([*words, str(output)], check=True, capture_output=True)
+    assert pack(output).returncode == 0
     assert digests(output) == expected
 
 
