@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # so that `from references impor
 
 import pytest
 import torch
+import yaml
 from hypothesis import HealthCheck, settings
 
 from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
@@ -29,6 +30,15 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 settings.load_profile("patient")  # a busy machine is no fault of what is tested
 
 TINY = SyntheticConfig(videos=6, held_out=2, seconds=30.0, topics=3, widths=(8, 8), word_dim=8)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with files that have slow tests, those of clusters first: one alone at the end would cost minutes."""
+    rank: dict[Path, int] = {}
+    for item in items:
+        slow = 2 * bool(item.get_closest_marker("slurm")) + bool(item.get_closest_marker("slow"))
+        rank[item.path] = max(slow, rank.get(item.path, 0))
+    items.sort(key=lambda item: -rank[item.path])
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +66,23 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("generated") / "tiny"
     write_synthetic(root, TINY)
     return root
+
+
+@pytest.fixture
+def overlay(tmp_path: Path, tiny: Path) -> Path:
+    """A file that makes any recipe tiny; what a recipe leaves out stays as it is."""
+    from launch import DATA, NETWORK
+
+    options = {
+        "data": {name: value for name, value in DATA.items() if name != "modalities"} | {"root": str(tiny)},
+        "model": {"network": NETWORK, "clustering": {"num_clusters": 4, "queue_rows": 16}},
+        "trainer": {
+            "max_steps": 3, "limit_val_batches": 1, "accelerator": "cpu", "precision": 32,
+            "enable_progress_bar": False, "log_every_n_steps": 1, "check_val_every_n_epoch": 1,
+            "logger": {"class_path": "pytorch_lightning.loggers.CSVLogger",
+                       "init_args": {"save_dir": str(tmp_path / "runs"), "name": "run"}},
+        },
+    }  # fmt: skip
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(options))
+    return path

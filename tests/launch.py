@@ -1,4 +1,4 @@
-"""The command as a process of its own, on tiny data, out of the network's reach."""
+"""The command on tiny data: in this process, and in one of its own out of the network's reach."""
 
 from __future__ import annotations
 
@@ -7,13 +7,50 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import pytest
 import yaml
-from commands.test_cli import CONFIGS, DATA, NETWORK
 from processes import LIMIT
 
+from mcn_lightning.commands.fit import main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+EXPERIMENTS = CONFIGS.with_name("experiments")
+DATA: dict[str, Any] = {
+    "modalities": None,
+    "streams": [{"suffix": "_2d", "rate": 1.0, "width": 8}, {"suffix": "_3d", "rate": 1.5, "width": 8}],
+    "text": {"kind": "word_vectors", "source": "word_vectors.txt", "dim": 8, "max_words": 8, "train_column": "text"},
+    "audio": {"num_frames": 96},
+    "val_csv": "val.csv",
+    "captions": "captions.json",
+    "synthetic": None,
+    "batch_size": 4,
+    "eval_batch_size": 2,
+    "num_workers": 0,
+}
+NETWORK = {"embedding_dim": 16, "audio_widths": [4, 4, 4, 8], "reconstruction_hidden": 8}
 LOGGER = "pytorch_lightning.loggers.WandbLogger"
 UNSET = ("WANDB_API_KEY", "WANDB_SERVICE", "WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_PROJECT", "WANDB_DIR", "NETRC")
+
+
+def run(*words: object) -> None:
+    """Run the command in this process."""
+    with patch.object(sys, "argv", ["lightning", *(str(word) for word in words)]):
+        main()
+
+
+def folder_of(overlay: Path, version: int = 0) -> Path:
+    """Return the folder of a run with the options of the fixture ``overlay``."""
+    return overlay.parent / "runs" / "run" / f"version_{version}"
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """Return the error that a command ends with."""
+    with pytest.raises(SystemExit) as stop:
+        run(*words)
+    assert stop.value.code not in (None, 0)
+    return str(stop.value.code) + capsys.readouterr().err
 
 
 def write_overlay(path: Path, root: Path, folder: Path, logger: str = LOGGER, **trainer: Any) -> Path:

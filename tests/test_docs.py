@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from commands.test_cli import run
+from launch import run
 
 import mcn_lightning as mcn
 from mcn_lightning.commands.recipes import find_recipe

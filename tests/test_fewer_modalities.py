@@ -5,8 +5,7 @@ import json
 
 import pytest
 import torch
-from commands.test_cli import CONFIGS, refusal, run
-from launch import write_overlay
+from launch import CONFIGS, refusal, run, write_overlay
 from pytorch_lightning import Trainer
 from references import model as reference
 from safetensors.torch import load_file

@@ -8,8 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from commands.test_cli import CONFIGS, refusal, run
-from launch import write_overlay
+from launch import CONFIGS, refusal, run, write_overlay
 from pytorch_lightning import Trainer
 from safetensors.torch import load_file
 from test_module import CLUSTERING, NETWORK, make_data, make_trainer

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands.test_cli import CONFIGS, DATA, NETWORK, refusal, run
+from launch import CONFIGS, DATA, NETWORK, refusal, run
 
 from mcn_lightning.module import MCNModule
 

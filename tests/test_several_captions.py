@@ -13,7 +13,7 @@ import pytest
 import torch
 from benchmarks.benchmark_files import WORDS, write, write_word_vectors
 from benchmarks.test_benchmarks import evaluate, overlay, own, refuse
-from commands.test_cli import run
+from launch import run
 from processes import python
 from references.full_video import first_rank
 from references.retrieval import expected_rank, scores

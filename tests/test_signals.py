@@ -9,8 +9,7 @@ import sys
 from importlib.metadata import entry_points
 from types import SimpleNamespace
 
-from commands.test_cli import CONFIGS
-from launch import write_overlay
+from launch import CONFIGS, write_overlay
 from processes import python
 
 from mcn_lightning.signals import early

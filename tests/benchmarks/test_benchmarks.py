@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from commands.test_cli import run
+from launch import run
 from processes import python
 from references.localization import alignment_score, assignment_total, steps_found
 from references.losses import mms

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from commands.test_cli import run
-from launch import environment
+from launch import environment, run
 from processes import LIMIT
 from torch.nn import functional as F
 

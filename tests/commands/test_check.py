@@ -9,8 +9,8 @@ import shutil
 import numpy as np
 import pytest
 import yaml
+from launch import CONFIGS, NETWORK, refusal, run
 
-from commands.test_cli import CONFIGS, NETWORK, refusal, run
 from mcn_lightning.data.checks.inspection import _union
 from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
 

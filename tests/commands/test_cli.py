@@ -8,75 +8,15 @@ import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 import torch
 import yaml
+from launch import CONFIGS, EXPERIMENTS, folder_of, refusal, run
 from references import model as reference
 from safetensors.torch import load_file
 
-from mcn_lightning.commands.fit import main
-from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.module import MCNModule
-
-CONFIGS = Path(__file__).parents[2] / "configs"
-EXPERIMENTS = CONFIGS.with_name("experiments")
-DATA = {
-    "modalities": None,
-    "streams": [{"suffix": "_2d", "rate": 1.0, "width": 8}, {"suffix": "_3d", "rate": 1.5, "width": 8}],
-    "text": {"kind": "word_vectors", "source": "word_vectors.txt", "dim": 8, "max_words": 8, "train_column": "text"},
-    "audio": {"num_frames": 96},
-    "val_csv": "val.csv",
-    "captions": "captions.json",
-    "synthetic": None,
-    "batch_size": 4,
-    "eval_batch_size": 2,
-    "num_workers": 0,
-}
-NETWORK = {"embedding_dim": 16, "audio_widths": [4, 4, 4, 8], "reconstruction_hidden": 8}
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("cli") / "data"
-    write_synthetic(folder, SyntheticConfig(videos=6, held_out=2, seconds=30.0, topics=3, widths=(8, 8), word_dim=8))
-    return folder
-
-
-@pytest.fixture
-def overlay(tmp_path, root) -> Path:
-    """A file that makes any recipe tiny; what a recipe leaves out stays as it is."""
-    tiny = {
-        "data": {name: value for name, value in DATA.items() if name != "modalities"} | {"root": str(root)},
-        "model": {"network": NETWORK, "clustering": {"num_clusters": 4, "queue_rows": 16}},
-        "trainer": {
-            "max_steps": 3, "limit_val_batches": 1, "accelerator": "cpu", "precision": 32,
-            "enable_progress_bar": False, "log_every_n_steps": 1, "check_val_every_n_epoch": 1,
-            "logger": {"class_path": "pytorch_lightning.loggers.CSVLogger",
-                       "init_args": {"save_dir": str(tmp_path / "runs"), "name": "run"}},
-        },
-    }  # fmt: skip
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tiny))
-    return path
-
-
-def run(*words: object) -> None:
-    with patch.object(sys, "argv", ["lightning", *(str(word) for word in words)]):
-        main()
-
-
-def folder_of(overlay: Path, version: int = 0) -> Path:
-    return overlay.parent / "runs" / "run" / f"version_{version}"
-
-
-def refusal(capsys, *words: object) -> str:
-    """Return the error that a command ends with."""
-    with pytest.raises(SystemExit) as stop:
-        run(*words)
-    assert stop.value.code not in (None, 0)
-    return str(stop.value.code) + capsys.readouterr().err
 
 
 def layers(recipe: Path) -> list[Path]:
@@ -256,8 +196,8 @@ def test_the_last_epoch_is_saved_without_validation(overlay):
     assert config["ckpt_path"] is None
 
 
-def test_a_bad_held_out_video_ends_the_run_before_it_trains(overlay, capsys, tmp_path, root):
-    shutil.copytree(root, tmp_path / "damaged")
+def test_a_bad_held_out_video_ends_the_run_before_it_trains(overlay, capsys, tmp_path, tiny):
+    shutil.copytree(tiny, tmp_path / "damaged")
     broken = sorted((tmp_path / "damaged").rglob("val/*/*_2d.npz"))[0]
     broken.write_bytes(broken.read_bytes()[:100])
     demo = ("--config", CONFIGS / "demo.yaml", "--config", overlay, "--data.root", tmp_path / "damaged")

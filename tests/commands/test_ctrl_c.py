@@ -12,10 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from launch import write_overlay
+from launch import CONFIGS, write_overlay
 from processes import LIMIT, python, until
-
-from commands.test_cli import CONFIGS
 
 HELD = """
 import os, runpy, sys, time

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from launch import DATA, NETWORK
 
-from commands.test_cli import DATA, NETWORK
 from mcn_lightning.commands.configs import config_words
 from mcn_lightning.commands.main import main
 from mcn_lightning.commands.recipes import ablation_folder, find_recipe, recipes, summary

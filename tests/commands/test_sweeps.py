@@ -11,12 +11,11 @@ from unittest.mock import patch
 
 import pytest
 import yaml
-from launch import environment
+from launch import EXPERIMENTS, environment, refusal
 from processes import LIMIT, wait_for
 from wandb_files import display_name, exit_status, logged
 from wandb_server import KEY, WandbServer, values_of
 
-from commands.test_cli import EXPERIMENTS, refusal
 from mcn_lightning.commands.ablate import Runner
 from mcn_lightning.commands.fit import MCNCLI, fit_options, main
 from mcn_lightning.commands.results.wandb_runs import OF_ABLATE

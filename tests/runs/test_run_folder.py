@@ -13,9 +13,8 @@ from unittest.mock import patch
 import pytest
 import torch
 import yaml
-from commands.test_cli import CONFIGS, folder_of, refusal, run
 from filelock import FileLock
-from launch import write_overlay
+from launch import CONFIGS, folder_of, refusal, run, write_overlay
 
 from mcn_lightning.runs import resume
 from mcn_lightning.runs.tracking import MetricsFile

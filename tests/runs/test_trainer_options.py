@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands.test_cli import CONFIGS, folder_of, overlay, refusal, root, run  # noqa: F401 (fixtures)
+from launch import CONFIGS, folder_of, refusal, run
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning import callbacks as shipped
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
@@ -626,11 +626,11 @@ def test_the_page_has_a_row_for_each():
 # the command, whose own logger, checkpoints and callbacks stand in the way of some
 
 
-def demo(overlay) -> tuple:  # noqa: F811
+def demo(overlay) -> tuple:
     return ("--config", CONFIGS / "demo.yaml", "--config", overlay)
 
 
-def test_the_command_without_checkpoints(overlay, capsys):  # noqa: F811
+def test_the_command_without_checkpoints(overlay, capsys):
     off = ("--trainer.enable_checkpointing", "false")
     run("fit", *demo(overlay), *off)
     assert (folder_of(overlay) / "metrics.csv").is_file() and not list(overlay.parent.rglob("*.ckpt"))
@@ -638,7 +638,7 @@ def test_the_command_without_checkpoints(overlay, capsys):  # noqa: F811
     assert "--trainer.enable_checkpointing: expected true with --resume.every_n_steps 2" in message
 
 
-def test_the_command_in_barebones_mode(overlay, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_the_command_in_barebones_mode(overlay, tmp_path, capsys, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     run("fit", *demo(overlay), "--trainer.barebones", "true")
@@ -646,7 +646,7 @@ def test_the_command_in_barebones_mode(overlay, tmp_path, capsys, monkeypatch): 
     assert not list((tmp_path / "here").iterdir()) and not (tmp_path / "runs").exists()
 
 
-def test_best_is_the_best_of_the_newest_run(overlay, capsys):  # noqa: F811
+def test_best_is_the_best_of_the_newest_run(overlay, capsys):
     best, monitored = ("--ckpt_path", "best"), ("--checkpoint.monitor", "val/t->va/R@10", "--checkpoint.filename", "b")
     assert "--ckpt_path best: no checkpoint of a run" in refusal(capsys, "test", *demo(overlay), *best)
     run("fit", *demo(overlay), *monitored)
@@ -673,7 +673,7 @@ def test_best_is_the_best_of_the_newest_run(overlay, capsys):  # noqa: F811
         ("ModelPruning", ("--trainer.callbacks.pruning_fn", "l1_unstructured")),
     ],
 )
-def test_the_saved_config_of_a_run_with_a_callback_trains(name, words, overlay, capsys):  # noqa: F811
+def test_the_saved_config_of_a_run_with_a_callback_trains(name, words, overlay, capsys):
     run("fit", *demo(overlay), "--trainer.max_epochs", 2, f"--trainer.callbacks+={name}", *words)
     saved = folder_of(overlay) / "config.yaml"
     (written,) = yaml.safe_load(saved.read_text())["trainer"]["callbacks"]
@@ -686,7 +686,7 @@ def test_the_saved_config_of_a_run_with_a_callback_trains(name, words, overlay, 
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
-def test_the_command_refuses_before_a_folder_is_made(name, overlay, capsys):  # noqa: F811
+def test_the_command_refuses_before_a_folder_is_made(name, overlay, capsys):
     message = refusal(capsys, "fit", *demo(overlay), f"--trainer.callbacks+={name}")
     told = [line for line in message.splitlines() if line.startswith("error: ")]
     assert len(told) == 1 and f"without {name}, found it" in told[0]

@@ -10,8 +10,7 @@ import sys
 
 import pytest
 import torch
-from commands.test_cli import CONFIGS
-from launch import environment, start, write_overlay
+from launch import CONFIGS, environment, start, write_overlay
 from processes import LIMIT, wait_for
 from wandb_files import logged, summary
 from wandb_server import KEY, WandbServer

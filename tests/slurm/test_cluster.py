@@ -54,14 +54,11 @@ def after_steps(folder: Path, steps: list[int]) -> Callable[[Cluster, int], None
     return stop
 
 
-def test_signalled_jobs_end_bit_equal(cluster, tmp_path, whole):
-    for seed, signals in ((1, 2), (10, 1)):
-        name, steps = f"run{seed}", sorted(random.Random(seed).sample(range(70), signals))
-        run = train(cluster, tmp_path, name, (0.0,) * signals, after_steps(tmp_path / name, steps))
-        assert run.restarts == signals and run.log.count("by SIGUSR1, goes back into the queue") == run.restarts, (
-            run.log
-        )
-        assert differences(whole, run) == []
+def test_a_signalled_job_ends_bit_equal(cluster, tmp_path, whole):
+    steps = sorted(random.Random(1).sample(range(70), 2))
+    run = train(cluster, tmp_path, "run", (0.0, 0.0), after_steps(tmp_path / "run", steps))
+    assert run.restarts == 2 == run.log.count("by SIGUSR1, goes back into the queue"), run.log
+    assert differences(whole, run) == []
 
 
 def begun(folder: Path) -> int:

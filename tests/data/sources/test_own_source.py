@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from commands.test_cli import NETWORK
+from launch import NETWORK
 from processes import LIMIT
 
 from data.sharding import same
