@@ -11,6 +11,7 @@ import pytest
 import torch
 from benchmarks.benchmark_files import STREAMS, WORDS, write, write_word_vectors, youcook2
 from nbclient import NotebookClient
+from processes import LIMIT
 from pytorch_lightning import Trainer
 from references.model import random_released_state_dict
 from test_module import NETWORK, make_data
@@ -99,9 +100,8 @@ def run_notebook(name: str, folder: Path, **values) -> str:
             cell.source = re.sub(
                 rf"^{option} = .*$", lambda _, o=option, v=value: f"{o} = {v!r}", cell.source, flags=re.M
             )
-    NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
-    ).execute()
+    patient = dict.fromkeys(("timeout", "startup_timeout", "iopub_timeout"), int(LIMIT))
+    NotebookClient(notebook, **patient, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not any(output.output_type == "error" for output in outputs)
     return "\n".join(output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in outputs)

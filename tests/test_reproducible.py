@@ -84,7 +84,8 @@ def test_deterministic_algorithms_train_the_demo_to_the_same_metrics(small, tmp_
 @pytest.mark.slow
 def test_the_demo_itself_gives_the_same_metrics_and_weights_bit_for_bit(tmp_path):
     command = [sys.executable, "-m", "mcn_lightning", "fit", "--config", str(CONFIGS / "demo.yaml")]
-    command += ["--trainer.max_epochs", "4", "--trainer.enable_progress_bar", "false"]
+    command += ["--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "2"]
+    command += ["--trainer.enable_progress_bar", "false"]
     for _ in range(2):
         subprocess.run(command, cwd=tmp_path, stdout=subprocess.DEVNULL, check=True)
     first, second = (tmp_path / "runs" / "demo" / f"version_{version}" for version in (0, 1))

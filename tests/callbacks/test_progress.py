@@ -15,6 +15,7 @@ from datetime import timedelta
 import pytest
 import torch
 from launch import write_video_text
+from processes import python
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelSummary, Timer, TQDMProgressBar
 
@@ -71,17 +72,16 @@ def test_a_file_has_a_line_an_epoch_and_the_table_of_every_validation(words, tmp
         assert float(match.group(3)) == pytest.approx(sum(losses[3 * epoch : 3 * epoch + 3]) / 3, rel=1e-3)
 
 
-def test_a_run_with_a_version_of_its_own_that_goes_on_says_nothing_beside_it(words, tmp_path, capfd, monkeypatch):
+def test_a_run_with_a_version_of_its_own_that_goes_on_says_nothing_beside_it(words, tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "srun").touch(0o755)  # as on the login node of a cluster
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     words = [*words, "--trainer.logger.init_args.version", "0"]
     for more in (["--trainer.max_epochs", "1"], ["--ckpt_path", "last"]):
-        command = [sys.executable, "-m", "mcn_lightning", *words, *more]
-        assert subprocess.run(command, cwd=tmp_path).returncode == 0
-        said = capfd.readouterr()
-        assert not [noise for noise in ("srun", "not empty", "Restored all") if noise in said.err], said.err
-    assert "--ckpt_path last: goes on from " in said.out
+        done = python("-m", "mcn_lightning", *words, *more, cwd=tmp_path)
+        assert done.returncode == 0
+        assert not [noise for noise in ("srun", "not empty", "Restored all") if noise in done.stderr], done.stderr
+    assert "--ckpt_path last: goes on from " in done.stdout
 
 
 def test_lines_within_an_epoch_by_number_and_by_the_clock(words, capsys, monkeypatch):

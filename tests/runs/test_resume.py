@@ -15,7 +15,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import yaml
-from processes import LIMIT
+from processes import LIMIT, python
 from processes import run as run_processes
 from pytorch_lightning import Callback
 
@@ -152,11 +152,11 @@ def test_a_run_killed_while_it_writes_goes_on_bit_for_bit(whole, tiny, tmp_path,
 
 def test_two_processes_of_which_one_is_killed_go_on_bit_for_bit(tiny, tmp_path):
     two = ("--trainer.devices", 2, "--data.batch_size", 1)  # with two workers each
-    command = [sys.executable, "-m", "mcn_lightning"]
-    subprocess.run([*command, *words(tmp_path, tiny, "whole", *two)], check=True, capture_output=True, timeout=LIMIT)
+    done = python("-m", "mcn_lightning", *words(tmp_path, tiny, "whole", *two))
+    assert done.returncode == 0, done.stderr[-3000:]
     assert killed(tmp_path, tiny, "run", 3, signal.SIGKILL, *two).returncode == -signal.SIGKILL
-    last = [*command, *words(tmp_path, tiny, "run", *two), "--ckpt_path", "last"]
-    done = subprocess.run(last, check=True, capture_output=True, text=True, timeout=LIMIT)
+    done = python("-m", "mcn_lightning", *words(tmp_path, tiny, "run", *two), "--ckpt_path", "last")
+    assert done.returncode == 0, done.stderr[-3000:]
     assert f"goes on from {tmp_path / 'run' / 'version_0' / 'checkpoints'}" in done.stdout
     assert_same_run(saved(tmp_path, "whole"), saved(tmp_path, "run"))
     assert logged(tmp_path, "run") == logged(tmp_path, "whole") and len(losses(tmp_path, "run")) == 9
