@@ -98,6 +98,7 @@ def _python(arguments: list[str], cwd: str, env: dict[str, str]) -> None:
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
+    sys.path[:0] = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = [option, *rest]
     if option == "-m":
         runpy.run_module(name, run_name="__main__", alter_sys=True)
