@@ -15,6 +15,7 @@ from launch import environment
 from processes import LIMIT
 from processes import run as run_processes
 
+from mcn_lightning.checks import check_targets
 from mcn_lightning.clustering import MEAN, ClusteringConfig, Step, make_clustering
 from mcn_lightning.commands.main import main
 from mcn_lightning.distributed import Presence, rank, row_counts
@@ -243,3 +244,135 @@ def test_what_is_wrong_with_a_class_is_one_line(words, part, tiny, importable):
         main(["fit", *options, *words.split()])
     line = str(stop.value.code)
     assert line.startswith("error: --model.") and part in line and "\n" not in line
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """Make classes of one's own from their text, importable as ``mine.NAME``."""
+
+    def make(text: str) -> None:
+        module = type(sys)("mine")
+        head = "import torch\nfrom torch import nn\nfrom mcn_lightning.clustering import *\nfrom mcn_lightning.losses "
+        head += "import *\nfrom mcn_lightning.models import *\nfrom mcn_lightning.clustering import MEAN, Target\n"
+        exec(head + text, module.__dict__)
+        monkeypatch.setitem(sys.modules, "mine", module)
+
+    return make
+
+
+NETWORK = """
+class Net(AudioNetwork):
+    width, stride = 6, {stride}
+    def __init__(self, bands):
+        super().__init__(bands)
+        self.layers = nn.Sequential(nn.Conv1d(bands, 6, 3, 4, 1), nn.BatchNorm1d(6), nn.Dropout(0.5))
+        {more}
+    def forward(self, spectrogram):
+        return self.layers(spectrogram)
+"""
+SHAPE = r"mine\.Net: expected features \(2, 6, {}\) of a spectrogram \(2, 40, 997\), .* found \(2, 6, 250\)"
+
+
+def network(**options):
+    sizes = {"embedding_dim": 8, "video_dim": 4, "text_dim": 3, "reconstruction_hidden": 5}
+    given = sizes | {"audio_network": {"class_path": "mine.Net"}} | options
+    return MCNModule(given, clustering={"kind": "none"}).network
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (NETWORK.format(stride=8, more=""), SHAPE.format(125)),
+        (NETWORK.format(stride=4, more="self.width = 5"), SHAPE.format(250).replace("6", "5", 1)),
+        (NETWORK.format(stride=4, more="self.width = None"), r"mine\.Net: expected a whole number .* as its width"),
+        (NETWORK.format(stride=0, more=""), r"mine\.Net: expected a whole number of at least 1 as its stride, found 0"),
+        ("class Net(AudioNetwork):\n    width = 6", "expected Net to have the method forward, found none; write it"),
+        (
+            "class Net(AudioNetwork):\n    def __init__(self): ...\n    def forward(self, x): ...",
+            r"expected Net\.__init__\(self, bands, \.\.\.\), found Net\(\) \(too many positional arguments\)",
+        ),
+    ],
+)
+def test_a_network_gives_the_width_and_steps_that_it_says(own, text, found):
+    own(text)
+    with pytest.raises(InputError, match=rf"^--model\.network\.audio_network: {found}") as error:
+        network()
+    assert "\n" not in str(error.value)
+
+
+def test_the_trial_of_a_network_changes_neither_random_numbers_nor_state(own, monkeypatch):
+    own(NETWORK.format(stride=4, more=""))
+    torch.manual_seed(3)
+    tried, after = network(), torch.rand(3)
+    assert tried.audio.network.layers[1].num_batches_tracked == 0
+    assert all(layer.training for layer in tried.audio.modules())
+    monkeypatch.setattr("mcn_lightning.models.branches.check_features", lambda *args: None)
+    torch.manual_seed(3)
+    untried = network()
+    assert torch.equal(after, torch.rand(3))
+    for name, value in untried.state_dict().items():
+        assert torch.equal(value, tried.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "found"),
+    [
+        ("loss", "class Own(ContrastiveLoss): ...", "Own to have the method of_similarity or of_pair, found none"),
+        ("clustering", "class Own(Clustering): ...", "Own to have the method assignments and targets, found none"),
+        (
+            "clustering",
+            "class Own(Clustering):\n    def targets(self): ...\n    def assignments(self): ...\n"
+            "    def __init__(self, config): ...",
+            r"Own\.__init__\(self, config, dim, names, \.\.\.\), found Own\(config\) \(too many positional",
+        ),
+        (
+            "loss",
+            "class Own(ContrastiveLoss):\n    def of_pair(self): ...\n    def __init__(self): ...",
+            r"Own\.__init__\(self, config, \.\.\.\), found Own\(\)",
+        ),
+    ],
+)
+def test_a_class_that_lacks_a_method_or_its_first_arguments_is_one_line(own, kind, text, found):
+    own(text)
+    with pytest.raises(InputError, match=rf"^--model\.\S+: expected {found}") as error:
+        if kind == "loss":
+            make_contrastive(ContrastiveConfig(class_path="mine.Own"))
+        else:
+            make_clustering(ClusteringConfig(class_path="mine.Own"), 5, ("video", "text"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [("similarity.diagonal()", r"shape \(6,\)"), ("similarity.mean()[None]", r"shape \(1,\)"), ("0.5", "float")],
+)
+def test_a_loss_that_is_no_scalar_is_one_line(own, value, found):
+    own(f"class Own(ContrastiveLoss):\n    def of_similarity(self, similarity):\n        return {value}")
+    loss = make_contrastive(ContrastiveConfig(class_path="mine.Own"))
+    with pytest.raises(InputError, match=rf"^--model\.loss\.contrastive: expected a scalar from Own, found {found}"):
+        loss(embeddings())
+
+
+@pytest.mark.parametrize(
+    ("target", "found"),
+    [
+        ("Target(torch.ones(3, 5), torch.zeros(6, dtype=int))", None),
+        ("Target(torch.ones(3, 5), torch.ones(6, 3))", None),
+        ("Target(torch.ones(3, 4), torch.zeros(6, dtype=int))", r"prototypes \(K, 5\), found \(3, 4\)"),
+        ("Target(torch.ones(3, 5), torch.zeros(7, dtype=int))", r"codes \(6,\) or \(6, 3\), found \(7,\)"),
+        ("Target(torch.ones(3, 5), torch.ones(6, 2))", r"codes \(6,\) or \(6, 3\), found \(6, 2\)"),
+        ("torch.ones(3)", "a Target for some of video, audio, text, found a Tensor"),
+    ],
+)
+def test_a_target_of_another_shape_is_one_line(own, target, found):
+    own(
+        "class Own(Clustering):\n    def assignments(self, features, present=None): ...\n"
+        f"    def targets(self, features, step):\n        return {{'video': {target}}}"
+    )
+    features = {name: rows.float() for name, rows in embeddings().items()}
+    targets = make_clustering(ClusteringConfig(class_path="mine.Own"), 5, ("video", "text")).targets(features, Step())
+    if found is None:
+        check_targets(targets, features, "mine.Own")
+        return
+    with pytest.raises(InputError, match=rf"^--model\.clustering: mine\.Own\.targets: video: expected {found}"):
+        check_targets(targets, features, "mine.Own")

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mcn_lightning.batch import MODALITIES
-from mcn_lightning.clustering import ClusteringConfig
+from mcn_lightning.clustering import ClusteringConfig, Target
 from mcn_lightning.errors import InputError
 from mcn_lightning.losses import LossConfig
 from mcn_lightning.models import NetworkConfig
@@ -48,6 +48,33 @@ def check_terms(
             "--model.loss.contrastive: expected at least one loss, found contrastive (its kind, or every pair that "
             "data.modalities leaves), clustering and reconstruction all off"
         )
+
+
+def check_targets(targets: Mapping[str, Target], features: Mapping[str, Tensor], name: str | None) -> None:
+    """Refuse targets of a clustering of one's own that do not fit the features; only shapes are read.
+
+    Args:
+        targets: what the clustering gave.
+        features: what it gave them for, ``(n, D)`` by name.
+        name: class path of the clustering; ``None`` for a built-in one.
+
+    Raises:
+        InputError: naming the first target that does not fit.
+    """
+    if name is None:
+        return
+    for feature, target in targets.items():
+        where = f"--model.clustering: {name}.targets: {feature}"
+        if feature not in features or not isinstance(target, Target):
+            expected = f"a Target for some of {', '.join(features)}"
+            raise InputError(f"{where}: expected {expected}, found a {type(target).__name__}")
+        rows = len(features[feature] if target.some is None else target.some.rows)
+        width, shape = features[feature].shape[1], tuple(target.prototypes.shape)
+        if len(shape) != 2 or shape[1] != width:
+            raise InputError(f"{where}: expected prototypes (K, {width}), found {shape}")
+        codes = tuple(target.codes.shape)
+        if codes not in ((rows,), (rows, shape[0])):
+            raise InputError(f"{where}: expected codes ({rows},) or ({rows}, {shape[0]}), found {codes}")
 
 
 def check_trainable(network: NetworkConfig, loss: LossConfig) -> None:

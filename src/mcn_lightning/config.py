@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import types
 from argparse import ArgumentError
 from collections.abc import Mapping
@@ -121,19 +122,29 @@ class ClassOptions(Options):
         """
         return builtin if self.class_path is None else import_class(self.class_path, base, self.option)
 
-    def make(self, kind: type[Built], *args: Any) -> Built:
+    def make(self, kind: type[Built], **first: Any) -> Built:
         """Return an object of a class that ``find`` returned.
 
         Args:
             kind: the class.
-            args: its first arguments; ``init_args`` follow by name.
+            **first: its first arguments, in their order; ``init_args`` follow by name.
 
         Raises:
-            InputError: if it does not take ``init_args``.
+            InputError: if it lacks a method, or does not take these arguments.
         """
+        args = [*first.values()]
         if self.class_path is None:
             return kind(*args)
-        return kind(*args, **_arguments(kind, self.init_args or {}, len(args), f"{self.option}.init_args"))
+        check_written(kind, self.option)
+        given = _arguments(kind, self.init_args or {}, len(args), f"{self.option}.init_args")
+        try:
+            inspect.signature(kind).bind(*args, **given)
+        except TypeError as error:
+            raise InputError(
+                f"{self.option}: expected {kind.__name__}.__init__(self, {', '.join(first)}, ...), found "
+                f"{kind.__name__}{inspect.signature(kind)} ({error}); take these first"
+            ) from None
+        return kind(*args, **given)
 
 
 def import_class(path: str, base: type[Built], option: str) -> type[Built]:
@@ -159,6 +170,22 @@ def import_class(path: str, base: type[Built], option: str) -> type[Built]:
     if not (isinstance(found, type) and issubclass(found, base)):
         raise InputError(f"{wanted}, found {path}, which is none; derive the class from it")
     return found
+
+
+def check_written(kind: type, option: str) -> None:
+    """Refuse a class of one's own that lacks a method which its base class leaves to it.
+
+    Args:
+        kind: the class.
+        option: the group of options that names it, for messages.
+
+    Raises:
+        InputError: naming the methods.
+    """
+    lacking = sorted(getattr(kind, "__abstractmethods__", ()))
+    if lacking:
+        methods = " and ".join(lacking)
+        raise InputError(f"{option}: expected {kind.__name__} to have the method {methods}, found none; write it")
 
 
 def _arguments(kind: type, given: Mapping[str, Any], skip: int, option: str) -> dict[str, Any]:

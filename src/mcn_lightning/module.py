@@ -14,7 +14,14 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mcn_lightning.batch import ClipBatch
-from mcn_lightning.checks import check_sizes, check_terms, check_trainable, leave_epoch_open, without_absent
+from mcn_lightning.checks import (
+    check_sizes,
+    check_targets,
+    check_terms,
+    check_trainable,
+    leave_epoch_open,
+    without_absent,
+)
 from mcn_lightning.clustering import (
     MEAN,
     ClusteringConfig,
@@ -310,6 +317,7 @@ class MCNModule(LightningModule):
             if self.cluster_reports:  # a modality that was not there has its turn with the next run
                 self._recluster = "no"
         targets = self.clustering.targets(features, step)
+        check_targets(targets, features, self.clustering_config.class_path)
         self.clustering.push(features, step)
         return targets
 

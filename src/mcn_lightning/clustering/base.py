@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -69,7 +70,7 @@ def or_none(labels: Tensor, present: Mapping[str, Tensor] | None, name: str) -> 
     return labels.masked_fill(~present[name].to(labels.device, non_blocking=True), -1)
 
 
-class Clustering(nn.Module):
+class Clustering(nn.Module, ABC):
     """Clusters of clips, whose prototypes the embeddings should predict.
 
     A clustering of one's own derives from this class and writes ``targets`` and ``assignments``. All its state is
@@ -109,6 +110,7 @@ class Clustering(nn.Module):
         """Rows of the queue that is to be full before the first k-means; 0 for no queue."""
         return 0
 
+    @abstractmethod
     def targets(self, features: Mapping[str, Tensor], step: Step = EVERY) -> dict[str, Target]:
         """Return what each feature should predict; features that are left out predict no cluster.
 
@@ -116,8 +118,8 @@ class Clustering(nn.Module):
             features: see the class.
             step: processes, and clips that lack a modality.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def assignments(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> Tensor | None:
         """Return the cluster of each clip ``(B,)`` int64; ``None`` while there are no clusters.
 
@@ -125,7 +127,6 @@ class Clustering(nn.Module):
             features: see the class.
             present: which clips have each feature, ``(B,)`` bool by name; the cluster of the others is -1.
         """
-        raise NotImplementedError
 
     def cluster(
         self, features: Mapping[str, Tensor], step: Step = EVERY, fresh: bool = False

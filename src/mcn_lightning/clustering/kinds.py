@@ -45,4 +45,4 @@ def make_clustering(config: ClusteringConfig, dim: int, names: Sequence[str]) ->
         InputError: if a class of one's own cannot be made.
     """
     found = clustering_class(config)
-    return None if found is None else config.make(found, config, dim, names)
+    return None if found is None else config.make(found, config=config, dim=dim, names=names)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcn_lightning.distributed import Presence, gather_rows, gather_summed, row_counts, world
+from mcn_lightning.errors import InputError
 from mcn_lightning.losses.pairs import MAX_SCALE, ContrastiveConfig, parts_of
 from mcn_lightning.losses.tiled import Tiling, full_precision, product_precision
 
@@ -49,6 +50,12 @@ class ContrastiveLoss(nn.Module):
 
     def __init__(self, config: ContrastiveConfig) -> None:
         super().__init__()
+        kind, base = type(self), ContrastiveLoss
+        if kind.of_similarity is base.of_similarity and kind.of_pair is base.of_pair:
+            raise InputError(
+                f"{config.option}: expected {kind.__name__} to have the method of_similarity or of_pair, found none; "
+                "write one"
+            )
         self.config = config
         self.log_temperature: nn.Parameter | None = None
         if config.learn_temperature:
@@ -155,7 +162,16 @@ class ContrastiveLoss(nn.Module):
             names = dict.fromkeys(name for pair in pairs for name in pair)  # in one order: all processes take part
             embeddings = {name: gather_summed(full_precision(embeddings[name]), counts) for name in names}
             clusters = None if clusters is None else gather_rows(clusters, counts)
-        return {(a, b): _part(self.of_pair(embeddings[a], embeddings[b], clusters)) for a, b in pairs}
+        return {(a, b): _part(self._scalar(self.of_pair(embeddings[a], embeddings[b], clusters))) for a, b in pairs}
+
+    def _scalar(self, value: Tensor) -> Tensor:
+        """Return the loss of a pair, which must be a scalar."""
+        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        if found != "shape ()":
+            raise InputError(
+                f"{self.config.option}: expected a scalar from {type(self).__name__}, found {found}; return the mean"
+            )
+        return value
 
     def _scaled(self, embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
         if not (self.config.normalize or self.unit_length):
@@ -202,5 +218,5 @@ class TiledContrastiveLoss(ContrastiveLoss):
             x, y = embeddings[first], embeddings[second]
             tiling = Tiling(counts, self.config.tile, product_precision(x, y), clusters)
             x = full_precision(x) / self.temperature
-            values[first, second] = self.of_tiles(x, full_precision(y), everyone[second], tiling)
+            values[first, second] = self._scalar(self.of_tiles(x, full_precision(y), everyone[second], tiling))
         return values

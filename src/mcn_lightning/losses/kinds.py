@@ -148,4 +148,4 @@ def make_contrastive(config: ContrastiveConfig) -> ContrastiveLoss | None:
         InputError: if a class of one's own cannot be made.
     """
     found = config.find(ContrastiveLoss, KINDS.get(config.kind))
-    return None if found is None else config.make(found, config)
+    return None if found is None else config.make(found, config=config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
@@ -47,7 +48,7 @@ class ResidualBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(hidden)) + self.shortcut(x))
 
 
-class AudioNetwork(nn.Module):
+class AudioNetwork(nn.Module, ABC):
     """A network from spectrograms to features over time; the branch pools these and projects them.
 
     A network of one's own derives from this class, sets ``width`` and ``stride`` and writes ``forward``.
@@ -65,12 +66,12 @@ class AudioNetwork(nn.Module):
         super().__init__()
         self.bands = bands
 
+    @abstractmethod
     def forward(self, spectrogram: Tensor) -> Tensor:
         """Map spectrograms ``(B, M, T)`` in dB (at most 0, frames of 10 ms) to features ``(B, F, ceil(T / stride))``.
 
         Only clips that have sound come here. Clips of fewer than T frames are padded at their end.
         """
-        raise NotImplementedError
 
 
 class ResDAVEnet(AudioNetwork):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mcn_lightning.errors import InputError
 from mcn_lightning.models.audio import AudioNetwork, ResDAVEnet, pool_time, valid_steps
 from mcn_lightning.models.gating import GatedEmbedding
 from mcn_lightning.models.options import NetworkConfig
@@ -23,7 +25,47 @@ def make_audio_network(config: NetworkConfig) -> AudioNetwork:
     found = own.find(AudioNetwork, None)
     if found is None:
         return ResDAVEnet(config.audio_bands, config.audio_widths)
-    return own.make(found, config.audio_bands)
+    network = own.make(found, bands=config.audio_bands)
+    check_features(network, f"{own.option}: {own.class_path}")
+    return network
+
+
+def check_features(network: AudioNetwork, name: str) -> None:
+    """Compare the features of a network of one's own with its ``width`` and ``stride``, by one forward pass.
+
+    Weights, buffers, modes and random numbers stay as they are.
+
+    Args:
+        network: the network.
+        name: what messages call it.
+
+    Raises:
+        InputError: if it does not say both, or its features have another shape.
+    """
+    for option in ("width", "stride"):
+        value = getattr(network, option, None)
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"{name}: expected a whole number of at least 1 as its {option}, found {value}; set it")
+    first = next(network.parameters(), torch.zeros(()))
+    if first.is_meta:  # the network is built for its shapes alone
+        return
+    modes = {layer: layer.training for layer in network.modules()}
+    spectrogram = torch.zeros((2, network.bands, _FRAMES), dtype=first.dtype, device=first.device)
+    with torch.random.fork_rng([first.device] if first.is_cuda else []), torch.no_grad():
+        features = network.eval()(spectrogram)
+    for layer, mode in modes.items():
+        layer.training = mode
+    expected = (2, network.width, -(-_FRAMES // network.stride))
+    found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+    if found != expected:
+        raise InputError(
+            f"{name}: expected features {expected} of a spectrogram {tuple(spectrogram.shape)}, by its width "
+            f"{network.width} and stride {network.stride}, found {found}; correct width, stride or forward"
+        )
+
+
+_FRAMES = 997
+"""Frames of the spectrogram that a network of one's own is tried with: a prime number, so that strides differ."""
 
 
 class AudioBranch(nn.Module):
