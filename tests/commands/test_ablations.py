@@ -160,7 +160,7 @@ def test_a_stopped_run_goes_on_with_the_same_command(folder, tmp_path, words):
     assert said.strip() == "stopped by SIGINT in lr, seed 0; the same command goes on from here"
     assert not (tmp_path / "runs" / "weight").exists()
     newest = torch.load(first.with_name("newest.ckpt"), weights_only=True)["global_step"]
-    assert newest == 3
+    assert 0 < newest <= 3
     done = python(*command[1:], env=options["env"])
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"step {newest}" in (tmp_path / "runs" / "lr" / "seed_0.log").read_text()
