@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ import torch
 import yaml
 from launch import environment, run
 from processes import LIMIT
+from pytorch_lightning import Trainer
 from torch.nn import functional as F
 
 from benchmarks.benchmark_files import STREAMS
 from mcn_lightning.batch import ClipBatch
+from mcn_lightning.errors import InputError
 from mcn_lightning.inference import load
 from mcn_lightning.module import MCNModule
 
@@ -145,6 +148,34 @@ def test_bad_files_end_in_one_line(here):
     path.write_text(json.dumps(table | {"clips": [{"animal": ANIMALS[0], "video": [1.0]}]}))
     said = refused(*shlex.split(block("sh"))[1:])
     assert said == "error: benchmark animals: animals.json: expected 16 numbers a clip, found 1"
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"beasts": [], "animals": None}, "KeyError: 'animals'"),
+        ({"clips": [{"animal": "cow", "video": [1.0] * 16}]}, "ValueError: 'cow' is not in list"),
+        ({"clips": [{"animal": ANIMALS[0], "video": [1.0] * n} for n in (16, 3)]}, "ValueError: expected sequence of "),
+    ],
+)
+def test_a_file_with_other_contents_is_one_line(folder, change, found, monkeypatch):
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "animals", raising=False)
+    import animals
+
+    path = folder / "DATA" / "animals.json"
+    table = json.loads(path.read_text()) | change
+    path.write_text(json.dumps({name: value for name, value in table.items() if value is not None}))
+    benchmark = animals.Animals("zoo", path.name)
+    data = SimpleNamespace(root=folder / "DATA", layout=SimpleNamespace(streams=()), text=list)
+    monkeypatch.setattr("mcn_lightning.benchmarks.base.evaluation_data", lambda trainer: data)
+    module = MCNModule({"modalities": ("video", "text"), "reconstruction": False}, clustering={"kind": "none"})
+    with pytest.raises(InputError) as error:
+        benchmark.setup(Trainer(logger=False, accelerator="cpu", callbacks=[benchmark]), module, "test")
+    said = str(error.value)
+    assert (
+        said.startswith(f"benchmark zoo: expected files that Animals.open can use, found {found}") and "\n" not in said
+    )
 
 
 def test_a_class_without_metrics_is_refused_before_it_is_made(here):

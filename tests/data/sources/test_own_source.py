@@ -181,7 +181,7 @@ BAD = [
     (FileNotFoundError(2, "none", "films/b.npz"), "films/b.npz: expected a file of the video b, found none"),
     (KeyError("frames"), "b: expected a video that can be read, found KeyError: 'frames'"),
     (PermissionError(13, "Permission denied"), "b: expected .*, found PermissionError: permission denied"),
-    ("a text", "b: expected a Video from Films.read, found a str"),
+    ("a text", "b: expected a Video from Films.read, found str"),
 ]
 
 
@@ -235,3 +235,28 @@ def test_a_wrong_class_or_option_is_one_line(films, words, found):
         main(["check", *words, "--config", "my.yaml"])
     assert found in str(stop.value.code) and "\n" not in str(stop.value.code)
     assert str(stop.value.code).startswith("error: --data.source"), stop.value.code
+
+
+@pytest.mark.parametrize(
+    ("methods", "found"),
+    [
+        ({"ids": lambda self, split: 5}, r"expected a list of ids from ids, found 5"),
+        ({"ids": lambda self, split: "abc"}, r"expected a list of ids from ids, found 'abc'"),
+        ({"ids": lambda self: []}, r"expected Own\.ids\(self, split\), found Own\.ids\(\) \(too many"),
+        (
+            {"read": lambda self, video: None},
+            r"expected Own\.read\(self, split, video\), found Own\.read\(video\) \(too many",
+        ),
+    ],
+)
+def test_methods_with_other_arguments_or_no_list_of_ids_are_one_line(vectors, methods, found):
+    with pytest.raises(InputError, match=rf"^--data\.source.*: {found}") as error:
+        opened(vectors, type("Own", (Films,), methods)())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("value", "name"), [(None, "NoneType"), ({"streams": []}, "dict")])
+def test_a_source_that_reads_no_videos_is_not_told_of_captions(vectors, value, name):
+    source = type("Own", (Films,), {"read": lambda self, split, video: value})()
+    with pytest.raises(InputError, match=rf"^a: expected a Video from Own\.read, found {name}$"):
+        opened(vectors, source)

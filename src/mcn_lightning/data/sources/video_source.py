@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import zipfile
 from abc import abstractmethod
 from collections import Counter
@@ -35,6 +36,10 @@ class Video:
     streams: Sequence[np.ndarray | Tensor | None] = ()
     spectrogram: np.ndarray | Tensor | None = None
     captions: Captions | Mapping[str, object] | None = None
+
+
+class NoVideoError(InputError):
+    """``read`` of a source of one's own gave something else than a ``Video``."""
 
 
 class VideoSource(DataSource):
@@ -72,8 +77,7 @@ class VideoSource(DataSource):
 
         By default the video is read for them. Write this method where captions can be read faster than videos.
         """
-        found = self.read(split, video)
-        captions = found.captions if isinstance(found, Video) else None  # what else it is is told when it is opened
+        captions = self.read_video(split, video).captions
         if isinstance(captions, Captions):
             return captions.all_texts()
         columns = [column for column in (captions or {}).values() if isinstance(column, list | tuple | np.ndarray)]
@@ -81,11 +85,50 @@ class VideoSource(DataSource):
         several = [text for item in items if isinstance(item, list | tuple) for text in item]
         return [text for text in (*items, *several) if isinstance(text, str)]
 
+    def read_video(self, split: str, video: str) -> Video:
+        """Return what ``read`` gives, which must be a ``Video``.
+
+        Raises:
+            NoVideoError: if it is something else.
+        """
+        found = self.read(split, video)
+        if not isinstance(found, Video):
+            kind = type(self).__name__
+            raise NoVideoError(f"{video}: expected a Video from {kind}.read, found {type(found).__name__}")
+        return found
+
+    def ids_of(self, split: str) -> list[str]:
+        """Return the ids of a split.
+
+        Raises:
+            InputError: if a method takes other arguments, or the ids are not texts that come once.
+        """
+        for name, names in (("ids", ("split",)), ("read", ("split", "video"))):
+            method = getattr(self, name)
+            try:
+                inspect.signature(method).bind(*names)
+            except TypeError as error:
+                called = f"{type(self).__name__}.{name}"
+                raise InputError(
+                    f"--data.source: expected {called}(self, {', '.join(names)}), found {called}"
+                    f"{inspect.signature(method)} ({error})"
+                ) from None
+        found = self.ids(split)
+        if isinstance(found, str) or not isinstance(found, Iterable):
+            raise InputError(f"{self.label(split)}: expected a list of ids from ids, found {found!r:.60}")
+        ids = list(found)
+        wrong = [video for video in ids if not isinstance(video, str) or not video]
+        twice = [video for video, times in Counter(ids).items() if times > 1] if not wrong else []
+        if wrong or twice:
+            text = f"{wrong[0]!r}" if wrong else f"{twice[0]} more than once"
+            raise InputError(f"{self.label(split)}: expected the id of each video once, as text, found {text}")
+        return ids
+
     def name(self, split: str) -> str | None:
         """Return what a split is called; without test videos, those of "val" are tested."""
-        if split == "test" and not len(self.ids("test")):
+        if split == "test" and not self.ids_of("test"):
             split = "val"
-        return split if len(self.ids(split)) else None
+        return split if self.ids_of(split) else None
 
     def open(self, splits: Sequence[str], needed: Collection[str], reading: Reading) -> dict[str, Videos]:
         """Open the splits that have videos.
@@ -118,17 +161,12 @@ class SourceVideos(RawVideos):
         reading: what is read.
 
     Raises:
-        InputError: if an id is no text, or comes twice.
+        InputError: if the ids cannot be used.
     """
 
     def __init__(self, source: VideoSource, split: str, name: str, reading: Reading) -> None:
         self.source, self.name, self.reading = source, name, reading
-        self.ids = list(source.ids(name))
-        wrong = [video for video in self.ids if not isinstance(video, str) or not video]
-        twice = [video for video, times in Counter(self.ids).items() if times > 1]
-        if wrong or twice:
-            found = f"{wrong[0]!r}" if wrong else f"{twice[0]} more than once"
-            raise InputError(f"{source.label(split)}: expected the id of each video once, as text, found {found}")
+        self.ids = source.ids_of(name)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -168,7 +206,7 @@ class SourceVideos(RawVideos):
     def _read(self, index: int) -> Video:
         where = self.ids[index]
         try:
-            video = self.source.read(self.name, where)
+            return self.source.read_video(self.name, where)
         except InputError:
             raise
         except FileNotFoundError as error:
@@ -178,10 +216,6 @@ class SourceVideos(RawVideos):
             raise InputError(
                 f"{where}: expected a video that can be read, found {type(error).__name__}: {what}"
             ) from None
-        if not isinstance(video, Video):
-            kind = type(self.source).__name__
-            raise InputError(f"{where}: expected a Video from {kind}.read, found a {type(video).__name__}")
-        return video
 
     def _captions(self, video: Video, where: str) -> Captions:
         if isinstance(video.captions, Captions):
@@ -201,6 +235,24 @@ class SourceVideos(RawVideos):
             return list(self.source.texts(self.name, self.ids[index]))
         except (InputError, *_UNREADABLE):
             return []
+
+    def all_texts(self) -> Iterable[str]:
+        """Return every text of the captions of all videos.
+
+        Raises:
+            NoVideoError: if there is none, as no video is a ``Video``.
+        """
+        empty = True
+        for text in super().all_texts():
+            empty = False
+            yield text
+        if empty and self.ids:  # the vocabulary would blame the captions
+            try:
+                self._read(0)
+            except NoVideoError:
+                raise
+            except InputError:
+                return
 
     def stored_bytes(self, index: int) -> tuple[int, int]:
         """Return the bytes of the visual features and of the spectrogram of a video in memory; 0 where absent."""
