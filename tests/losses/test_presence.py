@@ -10,7 +10,7 @@ from processes import run
 from references import losses as reference
 from torch.nn import functional as F
 
-from mcn_lightning.clustering import MEAN, ClusteringConfig, make_clustering
+from mcn_lightning.clustering import MEAN, ClusteringConfig, Step, make_clustering
 from mcn_lightning.distributed import Presence, numbers_of_all, rank, world
 from mcn_lightning.losses import (
     ClusterLoss,
@@ -151,7 +151,7 @@ def test_modalities_are_drawn_to_the_centroids_of_the_mean(case):
     expected = reference.cluster_of_present(list(as_clips(leaves, table).values()), labels.tolist(), centroids, 0.2)
     expected.backward()
     theirs, leaves = gradients_of(leaves), leaves_of(rows)
-    targets = clustering.targets({**rows, MEAN: mean}, None, present)
+    targets = clustering.targets({**rows, MEAN: mean}, Step(present=present))
     found = ClusterLoss(ClusterLossConfig(margin=0.2))(leaves, targets)
     found.backward()
     assert_same(({"cluster": found.detach()}, gradients_of(leaves)), ({"cluster": expected.detach()}, theirs))
@@ -161,7 +161,7 @@ def test_swapped_codes_are_those_of_the_others_that_a_clip_has():
     rows, table = rows_of("some of each")
     torch.manual_seed(0)
     clustering = make_clustering(ClusteringConfig("sinkhorn_swapped", CLUSTERS, queue_rows=0), WIDTH, NAMES).double()
-    targets = clustering.targets({**rows, MEAN: rows["video"]}, None, presence(table))
+    targets = clustering.targets({**rows, MEAN: rows["video"]}, Step(present=presence(table)))
     clips = as_clips(rows, table)
     for name in NAMES:
         others = [other for other in NAMES if other != name]
@@ -182,7 +182,7 @@ def test_the_queue_holds_means_of_what_is_there():
     audible = [clip for clip in range(10) if "a" in CASES["some of each"][clip]]
     for kind, name, kept in (("kmeans", MEAN, range(10)), ("kmeans_per_modality", "audio", audible)):
         clustering = make_clustering(ClusteringConfig(kind, 2, queue_rows=8), WIDTH, NAMES).double()
-        clustering.push({**rows, MEAN: mean}, 2, None, presence(table))
+        clustering.push({**rows, MEAN: mean}, Step(present=presence(table), clips_per_video=2))
         first = [clip for clip in kept if clip % 2 == 0]  # the first of two clips of each video
         expected = {**rows, MEAN: mean}[name][first].float()
         torch.testing.assert_close(clustering.of[name].queue.contents(), expected.to(clustering.of[name].queue.data))
@@ -205,16 +205,17 @@ def step(case, counts):
         features = {**leaves, MEAN: output.mean()}
         detached = {name: value.detach() for name, value in features.items()}
         every = list(counts) if world() > 1 else [len(table)]
-        clustering.cluster(detached, False, every, present)
-        clustering.push(detached, 1, every, present)
-        clustering.cluster(detached, False, every, present)
+        of_all = Step(every, present)
+        clustering.cluster(detached, of_all)
+        clustering.push(detached, of_all)
+        clustering.cluster(detached, of_all)
         terms = dict(make_contrastive(ContrastiveConfig(margin=0.3, tile=4))(leaves, every, None, present))
         made = {name: 2 * leaves[name][present.having(name).rows] for name in NAMES}
         aims = {name: value.detach() / 2 + 1 for name, value in made.items()}
         terms |= {
             f"rebuild_{name}": value for name, value in reconstruction_loss(made, aims, True, every, present).items()
         }
-        if targets := clustering.targets(detached, every, present):
+        if targets := clustering.targets(detached, of_all):
             terms["cluster"] = ClusterLoss(ClusterLossConfig())(features, targets, every)
         torch.stack(list(terms.values())).sum().backward()
         queues = {name: value for name, value in clustering.state_dict().items() if "prototypes" not in name}
