@@ -6,11 +6,11 @@ import json
 import pytest
 import torch
 from launch import CONFIGS, refusal, run, write_overlay
+from modules import SIZES, make_data, released_inputs
+from modules import embed as embed_batch
 from pytorch_lightning import Trainer
 from references import model as reference
 from safetensors.torch import load_file
-from test_module import SIZES, make_data, released_inputs
-from test_module import embed as embed_batch
 
 from mcn_lightning.callbacks import RetrievalEvaluation
 from mcn_lightning.module import MCNModule

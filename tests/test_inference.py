@@ -10,10 +10,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from modules import NETWORK, make_data
 from pytorch_lightning import Trainer
 from references.model import random_released_state_dict
 from safetensors.torch import save_file
-from test_module import NETWORK, make_data
 from test_notebook import OPTIONS, fit
 
 import mcn_lightning as mcn

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from launch import CONFIGS, refusal, run, write_overlay
+from modules import CLUSTERING, NETWORK, make_data, make_trainer
 from pytorch_lightning import Trainer
 from safetensors.torch import load_file
-from test_module import CLUSTERING, NETWORK, make_data, make_trainer
 from test_two_processes import fit
 
 from mcn_lightning.callbacks import CentroidUpdate, RetrievalEvaluation

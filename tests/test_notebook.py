@@ -10,11 +10,11 @@ import nbformat
 import pytest
 import torch
 from benchmarks.benchmark_files import STREAMS, WORDS, write, write_word_vectors, youcook2
+from modules import NETWORK, make_data
 from nbclient import NotebookClient
 from processes import LIMIT
 from pytorch_lightning import Trainer
 from references.model import random_released_state_dict
-from test_module import NETWORK, make_data
 
 from mcn_lightning import MCNModule, NarratedVideos
 from mcn_lightning.batch import ClipBatch

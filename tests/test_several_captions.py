@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.benchmark_files import WORDS, write, write_word_vectors
-from benchmarks.test_benchmarks import evaluate, overlay, own, refuse
+from benchmarks.evaluating import evaluate, overlay, own, refuse
 from launch import run
 from processes import python
 from references.full_video import first_rank

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from processes import LIMIT, python, until
-from runs.test_resume import assert_same_run, logged, losses, saved, words
+from runs.resuming import assert_same_run, logged, losses, saved, words
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d",
             "--rdzv_endpoint", "localhost:0"]  # fmt: skip

@@ -27,6 +27,7 @@ from references.model import random_released_state_dict
 from safetensors.torch import load_file
 
 from benchmarks.benchmark_files import STREAMS, write, write_all, youcook2
+from benchmarks.evaluating import evaluate, overlay, own, refuse, written
 from mcn_lightning.benchmarks import CrossTask, MiningYouTube
 from mcn_lightning.benchmarks.files import EvaluationText
 from mcn_lightning.benchmarks.localization.annotations import Segment
@@ -40,38 +41,11 @@ from mcn_lightning.data.text import TextConfig
 TOP = Path(__file__).parents[2]
 EVALUATE = sorted((TOP / "configs" / "evaluate").glob("*.yaml"))
 FINETUNE = sorted((TOP / "experiments" / "finetune").glob("*.yaml"))
-NETWORK = {"embedding_dim": 16, "audio_widths": [4, 4, 4, 8], "reconstruction_hidden": 8}
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
     return write_all(tmp_path_factory.mktemp("benchmarks") / "files")
-
-
-def overlay(folder: Path, root: Path, **more: Any) -> Path:
-    """Write the file that makes every recipe tiny."""
-    tiny = {
-        "data": {
-            "root": str(root), "streams": STREAMS, "num_workers": 0, "batch_size": 8,
-            "text": {"source": "word_vectors.txt", "dim": 8, "max_words": 8},
-        },
-        "model": {"network": NETWORK},
-        "trainer": {
-            "accelerator": "cpu", "enable_progress_bar": False, "max_epochs": 1, "log_every_n_steps": 1,
-            "logger": {"class_path": "pytorch_lightning.loggers.CSVLogger",
-                       "init_args": {"save_dir": str(folder / "runs"), "name": "run"}},
-        },
-    }  # fmt: skip
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tiny))
-    return path
-
-
-def written(folder: Path) -> dict[str, float]:
-    """Return the results that the newest run wrote, by ``benchmark/setting/metric``."""
-    path = max(folder.rglob("benchmarks.json"), key=lambda found: found.stat().st_mtime_ns)
-    rows = json.loads(path.read_text())
-    return {"/".join(filter(None, (row["benchmark"], row["setting"], row["metric"]))): row["value"] for row in rows}
 
 
 @pytest.mark.parametrize("recipe", EVALUATE, ids=lambda path: path.stem)
@@ -146,21 +120,6 @@ def test_recall_is_that_of_the_formula(files, tmp_path, capsys):
     for k in (1, 5, 10):
         assert found[f"youcook2/t->va/R@{k}"] == pytest.approx(recall(rows["text"], both, k))
         assert found[f"youcook2/a->v/R@{k}"] == pytest.approx(recall(rows["audio"], rows["video"], k))
-
-
-def own(folder: Path, **options: Any) -> Path:
-    """Write a configuration with one retrieval benchmark, as a user writes one."""
-    base = {"name": "it", "path": "msrvtt_jsfusion_test.pkl", "audio_frames": 100, "without_audio": "miss"} | options
-    callbacks = [{"class_path": "RetrievalBenchmark", "init_args": base}]
-    path = folder / "own.yaml"
-    path.write_text(yaml.safe_dump({"data": {"val_csv": None}, "trainer": {"callbacks": callbacks}}))
-    return path
-
-
-def evaluate(root: Path, folder: Path, **options: Any) -> dict[str, float]:
-    """Evaluate one retrieval benchmark."""
-    run("test", "--config", own(folder, **options), "--config", overlay(folder, root))
-    return written(folder)
 
 
 def test_clips_without_sound_are_misses_or_zeros(files, tmp_path, capsys):
@@ -274,17 +233,6 @@ BAD_CLIPS = {
     "integers": (put(**{"2d": np.zeros(8, int)}), "expected '2d' to be an array of floating-point numbers, found an a"),
     "no name": (put(id=None), "clip number 2: expected a name under 'id', found None"),
 }  # fmt: skip
-
-
-def refuse(root: Path, folder: Path, capsys: Any, recipe: str | Path, *words: object) -> str:
-    """Return the one line that a benchmark ends with."""
-    recipe = recipe if isinstance(recipe, Path) else TOP / "configs" / "evaluate" / f"{recipe}.yaml"
-    given = ["--config", recipe, "--config", overlay(folder, root)]
-    with pytest.raises(SystemExit) as stop:
-        run("test", *given, *words)
-    line = str(stop.value.code)
-    assert line.startswith("error: ") and "\n" not in line
-    return line
 
 
 @pytest.mark.parametrize("case", BAD_CLIPS)

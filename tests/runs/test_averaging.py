@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from modules import make_data
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import (
     EMAWeightAveraging,
@@ -13,7 +14,6 @@ from pytorch_lightning.callbacks import (
     StochasticWeightAveraging,
     WeightAveraging,
 )
-from test_module import make_data
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mcn_lightning import MCNModule

@@ -11,13 +11,13 @@ import pytest
 import torch
 import yaml
 from launch import CONFIGS, folder_of, refusal, run
+from modules import make_data
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning import callbacks as shipped
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from test_module import make_data
 
 from mcn_lightning import MCNModule
 from mcn_lightning.callbacks import CentroidUpdate, RetrievalEvaluation, Throughput
