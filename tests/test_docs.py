@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -131,6 +132,19 @@ def test_the_reference_lists_what_is_public(site):
     assert sorted(listed) == sorted(mcn.__all__)
     written = (site / "reference" / "python" / "index.html").read_text()
     assert all(f'id="mcn_lightning.{name}"' in written for name in mcn.__all__)
+
+
+def test_the_reference_lists_what_the_pages_of_extending_import():
+    imported: dict[str, set[str]] = {}
+    for page in DOCS.glob("extending/*.md"):
+        for module, names in re.findall(r"^from (mcn_lightning[\w.]*) import (.+)$", page.read_text(), re.M):
+            imported.setdefault(module, set()).update(names.split(", "))
+    text = (DOCS / "reference" / "python.md").read_text()
+    rows = re.findall(r"^\| `(mcn_lightning[\w.]*)` \| (.*) \|$", text, re.M)
+    assert {module: set(re.findall(r"`(\w+)`", names)) for module, names in rows} == imported
+    assert len(imported) > 5
+    for module, names in imported.items():
+        assert all(hasattr(importlib.import_module(module), name) for name in names), module
 
 
 def test_every_page_is_in_the_navigation():

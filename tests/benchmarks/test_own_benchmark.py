@@ -183,5 +183,5 @@ def test_a_class_without_metrics_is_refused_before_it_is_made(here):
     (here / "half.py").write_text("\n".join(lines) + "\n")
     (here / "half.yaml").write_text("trainer: {callbacks: [{class_path: half.Half, init_args: {name: it}}]}\n")
     assert refused("test", "--config", "half.yaml").endswith(
-        "Expected an instantiatable class, but half.Half is abstract"
+        "found half.Half, which lacks a method; see docs/extending"
     )

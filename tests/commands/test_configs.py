@@ -80,9 +80,10 @@ WRONG = {
     "unknown option in a stream": ("data: {streams: [{sufix: a}]}", "--data.streams: Option 'sufix' is not accepted"),
     "unknown option of a callback": (
         "trainer: {callbacks: [{class_path: RetrievalBenchmark, init_args: {nam: x}}]}",
-        "--trainer.callbacks: 'mcn_lightning.benchmarks.RetrievalBenchmark': Option 'nam' is not accepted",
+        "--trainer.callbacks: mcn_lightning.benchmarks.RetrievalBenchmark: expected an argument of this class, "
+        "found nam",
     ),
-    "unknown class": ("trainer: {callbacks: [{class_path: Nope}]}", "--trainer.callbacks: Expected a dot import path"),
+    "unknown class": ("trainer: {callbacks: [{class_path: Nope}]}", "--trainer.callbacks: expected a class of your own, as"),
     "wrong type": ("data: {batch_size: many}", "--data.batch_size: expected a whole number, found many"),
     "unset variable": (
         'data: {root: "${oc.env:NOT_SET}"}',

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from jsonargparse import ArgumentParser
 from omegaconf.errors import OmegaConfBaseException
@@ -20,7 +20,8 @@ UNKNOWN = re.compile(
 )
 KEY = re.compile(r'^Parser key "([^"]+)": (?:Problem with given class_path \S+ )?')
 UNION = re.compile(
-    r"^(Parser key \S+ )?Does not validate against any of the Union subtypes .*? Errors: - "
+    r"^(Parser key \S+ )?(?:- Expected a path but \S+ either not accessible or invalid - )?"
+    r"Does not validate against any of the Union subtypes .*? Errors: - "
     r"(?:Problem with given class_path )?(.*?)(?: - .*)? Given value type: .*$"
 )
 """How jsonargparse begins: with the option, and with all types that a value might have had."""
@@ -35,6 +36,15 @@ KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", 
 """Types of Python in the words of a user."""
 _OF_LINK = re.compile(r"Call to compute_fn of link '.*?' with args .*? failed: (?=--)")
 """What jsonargparse says before the refusal of a value from which others are computed."""
+_ARGUMENT = re.compile(
+    r"^(--\S+): '([\w.]+)': (?:Option '(\S+)' is not accepted|the following arguments are required: (.*))$"
+)
+_IMPORT = re.compile(r"^(--\S+): '(\S+)': (module '\S+' has no attribute '\S+'|No module named '\S+')$")
+_ABSTRACT = re.compile(r"^(--\S+): Expected an instantiatable class, but (?:(\S+) )?is abstract$")
+_OTHER = re.compile(r"^(--\S+): Import path does not correspond to a subclass of (\w+)$")
+_NO_PATH = re.compile(r"^(--\S+): Expected a dot import path string: (\S+)$")
+"""What jsonargparse says of a class: its arguments, that it is not there, lacks a method, or is of another kind."""
+_NO_CONFIG = re.compile(r"^Parser key \"(\S+)\": Unable to load config ['\"](\S+?)['\"]")
 SHOWN = 3  # options in a message
 
 
@@ -53,7 +63,15 @@ class OneLineErrors:
         if not self.exit_on_error:  # type: ignore[attr-defined]
             super().error(message, ex)  # type: ignore[misc]
         parser: Any = getattr(ex, "subcommand_parser", self)
-        raise InputError(brief(_OF_LINK.sub("", " ".join(message.split())), _options(parser))) from ex
+        message = _OF_LINK.sub("", " ".join(message.split()))
+        if found := _NO_CONFIG.match(message):
+            kinds = get_args(getattr(_action(parser, f"{found[1]}.kind"), "_typehint", None))
+            takes = f"--{found[1]}.kind takes {', '.join(kinds)}; " if kinds else ""
+            raise InputError(
+                f"--{found[1]}: expected a class of your own, as in my_file.MyClass, or a file of options, found "
+                f"{found[2]}; {takes}{'or ' if takes else ''}check the name"
+            ) from ex
+        raise InputError(brief(message, _options(parser))) from ex
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """Parse the words of a command; see jsonargparse.
@@ -93,17 +111,48 @@ def brief(message: str, options: Iterable[str] = ()) -> str:
         words = [(f"--{name}", f"--{name.partition('.')[2]}", name) for name in found[1].split(", ")]
         shown = [next((word for word in each if word in known), each[-1]) for each in words]
         return f"{', '.join(shown)}: expected a value, found none; give it"
+    given = next(iter(re.findall(r"Given value: (\S+)$", message)), "")
     message = UNION.sub(r"\1\2", LITERAL.sub(r"expected one of \1, found \2", message))
     for kind, name in KINDS.items():
         message = re.sub(rf"Expected a <class '{kind}'>(?:\. Got value: (?=\S))?", f"expected {name}, found ", message)
     message = KEY.sub(r"--\1: ", in_words(message).removesuffix(", found "), count=1)
-    return INNER.sub(r"\1.\2: ", message)
+    return _of_class(INNER.sub(r"\1.\2: ", message), given)
+
+
+def _of_class(message: str, given: str) -> str:
+    """Return what is wrong with a class of one's own, or with its arguments, in the words of the other options.
+
+    Args:
+        message: what ``brief`` made of it.
+        given: the value of the option, where the parser says it.
+    """
+    if found := _ARGUMENT.match(message):
+        option, kind, unknown, missing = found.groups()
+        if unknown:
+            return f"{option}: {kind}: expected an argument of this class, found {unknown}, which it lacks"
+        return f"{option}: {kind}: expected the argument {missing}, found none; give it"
+    wanted = "expected a class of your own, as in my_file.MyClass"
+    if found := _IMPORT.match(message):
+        return f"{found[1]}: {wanted}, found {found[2]} ({found[3]})"
+    if found := _ABSTRACT.match(message):
+        return f"{found[1]}: {wanted}, found {found[2] or given}, which lacks a method; see docs/extending"
+    if found := _OTHER.match(message):
+        return f"{found[1]}: {wanted}, found {given}, which is no subclass of {found[2]}"
+    if found := _NO_PATH.match(message):
+        return f"{found[1]}: {wanted}, found {found[2]}"
+    return message
 
 
 def _options(parser: Any) -> list[str]:
     """Return the options of a parser, those of its subcommands with them."""
     inner = parser._subcommands_action.choices.values() if parser._subcommands_action else ()
     return [option for each in (parser, *inner) for option in each._option_string_actions]
+
+
+def _action(parser: Any, name: str) -> Any:
+    """Return the action of an option, which may be one of a subcommand; ``None`` where there is none."""
+    inner = parser._subcommands_action.choices.values() if parser._subcommands_action else ()
+    return next((action for each in (parser, *inner) for action in each._actions if action.dest == name), None)
 
 
 def similar(option: str, options: Sequence[str]) -> list[str]:
