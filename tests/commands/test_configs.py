@@ -83,7 +83,7 @@ WRONG = {
         "--trainer.callbacks: mcn_lightning.benchmarks.RetrievalBenchmark: expected an argument of this class, "
         "found nam",
     ),
-    "unknown class": ("trainer: {callbacks: [{class_path: Nope}]}", "--trainer.callbacks: expected a class of your own, as"),
+    "unknown class": ("trainer: {callbacks: [{class_path: Nope}]}", "--trainer.callbacks: expected a class of your"),
     "wrong type": ("data: {batch_size: many}", "--data.batch_size: expected a whole number, found many"),
     "unset variable": (
         'data: {root: "${oc.env:NOT_SET}"}',
