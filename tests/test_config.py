@@ -15,7 +15,7 @@ from mcn_lightning.config import Options, as_config
 from mcn_lightning.errors import InputError
 from mcn_lightning.losses import ContrastiveConfig
 from mcn_lightning.losses.kinds import KINDS as LOSSES
-from mcn_lightning.ranges import NonNegativeFloat, PositiveInt, PositiveShare, in_words
+from mcn_lightning.ranges import NonNegativeFloat, PositiveInt, PositiveShare, rephrase_refusal
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,11 @@ def test_values_are_plain_and_stay_as_they_are():
 
 def test_the_refusals_of_a_parser_are_put_in_the_same_words():
     said = "Not of type PositiveInt: 0 does not conform to restriction v>0"
-    assert in_words(f"count: {said}") == "count: expected a whole number above 0, found 0"
-    assert in_words("Not of type PositiveInt: invalid literal for int() with base 10: '1.5'").endswith("found 1.5")
-    assert in_words("Not of type Something: x") == "Not of type Something: x"
+    assert rephrase_refusal(f"count: {said}") == "count: expected a whole number above 0, found 0"
+    assert rephrase_refusal("Not of type PositiveInt: invalid literal for int() with base 10: '1.5'").endswith(
+        "found 1.5"
+    )
+    assert rephrase_refusal("Not of type Something: x") == "Not of type Something: x"
 
 
 def test_every_kind_has_a_class():

@@ -22,9 +22,9 @@ def collect(counts):
     everyone = distributed.gather_summed(rows, found)
     (everyone * torch.arange(len(everyone))[:, None]).sum().backward()
     part = torch.tensor(float(rank + 1), requires_grad=True)
-    whole = distributed.total(part * 2)
+    whole = distributed.sum_with_gradient(part * 2)
     whole.backward()
-    owned = distributed.sum_to_owners(torch.ones(sum(counts), 2) * (rank + 1), found)
+    owned = distributed.reduce_scatter_rows(torch.ones(sum(counts), 2) * (rank + 1), found)
     sent = distributed.broadcast(torch.tensor([rank]))
     return found, everyone.detach(), rows.grad, whole.detach(), part.grad, owned, sent
 

@@ -154,9 +154,9 @@ def parts_of_the_loss(counts):
     own = {name: value[first : first + counts[rank()]].requires_grad_() for name, value in embeddings().items()}
     table = torch.ones(len(own["video"]), 3, dtype=torch.bool)
     table[:1, 1] = False  # the first clip of each process has no sound
-    from mcn_lightning.distributed import numbers_of_all
+    from mcn_lightning.distributed import gather_integers
 
-    present = Presence(tuple(own), table, numbers_of_all(Presence.histogram(table), "cpu"), "cpu")
+    present = Presence(tuple(own), table, gather_integers(Presence.histogram(table), "cpu"), "cpu")
     terms = loss(own, row_counts(len(table), "cpu"), present=present)
     sum(terms.values()).backward()
     gradients = {name: value.grad for name, value in own.items()}
@@ -221,7 +221,7 @@ def test_the_network_of_the_page_gives_its_width_and_steps(importable):
         3,
         12,
     )
-    assert network.nothing(torch.device("cpu")).targets["audio"].shape == (0, 12)
+    assert network.empty_output(torch.device("cpu")).targets["audio"].shape == (0, 12)
 
 
 REFUSED = {

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from launch import CONFIGS, write_overlay
 from processes import python
 
-from mcn_lightning.signals import early
+from mcn_lightning.signals import take_early_signal
 
 COMMAND = """
 import os
@@ -47,7 +47,7 @@ def test_a_signal_to_a_job_is_remembered_while_the_command_is_loaded(monkeypatch
 
     def signalled(words: list[str]) -> None:
         os.kill(os.getpid(), signal.SIGUSR1)
-        told.append(early())
+        told.append(take_early_signal())
 
     former = signal.getsignal(signal.SIGUSR1)
     monkeypatch.setenv("SLURM_JOB_ID", "1")

@@ -20,7 +20,7 @@ from mkdocs.structure.files import File, Files
 
 from mcn_lightning.commands.main import COMMANDS, main
 from mcn_lightning.commands.parsers import OneLineErrors
-from mcn_lightning.ranges import words_of
+from mcn_lightning.ranges import describe_type
 
 FIRST = "fit"
 """The command with most options; the page of the commands names only what others have beside them."""
@@ -91,7 +91,7 @@ def _type(text: str) -> str:
     text = re.sub(r"Optional\[(.*)\]$", r"\1 or none", text)
     text = re.sub(r"Union\[([^\[\]]*)\]", lambda found: found[1].replace(", ", " or "), text)
     text = text.replace(" | ", " or ").replace("null", "none")
-    ranges = {kind.__name__: words_of(kind) for kind in restricted.registered_types.values()}
+    ranges = {kind.__name__: describe_type(kind) for kind in restricted.registered_types.values()}
     return re.sub(r"\w+", lambda found: ranges.get(found[0]) or found[0], text)
 
 

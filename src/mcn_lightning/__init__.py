@@ -63,7 +63,7 @@ _PUBLIC = {
     "module": ("MCNModule",),
     "optimizer": ("OptimizerConfig",),
 }  # fmt: skip
-"""The public names by the module that has them; each is imported when it is asked for, as torch takes seconds."""
+"""The public names by module. Each is imported on first use, as importing torch takes seconds."""
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = sorted(_MODULE_OF)
 
@@ -76,5 +76,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Return the public names too, which are not imported yet."""
+    """Return all names, with the public ones that are not imported yet."""
     return sorted({*globals(), *__all__})

@@ -1,11 +1,11 @@
-"""``lightning``, ``mcn-lightning`` and ``python -m mcn_lightning`` are one command, which begins here."""
+"""Entry point of ``lightning``, ``mcn-lightning`` and ``python -m mcn_lightning``."""
 
-from mcn_lightning.signals import job_survives, one_line_for_ctrl_c
+from mcn_lightning.signals import exit_on_interrupt, survive_job_signals
 
 
 def main() -> None:
-    """Run the command with the words of the process."""
-    with one_line_for_ctrl_c(), job_survives():
+    """Run the command with the arguments of the process."""
+    with exit_on_interrupt(), survive_job_signals():
         from mcn_lightning.commands.main import main as run
 
         run()

@@ -1,4 +1,4 @@
-"""The one contract between the data and everything else: what a batch of clips holds.
+"""The batch of clips that the data loaders give and that all other code takes.
 
 One letter alphabet serves the whole project:
 
@@ -35,17 +35,17 @@ MODALITIES: tuple[Modality, ...] = ("video", "audio", "text")
 
 
 class AbsentError(InputError):
-    """A file or an entry is not there at all; other than a damaged one, ``data.allow_missing`` may allow it."""
+    """A file or an entry does not exist. ``data.allow_missing`` may allow that, but no damaged file."""
 
 
 @dataclass(frozen=True)
 class BadVideo:
-    """A video that could not be used, and why.
+    """A video that could not be used, and the reason.
 
     Args:
         video: id of the video.
         reason: one line that names the file, what was expected and what was found.
-        absent: nothing is damaged: there are no captions of it.
+        absent: the video has no captions, which ``data.allow_missing`` allows; no file is damaged.
     """
 
     video: str
@@ -55,32 +55,35 @@ class BadVideo:
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """A batch of B clips; a modality that the data set does not have is ``None``.
+    """A batch of B clips. A modality that the dataset does not have is ``None``.
+
+    A loader gives raw features: visual maxima, and the spectrogram frames that clips share. ``ready`` makes of them
+    what the network takes.
 
     Args:
         ids: B names, ``"<video id>:<clip number>"``.
-        video: pooled visual features, ``(B, C)``: from a loader the maxima in the stored precision; after ``ready``
-            each stream L2-normalised, float32.
-        audio: log-mel spectrograms in dB relative to the maximum, ``(B, M, T)`` in the stored precision (half of it
-            is half the bytes to copy; the network widens it), float32 once augmented; padded on the right. Not there
-            before ``ready`` where ``frames`` is.
+        video: pooled visual features, ``(B, C)``. From a loader: maxima in the stored precision. After ``ready``:
+            float32, each stream L2-normalised.
+        audio: log-mel spectrograms in dB relative to the maximum, ``(B, M, T)``, padded on the right. In the stored
+            precision, as float16 halves the bytes to copy; float32 once augmented. ``None`` before ``ready`` where
+            ``frames`` is given.
         audio_frames: frames of each spectrogram before padding, ``(B,)`` int64.
         words: word or token indices, ``(B, W)`` int32; 0 is "no word".
-        labels: known topic of each clip, ``(B,)`` int64, where the data set has topics; -1 for a clip without any.
-        clips_per_video: clips that stand next to each other and come from one video (``n_pair`` in training, else 1).
-        skipped: videos that should have been in this batch and could not be read.
-        video_widths: widths of the visual streams that are still to be normalised; empty once they are.
-        frames: spectrogram frames of all clips, ``(F, M)`` in the stored precision: those that clips of a video share
-            stand there once.
-        frame_start: row of ``frames`` with which each clip begins, ``(B,)`` int64.
+        labels: known topic of each clip, ``(B,)`` int64, where the dataset has topics; -1 for a clip without any.
+        clips_per_video: number of adjacent clips that come from one video (``n_pair`` in training, else 1).
+        skipped: videos of this batch that could not be read.
+        video_widths: widths of the visual streams that ``ready`` will normalise; empty afterwards.
+        frames: spectrogram frames of all clips, ``(F, M)`` in the stored precision. Frames that clips of a video share
+            are stored once.
+        frame_start: first row of each clip in ``frames``, ``(B,)`` int64.
         num_frames: T, to which ``ready`` pads the clips.
         pad_value: dB that it pads with.
-        about: for ``predict`` what each clip is (see ``prediction.DescribedVideos``); else empty.
-        items: name of each row's gallery item, B names; rows of the same seconds of one video, which are several
-            captions of one clip, share one. Empty in training, where it does not matter.
-        present: which clips have video, audio and text, ``(B, 3)`` bool, where some may lack one, whose rows are zeros,
-            no frames or no words then. It stays on the CPU: it decides shapes, and nobody should wait for a device.
-            Without it all clips have what the batch has.
+        about: description of each clip for ``predict`` (see ``prediction.DescribedVideos``); else empty.
+        items: name of each row's gallery item, B names. Several captions of one clip are rows with the same item.
+            Empty in training, which does not use it.
+        present: which clips have video, audio and text, ``(B, 3)`` bool; ``None`` where all clips have all modalities.
+            A clip without one has zeros, no frames or no words. The tensor stays on the CPU: it decides shapes, and
+            reading it from a device would make the step wait.
     """
 
     ids: tuple[str, ...]
@@ -104,11 +107,11 @@ class ClipBatch:
         return len(self.ids)
 
     def without_known_word(self) -> tuple[str, ...]:
-        """Return the ids of the clips whose text has no known word: its embedding has nothing to do with the text."""
+        """Return the ids of the clips whose text has no known word. Their text embeddings do not depend on the text."""
         if self.words is None:
             return ()
         unknown = ~(self.words != 0).flatten(1).any(1).cpu()
-        if (present := self.present) is not None:  # a clip without text is none of them
+        if (present := self.present) is not None:  # a clip without text has no word by design
             unknown &= present[:, MODALITIES.index("text")].cpu()
         return tuple(name for name, alone in zip(self.ids, unknown.tolist(), strict=True) if alone)
 
@@ -118,14 +121,15 @@ class ClipBatch:
         return self._with(moved)
 
     def ready(self) -> ClipBatch:
-        """Return the batch as the network takes it: visual streams of L2 length 1 in float32, spectrograms cut.
+        """Return the batch as the network takes it: visual streams L2-normalised in float32, spectrograms cut.
 
-        It is done where the batch is used, on its device: fewer than half the bytes travel there. Visual rows of zeros
-        stay zeros.
+        Call it on the device that uses the batch: then fewer than half of the bytes are copied there. Visual rows of
+        zeros stay zeros.
         """
         batch = self
         if self.video is not None and self.video_widths:
             parts = self.video.split(self.video_widths, dim=1)
+            # torch's default eps (1e-12) would leave rows with tiny features shorter than 1
             streams = [F.normalize(part.float(), dim=1, eps=1e-30) for part in parts]
             batch = replace(batch, video=torch.cat(streams, dim=1), video_widths=())
         if self.frames is not None and self.frame_start is not None and self.audio_frames is not None:
@@ -134,7 +138,7 @@ class ClipBatch:
         return batch
 
     def take(self, rows: Sequence[int]) -> ClipBatch:
-        """Return the batch of some of its rows, in the order given; ``frames`` stays whole."""
+        """Return a batch of the given rows, in their order. ``frames`` is kept whole, as clips may share its rows."""
         index = torch.tensor(rows, dtype=torch.int64)
         taken = {name: value[index] for name, value in self._tensors().items() if name != "frames"}
         ids, items = (tuple(names[row] for row in rows) if names else () for names in (self.ids, self.items))
@@ -145,7 +149,7 @@ class ClipBatch:
         return self._with({name: pinned(value) for name, value in self._tensors().items()})
 
     def received(self) -> ClipBatch:
-        """Return the batch with its tensors taken over from the worker that made it (called by the data loader)."""
+        """Return the batch with its tensors taken over from the worker process (called by the data loader)."""
         return self._with({name: received(value) for name, value in self._tensors().items()})
 
     def _with(self, tensors: Mapping[str, Any]) -> ClipBatch:
@@ -157,7 +161,7 @@ class ClipBatch:
 
 
 def cut_clips(frames: Tensor, start: Tensor, length: Tensor, num_frames: int, pad_value: float) -> Tensor:
-    """Cut clips out of the rows that they share.
+    """Cut clips out of the spectrogram frames that they share, and pad them.
 
     Args:
         frames: ``(F, M)``.
@@ -174,7 +178,7 @@ def cut_clips(frames: Tensor, start: Tensor, length: Tensor, num_frames: int, pa
 
 
 def _copy(frames: Tensor, start: Tensor, length: Tensor, num_frames: int, pad_value: float) -> Tensor:
-    """Cut clip by clip."""
+    """Cut clip by clip on the CPU, where each frame is copied once."""
     cut, source = _blocks.new((len(start), num_frames, frames.shape[1]), frames.dtype), frames.numpy()
     for clip, first, count in zip(cut.numpy(), start.tolist(), length.tolist(), strict=True):
         clip[:count] = source[first : first + count]
@@ -183,9 +187,10 @@ def _copy(frames: Tensor, start: Tensor, length: Tensor, num_frames: int, pad_va
 
 
 def _gather(frames: Tensor, start: Tensor, length: Tensor, num_frames: int, pad_value: float) -> Tensor:
-    """Cut all clips at once, as a device likes it."""
+    """Cut all clips with one index on a GPU, which takes few kernels."""
     step = torch.arange(num_frames, device=frames.device)
     own = step < length[:, None]
-    rows = torch.where(own, start[:, None] + step, 0)
+    rows = torch.where(own, start[:, None] + step, 0)  # padding reads row 0, and is overwritten below
+    # without a single frame there is no row 0 to read
     cut = frames[rows] if len(frames) else frames.new_empty(*rows.shape, frames.shape[1])
     return cut.masked_fill_(~own[:, :, None], pad_value)

@@ -1,4 +1,4 @@
-"""What the module refuses before it trains or takes a checkpoint, and what it mends in one."""
+"""Checks of the module before training and on loading a checkpoint, and small repairs of a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mcn_lightning.models.weights import absent_weights
 def check_terms(
     network: NetworkConfig, loss: LossConfig, clustering: ClusteringConfig, clusters: nn.Module | None
 ) -> None:
-    """Refuse options of the losses that exclude one another, or that leave no loss.
+    """Refuse loss options that contradict each other, or that leave no loss.
 
     Args:
         network: shape of the network.
@@ -95,8 +95,10 @@ def check_trainable(network: NetworkConfig, loss: LossConfig) -> None:
     loss.contrastive.check_pairs(network.embeddings)
 
 
-def leave_epoch_open(loop: dict[str, Any]) -> None:
-    """Leave an epoch open that max_steps or max_time cut: Lightning counts it as done and would begin the next.
+def mark_epoch_unfinished(loop: dict[str, Any]) -> None:
+    """Mark an epoch that max_steps or max_time cut short as unfinished.
+
+    Lightning counts it as done, and a resumed run would skip the rest of it.
 
     Args:
         loop: state of the fit loop in a checkpoint; changed in place.
@@ -107,11 +109,11 @@ def leave_epoch_open(loop: dict[str, Any]) -> None:
 
 
 def check_sizes(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
-    """Refuse a checkpoint of another size.
+    """Refuse a checkpoint whose weights have other names or shapes than the module.
 
     Args:
         own: state dict of the module.
-        saved: that of the checkpoint.
+        saved: state dict of the checkpoint.
 
     Raises:
         InputError: naming the first weight that differs.
@@ -126,8 +128,8 @@ def check_sizes(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
             )
 
 
-def without_absent(state: Mapping[str, Tensor], network: NetworkConfig) -> dict[str, Tensor]:
-    """Return the weights of a checkpoint without those of modalities that the network has not.
+def drop_absent_weights(state: Mapping[str, Tensor], network: NetworkConfig) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint without those of modalities that the network lacks.
 
     Args:
         state: state dict of the checkpoint.

@@ -1,4 +1,4 @@
-"""Dataclasses of options, checked by their annotated types and read from plain data; classes named by a path."""
+"""Dataclasses of options: checked by their annotated types, read from mappings. Classes named by a path."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type
 from jsonargparse import ArgumentParser
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.ranges import checked, in_words
+from mcn_lightning.ranges import checked, rephrase_refusal
 
 Config = TypeVar("Config")
 Built = TypeVar("Built")
@@ -22,10 +22,10 @@ Built = TypeVar("Built")
 
 @dataclasses.dataclass(frozen=True)  # the parser takes a dataclass of dataclasses alone as a group of options
 class Options:
-    """Base of dataclasses of options: values that their annotated types do not take are refused when one is made.
+    """Base of dataclasses of options. Making one checks every value against its annotated type.
 
     Args:
-        option: keyword of the class statement: what messages call the group, for instance ``--model.loss``.
+        option: keyword of the class statement: name of the group in messages, for instance ``--model.loss``.
     """
 
     option: ClassVar[str] = ""
@@ -51,15 +51,15 @@ class Options:
 
 
 def as_config(kind: type[Config], value: Config | Mapping[str, Any], option: str) -> Config:
-    """Return a configuration dataclass; a mapping is read as its fields, at any depth.
+    """Return a dataclass of options. A mapping is read as its fields, at any depth.
 
     Args:
         kind: the dataclass.
-        value: one of them, or a mapping of some of its fields.
-        option: what messages call it, for instance ``--data.audio``.
+        value: an instance of it, or a mapping of some of its fields.
+        option: its name in messages, for instance ``--data.audio``.
 
     Raises:
-        InputError: if it is neither, or has a key that is no field.
+        InputError: if the value is neither, or has a key that is no field.
     """
     if isinstance(value, kind):
         return value
@@ -75,12 +75,12 @@ def as_config(kind: type[Config], value: Config | Mapping[str, Any], option: str
     given = {name: _field(hints[name], item, f"{option}.{name}") for name, item in value.items()}
     try:
         return kind(**given)
-    except TypeError as error:  # a field without a default is missing, or a value cannot be compared
+    except TypeError as error:  # a field without a default is missing, or a value has the wrong type
         raise InputError(f"{option}: expected the options of {kind.__name__}, found {dict(value)} ({error})") from None
 
 
 def _field(hint: Any, value: Any, option: str) -> Any:
-    """Return the value of a field, in which a mapping stands for a dataclass."""
+    """Return the value of a field. A mapping becomes the dataclass that the annotation names."""
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     nested = next((kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
     return as_config(nested, value, option) if nested is not None and isinstance(value, Mapping) else value
@@ -88,12 +88,12 @@ def _field(hint: Any, value: Any, option: str) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassOptions(Options):
-    """Options that may name a class of one's own in place of a built-in one.
+    """Options that can name a class of the user in place of a built-in one.
 
     Args:
-        class_path: module and name of the class, as in ``my_loss.MyLoss``; the file ``my_loss.py`` may lie in the
-            folder that the command runs in.
-        init_args: its own arguments by name.
+        class_path: module and name of the class, as in ``my_loss.MyLoss``. The file ``my_loss.py`` may lie in the
+            folder where the command runs.
+        init_args: arguments of the class, by name.
     """
 
     class_path: str | None = None
@@ -101,10 +101,10 @@ class ClassOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        kind, usual = getattr(self, "kind", None), getattr(type(self), "kind", None)
-        if self.class_path is not None and kind != usual:
+        kind, default = getattr(self, "kind", None), getattr(type(self), "kind", None)
+        if self.class_path is not None and kind != default:  # both name a class, and neither may win silently
             raise InputError(
-                f"{self.option}.kind: expected {usual}, its default, beside class_path {self.class_path}, found "
+                f"{self.option}.kind: expected {default}, its default, beside class_path {self.class_path}, found "
                 f"{kind}; leave one of them out"
             )
         if self.class_path is None and self.init_args:
@@ -114,8 +114,8 @@ class ClassOptions(Options):
         """Return the class that ``class_path`` names, or the built-in one.
 
         Args:
-            base: what the class must be a subclass of.
-            builtin: class where no path is given.
+            base: required base class.
+            builtin: class to use without a path.
 
         Raises:
             InputError: if the class cannot be imported, or is no subclass.
@@ -127,10 +127,10 @@ class ClassOptions(Options):
 
         Args:
             kind: the class.
-            **first: its first arguments, in their order; ``init_args`` follow by name.
+            **first: positional arguments in their order; ``init_args`` follow by name.
 
         Raises:
-            InputError: if it lacks a method, or does not take these arguments.
+            InputError: if the class lacks a method, or does not take these arguments.
         """
         args = [*first.values()]
         if self.class_path is None:
@@ -152,11 +152,11 @@ def import_class(path: str, base: type[Built], option: str) -> type[Built]:
 
     Args:
         path: module and name, as in ``my_loss.MyLoss``.
-        base: what it must be a subclass of.
-        option: the group of options that has the path, for messages.
+        base: required base class.
+        option: name of the group of options in messages.
 
     Raises:
-        InputError: if it cannot be imported, or is no such class.
+        InputError: if it cannot be imported, or is no subclass of ``base``.
     """
     module, _, name = path.rpartition(".")
     wanted = f"{option}.class_path: expected a subclass of {base.__module__}.{base.__name__}"
@@ -189,11 +189,11 @@ def check_written(kind: type, option: str) -> None:
 
 
 def _arguments(kind: type, given: Mapping[str, Any], skip: int, option: str) -> dict[str, Any]:
-    """Return the arguments of a class, checked by the annotated types of its parameters."""
+    """Return the keyword arguments of a class, checked against the annotations of its parameters."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind, skip={skip})
     try:
         return dict(vars(parser.instantiate(parser.parse_object(dict(given)))))
     except (ArgumentError, TypeError, ValueError) as error:
-        found = in_words(" ".join(str(error).split())).removeprefix("Parser key ")
+        found = rephrase_refusal(" ".join(str(error).split())).removeprefix("Parser key ")
         raise InputError(f"{option}: expected arguments of {kind.__name__}, found {found}") from None

@@ -1,4 +1,4 @@
-"""The callbacks that a module brings to a trainer which has none of their class."""
+"""The default callbacks that a module adds to its trainer."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from pytorch_lightning.callbacks import WeightAveraging
 
 from mcn_lightning.benchmarks.base import Benchmark
 from mcn_lightning.benchmarks.report import BenchmarkReport
-from mcn_lightning.callbacks.centroids import CentroidUpdate, kmeans_of
+from mcn_lightning.callbacks.centroids import CentroidUpdate, kmeans_clustering
 from mcn_lightning.callbacks.evaluation import RetrievalEvaluation
 from mcn_lightning.callbacks.protocols import callbacks_of
 from mcn_lightning.callbacks.throughput import Throughput
-from mcn_lightning.runs.averaging import AveragedWeights, averages, check_stochastic
+from mcn_lightning.runs.averaging import AveragedWeights, averages_weights, check_stochastic
 from mcn_lightning.runs.resume import Resume
 from mcn_lightning.runs.trainer_options import check_trainer
 
 
 def ordered(callbacks: Sequence[Callback]) -> list[Callback]:
-    """Return callbacks in an order in which averaged weights are evaluated by all, and saved as of the same step.
+    """Return callbacks in the order that averaged weights need: evaluation first, then averaging, then ``Resume``.
 
-    Lightning puts them in place when a validation begins and takes them away when it ends, in the order of the list:
-    they come after whatever evaluates, and before ``Resume``, which saves.
+    Lightning swaps the averaged weights in when a validation begins and out when it ends, in the order of the list.
+    Callbacks that evaluate must come before the swap out, and ``Resume`` must save the weights after it.
     """
     return sorted(callbacks, key=lambda each: 1 if isinstance(each, WeightAveraging) else 2 * isinstance(each, Resume))
 
 
 def default_callbacks(trainer: Trainer, module: LightningModule) -> list[Callback]:
-    """Return what a run needs and the trainer lacks: those that the user gave are kept, with their options.
+    """Return the callbacks that a run needs and that the user did not give.
 
-    k-means where the module clusters so, retrieval on the held-out clips, the state to go on from; speed where
-    something logs it, the table of the benchmarks and what averaged weights need where there are any.
+    They are k-means for a module that clusters by it, retrieval on the held-out clips, and the state for resuming.
+    Throughput needs a logger. The table of benchmarks and the averaging of weights come only where they are used.
 
     Args:
-        trainer: with the user's callbacks.
+        trainer: whose callbacks are the user's.
         module: the module that is trained or evaluated.
 
     Raises:
@@ -45,9 +45,9 @@ def default_callbacks(trainer: Trainer, module: LightningModule) -> list[Callbac
     given = callbacks_of(trainer)
     given[:] = ordered(given)
     needed: dict[type[Callback], bool] = {
-        CentroidUpdate: kmeans_of(module) is not None,
+        CentroidUpdate: kmeans_clustering(module) is not None,
         RetrievalEvaluation: True,
-        AveragedWeights: averages(trainer),
+        AveragedWeights: averages_weights(trainer),
         Resume: True,
         Throughput: bool(trainer.loggers),
         BenchmarkReport: any(isinstance(callback, Benchmark) for callback in given),

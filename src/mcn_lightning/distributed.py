@@ -1,8 +1,8 @@
-"""What several processes do together; on one process each function returns its input.
+"""Collective operations over the processes of a run. On one process each function returns its input.
 
-How gradients work here: a global value, such as the loss over the clips of all processes, is computed by every process
-alike, and the gradient that a process finds is its part of the whole gradient: the parts sum to it. Data-parallel
-training averages over the processes, so the loss is multiplied by ``world()`` before its gradient is taken.
+Gradients: every process computes the same global value, such as the loss over the clips of all processes. The gradient
+on one process is its part, and the parts sum to the whole gradient. Data-parallel training averages over processes,
+so the loss is multiplied by ``world_size()`` before ``backward``.
 """
 
 from __future__ import annotations
@@ -19,52 +19,52 @@ from torch.nn import functional as F
 Object = TypeVar("Object")
 
 
-def world() -> int:
-    """Return the number of processes; 1 where no process group exists."""
+def world_size() -> int:
+    """Return the number of processes; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Return the number of this process, from 0."""
-    return dist.get_rank() if world() > 1 else 0
+    """Return the index of this process, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
 
 
 def row_counts(count: int, device: torch.device | str) -> list[int]:
-    """Return how many rows every process has.
+    """Return the number of rows on each process.
 
     Args:
         count: rows of this process.
-        device: where the process group's tensors live.
+        device: that the process group communicates on.
     """
-    return [found for (found,) in numbers_of_all([count], device)]
+    return [found for (found,) in gather_integers([count], device)]
 
 
-def numbers_of_all(numbers: Sequence[int], device: torch.device | str) -> list[list[int]]:
-    """Return some whole numbers of every process, as many on each.
+def gather_integers(numbers: Sequence[int], device: torch.device | str) -> list[list[int]]:
+    """Gather a list of integers from each process. All lists have the same length.
 
     Args:
         numbers: of this process.
-        device: where the process group's tensors live.
+        device: that the process group communicates on.
     """
-    if world() == 1:
+    if world_size() == 1:
         return [list(numbers)]
-    found = torch.empty(world() * len(numbers), dtype=torch.int64, device=device)
+    found = torch.empty(world_size() * len(numbers), dtype=torch.int64, device=device)
     dist.all_gather_into_tensor(found, torch.tensor(list(numbers), dtype=torch.int64, device=device))
-    return found.view(world(), -1).tolist()
+    return found.view(world_size(), -1).tolist()
 
 
 def gather_objects(own: Object) -> list[Object]:
-    """Return what every process has, in the order of the processes; it is pickled on the way."""
-    if world() == 1:
+    """Gather an object from each process, in the order of ranks. Objects are pickled."""
+    if world_size() == 1:
         return [own]
-    found: list[Any] = [None] * world()
+    found: list[Any] = [None] * world_size()
     dist.all_gather_object(found, own)
     return found
 
 
 def sum_all(x: Tensor) -> Tensor:
-    """Return the sum of a tensor over the processes, the same bits on each; without gradient."""
-    if world() == 1:
+    """Return the sum of a tensor over the processes, bit for bit the same on each; without gradient."""
+    if world_size() == 1:
         return x
     summed = x.detach().clone()
     dist.all_reduce(summed)
@@ -72,8 +72,8 @@ def sum_all(x: Tensor) -> Tensor:
 
 
 def broadcast(x: Tensor, source: int = 0) -> Tensor:
-    """Return the tensor that process ``source`` has; every process gives one of its shape and precision."""
-    if world() == 1:
+    """Return the tensor of process ``source``. Every process passes one of the same shape and precision."""
+    if world_size() == 1:
         return x
     sent = x.detach().clone().contiguous()
     dist.broadcast(sent, source)
@@ -81,32 +81,33 @@ def broadcast(x: Tensor, source: int = 0) -> Tensor:
 
 
 def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
-    """Return the rows of all processes in the order of their numbers; without gradient.
+    """Gather the rows of all processes in the order of ranks; without gradient.
 
     Args:
-        rows: ``(n, ...)``, n differing between processes as it may.
-        counts: rows of every process, from ``row_counts``.
+        rows: ``(n, ...)``; n may differ between processes.
+        counts: rows of each process, from ``row_counts``.
 
     Returns:
         ``(sum of counts, ...)``.
     """
-    if world() == 1:
+    if world_size() == 1:
         return rows
     most = max(counts)
+    # the collective takes tensors of one shape: shorter ones are padded, and the padding is cut off below
     padded = F.pad(rows.detach(), [0, 0] * (rows.dim() - 1) + [0, most - len(rows)]).contiguous()
-    everyone = padded.new_empty(world() * most, *rows.shape[1:])
+    everyone = padded.new_empty(world_size() * most, *rows.shape[1:])
     dist.all_gather_into_tensor(everyone, padded)
     if all(count == most for count in counts):
         return everyone
     return torch.cat([everyone[number * most : number * most + count] for number, count in enumerate(counts)])
 
 
-def sum_to_owners(rows: Tensor, counts: Sequence[int]) -> Tensor:
-    """Sum rows over the processes and return those of this process: the opposite of ``gather_rows``.
+def reduce_scatter_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """Sum rows over the processes and return those of this process: the reverse of ``gather_rows``.
 
     Args:
-        rows: ``(sum of counts, ...)``, each process with summands for the rows of all.
-        counts: rows of every process.
+        rows: ``(sum of counts, ...)``: summands of this process for the rows of all.
+        counts: rows of each process.
 
     Returns:
         ``(n, ...)``.
@@ -125,25 +126,25 @@ class _GatherSummed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return sum_to_owners(gradient, ctx.counts), None
+        return reduce_scatter_rows(gradient, ctx.counts), None
 
 
 def gather_summed(rows: Tensor, counts: Sequence[int]) -> Tensor:
-    """Return the rows of all processes; what each process finds of their gradient is summed.
+    """Gather the rows of all processes. Their gradient is the sum of the gradients of all processes.
 
-    For rows that processes use differently, for instance each against rows of its own.
+    Use it where processes use the rows differently, for instance each process against its own rows.
 
     Args:
         rows: ``(n, ...)``.
-        counts: rows of every process.
+        counts: rows of each process.
 
     Returns:
         ``(sum of counts, ...)``.
     """
-    return rows if world() == 1 else _GatherSummed.apply(rows, counts)
+    return rows if world_size() == 1 else _GatherSummed.apply(rows, counts)
 
 
-class _Total(torch.autograd.Function):
+class _SumWithGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: Tensor) -> Tensor:
         return sum_all(part)
@@ -154,12 +155,12 @@ class _Total(torch.autograd.Function):
         return gradient
 
 
-def total(part: Tensor) -> Tensor:
-    """Return the sum of this process's part and those of the others, with gradient to this one's."""
-    return part if world() == 1 else _Total.apply(part)
+def sum_with_gradient(part: Tensor) -> Tensor:
+    """Return the sum of a value over the processes, with gradient to the part of this process."""
+    return part if world_size() == 1 else _SumWithGradient.apply(part)
 
 
-class _Reach(torch.autograd.Function):
+class _ConnectParameters(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, loss: Tensor, *parameters: Tensor) -> Tensor:
         ctx.count = len(parameters)
@@ -171,23 +172,25 @@ class _Reach(torch.autograd.Function):
         return gradient, *[None] * ctx.count
 
 
-def reach(loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-    """Return the loss with a way back to every parameter, on which no gradient comes where the loss had none.
+def connect_parameters(loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
+    """Return the loss, connected to every parameter in the graph. Its value and gradients do not change.
 
-    Data-parallel training waits until each parameter was reached. A parameter that a step does not use (of a modality
-    whose only loss begins later, say) then counts as one with gradient 0, without a search of the graph.
+    Data-parallel training waits until ``backward`` has reached each parameter. A step may not use one, for instance of
+    a modality whose only loss begins later. Connected, it counts as reached, without a search for unused parameters.
 
     Args:
         loss: scalar.
-        parameters: all parameters of the network; those without ``requires_grad`` are left out.
+        parameters: all parameters of the network. Those without ``requires_grad`` are left out.
     """
-    if world() == 1:
+    if world_size() == 1:
         return loss
-    return _Reach.apply(loss, *(parameter for parameter in parameters if parameter.requires_grad))
+    return _ConnectParameters.apply(loss, *(parameter for parameter in parameters if parameter.requires_grad))
 
 
-class Later:
-    """A small tensor on its way to the host, read later without waiting for what the device was given since.
+class HostCopy:
+    """An asynchronous copy of a small tensor to the CPU.
+
+    Reading it waits for the copy alone, not for work that was queued on the device afterwards.
 
     Args:
         x: any shape.
@@ -207,11 +210,11 @@ class Later:
 
 
 class Subset(NamedTuple):
-    """Some clips of a step.
+    """A subset of the clips of a step.
 
     Args:
-        rows: which of this process's clips, ``(m,)`` int64 ascending, on the device of the embeddings.
-        counts: how many every process has.
+        rows: indices of this process's clips, ``(m,)`` int64 ascending, on the device of the embeddings.
+        counts: clips of the subset on each process.
     """
 
     rows: Tensor
@@ -223,15 +226,15 @@ class Subset(NamedTuple):
 
 
 class Presence:
-    """Which clips of a step have which embeddings, where some lack one.
+    """Which clips of a step have which embeddings, where some clips lack one.
 
-    A clip is known by the set of embeddings that it has. How many clips of each set every process has is exchanged
-    once a step; the clips of any subset are then counted without asking the other processes, or the device.
+    Clips are grouped by the set of embeddings that they have. Processes exchange the size of each group once a step.
+    Any subset can then be counted on all processes without communication, and without waiting for the device.
 
     Args:
         names: of the embeddings.
         table: this process's clips, ``(n, names)`` bool, on the CPU.
-        histograms: for every process what ``histogram`` gives there.
+        histograms: result of ``histogram`` on each process.
         device: of the embeddings.
     """
 
@@ -246,16 +249,17 @@ class Presence:
 
     @staticmethod
     def histogram(table: Tensor) -> list[int]:
-        """Return how many clips have each set of embeddings; the bits of its place say which (the first is bit 0)."""
+        """Return the number of clips with each set of embeddings. Bit i of an index means that embedding i is there."""
         return torch.bincount(_codes(table), minlength=1 << table.shape[1]).tolist()
 
     @property
     def complete(self) -> bool:
         """Whether every clip of every process has every embedding."""
+        # the last group, in which all bits are set, holds the clips with all embeddings
         return not any(count for histogram in self.histograms for count in histogram[:-1])
 
     def select(self, rule: Callable[[set[str]], bool]) -> Subset:
-        """Return the clips whose set of embeddings fulfils a rule."""
+        """Return the clips whose set of embeddings fulfils a rule; results are cached."""
         wanted = tuple(rule(names) for names in self._sets)
         if wanted not in self._found:
             counts = [sum(count for count, want in zip(each, wanted, strict=True) if want) for each in self.histograms]
@@ -271,8 +275,8 @@ class Presence:
         """Return which of this process's clips have an embedding, ``(n,)`` bool on the CPU.
 
         Args:
-            name: of the embedding.
-            any_of: the name that stands for having any of them.
+            name: of the embedding, or ``any_of``.
+            any_of: name that asks for clips with any embedding.
         """
         return self.table.any(dim=1) if name == any_of else self.table[:, self.names.index(name)]
 
@@ -282,5 +286,5 @@ class Presence:
 
 
 def _codes(table: Tensor) -> Tensor:
-    """Return the set of each row ``(n,)`` int64, with a bit for each column."""
+    """Return the set of embeddings of each clip as an integer with one bit for each, ``(n,)`` int64."""
     return (table.long() << torch.arange(table.shape[1])).sum(dim=1)

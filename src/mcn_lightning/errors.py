@@ -1,4 +1,4 @@
-"""The error that the user can mend: its message is one line."""
+"""The error for wrong input, and the parts of sentences that its messages share."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from pathlib import Path
 
 
 class InputError(ValueError):
-    """A file or an option that the user gave is wrong; the message is one line that says how to mend it."""
+    """A file or an option of the user is wrong. The message is one line: what was expected and found, what to do."""
 
 
-def reason_of(error: OSError) -> str:
-    """Return what the system says of an error, as part of a sentence."""
+def os_reason(error: OSError) -> str:
+    """Return the operating system's reason of an error, as part of a sentence."""
     return f"{error.strerror or error}".lower()
 
 
 def why_unreadable(path: str | Path, error: Exception) -> str:
-    """Return what a file is that ``torch.load`` could not read, as part of a sentence.
+    """Return why ``torch.load`` could not read a file, as part of a sentence.
 
     Args:
-        path: of a file that is there.
-        error: what torch raised; its words are about options of torch where the file is none of torch's.
+        path: of a file that exists.
+        error: what torch raised. Its text is used last: for a file of another format it speaks of options of torch.
     """
-    import zipfile  # only where something is wrong: every command imports this file
+    import zipfile  # imported here, as every command imports this file and few need it
 
     if Path(path).is_file() and Path(path).stat().st_size == 0:
         return "an empty file"

@@ -1,4 +1,4 @@
-"""The clips of a step: what may be clustered of them, and what the processes of a run tell one another of them."""
+"""What a training step needs of its clips: features to cluster, and how many clips each process has."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch import Tensor
 
 from mcn_lightning.batch import MODALITIES, ClipBatch
 from mcn_lightning.clustering import MEAN
-from mcn_lightning.distributed import Presence, numbers_of_all
+from mcn_lightning.distributed import Presence, gather_integers
 from mcn_lightning.errors import InputError
 from mcn_lightning.models import MCNOutput, NetworkConfig
 from mcn_lightning.models.options import AUDIO_TEXT
 
 
 def masks_of(output: MCNOutput) -> dict[str, Tensor] | None:
-    """Return which clips have what may be clustered, ``(B,)`` bool by name; ``None`` where all have all."""
+    """Return which clips have each feature that can be clustered, ``(B,)`` bool by name; ``None`` if all do."""
     some = output.has_any()
     return None if output.present is None or some is None else {**output.present, MEAN: some}
 
 
 def features_of(output: MCNOutput) -> dict[str, Tensor]:
-    """Return what may be clustered: the embeddings, and their mean."""
+    """Return the features that can be clustered: the embeddings and their mean."""
     return {**output.embeddings(), MEAN: output.mean()}
 
 
@@ -35,7 +35,9 @@ def present_embeddings(batch: ClipBatch, names: Sequence[str]) -> Tensor:
 
 
 def exchange(batch: ClipBatch, network: NetworkConfig, device: torch.device | str) -> tuple[list[int], Presence | None]:
-    """Return the clips of every process in this step, and which of them lack an embedding; ``None`` for none.
+    """Return the number of clips on each process, and which clips lack an embedding (``None`` if none does).
+
+    Both are found in one collective operation.
 
     Args:
         batch: clips of this process.
@@ -43,23 +45,23 @@ def exchange(batch: ClipBatch, network: NetworkConfig, device: torch.device | st
         device: of the embeddings.
 
     Raises:
-        InputError: on all processes, if those with clips have not all the same modalities.
+        InputError: on all processes, if the processes with clips have different modalities.
     """
     sound = batch.audio if batch.frames is None else batch.frames
     given = {"video": batch.video, "audio": sound, "text": batch.words}
     wanted = [name for name in MODALITIES if name in network.modalities]
     table = present_embeddings(batch, network.embeddings)
     own = [len(batch), *(given[name] is not None for name in wanted), *Presence.histogram(table)]
-    found = numbers_of_all(own, device)
+    found = gather_integers(own, device)
     counts = _checked_counts([row[: 1 + len(wanted)] for row in found], wanted)
     present = Presence(network.embeddings, table, [row[1 + len(wanted) :] for row in found], device)
     return counts, None if present.complete else present
 
 
 def _checked_counts(found: Sequence[Sequence[int]], wanted: Sequence[str]) -> list[int]:
-    """Return the clips of every process, which must have the same modalities."""
+    """Return the number of clips on each process, after checking that all have the same modalities."""
     kinds = {tuple(name for name, has in zip(wanted, row[1:], strict=True) if has) for row in found if row[0]}
-    if any(row[0] == 0 for row in found) and kinds:  # a process without clips takes part with all modalities
+    if any(row[0] == 0 for row in found) and kinds:  # a process without clips joins the losses with all modalities
         kinds.add(tuple(wanted))
     if len(kinds) > 1:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever the process is killed."""
+"""Atomic writing: a file is complete or absent, whenever the process is killed."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PARTIAL = ".partial"
-"""How the name of a file ends that is still being written. A killed process may leave one behind."""
+"""Suffix of a file that is still being written. A killed process may leave one behind."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a place beside a file; what the block writes there takes the place of the file when the block ends.
+    """Give a temporary path beside a file, and rename it to the file when the block ends.
 
-    The content reaches the disk before the name does. If the block raises, what was there before stays. For one
-    process at a time: the place has the name of the file with ``.partial`` after it.
+    The content reaches the disk before the new name does. If the block raises, the old file stays. Only one process at
+    a time may use it: the temporary path is the name of the file followed by ``.partial``.
 
     Example:
         >>> with replacing(Path("run.json")) as partial:
         ...     partial.write_text("{}")
 
     Args:
-        path: the file, in a folder that is there. It need not be there itself.
+        path: the file, which need not exist, in a folder that exists.
 
     Raises:
-        OSError: if the place cannot be written, or cannot be renamed.
+        OSError: if the temporary file cannot be written or renamed.
     """
     partial = path.with_name(path.name + PARTIAL)
     try:
@@ -34,16 +34,16 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.touch()
         mode = partial.stat().st_mode
         yield partial
-        partial.chmod(mode)  # safetensors writes files that only their owner may read
+        partial.chmod(mode)  # safetensors makes files that only their owner may read
         _to_disk(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    _to_disk(path.parent)
+    _to_disk(path.parent)  # the rename itself, which is an entry of the folder
 
 
 def _to_disk(path: Path) -> None:
-    """Wait until a file, or the names in a folder, have reached the disk."""
+    """Wait until a file, or the entries of a folder, have reached the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""From a trained model to answers, without a trainer: load a checkpoint, embed sentences, rank clips."""
+"""Inference without a trainer: load a checkpoint, embed sentences, rank clips."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mcn_lightning.data.text import TextConfig
 from mcn_lightning.errors import InputError
 from mcn_lightning.models import NetworkConfig
 from mcn_lightning.models.released import WeightsError
-from mcn_lightning.models.weights import OWN, read_weights
+from mcn_lightning.models.weights import OWN_CHECKPOINT, read_weights
 from mcn_lightning.module import MCNModule
 from mcn_lightning.text_files import read_json
 
@@ -28,8 +28,8 @@ from mcn_lightning.text_files import read_json
 def load(path: str | Path) -> MCNModule:
     """Load a trained module, on the CPU and in evaluation mode.
 
-    A checkpoint brings its options, weights and centroids. A file of weights alone, as the authors released them,
-    brings the shape of its network; all other options are the defaults. No code in the file is run.
+    A checkpoint holds its options, weights and centroids. A file of weights alone, as the authors released them,
+    defines the shape of the network; other options have their defaults. No code in the file is run.
 
     Args:
         path: a checkpoint (.ckpt), or any file that ``--model.weights`` takes.
@@ -44,7 +44,7 @@ def load(path: str | Path) -> MCNModule:
         weights = read_weights(path)
     except WeightsError as error:
         raise InputError(str(error)) from None
-    if weights.kind == OWN:
+    if weights.kind == OWN_CHECKPOINT:
         return MCNModule.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
     module = MCNModule(NetworkConfig(**weights.shape, **weights.behaviour))
     weights.load(module.network)
@@ -58,8 +58,8 @@ def embed_sentences(module: MCNModule, texts: Sequence[str], text: TextConfig | 
     Args:
         module: a trained module.
         texts: the sentences.
-        text: what ``--data.text`` was in training, for instance ``{"source": "word_vectors.bin"}``. The width ``dim``
-            is that of the network unless it is given.
+        text: value of ``--data.text`` in training, for instance ``{"source": "word_vectors.bin"}``. The width ``dim``
+            defaults to that of the network.
 
     Returns:
         ``(N, D)`` float32 on the module's device.
@@ -89,12 +89,12 @@ def embed_sentences(module: MCNModule, texts: Sequence[str], text: TextConfig | 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What ``lightning predict`` wrote.
+    """Embeddings that ``lightning predict`` wrote.
 
     Args:
-        clips: what each of the N clips is: ``id``, ``video``, ``start`` and ``end`` in seconds, ``text``, ``cluster``.
-        tensors: ``video``, ``audio`` and ``text`` ``(N, D)``, ``cluster`` ``(N,)``, ``centroids`` ``(K, D)``, as far as
-            the model has them. Row i belongs to clip i.
+        clips: ``id``, ``video``, ``start`` and ``end`` in seconds, ``text`` and ``cluster`` of each of the N clips.
+        tensors: ``video``, ``audio`` and ``text`` ``(N, D)``, ``cluster`` ``(N,)``, ``centroids`` ``(K, D)``, where the
+            model has them. Row i belongs to clip i.
     """
 
     clips: list[dict[str, Any]]
@@ -105,7 +105,7 @@ def read_embeddings(path: str | Path) -> Embeddings:
     """Read the two files that ``lightning predict`` wrote.
 
     Args:
-        path: the file of the tensors, .safetensors or .npz; the .json file lies beside it.
+        path: the file of the tensors, .safetensors or .npz, with the .json file beside it.
 
     Raises:
         InputError: if a file is missing or damaged, or the two do not belong together.
@@ -141,12 +141,12 @@ class Ranked(NamedTuple):
 
 
 def rank(queries: Tensor, gallery: Tensor, top: int = 10) -> Ranked:
-    """Find the items with the highest dot products, as the evaluation scores them.
+    """Find the gallery items with the highest dot products, which is how the evaluation scores them.
 
     Args:
         queries: ``(Q, D)``.
-        gallery: ``(N, D)``; of several modalities their sum.
-        top: items of each query; all N where there are fewer.
+        gallery: ``(N, D)``; for several modalities the sum of their embeddings.
+        top: items to return for each query; N if that is less.
 
     Raises:
         ValueError: if the widths differ.

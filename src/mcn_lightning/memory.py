@@ -1,11 +1,11 @@
-"""Memory of batches: written once, where it will travel, and used again when nobody holds the batch any more.
+"""Memory of batches: each batch is written once, and its memory is reused when the batch is gone.
 
-A batch of 128 videos is 400 MB. Fresh memory costs a page fault for every 4 kB of it, which takes several times as
-long as writing to it; and small batches that are joined to a large one are written twice. So the videos of a batch are
-given slots in memory for all of them, and joining them is finding out that they are neighbours.
+A batch of 128 videos takes 400 MB. Fresh memory costs a page fault for every 4 kB, which takes several times as long
+as writing to it. Joining small tensors into a large one writes every byte twice. So each video of a batch writes into
+a slot of the batch's memory. Joining the videos then only checks that their slots are adjacent.
 
-Workers of a data loader write into shared memory. Each of its blocks begins with a header that says whether the batch
-in it is still held; the process that trains clears it when the last tensor over the block dies.
+Workers of a data loader write into blocks of shared memory. The header of a block holds a flag: the block is in use.
+The training process clears the flag when the last tensor over the block is freed.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 _KEPT = 12
-"""Blocks kept at most: three batches of four large tensors."""
+"""Most blocks that are kept: three batches of four large tensors."""
 _HEADER = 64
 _MARK = np.frombuffer(b"mcnblock", dtype=np.uint8)
 _mapped: dict[int, torch.UntypedStorage] = {}
-"""Shared blocks that this process has mapped, by address: mapping them anew for each batch would cost page faults."""
+"""Shared blocks that this process has mapped, by address. Mapping them again for each batch would cost page faults."""
 
 
 class Blocks:
-    """Blocks of memory that are handed out again once no tensor uses them.
+    """A pool of memory blocks. A block is reused once no tensor uses it.
 
     Args:
-        kept: how many are kept at most.
+        kept: most blocks in the pool.
     """
 
     def __init__(self, kept: int = _KEPT) -> None:
@@ -44,15 +44,15 @@ class Blocks:
         self._shared: list[tuple[torch.UntypedStorage, np.ndarray]] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the blocks behind: another process has its own."""
+        """Pickle without the blocks: each process has its own."""
         return {"kept": self.kept, "_blocks": [], "_shared": []}
 
     def new(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Return a tensor of unknown contents; in a worker of a data loader, in the shared memory in which it travels.
+        """Return an uninitialised tensor. In a worker of a data loader it lies in shared memory.
 
         Args:
-            shape: its shape.
-            dtype: its precision.
+            shape: of the tensor.
+            dtype: of the tensor.
         """
         size = int(np.prod(shape)) * dtype.itemsize
         if get_worker_info() is not None:
@@ -63,7 +63,7 @@ class Blocks:
 
     def _free(self, size: int) -> np.ndarray:
         for number in range(len(self._blocks)):
-            # held by this list and by the call alone: a tensor over it, wherever it is, holds it too
+            # 2 references mean that only this list and this call hold the block: every tensor over it holds it too
             if size <= self._blocks[number].nbytes <= 2 * size and sys.getrefcount(self._blocks[number]) == 2:
                 return self._blocks[number]
         block = _fresh(size)
@@ -87,7 +87,7 @@ def _bytes_of(storage: torch.UntypedStorage) -> np.ndarray:
 
 
 def _over(storage: torch.UntypedStorage, dtype: torch.dtype, shape: tuple[int, ...], offset: int = 0) -> Tensor:
-    """Return a tensor over a part of a storage."""
+    """Return a tensor that views a part of a storage."""
     return torch.empty(0, dtype=dtype).set_(storage, offset, shape)  # type: ignore[call-overload]
 
 
@@ -98,15 +98,15 @@ def _is_block(tensor: Tensor) -> bool:
 
 
 def _give_back(header: np.ndarray, process: int) -> None:
-    if os.getpid() == process:  # a forked child has copies of the tensors, which are not its to give back
+    if os.getpid() == process:  # the copies of the tensors in a forked child must not free the block
         header[len(_MARK)] = 0
 
 
 def received(tensor: Tensor) -> Tensor:
-    """Take over a tensor that came from a worker: its block is given back when the last view of it dies.
+    """Take over a tensor from a worker. Its block is released when the last view of it is freed.
 
     Args:
-        tensor: any tensor; one that is not in a block of a worker is returned as it is.
+        tensor: any tensor. One that is not in a block of a worker is returned as it is.
     """
     if not _is_block(tensor):
         return tensor
@@ -116,19 +116,19 @@ def received(tensor: Tensor) -> Tensor:
         del _mapped[next(iter(_mapped))]
     content = _bytes_of(storage)
     size = len(content) // tensor.element_size() * tensor.element_size()
-    own = content[_HEADER:size]  # from_numpy holds this very object as long as anything uses the memory
+    own = content[_HEADER:size]  # from_numpy keeps this object alive as long as a tensor uses the memory
     weakref.finalize(own, _give_back, content[:_HEADER], os.getpid())
     return torch.from_numpy(own).view(tensor.dtype).as_strided(tensor.shape, tensor.stride())
 
 
 def pinned(tensor: Tensor) -> Tensor:
-    """Copy a tensor to page-locked memory, and give the block back that it came in."""
+    """Copy a tensor to page-locked memory, and release its block."""
     return received(tensor).pin_memory()
 
 
 def _fresh(size: int) -> np.ndarray:
     """Return new memory, in huge pages where the system has them."""
-    if size < 1 << 22:
+    if size < 1 << 22:  # 4 MiB: a huge page is 2 MiB, so small blocks gain little from them
         return np.empty(max(size, 1), dtype=np.uint8)
     memory = mmap.mmap(-1, size)
     if hasattr(mmap, "MADV_HUGEPAGE"):
@@ -138,11 +138,11 @@ def _fresh(size: int) -> np.ndarray:
 
 
 class Slots:
-    """Memory of one batch, of which each of its videos takes a part.
+    """Memory of one batch, in which each of its videos takes a slot.
 
     Args:
-        videos: how many videos the batch has.
-        blocks: where the memory comes from.
+        videos: number of videos in the batch.
+        blocks: pool that the memory comes from.
     """
 
     def __init__(self, videos: int, blocks: Blocks) -> None:
@@ -151,13 +151,13 @@ class Slots:
         self._used: dict[str, int] = {}
 
     def take(self, name: str, shape: Sequence[int], dtype: torch.dtype, room: int = 0) -> Tensor:
-        """Return the next part of the tensor of this name; memory of its own where that has another shape or is full.
+        """Return the next slot in a tensor of the batch. If it has another shape or is full, memory of its own.
 
         Args:
-            name: which tensor of the batch.
-            shape: shape of the part, whose first dimension is the clips.
-            dtype: its precision.
-            room: rows that a video has at most, where the videos have different ones.
+            name: of the batch's tensor.
+            shape: of the slot. Its first dimension is the clips.
+            dtype: of the slot.
+            room: most rows of a video, where videos have different numbers of rows.
         """
         if name not in self._whole:
             self._whole[name] = self.blocks.new((self.videos * max(shape[0], room), *shape[1:]), dtype)
@@ -170,12 +170,12 @@ class Slots:
 
 
 def join(parts: Sequence[Tensor]) -> Tensor:
-    """Concatenate along the first dimension, without copying where the parts are neighbours in memory.
+    """Concatenate along the first dimension, without copying where the parts are adjacent in memory.
 
     Args:
         parts: tensors that differ in their first dimension only.
     """
-    parts = [part for part in parts if len(part)] or list(parts[:1])  # what is empty lies nowhere
+    parts = [part for part in parts if len(part)] or list(parts[:1])  # an empty tensor has no address to compare
     first = parts[0]
     rows = sum(len(part) for part in parts)
     if all(part.stride() == first.stride() and part.dtype == first.dtype for part in parts):
@@ -197,7 +197,7 @@ def _concatenate(parts: Sequence[Tensor], rows: int) -> Tensor:
     dtype = parts[0].dtype
     for part in parts:
         dtype = torch.promote_types(dtype, part.dtype)
-    # straight into the shared memory in which the batch travels: one copy of it less; it is no block to be used again
+    # concatenate into shared memory, which saves the copy that sending it would make; this memory is not reused
     shape = (rows, *parts[0].shape[1:])
     storage = torch.UntypedStorage._new_shared(int(np.prod(shape)) * dtype.itemsize)
     return torch.cat(list(parts), out=_over(storage, dtype, shape))

@@ -1,4 +1,4 @@
-"""The LightningModule: it wires network, losses and clustering together and holds no mathematics of its own."""
+"""The LightningModule: it connects network, losses and clustering, and holds no mathematics of its own."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from mcn_lightning.checks import (
     check_targets,
     check_terms,
     check_trainable,
-    leave_epoch_open,
-    without_absent,
+    drop_absent_weights,
+    mark_epoch_unfinished,
 )
 from mcn_lightning.clustering import (
     MEAN,
@@ -32,7 +32,7 @@ from mcn_lightning.clustering import (
     make_clustering,
 )
 from mcn_lightning.config import as_config
-from mcn_lightning.distributed import Presence, reach, world
+from mcn_lightning.distributed import Presence, connect_parameters, world_size
 from mcn_lightning.exchange import exchange, features_of, masks_of, present_embeddings
 from mcn_lightning.losses import (
     ClusterLoss,
@@ -43,22 +43,22 @@ from mcn_lightning.losses import (
     reconstruction_loss,
 )
 from mcn_lightning.models import MCN, MCNOutput, NetworkConfig
-from mcn_lightning.models.options import OF_DATA, not_chosen
+from mcn_lightning.models.options import SET_BY_DATA, unset_sizes
 from mcn_lightning.models.size import check_memory
 from mcn_lightning.models.weights import read_weights
 from mcn_lightning.optimizer import OptimizerConfig, make_optimizer
 
 
 class MCNModule(LightningModule):
-    """Train MCN: contrastive loss over the pairs of modalities, cluster contrast, reconstruction.
+    """MCN with its losses: contrastive loss over pairs of modalities, clustering loss, reconstruction.
 
-    On several processes, losses and clusters are those of the clips of all of them together. The module brings the
-    callbacks of a run with it (k-means, evaluation on held-out clips, speed, saving), as far as the trainer has none of
-    their class. In Python, every option may also be a plain dict.
+    With several processes, losses and clusters are over the clips of all processes. The module adds the callbacks of a
+    run: k-means, evaluation on held-out clips, throughput, saving. A callback of the user replaces the one of the same
+    class. In Python, every option can also be a plain dict.
 
     Args:
-        network: shape of the network; where there are weights to start from, their shape takes its place. Modalities
-            and sizes of the inputs that are left out are those of the data module.
+        network: shape of the network. Weights to start from replace it by their shape. Modalities and input sizes that
+            are left out follow the data module.
         loss: losses and their weights.
         clustering: queue and k-means.
         optimizer: optimiser and learning rate.
@@ -67,8 +67,8 @@ class MCNModule(LightningModule):
             network (.safetensors too); none for random weights.
 
     Raises:
-        WeightsError: if the file does not hold the weights of a network, or of one for other inputs.
-        InputError: if a checkpoint has weights of another size, or the options of the losses exclude one another.
+        WeightsError: if the file holds no weights of a network, or weights for other inputs.
+        InputError: if a checkpoint has weights of another size, or options of the losses contradict each other.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class MCNModule(LightningModule):
         super().__init__()
         self.weights_file = weights
         start = None if weights is None else read_weights(weights)
-        self._free = not_chosen(network) if start is None else ()
+        self._unset_sizes = unset_sizes(network) if start is None else ()
         self.network_config = as_config(NetworkConfig, network, "--model.network")
         if start is not None:
             self.network_config = start.follow(self.network_config)
@@ -92,24 +92,24 @@ class MCNModule(LightningModule):
         self._build()
         self.cluster_reports: dict[str, KMeansReport] = {}
         self.step_clips = 0  # clips of the last step on all processes
-        self.step_loss: Tensor | None = None  # its loss; none where no video of it could be read
+        self.step_loss: Tensor | None = None  # loss of the last step; None if none of its videos could be read
         self._recluster: Literal["no", "warm", "fresh"] = "no"
         self._watch = FiniteWatch()
-        self._idle = self._lacking = False
+        self._no_gradient_step = self._some_absent = False
         if start is not None:
             start.load(self.network)
             if getattr(rank_zero_only, "rank", 0) == 0:
                 print(f"--model.weights {start.describe(self.network_config)}", flush=True)
 
     def _build(self) -> None:
-        """Build the parts that the options describe, and keep the options for checkpoints.
+        """Build network, losses and clustering from the options, and keep the options for checkpoints.
 
         Raises:
-            InputError: if the options of the losses exclude one another.
+            InputError: if options of the losses contradict each other.
         """
         network, config = self.network_config, self.clustering_config
         given = {"network": network, "loss": self.loss_config, "clustering": config, "optimizer": self.optimizer_config}
-        # loggers have the options by the command's own names, from the command
+        # logger=False: the command logs all options under the names of the command line
         self.save_hyperparameters({name: dataclasses.asdict(each) for name, each in given.items()}, logger=False)
         kind, names = clustering_class(config), network.embeddings
         check_memory(network, 0 if kind is None else kind.queue_bytes(config, network.embedding_dim, names))
@@ -120,9 +120,10 @@ class MCNModule(LightningModule):
         check_terms(network, self.loss_config, config, self.clustering)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Bring what every run needs and the trainer does not have; take the sizes of the inputs from the data.
+        """Return the default callbacks that the trainer lacks, after taking the input sizes from the data.
 
-        Lightning calls this first of all when it has module and data. Callbacks that the user gave stay.
+        Of all hooks Lightning calls this first, once it has module and data. So a network of other sizes can still be
+        built.
 
         Raises:
             InputError: if the network was built for inputs of another size.
@@ -133,41 +134,41 @@ class MCNModule(LightningModule):
         return default_callbacks(self.trainer, self)
 
     def _follow_data(self) -> None:
-        """Build the network again where nobody has chosen the sizes of its inputs, and those of the data are others."""
+        """Rebuild the network if the data have other input sizes and the user did not set them."""
         data: Any = getattr(self.trainer, "datamodule", None)
         if not hasattr(data, "input_sizes"):
             return
-        config = self.network_config.follow_data(data.input_sizes(), self._free)
-        self._free = ()
+        config = self.network_config.follow_data(data.input_sizes(), self._unset_sizes)
+        self._unset_sizes = ()
         if config != self.network_config:
             self.network_config = config
             self._build()
-            sizes = ", ".join(f"{name} {getattr(config, name)}" for name in OF_DATA)
+            sizes = ", ".join(f"{name} {getattr(config, name)}" for name in SET_BY_DATA)
             rank_zero_info(f"the network follows the data: {sizes}")
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Load weights, after which no size is free any more."""
-        self._free = ()
+        """Load weights, which fix the sizes of the network."""
+        self._unset_sizes = ()
         return super().load_state_dict(*args, **kwargs)
 
     def setup(self, stage: str) -> None:
         """Take the frozen word vectors from the data.
 
         Raises:
-            InputError: if a network of one embedding should be trained, or with pairs of embeddings that it lacks.
+            InputError: if a network to train has a single embedding, or lacks an embedding of a requested pair.
         """
         if stage == "fit":
             check_trainable(self.network_config, self.loss_config)
         data = getattr(self.trainer, "datamodule", None)
         if self.network.text is not None and data is not None and (embedder := data.text_embedder()) is not None:
             self.network.text.set_embedder(embedder.to(self.device))
-        # what all processes have alike (queue, centroids, word vectors) stays out of every step's broadcast
+        # queue, centroids and word vectors are equal on all processes: DDP need not broadcast them in every step
         alike = ("clustering.", "network.text.embedder.")
         names = [name for name, _ in self.named_buffers() if name.startswith(alike)]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
 
     def forward(self, batch: ClipBatch) -> MCNOutput:
-        """Embed a batch of B clips, as it comes from a loader or made ready."""
+        """Embed a batch of B clips, from a loader or after ``ready``."""
         batch = batch.ready()
         return self.network(batch.video, batch.audio, batch.audio_frames, batch.words, batch.present)
 
@@ -175,14 +176,14 @@ class MCNModule(LightningModule):
         """Run k-means in the next training step, on the queue and that step's clips.
 
         Args:
-            fresh: start from random rows instead of the present centroids.
+            fresh: start from random rows instead of the current centroids.
         """
         self._recluster = "fresh" if fresh else "warm"
 
     def clustered_features(self, batch: ClipBatch) -> dict[str, Tensor]:
-        """Return what is clustered of a batch: embeddings ``(B, D)`` by modality, and their mean; without gradient.
+        """Return the features of a batch that can be clustered: embeddings ``(B, D)`` by modality, and their mean.
 
-        Of an embedding that some clips lack, the rows of the others.
+        Without gradient. A feature has only the rows of clips that have it.
         """
         with torch.no_grad():
             output = self(batch)
@@ -193,11 +194,11 @@ class MCNModule(LightningModule):
         )
 
     def fit_centroids(self, features: Mapping[str, Sequence[Tensor]], fresh: bool) -> dict[str, KMeansReport]:
-        """Run k-means on rows that lie on all processes, and take its centroids.
+        """Run k-means on the rows of all processes, and keep its centroids.
 
         Args:
             features: this process's rows of each feature, in any number of tensors ``(n, D)``.
-            fresh: start anew instead of from the present centroids.
+            fresh: start from random rows instead of the current centroids.
 
         Returns:
             A report for each feature that was clustered.
@@ -205,80 +206,83 @@ class MCNModule(LightningModule):
         return {} if self.clustering is None else self.clustering.fit(features, fresh)
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor | None:
-        """Return the loss of one batch; nothing when no video of it could be read on any process."""
+        """Return the loss of one batch; ``None`` if no process could read a video of it."""
         counts, present = exchange(batch, self.network_config, self.device)
-        self._lacking = present is not None
+        self._some_absent = present is not None
         self.step_clips, self.step_loss = sum(counts), None
         if self.step_clips == 0:
             return self._no_step()
-        output = self(batch) if len(batch) else self.network.nothing(self.device)  # others wait for this process
+        output = self(batch) if len(batch) else self.network.empty_output(self.device)  # others wait for this process
         terms = self._loss_terms(output, batch, counts, present)
         self.watch_terms(terms, batch.ids)
-        if not terms:  # cluster contrast alone, while k-means still waits for K clips
+        if not terms:  # with the clustering loss alone, until k-means has K clips
             return self._no_step()
         loss = torch.stack(list(terms.values())).sum()
         self.step_loss = loss.detach()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
-        return loss * world()  # a process has its part of the gradient, and data-parallel training averages the parts
+        return (
+            loss * world_size()
+        )  # a process has its part of the gradient, and data-parallel training averages the parts
 
     def clip_counts(self, batch: ClipBatch) -> list[int]:
-        """Return the clips of every process in this step.
+        """Return the number of clips on each process in this step.
 
         Raises:
-            InputError: on all processes, if those with clips have not all the same modalities.
+            InputError: on all processes, if the processes with clips have different modalities.
         """
         return exchange(batch, self.network_config, self.device)[0]
 
     def watch_terms(self, terms: Mapping[str, Tensor], ids: Sequence[str], now: bool = False) -> None:
-        """Have the terms of this step looked at, and those of the step before if they were not yet.
+        """Check that the terms of the previous step are finite, and record those of this step.
 
         Args:
             terms: scalars by name.
-            ids: this process's clips.
-            now: look at these too, which waits for the device.
+            ids: of this process's clips.
+            now: also check these terms now, which waits for the device.
 
         Raises:
-            NotFiniteError: if one is not finite, on all processes at once.
+            NotFiniteError: if a term is not finite, on all processes at once.
         """
-        self._watch.note(self.trainer.global_step, terms, ids)
+        self._watch.watch(self.trainer.global_step, terms, ids)
         if now:
             self._watch.check()
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Take the gradients; on several processes every weight has one, if only zeros, as all wait for it."""
-        super().backward(reach(loss, self.parameters()), *args, **kwargs)
+        """Compute the gradients. Data-parallel training needs every parameter in the graph, even if it is not used."""
+        super().backward(connect_parameters(loss, self.parameters()), *args, **kwargs)
 
     def _no_step(self) -> Tensor | None:
-        """Return the loss of a step that changes nothing; all processes come here together or none.
+        """Return the loss of a step without loss terms. Either all processes call it or none.
 
-        Lightning takes no ``None`` from several processes.
+        With several processes Lightning does not accept ``None``.
         """
-        if world() == 1:
+        if world_size() == 1:
             return None
-        self._idle = True
+        self._no_gradient_step = True
         return torch.zeros((), device=self.device, requires_grad=True)
 
     def on_after_backward(self) -> None:
-        """Forget the zeros of a step that changes nothing: momentum and decay would move the weights.
+        """Set the gradients of special steps.
 
-        Weights that a step does not use, as no clip has their modality, have the gradient 0, as on several processes.
+        A step without loss terms gets no gradients at all: with zeros, momentum and decay would change the weights.
+        In other steps the weights of a modality that no clip has get zeros, as they do on several processes.
         """
-        if self._lacking and world() == 1:
+        if self._some_absent and world_size() == 1:
             for parameter in self.parameters():
                 if parameter.requires_grad and parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # it insists on gradients
-        if self._idle and scaler is None and self.trainer.accumulate_grad_batches == 1:
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # it raises without gradients
+        if self._no_gradient_step and scaler is None and self.trainer.accumulate_grad_batches == 1:
             for parameter in self.parameters():
                 parameter.grad = None
-        self._idle = False
+        self._no_gradient_step = False
 
     def on_validation_start(self) -> None:
-        """Look at the last step before its weights are evaluated."""
+        """Check the last step before its weights are evaluated."""
         self._watch.check()
 
     def on_train_end(self) -> None:
-        """Look at the last step."""
+        """Check the last step."""
         self._watch.check()
 
     def _loss_terms(
@@ -306,7 +310,10 @@ class MCNModule(LightningModule):
     def _cluster_targets(
         self, output: MCNOutput, batch: ClipBatch, counts: Sequence[int], present: Presence | None
     ) -> dict[str, Target]:
-        """Re-cluster if it is due, find what should be predicted, and only then push the batch to the queue."""
+        """Run k-means if it is due, find the targets, and then push the batch to the queue.
+
+        The push comes last: k-means clusters queue and batch together, and must not see the batch twice.
+        """
         if self.clustering is None:
             return {}
         features = {name: feature.detach().float() for name, feature in features_of(output).items()}
@@ -314,7 +321,7 @@ class MCNModule(LightningModule):
         if self._recluster != "no":
             self.watch_terms({"clustered features": features[MEAN].abs().sum()}, batch.ids, now=True)
             self.cluster_reports = self.clustering.cluster(features, step, self._recluster == "fresh")
-            if self.cluster_reports:  # a modality that was not there has its turn with the next run
+            if self.cluster_reports:  # a modality without clips in this step is clustered in the next run
                 self._recluster = "no"
         targets = self.clustering.targets(features, step)
         check_targets(targets, features, self.clustering_config.class_path)
@@ -328,12 +335,12 @@ class MCNModule(LightningModule):
     test_step = validation_step  # type: ignore[assignment]
 
     def predict_step(self, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Return the ``ids``, the embeddings ``(B, D)`` by name, and ``cluster`` ``(B,)`` where there are centroids.
+        """Return the ``ids``, the embeddings ``(B, D)`` by name, and ``cluster`` ``(B,)`` if there are centroids.
 
-        Where clips may lack a modality, also ``has_<name>`` ``(B,)`` bool for each embedding: rows of clips without it
-        are zeros, and the cluster of a clip without what is clustered is -1.
+        If clips may lack a modality, it adds ``has_<name>`` ``(B,)`` bool for each embedding. Rows of clips without an
+        embedding are zeros. The cluster of a clip without the clustered feature is -1.
         """
-        if len(batch) == 0:  # no video of it could be read
+        if len(batch) == 0:  # none of its videos could be read
             return {"ids": ()}
         output = self(batch)
         embeddings, clusters = output.embeddings(), self.assignments(output)
@@ -351,10 +358,10 @@ class MCNModule(LightningModule):
         return self.clustering.assignments(features, masks_of(output))
 
     def clusters_of(self, modalities: Sequence[str]) -> tuple[Tensor, Tensor] | None:
-        """Return the k-means centroids ``(K, D)`` near which such embeddings lie, and the rows of each ``(K,)`` int64.
+        """Return the k-means centroids ``(K, D)`` of a modality, and the rows of each ``(K,)`` int64.
 
-        Those of the modality where each is clustered alone, else those of the mean; ``None`` where there are none, as
-        of the sum of several.
+        If modalities are clustered alone, they are its own centroids, else those of the mean. ``None`` if there are
+        none, and for several modalities, whose sum is not clustered.
 
         Args:
             modalities: names of the embeddings that are summed.
@@ -364,36 +371,36 @@ class MCNModule(LightningModule):
         return self.clustering.clusters(modalities[0])
 
     def configure_optimizers(self) -> Any:
-        """Build the optimiser and its schedule, stepped per batch.
+        """Build the optimiser and its schedule, which is stepped after each batch.
 
         Raises:
-            InputError: if the learning rate should decay after each epoch and epochs have no end.
+            InputError: if the schedule is exponential and epochs have no end.
         """
-        total = float(self.trainer.estimated_stepping_batches)  # loads the data, after which the next is known
+        total = float(self.trainer.estimated_stepping_batches)  # this loads the data; num_training_batches needs them
         batches = self.trainer.num_training_batches  # infinite for data that have no length
         epoch = -(-batches // self.trainer.accumulate_grad_batches)
         optimizer, schedule = make_optimizer(self.optimizer_config, list(self.parameters()), total, epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write no checkpoint that a loss or weight which is not finite has spoilt; add what waits for the next step.
+        """Refuse to save weights that are not finite, and add a request for k-means that the next step will serve.
 
-        An epoch that max_steps or max_time cut is left open: Lightning counts it as done and would begin the next.
+        An epoch that max_steps or max_time cut short is marked as unfinished. Lightning would count it as done.
 
         Raises:
-            NotFiniteError: if there is one.
+            NotFiniteError: if a loss of the last step or a weight is not finite.
         """
         self._watch.check()
         check_state(self.trainer.global_step, checkpoint["state_dict"])
         checkpoint["recluster"] = self._recluster
-        leave_epoch_open(checkpoint["loops"]["fit_loop"])
+        mark_epoch_unfinished(checkpoint["loops"]["fit_loop"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another size, in one line that names the first weight that differs.
 
-        Where nothing is trained, modalities that the checkpoint has and this network has not are left out.
+        For evaluation, weights of modalities that this network lacks are left out.
         """
         if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
-            checkpoint["state_dict"] = without_absent(checkpoint["state_dict"], self.network_config)
+            checkpoint["state_dict"] = drop_absent_weights(checkpoint["state_dict"], self.network_config)
         check_sizes(self.state_dict(), checkpoint["state_dict"])
         self._recluster = checkpoint.get("recluster", "no")

@@ -1,4 +1,4 @@
-"""The optimiser and the course of its learning rate."""
+"""The optimiser and its learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mcn_lightning.ranges import NonNegativeFloat, NonNegativeInt, PositiveShare
 
 @dataclass(frozen=True)
 class OptimizerConfig(Options, option="--model.optimizer"):
-    """How the weights are optimised; the defaults are the released recipe.
+    """Options of the optimiser; the defaults are the released recipe.
 
     Args:
         kind: adam, or adamw with decoupled weight decay.
@@ -27,7 +27,7 @@ class OptimizerConfig(Options, option="--model.optimizer"):
         warmup_steps: steps of linear warm-up.
         schedule: after the warm-up, cosine to 0 over the rest of the run, constant, or exponential: times ``decay``
             after each epoch.
-        decay: factor of an epoch in the exponential schedule (AVLnet-Text-Tri on YouCook2: 0.9).
+        decay: factor after each epoch in the exponential schedule (AVLnet-Text-Tri on YouCook2: 0.9).
     """
 
     kind: Literal["adam", "adamw"] = "adam"
@@ -41,14 +41,14 @@ class OptimizerConfig(Options, option="--model.optimizer"):
 def learning_rate_factor(
     step: int, warmup_steps: int, total_steps: float, schedule: str, decay: float = 1.0, epoch_steps: float = math.inf
 ) -> float:
-    """Return the share of the highest learning rate at a step.
+    """Return the learning rate at a step, as a factor of the highest one.
 
     Args:
         step: optimiser steps done.
         warmup_steps: steps of the linear warm-up.
         total_steps: steps of the whole run.
         schedule: cosine (MCN; Chen et al., ICCV 2021), constant, or exponential (AVLnet; Rouditchenko et al., 2021).
-        decay: factor of an epoch in the exponential schedule.
+        decay: factor after each epoch in the exponential schedule.
         epoch_steps: optimiser steps of an epoch.
     """
     if step < warmup_steps:
@@ -64,16 +64,16 @@ def learning_rate_factor(
 def make_optimizer(
     config: OptimizerConfig, parameters: Sequence[nn.Parameter], total_steps: float, epoch_steps: float
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """Return the optimiser of parameters and its schedule, stepped per batch.
+    """Return the optimiser and its schedule, which is stepped after each batch.
 
     Args:
         config: options.
-        parameters: all that are trained.
+        parameters: all trainable parameters.
         total_steps: optimiser steps of the whole run.
         epoch_steps: optimiser steps of an epoch; infinity for data of unknown length.
 
     Raises:
-        InputError: if the learning rate should decay after each epoch and epochs have no end.
+        InputError: if the schedule is exponential and epochs have no end.
     """
     if config.schedule == "exponential" and not math.isfinite(epoch_steps):
         raise InputError(
@@ -83,7 +83,7 @@ def make_optimizer(
     kind = torch.optim.Adam if config.kind == "adam" else torch.optim.AdamW
     matrices = [parameter for parameter in parameters if parameter.dim() > 1]
     others = [parameter for parameter in parameters if parameter.dim() <= 1]
-    # decay would pull biases, the scales of batch norm and the temperature towards values that mean nothing
+    # decay would pull biases, batch-norm scales and the temperature towards 0, which is no neutral value for them
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimizer = kind([group for group in groups if group["params"]], lr=config.lr)
 

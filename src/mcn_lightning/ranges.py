@@ -1,6 +1,7 @@
-"""Types of the numbers that options take: the parser checks them, and messages say them in words.
+"""Number types with a range, for options: the parser checks them, and messages describe them.
 
-To mypy they are plain numbers. This file holds no class: the parser reads ``TYPE_CHECKING`` blocks beside a class.
+To mypy they are plain numbers. This file must not hold a class: the parser reads the ``TYPE_CHECKING`` block of a
+file with classes.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ _REFUSED = re.compile(
 )
 
 
-def words_of(kind: Any) -> str | None:
-    """Return what a number of a restricted type must be, such as ``a whole number above 0``; ``None`` for other types.
+def describe_type(kind: Any) -> str | None:
+    """Describe the numbers of a restricted type, such as ``a whole number above 0``; ``None`` for other types.
 
     Args:
         kind: the type.
@@ -47,48 +48,49 @@ def words_of(kind: Any) -> str | None:
     if not hasattr(kind, "_restrictions"):
         return None
     bounds = re.findall(r"v(>=|<=|>|<)(\S+)", kind._expression)
-    words = [f"{_SIGNS[sign]} {bound}" for sign, bound in bounds if bound != "inf"]
-    return f"{'a whole number' if kind._type is int else 'a number'} {' and '.join(words)}"
+    limits = [f"{_SIGNS[sign]} {bound}" for sign, bound in bounds if bound != "inf"]
+    return f"{'a whole number' if kind._type is int else 'a number'} {' and '.join(limits)}"
 
 
-def in_words(message: str) -> str:
-    """Return a parser's refusal of a number in the words of ``words_of``; other messages stay as they are.
+def rephrase_refusal(message: str) -> str:
+    """Return the parser's message about a number with the text of ``describe_type``; others are returned unchanged.
 
     Args:
-        message: one line of jsonargparse.
+        message: one line from jsonargparse.
     """
     found = _REFUSED.search(message)
     known = {kind.__name__: kind for kind in restricted.registered_types.values()}
-    words = words_of(known.get(found[1])) if found else None
-    if found is None or words is None:
+    wanted = describe_type(known.get(found[1])) if found else None
+    if found is None or wanted is None:
         return message
     value = (found[2] or found[3] or found[4]).strip("'")
-    return f"{message[: found.start()]}expected {words}, found {value}"
+    return f"{message[: found.start()]}expected {wanted}, found {value}"
 
 
 def checked(hint: Any, value: Any, option: str) -> Any:
-    """Return a value as its annotated type holds it, in plain Python types.
+    """Check a value against its annotated type, and return it as a plain Python number.
 
     Args:
-        hint: restricted number types, ``Literal``, sequences of them, or these or ``None``; others take every value.
+        hint: a restricted number type, a ``Literal``, a sequence of them, or one of these or ``None``. Other types are
+            not checked.
         value: of the option.
-        option: what the message calls it.
+        option: its name in the message.
 
     Raises:
-        InputError: if the type does not take the value.
+        InputError: if the value is outside the type's range or choices.
     """
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     for kind in kinds if value is not None or type(None) not in kinds else ():
         if get_origin(kind) is Literal and value not in get_args(kind):
             choices = ", ".join(map(str, get_args(kind)))
             raise InputError(f"{option}: expected one of {choices}, found {value!r}; choose one")
-        if get_origin(kind) in (Sequence, tuple) and words_of(item := get_args(kind)[0]):
+        if get_origin(kind) in (Sequence, tuple) and describe_type(item := get_args(kind)[0]):
             return type(value)(checked(item, each, option) for each in value)
-        if (words := words_of(kind)) is not None:
+        if (wanted := describe_type(kind)) is not None:
             try:
                 number = kind(value)
             except (TypeError, ValueError):
-                raise InputError(f"{option}: expected {words}, found {value}") from None
-            # the types themselves would not load from a checkpoint with weights_only=True
+                raise InputError(f"{option}: expected {wanted}, found {value}") from None
+            # a checkpoint with values of the restricted types would not load with weights_only=True
             return kind._type(number) if isinstance(value, kind) else value
     return value

@@ -1,4 +1,4 @@
-"""Signals that come before a run can act on them, or reach processes that they are not meant for."""
+"""Handling of signals before a run handles them itself, and in processes that should ignore them."""
 
 from __future__ import annotations
 
@@ -13,57 +13,57 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
-FOR_THE_RUN = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
-"""What tells a run to save and end."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+"""Signals on which a run saves its state and ends."""
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 """Environment variables that number the processes of a run, in Lightning's order."""
 INTERRUPTED = 128 + signal.SIGINT
 
 _early: list[int] = []
-_interrupts: list[int] = []  # the process that Ctrl-C reached
+_interrupts: list[int] = []  # id of the process that received Ctrl-C
 
 
 class Interrupted(BaseException):
-    """Ctrl-C where no run can save itself; Lightning would end as after an error on ``KeyboardInterrupt``."""
+    """Ctrl-C while no run can save its state. Lightning treats a ``KeyboardInterrupt`` as an error."""
 
 
-def heard() -> list[int]:
-    """Return the signals of ``FOR_THE_RUN`` that are not to be ignored, as SIGHUP is under ``nohup``."""
-    return [each for each in FOR_THE_RUN if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
+def handled_signals() -> list[int]:
+    """Return the signals of ``STOP_SIGNALS`` that are not ignored. ``nohup`` for instance ignores SIGHUP."""
+    return [each for each in STOP_SIGNALS if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
 
 
 def is_first() -> bool:
-    """Tell whether this is the process that speaks for all of a run, by its environment."""
+    """Return whether this is the first process of a run, by its environment variables."""
     return next((os.environ[name] for name in RANKS if name in os.environ), "0") == "0"
 
 
-def tell(text: str) -> None:
-    """Write a line to stderr, from the first process, at once and wherever this process happens to be."""
+def write_line(text: str) -> None:
+    """Write a line to stderr from the first process. It is safe in a signal handler: no buffer, no lock."""
     if is_first():
         with contextlib.suppress(OSError):  # the terminal may be gone
             os.write(2, f"\n{text}\n".encode() if os.isatty(2) else f"{text}\n".encode())
 
 
 @contextmanager
-def one_line_for_ctrl_c() -> Iterator[None]:
-    """End with one line and status 130 on Ctrl-C, from the first import on; a second one ends at once.
+def exit_on_interrupt() -> Iterator[None]:
+    """Exit with one line and status 130 on Ctrl-C, from the first import on. A second Ctrl-C exits at once.
 
-    A run in training has its own way, see ``Resume``.
+    During training ``Resume`` handles the signal.
     """
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
     signal.signal(signal.SIGINT, _interrupt)
-    hook, sys.unraisablehook = sys.unraisablehook, _end_where_nothing_is_raised
+    hook, sys.unraisablehook = sys.unraisablehook, _exit_from_unraisable
     try:
         yield
     except (Interrupted, KeyboardInterrupt):
-        _end_interrupted()
-    except BaseException as error:  # of another process that has ended, or what a library made of it
-        told = isinstance(error, SystemExit) and error.code == INTERRUPTED
-        if told or not _interrupts:
+        _exit_interrupted()
+    except BaseException as error:  # after Ctrl-C another process may have ended, or a library raised its own error
+        reported = isinstance(error, SystemExit) and error.code == INTERRUPTED
+        if reported or not _interrupts:
             raise
-        _end_interrupted()
+        _exit_interrupted()
     finally:
         sys.unraisablehook = hook
 
@@ -75,32 +75,33 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise Interrupted
 
 
-def _end_interrupted() -> NoReturn:
-    if _interrupts and _interrupts[0] != os.getpid():  # a worker
+def _exit_interrupted() -> NoReturn:
+    if _interrupts and _interrupts[0] != os.getpid():  # a forked worker: the main process writes the line
         os._exit(INTERRUPTED)
-    tell("stopped by SIGINT")
+    write_line("stopped by SIGINT")
     sys.exit(INTERRUPTED)
 
 
-def _end_where_nothing_is_raised(error: Any) -> None:
+def _exit_from_unraisable(error: Any) -> None:
+    """Exit on Ctrl-C inside a destructor or callback, where Python would print the exception and go on."""
     if issubclass(error.exc_type, (Interrupted, KeyboardInterrupt)):
-        tell("stopped by SIGINT")
+        write_line("stopped by SIGINT")
         os._exit(INTERRUPTED)
     sys.__unraisablehook__(error)
 
 
 def stop_now() -> NoReturn:
-    """End this process at once, and those that it has started to read for it."""
+    """End this process and its data-loading workers at once."""
     import multiprocessing
 
     for child in multiprocessing.active_children():
         child.kill()
-    tell("stopped at once by SIGINT; nothing more was saved")
+    write_line("stopped at once by SIGINT; nothing more was saved")
     os._exit(INTERRUPTED)
 
 
-def let_terminal_go() -> None:
-    """Write to nowhere in place of a terminal that was closed: what would be written there is an error."""
+def drop_closed_terminal() -> None:
+    """Redirect stdout and stderr of a closed terminal to the null device. Writing to the terminal would raise."""
     for descriptor in (1, 2):
         with contextlib.suppress(OSError):
             if stat.S_ISCHR(os.fstat(descriptor).st_mode) and _is_gone(descriptor):
@@ -114,42 +115,45 @@ def _is_gone(descriptor: int) -> bool:
 
 
 @contextmanager
-def job_survives() -> Iterator[None]:
-    """Let SIGUSR1 kill no process of a SLURM job: before training it is remembered, after it nothing is to be saved."""
+def survive_job_signals() -> Iterator[None]:
+    """Keep SIGUSR1 from killing a process of a SLURM job. Before training it is recorded, after training ignored."""
     if "SLURM_JOB_ID" not in os.environ:
         yield
         return
-    signal.signal(signal.SIGUSR1, _note)
+    signal.signal(signal.SIGUSR1, _remember_signal)
     try:
         yield
     finally:
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # lasts while Python takes itself down, which no handler does
+        # a Python handler is gone while the interpreter shuts down, SIG_IGN is not
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
-def _note(number: int, frame: FrameType | None) -> None:
+def _remember_signal(number: int, frame: FrameType | None) -> None:
     _early.append(number)
 
 
-def early() -> int:
-    """Return the signal that came inside ``job_survives``, 0 for none; it is told once."""
+def take_early_signal() -> int:
+    """Return the signal recorded by ``survive_job_signals`` and forget it; 0 without one."""
     number = _early[-1] if _early else 0
     _early.clear()
     return number
 
 
 def start_forkserver() -> None:
-    """Start the server of worker processes so that these signals end none of them: SLURM may send them to all."""
+    """Start the server of worker processes with stop signals blocked. SLURM may send them to all processes of a job."""
     from multiprocessing import forkserver, resource_tracker
 
-    with _kept_from_children(), _silent():  # it would list what a run that is stopped at once has left to it
-        resource_tracker.ensure_running()  # which undoes a part of it for what is started next
-    with _kept_from_children():
+    # its stderr is silenced: it would list the resources of a run that is stopped at once
+    with _signals_blocked(), _stderr_silenced():
+        resource_tracker.ensure_running()  # it unblocks some signals when it is done, hence a second block
+    with _signals_blocked():
         forkserver.ensure_running()
 
 
 @contextmanager
-def _kept_from_children() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_RUN)  # inherited; here they wait until it is undone
+def _signals_blocked() -> Iterator[None]:
+    # children inherit the mask; signals that arrive here are delivered when it is restored
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
@@ -157,7 +161,7 @@ def _kept_from_children() -> Iterator[None]:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def _stderr_silenced() -> Iterator[None]:
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

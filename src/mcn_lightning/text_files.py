@@ -1,6 +1,6 @@
-"""Text files: the one way in which this project opens them.
+"""Reading of text files.
 
-Text is UTF-8, with or without a byte order mark. What is none gets a line that names its form and the way out.
+Text is UTF-8, with or without a byte order mark. For other content the error names its format and how to convert it.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _CONTROL = bytes({*range(32)} - {*b"\t\n\r\f\v\x1b"}) + b"\x7f"
 
 
 def binary_form(head: bytes) -> tuple[str, str] | None:
-    """Return the name of a binary form and the way out of it, by the first bytes of a file.
+    """Return the binary format of a file by its first bytes, and what to do with it.
 
     Args:
         head: at least 8 bytes, where the file has them.
 
     Returns:
-        For instance "a gzip file" and "unpack it with gunzip"; ``None`` where no known form begins so.
+        For instance "a gzip file" and "unpack it with gunzip"; ``None`` for no known format.
     """
     return next(((name, advice) for magic, name, advice in _MAGIC if head.startswith(magic)), None)
 
@@ -66,11 +66,11 @@ def read_text(path: Path, what: str) -> str:
 
 
 def decode_text(content: bytes, path: Path, what: str) -> str:
-    r"""Decode the bytes of a text file; see ``read_text``.
+    r"""Decode the content of a text file; see ``read_text``.
 
     Args:
         content: all bytes of the file.
-        path: where they come from, for messages.
+        path: of the file, for messages.
         what: what it should be, for messages.
 
     Raises:
@@ -80,17 +80,17 @@ def decode_text(content: bytes, path: Path, what: str) -> str:
         if b"\x00" not in content:
             text = content.decode("utf-8-sig")
             text = text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
-            return text.replace("\n\ufeff", "\n")  # of files that were joined
+            return text.replace("\n\ufeff", "\n")  # marks inside the text come from files that were concatenated
         place = content.index(b"\x00")
     except UnicodeDecodeError as error:
-        place = error.start  # counted without the mark where there is one
+        place = error.start  # utf-8-sig counts from after the byte order mark
         if content.startswith(b"\xef\xbb\xbf"):
             place += 3
     raise InputError(f"{path}: expected {what}, as text in UTF-8, found {_other_text(content, place, path)}")
 
 
 def _other_text(content: bytes, place: int, path: Path) -> str:
-    """Say what bytes are that are no UTF-8, and what to do."""
+    """Describe bytes that are not UTF-8, and say what to do."""
     if (known := binary_form(content[:16])) is not None:
         return f"{known[0]}: {known[1]}"
     wide = next((name for mark, name in _WIDE if content.startswith(mark)), None) or _wide_ascii(content[:1000])
@@ -100,6 +100,7 @@ def _other_text(content: bytes, place: int, path: Path) -> str:
     where = f"byte 0x{content[place]:02x} at position {place} in line {line}"
     if any(byte in _CONTROL for byte in content):
         return f"binary data ({where}): check the path"
+    # a letter that is cut off at the end of the file looks like another encoding, but the rest was UTF-8
     rest, before = content[place:], content[:place].removeprefix(b"\xef\xbb\xbf")
     if rest[0] >= 0xC2 and len(rest) < 4 and not before.isascii() and all(0x80 <= byte < 0xC0 for byte in rest[1:]):
         return f"{where}, with which a letter begins and the file ends: it is cut short, get it again"
@@ -108,15 +109,16 @@ def _other_text(content: bytes, place: int, path: Path) -> str:
 
 
 def _wide_ascii(head: bytes) -> str | None:
-    """Return which UTF-16 bytes are that have no mark, by the zeros of which every second byte of ASCII consists."""
+    """Return the byte order of UTF-16 without a mark: in it every second byte of ASCII text is zero."""
     for zeros, letters, name in ((head[1::2], head[::2], "UTF-16LE"), (head[::2], head[1::2], "UTF-16BE")):
+        # 0.8 leaves room for letters beyond ASCII
         if zeros and zeros.count(0) > 0.8 * len(zeros) and not any(byte == 0 or byte in _CONTROL for byte in letters):
             return name
     return None
 
 
 def read_lines(path: Path, what: str) -> list[str]:
-    """Read the lines of a text file without the white space around them; see ``read_text``."""
+    """Read the lines of a text file, stripped of white space; see ``read_text``."""
     return [line.strip() for line in read_text(path, what).split("\n")]
 
 

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import EarlyStopping, Timer
 
 from callbacks.lengths import Cut, Story, run
 from mcn_lightning.errors import InputError
-from mcn_lightning.runs.lightning import adapt_stops
+from mcn_lightning.runs.lightning import adapt_stopping
 
 
 def lengths(accumulate: int) -> dict[str, dict[str, Any]]:
@@ -147,9 +147,9 @@ def test_max_time_counts_what_the_run_has_used_and_patience_is_that_of_today():
     trainer = SimpleNamespace(callbacks=[timer, stopping])
     state = {"wait_count": 2, "stopped_epoch": 4, "best_score": 1.0, "patience": 2, "stopping_reason_message": "why"}
     checkpoint = {"callbacks": {"RunRecord": {"hours": 0.5}, stopping.state_key: state}}
-    assert not adapt_stops(trainer, checkpoint)  # it may wait longer now
+    assert not adapt_stopping(trainer, checkpoint)  # it may wait longer now
     timer.load_state_dict(checkpoint["callbacks"]["Timer"])
     assert timer.time_elapsed() == 1800.0 and timer.time_remaining() == 1800.0
     assert checkpoint["callbacks"][stopping.state_key]["patience"] == 3
     stopping.patience = 2
-    assert adapt_stops(trainer, {"callbacks": {stopping.state_key: state}})
+    assert adapt_stopping(trainer, {"callbacks": {stopping.state_key: state}})

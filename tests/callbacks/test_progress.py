@@ -21,7 +21,7 @@ from pytorch_lightning.callbacks import ModelSummary, Timer, TQDMProgressBar
 
 from mcn_lightning.callbacks import ParameterSummary, Progress, with_displays
 from mcn_lightning.callbacks import progress as module_of
-from mcn_lightning.callbacks.progress import Window, as_time
+from mcn_lightning.callbacks.progress import Window, format_duration
 from mcn_lightning.commands.fit import main
 from mcn_lightning.errors import InputError
 
@@ -178,7 +178,7 @@ def test_means_and_rates():
     window.add(0, 1.0, None)  # no video of the step could be read
     window.add(4000, 1.0, torch.tensor(4.0))
     assert window.text() == ["loss 3.5", "1,002 clips/s"]
-    assert [as_time(seconds) for seconds in (42, 61, 11525, 183600)] == ["0:42", "1:01", "3:12:05", "2 d 03 h"]
+    assert [format_duration(seconds) for seconds in (42, 61, 11525, 183600)] == ["0:42", "1:01", "3:12:05", "2 d 03 h"]
 
 
 def test_the_users_own_displays_are_honoured():

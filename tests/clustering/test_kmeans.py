@@ -331,6 +331,6 @@ def test_all_processes_refuse_what_one_has():
 def test_the_running_sum_decides_the_draw():
     rows = Rows([torch.zeros(3, 1), torch.zeros(2, 1)], torch.device("cpu"), 8)
     weights = torch.tensor([1.0, 0.0, 1.0, 0.0, 2.0])
-    drawn = [int(rows.draw(weights, share)) for share in (0.0, 0.24, 0.25, 0.49, 0.5, 0.99)]
+    drawn = [int(rows.sample_row(weights, share)) for share in (0.0, 0.24, 0.25, 0.49, 0.5, 0.99)]
     assert drawn == [0, 0, 2, 2, 4, 4]
-    assert [int(rows.draw(0 * weights, share)) for share in (0.0, 0.5, 0.99)] == [0, 2, 4]
+    assert [int(rows.sample_row(0 * weights, share)) for share in (0.0, 0.5, 0.99)] == [0, 2, 4]

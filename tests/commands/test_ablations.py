@@ -14,10 +14,10 @@ import torch
 import yaml
 from processes import LIMIT, python, wait_for
 
-from mcn_lightning.commands.ablate import Past, Runner, plan
+from mcn_lightning.commands.ablate import PastRuns, Runner, plan
 from mcn_lightning.commands.fit import fit_options, main
 from mcn_lightning.errors import InputError
-from mcn_lightning.signals import FOR_THE_RUN, job_survives
+from mcn_lightning.signals import STOP_SIGNALS, survive_job_signals
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "ablations"
@@ -120,13 +120,13 @@ def test_runs_go_one_after_another_and_finished_ones_are_left_out(folder, tmp_pa
     )
     (runs / "lr" / "broken").mkdir()
     (runs / "lr" / "broken" / "config.yaml").write_text("trainer: [")  # as a full disk leaves it
-    past = Past(fit_options)
-    assert past.finished(task) and past.can_go_on(task)
+    past = PastRuns(fit_options)
+    assert past.finished(task) and past.can_resume(task)
     assert capsys.readouterr().err.count("lr/broken/config.yaml: expected the options of a run") == 1
-    assert not past.finished(longer) and not past.can_go_on(longer)  # its schedule is another one from the first step
-    assert not past.finished(other) and past.can_go_on(other)
+    assert not past.finished(longer) and not past.can_resume(longer)  # its schedule is another one from the first step
+    assert not past.finished(other) and past.can_resume(other)
     (runs / "lr" / "version_0" / "run.json").write_text('{"finished": false}')
-    assert not Past(fit_options).finished(task)
+    assert not PastRuns(fit_options).finished(task)
 
 
 HELD = """
@@ -169,13 +169,13 @@ def test_a_stopped_run_goes_on_with_the_same_command(folder, tmp_path, words):
         assert torch.load(saved, weights_only=True)["global_step"] == 5
 
 
-class Nothing(Past):
+class Nothing(PastRuns):
     """Nothing was run yet."""
 
     def finished(self, task):
         return None
 
-    def can_go_on(self, task):
+    def can_resume(self, task):
         return True
 
     def place(self, task):
@@ -199,9 +199,9 @@ def test_no_run_begins_after_a_signal_that_came_before(folder, tmp_path, monkeyp
     tasks = plan(DEMO, folder, [0], [], [])
     monkeypatch.setattr(type(tasks[0]), "command", lambda task, last: ["touch", str(tmp_path / "begun")])
     monkeypatch.setenv("SLURM_JOB_ID", "1")
-    former = {number: signal.getsignal(number) for number in FOR_THE_RUN}
+    former = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
-        with job_survives():
+        with survive_job_signals():
             assert Runner(Signalled(fit_options)).run(tasks) == 128 + signal.SIGUSR1
     finally:
         for number, handler in former.items():
@@ -284,4 +284,4 @@ def test_options_are_refused_with_the_name_of_the_file(folder):
     (folder / "misspelt.yaml").write_text("model: {optimiser: {lr: 1}}")
     (task,) = plan(DEMO, folder, [0], ["misspelt"], [])
     with pytest.raises(InputError, match=r"misspelt.yaml: .*optimiser"):
-        Past(fit_options).finished(task)
+        PastRuns(fit_options).finished(task)

@@ -352,6 +352,6 @@ def test_what_cannot_be_converted_is_told_in_one_line(tmp_path, capsys, monkeypa
     run(*words, checkpoint)
     assert (tmp_path / "other.ckpt.partial").exists()
     capsys.readouterr()
-    assert f"expected nothing at {checkpoint}, found a file" in refusal(capsys, *words, checkpoint)
+    assert f"expected no file at {checkpoint}, found one" in refusal(capsys, *words, checkpoint)
     again = ("convert", "--weights", checkpoint, "--output", tmp_path / "c.ckpt")
     assert "give it to --ckpt_path" in refusal(capsys, *again)

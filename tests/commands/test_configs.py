@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mcn_lightning.commands.configs import config_words
+from mcn_lightning.commands.configs import resolve_configs
 from mcn_lightning.commands.main import COMMANDS, main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -60,7 +60,7 @@ def test_a_file_that_holds_no_options_is_named(content, part, folder):
 
 def test_anchors_merges_and_byte_order_marks_are_no_mistakes(folder):
     Path("mine.yaml").write_bytes(b"\xef\xbb\xbfdata: &a {root: x}\nmodel: {<<: *a, root: y}\nother: [*a, *a]\n")
-    assert config_words(["--config", "mine.yaml"]) == ["--config", "mine.yaml"]
+    assert resolve_configs(["--config", "mine.yaml"]) == ["--config", "mine.yaml"]
 
 
 def test_an_option_twice_is_refused_wherever_options_are_given(folder):

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from launch import DATA, NETWORK
 
-from mcn_lightning.commands.configs import config_words
+from mcn_lightning.commands.configs import resolve_configs
 from mcn_lightning.commands.main import main
 from mcn_lightning.commands.recipes import ablation_folder, find_recipe, recipes, summary
 from mcn_lightning.errors import InputError
@@ -48,7 +48,7 @@ def test_every_recipe_of_the_checkout_has_a_name_and_a_line():
 @pytest.mark.parametrize(("word", "file"), FILES.items())
 def test_a_name_is_found_from_every_folder(word, file, away):
     assert find_recipe(word).read_bytes() == (ROOT / file).read_bytes()
-    (path,) = config_words([f"--config={word}"])
+    (path,) = resolve_configs([f"--config={word}"])
     assert Path(path.removeprefix("--config=")).samefile(ROOT / file)
 
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from mcn_lightning.commands.fit import main
-from mcn_lightning.commands.results import collect, columns, results_table, rows_of
+from mcn_lightning.commands.results import collect, columns, group_runs, results_table
 from mcn_lightning.errors import InputError
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -59,7 +59,7 @@ def table(*words, capsys):
 
 
 def rows(folder, metrics=("val/t->v/R@10",)):
-    return results_table(rows_of(collect([str(folder)])), metrics).splitlines()[2:]
+    return results_table(group_runs(collect([str(folder)])), metrics).splitlines()[2:]
 
 
 def test_a_row_a_recipe_with_mean_and_spread(runs, capsys, tmp_path):
@@ -109,7 +109,7 @@ def test_labels_take_as_many_options_as_tell_rows_apart(tmp_path):
 
 def test_what_is_not_there_is_named(runs, tmp_path, capsys):
     for words, part in (
-        ((runs, "--metrics", "[val/R@3]"), "expected some of what was logged (val/nmi, val/t->v/R@10), found"),
+        ((runs, "--metrics", "[val/R@3]"), "expected logged metrics (val/nmi, val/t->v/R@10), found"),
         ((tmp_path / "gone",), f"RUN {tmp_path / 'gone'}: expected the folder of a run, or one that holds some"),
         (
             (runs, "--metrics", "[val/nmi]", "--csv", tmp_path / "no" / "a.csv"),

@@ -21,10 +21,10 @@ from mcn_lightning.data.clips import (
     all_windows,
     caption_clip,
     count_starts,
-    draw,
-    draw_clips,
-    draw_windows,
     merge,
+    sample_clips,
+    sample_indices,
+    sample_windows,
 )
 from mcn_lightning.data.files.spectrograms import AudioConfig, clip_frames, seconds_of_frames, window_span
 from mcn_lightning.data.stored import check_lengths
@@ -120,15 +120,15 @@ def test_a_caption_of_exactly_min_time_does_not_grow():
 
 
 def test_drawing_with_replacement_is_uniform():
-    drawn = Counter(draw(np.random.default_rng(0), 5, 20_000, True))
+    drawn = Counter(sample_indices(np.random.default_rng(0), 5, 20_000, True))
     assert set(drawn) == set(range(5))
     assert max(abs(number - 4000) for number in drawn.values()) < 300
-    assert len(set(draw(np.random.default_rng(0), 32, 32, True))) < 32
+    assert len(set(sample_indices(np.random.default_rng(0), 32, 32, True))) < 32
 
 
 @pytest.mark.parametrize(("count", "n_pair"), [(5, 5), (5, 12), (7, 3), (1, 4)])
 def test_drawing_without_replacement_takes_every_caption_before_one_comes_again(count, n_pair):
-    drawn = draw(np.random.default_rng(1), count, n_pair, False)
+    drawn = sample_indices(np.random.default_rng(1), count, n_pair, False)
     assert len(drawn) == n_pair
     for first in range(0, n_pair, count):
         part = drawn[first : first + count]
@@ -140,13 +140,13 @@ def test_drawn_clips_are_the_reference_s_clips():
     rng = np.random.default_rng(5)
     start, end = random_captions(rng, "overlapping")
     config = ClipConfig(n_pair=40, min_time=6.0)
-    clips = draw_clips(
+    clips = sample_clips(
         np.random.default_rng(9),
         len(start),
         lambda drawn: {index: caption_clip(start, end, index, 6.0) for index in drawn},
         config,
     )
-    assert [clip.number for clip in clips] == draw(np.random.default_rng(9), len(start), 40, True)
+    assert [clip.number for clip in clips] == sample_indices(np.random.default_rng(9), len(start), 40, True)
     for clip in clips:
         begin, stop, order = reference.grow(start, end, clip.number, 6.0)
         assert (clip.start, clip.end, list(clip.order)) == (begin, stop, order)
@@ -155,14 +155,14 @@ def test_drawn_clips_are_the_reference_s_clips():
 @pytest.mark.parametrize("replacement", [True, False])
 def test_windows_start_at_whole_seconds_inside_the_video(replacement):
     config = ClipConfig(kind="windows", n_pair=500, min_time=8.0, replacement=replacement)
-    windows = draw_windows(np.random.default_rng(0), 20.5, count_starts(20.5, 8.0), config)
+    windows = sample_windows(np.random.default_rng(0), 20.5, count_starts(20.5, 8.0), config)
     assert {window.number for window in windows} == set(range(13))  # 0 to 12: 12 + 8 <= 20.5
     assert all(w.start == w.number and w.end == w.start + 8.0 and w.order == () for w in windows)
 
 
 def test_a_video_shorter_than_the_window_gives_itself():
     config = ClipConfig(kind="windows", n_pair=2, min_time=8.0)
-    windows = draw_windows(np.random.default_rng(0), 3.2, count_starts(3.2, 8.0), config)
+    windows = sample_windows(np.random.default_rng(0), 3.2, count_starts(3.2, 8.0), config)
     assert [(w.start, w.end) for w in windows] == [(0.0, 3.2)] * 2
     assert count_starts(3.2, 8.0, 3.2, 10.0) == 1
 
@@ -257,7 +257,7 @@ def test_clips_of_messy_captions_keep_the_rules(messy, min_time, replacement, se
     captions = spoken(messy)
     config = ClipConfig(n_pair=8, min_time=min_time, replacement=replacement)
     rng = np.random.default_rng(seed)
-    clips = draw_clips(rng, len(captions), lambda drawn: captions.clips(drawn, min_time), config)
+    clips = sample_clips(rng, len(captions), lambda drawn: captions.clips(drawn, min_time), config)
     first, last = captions.start.min(), captions.end.max()
     assert len(clips) == 8
     for clip in clips:
@@ -302,7 +302,7 @@ def test_training_clips_lie_in_the_video_whatever_the_captions_say(messy, durati
 @given(st.floats(0.1, 5000.0), st.floats(1.0, 60.0), st.integers(1, 64), st.integers(0, 2**32))
 def test_windows_of_any_video_keep_the_rules(duration, length, n_pair, seed):
     config = ClipConfig(kind="windows", n_pair=n_pair, min_time=length)
-    for window in draw_windows(np.random.default_rng(seed), duration, count_starts(duration, length), config):
+    for window in sample_windows(np.random.default_rng(seed), duration, count_starts(duration, length), config):
         assert window.number == window.start and 0 <= window.start < window.end <= duration
         assert window.end - window.start == pytest.approx(min(length, duration))
 

@@ -11,7 +11,7 @@ from processes import run
 from references import losses as reference
 from torch import nn
 
-from mcn_lightning.distributed import gather_rows, rank, row_counts, world
+from mcn_lightning.distributed import gather_rows, rank, row_counts, world_size
 from mcn_lightning.losses import (
     ClusterLoss,
     ClusterLossConfig,
@@ -140,16 +140,16 @@ def train(counts, dtype, names=NAMES):
     maps = Maps(dtype)
     inputs, labels = data(sum(counts), dtype, width=7)
     centroids = data(4, dtype)[0]["video"]
-    if world() > 1:
+    if world_size() > 1:
         inputs, labels = {name: own(value, counts) for name, value in inputs.items()}, own(labels, counts)
     loss = maps({name: inputs[name] for name in names}, labels, centroids)
-    (loss * world()).backward()
+    (loss * world_size()).backward()
     gradients = {name: value.grad for name, value in maps.named_parameters() if value.grad is not None}
-    if world() > 1:
+    if world_size() > 1:
         for value in gradients.values():
             dist.all_reduce(value)
-            value /= world()
-        assert torch.equal(gather_rows(loss[None], [1] * world()), loss.detach().expand(world()))
+            value /= world_size()
+        assert torch.equal(gather_rows(loss[None], [1] * world_size()), loss.detach().expand(world_size()))
     return loss.detach(), gradients
 
 

@@ -11,7 +11,7 @@ from references import losses as reference
 from torch.nn import functional as F
 
 from mcn_lightning.clustering import MEAN, ClusteringConfig, Step, make_clustering
-from mcn_lightning.distributed import Presence, numbers_of_all, rank, world
+from mcn_lightning.distributed import Presence, gather_integers, rank, world_size
 from mcn_lightning.losses import (
     ClusterLoss,
     ClusterLossConfig,
@@ -63,7 +63,7 @@ def as_clips(rows, table):
 
 
 def presence(table):
-    return Presence(NAMES, table, numbers_of_all(Presence.histogram(table), "cpu"), "cpu")
+    return Presence(NAMES, table, gather_integers(Presence.histogram(table), "cpu"), "cpu")
 
 
 def leaves_of(rows):
@@ -191,7 +191,7 @@ def test_the_queue_holds_means_of_what_is_there():
 def step(case, counts):
     """Return every term of a step, and the gradients, of the clips that this process has."""
     rows, table = rows_of(case)
-    if world() > 1:
+    if world_size() > 1:
         first = sum(counts[: rank()])
         own = slice(first, first + counts[rank()])
         rows, table = {name: value[own] for name, value in rows.items()}, table[own]
@@ -204,7 +204,7 @@ def step(case, counts):
         output = MCNOutput(**leaves, targets={}, reconstructions={}, present=masks)
         features = {**leaves, MEAN: output.mean()}
         detached = {name: value.detach() for name, value in features.items()}
-        every = list(counts) if world() > 1 else [len(table)]
+        every = list(counts) if world_size() > 1 else [len(table)]
         of_all = Step(every, present)
         clustering.cluster(detached, of_all)
         clustering.push(detached, of_all)

@@ -72,8 +72,8 @@ def test_real_valued_rows_and_bounded_memory(seed, monkeypatch):
     result = plain(full_video_metrics(queries, gallery, videos))
     assert result == pytest.approx(expected(queries, gallery, videos, (1, 5, 10)), rel=1e-5)
     assert result["caption_video_by_clips/R@5"] <= result["caption_video/R@5"]
-    monkeypatch.setattr(ties, "MOST_SCORES", 100)
-    monkeypatch.setattr("mcn_lightning.metrics.full_video.PIECE", 100)
+    monkeypatch.setattr(ties, "MAX_SCORES", 100)
+    monkeypatch.setattr("mcn_lightning.metrics.full_video.MAX_BLOCK_SCORES", 100)
     assert plain(full_video_metrics(queries, gallery, videos, chunk=7)) == pytest.approx(result, rel=1e-6)
 
 
@@ -173,5 +173,5 @@ def test_bad_input_is_refused_in_one_line(change, message):
         full_video_metrics(**(arguments | change))
     assert "\n" not in str(error.value)
     empty = torch.ones(0, 4)
-    with pytest.raises(ValueError, match="nothing to rank"):
+    with pytest.raises(ValueError, match="queries and items to rank"):
         full_video_metrics(empty, empty, torch.zeros(0, dtype=torch.int64))

@@ -59,7 +59,7 @@ def test_real_valued_neighbours_are_found_by_cosine(monkeypatch):
     cosines = torch.cosine_similarity(queries.double()[:, None], train.double(), dim=2).tolist()
     expected = reference.neighbour_metrics(cosines, labels.tolist(), train_labels.tolist(), (1, 3))
     same(neighbour_metrics(lengths * queries, labels, 3 * train, train_labels, ks=(1, 3)), expected)
-    monkeypatch.setattr(ties, "MOST_SCORES", 20)
+    monkeypatch.setattr(ties, "MAX_SCORES", 20)
     same(neighbour_metrics(queries, labels, train, train_labels, ks=(1, 3)), expected)
     assert math.isnan(reference.summary([[1.0]], [1], 2, ())["per_class"][0])
     assert expected["per_class"][4] == 0  # a class without training clips is never found
@@ -151,7 +151,7 @@ def test_bad_scores_are_refused(scores, labels, ks, message):
     ("change", "message"),
     [
         ({"queries": torch.ones(2, 3)}, "one width D"),
-        ({"train": torch.ones(0, 4), "train_labels": torch.zeros(0, dtype=torch.int64)}, "nothing to rank"),
+        ({"train": torch.ones(0, 4), "train_labels": torch.zeros(0, dtype=torch.int64)}, "queries and items to rank"),
         ({"labels": torch.zeros(2)}, "labels must be int64 with one class for each of 2 clips"),
         ({"train_labels": torch.zeros(1, dtype=torch.int64)}, "train_labels must be int64"),
         ({"train_labels": torch.tensor([0, -1, 2])}, "got -1 to 2"),

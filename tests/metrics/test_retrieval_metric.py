@@ -104,7 +104,7 @@ def test_ranks_do_not_depend_on_how_many_scores_fit_in_memory(monkeypatch):
     targets = torch.arange(40) % 30
     expected = reference.expected_ranks(queries, gallery, targets.tolist())
     for most in (1, 29, 95, 10_000):
-        monkeypatch.setattr(ties, "MOST_SCORES", most)
+        monkeypatch.setattr(ties, "MAX_SCORES", most)
         assert ties.rows_at_once(7, 30) == max(1, min(7, most // 30))
         assert expected_ranks(queries, gallery, targets).tolist() == expected
 
@@ -157,8 +157,8 @@ def test_low_precision_input_is_scored_in_float32():
     [
         ({"queries": torch.ones(2, 3)}, "one width D"),
         ({"queries": torch.ones(2)}, "one width D"),
-        ({"queries": torch.ones(0, 4), "targets": torch.ones(0, dtype=torch.int64)}, "nothing to rank"),
-        ({"gallery": torch.ones(0, 4)}, "nothing to rank"),
+        ({"queries": torch.ones(0, 4), "targets": torch.ones(0, dtype=torch.int64)}, "queries and items to rank"),
+        ({"gallery": torch.ones(0, 4)}, "queries and items to rank"),
         ({"targets": torch.tensor([0, 5])}, "gallery rows from 0 to 4"),
         ({"targets": torch.tensor([0, -1])}, "gallery rows from 0 to 4"),
         ({"targets": torch.tensor([0.0, 1.0])}, "targets must be int64"),

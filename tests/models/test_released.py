@@ -214,7 +214,7 @@ def test_a_joint_embedding_needs_both():
     video, audio, frames, words = inputs()
     assert set(network(video, audio, frames).embeddings()) == {"video"}
     assert set(network(audio=audio, audio_frames=frames, words=words).embeddings()) == {"audio_text"}
-    nothing = network.nothing(torch.device("cpu"))
+    nothing = network.empty_output(torch.device("cpu"))
     assert {name: tuple(value.shape) for name, value in nothing.embeddings().items()} == {
         "video": (0, 12),
         "audio_text": (0, 12),

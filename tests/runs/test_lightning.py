@@ -50,7 +50,7 @@ class Watch(Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         loop = trainer.fit_loop.epoch_loop
         self.steps.append(
-            (batch_idx, lightning.waits_for_batches(trainer), lightning.logs_this_step(trainer),
+            (batch_idx, lightning.accumulates_gradients(trainer), lightning.logs_this_step(trainer),
              loop._batches_that_stepped, loop.batch_progress.is_last_batch)
         )  # fmt: skip
         if batch_idx == 1 and trainer.current_epoch == 0:
@@ -62,7 +62,7 @@ class Watch(Callback):
 
     def on_train_epoch_end(self, trainer, pl_module):
         self.ended.append(trainer.fit_loop.epoch_loop._batches_that_stepped)
-        lightning.begin_anew(trainer)
+        lightning.clear_restart_flags(trainer)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,9 @@ def test_the_loops_count_as_going_on_takes_them_to(trained):
 
 def test_a_checkpoint_has_the_counters_that_are_settled(trained):
     trainer, watch, _ = trained
-    places = [lightning.settle(trainer, checkpoint, validated=False) for checkpoint in watch.checkpoints[1::2]]
+    places = [
+        lightning.normalize_counters(trainer, checkpoint, validated=False) for checkpoint in watch.checkpoints[1::2]
+    ]
     assert [place.stepped for place in places] == [1, 2, 3, 4]  # steps done, each of two batches
     assert [place.over for place in places] == [False, True, False, True] and all(place.inside for place in places)
     progress = watch.checkpoints[1]["loops"]["fit_loop"]
@@ -117,20 +119,20 @@ def test_a_step_that_is_logged_now_is_logged_once(trained):
 
 def test_metrics_that_callbacks_monitor_can_be_set(trained):
     trainer, _, _ = trained
-    lightning.set_told_metrics(trainer, {"of_before": 0.5})
-    assert lightning.told_metrics(trainer).keys() >= {"loss", "val"}
+    lightning.set_monitored_metrics(trainer, {"of_before": 0.5})
+    assert lightning.monitored_metrics(trainer).keys() >= {"loss", "val"}
     assert trainer.callback_metrics["of_before"] == 0.5 and not lightning.requeues_itself(trainer)
 
 
 def test_loggers_write_where_they_are_told_to(tmp_path):
     counts = CSVLogger(tmp_path, name="run")
-    assert lightning.chosen_version(counts) is None and lightning.next_version(counts) == 0
+    assert lightning.fixed_version(counts) is None and lightning.next_version(counts) == 0
     (tmp_path / "run" / "version_4").mkdir(parents=True)
     assert lightning.next_version(counts) == 5
     trainer = Trainer(accelerator="cpu", logger=counts)
-    lightning.log_into(trainer, tmp_path / "other" / "mine")
+    lightning.set_log_folder(trainer, tmp_path / "other" / "mine")
     assert counts.log_dir == str(tmp_path / "other" / "mine") and lightning.csv_logger(trainer) is counts
-    lightning.write_with(counts, writer := object())
+    lightning.set_writer(counts, writer := object())
     assert counts.experiment is writer
 
 
@@ -146,11 +148,11 @@ def test_a_logger_to_wandb_takes_name_mode_and_id_before_it_begins(tmp_path):
 def test_what_callbacks_and_strategies_keep_to_themselves():
     assert lightning.reads_cpu(DeviceStatsMonitor()) and not lightning.reads_cpu(DeviceStatsMonitor(cpu_stats=False))
     averaging = StochasticWeightAveraging(swa_lrs=0.1)
-    assert not lightning.keeps_schedule(averaging)
+    assert not lightning.has_pending_schedule(averaging)
     averaging.load_state_dict(
         {"n_averaged": 0, "latest_update_epoch": 0, "scheduler_state": {}, "average_model_state": {}}
     )
-    assert lightning.keeps_schedule(averaging)
+    assert lightning.has_pending_schedule(averaging)
     for sync in (True, False):
         trainer = Trainer(accelerator="cpu", devices=2, sync_batchnorm=sync, logger=False)
         assert lightning.syncs_batchnorm(trainer) is sync

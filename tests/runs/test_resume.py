@@ -240,9 +240,9 @@ def test_features_that_are_not_finite_are_not_clustered(tiny, tmp_path):
 
 def test_the_watch_names_few_videos_and_looks_before_weights_are_kept():
     watch, bad = FiniteWatch(), torch.tensor(float("nan"))
-    watch.note(3, {"a": torch.ones(()), "b": bad}, [f"v{i}:{j}" for i in range(5) for j in range(2)])
+    watch.watch(3, {"a": torch.ones(()), "b": bad}, [f"v{i}:{j}" for i in range(5) for j in range(2)])
     with pytest.raises(NotFiniteError, match=r"step 3: b is nan, .*: v0, v1, v2 and 2 more;"):
-        watch.note(4, {"a": torch.ones(())}, ["v0:0"])
+        watch.watch(4, {"a": torch.ones(())}, ["v0:0"])
     watch.check()  # told once
     with pytest.raises(NotFiniteError, match=r"after step 7: w and 1 more"):
         check_state(7, {"n": torch.zeros(2, dtype=torch.int64), "w": bad[None], "q": -bad, "good": torch.ones(3)})
@@ -276,7 +276,7 @@ def in_two_processes(folder: Path, root: Path) -> dict[str, str]:
         fit(folder, root, "empty", *two, *quick)
 
     watch = FiniteWatch()
-    watch.note(5, {"loss": torch.tensor(float("inf") if rank() else 1.0)}, [f"video{rank()}:0"])
+    watch.watch(5, {"loss": torch.tensor(float("inf") if rank() else 1.0)}, [f"video{rank()}:0"])
     try:
         watch.check()
     except NotFiniteError as error:

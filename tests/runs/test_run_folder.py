@@ -228,7 +228,7 @@ def test_a_run_killed_before_the_first_step_of_its_second_start_goes_on(overlay)
     before = rows_in(path)
     with path.open("a") as file:
         file.write(path.read_text().splitlines()[1].replace(",0,", ",5,") + "\r\n")  # a step after the checkpoint
-    with patch.object(resume, "go_on", side_effect=KeyError("killed")), pytest.raises(KeyError):
+    with patch.object(resume, "restore_position", side_effect=KeyError("killed")), pytest.raises(KeyError):
         run(*demo, 4, "--ckpt_path", "last")
     assert rows_in(path) == before
     run(*demo, 4, "--ckpt_path", "last")
@@ -264,7 +264,7 @@ def test_the_file_of_metrics_goes_on_after_whatever_a_kill_left(tmp_path):
     for left, kept in ((b"", []), (b"loss,st", []), (b"loss,step\r\n1.5,0\r\n2.5,1\r\n3.", [0, 1])):
         path.write_bytes(left)
         file = MetricsFile(str(tmp_path))
-        file.keep(2)
+        file.truncate(2)
         file.log_metrics({"loss": 2.5}, 1)
         file.log_metrics({"nmi": 0.5}, 1)
         file.save()

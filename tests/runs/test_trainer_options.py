@@ -658,7 +658,7 @@ def test_best_is_the_best_of_the_newest_run(overlay, capsys):
     (folder_of(overlay) / "checkpoints" / "b.ckpt").unlink()
     assert "found none; give --ckpt_path last or a file" in refusal(capsys, "test", *demo(overlay), *best)
     run("fit", *demo(overlay))
-    assert "expected a run that watched a metric (--checkpoint.monitor)" in refusal(
+    assert "expected a run that monitored a metric (--checkpoint.monitor)" in refusal(
         capsys, "test", *demo(overlay), *best
     )
     assert "found hpc; last is what" in refusal(capsys, "fit", *demo(overlay), "--ckpt_path", "hpc")

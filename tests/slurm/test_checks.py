@@ -11,12 +11,12 @@ import pytest
 from mcn_lightning.commands.fit import MCNCLI
 from mcn_lightning.errors import InputError
 from mcn_lightning.runs.slurm import (
-    Asked,
+    JobRequirements,
     any_interface,
     check_job,
     first_node,
     job_problems,
-    launched,
+    launched_by_srun,
     master_port,
     node_problems,
     port_problems,
@@ -27,7 +27,7 @@ JOB = {
     "SLURM_NTASKS_PER_NODE": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURMD_NODENAME": "gpu07",
     "SLURM_JOB_NODELIST": "gpu[07-08]", "MASTER_ADDR": "127.0.0.1",
 }  # fmt: skip
-ASKED = Asked(devices=2, num_nodes=2)
+ASKED = JobRequirements(devices=2, num_nodes=2)
 
 
 def without(name: str) -> dict[str, str]:
@@ -36,7 +36,7 @@ def without(name: str) -> dict[str, str]:
 
 def test_a_job_that_fits():
     assert not list(job_problems(JOB, ASKED))
-    assert not list(node_problems(JOB, Asked(2, 2, gpus=2), {"lo", "ib0"}))
+    assert not list(node_problems(JOB, JobRequirements(2, 2, gpus=2), {"lo", "ib0"}))
     check_job(JOB | {"MASTER_PORT": str(free_port())}, ASKED)
 
 
@@ -49,8 +49,12 @@ def free_port() -> int:
 @pytest.mark.parametrize(
     ("environ", "asked", "expected"),
     [
-        (JOB, Asked(4, 2), r"--trainer.devices: expected .* --ntasks-per-node of the job, 2, found 4; make them equal"),
-        (JOB, Asked(2, 1), r"--trainer.num_nodes: expected .* nodes, 2, found 1; give"),
+        (
+            JOB,
+            JobRequirements(4, 2),
+            r"--trainer.devices: expected .* --ntasks-per-node of the job, 2, found 4; make them equal",
+        ),
+        (JOB, JobRequirements(2, 1), r"--trainer.num_nodes: expected .* nodes, 2, found 1; give"),
         (without("SLURM_NTASKS_PER_NODE"), ASKED, r"--ntasks-per-node: .* only --ntasks 4; .* --ntasks-per-node=2"),
         (JOB | {"SLURM_NTASKS": "3"}, ASKED, r"--ntasks: expected .* 4, found 3; leave it out"),
         (without("SLURM_STEP_ID"), ASKED, r"srun: expected 4 processes .*; put srun before"),
@@ -70,20 +74,28 @@ def test_job_and_run_differ(environ, asked, expected):
 @pytest.mark.parametrize(
     ("more", "asked", "expected"),
     [
-        ({}, Asked(2, 2, gpus=1), r"--ntasks-per-node: expected a GPU for each of 2 processes, found 1; .*=2"),
-        (
-            {"SLURM_GPUS_ON_NODE": "4"},
-            Asked(2, 2, gpus=4),
-            "--ntasks-per-node: expected a process for each of 4 GPUs, found 2",
-        ),
-        ({}, Asked(2, 2, root=Path("/absent/data")), r"--data.root: expected .* none at /absent/data; copy"),
         (
             {},
-            Asked(2, 2, shards=Path("/absent/shards")),
+            JobRequirements(2, 2, gpus=1),
+            r"--ntasks-per-node: expected a GPU for each of 2 processes, found 1; .*=2",
+        ),
+        (
+            {"SLURM_GPUS_ON_NODE": "4"},
+            JobRequirements(2, 2, gpus=4),
+            "--ntasks-per-node: expected a process for each of 4 GPUs, found 2",
+        ),
+        ({}, JobRequirements(2, 2, root=Path("/absent/data")), r"--data.root: expected .* none at /absent/data; copy"),
+        (
+            {},
+            JobRequirements(2, 2, shards=Path("/absent/shards")),
             r"--data.shards: expected index.safetensors .*/absent/shards;",
         ),
         ({"GLOO_SOCKET_IFNAME": "ib0"}, ASKED, r"GLOO_SOCKET_IFNAME: expected an interface .*lo.*, found ib0;"),
-        ({"NCCL_SOCKET_IFNAME": "none"}, Asked(2, 2, gpus=2), r"NCCL_SOCKET_IFNAME: .* found none; correct or unset"),
+        (
+            {"NCCL_SOCKET_IFNAME": "none"},
+            JobRequirements(2, 2, gpus=2),
+            r"NCCL_SOCKET_IFNAME: .* found none; correct or unset",
+        ),
         ({"MASTER_ADDR": "no.such.invalid"}, ASKED, r"MASTER_ADDR: .* found no.such.invalid, which .* cannot resolve"),
     ],
 )
@@ -105,7 +117,7 @@ def test_a_shard_is_absent_on_this_node(tiny, tmp_path):
              "--data.text.dim", 8, "--pack.output", tmp_path / "shards"]  # fmt: skip
     main(["prepare", *map(str, words)])
     shards = sorted((tmp_path / "shards").glob("shard-*"))
-    asked = Asked(2, 2, shards=tmp_path / "shards")
+    asked = JobRequirements(2, 2, shards=tmp_path / "shards")
     assert not list(node_problems(JOB, asked, {"lo"}))
     shards[-1].unlink()
     (told,) = node_problems(JOB, asked, {"lo"})
@@ -127,12 +139,16 @@ def test_one_process_needs_no_network():
     alone = JOB | {"SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1", "MASTER_ADDR": "no.such.invalid"}
     for name in ("SLURM_NTASKS_PER_NODE", "SLURM_STEP_ID"):
         del alone[name]
-    check_job(alone, Asked(1, 1))
-    assert not [*job_problems(alone, Asked(1, 1)), *node_problems(alone, Asked(1, 1), {"lo"}), *port_problems(alone)]
+    check_job(alone, JobRequirements(1, 1))
+    assert not [
+        *job_problems(alone, JobRequirements(1, 1)),
+        *node_problems(alone, JobRequirements(1, 1), {"lo"}),
+        *port_problems(alone),
+    ]
 
 
 def test_which_jobs_are_checked():
-    assert launched(JOB) and not launched({}) and not launched(JOB | {"SLURM_JOB_NAME": "bash"})
+    assert launched_by_srun(JOB) and not launched_by_srun({}) and not launched_by_srun(JOB | {"SLURM_JOB_NAME": "bash"})
 
 
 @pytest.mark.parametrize(

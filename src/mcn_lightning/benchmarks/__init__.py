@@ -1,4 +1,4 @@
-"""The benchmarks: their files on disk, what they measure, and the tables of what came out."""
+"""The benchmarks: readers of their files, their metrics, and the tables of results."""
 
 from mcn_lightning.benchmarks.base import Benchmark, Result
 from mcn_lightning.benchmarks.embedding import embed_batches, embed_clips, embed_texts

@@ -1,4 +1,4 @@
-"""What every benchmark does: it brings its own files, is evaluated with the held-out clips, and gives metrics."""
+"""The base class of benchmarks: callbacks with files of their own that are evaluated beside the held-out clips."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mcn_lightning.benchmarks.files import EvaluationData, evaluation_data
 from mcn_lightning.callbacks.protocols import EmbeddingModule, callbacks_of, embedding_module
-from mcn_lightning.distributed import world
+from mcn_lightning.distributed import world_size
 from mcn_lightning.errors import InputError
 from mcn_lightning.models import NetworkConfig
 from mcn_lightning.ranges import PositiveFloat, checked
@@ -29,13 +29,13 @@ class Result:
     """One result of a benchmark.
 
     Args:
-        benchmark: its name.
-        setting: what was evaluated, for instance ``t->va``; empty where there is one setting only.
-        metric: for instance ``R@10``.
+        benchmark: name of the benchmark.
+        setting: of the evaluation, for instance ``t->va``; empty for a benchmark with one setting.
+        metric: name of the metric, for instance ``R@10``.
         value: in the unit of the metric; shares are in per cent.
-        kind: a metric; a count of what was used or left out; or a detail that the printed table leaves out.
-        published: the result that was published, where there is one.
-        source: where it was published.
+        kind: ``metric``; ``count`` of items that were used or left out; or ``detail``, which the printed table omits.
+        published: the published result, where there is one.
+        source: publication of that result.
     """
 
     benchmark: str
@@ -48,25 +48,25 @@ class Result:
 
     @property
     def key(self) -> str:
-        """Its name within the benchmark, which ``published`` and the logs use."""
+        """Name of the result within the benchmark, as used in ``published`` and in logs."""
         return f"{self.setting}/{self.metric}" if self.setting else self.metric
 
 
-class NotPossibleError(InputError):
-    """A benchmark needs what the network lacks, which is no fault of the files."""
+class UnsupportedNetworkError(InputError):
+    """The network lacks an embedding that a benchmark needs. The run goes on without the benchmark."""
 
 
 class Benchmark(Callback, ABC):
     """A benchmark with files of its own, evaluated after every validation and in ``validate`` and ``test``.
 
     Results are logged as ``val/<name>/<setting>/<metric>`` (or ``test/...``), so that ModelCheckpoint can monitor them.
-    They do not depend on the number of processes: each embeds whole batches that are the same for any number.
+    They do not depend on the number of processes, as the batches are the same for any number.
 
     Args:
         name: of the benchmark, in tables and logs.
-        published: published results by ``<setting>/<metric>``, shown beside ours.
-        source: where they were published.
-        sources: where single ones were published, by ``<setting>/<metric>``, and how sure they are.
+        published: published results by ``<setting>/<metric>``, shown beside those of the run.
+        source: publication of these results.
+        sources: publication of single results by ``<setting>/<metric>``, with a remark on how reliable they are.
     """
 
     brings_data = True
@@ -95,28 +95,28 @@ class Benchmark(Callback, ABC):
         self.source = source
         self.results: list[Result] = []
         self._opened = False
-        self._lacks = ""
+        self._unsupported = ""
 
-    def need(self, network_config: NetworkConfig, modalities: Sequence[str]) -> None:
-        """Say that the benchmark cannot be evaluated with a network that lacks an embedding of its own for a modality.
+    def require_embeddings(self, network_config: NetworkConfig, modalities: Sequence[str]) -> None:
+        """Require that the network has a separate embedding of each of these modalities.
 
         Raises:
-            NotPossibleError: if it does.
+            UnsupportedNetworkError: if one is missing. The benchmark is then left out.
         """
         lacking = [name for name in dict.fromkeys(modalities) if name not in network_config.embeddings]
         if lacking:
-            raise NotPossibleError(f"it needs embeddings of {' and '.join(lacking)}, which this network lacks")
+            raise UnsupportedNetworkError(f"it needs embeddings of {' and '.join(lacking)}, which this network lacks")
 
-    def left_out(self, counts: Mapping[str, int]) -> Iterator[Result]:
-        """Give what was left out or adjusted as counts, where it happened."""
+    def count_results(self, counts: Mapping[str, int]) -> Iterator[Result]:
+        """Yield a result for each count above 0 of items that were left out or adjusted."""
         for what, count in counts.items():
             if count:
                 yield self.result("", what, count, "count")
 
-    def expected(self) -> list[str] | None:
-        """Return the keys of the metrics, where they are known once the files are open; ``None`` where they are not.
+    def metric_names(self) -> list[str] | None:
+        """Return the keys of the metrics, once the files are open; ``None`` if they are not known before evaluation.
 
-        ``ModelCheckpoint`` and other callbacks are held against them before training begins.
+        A callback that monitors another metric of this benchmark is refused before training begins.
         """
         return None
 
@@ -125,26 +125,26 @@ class Benchmark(Callback, ABC):
         """Read and check the files, once and before training begins.
 
         Args:
-            data: reads files in the form that the run's data have.
-            module: whose network says which embeddings there are.
+            data: opens files with the streams, spectrograms and word vectors of the run's data.
+            module: whose ``network_config`` lists the embeddings.
 
         Raises:
             InputError: if a file cannot be used.
-            NotPossibleError: if the network lacks what the benchmark needs; see ``need``.
+            UnsupportedNetworkError: if the network lacks an embedding; see ``require_embeddings``.
         """
 
     @abstractmethod
     def evaluate(self, trainer: Trainer, module: EmbeddingModule) -> Iterator[Result]:
-        """Give the metrics, made by ``result``, the same on every process.
+        """Yield the metrics, made by ``result``. They must be the same on every process.
 
-        Gradients are off, and the precision is that of the trainer. The module is in evaluation mode.
+        It runs without gradients, in the precision of the trainer, with the module in evaluation mode.
         """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Read the files now, and not after hours of training.
+        """Read the files before hours of training.
 
         Raises:
-            InputError: if they cannot be used.
+            InputError: if a file cannot be used.
         """
         if stage == "predict" or self._opened:
             return
@@ -153,8 +153,8 @@ class Benchmark(Callback, ABC):
             raise InputError(f"trainer.callbacks: expected each benchmark's name once, found {self.name} twice")
         try:
             self.open(evaluation_data(trainer), embedding_module(pl_module))
-        except NotPossibleError as error:
-            self._lacks = str(error)
+        except UnsupportedNetworkError as error:
+            self._unsupported = str(error)
         except InputError as error:
             raise InputError(f"benchmark {self.name}: {error}") from None
         except (LookupError, ValueError, OSError) as error:  # what Python says of a file with other contents
@@ -171,13 +171,14 @@ class Benchmark(Callback, ABC):
         self.results = []
         try:
             with trainer.precision_plugin.forward_context(), torch.no_grad():
-                found = list(self.evaluate(trainer, module)) if not self._lacks else []
+                found = list(self.evaluate(trainer, module)) if not self._unsupported else []
         except ValueError as error:
             raise InputError(f"benchmark {self.name}: {error}") from None
-        if self._lacks:
-            self.results = [self.result("", f"evaluated ({self._lacks})", 0, "count")]
+        if self._unsupported:
+            self.results = [self.result("", f"evaluated ({self._unsupported})", 0, "count")]
             return
-        settings = {result.setting for result in found}  # weights may lack what others are published for
+        # a published result of a direction that these weights cannot evaluate is no mistake in the config
+        settings = {result.setting for result in found}
         known = {result.key for result in found}
         unknown = [
             key
@@ -189,11 +190,11 @@ class Benchmark(Callback, ABC):
             raise InputError(f"benchmark {self.name}: published: expected results of {names}, found {unknown[0]}")
         for result in found:
             if result.kind == "metric":
-                module.log(f"{stage}/{self.name}/{result.key}", result.value, batch_size=1, sync_dist=world() > 1)
+                module.log(f"{stage}/{self.name}/{result.key}", result.value, batch_size=1, sync_dist=world_size() > 1)
         self.results = found
 
     def result(self, setting: str, metric: str, value: float | Tensor, kind: Kind = "metric") -> Result:
-        """Return a result of this benchmark, with the published one where there is one."""
+        """Make a result of this benchmark, with the published one where there is one."""
         key = f"{setting}/{metric}" if setting else metric
         published = self.published.get(key)
         source = self.sources.get(key, self.source) if published is not None else ""
@@ -206,15 +207,15 @@ class Benchmark(Callback, ABC):
         self._run(trainer, pl_module, "test")
 
 
-def above_zero(name: str, **options: float) -> None:
+def check_positive(name: str, **options: float) -> None:
     """Refuse options of a benchmark that are not above 0.
 
     Args:
         name: of the benchmark.
-        **options: value of each option.
+        **options: values by the names of options.
 
     Raises:
-        InputError: naming the first one.
+        InputError: naming the first wrong option.
     """
     for option, value in options.items():
         checked(PositiveFloat, value, f"benchmark {name}: {option}")

@@ -1,4 +1,4 @@
-"""Embeddings of what a benchmark brings, and other work that all processes share."""
+"""Embedding of a benchmark's clips and texts, and distribution of other work over processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mcn_lightning.batch import ClipBatch
 from mcn_lightning.benchmarks.files import EvaluationClips, EvaluationText
 from mcn_lightning.callbacks.progress import progress
 from mcn_lightning.callbacks.protocols import EmbeddingModule
-from mcn_lightning.distributed import gather_objects, gather_rows, rank, world
+from mcn_lightning.distributed import gather_objects, gather_rows, rank, world_size
 from mcn_lightning.errors import InputError
 
 Result = TypeVar("Result")
@@ -22,14 +22,15 @@ Result = TypeVar("Result")
 def embed_batches(
     module: EmbeddingModule, count: int, batch: Callable[[range], ClipBatch], name: str, batch_size: int = 64
 ) -> dict[str, Tensor]:
-    """Embed items of a benchmark, each on one process, and return the embeddings of all on every process.
+    """Embed the items of a benchmark and return all embeddings on every process.
 
-    Whole batches are shared out over the processes. So the embeddings are the same bit for bit for any number of them.
+    Each process embeds some of the batches. The batches, and so the embeddings, are bit for bit the same for any number
+    of processes.
 
     Args:
         module: the model.
         count: N, the number of items.
-        batch: makes a batch of items, given their numbers from 0; on any device.
+        batch: makes a batch from a range of item indices, on any device.
         name: of the benchmark, for the progress bar.
         batch_size: items of a batch.
 
@@ -38,10 +39,11 @@ def embed_batches(
     """
     batches = [range(first, min(first + batch_size, count)) for first in range(0, count, batch_size)]
     parts: dict[str, list[Tensor]] = {}
-    for numbers in progress(batches[rank() :: world()], name, "batches"):
+    for numbers in progress(batches[rank() :: world_size()], name, "batches"):
         for modality, rows in module(batch(numbers).to(module.device).ready()).embeddings().items():
             parts.setdefault(modality, []).append(rows.float())
-    shared = [[number for numbers in batches[of :: world()] for number in numbers] for of in range(world())]
+    # a process may have no batch at all: it learns the names of the embeddings from the others, and sends empty rows
+    shared = [[number for numbers in batches[of :: world_size()] for number in numbers] for of in range(world_size())]
     sizes = [len(numbers) for numbers in shared]
     place = torch.tensor([number for numbers in shared for number in numbers], device=module.device).argsort()
     names = sorted({modality for found in gather_objects(sorted(parts)) for modality in found})
@@ -58,9 +60,9 @@ def embed_clips(module: EmbeddingModule, clips: EvaluationClips, name: str) -> d
         name: of the benchmark, for the progress bar.
 
     Returns:
-        By modality ``(N, D)`` float32, in the order of the clips, on every process; zeros for the audio of clips
-        without sound. Text, and the joint embedding of audio and text, has a row for each caption, the first N of which
-        are the clips' first ones.
+        ``(N, D)`` float32 by modality, in the order of the clips, on every process. The audio of clips without sound is
+        zeros. Text, and the joint embedding of audio and text, have a row for each caption. Their first N rows are the
+        first captions of the clips.
     """
     count = len(clips.ids)
     found = embed_batches(module, count, lambda rows: clips.batch(rows, module.device), name, clips.batch_size)
@@ -82,11 +84,11 @@ def embed_clips(module: EmbeddingModule, clips: EvaluationClips, name: str) -> d
 
 
 def embed_texts(module: EmbeddingModule, text: EvaluationText, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-    """Embed texts, on every process all of them.
+    """Embed texts; every process embeds all of them, as they are few.
 
     Args:
         module: the model.
-        text: knows their words; see ``EvaluationData.text``.
+        text: source of their word vectors; see ``EvaluationData.text``.
         texts: n texts.
         batch_size: texts embedded at a time.
 
@@ -102,36 +104,36 @@ def embed_texts(module: EmbeddingModule, text: EvaluationText, texts: Sequence[s
     return torch.cat(found)
 
 
-def share_out(count: int, work: Callable[[int], Result], name: str, unit: str) -> list[Result]:
-    """Do some work for each of several items, each on one process, and return all results in order on every process.
+def map_over_processes(count: int, work: Callable[[int], Result], name: str, unit: str) -> list[Result]:
+    """Apply a function to items, each on one process, and return all results in order on every process.
 
     Args:
         count: number of items.
-        work: what is done for an item; its result can be pickled.
+        work: function of an item's index; its result is pickled.
         name: of the benchmark, for the progress bar.
-        unit: what an item is.
+        unit: plural noun for the items.
 
     Raises:
-        InputError: on every process, if it ends so on one.
+        InputError: on every process, if the function raises one on any process.
     """
 
-    def tried() -> list[Result]:
-        return [work(item) for item in progress(range(rank(), count, world()), name, unit)]
+    def own_items() -> list[Result]:
+        return [work(item) for item in progress(range(rank(), count, world_size()), name, unit)]
 
-    parts = _tried_by_all(tried)
-    return [parts[item % world()][item // world()] for item in range(count)]
-
-
-def on_first(work: Callable[[], None]) -> None:
-    """Do something on the first process; where it ends in an InputError, all end so."""
-    _tried_by_all(work if rank() == 0 else lambda: None)
+    parts = _run_on_all(own_items)
+    return [parts[item % world_size()][item // world_size()] for item in range(count)]
 
 
-def _tried_by_all(work: Callable[[], Result]) -> list[Result]:
-    """Do something on every process and return what each found.
+def run_on_first_process(work: Callable[[], None]) -> None:
+    """Call a function on the first process. If it raises an InputError, all processes raise it."""
+    _run_on_all(work if rank() == 0 else lambda: None)
+
+
+def _run_on_all(work: Callable[[], Result]) -> list[Result]:
+    """Call a function on every process and return all results.
 
     Raises:
-        InputError: on every process, if it ends in one, or in a ValueError, on any: the others would wait for it.
+        InputError: on every process, if any raises a ValueError. Otherwise the others would wait for it forever.
     """
     found: list[Result] = []
     error: str | None = None

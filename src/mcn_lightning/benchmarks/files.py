@@ -1,4 +1,4 @@
-"""The benchmarks' own files, read in the form that a run's data has: its streams, spectrograms and word vectors."""
+"""Reading of the benchmarks' files with the streams, spectrograms and word vectors of the run's data."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from mcn_lightning.errors import InputError
 
 
 class EvaluationText:
-    """The vectors of some texts, which need not be among those that the network was trained with.
+    """Word vectors of texts, which may have words that the training captions do not have.
 
     Args:
-        config: how texts become vectors.
+        config: options of the text.
         path: the word-vector file.
-        texts: all texts that vectors will be asked for.
+        texts: all texts that will be embedded. Only vectors of their words are read.
     """
 
     def __init__(self, config: TextConfig, path: Path, texts: Sequence[str]) -> None:
@@ -37,39 +37,41 @@ class EvaluationText:
         self.embedder = self.source.embedder()
 
     def vectors(self, texts: Sequence[str], device: torch.device | str) -> Tensor:
-        """Return word vectors ``(n, W, E)``, zero rows after the words of each text."""
-        return self.of_indices(torch.from_numpy(np.stack([self.source.indices(text) for text in texts])), device)
+        """Return word vectors ``(n, W, E)``, padded with rows of zeros."""
+        return self.vectors_of_indices(
+            torch.from_numpy(np.stack([self.source.indices(text) for text in texts])), device
+        )
 
-    def of_indices(self, indices: Tensor, device: torch.device | str) -> Tensor:
+    def vectors_of_indices(self, indices: Tensor, device: torch.device | str) -> Tensor:
         """Return the word vectors ``(n, W, E)`` of word indices ``(n, W)`` int32."""
         self.embedder.to(device)
         return self.embedder(indices.to(device))
 
     def unknown(self, texts: Sequence[str]) -> int:
-        """Return how many of the texts have no word that is known."""
+        """Return the number of texts without a known word."""
         return sum(not self.source.indices(text).any() for text in texts)
 
 
 class EvaluationClips:
-    """The clips of a benchmark pickle in batches that are the same whoever asks for them.
+    """The clips of a benchmark pickle, in batches that are the same on every process.
 
-    Captions are numbered: first the first caption of each clip, in the order of the clips, then the further captions.
+    Captions are numbered. The first captions of the N clips are 0 to N - 1, all other captions follow.
 
     Args:
         source: the pickle.
-        dataset: its clips as they are evaluated, spectrograms at the benchmark's length.
-        text: vectors of the captions; ``None`` where text is not read.
+        dataset: its clips in evaluation, with spectrograms of the benchmark's length.
+        text: word vectors of the captions; ``None`` if text is not read.
         batch_size: clips of a batch.
 
     Attributes:
         ids: name of each of N clips.
-        caption_clips: number of the clip of each caption; N and more.
-        caption_numbers: which caption of its clip each is, from 0.
+        caption_clips: index of the clip of each caption; at least N entries.
+        caption_numbers: position of each caption in its clip, from 0.
         classes: names of the classes, where there are any.
-        labels: class of each clip then, ``(N,)`` int64.
+        labels: class of each clip, ``(N,)`` int64, where there are classes.
 
     Raises:
-        InputError: if a clip cannot be used; all of them are looked at.
+        InputError: if a clip cannot be used. All clips are checked.
     """
 
     def __init__(
@@ -77,9 +79,9 @@ class EvaluationClips:
     ) -> None:
         self.source, self.dataset, self.text, self.batch_size = source, dataset, text, batch_size
         self.ids = tuple(source.ids)
-        records = [source.open(number).record for number in range(len(source))]  # refuses silence unless it is wanted
-        heard = source.reader.audio is not None
-        self.silent = tuple(heard and record.audio is None for record in records)
+        records = [source.open(number).record for number in range(len(source))]  # raises if a clip cannot be used
+        reads_audio = source.reader.audio is not None
+        self.silent = tuple(reads_audio and record.audio is None for record in records)
         more = [(row, k) for row, record in enumerate(records) for k in range(1, len(record.texts))]
         self._more = more if source.classes is None else []
         self.caption_clips = (*range(len(records)), *(row for row, _ in self._more))
@@ -97,20 +99,21 @@ class EvaluationClips:
             self.changed[what] = text.unknown(self.texts if source.classes is None else self.class_texts())
 
     def class_texts(self) -> list[str]:
-        """Return the name of each class as words, in the order of the labels."""
+        """Return the name of each class as a text, in the order of the labels."""
         return [class_text(name) for name in self.classes]
 
     def batch(self, captions: Sequence[int], device: torch.device | str) -> ClipBatch:
-        """Return clips as the network takes them, each with one caption, its words as vectors.
+        """Return a batch of clips with one caption each, ready for the network, with words as vectors.
 
         Args:
-            captions: numbers of the captions; those below N are those of the clips.
-            device: where it goes.
+            captions: numbers of the captions; those below N are the first captions of the clips.
+            device: of the batch.
 
         Raises:
             InputError: if a clip cannot be used.
         """
         clips = [self.caption_clips[number] for number in captions]
+        # a clip is read once for all of its captions in the batch, and its rows are selected below
         once = list(dict.fromkeys(clips))
         found = self.dataset.__getitems__([(0, clip) for clip in once])
         for item in found:
@@ -123,13 +126,13 @@ class EvaluationClips:
             batch = batch.take(rows)
         batch = batch.to(device).ready()
         if batch.words is not None and self.text is not None:
-            batch = replace(batch, words=self.text.of_indices(batch.words, device))
+            batch = replace(batch, words=self.text.vectors_of_indices(batch.words, device))
         return batch
 
 
 @runtime_checkable
 class FeatureData(Protocol):
-    """A data module that says in which form its files are; ``NarratedVideos`` is one."""
+    """A data module that describes its files, as ``NarratedVideos`` does."""
 
     root: Path
     layout: VideoLayout
@@ -137,10 +140,10 @@ class FeatureData(Protocol):
 
 
 def evaluation_data(trainer: Trainer) -> EvaluationData:
-    """Return what opens files of benchmarks in the form of a run's data.
+    """Return the reader of benchmark files with the options of the run's data.
 
     Raises:
-        InputError: if the data module does not say what that form is.
+        InputError: if the data module does not describe its files.
     """
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, FeatureData):
@@ -149,22 +152,22 @@ def evaluation_data(trainer: Trainer) -> EvaluationData:
 
 
 class EvaluationData:
-    """Opens the files of benchmarks.
+    """Opens the files of benchmarks with the options of the run's data.
 
     Args:
-        root: folder that their paths are relative to.
-        layout: the streams and spectrograms that the network knows.
-        text: how captions become vectors.
+        root: folder that paths are relative to.
+        layout: visual streams and spectrograms that the network takes.
+        text: options of the captions' text.
     """
 
     def __init__(self, root: Path, layout: VideoLayout, text: TextConfig) -> None:
         self.root, self.layout, self.text_config = root, layout, text
 
     def text(self, texts: Sequence[str]) -> EvaluationText:
-        """Open the source of word vectors for some texts.
+        """Open the word vectors of some texts.
 
         Raises:
-            InputError: if it cannot be read, or knows no word of them.
+            InputError: if they cannot be read, or no word of the texts is known.
         """
         return EvaluationText(self.text_config, self.root / self.text_config.source, texts)
 
@@ -177,15 +180,15 @@ class EvaluationData:
         with_classes: bool = False,
         silent: bool = False,
     ) -> EvaluationClips:
-        """Open a benchmark pickle and look at all of its clips.
+        """Open a benchmark pickle and check all of its clips.
 
         Args:
             path: the pickle, relative to the root.
-            modalities: those that are read, of video, audio and text.
+            modalities: to read, of video, audio and text.
             audio_frames: frames that spectrograms are cut or padded to.
             batch_size: clips of a batch.
-            with_classes: the pickle has classes, whose names are the captions.
-            silent: clips without sound are silence and not an error.
+            with_classes: whether the pickle has classes, whose names are the captions.
+            silent: whether clips without sound are allowed, as silence.
 
         Raises:
             InputError: if the file or one of its clips cannot be used.

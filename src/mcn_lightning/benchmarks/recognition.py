@@ -1,4 +1,4 @@
-"""The benchmark of action recognition by the names of classes, by neighbours, and by clusters."""
+"""The benchmark of zero-shot action recognition: by class names, by nearest neighbours, and by clusters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from mcn_lightning.benchmarks.base import Benchmark, Result, above_zero
+from mcn_lightning.benchmarks.base import Benchmark, Result, check_positive
 from mcn_lightning.benchmarks.embedding import embed_clips, embed_texts
 from mcn_lightning.benchmarks.files import EvaluationClips, EvaluationData, EvaluationText
 from mcn_lightning.callbacks.protocols import EmbeddingModule
@@ -22,22 +22,22 @@ from mcn_lightning.metrics.scoring import Fusion, combine
 
 
 class RecognitionBenchmark(Benchmark):
-    """Zero-shot action recognition on a pickle of clips with classes, UCF101 or HMDB51.
+    """Zero-shot action recognition on a pickle of clips with classes, such as UCF101 and HMDB51.
 
-    A clip belongs to the class whose name is nearest (dot product). A clip of the test split also belongs to the class
-    of the nearest clip of the training split. Clusters that k-means finds among the recognised clips are compared with
-    the classes. The released evaluation recognises all clips of the file and finds neighbours by dot product; the table
-    names what differs from the defaults.
+    A clip is assigned to the class whose name has the highest dot product. A clip of the test split is also assigned to
+    the class of the nearest clip of the training split. k-means clusters of the recognised clips are compared with the
+    classes. The released evaluation recognises all clips of the file, and finds neighbours by dot product. The table
+    shows which options differ from the defaults.
 
     Args:
         name: of the benchmark, in tables and logs.
         path: the pickle, relative to data.root.
-        gallery: letters of what is seen and heard of a clip: v, or va for video + audio.
-        split: clips that are recognised by name: test (training is 0), or all of the file (released). The table says
-            "all clips" then.
+        gallery: letters of the modalities of a clip: v, or va for video + audio.
+        split: clips that are recognised by class names: test (training is 0), or all of the file (released). With all,
+            the table shows "all clips".
         neighbours: also recognise the test clips by the nearest clip of the training split.
-        neighbour_similarity: by which it is nearest: cosine, or dot for the dot product (released). The table says "by
-            dot product" then.
+        neighbour_similarity: similarity to the training clips: cosine, or dot for the dot product (released). With dot,
+            the table shows "by dot product".
         clusters: also compare clusters with the classes.
         combine: how video and audio are fused, as --retrieval.combine.
         audio_frames: frames of 10 ms that spectrograms are cut or padded to.
@@ -61,7 +61,7 @@ class RecognitionBenchmark(Benchmark):
     ) -> None:
         super().__init__(name, **published)
         self._gallery = parse_direction(f"t->{gallery}", f"benchmark {name}: gallery")[1]
-        above_zero(name, audio_frames=audio_frames, batch_size=batch_size)
+        check_positive(name, audio_frames=audio_frames, batch_size=batch_size)
         self.path, self.letters, self.split, self.combine = path, gallery, split, combine
         self.neighbours, self.neighbour_similarity, self.clusters = neighbours, neighbour_similarity, clusters
         self.audio_frames, self.batch_size = audio_frames, batch_size
@@ -69,12 +69,12 @@ class RecognitionBenchmark(Benchmark):
         self._text: EvaluationText
 
     def open(self, data: EvaluationData, module: EmbeddingModule) -> None:
-        """Read the pickle and look at every clip.
+        """Read the pickle and check every clip.
 
         Raises:
-            InputError: if something of it cannot be used.
+            InputError: if a part of it cannot be used.
         """
-        self.need(module.network_config, ["text", *self._gallery])
+        self.require_embeddings(module.network_config, ["text", *self._gallery])
         form = [*self._gallery, "text"], self.audio_frames, self.batch_size
         self._clips = data.clips(self.path, *form, with_classes=True, silent=True)  # clips without sound have zeros
         self._text = cast(EvaluationText, self._clips.text)  # text is among the modalities
@@ -92,7 +92,8 @@ class RecognitionBenchmark(Benchmark):
         names = self._clips.classes
         classes = embed_texts(module, self._text, self._clips.class_texts())
         setting = f"t->{self.letters}{suffix}"
-        distinct, column = torch.unique(classes, dim=0, return_inverse=True)  # equal ones tie to the last bit
+        # classes whose names embed alike are scored once, so that they tie to the last bit
+        distinct, column = torch.unique(classes, dim=0, return_inverse=True)
         yield from self._results(setting, class_metrics((rows[shown] @ distinct.T)[:, column], labels[shown]), names)
         if self.neighbours and train.any() and test.any():
             how = self.neighbour_similarity
@@ -105,10 +106,10 @@ class RecognitionBenchmark(Benchmark):
                 yield self.result(f"{self.letters} clusters{suffix}", metric, value)
         what = "clips recognised, which are all" if self.split == "all" else "clips of the test split recognised"
         yield self.result("", what, int(shown.sum()), "count")
-        yield from self.left_out(self._clips.changed)
+        yield from self.count_results(self._clips.changed)
         if self.split == "test" or self.neighbours:
             kinds = {"training clips": int(train.sum()), "clips of neither split": int((splits == 2).sum())}
-            yield from self.left_out(kinds)
+            yield from self.count_results(kinds)
         if "audio" in embeddings and silent[shown].any():
             yield self.result("", "clips without audio (zeros for it)", int(silent[shown].sum()), "count")
 
@@ -117,6 +118,7 @@ class RecognitionBenchmark(Benchmark):
             if metric != "per_class":
                 yield self.result(setting, metric, value)
                 continue
-            for name, one in zip(names, value.tolist(), strict=False):  # the last classes may have no clip
+            # not strict: neighbours know the classes up to the highest label, and the last ones may have no clip
+            for name, one in zip(names, value.tolist(), strict=False):
                 if not math.isnan(one):
                     yield self.result(setting, f"top1 of {name}", one, "detail")

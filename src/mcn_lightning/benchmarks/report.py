@@ -1,4 +1,4 @@
-"""One table of what the benchmarks gave: printed, and written as CSV, JSON and Markdown."""
+"""The table of all benchmark results: printed, and written as CSV, JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from pathlib import Path
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from mcn_lightning.benchmarks.base import Benchmark, Result
-from mcn_lightning.callbacks.progress import say
+from mcn_lightning.callbacks.progress import print_message
 from mcn_lightning.callbacks.protocols import callbacks_of
 from mcn_lightning.errors import InputError
 from mcn_lightning.files import replacing
 from mcn_lightning.runs.folder import run_folder
 from mcn_lightning.tables import aligned
 
-_OF_ONE = ("nmi", "adjusted_rand_index", "purity", "mean_entropy")  # not in per cent
+_NOT_PER_CENT = ("nmi", "adjusted_rand_index", "purity", "mean_entropy")  # they need more decimals
 
 
 def _number(metric: str, value: float) -> str:
-    return f"{value:.3f}" if metric in _OF_ONE else f"{value:.1f}"
+    return f"{value:.3f}" if metric in _NOT_PER_CENT else f"{value:.1f}"
 
 
 def wide_table(results: Sequence[Result]) -> list[list[str]]:
-    """Lay out results as benchmark x metric: a row for each setting, the published result in brackets beside ours.
+    """Arrange results as a table with a row for each benchmark and setting, and a column for each metric.
+
+    A published result stands in brackets beside the run's own.
 
     Args:
         results: of all benchmarks; counts and details are left out.
@@ -52,7 +54,7 @@ def wide_table(results: Sequence[Result]) -> list[list[str]]:
 
 
 def notes(results: Sequence[Result]) -> list[str]:
-    """Return a line for each benchmark with what was counted, and one for each source of published results."""
+    """Return a line of counts for each benchmark, and a line for each source of published results."""
     counted: dict[str, list[str]] = {}
     for result in results:
         if result.kind == "count":
@@ -62,7 +64,7 @@ def notes(results: Sequence[Result]) -> list[str]:
 
 
 def _sourced(results: Sequence[Result]) -> dict[str, str]:
-    """Return by source which published results are from there: all of some benchmarks, or single ones."""
+    """Return the published results of each source: names of benchmarks, with keys if only some are from it."""
     names: dict[str, dict[str, list[str]]] = {}
     sources_of: dict[str, set[str]] = {}
     for result in results:
@@ -78,13 +80,13 @@ def _sourced(results: Sequence[Result]) -> dict[str, str]:
 
 
 def as_text(results: Sequence[Result]) -> str:
-    """Lay out the table for a terminal."""
+    """Format the table for a terminal."""
     lines = aligned(wide_table(results))
     return "\n".join([*lines, *notes(results)])
 
 
 def as_markdown(results: Sequence[Result]) -> str:
-    """Lay out the table in Markdown."""
+    """Format the table in Markdown."""
     head, *rows = wide_table(results)
     lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
@@ -92,7 +94,7 @@ def as_markdown(results: Sequence[Result]) -> str:
 
 
 def as_csv(results: Sequence[Result]) -> str:
-    """Write every result, details among them, as one line of CSV."""
+    """Format all results, with details, as CSV: one line for each."""
     text = io.StringIO()
     names = ("benchmark", "setting", "metric", "value", "kind", "published", "source")
     writer = csv.DictWriter(text, names, lineterminator="\n")
@@ -104,10 +106,10 @@ def as_csv(results: Sequence[Result]) -> str:
 
 
 class BenchmarkReport(Callback):
-    """Print one table of all benchmarks after every validation and after ``test``; write the last one of the run.
+    """Print one table of all benchmarks after every validation and after ``test``, and write the last one to files.
 
     Args:
-        path: name of the files without ``.csv``, ``.json`` and ``.md``; in the run's folder when relative.
+        path: of the files without ``.csv``, ``.json`` and ``.md``; a relative path starts at the run's folder.
     """
 
     def __init__(self, path: str = "benchmarks") -> None:
@@ -124,7 +126,7 @@ class BenchmarkReport(Callback):
     def _show(self, trainer: Trainer) -> None:
         results = [result for benchmark in _benchmarks(trainer) for result in benchmark.results]
         if results and trainer.is_global_zero and not trainer.sanity_checking:
-            say("\n" + as_text(results))
+            print_message("\n" + as_text(results))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the last results of the run."""
@@ -142,6 +144,7 @@ class BenchmarkReport(Callback):
         except OSError as error:
             raise InputError(f"--report.path: expected a place to write {path}.csv, found {error}") from None
         print(f"{len(results)} results -> {path}.csv, .json, .md")
+        # a second fit or test with the same trainer must not write these results again
         for benchmark in benchmarks:
             benchmark.results = []
 
@@ -151,7 +154,7 @@ def _benchmarks(trainer: Trainer) -> list[Benchmark]:
 
 
 def as_json(results: Sequence[Result]) -> str:
-    """Write every result, details among them, as a JSON list; null stands for an infinite one, which JSON lacks."""
+    """Format all results, with details, as a JSON list. Infinite values become null, as JSON has no infinity."""
     rows = [asdict(result) for result in results]
     rows = [row | {"value": row["value"] if math.isfinite(row["value"]) else None} for row in rows]
     return json.dumps(rows, indent=1) + "\n"

@@ -1,4 +1,4 @@
-"""The benchmark of retrieval between any modalities, and of whole videos."""
+"""The benchmark of retrieval between any modalities, and of whole videos by their captions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from mcn_lightning.batch import MODALITIES
-from mcn_lightning.benchmarks.base import Benchmark, NotPossibleError, Result, above_zero
-from mcn_lightning.benchmarks.embedding import embed_clips, on_first
+from mcn_lightning.benchmarks.base import Benchmark, Result, UnsupportedNetworkError, check_positive
+from mcn_lightning.benchmarks.embedding import embed_clips, run_on_first_process
 from mcn_lightning.benchmarks.files import EvaluationClips, EvaluationData
 from mcn_lightning.callbacks.protocols import EmbeddingModule
 from mcn_lightning.errors import InputError
@@ -33,11 +33,11 @@ from mcn_lightning.metrics.scoring import Fusion, Scoring
 from mcn_lightning.runs.folder import run_folder
 
 VIDEO_ID = 11
-"""Characters of a YouTube id, with which the clip ids of YouCook2 begin."""
+"""Length of a YouTube id, with which the clip ids of YouCook2 begin."""
 
 
 CAPTIONED = ("text", AUDIO_TEXT)
-"""Embeddings of which there is one for each caption; of the others there is one for each clip."""
+"""Embeddings that exist for each caption; the others exist once for each clip."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class _Side:
     Args:
         embeddings: by modality ``(n, D)``.
         clips: clip of each row, ``(n,)`` int64.
-        rows: number of each row among all captions, or clips, of the file, ``(n,)`` int64.
-        total: captions, or clips, of the file.
+        rows: index of each row among all captions or clips of the file, ``(n,)`` int64.
+        total: number of captions or clips of the file.
     """
 
     embeddings: dict[str, Tensor]
@@ -58,31 +58,32 @@ class _Side:
 
 
 class RetrievalBenchmark(Benchmark):
-    """Retrieval on a pickle of clips: YouCook2, MSR-VTT, LSMDC, YouCook-Japanese and any data set in the same form.
+    """Retrieval on a pickle of clips: YouCook2, MSR-VTT, LSMDC, YouCook-Japanese and any dataset of the same format.
 
     A clip may have several captions: a list under ``caption`` or ``eval_caption``, or several rows of one id with the
-    same features. It is one gallery item. Each of its captions is a query. Where the clip is the query, the best of its
-    captions counts.
+    same features. It is one gallery item, and each of its captions is a query. If the clip is the query, its best
+    caption counts.
 
     Args:
         name: of the benchmark, in tables and logs.
         path: the pickle, relative to data.root.
-        directions: queries and galleries in letters, for instance t->va for text against video + audio; when not
-            given, t->va and all pairs that the network has.
+        directions: queries and galleries in letters, for instance t->va for text against video + audio. The default is
+            t->va and all pairs that the network has.
         combine: how the modalities of one side are fused, as --retrieval.combine.
         audio_weight: factor of the audio embedding where it is summed with others.
         audio_frames: frames of 10 ms that spectrograms are cut or padded to (released: 5120 for YouCook2, 3072 for
             MSR-VTT and LSMDC).
-        without_audio: what is done with clips without sound where a direction needs it: error refuses the first one;
-            miss leaves them out of the gallery and counts their queries as misses (MSR-VTT in the authors' protocol);
-            zero takes zeros for their audio embedding (silence, where audio and text have one joint embedding).
-        benchmark_size: clips that the benchmark has; those that the file lacks count as misses (1000 for MSR-VTT, where
-            the authors' file holds the 968 clips with audio).
-        full_video: where text is the query, also retrieve whole videos by captions, in the variants of
-            ``metrics.full_video_metrics``; clip ids begin with the 11 characters of the video id (YouCook2).
+        without_audio: treatment of clips without sound in a direction that needs audio. error refuses the first one.
+            miss leaves them out of the gallery and counts their queries as misses (MSR-VTT in the authors' protocol).
+            zero uses zeros as their audio embedding, or silence for a joint embedding of audio and text.
+        benchmark_size: number of clips of the benchmark. Clips that the file lacks count as misses. (1000 for MSR-VTT,
+            where the authors' file holds the 968 clips with audio.)
+        full_video: for text queries, also retrieve whole videos by captions, see ``metrics.full_video_metrics``. Clip
+            ids must begin with the 11 characters of the video id, as on YouCook2.
         calibrate: as --retrieval.calibrate.
         calibrate_temperature: as --retrieval.calibrate_temperature.
-        ranks_file: CSV of the rank of every query in every direction, in the run's folder when relative; none for none.
+        ranks_file: CSV file for the rank of every query in every direction. A relative path starts at the run's folder.
+            By default none is written.
         batch_size: clips embedded at a time.
         **published: of ``Benchmark``: published metrics and their sources.
     """
@@ -107,7 +108,7 @@ class RetrievalBenchmark(Benchmark):
         super().__init__(name, **published)
         for direction in directions or ():
             parse_direction(direction, f"benchmark {name}: directions")
-        above_zero(name, audio_frames=audio_frames, batch_size=batch_size)
+        check_positive(name, audio_frames=audio_frames, batch_size=batch_size)
         self.scoring = Scoring(combine, audio_weight, calibrate, calibrate_temperature, f"benchmark {name}: ")
         self.path, self.directions = path, directions
         self.audio_frames, self.without_audio, self.benchmark_size = audio_frames, without_audio, benchmark_size
@@ -117,10 +118,10 @@ class RetrievalBenchmark(Benchmark):
         self._clips: EvaluationClips
 
     def open(self, data: EvaluationData, module: EmbeddingModule) -> None:
-        """Read the pickle and look at every clip.
+        """Read the pickle and check every clip.
 
         Raises:
-            InputError: if something of it cannot be used.
+            InputError: if a part of it cannot be used.
         """
         config = module.network_config
         asked = self.directions, DEFAULT_DIRECTIONS, config.modalities, config.fuse_audio_text, "directions"
@@ -129,7 +130,7 @@ class RetrievalBenchmark(Benchmark):
             try:
                 possible_directions(*asked)
             except InputError as error:
-                raise NotPossibleError(str(error)) from None
+                raise UnsupportedNetworkError(str(error)) from None
         used = {name for direction in self._chosen for side in parse_direction(direction) for name in side}
         modalities = [name for name in MODALITIES if name in used]
         silent = self.without_audio != "error"
@@ -143,7 +144,7 @@ class RetrievalBenchmark(Benchmark):
             found = f"{len(self._clips.caption_clips)} captions of {len(self._clips.ids)} clips in {self.path}"
             raise InputError(
                 f"benchmark_size: expected clips with one caption each, found {found}; set it to null: "
-                "how many queries a clip has that the file lacks is not known"
+                "the file cannot tell how many queries its missing clips have"
             )
         if self.full_video and (short := [name for name in self._clips.ids if len(name) <= VIDEO_ID]):
             raise InputError(
@@ -151,18 +152,18 @@ class RetrievalBenchmark(Benchmark):
                 f"found {short[0]!r} in {self.path}"
             )
 
-    def expected(self) -> list[str] | None:
-        """Return the keys of the metrics; ``None`` with those of whole videos, which are many."""
+    def metric_names(self) -> list[str] | None:
+        """Return the keys of the metrics; ``None`` with retrieval of whole videos, which has many more."""
         metrics = retrieval_metrics(torch.ones(1, dtype=torch.float64))
         return None if self.full_video else [f"{direction}/{name}" for direction in self._chosen for name in metrics]
 
     def evaluate(self, trainer: Trainer, module: EmbeddingModule) -> Iterator[Result]:
-        """Rank every query's clip among the gallery, in every direction."""
+        """Rank every query's clip in the gallery, in every direction."""
         embeddings = embed_clips(module, self._clips, self.name)
         silent = torch.tensor(self._clips.silent, device=module.device)
         joint = module.network_config.fuse_audio_text
-        if said := self.scoring.uncalibrated(module.clusters_of, self._chosen, joint):
-            rank_zero_warn(said)
+        if warning := self.scoring.calibration_warning(module.clusters_of, self._chosen, joint):
+            rank_zero_warn(warning)
         ranks_of: dict[str, Tensor] = {}
         counted: dict[tuple[int, str], list[str]] = {}
         for direction in self._chosen:
@@ -174,6 +175,7 @@ class RetrievalBenchmark(Benchmark):
             ranks = torch.full((asking.total,), math.inf, dtype=torch.float64, device=module.device)
             ranks[asking.rows] = item_ranks(queries, items, asking.clips, found.clips).to(ranks)
             ranks_of[direction] = ranks.cpu()
+            # clips of the benchmark that the file lacks are queries that nobody can answer
             missing = (self.benchmark_size or len(silent)) - len(silent)
             everyone = torch.cat([ranks, ranks.new_full((missing,), math.inf)])
             for metric, value in retrieval_metrics(everyone).items():
@@ -185,17 +187,17 @@ class RetrievalBenchmark(Benchmark):
             if self.full_video and "t" in direction.split("->")[0]:
                 for metric, value in self._whole_videos(queries, items, asking.clips, found.clips).items():
                     setting, _, measure = metric.rpartition("/")
-                    if setting != "caption_clip":  # the plain retrieval above
+                    if setting != "caption_clip":  # the same as the retrieval of clips above
                         yield self.result(f"{direction} {setting}", measure, value)
         yield from self._counts(silent, counted)
         if self.ranks_file is not None:
-            on_first(lambda: self._write_ranks(trainer, ranks_of))
+            run_on_first_process(lambda: self._write_ranks(trainer, ranks_of))
 
     def _side(self, embeddings: Mapping[str, Tensor], kept: Tensor, letters: str) -> _Side:
-        """Return what stands on one side of a direction: every caption where text is there, else each clip once."""
+        """Return one side of a direction: a row for each caption if it has text, else a row for each clip."""
         clips = torch.tensor(self._clips.caption_clips, device=kept.device)
         if "t" not in letters:
-            clips = clips[: len(kept)]  # the first captions are those of the clips, in their order
+            clips = clips[: len(kept)]  # captions 0 to N - 1 belong to clips 0 to N - 1
         rows = kept[clips].nonzero()[:, 0]
         of_captions = {
             name: values[rows] for name, values in embeddings.items() if name in CAPTIONED and "t" in letters
@@ -204,12 +206,12 @@ class RetrievalBenchmark(Benchmark):
         return _Side(of_captions | of_clips, clips[rows], rows, len(clips))
 
     def _counts(self, silent: Tensor, counted: Mapping[tuple[int, str], list[str]]) -> Iterator[Result]:
-        """Count clips and captions, and queries and gallery items of the directions where there are not as many."""
+        """Yield the numbers of clips and captions, and of queries and items in directions that use fewer or more."""
         clips = len(silent)
         yield self.result("", "clips", clips, "count")
         if (captions := len(self._clips.caption_clips)) > clips:
             yield self.result("", "captions", captions, "count")
-        yield from self.left_out(self._clips.changed)
+        yield from self.count_results(self._clips.changed)
         for name, directions in self._left_out.items():
             what = f"directions left out, as there is no {name}: {', '.join(directions)}"
             yield self.result("", what, len(directions), "count")
@@ -230,7 +232,7 @@ class RetrievalBenchmark(Benchmark):
         return full_video_metrics(queries, items, videos, clips=torch.searchsorted(clips, caption_clips))
 
     def _write_ranks(self, trainer: Trainer, ranks_of: Mapping[str, Tensor]) -> None:
-        """Write a row for each query: a caption, or a clip, whose rank stands in the row of its first caption."""
+        """Write a row for each caption. The rank of a clip as a query stands in the row of its first caption."""
         path = run_folder(trainer) / str(self.ranks_file)
         captions = [str(number + 1) for number in self._clips.caption_numbers]
         ids = [self._clips.ids[clip] for clip in self._clips.caption_clips]

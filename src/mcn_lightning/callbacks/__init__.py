@@ -1,4 +1,4 @@
-"""What happens around the steps: re-clustering, evaluation, embeddings, speed and progress."""
+"""Callbacks: k-means, evaluation, writing of embeddings, throughput and progress."""
 
 from mcn_lightning.callbacks.centroids import CentroidUpdate
 from mcn_lightning.callbacks.embeddings import EmbeddingWriter, without_loggers

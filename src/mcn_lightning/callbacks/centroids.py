@@ -1,4 +1,4 @@
-"""When the clips are clustered anew, and on what."""
+"""The callback that runs k-means: when, and on which embeddings."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from mcn_lightning.distributed import broadcast
 from mcn_lightning.errors import InputError
 
 
-def logged(feature: str, report: KMeansReport) -> dict[str, float]:
-    """Return what is logged of a run of k-means, by name.
+def kmeans_metrics(feature: str, report: KMeansReport) -> dict[str, float]:
+    """Return the metrics of a run of k-means, by name.
 
     Args:
         feature: what was clustered: mean, or a modality.
@@ -40,28 +40,28 @@ def logged(feature: str, report: KMeansReport) -> dict[str, float]:
     return {f"{where}/{name}": float(value) for name, value in values.items() if value is not None}
 
 
-def kmeans_of(module: LightningModule) -> Clustering | None:
-    """Return the clustering of a module, if it is one by k-means."""
+def kmeans_clustering(module: LightningModule) -> Clustering | None:
+    """Return the clustering of a module, if it uses k-means."""
     found = embedding_module(module).clustering
     return found if found is not None and found.runs_kmeans else None
 
 
 class CentroidUpdate(Callback):
-    """Re-run k-means every n steps or every n epochs, on the queue or on a pass over the training set.
+    """Run k-means every n steps or every n epochs, on the queue or on a pass over the training set.
 
-    On the queue, the run takes place inside the training step that follows, between embedding and loss, so that the
-    current batch is clustered together with the queue as in the released recipe. On a pass, every process embeds its
-    part of the videos before the epoch begins, and keeps it: only sums travel between processes.
+    On the queue, k-means runs inside the next training step, between embedding and loss. So the current batch is
+    clustered together with the queue, as in the released recipe. On a pass, every process embeds its part of the
+    videos before the epoch begins and keeps the embeddings. Processes exchange only sums.
 
-    Steps are counted over the whole run. With ``restart_each_epoch`` they are counted in each epoch anew, as the
-    released script counts its batches, so that an epoch begins with a run.
+    Steps are counted over the whole run. With ``restart_each_epoch`` they are counted from 0 in each epoch, as the
+    released script counts its batches. Each epoch then begins with k-means.
 
     Args:
-        every_n_steps: optimiser steps between two runs; 0 turns this off (released: 20).
+        every_n_steps: optimiser steps between two runs of k-means; 0 turns this off (released: 20).
         every_n_epochs: epochs between two runs, at the start of the epoch; 0 turns this off.
         source: queue (with the current batch), or training_set (needs every_n_epochs).
-        share: share of the training videos, 0 to 1, that a pass embeds; drawn anew for each.
-        start: warm (from the present centroids) or fresh.
+        share: share of the training videos, 0 to 1, that a pass embeds. Each pass samples other videos.
+        start: warm (from the current centroids) or fresh.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class CentroidUpdate(Callback):
         self._pass_seconds: float | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so when the queue takes memory for nothing: no k-means reads it, or the run ends before it is full."""
+        """Warn if the queue wastes memory: k-means does not read it, or the run ends before it is full."""
         self._step = -1
-        clustering = kmeans_of(pl_module)
+        clustering = kmeans_clustering(pl_module)
         if clustering is None or not (rows := clustering.queue_rows):
             return
         if self.source == "training_set":
@@ -111,9 +111,10 @@ class CentroidUpdate(Callback):
 
     @staticmethod
     def _rows_pushed(trainer: Trainer, share: float) -> float:
-        """Return how many rows the run pushes to the queue; infinity where the run or its data have no known end."""
+        """Return how many rows the run pushes to the queue; infinity if the length of the run is not known."""
         if (data := clip_data(trainer)) is None:
             return math.inf
+        # the queue rounds its share of a video's clips up in the same way, 1e-9 guards against rounding of the product
         clips = data.batch_size * math.ceil(data.clip_config.n_pair * share - 1e-9) * trainer.world_size
         return trainer.estimated_stepping_batches * trainer.accumulate_grad_batches * clips
 
@@ -121,9 +122,12 @@ class CentroidUpdate(Callback):
         return self.every_n_epochs > 0 and trainer.current_epoch % self.every_n_epochs == 0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Cluster a pass over the training set when one is due; Lightning skips this when resuming in mid-epoch."""
+        """Run k-means on a pass over the training set if it is due.
+
+        Lightning skips this hook when a run resumes in mid-epoch, whose centroids are in the checkpoint.
+        """
         module = embedding_module(pl_module)
-        clustering = kmeans_of(pl_module)
+        clustering = kmeans_clustering(pl_module)
         if self.source == "queue" or clustering is None:
             return
         if self._due_by_epoch(trainer):
@@ -135,13 +139,14 @@ class CentroidUpdate(Callback):
 
     @torch.no_grad()
     def _embed(self, trainer: Trainer, module: EmbeddingModule, config: ClusteringConfig) -> dict[str, list[Tensor]]:
-        """Return this process's embeddings by feature, a tensor a batch."""
+        """Return the embeddings of this process by feature, one tensor for each batch."""
         if (data := clip_data(trainer)) is None:
             raise InputError("--centroids.source training_set: expected a data module of clips, found none")
         loader = data.pass_dataloader(self.share)
         rows: dict[str, list[Tensor]] = defaultdict(list)
         training = module.training
-        for name, buffer in module.named_buffers():  # every process embeds with the statistics of the first
+        # batch-norm statistics differ between processes: all embed with those of the first
+        for name, buffer in module.named_buffers():
             if not name.startswith("clustering."):
                 buffer.copy_(broadcast(buffer))
         module.train(False)
@@ -157,16 +162,17 @@ class CentroidUpdate(Callback):
         return rows
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        """Ask the module for a run on the queue when one is due."""
+        """Ask the module to run k-means on the queue if it is due."""
         module = embedding_module(pl_module)
-        clustering = kmeans_of(pl_module)
+        clustering = kmeans_clustering(pl_module)
         if clustering is None:
             return
         restart, first = clustering.config.restart_each_epoch, batch_idx == 0
         fresh = self.source == "queue" and restart and first
         step, before = trainer.global_step, self._step
         self._step = step
-        in_epoch, part = divmod(batch_idx, trainer.accumulate_grad_batches)  # several batches may make one step
+        # with gradient accumulation several batches make one step, and only the first of them may run k-means
+        in_epoch, part = divmod(batch_idx, trainer.accumulate_grad_batches)
         counted, begins = (in_epoch, True) if restart else (step, step != before)
         due = self.every_n_steps > 0 and part == 0 and begins and counted % self.every_n_steps == 0
         if due or fresh or (self.source == "queue" and first and self._due_by_epoch(trainer)):
@@ -175,21 +181,21 @@ class CentroidUpdate(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Log how the last run of k-means went."""
+        """Log the metrics of the last run of k-means."""
         module, values = embedding_module(pl_module), dict[str, float]()
         for feature, report in module.cluster_reports.items():
-            values |= logged(feature, report)
+            values |= kmeans_metrics(feature, report)
         if self._pass_seconds is not None:
             values["clustering/pass_seconds"] = self._pass_seconds
         module.cluster_reports, self._pass_seconds = {}, None
-        if values:  # to the loggers at once: Lightning writes what a step logs every log_every_n_steps only
+        if values:  # written to the loggers directly: Lightning would drop steps between log_every_n_steps
             module.log_dict(values, batch_size=1, logger=False)
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=self._step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so when k-means never ran: the queue was not filled, and no batch had K clips."""
-        clustering = kmeans_of(pl_module)
+        """Warn if k-means never ran: the queue was not filled, and no batch had K clips."""
+        clustering = kmeans_clustering(pl_module)
         if clustering is not None and not clustering.has_centroids:
             config = clustering.config
             rank_zero_warn(

@@ -1,4 +1,4 @@
-"""What ``predict`` writes: the embeddings and centroids as tensors, and a JSON file that says what each row is."""
+"""The files that ``predict`` writes: embeddings and centroids as tensors, and a JSON file that describes each row."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mcn_lightning.callbacks.progress import say
+from mcn_lightning.callbacks.progress import print_message
 from mcn_lightning.callbacks.protocols import EmbeddingModule, callbacks_of, clip_data, embedding_module
 from mcn_lightning.distributed import gather_objects
 from mcn_lightning.errors import InputError
 from mcn_lightning.files import replacing
 
 SUFFIXES = (".safetensors", ".npz")
-TOLD = 3  # clips in a message
+MAX_SHOWN = 3  # clips named in a message
 
 
 class EmbeddingWriter(Callback):
-    """Write what ``predict`` computes: a file of tensors, and beside it one of the same name that ends in ``.json``.
+    """Write the embeddings that ``predict`` computes: a file of tensors, and beside it a ``.json`` file of that name.
 
-    The tensors are the embeddings ``(N, D)`` float32 by name, ``cluster`` ``(N,)`` int64 where there are centroids, and
-    the ``centroids`` ``(K, D)`` themselves. The JSON file says which ``checkpoint`` made them, and for row after row
-    under ``clips`` the ``id``, ``split``, ``video``, ``start`` and ``end`` in seconds, ``text`` and ``cluster``. A text
-    without any known word has ``known_words`` 0 and an embedding of zeros.
+    The tensors are the embeddings ``(N, D)`` float32 by name, the ``cluster`` of each clip ``(N,)`` int64, and the
+    ``centroids`` ``(K, D)``. The last two exist only for a model with centroids. The JSON file names the
+    ``checkpoint``. Its ``clips`` describe each row: ``id``, ``split``, ``video``, ``start`` and ``end`` in seconds,
+    ``text`` and ``cluster``. A text without a known word has ``known_words`` 0 and an embedding of zeros.
 
     Args:
-        path: file of the tensors, .safetensors or .npz; below the folder of the run whose checkpoint is used when
-            relative (without a checkpoint: save_dir and name of the logger, and ``predict``). When not given it is
-            embeddings.safetensors, for other splits than test embeddings_<split>.safetensors.
+        path: file of the tensors, .safetensors or .npz. A relative path starts at the folder of the checkpoint's run;
+            without a checkpoint at save_dir, the name of the logger and ``predict``. The default is
+            embeddings.safetensors, and embeddings_<split>.safetensors for other splits than test.
     """
 
     def __init__(self, path: str | None = None) -> None:
         if path is not None and Path(path).suffix not in SUFFIXES:
             raise InputError(f"--embeddings.path: expected a name that ends in {' or '.join(SUFFIXES)}, found {path}")
         self.path = path
-        self.folder: Path | None = None  # where no checkpoint says it
+        self.folder: Path | None = None  # output folder without a checkpoint, see without_loggers
         self._rows: dict[str, list[Tensor]] = {}
         self._clips: list[dict[str, Any]] = []
         self._skipped: dict[str, str] = {}
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See now, and not after hours, that the files can be written."""
+        """Check that the files can be written before hours of work."""
         self._rows, self._clips, self._skipped = {}, [], {}
         if trainer.is_global_zero:
-            path = self._place(trainer)
+            path = self._output_path(trainer)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryFile(dir=path.parent):
@@ -64,15 +64,15 @@ class EmbeddingWriter(Callback):
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
-        """Keep what ``predict_step`` gave of a batch of B clips.
+        """Keep the output of ``predict_step`` for a batch of B clips.
 
         Args:
             trainer: of the run.
             pl_module: that embeds.
             outputs: embeddings ``(B, D)`` by name, ``cluster`` ``(B,)`` int64, and ``has_<name>`` ``(B,)`` bool.
-            batch: the clips, with what is known about each.
-            batch_idx: number of the batch.
-            *args: number of the loader.
+            batch: the clips, with their descriptions.
+            batch_idx: index of the batch.
+            *args: index of the loader.
         """
         self._skipped.update({bad.video: bad.reason for bad in batch.skipped})
         about = batch.about or [{"video": name.rpartition(":")[0] or name} for name in batch.ids]
@@ -87,17 +87,17 @@ class EmbeddingWriter(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the files."""
-        clips, rows, skipped = self._of_all()
+        clips, rows, skipped = self._gather_all()
         if not trainer.is_global_zero:
             return
         unknown = [number for number, clip in enumerate(clips) if clip.get("known_words") == 0]
         if "text" in rows:
-            rows["text"][unknown] = 0.0
-            _name_unknown([clips[number] for number in unknown])
+            rows["text"][unknown] = 0.0  # what the network makes of no word at all would look like a real embedding
+            _warn_unknown_texts([clips[number] for number in unknown])
         module = embedding_module(pl_module)
         clustering = module.clustering
         centroids = {} if clustering is None else clustering.centroids_by_name()
-        path = self._place(trainer)
+        path = self._output_path(trainer)
         about = self._origin(trainer, module) | {"tensors": path.name, "clips": clips}
         if skipped:
             about["skipped"] = [{"video": video, "reason": reason} for video, reason in skipped.items()]
@@ -108,9 +108,9 @@ class EmbeddingWriter(Callback):
         except (OSError, SafetensorError) as error:
             raise _cannot_write(path, error) from None
         left_out = f", {len(skipped)} videos left out" if skipped else ""
-        say(f"{len(clips)} clips: {', '.join([*rows, *centroids])}{left_out} -> {path} and {path.stem}.json")
+        print_message(f"{len(clips)} clips: {', '.join([*rows, *centroids])}{left_out} -> {path} and {path.stem}.json")
 
-    def _place(self, trainer: Trainer) -> Path:
+    def _output_path(self, trainer: Trainer) -> Path:
         data = clip_data(trainer)
         split = "test" if data is None else data.predict_split
         name = self.path or "embeddings" + ("" if split == "test" else f"_{split}") + SUFFIXES[0]
@@ -121,7 +121,7 @@ class EmbeddingWriter(Callback):
 
     @staticmethod
     def _origin(trainer: Trainer, module: EmbeddingModule) -> dict[str, Any]:
-        """Return which checkpoint or weights the embeddings come from; both are null for random weights."""
+        """Return the checkpoint or weights that made the embeddings; both are null for random weights."""
         found: dict[str, Any] = {"checkpoint": None, "weights": module.weights_file}
         if trainer.ckpt_path is not None:
             saved = torch.load(trainer.ckpt_path, map_location="cpu", weights_only=True, mmap=True)
@@ -129,12 +129,13 @@ class EmbeddingWriter(Callback):
             found["checkpoint"] = {"path": place, "step": saved["global_step"], "epochs": saved["epoch"] + 1}
         return found
 
-    def _of_all(self) -> tuple[list[dict[str, Any]], dict[str, Tensor], dict[str, str]]:
-        """Return clips, rows and skipped videos of all processes, each clip once, in the order of the lists."""
+    def _gather_all(self) -> tuple[list[dict[str, Any]], dict[str, Tensor], dict[str, str]]:
+        """Gather clips, rows and skipped videos of all processes: each clip once, in the order of the lists."""
         own = self._clips, {name: torch.cat(rows) for name, rows in self._rows.items()}, self._skipped
         self._rows, self._clips, self._skipped = {}, [], {}
         parts = gather_objects(own)
         every = [clip for clips, _, _ in parts for clip in clips]
+        # the sampler repeats clips so that all processes have as many: only the first row of each is written
         first: dict[tuple[object, str], int] = {}
         for row, clip in enumerate(every):
             first.setdefault((clip.get("split"), clip["id"]), row)
@@ -149,7 +150,7 @@ class EmbeddingWriter(Callback):
 
 
 def without_loggers(trainer: Trainer) -> None:
-    """Take the loggers from a trainer that predicts: they have nothing to log, and would make a folder each time."""
+    """Remove the loggers of a trainer that predicts. They have nothing to log, and would make a folder each time."""
     if (logger := trainer.logger) is not None and logger.save_dir:
         for callback in callbacks_of(trainer):
             if isinstance(callback, EmbeddingWriter):
@@ -173,9 +174,11 @@ def _cannot_write(path: Path, error: Exception) -> InputError:
     )
 
 
-def _name_unknown(clips: Sequence[Mapping[str, Any]]) -> None:
-    """Say which texts have no embedding."""
+def _warn_unknown_texts(clips: Sequence[Mapping[str, Any]]) -> None:
+    """Warn about texts without an embedding, and name the first ones."""
     if clips:
-        some = ", ".join(f"{clip['id']} ({clip.get('text')!r})" for clip in clips[:TOLD])
-        more = f" and {len(clips) - TOLD} more" if len(clips) > TOLD else ""
-        say(f"warning: {len(clips)} texts have no known word, and zeros in place of a text embedding: {some}{more}")
+        some = ", ".join(f"{clip['id']} ({clip.get('text')!r})" for clip in clips[:MAX_SHOWN])
+        more = f" and {len(clips) - MAX_SHOWN} more" if len(clips) > MAX_SHOWN else ""
+        print_message(
+            f"warning: {len(clips)} texts have no known word, and zeros in place of a text embedding: {some}{more}"
+        )

@@ -1,4 +1,4 @@
-"""Evaluation on held-out clips: recall between any modalities, and cluster quality where topics are known."""
+"""Evaluation on held-out clips: retrieval between any modalities, and cluster quality where topics are known."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from mcn_lightning.batch import ClipBatch
 from mcn_lightning.callbacks.evaluation_table import format_table
-from mcn_lightning.callbacks.planned import check_plan
-from mcn_lightning.callbacks.progress import say
+from mcn_lightning.callbacks.monitors import check_monitors
+from mcn_lightning.callbacks.progress import print_message
 from mcn_lightning.callbacks.protocols import EmbeddingModule, clip_data, embedding_module
 from mcn_lightning.clustering.topics import find_topics
-from mcn_lightning.distributed import gather_rows, numbers_of_all, row_counts, world
+from mcn_lightning.distributed import gather_integers, gather_rows, row_counts, world_size
 from mcn_lightning.errors import InputError
 from mcn_lightning.metrics import ClusterQuality, LabelledFeatures, RetrievalRecall, cluster_quality
 from mcn_lightning.metrics.directions import (
@@ -32,22 +32,23 @@ from mcn_lightning.models import MCNOutput
 
 
 class RetrievalEvaluation(Callback):
-    """Recall@K and median rank on held-out clips during fit, validate and test.
+    """Evaluate retrieval and clusters on the held-out clips in fit, validate and test.
 
-    Where topics are known: agreement with the clusters of training (``nmi``, ``purity`` and others), and with clusters
-    that k-means finds among the held-out means of the modalities, as many as there are topics (``topics_nmi``).
+    Retrieval gives recall at k and the median rank of each direction. Where topics are known, ``nmi``, ``purity`` and
+    others compare them with the clusters of training. ``topics_nmi`` compares them with new clusters: k-means finds as
+    many as there are topics among the mean embeddings of the held-out clips.
 
     Args:
-        directions: queries and galleries in letters, for instance t->va for text against video + audio; all pairs and
-            t->va when not given (with one joint embedding of audio and text: v->ta and ta->v). ModelCheckpoint can
-            monitor val/t->va/R@10 and its like.
+        directions: queries and galleries in letters, for instance t->va for text against video + audio. The default is
+            t->va and all pairs (with one joint embedding of audio and text: v->ta and ta->v). ModelCheckpoint can
+            monitor val/t->va/R@10 and the like.
         combine: how the modalities of one side are fused: sum of the embeddings (released), normalized_mean (mean of
-            the embeddings at length 1) or normalized_sum (their sum at length 1, so that clips whose modalities agree,
-            and whose sum is long, are not preferred).
-        audio_weight: factor of the audio embedding where it is summed with others (released: 1); what is said is often
-            less to the point than what is seen.
-        calibrate: how much of its density of queries is taken from the scores of a gallery item, see
-            ``metrics.query_density``: 0 for nothing (released), 0.5 is a good start. Needs k-means of the query's
+            the embeddings at length 1) or normalized_sum (their sum, scaled to length 1). A plain sum prefers clips
+            whose modalities agree, as their sums are long.
+        audio_weight: factor of the audio embedding where it is summed with others (released: 1). Speech often describes
+            a clip less well than its images.
+        calibrate: share of the density of queries that is subtracted from the scores of a gallery item, see
+            ``metrics.query_density``: 0 turns it off (released), 0.5 is a good start. It needs k-means of the query's
             modality (kmeans_per_modality) or of the mean, and queries of one modality.
         calibrate_temperature: of the similarities in the density.
     """
@@ -77,12 +78,12 @@ class RetrievalEvaluation(Callback):
         config = module.network_config
         there = [name for name in config.modalities if data is None or name in data.modalities]
         chosen, left_out = divide_directions(self.directions, DEFAULT_DIRECTIONS, there, config.fuse_audio_text)
-        # a network that is trained on fewer modalities lacks nothing
+        # training on fewer modalities is a choice: the default directions that need others are no news in the table
         self._left_out = {} if trainer.state.fn == TrainerFn.FITTING and self.directions is None else left_out
-        if not chosen and len(there) > 1:  # which says why there is none
+        if not chosen and len(there) > 1:  # raises an error that gives the reason
             possible_directions(self.directions, DEFAULT_DIRECTIONS, there, config.fuse_audio_text)
-        if said := self.scoring.uncalibrated(module.clusters_of, chosen, config.fuse_audio_text):
-            rank_zero_warn(said)
+        if warning := self.scoring.calibration_warning(module.clusters_of, chosen, config.fuse_audio_text):
+            rank_zero_warn(warning)
         self._recalls = {direction: RetrievalRecall(captions=captions_side(direction)) for direction in chosen}
         self._quality.reset()
         self._labelled.reset()
@@ -90,7 +91,7 @@ class RetrievalEvaluation(Callback):
         self._pairs = dict.fromkeys(chosen, 0)
 
     def _update(self, module: EmbeddingModule, output: MCNOutput, batch: ClipBatch) -> None:
-        if len(batch) == 0:  # benchmarks alone are evaluated
+        if len(batch) == 0:  # an empty batch stands for the held-out clips where only benchmarks are evaluated
             return
         embeddings = output.embeddings()
         if not self._recalls and batch.labels is None:
@@ -110,7 +111,7 @@ class RetrievalEvaluation(Callback):
             self._label(module, output, batch, [row for row, is_known in enumerate(known) if is_known])
 
     def _label(self, module: EmbeddingModule, output: MCNOutput, batch: ClipBatch, rows: list[int]) -> None:
-        """Take the features and the clusters of the clips whose topic is known."""
+        """Add the features and clusters of the clips whose topic is known."""
         if not rows or batch.labels is None:
             return
         ids, labels = [batch.ids[row] for row in rows], batch.labels[rows]
@@ -132,17 +133,19 @@ class RetrievalEvaluation(Callback):
             raise InputError(f"evaluation at step {trainer.global_step}: {error}") from None
         shown = next(iter(self._recalls), "") + "/R@10"
         for name, value in metrics.items():
-            module.log(f"{stage}/{name}", value, prog_bar=name in (shown, "nmi"), batch_size=1, sync_dist=world() > 1)
+            module.log(
+                f"{stage}/{name}", value, prog_bar=name in (shown, "nmi"), batch_size=1, sync_dist=world_size() > 1
+            )
         data = clip_data(trainer)
         dropped = "" if data is None else data.dropped_captions(stage)
         unknown = self._count(module, self._unknown)
         rankings = {name: recall.ranking for name, recall in self._recalls.items() if recall.ranking is not None}
         if trainer.is_global_zero:
-            said = format_table(metrics, rankings, count, _when(trainer), dropped, unknown, self._left_out)
-            say("\n" + said)
+            table = format_table(metrics, rankings, count, _describe_time(trainer), dropped, unknown, self._left_out)
+            print_message("\n" + table)
 
     def _metrics(self) -> dict[str, float]:
-        """Return the metrics of all clips, those of each direction as ``<direction>/<metric>``.
+        """Return the metrics of all clips by name; those of a direction are ``<direction>/<metric>``.
 
         Raises:
             ValueError: if an embedding is not finite.
@@ -161,32 +164,32 @@ class RetrievalEvaluation(Callback):
         return metrics
 
     def _leave_out_empty(self, module: EmbeddingModule) -> None:
-        """Leave out the directions of which no clip has both sides."""
-        found = numbers_of_all(list(self._pairs.values()), module.device) if self._pairs else []
+        """Remove the directions for which no clip on any process has both a query and a gallery item."""
+        found = gather_integers(list(self._pairs.values()), module.device) if self._pairs else []
         for direction, *counts in zip(list(self._recalls), *found, strict=True):
             if sum(counts) == 0:
                 del self._recalls[direction]
                 self._left_out.setdefault("clip with both sides", []).append(direction)
 
     def _count(self, module: EmbeddingModule, clips: set[str]) -> int:
-        """Return the number of clips, each once, of all processes."""
+        """Return the number of distinct clips of all processes."""
         ids = hash_ids(sorted(clips), module.device)
         return len(gather_rows(ids, row_counts(len(ids), module.device)).unique())
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let the data find videos that cannot be evaluated now, and not after hours of training."""
+        """Check before hours of training that the held-out videos can be evaluated."""
         if (data := clip_data(trainer)) is not None:
             data.check_held_out()
         if trainer.limit_train_batches == 0:
             rank_zero_warn("--trainer.limit_train_batches 0: nothing is trained, and nothing is evaluated")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say now, and not at the end, that nothing will be evaluated, or no metric of a name that is waited for."""
+        """Check before training that a validation will run, and that it logs the metrics that callbacks monitor."""
         module, data = embedding_module(pl_module), clip_data(trainer)
         config, chosen = module.network_config, list[str]()
         if data is None or "val" in data.datasets:
             chosen = possible_directions(self.directions, DEFAULT_DIRECTIONS, config.modalities, config.fuse_audio_text)
-        check_plan(trainer, module, chosen, data is None or data.has_topics("val"))
+        check_monitors(trainer, module, chosen, data is None or data.has_topics("val"))
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._start(trainer, pl_module)
@@ -211,8 +214,8 @@ class RetrievalEvaluation(Callback):
         self._finish(trainer, pl_module, "test")
 
 
-def _when(trainer: Trainer) -> str:
-    """Return when in training an evaluation takes place, epochs counted from 1; empty outside of training."""
+def _describe_time(trainer: Trainer) -> str:
+    """Return the epoch and step of an evaluation as text, epochs counted from 1; empty outside of training."""
     if trainer.state.fn != TrainerFn.FITTING:
         return ""
     if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:

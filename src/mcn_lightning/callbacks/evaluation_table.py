@@ -1,4 +1,4 @@
-"""The table of an evaluation on held-out clips."""
+"""The printed table of an evaluation on held-out clips."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def format_table(
     unknown: int = 0,
     left_out: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """Lay out recall and median rank, a direction a row, with chance in the last row.
+    """Format recall and median rank with a row for each direction, and chance in the last row.
 
-    Where a direction has other queries or gallery items than the clips, as clips with several captions have, both are
-    counted in each row, and chance has a row for each kind.
+    Clips with several captions have more queries or gallery items than clips. Then each row shows both numbers, and
+    chance has a row for each distinct pair of them.
 
     Args:
-        metrics: ``"<direction>/<metric>"`` to its value, and perhaps ``nmi``, ``purity`` and ``topics_nmi``.
-        rankings: the rows.
+        metrics: values by ``"<direction>/<metric>"``, and ``nmi``, ``purity`` and ``topics_nmi`` where they are known.
+        rankings: ranking of each direction.
         count: N, held-out clips.
-        when: in training this evaluation took place; not said when empty.
-        dropped: how many captions are not among the clips since they cannot be used, in words.
+        when: text that names the epoch and step; left out if empty.
+        dropped: text that counts captions which cannot be used; left out if empty.
         unknown: clips without any known word in their text.
-        left_out: directions that are not evaluated, by the modality that is absent.
+        left_out: directions that are not evaluated, by the modality that is missing.
     """
     names, ks = ("R@1", "R@5", "R@10", "median_rank"), (1, 5, 10)
     title = f"held-out clips: {count}" + (f", {when}" if when else "")

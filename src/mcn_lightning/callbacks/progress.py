@@ -1,4 +1,4 @@
-"""How far a run is: a bar of one line on a terminal, and lines of text in a file, a pipe or a notebook."""
+"""Progress of a run: a bar of one line on a terminal, and lines of text in a file, a pipe or a notebook."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from mcn_lightning.errors import InputError
 Item = TypeVar("Item")
 EVERY_MINUTES = 5.0
 REFRESH_SECONDS = 0.5
-"""Between two updates of the bar, each of which waits for the device once."""
+"""Seconds between two updates of the bar. Each update waits for the device once, to read the loss."""
 BAR_WIDTH = 10
-"""Least columns of the bar itself; what modules log for the bar is left out where it would be shorter."""
+"""Least width of the bar in columns. Metrics for which it would be shorter are left out."""
 
 
-def say(text: str) -> None:
-    """Print text between the progress bars that are on the terminal, and at once."""
+def print_message(text: str) -> None:
+    """Print text without breaking the progress bars on the terminal, and flush it."""
     tqdm.write(text)
     sys.stdout.flush()
 
 
-def as_time(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a duration as ``0:42``, ``3:12:05`` or ``2 d 03 h``."""
     minutes, left = divmod(max(round(seconds), 0), 60)
     hours, minutes = divmod(minutes, 60)
@@ -42,13 +42,13 @@ def as_time(seconds: float) -> str:
 
 
 def progress(items: Iterable[Item], name: str, unit: str, shown: bool = True) -> Iterable[Item]:
-    """Show how far the first process is with some items: a bar on a terminal, else a line every few minutes.
+    """Show the progress of the first process: a bar on a terminal, else a line every few minutes.
 
     Args:
         items: with a length.
-        name: what is done.
-        unit: what items are.
-        shown: whether anything is shown.
+        name: of the work.
+        unit: plural noun for the items.
+        shown: False shows no progress.
     """
     if not shown or rank() > 0:
         return items
@@ -62,20 +62,20 @@ def _with_lines(items: Iterable[Item], name: str, unit: str) -> Iterator[Item]:
     last = started
     for number, item in enumerate(items):
         if (now := time.monotonic()) - last >= 60 * EVERY_MINUTES:
-            left = as_time((now - started) / number * (total - number)) if number else "unknown time"
-            say(f"{name}: {number:,} of {total:,} {unit}, {left} left")
+            left = format_duration((now - started) / number * (total - number)) if number else "unknown time"
+            print_message(f"{name}: {number:,} of {total:,} {unit}, {left} left")
             last = now
         yield item
 
 
 @dataclass
 class Window:
-    """Sums over some steps.
+    """Sums over a number of training steps.
 
     Args:
         clips: of all processes.
         seconds: of training, without validation.
-        steps: with a loss.
+        steps: that had a loss.
         loss: sum of the losses, on the device.
     """
 
@@ -85,28 +85,27 @@ class Window:
     loss: Tensor | None = None
 
     def add(self, clips: int, seconds: float, loss: Tensor | None) -> None:
-        """Add a step; nothing waits for the device."""
+        """Add a step without waiting for the device."""
         self.clips, self.seconds = self.clips + clips, self.seconds + seconds
         if loss is not None:
             self.steps, self.loss = self.steps + 1, loss if self.loss is None else self.loss + loss
 
     def text(self) -> list[str]:
-        """Return the mean loss and the clips a second, where there are any."""
+        """Return the mean loss and the clips per second as text, where there are any."""
         parts = [] if self.loss is None else [f"loss {float(self.loss) / self.steps:.4g}"]
         return [*parts, f"{self.clips / self.seconds:,.0f} clips/s"] if self.clips and self.seconds > 0 else parts
 
 
 class Progress(TQDMProgressBar):
-    """Show how far a run is, its loss, its speed and the time that the whole run has left.
+    """Show the progress of a run, its loss, its speed and the time left.
 
-    On a terminal it is a bar of one line. Elsewhere (a file, a pipe, the log of a SLURM job, a notebook) it is one line
-    an epoch, with the mean loss of the epoch, and more lines within an epoch or an evaluation that takes long. Epochs
-    count from 1. The time left is that until the first of max_steps, max_epochs and max_time; a run without any of them
-    has none.
+    On a terminal it is a bar of one line. Elsewhere (a file, a pipe, the log of a SLURM job, a notebook) each epoch has
+    one line with its mean loss. Long epochs and evaluations have more lines. Epochs count from 1. The time left is that
+    until max_steps, max_epochs or max_time, whichever comes first; a run without a limit shows none.
 
     Args:
         every_minutes: minutes between two lines within an epoch or an evaluation; 0 for lines after epochs only.
-        every_n_batches: batches between two such lines in training; 0 for lines by the clock only.
+        every_n_batches: batches between two such lines in training; 0 for lines by time only.
     """
 
     BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
@@ -119,12 +118,12 @@ class Progress(TQDMProgressBar):
         self.every_minutes, self.every_n_batches = every_minutes, every_n_batches
         self._terminal = False
         self._epoch, self._recent = Window(), Window()
-        self._started = self._mark = self._spoke = self._refreshed = 0.0
-        self._batch, self._told = 0, False
+        self._started = self._mark = self._last_line = self._refreshed = 0.0
+        self._batch, self._epoch_printed = 0, False
         self._first_shares: dict[str, float] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """See where the output goes."""
+        """Find out whether the output is a terminal."""
         super().setup(trainer, pl_module, stage)
         self._terminal = sys.stdout.isatty()
 
@@ -140,7 +139,7 @@ class Progress(TQDMProgressBar):
 
     def print(self, *args: Any, sep: str = " ", **kwargs: Any) -> None:
         """Print between the bars."""
-        say(sep.join(map(str, args)))
+        print_message(sep.join(map(str, args)))
 
     def init_validation_tqdm(self) -> Any:
         """Return the bar of a validation."""
@@ -157,7 +156,7 @@ class Progress(TQDMProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # type: ignore[override]
         """Start the clock."""
         super().on_train_start(trainer, pl_module)
-        self._started = self._mark = self._spoke = self._refreshed = time.monotonic()
+        self._started = self._mark = self._last_line = self._refreshed = time.monotonic()
         self._epoch, self._recent, self._batch, self._first_shares = Window(), Window(), 0, {}
 
     def on_train_epoch_start(self, trainer: Trainer, *_: object) -> None:
@@ -165,19 +164,20 @@ class Progress(TQDMProgressBar):
         bar, total = self.train_progress_bar, trainer.num_training_batches
         bar.set_description(self._epoch_text(trainer), refresh=False)
         bar.reset(total if math.isfinite(total) else None)
-        self._mark, self._epoch, self._told = time.monotonic(), Window(), False
+        self._mark, self._epoch, self._epoch_printed = time.monotonic(), Window(), False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        """Take note of where the run begins or goes on."""
+        """Record where the run begins or resumes, from which the time left is computed."""
         if not self._first_shares:
             self._batch = batch_idx
             self._first_shares = self._shares(trainer)
-            self.train_progress_bar.set_description(self._epoch_text(trainer))  # in mid-epoch its start is left out
+            # Lightning does not call on_train_epoch_start when it resumes in mid-epoch
+            self.train_progress_bar.set_description(self._epoch_text(trainer))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Count the step, and show it when it is time to."""
+        """Count the step, and show it if an update is due."""
         now = time.monotonic()
         module = embedding_module(pl_module)
         loss, clips = module.step_loss, module.step_clips
@@ -188,20 +188,20 @@ class Progress(TQDMProgressBar):
         if self.is_enabled and (whole or now - self._refreshed >= REFRESH_SECONDS):
             self._refresh(trainer, pl_module, loss)
         by_number = self.every_n_batches > 0 and self._batch % self.every_n_batches == 0
-        if whole:  # before its validation
+        if whole:  # the line of the epoch comes before its validation
             self._epoch_line(trainer)
         elif self.has_lines and (by_number or self._is_time(now)):
             total = "" if math.isinf(trainer.num_training_batches) else f"/{trainer.num_training_batches:,}"
             self._line(trainer, f"{self._epoch_text(trainer)}, batch {self._batch:,}{total}", self._recent)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the line of an epoch that a limit of the run has cut short."""
+        """Print the line of an epoch that a limit of the run cut short."""
         self._epoch_line(trainer)
 
     def _epoch_line(self, trainer: Trainer) -> None:
-        if self.has_lines and not self._told:
+        if self.has_lines and not self._epoch_printed:
             self._line(trainer, self._epoch_text(trainer), self._epoch)
-        self._told = True
+        self._epoch_printed = True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the validation below the training."""
@@ -209,7 +209,7 @@ class Progress(TQDMProgressBar):
         self._begin()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count no validation as time of training."""
+        """Exclude the validation from the time of training."""
         self.val_progress_bar.close()
         self.reset_dataloader_idx_tracker()
         self._mark = time.monotonic()
@@ -229,30 +229,30 @@ class Progress(TQDMProgressBar):
     ) -> None:
         """Show how far the validation is."""
         super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, *rest)
-        self._evaluated("validation", batch_idx + 1, self.total_val_batches_current_dataloader)
+        self._evaluation_line("validation", batch_idx + 1, self.total_val_batches_current_dataloader)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: object, batch_idx: int, *rest: Any
     ) -> None:
         """Show how far the test is."""
         super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, *rest)
-        self._evaluated("test", batch_idx + 1, self.total_test_batches_current_dataloader)
+        self._evaluation_line("test", batch_idx + 1, self.total_test_batches_current_dataloader)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: object, batch_idx: int, *rest: Any
     ) -> None:
         """Show how far the prediction is."""
         super().on_predict_batch_end(trainer, pl_module, outputs, batch, batch_idx, *rest)
-        self._evaluated("predict", batch_idx + 1, self.total_predict_batches_current_dataloader)
+        self._evaluation_line("predict", batch_idx + 1, self.total_predict_batches_current_dataloader)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the line of the bars to what is said of the end of the run."""
+        """Close the bars, so that the error message has its own line."""
         for stage in ("predict", "test", "val", "train"):
             if (bar := getattr(self, f"_{stage}_progress_bar")) is not None:
                 bar.close()
 
     def time_left(self, trainer: Trainer) -> float | None:
-        """Return the seconds until the run is over, by its speed so far; ``None`` for a run that has no end."""
+        """Estimate the seconds until the run ends from its speed so far; ``None`` for a run without a limit."""
         spent, left = time.monotonic() - self._started, []
         for name, share in self._shares(trainer).items():
             if (done := share - self._first_shares.get(name, share)) > 0:
@@ -263,7 +263,7 @@ class Progress(TQDMProgressBar):
         return min(left, default=None)
 
     def _shares(self, trainer: Trainer) -> dict[str, float]:
-        """Return which share of the run is done, 0 to 1, by each limit that it has."""
+        """Return the share of the run that is done, 0 to 1, by each of its limits."""
         shares, batches, epochs = {}, trainer.num_training_batches, trainer.max_epochs or -1
         if trainer.max_steps > 0:
             shares["steps"] = trainer.global_step / trainer.max_steps
@@ -272,7 +272,7 @@ class Progress(TQDMProgressBar):
         return shares
 
     def _epoch_text(self, trainer: Trainer) -> str:
-        """Return the epoch, from 1, and of how many where that is known."""
+        """Return the epoch, from 1, and the number of epochs where it is known."""
         number, limits, batches = trainer.current_epoch + 1, [], trainer.num_training_batches
         if (trainer.max_epochs or -1) > 0:
             limits.append(trainer.max_epochs)
@@ -282,15 +282,15 @@ class Progress(TQDMProgressBar):
         return f"epoch {number}" if timed or not limits else f"epoch {number}/{max(number, min(limits))}"  # type: ignore[type-var]
 
     def _left_text(self, trainer: Trainer) -> list[str]:
-        return [] if (left := self.time_left(trainer)) is None else [f"{as_time(left)} left"]
+        return [] if (left := self.time_left(trainer)) is None else [f"{format_duration(left)} left"]
 
     def _line(self, trainer: Trainer, where: str, window: Window) -> None:
-        spent = f"{as_time(time.monotonic() - self._started)} so far"
-        say(f"{where}: " + ", ".join([*window.text(), spent, *self._left_text(trainer)]))
-        self._spoke, self._recent = time.monotonic(), Window()
+        spent = f"{format_duration(time.monotonic() - self._started)} so far"
+        print_message(f"{where}: " + ", ".join([*window.text(), spent, *self._left_text(trainer)]))
+        self._last_line, self._recent = time.monotonic(), Window()
 
     def _refresh(self, trainer: Trainer, module: LightningModule, loss: Tensor | None) -> None:
-        """Show the step in the bar, and what else modules log for it as far as the line has room."""
+        """Show the step in the bar, with as many metrics for the bar as fit into the line."""
         bar = self.train_progress_bar
         parts = ([] if loss is None else [f"loss {float(loss):.4g}"]) + self._epoch.text()[-1:]
         parts += self._left_text(trainer)
@@ -307,38 +307,38 @@ class Progress(TQDMProgressBar):
         self._refreshed = time.monotonic()
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Return what modules log for the bar, without the version of the run."""
+        """Return the metrics for the bar, without the version of the run that Lightning adds."""
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
     def _is_time(self, now: float) -> bool:
-        return self.every_minutes > 0 and now - self._spoke >= 60 * self.every_minutes
+        return self.every_minutes > 0 and now - self._last_line >= 60 * self.every_minutes
 
     def _begin(self) -> None:
-        """Begin to count for an evaluation; in training the lines keep their distance."""
+        """Start the clock of an evaluation. In training, the time since the last line goes on."""
         self._evaluation = time.monotonic()
         if self.trainer.state.fn != "fit":
-            self._spoke = self._evaluation
+            self._last_line = self._evaluation
 
-    def _evaluated(self, what: str, batch: int, total: float) -> None:
+    def _evaluation_line(self, what: str, batch: int, total: float) -> None:
         now = time.monotonic()
         if self.has_lines and batch < total and self._is_time(now):
             left = (
                 ""
                 if math.isinf(total)
-                else f"/{total:,}, {as_time((now - self._evaluation) / batch * (total - batch))} left"
+                else f"/{total:,}, {format_duration((now - self._evaluation) / batch * (total - batch))} left"
             )
-            say(f"{what}: batch {batch:,}{left}")
-            self._spoke = now
+            print_message(f"{what}: batch {batch:,}{left}")
+            self._last_line = now
 
 
 def _named(bar: Any, name: str) -> Any:
-    """Return a bar with its name in place of Lightning's, which tells the number of a loader."""
+    """Return a bar with a name in place of Lightning's, which shows the index of a loader."""
     bar.bar_format = name + " {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {remaining} left"
     return bar
 
 
 class ParameterSummary(ModelSummary):
-    """Print how many parameters there are, in one line."""
+    """Print the number of parameters in one line."""
 
     @staticmethod
     def summarize(  # type: ignore[override]
@@ -350,15 +350,15 @@ class ParameterSummary(ModelSummary):
     ) -> None:
         """Print the line; see ``ModelSummary``."""
         frozen = total_parameters - trainable_parameters
-        say(f"parameters: {trainable_parameters:,} trainable" + (f", {frozen:,} frozen" if frozen else ""))
+        print_message(f"parameters: {trainable_parameters:,} trainable" + (f", {frozen:,} frozen" if frozen else ""))
 
 
 def with_displays(options: dict[str, Any], callbacks: Sequence[Callback]) -> list[Callback]:
-    """Return the callbacks of the command with the summary, and without what the user turned off or replaced.
+    """Return the command's callbacks with the parameter summary, without displays that the user disabled or replaced.
 
     Args:
-        options: of the trainer; ``callbacks`` are the user's own.
-        callbacks: the command's.
+        options: of the trainer; ``callbacks`` are those of the user.
+        callbacks: of the command.
     """
     given = options.get("callbacks") or []
     given = given if isinstance(given, list) else [given]

@@ -1,4 +1,4 @@
-"""Where callbacks and benchmarks meet the module and its data: all that they use of both."""
+"""Protocols of the module and the data module: all that callbacks and benchmarks use of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class EmbeddingModule(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         ...
 
     def __call__(self, batch: ClipBatch) -> MCNOutput:
@@ -43,11 +43,11 @@ class EmbeddingModule(Protocol):
         ...
 
     def clusters_of(self, modalities: Sequence[str]) -> tuple[Tensor, Tensor] | None:
-        """Return centroids ``(K, D)`` and sizes ``(K,)`` of the clusters of such embeddings, if there are any."""
+        """Return centroids ``(K, D)`` and sizes ``(K,)`` of the clusters of these modalities, if there are any."""
         ...
 
     def clustered_features(self, batch: ClipBatch) -> dict[str, Tensor]:
-        """Return what is clustered of a batch, ``(B, D)`` by name."""
+        """Return the features of a batch that are clustered, ``(B, D)`` by name."""
         ...
 
     def request_clustering(self, fresh: bool = False) -> None:
@@ -55,7 +55,7 @@ class EmbeddingModule(Protocol):
         ...
 
     def fit_centroids(self, features: Mapping[str, Sequence[Tensor]], fresh: bool) -> dict[str, KMeansReport]:
-        """Run k-means on these rows, and keep its centroids."""
+        """Run k-means on rows by feature, and keep the centroids."""
         ...
 
     def train(self, mode: bool = True) -> Any:
@@ -63,17 +63,17 @@ class EmbeddingModule(Protocol):
         ...
 
     def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
-        """Give all buffers with their names."""
+        """Yield all buffers with their names."""
         ...
 
     @property
     def log(self) -> Any:
-        """Lightning's function that logs a metric."""
+        """Lightning's method that logs a metric."""
         ...
 
     @property
     def log_dict(self) -> Any:
-        """Lightning's function that logs several metrics."""
+        """Lightning's method that logs several metrics."""
         ...
 
 
@@ -90,22 +90,22 @@ class ClipData(Protocol):
 
     @property
     def predict_split(self) -> str:
-        """What ``predict`` embeds: train, val, test or all."""
+        """Split that ``predict`` embeds: train, val, test or all."""
         ...
 
     @property
     def modalities(self) -> Sequence[str]:
-        """What a clip has: some of video, audio and text."""
+        """Modalities of a clip: some of video, audio and text."""
         ...
 
     @property
     def datasets(self) -> Mapping[str, object]:
-        """The data set of each split."""
+        """Dataset of each split."""
         ...
 
     @property
     def clip_config(self) -> _Pairs:
-        """How the clips of a video are chosen."""
+        """Options for the choice of clips in a video."""
         ...
 
     def check_held_out(self) -> None:
@@ -113,11 +113,11 @@ class ClipData(Protocol):
         ...
 
     def has_topics(self, split: str) -> bool:
-        """Tell whether the topics of a split's captions are known."""
+        """Return whether the topics of a split's captions are known."""
         ...
 
     def dropped_captions(self, split: str) -> str:
-        """Return in words how many captions of a split cannot be used."""
+        """Return a text that counts the captions of a split which cannot be used."""
         ...
 
     def pass_dataloader(self, share: float) -> Iterable[ClipBatch]:
@@ -126,10 +126,10 @@ class ClipData(Protocol):
 
 
 def embedding_module(module: LightningModule) -> EmbeddingModule:
-    """Return the module of a run, typed.
+    """Return the module of a run as an ``EmbeddingModule``.
 
     Raises:
-        InputError: if it is none that these callbacks know.
+        InputError: if it lacks what the protocol asks for.
     """
     if not isinstance(module, EmbeddingModule):
         raise InputError(f"expected a module that embeds clips, as MCNModule does, found {type(module).__name__}")
@@ -137,11 +137,11 @@ def embedding_module(module: LightningModule) -> EmbeddingModule:
 
 
 def clip_data(trainer: Trainer) -> ClipData | None:
-    """Return the data module of a run; ``None`` where there is none, or one of another kind."""
+    """Return the data module of a run if it gives clips, else ``None``."""
     data = getattr(trainer, "datamodule", None)
     return data if isinstance(data, ClipData) else None
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:
-    """Return the trainer's own list of callbacks, to which Lightning gives no type."""
+    """Return the trainer's list of callbacks, which is not annotated in Lightning."""
     return getattr(trainer, "callbacks", [])

@@ -1,4 +1,4 @@
-"""How fast a run goes, and how much of its time it waits for data."""
+"""Throughput of training, and the share of time that it waits for data."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mcn_lightning.runs.lightning import logs_this_step
 class Throughput(Callback):
     """Log ``train/clips_per_second`` and ``train/data_wait_share`` every ``trainer.log_every_n_steps`` steps.
 
-    Clips are those of all processes; the share (0 to 1) is that of the first one's time in which it had no batch. Both
-    are of the steps since they were logged last, by the clock of the host between the hooks, so that nothing waits for
-    the device. The start of the workers at the beginning of an epoch counts as waiting; validation and the writing of
-    checkpoints between steps do not count at all.
+    Clips are those of all processes. The share (0 to 1) is the part of the first process's time without a batch. Both
+    cover the steps since the last logging. They are measured by the host's clock between hooks, so that nothing waits
+    for the device. Starting the workers of an epoch counts as waiting. Validation and checkpoints between steps are not
+    counted.
     """
 
     def __init__(self) -> None:
@@ -29,16 +29,16 @@ class Throughput(Callback):
         self._waited, self._worked, self._clips = 0.0, 0.0, 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to wait for the first batch; a run that goes on in mid-epoch has no beginning of that epoch."""
+        """Start to wait for the first batch. A run that resumes in mid-epoch calls no ``on_train_epoch_start``."""
         self._reset()
         self._left = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to wait for the first batch of the epoch."""
+        """Start to wait for the first batch of the epoch."""
         self._left = time.perf_counter()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        """End the wait."""
+        """Stop waiting: the batch has come."""
         self._entered = time.perf_counter()
         if self._left is not None:
             self._waited += self._entered - self._left
@@ -46,7 +46,7 @@ class Throughput(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """End the step, and log when it is time to."""
+        """End the step, and log if it is due."""
         self._left = time.perf_counter()
         self._worked += self._left - self._entered
         self._clips += embedding_module(pl_module).step_clips
@@ -59,9 +59,9 @@ class Throughput(Callback):
             self._reset()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count no wait until the next batch."""
+        """Do not count the time until the next batch as waiting."""
         self._left = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Count no wait until the next batch."""
+        """Do not count the time until the next batch as waiting."""
         self._left = None

@@ -1,4 +1,4 @@
-"""Clustering: state without gradient."""
+"""Clustering of embeddings in training: k-means and learned prototypes."""
 
 from mcn_lightning.clustering.base import MEAN, Clustering, Step, Target
 from mcn_lightning.clustering.centroids import CentroidClustering

@@ -1,4 +1,4 @@
-"""The base class of clusterings: embeddings of a batch in, prototypes and codes to predict out."""
+"""The base class of clusterings: from the embeddings of a batch to prototypes and the codes to predict."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from mcn_lightning.clustering.options import ClusteringConfig
 from mcn_lightning.distributed import Presence, Subset
 
 MEAN = "mean"
-"""Name of the fused feature among the embeddings."""
+"""Name of the fused feature, the mean of the embeddings."""
 
 
 class Target(NamedTuple):
-    """What one feature should predict.
+    """The target of one feature in the clustering loss.
 
     Args:
         prototypes: of the clusters, ``(K, D)``.
         codes: cluster of each clip ``(B,)`` int64, or its distribution over the clusters ``(B, K)``.
-        cosine: whether the prediction is by cosine similarity, whatever the options of the loss say.
-        some: the clips that should predict, whose codes these are; ``None`` for all.
+        cosine: whether the loss always uses cosine similarity, whatever its options are.
+        some: the clips that have a target, to which the codes belong; ``None`` for all.
     """
 
     prototypes: Tensor
@@ -35,12 +35,12 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """What is known of the clips of a step beside their features.
+    """Information about the clips of a step, besides their features.
 
     Args:
-        counts: clips of every process; ``None`` for those of this process alone.
-        present: which clips have which embeddings; ``None`` where all have all.
-        clips_per_video: clips of each video, which lie next to each other.
+        counts: clips of each process; ``None`` for this process alone.
+        present: which clips have which embeddings; ``None`` if all have all.
+        clips_per_video: number of adjacent clips of each video.
     """
 
     counts: Sequence[int] | None = None
@@ -54,16 +54,16 @@ class Step:
         return self.present.having_any() if name == MEAN else self.present.having(name)
 
 
-EVERY = Step()
+ALL_PRESENT = Step()
 """A step of one process whose clips have all embeddings."""
 
 
-def rows_of(feature: Tensor, some: Subset | None) -> Tensor:
+def present_rows(feature: Tensor, some: Subset | None) -> Tensor:
     """Return the rows ``(m, D)`` of the clips that have a feature ``(n, D)``."""
     return feature if some is None else feature[some.rows]
 
 
-def or_none(labels: Tensor, present: Mapping[str, Tensor] | None, name: str) -> Tensor:
+def mask_absent(labels: Tensor, present: Mapping[str, Tensor] | None, name: str) -> Tensor:
     """Return labels ``(B,)``, -1 for clips without the feature."""
     if present is None:
         return labels
@@ -71,25 +71,26 @@ def or_none(labels: Tensor, present: Mapping[str, Tensor] | None, name: str) -> 
 
 
 class Clustering(nn.Module, ABC):
-    """Clusters of clips, whose prototypes the embeddings should predict.
+    """Clusters of clips with prototypes that attract the embeddings.
 
-    A clustering of one's own derives from this class and writes ``targets`` and ``assignments``. All its state is
-    buffers and parameters that ``__init__`` makes: then checkpoints hold it, and a resumed run is the same run.
+    A custom clustering derives from this class and implements ``targets`` and ``assignments``. All its state must be
+    buffers and parameters made in ``__init__``. Then checkpoints hold it, and a resumed run is the same run.
 
     Features are float32 embeddings ``(n, D)`` of this process's clips by name (``video``, ``audio``, ``text``, or
-    ``audio_text``) and their mean, ``mean``, without gradient. A feature that no clip has may be missing; the rows of
-    clips that lack one are zeros, and ``step.having(name)`` says which clips have it. A training step calls
-    ``cluster`` if it is due, then ``targets``, then ``push``. On several processes all call each method together, and
-    every process must come to the same prototypes: sum with ``distributed.sum_all``, or gather with ``gather_rows``.
+    ``audio_text``) and their mean, ``mean``, without gradient. A feature that no clip has may be missing. Rows of clips
+    that lack a feature are zeros, and ``step.having(name)`` returns the clips that have it.
+
+    A training step calls ``cluster`` if it is due, then ``targets``, then ``push``. With several processes all call
+    each method together. Every process must get the same prototypes: use ``distributed.sum_all`` or ``gather_rows``.
 
     Args:
-        config: number of clusters, queue and constants; own arguments follow by name and come from ``init_args``.
+        config: number of clusters, queue and constants. Arguments from ``init_args`` follow by name.
         dim: width D of the embeddings.
         names: names of the embeddings.
     """
 
     runs_kmeans: ClassVar[bool] = False
-    """Whether the callback ``CentroidUpdate`` asks for ``cluster`` every n steps, or for ``fit`` every n epochs."""
+    """Whether the callback ``CentroidUpdate`` requests ``cluster`` every n steps, or ``fit`` every n epochs."""
 
     def __init__(self, config: ClusteringConfig, dim: int, names: Sequence[str]) -> None:
         super().__init__()
@@ -102,17 +103,17 @@ class Clustering(nn.Module, ABC):
 
     @property
     def has_centroids(self) -> bool:
-        """Whether there are clusters yet."""
+        """Whether clusters have been found."""
         return True
 
     @property
     def queue_rows(self) -> int:
-        """Rows of the queue that is to be full before the first k-means; 0 for no queue."""
+        """Rows of the queue that must be full before the first k-means; 0 without a queue."""
         return 0
 
     @abstractmethod
-    def targets(self, features: Mapping[str, Tensor], step: Step = EVERY) -> dict[str, Target]:
-        """Return what each feature should predict; features that are left out predict no cluster.
+    def targets(self, features: Mapping[str, Tensor], step: Step = ALL_PRESENT) -> dict[str, Target]:
+        """Return the target of each feature. A feature without a target is not in the clustering loss.
 
         Args:
             features: see the class.
@@ -129,36 +130,37 @@ class Clustering(nn.Module, ABC):
         """
 
     def cluster(
-        self, features: Mapping[str, Tensor], step: Step = EVERY, fresh: bool = False
+        self, features: Mapping[str, Tensor], step: Step = ALL_PRESENT, fresh: bool = False
     ) -> dict[str, KMeansReport]:
-        """Find the clusters anew from a queue and the batch, where ``runs_kmeans``.
+        """Find new clusters in a queue and the batch, if ``runs_kmeans``.
 
         Args:
             features: see the class.
             step: processes, and clips that lack a modality.
-            fresh: start anew and not from the present centroids.
+            fresh: start from random rows instead of the current centroids.
 
         Returns:
-            A report for each feature that was clustered; empty where there were too few clips, and the next step tries.
+            A report for each feature that was clustered. If it is empty, as there were too few clips, the next step
+            tries again.
         """
         return {}
 
     def fit(self, rows: Mapping[str, Sequence[Tensor]], fresh: bool = False) -> dict[str, KMeansReport]:
-        """Find the clusters anew from rows of a pass over the training set, where ``runs_kmeans``.
+        """Find new clusters in the rows of a pass over the training set, if ``runs_kmeans``.
 
         Args:
             rows: this process's rows of each feature, in any number of tensors ``(n, D)``.
-            fresh: start anew and not from the present centroids.
+            fresh: start from random rows instead of the current centroids.
         """
         return {}
 
-    def push(self, features: Mapping[str, Tensor], step: Step = EVERY) -> None:
-        """Take in the clips of a step, once their targets are known: a queue, or a moving average."""
+    def push(self, features: Mapping[str, Tensor], step: Step = ALL_PRESENT) -> None:
+        """Add the clips of a step to the state, such as a queue or a moving average, after their targets are found."""
 
     def clusters(self, name: str) -> tuple[Tensor, Tensor] | None:
-        """Return centroids ``(K, D)`` near which embeddings of a modality lie, and the rows of each ``(K,)`` int64."""
+        """Return the centroids ``(K, D)`` of a modality and the rows of each ``(K,)`` int64, if there are any."""
         return None
 
     def centroids_by_name(self) -> dict[str, Tensor]:
-        """Return what the writer of embeddings saves beside them, ``(K, D)`` by name."""
+        """Return the centroids that ``predict`` saves, ``(K, D)`` by name."""
         return {}

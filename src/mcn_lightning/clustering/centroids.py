@@ -7,17 +7,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mcn_lightning.clustering.base import EVERY, MEAN, Clustering, Step, Target, or_none, rows_of
+from mcn_lightning.clustering.base import ALL_PRESENT, MEAN, Clustering, Step, Target, mask_absent, present_rows
 from mcn_lightning.clustering.kmeans import KMeansReport
 from mcn_lightning.clustering.online import OnlineClustering
 from mcn_lightning.clustering.options import ClusteringConfig
 
 
 class CentroidClustering(Clustering):
-    """k-means centroids as prototypes; the kinds differ in what is clustered and in what predicts the clusters.
+    """k-means centroids as prototypes. The kinds differ in the clustered features, and in those that are attracted.
 
     Args:
-        config: how to cluster.
+        config: options of the clustering.
         dim: width D of the embeddings.
         names: names of the embeddings.
     """
@@ -34,10 +34,10 @@ class CentroidClustering(Clustering):
         return [MEAN]
 
     def predicted(self, features: Iterable[str], ready: Mapping[str, Any]) -> dict[str, str]:
-        """Return the features that predict a cluster, and the feature whose clusters each predicts.
+        """Return the features that are attracted to centroids, each with the feature whose centroids these are.
 
         Args:
-            features: names of what is there.
+            features: names of the features.
             ready: the clustered features that have centroids.
         """
         return {name: name for name in ready}
@@ -53,7 +53,7 @@ class CentroidClustering(Clustering):
         return self.config.queue_rows
 
     def _each(self, features: Mapping[str, Any]) -> dict[str, OnlineClustering]:
-        """Return the clusterings whose features are there."""
+        """Return the clusterings whose features exist in this step."""
         return {name: one for name, one in self._online().items() if name in features}
 
     def _online(self) -> dict[str, OnlineClustering]:
@@ -61,11 +61,11 @@ class CentroidClustering(Clustering):
 
     @property
     def has_centroids(self) -> bool:
-        """Whether there are centroids of all features."""
+        """Whether all clustered features have centroids."""
         return all(one.has_centroids for one in self._online().values())
 
     def cluster(
-        self, features: Mapping[str, Tensor], step: Step = EVERY, fresh: bool = False
+        self, features: Mapping[str, Tensor], step: Step = ALL_PRESENT, fresh: bool = False
     ) -> dict[str, KMeansReport]:
         """Run k-means on queue and batch, on the clips that have the feature; see ``OnlineClustering.cluster``."""
         reports = {}
@@ -74,59 +74,59 @@ class CentroidClustering(Clustering):
             rows = None if step.counts is None else sum(step.counts)
             if some is not None:
                 rows = sum(some.counts)
-                if rows + self.config.queue_rows < self.config.num_clusters:  # another batch has more of them
+                if rows + self.config.queue_rows < self.config.num_clusters:  # wait for a batch with more such clips
                     continue
-            report = one.cluster(rows_of(features[name], some), fresh, batch_rows=rows)
+            report = one.cluster(present_rows(features[name], some), fresh, batch_rows=rows)
             if report is not None:
                 reports[name] = report
         return reports
 
     def fit(self, rows: Mapping[str, Sequence[Tensor]], fresh: bool = False) -> dict[str, KMeansReport]:
-        """Run k-means on rows from elsewhere; see ``OnlineClustering.fit``."""
-        # a process without rows takes part in what all compute together
+        """Run k-means on given rows; see ``OnlineClustering.fit``."""
+        # a process without rows of a feature must join the collective operations too
         return {name: one.fit(rows.get(name, ()), fresh) for name, one in self._online().items()}
 
-    def targets(self, features: Mapping[str, Tensor], step: Step = EVERY) -> dict[str, Target]:
-        """Return the nearest centroid of each clip; none of features that have no centroids yet."""
+    def targets(self, features: Mapping[str, Tensor], step: Step = ALL_PRESENT) -> dict[str, Target]:
+        """Return the nearest centroid of each clip, for features that have centroids."""
         ready = {name: one for name, one in self._each(features).items() if one.has_centroids}
         labels = {name: one.labels(features[name]) for name, one in ready.items()}
         found = {}
         for name, source in self.predicted(features, ready).items():
             some = step.having(name)
             if some is None or some:
-                found[name] = Target(ready[source].centroids, rows_of(labels[source], some), some=some)
+                found[name] = Target(ready[source].centroids, present_rows(labels[source], some), some=some)
         return found
 
-    def push(self, features: Mapping[str, Tensor], step: Step = EVERY) -> None:
+    def push(self, features: Mapping[str, Tensor], step: Step = ALL_PRESENT) -> None:
         """Push the first clips of each video to the queues; see ``OnlineClustering.push``."""
         for name, one in self._each(features).items():
             kept = None if step.present is None else step.present.mask(name, MEAN)
             one.push(features[name], step.clips_per_video, step.counts, kept)
 
     def clusters(self, name: str) -> tuple[Tensor, Tensor] | None:
-        """Return the centroids of a modality, or of the mean where that is clustered; ``None`` while there are none."""
+        """Return the centroids of a modality, or of the mean if it is clustered; ``None`` before the first k-means."""
         found = self._online()
         one = found.get(name) or found.get(MEAN)
         return (one.centroids, one.sizes) if one is not None and one.has_centroids else None
 
     def centroids_by_name(self) -> dict[str, Tensor]:
-        """Return ``centroids`` ``(K, D)``, or ``centroids_<modality>`` of each; none as long as there are none."""
+        """Return ``centroids`` ``(K, D)``, or ``centroids_<modality>`` for each; empty before the first k-means."""
         found = {name: one.centroids for name, one in self._online().items() if one.has_centroids}
         return {"centroids" if name == MEAN else f"centroids_{name}": value for name, value in found.items()}
 
     def assignments(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> Tensor | None:
-        """Return the cluster of each clip (of its first modality where each is clustered alone); see ``Clustering``."""
+        """Return the cluster of each clip (of its first modality if each is clustered alone); see ``Clustering``."""
         if not self.has_centroids or not (there := self._each(features)):
             return None
         name, one = next(iter(there.items()))
-        return or_none(one.labels(features[name]), present, name)
+        return mask_absent(one.labels(features[name]), present, name)
 
 
 class KMeansOfMean(CentroidClustering):
     """The mean of the modalities is clustered, and each modality is attracted to the centroid of its clip."""
 
     def predicted(self, features: Iterable[str], ready: Mapping[str, Any]) -> dict[str, str]:
-        """Return every embedding, to predict the cluster of the mean."""
+        """Return every embedding, attracted to the centroids of the mean."""
         return {name: MEAN for name in features if name != MEAN and MEAN in ready}
 
 

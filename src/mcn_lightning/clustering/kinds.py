@@ -1,4 +1,4 @@
-"""The clusterings that a run can choose from by name."""
+"""The built-in clusterings by name."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ KINDS: dict[str, type[Clustering]] = {
     "sinkhorn_swapped": SinkhornSwapped,
     "sinkhorn_swapped_hard": SinkhornSwappedHard,
 }
-"""The class of each kind but none."""
+"""The class of each kind except none."""
 
 
 def clustering_class(config: ClusteringConfig) -> type[Clustering] | None:
     """Return the class of a clustering; ``None`` for the kind none.
 
     Args:
-        config: its kind, or the path of a class of one's own.
+        config: options with the kind, or the path of a custom class.
 
     Raises:
-        InputError: if a class of one's own cannot be imported.
+        InputError: if a custom class cannot be imported.
     """
     return config.find(Clustering, KINDS.get(config.kind))
 
 
 def make_clustering(config: ClusteringConfig, dim: int, names: Sequence[str]) -> Clustering | None:
-    """Return the clustering that the options name; ``None`` for the kind none.
+    """Make the clustering that the options name; ``None`` for the kind none.
 
     Args:
-        config: its kind, or the path of a class of one's own, and its constants.
+        config: options with the kind, or the path of a custom class.
         dim: width D of the embeddings.
         names: names of the embeddings.
 
     Raises:
-        InputError: if a class of one's own cannot be made.
+        InputError: if a custom class cannot be imported or made.
     """
     found = clustering_class(config)
     return None if found is None else config.make(found, config=config, dim=dim, names=names)

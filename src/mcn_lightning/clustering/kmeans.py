@@ -1,4 +1,4 @@
-"""k-means by cosine similarity or Euclidean distance, with centroids that are plain means, on one process or many."""
+"""k-means by cosine similarity or Euclidean distance, with plain means as centroids, on one or several processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mcn_lightning.clustering.rows import Rows
-from mcn_lightning.distributed import broadcast, gather_rows, rank, row_counts, sum_all, world
+from mcn_lightning.distributed import broadcast, gather_rows, rank, row_counts, sum_all, world_size
 from mcn_lightning.errors import InputError
 
 Metric = Literal["cosine", "euclidean"]
@@ -22,15 +22,15 @@ Nearest = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class KMeansReport:
-    """What a run of k-means did, over the rows of all processes.
+    """Statistics of a run of k-means over the rows of all processes.
 
     Args:
         iterations: rounds of assignment and mean.
-        objective: mean cosine similarity of the rows to their centroid, or mean squared distance from it.
-        reseeded: how often an emptied cluster was given rows of the largest one.
+        objective: mean cosine similarity of the rows to their centroids, or mean squared distance.
+        reseeded: number of times that an empty cluster got rows of the largest one.
         counts: rows of each cluster ``(K,)`` int64 in the returned assignment.
-        changed: share of the rows whose cluster is not that of the start centroids; ``None`` without given ones.
-        seconds: time taken.
+        changed: share of rows whose cluster changed from that by the initial centroids; ``None`` without these.
+        seconds: duration.
     """
 
     iterations: int
@@ -46,16 +46,16 @@ def _has_faiss() -> bool:
 
 
 def _torch_nearest(centroids: Tensor, metric: Metric) -> Nearest:
-    """Return the function that finds for rows ``(n, D)`` a product ``(n,)`` and the nearest centroid's index ``(n,)``.
+    """Return a function from rows ``(n, D)`` to the largest product ``(n,)`` and the nearest centroid's index ``(n,)``.
 
-    For cosine the product is that with the centroid at length 1; the length of a row scales all its products alike, and
-    need not be 1. For squared distances the square of the row is left out, which is the same for all centroids.
+    For cosine the product is with the centroid at length 1. Rows need not have length 1, which scales all products of a
+    row alike. For squared distances the square of the row is left out, as it is the same for all centroids.
     """
     if metric == "cosine":
         targets, bias = F.normalize(centroids, dim=1), None
     else:
         targets, bias = centroids, -0.5 * centroids.square().sum(dim=1)
-    # max with indices: like argmax it gives the first of equal ones, and on a CPU it is several times as fast
+    # max with indices, not argmax: it also returns the first of equal ones, and is several times as fast on a CPU
     return lambda rows: F.linear(rows, targets, bias).max(dim=1)
 
 
@@ -67,7 +67,7 @@ def _faiss_index(width: int, metric: Metric) -> Any:
 
 
 def _faiss_nearest(index: Any, centroids: Tensor, metric: Metric) -> Nearest:
-    """Return the same function as ``_torch_nearest``, by a faiss index that is filled with the centroids."""
+    """Return the same function as ``_torch_nearest``, using a faiss index of the centroids."""
     targets = F.normalize(centroids, dim=1) if metric == "cosine" else centroids
     index.reset()
     index.add(targets.contiguous().cpu().numpy())
@@ -110,18 +110,19 @@ def _closeness(rows: Tensor, point: Tensor, metric: Metric) -> Tensor:
 def _sums(rows: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
     """Return the sum ``(K, D)`` of the rows ``(n, D)`` of each cluster.
 
-    A bag of row numbers a cluster: unlike ``index_add_`` the same sums every time on a GPU too.
+    It uses an embedding bag for each cluster: unlike ``index_add_`` it is deterministic on a GPU.
     """
     return F.embedding_bag(labels.argsort(stable=True), rows, counts.cumsum(0) - counts, mode="sum")
 
 
 def _split_largest(rows: Rows, labels: Tensor, means: Tensor, counts: Tensor, metric: Metric) -> int:
-    """Give every empty cluster half of the rows of the largest one; return how many there were.
+    """Give every empty cluster half of the rows of the largest one, and return the number of empty clusters.
 
-    The half that is most similar to the row farthest from the mean moves: were it the half least similar to the mean, a
-    ring around the mean would move, whose own mean points the same way, and the cluster would be empty again.
-    ``labels``, ``means`` and ``counts`` are the caller's own and change in place. As N >= K, an empty cluster means
-    that another has two rows. Between processes travel one number a row of the largest cluster, and a few rows.
+    The half that is most similar to the row farthest from the mean moves. The half least similar to the mean would be a
+    ring around it. Its own mean points the same way, so that the cluster would be empty again.
+
+    ``labels``, ``means`` and ``counts`` are changed in place. As N >= K, an empty cluster implies that another has two
+    rows. Processes exchange one number for each row of the largest cluster, and a few rows.
     """
     empty = (counts == 0).nonzero()[:, 0].tolist()
     for cluster in empty:
@@ -154,40 +155,40 @@ def _sum_of(rows: Rows, places: Tensor) -> Tensor:
 
 
 def _farthest(rows: Rows, places: Tensor, point: Tensor, metric: Metric) -> Tensor:
-    """Return the row ``(1, D)`` least close to a point among those at some places of all processes."""
+    """Return the row ``(1, D)`` that is least close to a point, among the rows at given places of all processes."""
     closeness = _closeness_of(rows, places, point, metric)
     row, value = torch.zeros(1, rows.width, device=rows.device), torch.full((1,), torch.inf, device=rows.device)
     if len(places):
         least = closeness.argmin()
         row, value = next(rows.take(places[least][None])), closeness[least][None]
-    owner = int(gather_rows(value, [1] * world()).argmin())
+    owner = int(gather_rows(value, [1] * world_size()).argmin())
     return broadcast(row, owner)
 
 
 def _random_rows(rows: Rows, num_clusters: int, generator: torch.Generator | None) -> Tensor:
-    """Return K random rows ``(K, D)``; process 0 draws."""
+    """Return K random rows ``(K, D)``, sampled by process 0."""
     device = generator.device if generator is not None else None
     numbers = torch.empty(num_clusters, dtype=torch.int64, device=rows.device)
     if rank() == 0:
         numbers = torch.randperm(rows.total, generator=generator, device=device)[:num_clusters].to(rows.device)
-    return rows.numbered(broadcast(numbers))
+    return rows.by_number(broadcast(numbers))
 
 
 def _plus_plus_rows(rows: Rows, num_clusters: int, metric: Metric, generator: torch.Generator | None) -> Tensor:
-    """Return K rows ``(K, D)`` by k-means++ (Arthur and Vassilvitskii 2007); process 0 draws.
+    """Return K rows ``(K, D)`` by k-means++ (Arthur and Vassilvitskii 2007), sampled by process 0.
 
-    Each row is drawn with a probability proportional to its squared distance from the nearest row drawn before; for
-    cosine this is the squared distance of the rows at length 1. When no distance is left, rows are drawn uniformly.
+    Each row is sampled with a probability proportional to its squared distance from the nearest earlier row. For cosine
+    it is the squared distance of the rows at length 1. If all distances are 0, rows are sampled uniformly.
     """
     device = generator.device if generator is not None else None
     shares = torch.empty(num_clusters, dtype=torch.float64, device=rows.device)
     if rank() == 0:
         shares = torch.rand(num_clusters, generator=generator, device=device, dtype=torch.float64).to(rows.device)
-    drawn = broadcast(shares).tolist()
+    samples = broadcast(shares).tolist()
     centroids = torch.empty(num_clusters, rows.width, device=rows.device)
     distances = torch.zeros(rows.count, device=rows.device)
-    for index, share in enumerate(drawn):
-        centroids[index] = rows.numbered(rows.draw(distances, share))[0]
+    for index, share in enumerate(samples):
+        centroids[index] = rows.by_number(rows.sample_row(distances, share))[0]
         for place, some in rows.chunks():
             closeness = _closeness(some, centroids[index : index + 1], metric)
             found = ((1 - closeness) if metric == "cosine" else -closeness).clamp(min=0)
@@ -198,25 +199,25 @@ def _plus_plus_rows(rows: Rows, num_clusters: int, metric: Metric, generator: to
 class KMeans:
     """k-means of MCN (Chen et al., ICCV 2021): assignment by cosine, centroids not re-normalised; or Euclidean.
 
-    The released code lets an emptied cluster become the zero vector, which never recovers; here the largest cluster is
-    split instead, unless ``reseed_empty`` is off.
+    In the released code an empty cluster becomes the zero vector and never recovers. Here the largest cluster is split
+    instead, unless ``reseed_empty`` is off.
 
-    With several processes every one calls ``fit`` with its own rows, and all get the same centroids, bit for bit:
-    process 0 draws the start, sums and counts are added over the processes, and the means of process 0 go to all.
+    With several processes each calls ``fit`` with its own rows, and all get the same centroids, bit for bit. Process 0
+    samples the initial rows, sums and counts are added over the processes, and process 0 broadcasts the means.
 
     Args:
         num_clusters: K.
-        max_iterations: rounds at most.
+        max_iterations: most rounds.
         tolerance: stop when the squared moves of all centroids sum to this or less.
-        engine: torch, each process with its rows; faiss, all rows on process 0, on all its GPUs where faiss has GPUs;
-            auto: faiss for rows on the CPU of a single process where it is installed, else torch.
+        engine: torch, where each process keeps its rows; faiss, with all rows on process 0 and its GPUs if faiss
+            supports them; auto, which is faiss for rows on the CPU of a single process if installed, else torch.
         reseed_empty: split the largest cluster when one is empty.
         chunk: rows that are compared at a time.
         metric: assignment by cosine similarity or by Euclidean distance.
-        init_method: start from K random rows or from k-means++, where no centroids are given.
+        init_method: random rows or k-means++, if no initial centroids are given.
 
     Raises:
-        InputError: if K is below 1, or faiss is asked for and not installed.
+        InputError: if K is below 1, or faiss is requested and not installed.
     """
 
     def __init__(
@@ -259,7 +260,7 @@ class KMeans:
         Args:
             features: this process's rows ``(n, D)``, or several such tensors (as many on every process) whose rows
                 follow each other, in any precision and on any device; n may be 0, over all processes it is at least K.
-            init: centroids to start from ``(K, D)``, those of process 0; drawn by ``init_method`` when ``None``.
+            init: centroids to start from ``(K, D)``, those of process 0; samples by ``init_method`` when ``None``.
             generator: source of the drawn rows, on process 0.
             device: where to compute, and to exchange with other processes; by default where a tensor given is that is
                 not on the CPU, else the CPU.
@@ -291,19 +292,19 @@ class KMeans:
         faults = torch.zeros(2, dtype=torch.int64, device=rows.device)
         faults[0] = init is not None and tuple(init.shape) != shape
         for _, some in rows.chunks():
-            low, high = some.aminmax()  # a NaN is the least and the greatest
+            low, high = some.aminmax()  # both are NaN if any value is NaN
             if not bool(torch.isfinite(high - low)):
                 faults[1] += (~torch.isfinite(some)).any(dim=1).sum()
-        of_shape, of_values = sum_all(faults).tolist()
-        if of_shape:
+        wrong_shape, not_finite = sum_all(faults).tolist()
+        if wrong_shape:
             found = "another on another process" if init is None or tuple(init.shape) == shape else tuple(init.shape)
             raise InputError(
                 f"k-means: expected start centroids of shape {shape}, found {found}; "
                 "set --model.clustering.num_clusters to that of the checkpoint or start without"
             )
-        if of_values:
+        if not_finite:
             raise InputError(
-                f"k-means: expected finite features, found {of_values} of {rows.total} rows that are not finite; "
+                f"k-means: expected finite features, found {not_finite} of {rows.total} rows that are not finite; "
                 "lower --model.optimizer.lr"
             )
 
@@ -319,7 +320,9 @@ class KMeans:
     ) -> tuple[Tensor, Tensor, KMeansReport]:
         centroids = self._start(given, init, generator)
         in_place = all(part.device.type == "cpu" for part in given.parts) and given.device.type == "cpu"
-        use_faiss = self.engine == "faiss" or (self.engine == "auto" and in_place and world() == 1 and _has_faiss())
+        use_faiss = self.engine == "faiss" or (
+            self.engine == "auto" and in_place and world_size() == 1 and _has_faiss()
+        )
         rows = given.on_first_process() if use_faiss else given
         index = _faiss_index(rows.width, self.metric) if use_faiss else None
         labels = torch.zeros(rows.count, dtype=torch.int64, device=rows.device)
@@ -367,6 +370,6 @@ class KMeans:
             products, labels[place] = nearest(some)
             if self.metric == "cosine":
                 total += (products / torch.linalg.vector_norm(some, dim=1).clamp(min=1e-12)).sum()
-            else:  # not from the product: of far rows that lie close together nothing would be left of the difference
+            else:  # not from the product: for rows far from the origin the difference would be lost by rounding
                 total += (some - centroids[labels[place]]).square().sum()
         return float(sum_all(total)) / rows.total, sum_all(labels.bincount(minlength=self.num_clusters))

@@ -1,4 +1,4 @@
-"""Clustering while training: queue, centroids and counters of a run."""
+"""k-means during training, with queue, centroids and counters as buffers."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from mcn_lightning.clustering.kmeans import KMeans, KMeansReport, assign
 from mcn_lightning.clustering.options import ClusteringConfig
 from mcn_lightning.clustering.queue import FeatureQueue
-from mcn_lightning.distributed import gather_rows, rank, row_counts, world
+from mcn_lightning.distributed import gather_rows, rank, row_counts, world_size
 from mcn_lightning.errors import InputError
 
 
 class OnlineClustering(nn.Module):
     """k-means on the queue and the current batch, with all its state in buffers.
 
-    With several processes each gives its share of the batch to ``cluster``, and all rows of all to ``push``.
+    With several processes each passes its own clips. Every process holds the whole queue.
 
     Args:
-        config: how to cluster.
+        config: options of the clustering.
         dim: width D of the fused feature.
 
     Raises:
@@ -67,7 +67,7 @@ class OnlineClustering(nn.Module):
 
     @property
     def has_centroids(self) -> bool:
-        """Whether k-means ran: the buffer ``ready`` as a Python value, read without waiting for the GPU."""
+        """Whether k-means has run: the buffer ``ready`` as a Python value, which needs no wait for the GPU."""
         return self._ready
 
     def cluster(
@@ -77,16 +77,16 @@ class OnlineClustering(nn.Module):
         generator: torch.Generator | None = None,
         batch_rows: int | None = None,
     ) -> KMeansReport | None:
-        """Run k-means on ``[queue ; batch]`` once the queue is full, on the batch alone before.
+        """Run k-means on ``[queue ; batch]``, or on the batch alone until the queue is full.
 
         Args:
             features: fused features ``(n, D)`` of this process's share of the global batch; n may be 0.
-            fresh: start from new rows (by ``config.init``) and not from the previous centroids.
-            generator: source of the new rows, on process 0.
+            fresh: start from new rows (by ``config.init``) instead of the previous centroids.
+            generator: random generator for new rows, on process 0.
             batch_rows: rows B of the global batch; counted over the processes when ``None``.
 
         Returns:
-            The report; ``None`` as long as the queue is not full and B is below K.
+            The report; ``None`` if the queue is not full and B is below K.
 
         Raises:
             InputError: if even the full queue and the batch have fewer than K rows.
@@ -102,14 +102,14 @@ class OnlineClustering(nn.Module):
             return None
         init = self.centroids if self._ready and not fresh else None
         generator = self._generator() if generator is None else generator
-        return self._take(*self.kmeans.fit(self._rows(features), init, generator, features.device))
+        return self._apply_report(*self.kmeans.fit(self._rows(features), init, generator, features.device))
 
     def fit(self, rows: Sequence[Tensor], fresh: bool = False) -> KMeansReport:
-        """Run k-means on rows from elsewhere, for instance of a pass over the training set.
+        """Run k-means on given rows, for instance of a pass over the training set.
 
         Args:
             rows: this process's rows, in any number of tensors ``(n, D)``.
-            fresh: start from new rows and not from the previous centroids.
+            fresh: start from new rows instead of the previous centroids.
 
         Returns:
             The report.
@@ -128,28 +128,28 @@ class OnlineClustering(nn.Module):
         init = self.centroids if self._ready and not fresh else None
         most = max(row_counts(len(parts), self.centroids.device))  # as many tensors on every process
         parts += [self.queue.data[:0]] * (most - len(parts))
-        return self._take(*self.kmeans.fit(parts, init, self._generator(), self.centroids.device))
+        return self._apply_report(*self.kmeans.fit(parts, init, self._generator(), self.centroids.device))
 
     def _generator(self) -> torch.Generator:
-        """Return what start rows are drawn with: the same for any number of processes and after resuming."""
+        """Return the generator for initial rows. It is the same for any number of processes and after resuming."""
         return torch.Generator().manual_seed(int(self.runs))
 
-    def _take(self, centroids: Tensor, labels: Tensor, report: KMeansReport) -> KMeansReport:
+    def _apply_report(self, centroids: Tensor, labels: Tensor, report: KMeansReport) -> KMeansReport:
         self.set_centroids(centroids, report.counts)
         self.runs += 1
         self.reseeded += report.reseeded
         return report
 
     def _rows(self, features: Tensor) -> list[Tensor]:
-        """Return this process's slice of the queue, which every process has whole, and its share of the batch."""
+        """Return this process's slice of the queue and its share of the batch. Every process holds the whole queue."""
         if not (self.queue.full and self.queue.rows):
             return [features]
-        first, last = (self.queue.rows * number // world() for number in (rank(), rank() + 1))
+        first, last = (self.queue.rows * number // world_size() for number in (rank(), rank() + 1))
         return [self.queue.contents()[first:last], features]
 
     @torch.no_grad()
     def set_centroids(self, centroids: Tensor, sizes: Tensor | None = None) -> None:
-        """Take centroids ``(K, D)`` and the rows of each ``(K,)``, which count as equal when they are not given."""
+        """Set centroids ``(K, D)`` and the rows of each ``(K,)``; by default all have the same number of rows."""
         self.centroids.copy_(centroids)
         self.sizes.copy_(torch.ones_like(self.sizes) if sizes is None else sizes)
         self.ready.fill_(True)
@@ -159,7 +159,7 @@ class OnlineClustering(nn.Module):
         """Return the nearest centroid ``(B,)`` int64 of fused features ``(B, D)``.
 
         Raises:
-            RuntimeError: if no k-means ran yet.
+            RuntimeError: if k-means has not run yet.
         """
         if not self._ready:
             raise RuntimeError("there are no centroids yet: ask has_centroids first, or call cluster")
@@ -168,20 +168,20 @@ class OnlineClustering(nn.Module):
     def push(
         self, mean: Tensor, clips_per_video: int, counts: Sequence[int] | None = None, kept: Tensor | None = None
     ) -> None:
-        """Push the first clips of each video to the queue, those of all processes in the order of these.
+        """Push the first clips of each video to the queue, for all processes in the order of ranks.
 
         Args:
-            mean: fused features ``(n, D)`` of this process's clips; the clips of a video lie next to each other.
+            mean: fused features ``(n, D)`` of this process's clips; the clips of a video are adjacent.
             clips_per_video: clips of each video; n is a multiple of it.
-            counts: clips of every process from ``distributed.row_counts``; this one's alone when ``None``.
-            kept: of the first clips those that are pushed, ``(n,)`` bool on the CPU, where not all have the feature.
+            counts: clips of each process from ``distributed.row_counts``; ``None`` for this process alone.
+            kept: clips that have the feature, ``(n,)`` bool on the CPU; only these are pushed. ``None`` for all.
 
         Raises:
-            InputError: if n is no multiple of ``clips_per_video``.
+            ValueError: if n is no multiple of ``clips_per_video``.
         """
         if len(mean) % clips_per_video:
             raise ValueError(f"expected a multiple of {clips_per_video} clips to push, found {len(mean)}")
-        # 1e-9: a product that is whole but for rounding is not rounded up once more
+        # 1e-9: a product that exceeds an integer by rounding alone must not be rounded up
         first = math.ceil(clips_per_video * self.config.queue_share - 1e-9)
         if kept is not None:
             chosen = (kept & (torch.arange(len(mean)) % clips_per_video < first)).nonzero()[:, 0]

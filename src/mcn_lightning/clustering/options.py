@@ -22,34 +22,34 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class ClusteringConfig(ClassOptions, option="--model.clustering"):
-    """How clips are clustered in training; the defaults are the released recipe but for what is noted.
+    """Options of the clustering; the defaults are the released recipe, except where noted.
 
     Args:
-        kind: kmeans (each modality is drawn to centroids of the mean), kmeans_joint (the mean is), kmeans_per_modality
-            (each to centroids of its own), sinkhorn (each predicts the mean's code over learned prototypes),
-            sinkhorn_swapped (each predicts the others' codes), both with soft codes or, ending in _hard, hard ones; or
-            none.
-        num_clusters: clusters K.
-        queue_rows: fused features, one a row, of past steps that are clustered with the batch (20 steps of 128 videos
-            of 16 clips); 0 for none.
+        kind: kmeans (centroids of the mean attract each modality), kmeans_joint (they attract the mean),
+            kmeans_per_modality (each modality has its own centroids), sinkhorn (each modality predicts the mean's code
+            over learned prototypes), sinkhorn_swapped (each predicts the others' codes), or none. The codes of both are
+            soft; those of sinkhorn_hard and sinkhorn_swapped_hard are hard.
+        num_clusters: number of clusters K.
+        queue_rows: fused features of past steps that are clustered with the batch (20 steps of 128 videos of 16
+            clips); 0 for none.
         queue_dtype: precision of the rows in the queue (or of a pass), float32 or bfloat16; k-means is float32.
-        queue_device: keep the queue (or the rows of a pass) where the model is, or on the cpu, from where k-means reads
-            them in chunks.
+        queue_device: device of the queue (or of the rows of a pass): that of the model, or cpu, from which k-means
+            reads in chunks.
         queue_share: share of each video's clips that is pushed to the queue, rounded up.
-        max_iterations: rounds of k-means at most.
+        max_iterations: most rounds of k-means.
         tolerance: k-means stops when the squared moves of its centroids sum to this or less.
         metric: assignment by cosine or euclidean distance (released: cosine).
-        init: start from random rows or by kmeans++ where there are no centroids to start from (released: random); which
-            numbers are drawn depends on how often k-means ran, not on the seed of the run.
-        engine: torch (each process its rows, on any device), faiss (all rows on process 0, on its GPUs where faiss has
-            them), or auto (faiss on the CPU of a single process where it is installed, else torch).
+        init: initial centroids: random rows or kmeans++ (released: random). The random numbers depend on how often
+            k-means has run, not on the seed of the run.
+        engine: torch (each process keeps its rows, on any device), faiss (all rows on process 0, and its GPUs if faiss
+            supports them), or auto (faiss on the CPU of a single process if installed, else torch).
         reseed_empty: split the largest cluster when one is empty (released: no, it becomes the zero vector).
-        restart_each_epoch: start from random rows at every epoch, and count the steps between two runs of k-means in
-            each epoch anew (released: yes).
-        epsilon: sinkhorn only: the smaller, the harder the codes.
-        sinkhorn_iterations: sinkhorn only: rounds of normalising.
-        class_path: a clustering of one's own in place of ``kind``: a subclass of ``clustering.Clustering``.
-        init_args: its own arguments.
+        restart_each_epoch: start from random rows in every epoch, and count the steps between two runs of k-means from
+            its beginning (released: yes).
+        epsilon: sinkhorn only: smaller values give harder codes.
+        sinkhorn_iterations: sinkhorn only: rounds of normalisation.
+        class_path: a custom clustering in place of ``kind``: a subclass of ``clustering.Clustering``.
+        init_args: arguments of the custom clustering.
     """
 
     kind: Kind = "kmeans"

@@ -1,4 +1,4 @@
-"""Learned prototypes and balanced codes (SwAV, Caron et al. 2020; as MCN's ablation compares it)."""
+"""Learned prototypes and balanced codes (SwAV, Caron et al. 2020), as in MCN's ablation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcn_lightning.clustering.base import EVERY, MEAN, Clustering, Step, Target, or_none, rows_of
+from mcn_lightning.clustering.base import ALL_PRESENT, MEAN, Clustering, Step, Target, mask_absent, present_rows
 from mcn_lightning.clustering.options import ClusteringConfig
 from mcn_lightning.clustering.sinkhorn import sinkhorn
 
@@ -17,16 +17,16 @@ from mcn_lightning.clustering.sinkhorn import sinkhorn
 class Sinkhorn(Clustering):
     """Each modality predicts the balanced code of the mean over learned prototypes.
 
-    Where some clips lack a modality, the codes are spread evenly over the clips that have it.
+    If some clips lack a modality, the codes are balanced over the clips that have it.
 
     Args:
-        config: how to cluster.
+        config: options of the clustering.
         dim: width D of the embeddings.
         names: names of the embeddings.
     """
 
     hard: ClassVar[bool] = False
-    """Whether a code is one cluster and not a distribution over all."""
+    """Whether a code is a single cluster instead of a distribution over all."""
 
     def __init__(self, config: ClusteringConfig, dim: int, names: Sequence[str]) -> None:
         super().__init__(config, dim, names)
@@ -44,12 +44,12 @@ class Sinkhorn(Clustering):
             return codes
         return F.one_hot(codes.argmax(dim=1), codes.shape[1]).to(codes.dtype)
 
-    def targets(self, features: Mapping[str, Tensor], step: Step = EVERY) -> dict[str, Target]:
+    def targets(self, features: Mapping[str, Tensor], step: Step = ALL_PRESENT) -> dict[str, Target]:
         """Return the code of the mean for each modality."""
         codes = self.codes_of(MEAN, features, step)
         parts = {name: step.having(name) for name in features if name != MEAN}
         return {
-            name: Target(self.prototypes, rows_of(codes, part), True, part)
+            name: Target(self.prototypes, present_rows(codes, part), True, part)
             for name, part in parts.items()
             if part is None or part
         }
@@ -67,7 +67,7 @@ class Sinkhorn(Clustering):
 
     def assignments(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> Tensor | None:
         """Return the nearest prototype of each clip's mean, ``(B,)`` int64; -1 for a clip without any embedding."""
-        return or_none(self.scores(features[MEAN]).argmax(dim=1), present, MEAN)
+        return mask_absent(self.scores(features[MEAN]).argmax(dim=1), present, MEAN)
 
 
 class SinkhornHard(Sinkhorn):
@@ -79,17 +79,17 @@ class SinkhornHard(Sinkhorn):
 class SinkhornSwapped(Sinkhorn):
     """Each modality predicts the codes of the other modalities.
 
-    Where some clips lack a modality, a clip predicts the codes of the others that it has; one without any other
+    If some clips lack a modality, a clip predicts the codes of its other modalities. A clip with a single modality
     predicts none.
     """
 
-    def targets(self, features: Mapping[str, Tensor], step: Step = EVERY) -> dict[str, Target]:
-        """Return the mean code of the other modalities for each; that of the mean where there is a single one."""
+    def targets(self, features: Mapping[str, Tensor], step: Step = ALL_PRESENT) -> dict[str, Target]:
+        """Return for each modality the mean code of the others; with a single modality that of the mean."""
         names = [name for name in features if name != MEAN]
         if len(names) == 1:
             return super().targets(features, step)
         codes = {name: self.codes_of(name, features, step) for name in names}
-        # the loss is linear in the code: predicting the mean of the others' codes is the mean of predicting each
+        # the loss is linear in the code: predicting the mean code equals the mean of predicting each code
         targets = {}
         for name in names:
             others = [codes[other] for other in names if other != name]

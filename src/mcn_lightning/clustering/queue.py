@@ -10,19 +10,19 @@ from torch import Tensor, nn
 
 
 class FeatureQueue(nn.Module):
-    """The last rows that were pushed, in a ring of fixed size.
+    """A ring buffer of the rows that were pushed last.
 
-    All state is in buffers, so that a checkpoint has it. Fill count and position are also kept as Python numbers, read
-    from the buffers on loading only: a push waits for the GPU only where the rows are kept on the CPU.
+    All state is in buffers, so that checkpoints hold it. Fill count and position are also kept as Python numbers, which
+    are read from the buffers only on loading. So a push waits for the GPU only if the rows are kept on the CPU.
 
-    With several processes each holds the whole queue: the caller pushes the rows of all of them, in their order. So
-    the checkpoint of any process is complete.
+    With several processes each holds the whole queue, as the caller pushes the rows of all in the same order. So the
+    checkpoint of any process is complete.
 
     Args:
-        rows: size Q; 0 makes a queue that keeps nothing and is always full.
+        rows: size Q. A queue of size 0 stays empty and counts as full.
         dim: width D of a row.
-        dtype: precision of the rows kept.
-        device: keep the rows where the model is, or on the CPU wherever the model goes.
+        dtype: precision of the rows.
+        device: that of the model, or the CPU even if the model moves.
     """
 
     data: Tensor
@@ -44,7 +44,7 @@ class FeatureQueue(nn.Module):
         self._filled = self._position = 0
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FeatureQueue:
-        """Move the buffers, but for rows that stay on the CPU: every way to move a module comes through here."""
+        """Move the buffers, except rows that stay on the CPU. Torch calls this for every way to move a module."""
         kept = self.data if self.on_cpu else None
         return super()._apply(lambda tensor: tensor if tensor is kept else fn(tensor), recurse)
 
@@ -54,12 +54,12 @@ class FeatureQueue(nn.Module):
 
     @property
     def full(self) -> bool:
-        """Whether Q rows were pushed."""
+        """Whether the queue holds Q rows."""
         return self._filled == self.rows
 
     @torch.no_grad()
     def push(self, rows: Tensor) -> None:
-        """Add rows ``(n, D)``, over the oldest ones when full; of more than Q rows the last Q are kept."""
+        """Add rows ``(n, D)``, replacing the oldest ones when the queue is full. Of more than Q the last Q stay."""
         if self.rows == 0:
             return
         rows = rows.detach()[-self.rows :].to(self.data.dtype)

@@ -1,4 +1,4 @@
-"""The rows to cluster: they stay where they are, in several tensors and processes, and are read in chunks."""
+"""The rows to cluster. They stay in their tensors and processes, and are read in chunks."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mcn_lightning.distributed import broadcast, gather_rows, numbers_of_all, rank, sum_all, world
+from mcn_lightning.distributed import broadcast, gather_integers, gather_rows, rank, sum_all, world_size
 
 
 class Rows:
-    """This process's rows and their order among those of all processes.
+    """This process's rows, and their order among the rows of all processes.
 
-    All rows have a number: those of every process's first tensor, process after process, then those of the second
-    tensors, and so on. So a queue in slices and a batch in shares have the numbers of [queue ; batch] on one process.
+    Rows are numbered over all processes: first the first tensor of each process, then the second ones, and so on. So a
+    queue in slices and a batch in shares are numbered like [queue ; batch] on one process.
 
     Args:
         parts: tensors ``(n, D)``, as many on every process, of any precision and device.
-        device: where chunks are worked on and what all processes share is kept.
-        chunk: rows that are copied there at a time.
+        device: for computing and for communication.
+        chunk: rows that are copied to the device at a time.
     """
 
     def __init__(self, parts: Sequence[Tensor], device: torch.device, chunk: int) -> None:
         self.parts = [part.detach() for part in parts]
         self.device, self.chunk, self.width = device, chunk, parts[0].shape[1]
         self.count = sum(len(part) for part in parts)
-        # (parts, processes): what each process has of each tensor
-        self.sizes = torch.tensor(numbers_of_all([len(part) for part in parts], device)).T.contiguous()
+        # (parts, processes): rows of each tensor on each process
+        self.sizes = torch.tensor(gather_integers([len(part) for part in parts], device)).T.contiguous()
         self.total = int(self.sizes.sum())
         ends = self.sizes.flatten().cumsum(0).reshape(self.sizes.shape)
         self.first_numbers: list[int] = (ends - self.sizes)[:, rank()].tolist()
@@ -37,7 +37,7 @@ class Rows:
         return rows.to(self.device).float()
 
     def chunks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield where rows stand among those of this process, and the rows ``(n, D)`` float32."""
+        """Yield chunks of this process's rows: their places, and the rows ``(n, D)`` float32."""
         first = 0
         for part in self.parts:
             for rows in part.split(self.chunk) if len(part) else ():
@@ -45,10 +45,10 @@ class Rows:
                 first += len(rows)
 
     def take(self, places: Tensor) -> Iterator[Tensor]:
-        """Yield some rows of this process in chunks ``(n, D)`` float32.
+        """Yield selected rows of this process in chunks ``(n, D)`` float32.
 
         Args:
-            places: ``(m,)`` int64, ascending places among the rows of this process.
+            places: ``(m,)`` int64, ascending indices among the rows of this process.
         """
         first = 0
         for part in self.parts:
@@ -57,30 +57,32 @@ class Rows:
                 yield self._load(part[some])
             first += len(part)
 
-    def numbered(self, numbers: Tensor) -> Tensor:
-        """Return rows ``(m, D)`` float32 by their numbers ``(m,)``, on every process alike."""
+    def by_number(self, numbers: Tensor) -> Tensor:
+        """Return rows ``(m, D)`` float32 by their numbers ``(m,)``, the same on every process."""
         found = torch.zeros(len(numbers), self.width, device=self.device)
         for part, first in zip(self.parts, self.first_numbers, strict=True):
             here = ((numbers >= first) & (numbers < first + len(part))).nonzero()[:, 0]
             found[here] = self._load(part[(numbers[here] - first).to(part.device)])
         return sum_all(found)
 
-    def draw(self, weights: Tensor, share: float) -> Tensor:
-        """Return the number ``(1,)`` int64 of the row at which the running sum of weights passes a share of its end.
+    def sample_row(self, weights: Tensor, share: float) -> Tensor:
+        """Return the number ``(1,)`` int64 of the row where the cumulative sum of weights exceeds a share of the total.
+
+        With a uniform random share this samples a row with a probability proportional to its weight.
 
         Args:
-            weights: ``(n,)`` at least 0, one for each row of this process; if all are 0 they count as equal.
+            weights: ``(n,)``, at least 0, one for each row of this process. If all are 0 they count as equal.
             share: in [0, 1).
         """
         pieces = weights.cpu().double().split([len(part) for part in self.parts])
         own = torch.stack([piece.sum() for piece in pieces])[None].to(self.device)
-        sums = gather_rows(own, [1] * world()).T.flatten().cpu()
+        sums = gather_rows(own, [1] * world_size()).T.flatten().cpu()
         ends = sums.cumsum(0)
         target = share * ends[-1:]
         if float(ends[-1]) == 0:
             return (share * torch.tensor([self.total], dtype=torch.float64)).long().to(self.device)
         segment = int(torch.searchsorted(ends, target, right=True).clamp(max=len(ends) - 1))
-        part, owner = divmod(segment, world())
+        part, owner = divmod(segment, world_size())
         number = torch.zeros(1, dtype=torch.int64)
         if owner == rank():
             running = pieces[part].cumsum(0)
@@ -89,15 +91,15 @@ class Rows:
         return broadcast(number.to(self.device), owner)
 
     def on_first_process(self) -> Rows:
-        """Return all rows on process 0, those of the others in memory of the CPU; the others then have none."""
-        if world() == 1:
+        """Return all rows on process 0, where the rows of other processes are kept on the CPU. The others have none."""
+        if world_size() == 1:
             return self
         parts = []
         for part, sizes in zip(self.parts, self.sizes.tolist(), strict=True):
             if rank():
                 for rows in part.split(self.chunk) if len(part) else ():
                     dist.send(self._load(rows).contiguous(), 0)
-                parts += [part[:0]] * world()
+                parts += [part[:0]] * world_size()
             else:
                 parts += [part, *(self._receive(size, source) for source, size in enumerate(sizes) if source)]
         return Rows(parts, self.device, self.chunk)
@@ -111,12 +113,12 @@ class Rows:
         return received
 
     def from_first_process(self, values: Tensor) -> Tensor:
-        """Return this process's share ``(n,)`` of values that process 0 has for all rows in their order.
+        """Return this process's part ``(n,)`` of values that process 0 has for all rows.
 
         Args:
             values: ``(N,)`` on process 0; not read on the others.
         """
-        if world() == 1:
+        if world_size() == 1:
             return values
         if rank() > 0:
             values = values.new_empty(self.total)

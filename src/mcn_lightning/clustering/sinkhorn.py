@@ -1,4 +1,4 @@
-"""Equally sized clusters by the algorithm of Sinkhorn and Knopp."""
+"""Balanced cluster assignments by the Sinkhorn-Knopp algorithm."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mcn_lightning.distributed import gather_rows, world
+from mcn_lightning.distributed import gather_rows, world_size
 
 
 @torch.no_grad()
 def sinkhorn(scores: Tensor, epsilon: float, iterations: int, counts: Sequence[int] | None = None) -> Tensor:
-    """Return soft codes that spread all clips evenly over the prototypes.
+    """Return soft codes that distribute all clips evenly over the prototypes.
 
     Cuturi, "Sinkhorn distances" (2013), as SwAV uses it (Caron et al. 2020, eq. 3): ``Q`` maximises ``tr(Q^T S) +
-    epsilon H(Q)`` among those whose prototypes all have the same mass. In logarithms, so that no score overflows.
+    epsilon H(Q)`` among codes with the same mass for every prototype. It works in logarithms, so that no score
+    overflows.
 
     Args:
         scores: similarities of the clips of this process to the prototypes, ``(n, K)``.
-        epsilon: the smaller, the harder the codes.
+        epsilon: smaller values give harder codes.
         iterations: rounds of normalising prototypes, then clips.
-        counts: clips of every process, whose prototypes are normalised together; this one's alone when ``None``.
+        counts: clips of each process, over which prototypes are normalised; ``None`` for this process alone.
 
     Returns:
         ``(n, K)``, at least float32, each row a distribution.
@@ -37,6 +38,6 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int, counts: Sequence[i
 def _prototype_mass(logits: Tensor, counts: Sequence[int] | None) -> Tensor:
     """Return the log-sum-exp over the clips of all processes, ``(K,)``."""
     mass = logits.logsumexp(dim=0)
-    if counts is None or world() == 1:
+    if counts is None or world_size() == 1:
         return mass
-    return gather_rows(mass[None], [1] * world()).logsumexp(dim=0)
+    return gather_rows(mass[None], [1] * world_size()).logsumexp(dim=0)

@@ -1,1 +1,1 @@
-"""The commands: what each reads from the command line, and which parts it puts together."""
+"""The subcommands of ``lightning``: their arguments, and the parts that each builds from them."""

@@ -1,4 +1,4 @@
-"""What is known and refused before a run begins: its options, its checkpoint, its folder, its SLURM job."""
+"""Checks and adjustments before a run begins: trainer options, seed, checkpoint, folder, SLURM job."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any
 import torch
 
 from mcn_lightning.errors import InputError, why_unreadable
-from mcn_lightning.models.weights import SHAPE
+from mcn_lightning.models.weights import SHAPE_FIELDS
 from mcn_lightning.runs import slurm
 
 
 def video_width(streams: Sequence[Any]) -> int:
-    """Return the width C of the visual feature: the streams' widths together; 1 without any, which the data refuse.
+    """Return the width C of the visual feature, the sum of the streams' widths.
+
+    Without streams it is 1, a valid width: the data module refuses this case with its own message.
 
     Args:
         streams: streams as the parser holds them, as dataclasses or as parsed options.
@@ -23,38 +25,38 @@ def video_width(streams: Sequence[Any]) -> int:
     return sum(getattr(stream, "init_args", stream).width for stream in streams) or 1
 
 
-LEAST = {
+MINIMUMS = {
     "check_val_every_n_epoch": 1, "accumulate_grad_batches": 1, "log_every_n_steps": 0, "gradient_clip_val": 0,
     "reload_dataloaders_every_n_epochs": 0,
 }  # fmt: skip
-"""Least values of options of the trainer; null is left to it."""
+"""Lowest values of trainer options; null is left to the trainer."""
 
 
 def data_seed(seed: int | bool) -> int:
-    """Return the seed of the data's draws, which must be known for a run to be repeated.
+    """Return the seed of the data, which must be known to repeat a run.
 
     Raises:
-        InputError: if it is to be drawn at random, or NumPy does not take it.
+        InputError: if it is random, or outside of NumPy's range.
     """
     if seed is True:
         raise InputError(
-            "--seed_everything: expected a number, found true; a run that draws its seed cannot be repeated"
+            "--seed_everything: expected a number, found true; a run with a random seed cannot be repeated"
         )
     if not 0 <= int(seed) < 2**32:
         raise InputError(f"--seed_everything: expected a number from 0 to {2**32 - 1}, found {seed}")
     return int(seed)
 
 
-def check_numbers(trainer: Any) -> None:
-    """Refuse numbers of the trainer with which Lightning would divide by zero, or that it takes and does not follow.
+def check_trainer_numbers(trainer: Any) -> None:
+    """Refuse numbers of the trainer that make Lightning divide by zero, or that it accepts and ignores.
 
     Args:
-        trainer: its options, as the parser holds them.
+        trainer: options of the trainer, as the parser holds them.
 
     Raises:
-        InputError: naming the first one.
+        InputError: naming the first wrong option.
     """
-    for name, least in LEAST.items():
+    for name, least in MINIMUMS.items():
         value = trainer.get(name)
         if isinstance(value, int | float) and value < least:
             raise InputError(f"--trainer.{name}: expected at least {least}, found {value}")
@@ -67,14 +69,14 @@ def check_numbers(trainer: Any) -> None:
 
 
 def check_checkpoint(path: Path, resume: bool = False) -> dict[str, Any]:
-    """Return what is in a checkpoint, and refuse a file that is none of this project.
+    """Load a checkpoint, and refuse a file that is not a checkpoint of this project.
 
     Args:
-        path: the file.
-        resume: whether a run should go on from it.
+        path: of the file.
+        resume: whether a run will resume from it.
 
     Raises:
-        InputError: if it is absent, cut short, holds something else, or has weights alone and a run should go on.
+        InputError: if it is missing, damaged, another kind of file, or has weights alone although a run resumes.
     """
     if not path.is_file():
         raise InputError(f"--ckpt_path: expected a checkpoint, found no file at {path}")
@@ -96,31 +98,33 @@ def check_checkpoint(path: Path, resume: bool = False) -> dict[str, Any]:
     return found
 
 
-def take_shape(model: Any, saved: Mapping[str, Any]) -> None:
-    """Give a model the shape of the weights that its run started from; these may be gone, and the checkpoint has all.
+def use_checkpoint_shape(model: Any, saved: Mapping[str, Any]) -> None:
+    """Set the shape of the network from a checkpoint, in place of the file that ``--model.weights`` names.
+
+    The run started from that file, which may be gone by now. The checkpoint holds all weights.
 
     Args:
         model: options of the model, as the parser holds them; changed in place.
         saved: the checkpoint.
     """
     network = saved.get("hyper_parameters", {}).get("network", {})
-    for name in (name for name in SHAPE if name in network and name != "modalities"):
+    for name in (name for name in SHAPE_FIELDS if name in network and name != "modalities"):
         value = network[name]
         for part, each in value.items() if isinstance(value, dict) else [(None, value)]:
             place = model["network"] if part is None else model["network"][name]
             place[part or name] = list(each) if isinstance(each, tuple) else each
     there, asked = network.get("modalities"), model["network"].get("modalities")
-    if there and asked:  # those of the data, and of these what the weights have
+    if there and asked:  # the modalities of the data for which the checkpoint has weights
         model["network"]["modalities"] = [name for name in asked if name in there]
     model["weights"] = None
 
 
-def log_below(trainer: Any, folder: str) -> None:
-    """Let every logger of a run write below a folder.
+def set_log_root(trainer: Any, folder: str) -> None:
+    """Make every logger of a run write below a folder.
 
     Args:
         trainer: options of the trainer, as the parser holds them; changed in place.
-        folder: for loggers that have a ``save_dir``, and for checkpoints where there is no logger.
+        folder: new ``save_dir`` of loggers, and place of checkpoints without a logger.
     """
     for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
         if "save_dir" in getattr(logger, "init_args", {}):
@@ -128,8 +132,8 @@ def log_below(trainer: Any, folder: str) -> None:
     trainer.default_root_dir = folder
 
 
-def asked_of_job(options: Any) -> slurm.Asked:
-    """Return what a run expects of a SLURM job.
+def job_requirements(options: Any) -> slurm.JobRequirements:
+    """Return the requirements of a run on its SLURM job.
 
     Args:
         options: of a subcommand, as the parser holds them.
@@ -140,10 +144,10 @@ def asked_of_job(options: Any) -> slurm.Asked:
     devices = trainer.devices
     if str(devices) in ("auto", "-1"):
         devices = gpus or 1
-    elif not isinstance(devices, int):  # a list or a string of numbers of GPUs, or how many
+    elif not isinstance(devices, int):  # GPU indices as a list or a string, or their number as a string
         listed = [each for each in devices.split(",") if each.strip()] if isinstance(devices, str) else devices
         devices = int(devices) if isinstance(devices, str) and devices.isdecimal() else len(listed)
-    return slurm.Asked(
+    return slurm.JobRequirements(
         devices=devices,
         num_nodes=trainer.num_nodes,
         gpus=gpus,

@@ -1,4 +1,4 @@
-"""Files of options: found, and checked before anything heavy is imported."""
+"""Config files on the command line: found by path or recipe name, and checked before torch is imported."""
 
 from __future__ import annotations
 
@@ -14,53 +14,53 @@ from mcn_lightning.text_files import read_text
 
 CONFIG = ("--config", "-c")
 GROUPS = ("data", "model", "trainer")
-WHAT = "options in YAML"
+EXPECTED = "options in YAML"
 NAME = re.compile(r"[^\s:{}\[\]]+")
-"""What a path or the name of a recipe may look like; anything else is YAML on the command line."""
+"""Pattern of a path or recipe name; any other value of --config is YAML on the command line."""
 
 
-def config_words(words: Sequence[str]) -> list[str]:
-    """Return the words of a command with the file in place of every recipe's name; every such file is checked.
+def resolve_configs(args: Sequence[str]) -> list[str]:
+    """Replace recipe names by the paths of their files, and check every config file.
 
     Args:
-        words: the words after the command's name.
+        args: arguments after the command's name.
 
     Raises:
         InputError: if there is no such file or recipe, or the file holds no options.
     """
-    found = list(words)
-    for place, option, value in _values(words):
+    found = list(args)
+    for place, option, value in _values(args):
         path = Path(value)
         if option in CONFIG and NAME.fullmatch(value):
             path = find_recipe(value)
             found[place] = f"{option}={path}" if "=" in found[place] else str(path)
             check_config(path)
-        elif "." not in option and path.suffix in (".yaml", ".yml") and path.is_file():  # of a group: --data mine.yaml
+        elif "." not in option and path.suffix in (".yaml", ".yml") and path.is_file():  # a group's file: --data x.yaml
             check_config(path)
         elif "{" in value:
             _check_value(option, value)
     return found
 
 
-def config_words_only(words: Sequence[str]) -> list[list[str]]:
-    """Return the option and the file of every ``--config``, as two words, in their order."""
-    return [[option, value] for _, option, value in _values(words) if option in CONFIG]
+def config_args(args: Sequence[str]) -> list[list[str]]:
+    """Return each ``--config`` as a pair of option and file, in order."""
+    return [[option, value] for _, option, value in _values(args) if option in CONFIG]
 
 
-def _values(words: Sequence[str]) -> list[tuple[int, str, str]]:
-    """Return the options that have a value: where the value stands, the option, the value."""
+def _values(args: Sequence[str]) -> list[tuple[int, str, str]]:
+    """Return the index of the value, the option, and the value of each option that has a value."""
     found = []
-    for place, word in enumerate(words):
-        option, equals, value = word.partition("=")
+    for place, arg in enumerate(args):
+        option, equals, value = arg.partition("=")
         if equals and option.startswith("--"):
             found.append((place, option, value))
-        elif place and words[place - 1].startswith("-") and "=" not in words[place - 1] and not word.startswith("--"):
-            found.append((place, words[place - 1], word))
+        elif place and args[place - 1].startswith("-") and "=" not in args[place - 1] and not arg.startswith("--"):
+            found.append((place, args[place - 1], arg))
     return found
 
 
 def _check_value(option: str, value: str) -> None:
-    """Refuse options in YAML on the command line of which one stands twice; other mistakes are the parser's to find."""
+    """Refuse YAML on the command line with an option twice. The parser reports all other mistakes."""
     try:
         root = yaml.compose(value, Loader=yaml.SafeLoader)
     except yaml.YAMLError:
@@ -70,24 +70,24 @@ def _check_value(option: str, value: str) -> None:
 
 
 def check_config(path: Path) -> None:
-    """Refuse a file that holds no options, or an option twice.
+    """Refuse a file without options, or with an option twice. YAML itself would silently keep the last one.
 
     Args:
         path: a YAML or JSON file.
 
     Raises:
-        InputError: with the file, and the line where there is one.
+        InputError: naming the file, and the line if there is one.
     """
-    text = read_text(path, WHAT)
+    text = read_text(path, EXPECTED)
     try:
         root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:
         raise InputError(_syntax(path, text, error)) from None
     if root is None:
-        raise InputError(f"{path}: expected {WHAT}, found an empty file")
+        raise InputError(f"{path}: expected {EXPECTED}, found an empty file")
     if not isinstance(root, yaml.MappingNode):
         kind = "a list" if isinstance(root, yaml.SequenceNode) else "text without an option"
-        raise InputError(f"{path}: expected {WHAT}, as in `data: {{root: DATA}}`, found {kind}")
+        raise InputError(f"{path}: expected {EXPECTED}, as in `data: {{root: DATA}}`, found {kind}")
     _refuse_twice(str(path), root, "", set())
     for key, value in root.value:
         if not isinstance(value, yaml.ScalarNode) or not isinstance(key, yaml.ScalarNode):
@@ -108,12 +108,12 @@ def _syntax(path: Path, text: str, error: yaml.YAMLError) -> str:
     if "\t" in shown[: len(shown) - len(shown.lstrip())]:
         return f"{path}, line {line + 1}: expected spaces before an option, found a tab; replace it by spaces"
     problem = getattr(error, "problem", None) or str(error)
-    return f"{path}, line {line + 1}: expected {WHAT}, found a mistake: {problem}"
+    return f"{path}, line {line + 1}: expected {EXPECTED}, found a mistake: {problem}"
 
 
 def _refuse_twice(where: str, node: yaml.Node, prefix: str, seen: set[int]) -> None:
-    """Refuse a key that stands twice in one mapping, at any depth."""
-    if id(node) in seen:  # an alias
+    """Refuse a key that occurs twice in a mapping, at any depth."""
+    if id(node) in seen:  # an alias of a node, which may even contain itself
         return
     seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):

@@ -1,4 +1,4 @@
-"""Weights of the authors' releases written as a checkpoint of this project."""
+"""The command ``convert``: released weights become a checkpoint of this project."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from mcn_lightning.clustering import ClusteringConfig
 from mcn_lightning.errors import InputError
 from mcn_lightning.models import NetworkConfig
 from mcn_lightning.models.released import WeightsError
-from mcn_lightning.models.weights import OWN, read_weights
+from mcn_lightning.models.weights import OWN_CHECKPOINT, read_weights
 from mcn_lightning.module import MCNModule
 from mcn_lightning.runs.checkpoints import AtomicCheckpointIO
 
-OF_DATA = ("modalities", "video_dim", "audio_bands", "text_dim")
-"""Fields of the network that the command sets from the options of the data."""
+SET_BY_DATA = ("modalities", "video_dim", "audio_bands", "text_dim")
+"""Network options that the command derives from the data options."""
 
 
 def convert_weights(weights: str, output: str) -> None:
     """Write weights of the authors' releases as a checkpoint of this project, and beside it the options it needs.
 
-    The options go to the same name ending in .yaml: layered over a configuration as the last --config, they give the
-    network that --ckpt_path fits, without clusters.
+    The options have the same name ending in .yaml. Give this file as the last --config: the network then matches the
+    checkpoint, without clusters.
 
     Args:
         weights: state dict of MCN, AVLnet-Text-Tri, AVLnet or AVLnet-Text-Fused (.pth).
-        output: checkpoint to write, ending in .ckpt; nothing may be there yet.
+        output: checkpoint to write, ending in .ckpt; the file must not exist yet.
 
     Raises:
         InputError: if the weights cannot be read, or the checkpoint cannot be written.
@@ -38,8 +38,10 @@ def convert_weights(weights: str, output: str) -> None:
     checkpoint, options = _places(output)
     try:
         start = read_weights(weights)
-        if start.kind == OWN:
-            raise WeightsError(f"{weights}: expected weights of a release, found a {OWN}; give it to --ckpt_path")
+        if start.kind == OWN_CHECKPOINT:
+            raise WeightsError(
+                f"{weights}: expected weights of a release, found a {OWN_CHECKPOINT}; give it to --ckpt_path"
+            )
         module = MCNModule(NetworkConfig(**start.shape), clustering=ClusteringConfig("none"))
         start.load(module.network)
     except WeightsError as error:
@@ -69,10 +71,10 @@ def convert_weights(weights: str, output: str) -> None:
 
 
 def _places(output: str) -> tuple[Path, Path]:
-    """Return where checkpoint and options go.
+    """Return the paths of the checkpoint and the options.
 
     Raises:
-        InputError: if they cannot go there.
+        InputError: if the name or folder is wrong, or a file exists already.
     """
     checkpoint = Path(output)
     if checkpoint.suffix != ".ckpt":
@@ -83,13 +85,13 @@ def _places(output: str) -> tuple[Path, Path]:
     for path in (checkpoint, options):
         if path.exists():
             raise InputError(
-                f"--output {output}: expected nothing at {path}, found a file; remove it or take another name"
+                f"--output {output}: expected no file at {path}, found one; remove it or choose another name"
             )
     return checkpoint, options
 
 
 def _options(config: NetworkConfig, title: str) -> str:
-    """Return the options of the checkpoint's module that a configuration may have otherwise."""
+    """Return the options of the module as YAML, as far as a config could contradict them."""
     fields = {
         name: list(value) if isinstance(value, (list, tuple)) else value
         for name, value in dataclasses.asdict(config).items()
@@ -97,8 +99,8 @@ def _options(config: NetworkConfig, title: str) -> str:
     options: dict[str, Any] = {
         "data": {"modalities": fields["modalities"]},
         "model": {
-            "network": {name: value for name, value in fields.items() if name not in OF_DATA},
-            # the checkpoint has no learned temperature, and no clusters to leave out of the negatives
+            "network": {name: value for name, value in fields.items() if name not in SET_BY_DATA},
+            # released weights have no learned temperature, and no clusters to exclude from the negatives
             "loss": {"contrastive": {"learn_temperature": False, "exclude_same_cluster": False}},
             "clustering": {"kind": "none"},
         },
@@ -107,16 +109,16 @@ def _options(config: NetworkConfig, title: str) -> str:
 
 
 def _save(module: MCNModule, path: Path) -> None:
-    """Write the module as Lightning does, without what a trainer says of devices."""
-    said = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    before, said.disabled = said.disabled, True
+    """Save the module by Lightning, without the trainer's messages about devices."""
+    messages = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    before, messages.disabled = messages.disabled, True
     try:
         trainer = Trainer(
             accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False,
             enable_progress_bar=False, plugins=[AtomicCheckpointIO(tidy=False)],
         )  # fmt: skip
     finally:
-        said.disabled = before
+        messages.disabled = before
     trainer.strategy.connect(module)
     module.trainer = trainer
     trainer.save_checkpoint(path, weights_only=True)

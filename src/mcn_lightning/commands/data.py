@@ -1,4 +1,4 @@
-"""The commands around data on disk that need no trainer: ``synthetic`` and ``verify``."""
+"""The data commands without a trainer: ``synthetic`` and ``verify``."""
 
 from __future__ import annotations
 
@@ -16,19 +16,17 @@ def verify_shards(shards: str, shards_cache: str | None = None) -> None:
 
     Args:
         shards: folder that ``prepare`` wrote, or its URL.
-        shards_cache: folder for what comes from a URL, with room for one shard; ``~/.cache/mcn-lightning/shards`` by
+        shards_cache: folder for downloads from a URL, with room for one shard; ``~/.cache/mcn-lightning/shards`` by
             default.
 
     Raises:
-        InputError: if the index is damaged; if a shard is missing or damaged, after all of them were checked.
+        InputError: if the index is damaged; or, after all shards were checked, if any is missing or damaged.
     """
     index, wrong = ShardHeader(shards, shards_cache), []
     if (reason := index.verify_index()) is not None:
         raise InputError(reason)
     if not index.has_checksum:
-        print(
-            f"{shards}: the index has no checksum of itself (an older version wrote it): its own bytes are not checked"
-        )
+        print(f"{shards}: the index has no checksum of itself (an older version wrote it): the index is not checked")
     with tqdm(total=sum(shard["bytes"] for shard in index.shards), unit="B", unit_scale=True, desc="verifying") as bar:
         for number, shard in enumerate(index.shards):
             if (reason := index.verify(number)) is not None:
@@ -45,7 +43,7 @@ def write_generated(root: str, synthetic: SyntheticConfig = SyntheticConfig()) -
 
     Args:
         root: folder to write; it must not hold other data.
-        synthetic: how many videos, how long, how clear their topics.
+        synthetic: number of videos, their length, and how clear their topics are.
     """
     write_synthetic(Path(root), synthetic)
     print(f"wrote {synthetic.videos} training and {synthetic.held_out} held-out videos to {root}")

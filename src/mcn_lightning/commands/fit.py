@@ -1,4 +1,4 @@
-"""The command: ``lightning fit|validate|test|predict --config FILE...`` and the other commands beside these."""
+"""The commands with a trainer or its options: fit, validate, test, predict, check and prepare."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from mcn_lightning.callbacks import (
     with_displays,
     without_loggers,
 )
-from mcn_lightning.callbacks.planned import best_is_highest
+from mcn_lightning.callbacks.monitors import best_is_highest
 from mcn_lightning.commands.checks import (
-    asked_of_job,
     check_checkpoint,
-    check_numbers,
+    check_trainer_numbers,
     data_seed,
-    log_below,
-    take_shape,
+    job_requirements,
+    set_log_root,
+    use_checkpoint_shape,
     video_width,
 )
 from mcn_lightning.commands.main import COMMANDS
 from mcn_lightning.commands.main import main as main  # the whole command; `run` is the part of it with a trainer
-from mcn_lightning.commands.parsers import OneLineErrors, brief, parse_words
+from mcn_lightning.commands.parsers import OneLineErrors, parse_command, shorten_message
 from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.data.files.pooling import DEFAULT_STREAMS
 from mcn_lightning.data.prediction import PredictSplit
@@ -55,80 +55,82 @@ from mcn_lightning.losses import NotFiniteError
 from mcn_lightning.models.released import WeightsError
 from mcn_lightning.module import MCNModule
 from mcn_lightning.runs import slurm
-from mcn_lightning.runs.checkpoints import WORDS, find_checkpoint
+from mcn_lightning.runs.checkpoints import CHECKPOINT_ALIASES, find_checkpoint
 from mcn_lightning.runs.folder import (
     SaveConfig,
+    check_run_folder,
     choose_folder,
     claim_folder,
-    refuse_others_below,
     release_folders,
     run_folder,
 )
-from mcn_lightning.runs.messages import is_out_of_memory, is_refusal, quieten
+from mcn_lightning.runs.messages import filter_messages, is_out_of_memory, is_refusal
 from mcn_lightning.runs.record import RunRecord, provenance
 from mcn_lightning.runs.resume import Resume, Stopped
 from mcn_lightning.runs.saved import flat_options
-from mcn_lightning.runs.tracking import add_csv_logger, keep_metrics, read_wandb_id, start_wandb
-from mcn_lightning.runs.trainer_options import bare, check_trainer, with_own_plugins, without_checkpoints
+from mcn_lightning.runs.tracking import add_csv_logger, append_metrics, read_wandb_id, start_wandb
+from mcn_lightning.runs.trainer_options import add_plugins, apply_barebones, check_trainer, remove_checkpoints
 from mcn_lightning.signals import Interrupted
 
 
 def is_first_process() -> bool:
-    """Return whether this process is the one that speaks for all of a run."""
+    """Return whether this is the first process of a run."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-# `${data.root}` in a file is this option of any command; else it would begin with the name of the subcommand
+# `${data.root}` in a file must work for every subcommand; otherwise it would need the subcommand's name before it
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-# what Lightning's own callbacks have as defaults, for config.yaml
+# types of default values of Lightning's callbacks, which config.yaml must be able to hold
 register_type(torch.device, str, torch.device)
 yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(str(value.value)))
 
 
-OWN_CLASSES = ("model.loss.contrastive", "model.clustering", "model.network.audio_network")
+CLASS_OPTIONS = ("model.loss.contrastive", "model.clustering", "model.network.audio_network")
 """Groups of options that take ``class_path`` and ``init_args``."""
 
 
-CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(?<!\.yml)(?<!\.yaml)(?<!\.json)")
+CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(?<!\.yml)(?<!\.yaml)(?<!\.json)")
 
 
-def with_class_paths(words: Sequence[str]) -> list[str]:
-    """Return the words of a command with ``--model.clustering.class_path X`` for ``--model.clustering X``."""
-    found = list(words)
-    for place, word in enumerate(words):
-        option, equals, value = word.partition("=")
-        value = value if equals else "".join(words[place + 1 : place + 2])
-        if option.removeprefix("--") in OWN_CLASSES and CLASS.fullmatch(value):
+def expand_class_paths(args: Sequence[str]) -> list[str]:
+    """Replace ``--model.clustering X`` by ``--model.clustering.class_path X``, for all options that take a class."""
+    found = list(args)
+    for place, arg in enumerate(args):
+        option, equals, value = arg.partition("=")
+        value = value if equals else "".join(args[place + 1 : place + 2])
+        if option.removeprefix("--") in CLASS_OPTIONS and CLASS_PATH.fullmatch(value):
             found[place] = f"{option}.class_path{equals}{value if equals else ''}"
     return found
 
 
 class OneLineParser(OneLineErrors, LightningArgumentParser):
-    """The parser of the commands with a trainer."""
+    """The argument parser of the commands with a trainer."""
 
 
 class MCNCLI(LightningCLI):
-    """LightningCLI with this project's callbacks as groups and the data's sizes handed on to the network.
+    """LightningCLI with this project's callbacks as option groups. Sizes of the data set those of the network.
 
     Args:
-        command: the subcommand that is asked for, whose parser alone is built; all of them when ``None``.
+        command: subcommand to build a parser for; all subcommands when ``None``.
     """
 
     def __init__(self, *args: Any, command: str | None = None, **kwargs: Any) -> None:
-        self._asked = command
+        self._command = command
         super().__init__(*args, **kwargs)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Return the subcommands, each with the parameters that are no options: building a parser takes its time."""
+        """Return the subcommands with their parameters that are no options. Only one is built, as building is slow."""
         every = LightningCLI.subcommands()
-        return {self._asked: every[self._asked]} if self._asked in every else every
+        return {self._command: every[self._command]} if self._command in every else every
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the words, which need not be those of the process."""
-        self.config = parse_words(parser, with_class_paths(args), first=1 if self._asked in self.subcommands() else 0)
+        """Parse the given arguments, which need not be those of the process."""
+        self.config = parse_command(
+            parser, expand_class_paths(args), first=1 if self._command in self.subcommands() else 0
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the callbacks every run has, and the links from data to model."""
+        """Add the callbacks of every run, and the links from data options to model options."""
         parser.add_lightning_class_args(CentroidUpdate, "centroids")
         parser.add_lightning_class_args(RetrievalEvaluation, "retrieval")
         parser.add_lightning_class_args(EmbeddingWriter, "embeddings")
@@ -139,12 +141,12 @@ class MCNCLI(LightningCLI):
         parser.add_argument(
             "--run_folder",
             type=str | None,
-            help="folder of one run alone, as that of a job that may be requeued: all loggers write below it, "
-            "`--ckpt_path last` looks there, and other options than those it was begun with are refused",
+            help="folder for a single run, for instance of a job that may be requeued: all loggers write below it, "
+            "`--ckpt_path last` searches it, and a start with other options is refused",
         )
-        # without the second, Lightning saves after validation only and loses the epochs that follow it
+        # without save_on_train_epoch_end, Lightning saves after validations only, and later epochs are lost
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.save_on_train_epoch_end": True})
-        # as plain data, which interpolations in other options can be resolved beside
+        # as plain data: omegaconf cannot resolve interpolations in a config that holds dataclasses
         parser.set_defaults({"data.streams": [dataclasses.asdict(stream) for stream in DEFAULT_STREAMS]})
         parser.link_arguments("data.modalities", "model.network.modalities")
         parser.link_arguments("data.streams", "model.network.video_dim", compute_fn=video_width)
@@ -153,93 +155,93 @@ class MCNCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed", compute_fn=data_seed)
 
     def _add_arguments(self, parser: LightningArgumentParser) -> None:
-        """Add all options; ``--help`` begins with this project's, and ends with the trainer's."""
+        """Add all options. ``--help`` shows this project's first and the trainer's last."""
         super()._add_arguments(parser)
-        if self._asked in COMMANDS:
-            parser.usage = f"lightning {self._asked} [--config RECIPE_OR_FILE]... [options]"
-            parser.description = COMMANDS[self._asked].summary
-        for action in parser._actions:  # classes of one's own are no subclasses of the dataclass that names them
-            if action.dest in OWN_CLASSES:
+        if self._command in COMMANDS:
+            parser.usage = f"lightning {self._command} [--config RECIPE_OR_FILE]... [options]"
+            parser.description = COMMANDS[self._command].summary
+        for action in parser._actions:  # a user's class is no subclass of the options that name it in class_path
+            if action.dest in CLASS_OPTIONS:
                 action.basetype = None  # type: ignore[attr-defined]
         groups: list[Any] = parser._action_groups  # type: ignore[assignment]
         groups.sort(key=lambda group: group is (parser.groups or {}).get("trainer"))
 
     def _prepare_subcommand_parser(self, klass: Any, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        """Leave the table of figures to the callbacks; ``--verbose true`` brings Lightning's own beside it."""
+        """Turn off Lightning's table of metrics, as callbacks print one; ``--verbose true`` turns it on."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})
         if subcommand == "predict":
-            parser.set_defaults({"return_predictions": False})  # they are written, and need not stay in memory
+            parser.set_defaults({"return_predictions": False})  # they are written to files, and would fill the memory
             parser.add_argument(
                 "--split", type=PredictSplit, default="test", help="videos to embed, as in evaluation: every caption"
             )
         return parser
 
     def _parse_ckpt_path(self) -> None:
-        """Check the checkpoint, and leave the configuration as the user gave it.
+        """Check the checkpoint, and keep the user's options.
 
-        Lightning would silently replace the user's options by the checkpoint's.
+        Lightning's method would silently replace them by those of the checkpoint.
         """
         command = self.config.get("subcommand", "")
         options = self.config.get(command, {})
         path, model = options.get("ckpt_path"), options.get("model", {})
         checkpoint = options.get("checkpoint", {})
         if checkpoint.get("monitor") and best_is_highest(checkpoint["monitor"]):
-            checkpoint["mode"] = "max"  # Lightning's default would keep the worst
+            checkpoint["mode"] = "max"  # Lightning's default, min, would keep the worst checkpoint
         if not path and not model.get("weights") and command != "fit":
             print("warning: no --ckpt_path and no --model.weights: these are random weights", file=sys.stderr)
         if command != "fit" and not path and "kind" in model.get("clustering", {}):
-            # nothing was clustered, and an empty queue can take gigabytes
+            # without a checkpoint there are no centroids, and an empty queue can take gigabytes
             model["clustering"]["kind"] = "none"
             model["clustering"]["class_path"] = model["clustering"]["init_args"] = None
-        if path and path not in WORDS:
+        if path and path not in CHECKPOINT_ALIASES:
             saved = check_checkpoint(Path(path), resume=command == "fit")
             if command != "fit" and model.get("weights"):
-                take_shape(model, saved)
+                use_checkpoint_shape(model, saved)
 
     def before_instantiate_classes(self) -> None:
-        """Check the SLURM job, if this is one, before its processes wait for each other; choose the run's folder.
+        """Check the SLURM job, if there is one, before its processes wait for each other. Set the run's folder.
 
         Raises:
-            InputError: if job and run do not fit.
+            InputError: if the job does not match the run, or an option of the trainer is wrong.
         """
-        if self.subcommand and slurm.launched(os.environ):
-            slurm.check_job(os.environ, asked_of_job(self.config[self.subcommand]))
+        if self.subcommand and slurm.launched_by_srun(os.environ):
+            slurm.check_job(os.environ, job_requirements(self.config[self.subcommand]))
         options = self.config.get(self.subcommand or "", {})
-        check_numbers(options.get("trainer", {}))
+        check_trainer_numbers(options.get("trainer", {}))
         if options.get("run_folder"):
-            log_below(options.trainer, options.run_folder)
+            set_log_root(options.trainer, options.run_folder)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer, which writes a ``metrics.csv`` whatever the logger.
+        """Build the trainer, which writes a ``metrics.csv`` with any logger.
 
         Raises:
-            InputError: if the trainer has an option or a callback that cannot be honoured.
+            InputError: if the trainer has an option or a callback that is not supported.
         """
         options = self._get(self.config_init, "trainer", default={})
-        trainer = super().instantiate_trainer(plugins=with_own_plugins(options.get("plugins")), **kwargs)
+        trainer = super().instantiate_trainer(plugins=add_plugins(options.get("plugins")), **kwargs)
         add_csv_logger(trainer)
         check_trainer(trainer)
         return trainer
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
-        """Build the trainer with the bar, checkpoints and summary that the user has not turned off or replaced."""
+        """Build the trainer with progress bar, checkpoints and summary, unless the user disabled or replaced them."""
         if config.get("barebones"):
             self.save_config_callback, self.trainer_defaults = None, {}  # no files
-        config, callbacks = without_checkpoints(*bare(config, with_displays(config, callbacks)))
+        config, callbacks = remove_checkpoints(*apply_barebones(config, with_displays(config, callbacks)))
         return super()._instantiate_trainer(config, callbacks)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        """Find out what ``--ckpt_path last`` or ``best`` is, across the folders of all runs of this name, and say it.
+        """Resolve ``--ckpt_path last`` or ``best`` among all runs of this name, and print the result.
 
-        ``fit`` goes on in the folder of its checkpoint, and with the wandb run of that folder.
+        ``fit`` continues in the folder of its checkpoint, and continues the wandb run of that folder.
         """
         kwargs, training = super()._prepare_subcommand_kwargs(subcommand), subcommand == "fit"
         options = yaml.safe_load(self._parser(subcommand).dump(self.config[subcommand], skip_unset=False))
         if training and options.get("run_folder"):
-            refuse_others_below(options["run_folder"], options)
-        if (asked := kwargs.get("ckpt_path")) in WORDS:
+            check_run_folder(options["run_folder"], options)
+        if (asked := kwargs.get("ckpt_path")) in CHECKPOINT_ALIASES:
             path, text = find_checkpoint(self.trainer, options, asked, training)
             kwargs["ckpt_path"] = None if path is None else str(path)
             if is_first_process():
@@ -248,57 +250,57 @@ class MCNCLI(LightningCLI):
             choose_folder(self.trainer, options, kwargs.get("ckpt_path"))
             if is_first_process() and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
                 claim_folder(self.trainer, kwargs.get("ckpt_path"))
-        if kwargs.get("ckpt_path"):  # to go on there is what was asked for
+        if kwargs.get("ckpt_path"):  # a resumed run writes into its old folder on purpose
             warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         if subcommand == "predict":
             self.datamodule.predict_split = self.config[subcommand].split
             without_loggers(self.trainer)
         elif is_first_process():
-            keep_metrics(self.trainer)
+            append_metrics(self.trainer)
             about = {f"run.{name}": value for name, value in provenance().items()}
             run_id = read_wandb_id(run_folder(self.trainer)) if training else None
             start_wandb(self.trainer, flat_options(options) | about, run_id)
         return kwargs
 
     def instantiate_classes(self) -> None:
-        """Build the parts; an option they refuse is the user's to mend."""
+        """Build data, model and trainer. Options that they refuse become an ``InputError``."""
         try:
             super().instantiate_classes()
         except WeightsError as error:
             raise InputError(f"--model.weights {error}") from error
         except ValueError as error:
-            raise InputError(brief(" ".join(str(error).split()))) from error
+            raise InputError(shorten_message(" ".join(str(error).split()))) from error
 
 
 class DataCLI(MCNCLI):
-    """The options of the run, of which only those of the data are used."""
+    """Base of commands that take all options of a run and use only those of the data."""
 
     stopped: str
 
-    def use(self, parts: Any) -> None:
-        """Use the data."""
+    def run_data(self, parts: Any) -> None:
+        """Run the command on the data; subclasses implement it."""
         raise NotImplementedError
 
     def _parse_ckpt_path(self) -> None:
-        """There is no checkpoint here."""
+        """Do nothing: there is no checkpoint."""
 
     def instantiate_classes(self) -> None:
-        """Build the data alone, and use them."""
+        """Build the data module alone, and run the command on it."""
         for group in {*vars(self.config)} - {"data", "pack"}:
             del self.config[group]
-        try:  # the network, which may take gigabytes, is not built from its defaults
+        try:  # the default network, which may take gigabytes, is replaced by None
             parts = self.parser.instantiate(self.config, instantiators=[(lambda *_, **__: None, MCNModule, True)])
         except ValueError as error:
-            raise InputError(brief(" ".join(str(error).split()))) from error
+            raise InputError(shorten_message(" ".join(str(error).split()))) from error
         try:
-            self.use(parts)
+            self.run_data(parts)
         except (Interrupted, KeyboardInterrupt):
             print(self.stopped, file=sys.stderr)
             sys.exit(130)
 
 
 class PrepareCLI(DataCLI):
-    """The data, and where the shards go."""
+    """The command ``prepare``, which packs the data into shards."""
 
     stopped = "stopped; the same command goes on from here"
 
@@ -307,56 +309,56 @@ class PrepareCLI(DataCLI):
         super().add_arguments_to_parser(parser)
         parser.add_class_arguments(PackConfig, "pack")
 
-    def use(self, parts: Any) -> None:
+    def run_data(self, parts: Any) -> None:
         """Pack the data."""
         print(parts.data.pack(parts.pack))
 
 
 class CheckCLI(DataCLI):
-    """The data, which are read."""
+    """The command ``check``, which reads the data once."""
 
     stopped = "stopped"
 
-    def use(self, parts: Any) -> None:
+    def run_data(self, parts: Any) -> None:
         """Read the data."""
         parts.data.inspect()
 
 
 class OptionsCLI(MCNCLI):
-    """The options of a run, and nothing built from them."""
+    """Parses the options of a run without building or running it."""
 
     def _parse_ckpt_path(self) -> None:
-        """There is no checkpoint here."""
+        """Do not open the checkpoint."""
 
     def _set_seed(self) -> None:
-        """Nothing is drawn."""
+        """Do not set a seed: no random numbers are used."""
 
     def instantiate_classes(self) -> None:
-        """Build nothing."""
+        """Do not build the run."""
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run nothing."""
+        """Do not start the run."""
 
 
-def build(command: Any, words: Sequence[str]) -> Any:
-    """Build a command, which runs it.
+def build(command: Any, args: Sequence[str]) -> Any:
+    """Build a command's CLI object, which also runs the command.
 
     Args:
-        command: its class.
-        words: the words after the program's name.
+        command: class of the CLI.
+        args: arguments after the program's name; the first is the command.
     """
-    alone = command in (PrepareCLI, CheckCLI)  # no subcommand of LightningCLI
+    alone = command in (PrepareCLI, CheckCLI)  # LightningCLI does not know them as subcommands
     return command(
         MCNModule,
         NarratedVideos,
-        args=[*words[1:]] if alone else [*words],
-        command=words[0],
+        args=[*args[1:]] if alone else [*args],
+        command=args[0],
         run=not alone,
         parser_class=OneLineParser,
         save_config_callback=SaveConfig,
         auto_configure_optimizers=False,
         seed_everything_default=0,
-        parser_kwargs={"parser_mode": "omegaconf+", "prog": f"lightning {words[0]}" if alone else "lightning"},
+        parser_kwargs={"parser_mode": "omegaconf+", "prog": f"lightning {args[0]}" if alone else "lightning"},
         trainer_defaults={
             "logger": {
                 "class_path": "pytorch_lightning.loggers.CSVLogger",
@@ -369,30 +371,31 @@ def build(command: Any, words: Sequence[str]) -> Any:
     )
 
 
-def fit_options(words: Sequence[str]) -> dict[str, Any]:
-    """Return all options that the words after ``fit`` come to, as they would be saved in config.yaml."""
-    command = build(OptionsCLI, ["fit", *words])
+def fit_options(args: Sequence[str]) -> dict[str, Any]:
+    """Return all options for given arguments of ``fit``, as config.yaml would hold them."""
+    command = build(OptionsCLI, ["fit", *args])
     return yaml.safe_load(command._parser("fit").dump(command.config["fit"], skip_unset=False))
 
 
-def run(words: Sequence[str]) -> None:
-    """Run a command that has a trainer, or its options.
+def run(args: Sequence[str]) -> None:
+    """Run a command that takes the options of a run.
 
     Args:
-        words: the words after the program's name; the first is the command.
+        args: arguments after the program's name; the first is the command.
 
     Raises:
-        InputError: if the user has to change something.
+        InputError: if an option, a file or the job is wrong.
     """
-    quieten()
+    filter_messages()
     try:
-        build({"prepare": PrepareCLI, "check": CheckCLI}.get(words[0], MCNCLI), words)
-    # all processes end with these two: the first one tells, and no other may end as failed before it has
+        build({"prepare": PrepareCLI, "check": CheckCLI}.get(args[0], MCNCLI), args)
+    # Stopped and NotFiniteError are raised on all processes. The others exit with 0: if one failed before the first has
+    # printed its message, the launcher would kill the first
     except Stopped as stop:
         if is_first_process():
             print(stop, file=sys.stderr)
         sys.exit(stop.status if is_first_process() else 0)
-    except SIGTERMException:  # between Lightning's handler and that of Resume; Lightning would end with status 0
+    except SIGTERMException:  # raised by Lightning's handler until Resume replaces it; Lightning would exit with 0
         sys.exit(128 + signal.SIGTERM)
     except NotFiniteError as error:
         sys.exit(f"error: {error}" if is_first_process() else 0)

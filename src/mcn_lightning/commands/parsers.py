@@ -1,4 +1,4 @@
-"""What the parsers of all commands have in common."""
+"""The parsers of all commands: their errors are one line in plain words."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, NoReturn, get_args
 from jsonargparse import ArgumentParser
 from omegaconf.errors import OmegaConfBaseException
 
-from mcn_lightning.commands.configs import config_words_only
+from mcn_lightning.commands.configs import config_args
 from mcn_lightning.errors import InputError
-from mcn_lightning.ranges import in_words
+from mcn_lightning.ranges import rephrase_refusal
 
 UNKNOWN = re.compile(
     r"^(?:unrecognized arguments: --([^\s=]+).*|Group '(\S+)' does not accept option '(\S+)'"
@@ -24,18 +24,18 @@ UNION = re.compile(
     r"Does not validate against any of the Union subtypes .*? Errors: - "
     r"(?:Problem with given class_path )?(.*?)(?: - .*)? Given value type: .*$"
 )
-"""How jsonargparse begins: with the option, and with all types that a value might have had."""
+"""The beginning of jsonargparse's messages: the option, and all types that the value might have had."""
 INNER = re.compile(r"^(--[^\s:]+): '\S+': Parser key \"([^\"]+)\": ")
 REQUIRED = re.compile(r"^the following arguments are required: (.*)$")
 LITERAL = re.compile(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)$")
-GONE = {
+REMOVED_OPTIONS = {
     "--pack.format": "no such option; LitData is gone, shards are read from URLs as they are: leave it out",
 }
-"""Options of earlier versions, and what to do without them."""
-KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
-"""Types of Python in the words of a user."""
-_OF_LINK = re.compile(r"Call to compute_fn of link '.*?' with args .*? failed: (?=--)")
-"""What jsonargparse says before the refusal of a value from which others are computed."""
+"""Options of earlier versions, and what to do instead."""
+TYPE_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+"""Names of Python types in messages."""
+_LINK_PREFIX = re.compile(r"Call to compute_fn of link '.*?' with args .*? failed: (?=--)")
+"""Prefix of jsonargparse's message about a value from which others are computed."""
 _ARGUMENT = re.compile(
     r"^(--\S+): '([\w.]+)': (?:Option '(\S+)' is not accepted|the following arguments are required: (.*))$"
 )
@@ -45,25 +45,25 @@ _OTHER = re.compile(r"^(--\S+): Import path does not correspond to a subclass of
 _NO_PATH = re.compile(r"^(--\S+): Expected a dot import path string: (\S+)$")
 """What jsonargparse says of a class: its arguments, that it is not there, lacks a method, or is of another kind."""
 _NO_CONFIG = re.compile(r"^Parser key \"(\S+)\": Unable to load config ['\"](\S+?)['\"]")
-SHOWN = 3  # options in a message
+MAX_SHOWN = 3  # options named in a message
 
 
 class OneLineErrors:
-    """Of a parser whose errors are one line that names what was meant, and that takes no abbreviations."""
+    """Mixin of a parser: errors are one line that suggests similar options, and options cannot be abbreviated."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """End the command with the message.
+        """Raise the message as an error of the command.
 
         Raises:
-            InputError: always, unless the parser is a part of another one that tries it.
+            InputError: always, unless another parser uses this one to try a value.
         """
         if not self.exit_on_error:  # type: ignore[attr-defined]
             super().error(message, ex)  # type: ignore[misc]
         parser: Any = getattr(ex, "subcommand_parser", self)
-        message = _OF_LINK.sub("", " ".join(message.split()))
+        message = _LINK_PREFIX.sub("", " ".join(message.split()))
         if found := _NO_CONFIG.match(message):
             kinds = get_args(getattr(_action(parser, f"{found[1]}.kind"), "_typehint", None))
             takes = f"--{found[1]}.kind takes {', '.join(kinds)}; " if kinds else ""
@@ -71,10 +71,10 @@ class OneLineErrors:
                 f"--{found[1]}: expected a class of your own, as in my_file.MyClass, or a file of options, found "
                 f"{found[2]}; {takes}{'or ' if takes else ''}check the name"
             ) from ex
-        raise InputError(brief(message, _options(parser))) from ex
+        raise InputError(shorten_message(message, _options(parser))) from ex
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """Parse the words of a command; see jsonargparse.
+        """Parse the arguments of a command; see jsonargparse.
 
         Raises:
             InputError: if an option is refused, or an interpolation such as ``${oc.env:HOME}`` fails.
@@ -85,37 +85,37 @@ class OneLineErrors:
             vars(self).pop("print_config", None)
             raise InputError(_interpolation(error, bool(self._subcommands_action))) from error  # type: ignore[attr-defined]
         except InputError:
-            vars(self).pop("print_config", None)  # which was asked for, and must not be done by the next call
+            vars(self).pop("print_config", None)  # a later call must not print the config that this call asked for
             raise
 
 
 class CommandParser(OneLineErrors, ArgumentParser):
-    """The parser of the commands without a trainer."""
+    """The argument parser of the commands without a trainer."""
 
 
-def brief(message: str, options: Iterable[str] = ()) -> str:
-    """Return what a parser says, with the option first and without all the types that a value might have had.
+def shorten_message(message: str, options: Iterable[str] = ()) -> str:
+    """Shorten a parser's message: the option first, without the list of all types of the value.
 
     Args:
-        message: the parser's, in one line.
-        options: all that it knows; those that an unknown one may stand for are named.
+        message: of the parser, in one line.
+        options: of the parser; for an unknown option similar ones are suggested.
     """
     if found := UNKNOWN.match(message):
         option = "--" + (found[1] or found[4] or f"{found[2]}.{found[3]}")
-        if option in GONE:
-            return f"{option}: {GONE[option]}"
-        near = similar(option, [each for each in options if each.startswith("--")])
+        if option in REMOVED_OPTIONS:
+            return f"{option}: {REMOVED_OPTIONS[option]}"
+        near = similar_options(option, [each for each in options if each.startswith("--")])
         return f"{option}: no such option" + (f"; did you mean {' or '.join(near)}?" if near else "")
-    if found := REQUIRED.match(message):  # a subcommand's name may stand before the option's
+    if found := REQUIRED.match(message):  # the name of the subcommand may be a prefix of the option
         known = {*options}
-        words = [(f"--{name}", f"--{name.partition('.')[2]}", name) for name in found[1].split(", ")]
-        shown = [next((word for word in each if word in known), each[-1]) for each in words]
+        spellings = [(f"--{name}", f"--{name.partition('.')[2]}", name) for name in found[1].split(", ")]
+        shown = [next((spelling for spelling in each if spelling in known), each[-1]) for each in spellings]
         return f"{', '.join(shown)}: expected a value, found none; give it"
     given = next(iter(re.findall(r"Given value: (\S+)$", message)), "")
     message = UNION.sub(r"\1\2", LITERAL.sub(r"expected one of \1, found \2", message))
-    for kind, name in KINDS.items():
+    for kind, name in TYPE_NAMES.items():
         message = re.sub(rf"Expected a <class '{kind}'>(?:\. Got value: (?=\S))?", f"expected {name}, found ", message)
-    message = KEY.sub(r"--\1: ", in_words(message).removesuffix(", found "), count=1)
+    message = KEY.sub(r"--\1: ", rephrase_refusal(message).removesuffix(", found "), count=1)
     return _of_class(INNER.sub(r"\1.\2: ", message), given)
 
 
@@ -123,7 +123,7 @@ def _of_class(message: str, given: str) -> str:
     """Return what is wrong with a class of one's own, or with its arguments, in the words of the other options.
 
     Args:
-        message: what ``brief`` made of it.
+        message: what ``shorten_message`` made of it.
         given: the value of the option, where the parser says it.
     """
     if found := _ARGUMENT.match(message):
@@ -144,7 +144,7 @@ def _of_class(message: str, given: str) -> str:
 
 
 def _options(parser: Any) -> list[str]:
-    """Return the options of a parser, those of its subcommands with them."""
+    """Return the options of a parser and of its subcommands."""
     inner = parser._subcommands_action.choices.values() if parser._subcommands_action else ()
     return [option for each in (parser, *inner) for option in each._option_string_actions]
 
@@ -155,31 +155,32 @@ def _action(parser: Any, name: str) -> Any:
     return next((action for each in (parser, *inner) for action in each._actions if action.dest == name), None)
 
 
-def similar(option: str, options: Sequence[str]) -> list[str]:
-    """Return the options that an unknown one may stand for: those that it abbreviates, else those with close names."""
+def similar_options(option: str, options: Sequence[str]) -> list[str]:
+    """Return suggestions for an unknown option: options that it abbreviates, else options with similar names."""
     known = [each for each in options if not each.endswith((".help", "+"))]
-    return [each for each in known if each.startswith(option)][:SHOWN] or difflib.get_close_matches(
-        option, known, SHOWN, 0.8
+    return [each for each in known if each.startswith(option)][:MAX_SHOWN] or difflib.get_close_matches(
+        option, known, MAX_SHOWN, 0.8
     )
 
 
-def parse_words(parser: Any, words: Sequence[str], first: int = 0) -> Any:
-    """Parse the words of a command; what is wrong with one of several files of options names this file.
+def parse_command(parser: Any, args: Sequence[str], first: int = 0) -> Any:
+    """Parse the arguments of a command. The message about a wrong option in a config file names this file.
 
     Args:
         parser: a parser with ``--config``.
-        words: the words.
-        first: how many of them come before the options (the name of a subcommand).
+        args: arguments of the command.
+        first: number of arguments before the options (the name of a subcommand).
 
     Raises:
         InputError: if an option is refused.
     """
     try:
-        return parser.parse_args([*words])
+        return parser.parse_args([*args])
     except InputError as error:
         message = str(error)
-    kept = list(words[:first])
-    for files in config_words_only(words):
+    # the message does not name the file: add one file after another until the same message comes
+    kept = list(args[:first])
+    for files in config_args(args):
         kept += files
         try:
             parser.parse_args(kept)
@@ -190,7 +191,12 @@ def parse_words(parser: Any, words: Sequence[str], first: int = 0) -> Any:
 
 
 def _interpolation(error: OmegaConfBaseException, subcommand: bool) -> str:
-    """Say which option cannot be resolved, and why; its name begins with the subcommand where there is one."""
+    """Return a message about an interpolation that cannot be resolved.
+
+    Args:
+        error: raised by omegaconf.
+        subcommand: whether the name of the option begins with a subcommand.
+    """
     key = str(error.full_key or "")
     key = key.partition(".")[2] if subcommand else key
     text = str(error.msg or error).split("\n")[0]
@@ -207,7 +213,7 @@ def _interpolation(error: OmegaConfBaseException, subcommand: bool) -> str:
 
 
 def _absolute(name: str, key: str) -> str:
-    """Return the whole name of an option that is given relative to another one, as ``.root`` in ``data.captions``."""
+    """Return the full name of an option that is given relative to another, such as ``.root`` in ``data.captions``."""
     rest = name.lstrip(".")
     above = key.split(".")[: -(len(name) - len(rest)) or None] if name != rest else []
     return ".".join([*above, rest])

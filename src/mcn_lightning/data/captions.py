@@ -26,7 +26,7 @@ class Captions:
         end: in seconds, ``(captions,)`` float64.
         text: one string a caption.
         topics: known topic of each caption, ``(captions,)`` int64, where the data set has topics.
-        choices: the texts that training draws from, one sequence a caption, where they are others than ``text``.
+        choices: texts from which training samples, one sequence for each caption, if they differ from ``text``.
         dropped: captions that could not be used and are not among these, by reason.
         queries: the texts that ask for each caption's clip in evaluation, one sequence a caption, where they are others
             than ``text``.
@@ -114,7 +114,7 @@ def parse_captions(entry: Any, train_column: str = "text", eval_column: str = "t
 
     Args:
         entry: a mapping or a data frame with the columns ``start``, ``end`` and ``text``, and perhaps ``topic``.
-        train_column: column of the texts, or lists of texts, that training draws from.
+        train_column: column of the texts, or lists of texts, from which training samples.
         eval_column: column of the texts, or lists of texts, that evaluation asks for each clip with.
 
     Returns:

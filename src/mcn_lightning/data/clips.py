@@ -20,11 +20,11 @@ class ClipConfig(Options, option="--data.clips"):
 
     Args:
         kind: "captions" takes the seconds of captions; "windows" takes windows at whole seconds and needs no captions.
-        n_pair: clips drawn from one video in a training step.
+        n_pair: clips sampled from one video in a training step.
         min_time: seconds that a caption grows to by taking in its neighbours, or the length of a window.
         eval_min_time: the same for captions in evaluation, where two captions that grow into one another would be one
             clip under two ids; 0 takes each caption as it is.
-        replacement: draw uniformly with replacement; False draws every caption once before one comes again.
+        replacement: sample uniformly with replacement; False samples every caption once before any repeats.
         span: "widest" lets a grown caption last from the earliest start to the latest end of those taken in;
             "first_to_last" from the start of the first to the end of the last one in their order, as the released code
             does. They differ where a caption ends after the next one (nested captions).
@@ -50,7 +50,7 @@ class Clip(NamedTuple):
     """The seconds of one clip.
 
     Attributes:
-        number: the caption that was drawn, or the second at which the window starts; it names the clip in its video.
+        number: the sampled caption, or the second at which the window starts; it names the clip in its video.
         start: in seconds.
         end: in seconds.
         order: captions whose words the clip has, in the order of the words; empty for a window.
@@ -127,15 +127,15 @@ def caption_clip(
     return Clip(index, merged.start, merged.end, merged.order)
 
 
-def draw(rng: np.random.Generator, count: int, n_pair: int, replacement: bool) -> list[int]:
-    """Draw ``n_pair`` of ``count`` items, with replacement or in shuffled rounds in which each comes once."""
+def sample_indices(rng: np.random.Generator, count: int, n_pair: int, replacement: bool) -> list[int]:
+    """Sample ``n_pair`` of ``count`` indices, with replacement or in shuffled rounds that contain each once."""
     if replacement:
         return rng.integers(0, count, n_pair).tolist()
     rounds = [rng.permutation(count) for _ in range(-(-n_pair // count))]
     return np.concatenate(rounds)[:n_pair].tolist()
 
 
-def draw_clips(
+def sample_clips(
     rng: np.random.Generator, count: int, clips_of: Callable[[set[int]], Mapping[int, Clip]], config: ClipConfig
 ) -> list[Clip]:
     """Draw the training clips of a video from its captions.
@@ -144,17 +144,17 @@ def draw_clips(
         rng: where the draws come from.
         count: captions of the video.
         clips_of: gives the clips of captions by their numbers.
-        config: how many clips, and how they are drawn.
+        config: number of clips, and how they are sampled.
 
     Returns:
         ``n_pair`` clips.
     """
-    drawn = draw(rng, count, config.n_pair, config.replacement)
-    made = clips_of(set(drawn))
-    return [made[index] for index in drawn]
+    sampled = sample_indices(rng, count, config.n_pair, config.replacement)
+    made = clips_of(set(sampled))
+    return [made[index] for index in sampled]
 
 
-def draw_windows(rng: np.random.Generator, duration: float, starts: int, config: ClipConfig) -> list[Clip]:
+def sample_windows(rng: np.random.Generator, duration: float, starts: int, config: ClipConfig) -> list[Clip]:
     """Draw ``n_pair`` windows of ``min_time`` seconds that start at whole seconds.
 
     Args:
@@ -163,8 +163,8 @@ def draw_windows(rng: np.random.Generator, duration: float, starts: int, config:
         starts: how many seconds there are to start at, from 0; see ``count_starts``.
         config: how many windows, and how long they are.
     """
-    drawn = draw(rng, starts, config.n_pair, config.replacement)
-    return [Clip(second, float(second), min(second + config.min_time, duration)) for second in drawn]
+    sampled = sample_indices(rng, starts, config.n_pair, config.replacement)
+    return [Clip(second, float(second), min(second + config.min_time, duration)) for second in sampled]
 
 
 def count_starts(duration: float, min_time: float, sound: float | None = None, heard: float = 0.0) -> int:

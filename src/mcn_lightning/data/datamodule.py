@@ -30,7 +30,7 @@ from mcn_lightning.data.loading import (
     serve_parent,
     start_method,
 )
-from mcn_lightning.data.lost import LackingVideos, SkippedVideos
+from mcn_lightning.data.lost import MissingModalities, SkippedVideos
 from mcn_lightning.data.options import (
     as_streams,
     check_least,
@@ -92,7 +92,7 @@ class NarratedVideos(LightningDataModule):
             it, pad fills the batch up with videos that the epoch had already.
         num_workers: processes that read; 0 reads in the main process.
         timeout: seconds to wait for a batch of these processes before the run stops with a message; 0 waits for ever.
-        seed: with the epoch and the video it decides every draw.
+        seed: with the epoch and the video it determines all random numbers.
         max_bad_share: share of the training videos, 0 to 1, that may be unusable before the run stops.
         allow_missing: a video may lack modalities: captions, a spectrogram, or the files of visual features. It trains
             with those it has, and is evaluated in the directions that it can serve. Otherwise such a video is unusable.
@@ -157,7 +157,7 @@ class NarratedVideos(LightningDataModule):
         self.seed = seed
         self.predict_split: PredictSplit = "test"
         self._skipped = SkippedVideos(max_bad_share)
-        self._lacking = LackingVideos(modalities)
+        self._lacking = MissingModalities(modalities)
         self._place = EpochPlace()
 
     @property
@@ -195,7 +195,7 @@ class NarratedVideos(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Generate the data set if it is a generated one."""
-        evaluated = {TrainerFn.VALIDATING: "val", TrainerFn.TESTING: "test"}.get(self._doing or TrainerFn.FITTING)
+        evaluated = {TrainerFn.VALIDATING: "val", TrainerFn.TESTING: "test"}.get(self._activity or TrainerFn.FITTING)
         if self.synthetic is not None and not (evaluated and self._has_only_benchmarks(evaluated)):
             write_synthetic(self.root, self.synthetic)
 
@@ -279,7 +279,7 @@ class NarratedVideos(LightningDataModule):
         return loader
 
     def pass_dataloader(self, share: float) -> DataLoader:
-        """Return one pass over this process's part of a share of the training videos, drawn for each epoch.
+        """Return one pass over this process's part of a share of the training videos, sampled for each epoch.
 
         Args:
             share: of the training videos, in (0, 1].
@@ -293,7 +293,7 @@ class NarratedVideos(LightningDataModule):
         """Return the held-out clips; in training, nothing where there is no list of them."""
         if self._has_only_benchmarks("val"):
             return one_empty_batch()
-        if self.lists["val"] is None and self._doing != TrainerFn.VALIDATING:
+        if self.lists["val"] is None and self._activity != TrainerFn.VALIDATING:
             return []
         loader = self._loader("val", self._sampler("val"), self.eval_batch_size)
         check_overfit(self._overfits(), len(loader), "validation", "--data.eval_batch_size")
@@ -301,7 +301,7 @@ class NarratedVideos(LightningDataModule):
 
     def _overfits(self) -> float:
         """Return ``--trainer.overfit_batches`` in training: batches, or their share; 0 for none."""
-        return getattr(self.trainer, "overfit_batches", 0) if self._doing == TrainerFn.FITTING else 0
+        return getattr(self.trainer, "overfit_batches", 0) if self._activity == TrainerFn.FITTING else 0
 
     def test_dataloader(self) -> DataLoader:
         """Return the test clips."""
@@ -349,7 +349,7 @@ class NarratedVideos(LightningDataModule):
             persistent_workers=persistent and self.num_workers > 0,
             multiprocessing_context=start_method(self._processes) if self.num_workers else None,
             timeout=self.timeout if self.num_workers else 0,
-            # of its own: a resumed run starts more workers, and must not draw other numbers for it
+            # a generator of its own: a resumed run starts more workers, which must not change other random numbers
             generator=torch.Generator().manual_seed(self.seed),
             worker_init_fn=serve_parent,
         )
@@ -371,7 +371,7 @@ class NarratedVideos(LightningDataModule):
         return batch
 
     def _predicts_train(self, loader: int) -> bool:
-        return self._doing == TrainerFn.PREDICTING and splits_of(self.predict_split, self.lists)[loader] == "train"
+        return self._activity == TrainerFn.PREDICTING and splits_of(self.predict_split, self.lists)[loader] == "train"
 
     def on_after_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
         """Normalise the visual features and cut the spectrograms, now that they are on the device."""
@@ -392,7 +392,7 @@ class NarratedVideos(LightningDataModule):
             self._place.load(state_dict)
 
     @property
-    def _doing(self) -> TrainerFn | None:
+    def _activity(self) -> TrainerFn | None:
         return None if self.trainer is None else self.trainer.state.fn
 
     @property

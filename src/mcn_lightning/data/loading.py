@@ -106,7 +106,7 @@ class ClipSampler(DistributedSampler[tuple[int, int]]):
     Args:
         count: videos of the data set.
         seed: the order is a function of (seed, epoch) only.
-        shuffle: draw an order for each epoch; otherwise as listed.
+        shuffle: use a random order in each epoch; otherwise the listed one.
         rank: which share this process takes.
         world: number of shares.
         batch_size: videos of a batch in each process; an epoch holds whole batches only.
@@ -186,7 +186,7 @@ class OverfitSampler(ClipSampler, SequentialSampler):  # type: ignore[misc]  # k
     """
 
     def set_epoch(self, epoch: int) -> None:
-        """Stay in the first epoch, whose draws decide the clips."""
+        """Stay in the first epoch, whose random numbers determine the clips."""
 
 
 def one_empty_batch() -> DataLoader:

@@ -1,4 +1,4 @@
-"""What is said of training videos that cannot be used, or lack a modality."""
+"""Messages about training videos that cannot be used, or lack a modality."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class SkippedVideos:
             )
 
 
-class LackingVideos:
+class MissingModalities:
     """The training videos that lack a modality: said for the first of each, their numbers once an epoch.
 
     Args:

@@ -8,8 +8,8 @@ from itertools import chain
 from pathlib import Path
 
 from mcn_lightning.batch import AbsentError, BadVideo
-from mcn_lightning.data.checks.first_look import look_at
-from mcn_lightning.data.checks.first_words import check_words, overlaps, repeated_names
+from mcn_lightning.data.checks.first_look import inspect_sample
+from mcn_lightning.data.checks.first_words import check_known_words, overlaps, repeated_names
 from mcn_lightning.data.shards.job import PackConfig, PackReport
 from mcn_lightning.data.shards.pack import pack
 from mcn_lightning.data.shards.source import check_eval_column, fixed_options
@@ -29,7 +29,7 @@ class Splits:
         sources: where the videos of each split come from.
         reading: what is read of them.
         root: folder that the name of the word vectors is relative to.
-        seed: of every draw.
+        seed: of all random numbers.
 
     Attributes:
         datasets: the data set of each split, once they are opened.
@@ -105,7 +105,7 @@ class Splits:
         self.datasets = {split: self._dataset(split, each) for split, each in videos.items()}
         for split, dataset in self.datasets.items():
             if dataset.source.is_here():
-                look_at(dataset.source, self.reading.clips.overrun, self.sources[split].label(split))
+                inspect_sample(dataset.source, self.reading.clips.overrun, self.sources[split].label(split))
         self._note()
 
     def _dataset(self, split: str, videos: Videos) -> NarratedVideoDataset:
@@ -122,7 +122,7 @@ class Splits:
         for split, each in videos.items():
             if each.is_here():
                 self.warnings += repeated_names(each, labels[split])
-                note = check_words(self.text, each, labels[split], self.root / self.reading.text.source)
+                note = check_known_words(self.text, each, labels[split], self.root / self.reading.text.source)
                 self.notes += [note] if note else []
         self.warnings += overlaps(videos, labels)
 
@@ -177,7 +177,7 @@ class Splits:
         opened = self._videos(sources, [split for split in self.distinct() if sources[split].packable], ("train",))
         videos = {split: each for split, each in opened.items() if isinstance(each, RawVideos)}
         for split, each in videos.items():
-            look_at(each, reading.clips.overrun, sources[split].label(split))
+            inspect_sample(each, reading.clips.overrun, sources[split].label(split))
         options = fixed_options(reading) | {
             "modalities": list(reading.modalities),
             "kind": reading.clips.kind,

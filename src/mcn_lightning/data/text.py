@@ -37,7 +37,7 @@ class TextConfig(Options, option="--data.text"):
         max_words: W, words that are kept of a text; for a sentence encoder its tokens, the special ones included.
         lowercase: make the words lower case before they are looked up (word vectors only).
         train_column: column of the caption file that training takes its texts from; where it holds several texts for a
-            caption, one is drawn at each visit.
+            caption, one is sampled at each visit.
         eval_column: the same for evaluation; where it holds several texts for a caption, each is a query for its clip.
         max_unknown_share: a run stops at its start where more than this share of the caption words of a split has no
             vector (word vectors only). 1 stops only where no word has one.

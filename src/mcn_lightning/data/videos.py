@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from mcn_lightning.batch import MODALITIES, AbsentError, BadVideo, ClipBatch, Modality, cut_clips
 from mcn_lightning.data.captions import Captions
-from mcn_lightning.data.clips import Clip, ClipConfig, all_windows, count_starts, draw_clips, draw_windows
+from mcn_lightning.data.clips import Clip, ClipConfig, all_windows, count_starts, sample_clips, sample_windows
 from mcn_lightning.data.files.spectrograms import AudioConfig, augment_audio, seconds_of_frames, window_span
 from mcn_lightning.data.stored import NewTensor, StoredVideo, Videos, check_lengths, new_tensor
 from mcn_lightning.data.text import TextSource
@@ -32,8 +32,8 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
         clips: how clips are chosen.
         audio: how spectrograms are augmented.
         text: what turns text into indices; none where the clips have no text.
-        seed: every draw comes from (seed, epoch, index of the video) and from nothing else.
-        training: draw ``n_pair`` clips and augment; otherwise every caption once, or consecutive windows.
+        seed: all random numbers depend only on (seed, epoch, index of the video).
+        training: sample ``n_pair`` clips and augment; otherwise every caption once, or consecutive windows.
         may_lack: modalities that a video may lack. Its batch then says which clips have what; a video without captions
             has the windows of ``min_time`` seconds, of one second at least.
     """
@@ -147,9 +147,9 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
             if len(inside) == 0:
                 raise InputError(f"{name}: expected captions within the features of {duration:.1f} s, found none")
             if len(inside) == len(captions):
-                return draw_clips(rng, len(captions), lambda drawn: grown(drawn, config.min_time), config)
+                return sample_clips(rng, len(captions), lambda sampled: grown(sampled, config.min_time), config)
             made = grown(inside.tolist(), config.min_time)
-            return draw_clips(rng, len(inside), lambda drawn: {i: made[int(inside[i])] for i in drawn}, config)
+            return sample_clips(rng, len(inside), lambda sampled: {i: made[int(inside[i])] for i in sampled}, config)
         clips = list(grown(range(len(captions)), config.eval_min_time).values())
         if (queries := captions.queries) is None:
             return clips
@@ -165,7 +165,7 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
         frames = next((length.count for length in video.lengths if not length.option), None)
         sound = None if frames is None else seconds_of_frames(frames)
         starts = count_starts(duration, config.min_time, sound, seconds_of_frames(self.audio.num_frames))
-        return draw_windows(rng, duration, starts, config)
+        return sample_windows(rng, duration, starts, config)
 
     def _audio(self, rng: np.random.Generator, video: StoredVideo, clips: list[Clip], new: NewTensor) -> dict[str, Any]:
         """Return the fields of the batch that hold the sound; none without it."""

@@ -35,16 +35,16 @@ __all__ = [
 
 @dataclass(frozen=True)
 class LossConfig(Options, option="--model.loss"):
-    """The terms of the loss and their weights; the defaults are the released recipe.
+    """Options of the loss terms and their weights; the defaults are the released recipe.
 
     Args:
-        contrastive: the contrastive loss between modalities.
-        cluster: the loss between embeddings and centroids.
+        contrastive: contrastive loss between modalities.
+        cluster: clustering loss between embeddings and centroids.
         contrastive_weight: weight of the sum of the contrastive terms.
-        cluster_weight: weight of the clustering loss (lambda in the paper); at 0 k-means finds clusters that draw
-            nothing (clustering.kind none finds none).
+        cluster_weight: weight of the clustering loss (lambda in the paper). At 0, k-means runs but its clusters attract
+            no embedding; clustering.kind none turns k-means off.
         reconstruction_weight: weight of the sum of the reconstruction errors.
-        detach_targets: stop the gradient at the reconstruction targets (released: no).
+        detach_targets: whether to stop the gradient at the reconstruction targets (released: no).
     """
 
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)

@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mcn_lightning.config import Options
-from mcn_lightning.distributed import Subset, row_counts, total, world
+from mcn_lightning.distributed import Subset, row_counts, sum_with_gradient, world_size
 from mcn_lightning.losses.tiled import full_precision
 from mcn_lightning.ranges import NonNegativeFloat, PositiveFloat
 
 
 @dataclass(frozen=True)
 class ClusterLossConfig(Options, option="--model.loss.cluster"):
-    """How features are drawn to the prototypes of clusters; the defaults are the released recipe.
+    """Options of the clustering loss, which attracts features to prototypes; the defaults are the released recipe.
 
     Args:
-        margin: taken from the logit of the true cluster.
-        temperature: dot products are divided by it.
+        margin: subtracted from the logit of the true cluster.
+        temperature: divisor of the dot products.
         normalize: scale features and centroids to length 1 for this loss; learned prototypes always are.
         video_weight: factor of the video embedding's loss.
         audio_weight: factor of the audio embedding's loss.
@@ -44,18 +44,18 @@ def cluster_contrast(
     temperature: float = 1.0,
     counts: Sequence[int] | None = None,
 ) -> Tensor:
-    """Cross-entropy of ``X C^T / temperature - margin * onehot(y)`` against the codes.
+    """Compute the cross-entropy of ``X C^T / temperature - margin * onehot(y)`` against the codes.
 
-    The clustering loss of MCN (Chen et al., ICCV 2021) as in the released code: the centroids are a classifier. With
-    codes that are distributions ``Q``, ``Q`` stands in place of ``onehot(y)``.
+    This is the clustering loss of MCN (Chen et al., ICCV 2021) as in the released code: the centroids are a classifier.
+    If the codes are distributions ``Q``, ``Q`` replaces ``onehot(y)``.
 
     Args:
         x: embeddings ``(n, D)`` of this process's clips.
         codes: cluster of each clip ``(n,)`` int64, or its distribution over the clusters ``(n, K)``.
         prototypes: ``(K, D)``.
-        margin: taken from the logit of the label, after the division.
-        temperature: dot products are divided by it.
-        counts: clips of every process from ``distributed.row_counts``, which is asked when they are not given.
+        margin: subtracted from the logit of the label, after the division.
+        temperature: divisor of the dot products.
+        counts: clips of each process; by default from ``distributed.row_counts``.
 
     Returns:
         Scalar, mean over the clips of all processes, at least float32.
@@ -66,17 +66,17 @@ def cluster_contrast(
         soft = codes.to(x.dtype) if codes.is_floating_point() else F.one_hot(codes, logits.shape[1]).to(x.dtype)
         target = soft if codes.is_floating_point() else codes
         logits = logits - margin * soft
-        if world() == 1:
+        if world_size() == 1:
             return F.cross_entropy(logits, target)
         counts = row_counts(len(x), x.device) if counts is None else counts
-        return total(F.cross_entropy(logits, target, reduction="sum")) / sum(counts)
+        return sum_with_gradient(F.cross_entropy(logits, target, reduction="sum")) / sum(counts)
 
 
 class ClusterLoss(nn.Module):
     """The clustering loss of each feature that has a target: the modalities, or their mean.
 
     Args:
-        config: its constants.
+        config: its options.
     """
 
     def __init__(self, config: ClusterLossConfig) -> None:
@@ -89,14 +89,14 @@ class ClusterLoss(nn.Module):
         targets: Mapping[str, tuple[Tensor, Tensor, bool] | tuple[Tensor, Tensor, bool, Subset | None]],
         counts: Sequence[int] | None = None,
     ) -> Tensor:
-        """Return the mean over features, times their weights, and the clips of all processes, a scalar.
+        """Return the weighted mean over features and over the clips of all processes, a scalar.
 
         Args:
             features: embeddings ``(n, D)`` of this process's clips by modality, and their mean.
-            targets: for each feature that should be drawn to clusters the prototypes ``(K, D)``, the codes (see
-                ``cluster_contrast``), and whether both sides are scaled to length 1 whatever the options say. Where
-                some clips have no target, also those that have one, and the codes are theirs.
-            counts: clips of every process from ``distributed.row_counts``, which is asked when they are not given.
+            targets: for each feature that clusters attract: the prototypes ``(K, D)``, the codes (see
+                ``cluster_contrast``), and whether both sides are scaled to length 1 in any case. If some clips have no
+                target, a fourth entry is the subset with targets, and the codes are those of the subset.
+            counts: clips of each process; by default from ``distributed.row_counts``.
         """
         margin, temperature, losses = self.config.margin, self.config.temperature, []
         for name, (prototypes, codes, cosine, *part) in targets.items():
@@ -105,6 +105,6 @@ class ClusterLoss(nn.Module):
                 x, clips = x[some.rows], some.counts
             if self.config.normalize or cosine:
                 x, prototypes = (F.normalize(full_precision(side), dim=1) for side in (x, prototypes))
-            weight = getattr(self.config, f"{name}_weight", 1.0)  # the mean and the joint embedding have none
+            weight = getattr(self.config, f"{name}_weight", 1.0)  # no option for the mean and the joint embedding
             losses.append(weight * cluster_contrast(x, codes, prototypes, margin, temperature, clips))
         return torch.stack(losses).mean()

@@ -1,4 +1,4 @@
-"""The base class of contrastive losses: pairs, weights, temperature, clips that lack a modality, several processes."""
+"""The base class of contrastive losses: pairs and weights, temperature, missing modalities, several processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcn_lightning.distributed import Presence, gather_rows, gather_summed, row_counts, world
+from mcn_lightning.distributed import Presence, gather_rows, gather_summed, row_counts, world_size
 from mcn_lightning.errors import InputError
 from mcn_lightning.losses.pairs import MAX_SCALE, ContrastiveConfig, parts_of
 from mcn_lightning.losses.tiled import Tiling, full_precision, product_precision
@@ -19,34 +19,34 @@ Pair = tuple[str, str]
 
 
 def _sum(embeddings: Sequence[Tensor]) -> Tensor:
-    """Return the sum of embeddings, each ``(n, D)``, added up in float32 or better and in their own precision."""
+    """Return the sum of embeddings, each ``(n, D)``, computed in float32 or better and returned in their precision."""
     return torch.stack([full_precision(each) for each in embeddings]).sum(dim=0).to(embeddings[0].dtype)
 
 
-def _part(value: Tensor) -> Tensor:
-    """Return a loss that every process computed whole, with this process's part of its gradient."""
-    if world() == 1:
+def _share_gradient(value: Tensor) -> Tensor:
+    """Return a loss that every process has computed, with 1 / world size of its gradient: the parts sum to it."""
+    if world_size() == 1:
         return value
-    part = value / world()
+    part = value / world_size()
     return part + (value - part).detach()
 
 
 class ContrastiveLoss(nn.Module):
-    """A contrastive loss between the modalities of a clip, the other clips of the batch being negatives.
+    """A contrastive loss between the modalities of a clip, with the other clips of the batch as negatives.
 
-    A loss of one's own derives from this class and writes ``of_similarity``, or ``of_pair`` where the similarity
-    matrix is not enough. Parameters and buffers of its own are trained and saved. The options of ``ContrastiveConfig``
-    apply to it: pairs and their weights, temperature, ``normalize``, ``exclude_same_cluster``.
+    A custom loss derives from this class and implements ``of_similarity``, or ``of_pair`` if it needs more than the
+    similarity matrix. Its parameters and buffers are trained and saved. The options of ``ContrastiveConfig`` apply to
+    it: pairs and their weights, temperature, ``normalize``, ``exclude_same_cluster``.
 
-    On several processes it sees the clips of all of them, and every process computes the whole loss. Where clips lack
-    a modality, it sees those that have both sides of the pair.
+    With several processes it gets the clips of all, and every process computes the whole loss. If clips lack a
+    modality, it gets the clips that have both sides of the pair.
 
     Args:
-        config: the options; own arguments follow by name and come from ``init_args``.
+        config: the options. Arguments from ``init_args`` follow by name.
     """
 
     unit_length: ClassVar[bool] = False
-    """Whether embeddings are scaled to length 1 whatever the options say."""
+    """Whether embeddings are always scaled to length 1, whatever ``normalize`` is."""
 
     def __init__(self, config: ContrastiveConfig) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class ContrastiveLoss(nn.Module):
 
         Args:
             similarity: dot products over the temperature ``(B, B)``, at least float32; row i and column i are clip i.
-                Entries are ``-inf`` where ``exclude_same_cluster`` leaves a false pair out.
+                Pairs that ``exclude_same_cluster`` excludes are ``-inf``.
         """
         raise NotImplementedError
 
@@ -76,7 +76,7 @@ class ContrastiveLoss(nn.Module):
         Args:
             x: embeddings of the first modality ``(B, D)``.
             y: embeddings of the second modality ``(B, D)``.
-            clusters: cluster of each clip ``(B,)``, -1 for none; given with ``exclude_same_cluster`` alone.
+            clusters: cluster of each clip ``(B,)``, -1 for none; ``None`` without ``exclude_same_cluster``.
         """
         return self.of_similarity(self.similarity(x, y, clusters))
 
@@ -98,11 +98,11 @@ class ContrastiveLoss(nn.Module):
 
     @property
     def temperature(self) -> Tensor | float:
-        """What similarities are divided by: a number, or a scalar tensor with gradient when it is learned."""
+        """Divisor of the similarities: a number, or a scalar tensor with gradient if it is learned."""
         if self.log_temperature is None:
             return self.config.temperature
         bounded = self.log_temperature.detach().clamp(min=-math.log(MAX_SCALE))
-        # the gradient passes the bound, else a temperature that stepped over it could never come back
+        # the gradient passes the bound: otherwise a temperature below it would get no gradient and stay there
         return (bounded + (self.log_temperature - self.log_temperature.detach())).exp()
 
     def forward(
@@ -115,18 +115,17 @@ class ContrastiveLoss(nn.Module):
         """Return the loss of each pair over the clips of all processes, times the weight of the pair.
 
         Args:
-            embeddings: video, audio, text embeddings ``(n, D)`` of this process's clips, of the modalities present; or
+            embeddings: video, audio, text embeddings ``(n, D)`` of this process's clips, as far as they exist; or
                 video and audio_text.
-            counts: clips of every process from ``distributed.row_counts``, which is asked when they are not given.
-            clusters: cluster of each of these clips ``(n,)``, read when clips of one cluster are to be left out; a clip
-                with a negative number is in none.
-            present: which clips have which embeddings, where some lack one: the loss of a pair is then that of the
-                clips that have both, and each of them has the others of these as negatives.
+            counts: clips of each process; by default from ``distributed.row_counts``.
+            clusters: cluster of each of these clips ``(n,)``, used with ``exclude_same_cluster``; negative for none.
+            present: which clips have which embeddings, if some lack one. The loss of a pair is then over the clips that
+                have both. Their negatives are the others of these clips.
 
         Returns:
             Scalars named ``text_video``, ``audio_text``, ``audio_video``, ``audio_text_video``, or ``text_video+audio``
-            for a sum, of the pairs that are present, in one clip at least, and have a weight.
-            They are the same on every process, and their gradients the part of the process (see ``distributed``).
+            for a sum. They are of the pairs with a weight that at least one clip has. The values are the same on every
+            process; the gradients are the part of the process (see ``distributed``).
         """
         pairs = self.config.weighted_pairs(embeddings)
         if not pairs:
@@ -155,14 +154,17 @@ class ContrastiveLoss(nn.Module):
     ) -> dict[Pair, Tensor]:
         """Return the loss of each pair over clips that have all of its embeddings."""
         embeddings = self._scaled(embeddings)
-        if world() > 1:
+        if world_size() > 1:
             counts = (
                 row_counts(len(embeddings[pairs[0][0]]), embeddings[pairs[0][0]].device) if counts is None else counts
             )
-            names = dict.fromkeys(name for pair in pairs for name in pair)  # in one order: all processes take part
+            names = dict.fromkeys(name for pair in pairs for name in pair)  # one order on all processes
             embeddings = {name: gather_summed(full_precision(embeddings[name]), counts) for name in names}
             clusters = None if clusters is None else gather_rows(clusters, counts)
-        return {(a, b): _part(self._scalar(self.of_pair(embeddings[a], embeddings[b], clusters))) for a, b in pairs}
+        return {
+            (a, b): _share_gradient(self._scalar(self.of_pair(embeddings[a], embeddings[b], clusters)))
+            for a, b in pairs
+        }
 
     def _scalar(self, value: Tensor) -> Tensor:
         """Return the loss of a pair, which must be a scalar."""
@@ -180,20 +182,20 @@ class ContrastiveLoss(nn.Module):
 
 
 class TiledContrastiveLoss(ContrastiveLoss):
-    """A contrastive loss that never holds the similarity matrix of a large batch.
+    """A contrastive loss that computes the similarity matrix of a large batch in tiles, and never holds it whole.
 
-    On one process, a batch of up to ``config.tile`` clips is computed whole, by ``of_similarity``. Dot products follow
-    autocast to bfloat16; all else is float32, so that float16 overflows nowhere.
+    On one process, a batch of up to ``config.tile`` clips is computed at once by ``of_similarity``. Dot products are in
+    bfloat16 under bfloat16 autocast. All else is float32, as float16 would overflow.
     """
 
     def of_tiles(self, x: Tensor, own: Tensor, y: Tensor, tiling: Tiling) -> Tensor:
         """Return the loss of one pair over the clips of all processes, a scalar with this process's gradient.
 
         Args:
-            x: own embeddings of the first modality over the temperature ``(n, D)``.
-            own: own embeddings of the second modality ``(n, D)``.
+            x: this process's embeddings of the first modality over the temperature ``(n, D)``.
+            own: this process's embeddings of the second modality ``(n, D)``.
             y: embeddings of the second modality of all clips ``(B, D)``, from ``gather_summed``.
-            tiling: how to cut; see ``losses.tiled``.
+            tiling: size of the tiles; see ``losses.tiled``.
         """
         raise NotImplementedError
 
@@ -205,12 +207,12 @@ class TiledContrastiveLoss(ContrastiveLoss):
         clusters: Tensor | None,
     ) -> dict[Pair, Tensor]:
         own = embeddings[pairs[0][0]]
-        if world() == 1 and len(own) <= self.config.tile:
+        if world_size() == 1 and len(own) <= self.config.tile:
             return super()._values(embeddings, pairs, counts, clusters)
         embeddings = self._scaled(embeddings)
         counts = row_counts(len(own), own.device) if counts is None else counts
         clusters = None if clusters is None else gather_rows(clusters, counts)
-        # once for all pairs; in a fixed order, because all processes take part
+        # gathered once for all pairs, in the same order on all processes
         seconds = dict.fromkeys(second for _, second in pairs)
         everyone = {name: gather_summed(full_precision(embeddings[name]), counts) for name in seconds}
         values = {}

@@ -1,4 +1,4 @@
-"""Losses that are not finite end the run, before a checkpoint can hold what they did to the weights."""
+"""Checks that losses and weights are finite. They end the run before a checkpoint can save damaged weights."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mcn_lightning.distributed import Later, sum_all, world
+from mcn_lightning.distributed import HostCopy, sum_all, world_size
 
-SHOWN = 3  # videos that a message names
+MAX_SHOWN = 3  # videos named in a message
 
 
 class NotFiniteError(FloatingPointError):
-    """A loss or a weight is not finite; every process raises it, with one and the same line."""
+    """A loss or a weight is not finite. Every process raises it with the same message."""
 
 
 class FiniteWatch:
-    """Looks at the loss terms of a step when the next one begins, so that no step waits for the device."""
+    """Checks the loss terms of a step when the next one begins, so that no step waits for the device."""
 
     def __init__(self) -> None:
         self._step = 0
         self._ids: Sequence[str] = ()
         self._names: list[str] = []
-        self._values: Later | None = None
+        self._values: HostCopy | None = None
 
-    def note(self, step: int, terms: Mapping[str, Tensor], ids: Sequence[str]) -> None:
-        """Take note of a step, after a look at the one before; all processes call this with the same names.
+    def watch(self, step: int, terms: Mapping[str, Tensor], ids: Sequence[str]) -> None:
+        """Check the previous step, and record this one. All processes call it with the same names.
 
         Args:
             step: number of the step.
             terms: scalars by name.
-            ids: this process's clips, ``"<video id>:<clip number>"``.
+            ids: of this process's clips, ``"<video id>:<clip number>"``.
 
         Raises:
-            NotFiniteError: if a term of the step before is not finite on some process.
+            NotFiniteError: if a term of the previous step is not finite on any process.
         """
         self.check()
         if not terms:
@@ -44,13 +44,13 @@ class FiniteWatch:
         values = torch.stack([value.detach().float() for value in terms.values()])
         bad = sum_all((~values.isfinite()).float())
         self._step, self._names, self._ids = step, list(terms), ids
-        self._values = Later(torch.stack([values, bad]))
+        self._values = HostCopy(torch.stack([values, bad]))
 
     def check(self) -> None:
-        """Look at the step noted last, once.
+        """Check the recorded step, once.
 
         Raises:
-            NotFiniteError: if a term of it is not finite on some process.
+            NotFiniteError: if one of its terms is not finite on any process.
         """
         if self._values is None:
             return
@@ -62,15 +62,15 @@ class FiniteWatch:
             for name, value, count in zip(self._names, values, bad, strict=True)
             if count and not math.isfinite(value)
         }
-        raise NotFiniteError(_message(self._step, *_of_all(found, self._ids)))
+        raise NotFiniteError(_message(self._step, *_gather_terms(found, self._ids)))
 
 
-def _of_all(found: dict[str, float], ids: Sequence[str]) -> tuple[dict[str, float], list[str]]:
-    """Return the terms that some process found not finite, and the videos of the processes that found one."""
+def _gather_terms(found: dict[str, float], ids: Sequence[str]) -> tuple[dict[str, float], list[str]]:
+    """Gather the terms that are not finite on any process, and the videos of those processes."""
     own = (found, list(dict.fromkeys(name.rsplit(":", 1)[0] for name in ids)) if found else [])
-    if world() == 1:
+    if world_size() == 1:
         return own
-    everyone: list[tuple[dict[str, float], list[str]]] = [own] * world()
+    everyone: list[tuple[dict[str, float], list[str]]] = [own] * world_size()
     dist.all_gather_object(everyone, own)
     terms = {name: value for part, _ in reversed(everyone) for name, value in part.items()}
     return terms, [video for _, videos in everyone for video in videos]
@@ -78,7 +78,7 @@ def _of_all(found: dict[str, float], ids: Sequence[str]) -> tuple[dict[str, floa
 
 def _message(step: int, found: Mapping[str, float], videos: Sequence[str]) -> str:
     terms = ", ".join(f"{name} is {value}" for name, value in found.items())
-    shown = ", ".join(videos[:SHOWN]) + (f" and {len(videos) - SHOWN} more" if len(videos) > SHOWN else "")
+    shown = ", ".join(videos[:MAX_SHOWN]) + (f" and {len(videos) - MAX_SHOWN} more" if len(videos) > MAX_SHOWN else "")
     return (
         f"step {step}: {terms}, expected finite numbers; videos of the batch: {shown}; the checkpoints written before "
         "are whole: lower --model.optimizer.lr, set --trainer.gradient_clip_val, or leave out a damaged video"
@@ -89,16 +89,16 @@ def check_state(step: int, state: Mapping[str, Tensor]) -> None:
     """Refuse weights and buffers that are not finite.
 
     Args:
-        step: steps done.
-        state: state dict; it has the same names on all processes.
+        step: number of finished steps.
+        state: state dict, with the same names on all processes.
 
     Raises:
-        NotFiniteError: naming the first that is not finite.
+        NotFiniteError: naming the first tensor that is not finite.
     """
     floats = {name: value for name, value in state.items() if value.is_floating_point()}
     if not floats:
         return
-    # one number for each tensor, and one wait for all of them
+    # one flag for each tensor and a single transfer: checking one by one would wait for the device each time
     counts = sum_all(torch.stack([(~value.isfinite()).any().float() for value in floats.values()])).tolist()
     bad = [name for name, count in zip(floats, counts, strict=True) if count]
     if bad:

@@ -1,4 +1,4 @@
-"""The built-in contrastive losses: a function of a whole similarity matrix, and the class of each kind."""
+"""The built-in contrastive losses: functions of a similarity matrix, and the class of each kind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def mms(similarity: Tensor, margin: float) -> Tensor:
 
     Args:
         similarity: ``(B, B)``, true pairs on the diagonal.
-        margin: taken from the diagonal.
+        margin: subtracted from the diagonal.
 
     Returns:
         Scalar: row mean plus column mean, at least float32.
@@ -35,7 +35,7 @@ def mms(similarity: Tensor, margin: float) -> Tensor:
 def mil_nce(similarity: Tensor) -> Tensor:
     """MIL-NCE with one positive per clip (Miech et al., CVPR 2020, eq. 1).
 
-    One log-sum-exp over row i and column i together. The true pair stands in both, as in the authors' released code.
+    One log-sum-exp over row i and column i together. It contains the true pair twice, as in the authors' released code.
 
     Args:
         similarity: ``(B, B)``, true pairs on the diagonal.
@@ -66,11 +66,11 @@ def max_margin(similarity: Tensor, margin: float) -> Tensor:
 
     Args:
         similarity: ``(B, B)``, true pairs on the diagonal.
-        margin: by how much a true pair should beat a false one.
+        margin: required difference between a true and a false pair.
 
     Returns:
-        Scalar, mean over the B (B - 1) false pairs (0 when B is 1), at least float32. The released HowTo100M code takes
-        the mean over all B * B entries, the constant diagonal included.
+        Scalar, mean over the B (B - 1) false pairs (0 if B is 1), at least float32. The released HowTo100M code takes
+        the mean over all B * B entries, with the constant diagonal.
     """
     with torch.autocast(similarity.device.type, enabled=False):
         similarity = full_precision(similarity)
@@ -135,17 +135,17 @@ class MaxMargin(TiledContrastiveLoss):
 
 
 KINDS: dict[str, type[ContrastiveLoss]] = {"mms": MMS, "mil_nce": MILNCE, "info_nce": InfoNCE, "max_margin": MaxMargin}
-"""The class of each kind but none."""
+"""The class of each kind except none."""
 
 
 def make_contrastive(config: ContrastiveConfig) -> ContrastiveLoss | None:
-    """Return the loss that the options name; ``None`` for the kind none.
+    """Make the contrastive loss that the options name; ``None`` for the kind none.
 
     Args:
-        config: its kind, or the path of a class of one's own, and its constants.
+        config: options with the kind, or the path of a custom class.
 
     Raises:
-        InputError: if a class of one's own cannot be made.
+        InputError: if a custom class cannot be imported or made.
     """
     found = config.find(ContrastiveLoss, KINDS.get(config.kind))
     return None if found is None else config.make(found, config=config)

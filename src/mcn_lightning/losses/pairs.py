@@ -1,4 +1,4 @@
-"""Which pairs of embeddings a contrastive loss compares, and its other options."""
+"""Options of the contrastive loss, and the pairs of embeddings that it compares."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ MAX_SCALE = 100.0
 
 @dataclass(frozen=True)
 class ContrastiveConfig(ClassOptions, option="--model.loss.contrastive"):
-    """Which contrastive loss, and its constants; the defaults are the released recipe.
+    """Options of the contrastive loss; the defaults are the released recipe.
 
     Args:
         kind: mms (masked margin softmax), mil_nce, info_nce (symmetric, on normalised embeddings), max_margin (ranking
             with a hinge) or none.
-        margin: margin that mms takes from the similarity of a true pair.
+        margin: margin that mms subtracts from the similarity of a true pair.
         normalize: scale embeddings to length 1 for this loss; info_nce always does.
-        temperature: similarities are divided by it (its start value when it is learned).
+        temperature: divisor of the similarities (its initial value if it is learned).
         learn_temperature: make the temperature a parameter, kept at 0.01 or more.
         ranking_margin: margin of max_margin.
         text_video_weight: factor of the pair text and video; 0 leaves the pair out.
         audio_text_weight: factor of the pair audio and text; 0 leaves the pair out.
         audio_video_weight: factor of the pair audio and video; 0 leaves the pair out.
-        audio_text_video_weight: factor of the pair of the joint embedding of audio and text, where the network has one,
-            and video; 0 leaves the pair out.
-        tile: rows and columns of the parts in which the similarity matrix is computed, in clips. On one process a batch
-            of up to this many clips is computed whole; above, memory is saved and each similarity computed twice.
-        exclude_same_cluster: leave other clips of a clip's cluster out of its negatives, once there are clusters.
-        pairs: which modalities are compared, as letters of v, a, t around ``-``: t-va compares the text with the sum of
-            the embeddings of video and audio (AVLnet-Text-Tri's fine-tuning). All pairs of single modalities when not
-            given. Pairs of sums have weight 1. Where embeddings are normalised, so is their sum.
-        class_path: a loss of one's own in place of ``kind``: a subclass of ``losses.ContrastiveLoss``.
-        init_args: its own arguments.
+        audio_text_video_weight: factor of the pair of video and the joint embedding of audio and text, if the network
+            has one; 0 leaves the pair out.
+        tile: rows and columns of a tile of the similarity matrix, in clips. On one process a batch of up to this many
+            clips is computed at once. Larger batches save memory, and each similarity is computed twice.
+        exclude_same_cluster: exclude other clips of a clip's cluster from its negatives, once there are clusters.
+        pairs: modalities that are compared, as letters of v, a, t around ``-``. t-va compares the text with the sum of
+            the embeddings of video and audio (AVLnet-Text-Tri's fine-tuning). The default is all pairs of single
+            modalities. Pairs of sums have weight 1. If embeddings are normalised, so is their sum.
+        class_path: a custom loss in place of ``kind``: a subclass of ``losses.ContrastiveLoss``.
+        init_args: arguments of the custom loss.
     """
 
     kind: Literal["mms", "mil_nce", "info_nce", "max_margin", "none"] = "mms"
@@ -75,33 +75,33 @@ class ContrastiveConfig(ClassOptions, option="--model.loss.contrastive"):
         return self.class_path is not None or self.kind != "none"
 
     def weighted_pairs(self, embeddings: Iterable[str]) -> dict[tuple[str, str], float]:
-        """Return the pairs of these embeddings, or sums of them, that the loss compares, with their weights.
+        """Return the pairs of embeddings, or of their sums, that the loss compares, with their weights.
 
         Args:
-            embeddings: names of the embeddings that are there.
+            embeddings: names of the available embeddings.
 
         Returns:
-            The weight of each pair of names; the name of a sum has a ``+`` between those of its parts.
+            Weights by pair of names. The name of a sum joins the names of its parts by ``+``.
         """
         present = set(embeddings) if self.active else set()
         found = {}
-        for pair in self._wanted(present):
+        for pair in self._requested(present):
             weight = getattr(self, "{}_{}_weight".format(*pair), 1.0)
             if weight > 0 and present.issuperset(parts_of(pair)):
                 found[pair] = weight
         return found
 
     def check_pairs(self, embeddings: Iterable[str]) -> None:
-        """Check that every pair that was asked for can be compared.
+        """Check that every requested pair can be compared.
 
         Args:
-            embeddings: names of the embeddings that a network gives.
+            embeddings: names of the network's embeddings.
 
         Raises:
-            InputError: if a pair needs another one.
+            InputError: if a pair needs another embedding.
         """
         names = set(embeddings)
-        wanted = [] if self.pairs is None or not self.active else self._wanted(names)
+        wanted = [] if self.pairs is None or not self.active else self._requested(names)
         for text, pair in zip(self.pairs or (), wanted, strict=False):
             if absent := [name for name in parts_of(pair) if name not in names]:
                 raise InputError(
@@ -109,26 +109,26 @@ class ContrastiveConfig(ClassOptions, option="--model.loss.contrastive"):
                     f"which needs {' and '.join(absent)}; leave it out, or see --data.modalities and --model.weights"
                 )
 
-    def _wanted(self, embeddings: Collection[str]) -> Sequence[tuple[str, str]]:
+    def _requested(self, embeddings: Collection[str]) -> Sequence[tuple[str, str]]:
         if self.pairs is None:
             return PAIRS
         return [as_names(pair, "audio_text" in embeddings) for pair in self.pairs]
 
 
 def parts_of(pair: tuple[str, str]) -> list[str]:
-    """Return the names of all embeddings of a pair, those in a sum each."""
+    """Return the names of all embeddings of a pair, with the parts of sums."""
     return [name for side in pair for name in side.split("+")]
 
 
 def as_names(pair: str, joint: bool) -> tuple[str, str]:
-    """Return the names of the two sides of a pair in letters, in the order of ``PAIRS`` where it is one of these.
+    """Return the names of the two sides of a pair, in the order of ``PAIRS`` if it is one of these.
 
     Args:
         pair: letters of v, a, t around ``-``.
-        joint: audio and text have one joint embedding.
+        joint: whether audio and text have one joint embedding.
 
     Raises:
-        InputError: if it is not of that form.
+        InputError: if the pair does not have that form.
     """
     sides = pair.split("-") if isinstance(pair, str) else []
     letters = "".join(sides)

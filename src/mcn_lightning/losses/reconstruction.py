@@ -1,4 +1,4 @@
-"""The reconstruction loss: an embedding should still tell what it was made of."""
+"""The reconstruction loss: the input of a branch is predicted from its embedding."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcn_lightning.distributed import Presence, row_counts, total, world
+from mcn_lightning.distributed import Presence, row_counts, sum_with_gradient, world_size
 from mcn_lightning.losses.tiled import full_precision
 
 
@@ -19,18 +19,18 @@ def reconstruction_loss(
     counts: Sequence[int] | None = None,
     present: Presence | None = None,
 ) -> dict[str, Tensor]:
-    """Mean squared error of each modality (MCN, Chen et al., ICCV 2021).
+    """Compute the mean squared error of each modality (MCN, Chen et al., ICCV 2021).
 
     Args:
-        reconstructions: what the heads made of this process's clips, ``(n, width)`` for each modality.
-        targets: what they should have made, shaped alike.
-        detach_targets: stop the gradient at the targets (the released code does not).
-        counts: clips of every process from ``distributed.row_counts``, which is asked when they are not given.
-        present: which clips have which modality, where some lack one; the rows are then of those that have it.
+        reconstructions: outputs of the heads for this process's clips, ``(n, width)`` for each modality.
+        targets: inputs to reconstruct, of the same shapes.
+        detach_targets: whether to stop the gradient at the targets (the released code does not).
+        counts: clips of each process; by default from ``distributed.row_counts``.
+        present: which clips have which modality, if some lack one. The rows are then those of clips that have it.
 
     Returns:
-        A scalar for each modality, mean over features and the clips of all processes that have it, at least float32;
-        none for a modality that no clip has.
+        A scalar for each modality that any clip has, at least float32: the mean over features and over the clips of all
+        processes that have it.
     """
     terms = {}
     for name, made in reconstructions.items():
@@ -45,7 +45,7 @@ def reconstruction_loss(
 
 
 def _mean_squared_error(made: Tensor, target: Tensor, counts: Sequence[int] | None) -> Tensor:
-    if world() == 1:
+    if world_size() == 1:
         return F.mse_loss(made, target)
     counts = row_counts(len(made), made.device) if counts is None else counts
-    return total(F.mse_loss(made, target, reduction="sum")) / (sum(counts) * made.shape[1])
+    return sum_with_gradient(F.mse_loss(made, target, reduction="sum")) / (sum(counts) * made.shape[1])

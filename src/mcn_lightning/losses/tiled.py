@@ -1,11 +1,11 @@
-"""What a contrastive loss needs of a similarity matrix that is never held whole, in any one process or tile.
+"""Contrastive losses in tiles of the similarity matrix, which is never held whole.
 
 Every process computes the rows of its own clips, ``X_own Y^T`` with the ``Y`` of all processes, one tile after another.
-Nothing of a tile is kept: the backward pass computes it again from the embeddings. So the memory grows with the
-embeddings ``B * D`` and the square of the tile, not with ``B * B``.
+Tiles are not kept: the backward pass computes them again from the embeddings. So the memory grows with the embeddings
+``B * D`` and the square of the tile, not with ``B * B``.
 
-Values are those of the whole matrix, the same on every process; gradients are the part of the process (``distributed``
-says how these add up).
+Values are those of the whole matrix and the same on every process. Gradients are the part of the process (see
+``distributed``).
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mcn_lightning.distributed import gather_rows, rank, total, world
+from mcn_lightning.distributed import gather_rows, rank, sum_with_gradient, world_size
 
 LOWEST_EXPONENT = -60.0
-"""Below it, exp() is held at 9e-27, which no sum with a 1 in it can tell from 0, not even of 10^9 terms in float64.
+"""Lowest exponent: exp() of it is 9e-27, which does not change a sum with a 1, even of 10^9 terms in float64.
 
-Dot products of unscaled embeddings spread so wide that many a softmax weight is a denormal number, at which a CPU's
-matrix products are some 30 times slower.
+Dot products of unscaled embeddings differ so much that many softmax weights would be denormal numbers. With these a
+CPU's matrix products are about 30 times slower.
 """
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """Return a float32 tensor, or the float64 tensor as it is."""
+    """Convert a tensor to float32, unless it is float64."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def product_precision(x: Tensor, y: Tensor) -> torch.dtype:
-    """Return the precision of dot products: as autocast says, but float32 in place of float16, which they overflow."""
+    """Return the precision of dot products: that of autocast, but float32 for float16, in which they overflow."""
     dtype, device = torch.promote_types(x.dtype, y.dtype), x.device.type
     if dtype == torch.float64:
         return dtype
@@ -46,14 +46,14 @@ def product_precision(x: Tensor, y: Tensor) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Tiling:
-    """How the rows of this process are cut.
+    """The division of this process's rows into tiles.
 
     Args:
-        counts: clips of every process.
+        counts: clips of each process.
         size: rows and columns of a tile.
-        precision: precision of the dot products.
-        clusters: cluster of every clip of all processes ``(B,)``: clips of one cluster are not compared; those with a
-            negative number are in none.
+        precision: of the dot products.
+        clusters: cluster of every clip of all processes ``(B,)``, negative for none. Clips of one cluster are not
+            compared.
     """
 
     counts: Sequence[int]
@@ -63,20 +63,21 @@ class Tiling:
 
     @property
     def own(self) -> slice:
-        """Where the clips of this process stand among those of all."""
+        """Rows of this process's clips among those of all processes."""
         first = sum(self.counts[: rank()])
         return slice(first, first + self.counts[rank()])
 
 
 class Tile(NamedTuple):
-    """A part of the similarity matrix.
+    """A tile of the similarity matrix.
 
     Args:
-        rows: which of the own clips, by their place among these.
-        columns: which of all clips.
-        values: similarities ``(rows, columns)``, at least float32; far below all others where clips are not compared.
-        true: the true pairs among them, a view of ``values``.
-        true_rows: which of the own clips these pairs belong to.
+        rows: rows of the tile among this process's clips.
+        columns: columns of the tile among all clips.
+        values: similarities ``(rows, columns)``, at least float32; far below all others for clips that are not
+            compared.
+        true: the true pairs in the tile, a view of ``values``.
+        true_rows: rows of these pairs among this process's clips.
     """
 
     rows: slice
@@ -87,12 +88,12 @@ class Tile(NamedTuple):
 
 
 def tiles(x: Tensor, y: Tensor, tiling: Tiling) -> Iterator[Tile]:
-    """Yield the tiles of ``x y^T``, freshly computed, so that they may be overwritten.
+    """Yield the tiles of ``x y^T``. The caller may overwrite them.
 
     Args:
-        x: own embeddings ``(n, D)``.
+        x: this process's embeddings ``(n, D)``.
         y: embeddings of all clips ``(B, D)``.
-        tiling: how to cut.
+        tiling: size of the tiles.
     """
     first, size = tiling.own.start, tiling.size
     for top in range(0, len(x), size):
@@ -104,7 +105,7 @@ def tiles(x: Tensor, y: Tensor, tiling: Tiling) -> Iterator[Tile]:
             if tiling.clusters is not None:
                 own = tiling.clusters[first + rows.start : first + rows.stop]
                 kept = true.clone()
-                # not -inf: a row of nothing but that has no finite log-sum-exp
+                # not -inf: a row with -inf alone has no finite log-sum-exp
                 same = (own[:, None] == tiling.clusters[columns]) & (own >= 0)[:, None]
                 values.masked_fill_(same, torch.finfo(values.dtype).min / 4)
                 true.copy_(kept)
@@ -113,7 +114,7 @@ def tiles(x: Tensor, y: Tensor, tiling: Tiling) -> Iterator[Tile]:
 
 
 def exp_of_difference(values: Tensor, other: Tensor, out: Tensor | None = None) -> Tensor:
-    """Return ``exp(values - other)``, where it is too small to matter not exactly."""
+    """Return ``exp(values - other)``, with a lower bound that is too small to matter."""
     return torch.sub(values, other, out=out).clamp_(min=LOWEST_EXPONENT).exp_()
 
 
@@ -140,7 +141,7 @@ class _Normalizers(torch.autograd.Function):
                 true[tile.true_rows] = tile.true
                 row[tile.rows] = torch.logaddexp(row[tile.rows], log_sum_exp(tile.values, 1))
                 column[tile.columns] = torch.logaddexp(column[tile.columns], log_sum_exp(tile.values, 0))
-            column = gather_rows(column[None], [1] * world()).logsumexp(0)
+            column = gather_rows(column[None], [1] * world_size()).logsumexp(0)
             everyone = gather_rows(torch.stack([row, true], 1), tiling.counts)
         ctx.save_for_backward(x, y, row, column)
         ctx.margin, ctx.tiling = margin, tiling
@@ -175,8 +176,8 @@ def normalizers(x: Tensor, y: Tensor, margin: float, tiling: Tiling) -> tuple[Te
     Args:
         x: own embeddings ``(n, D)``, at least float32.
         y: embeddings of all clips ``(B, D)`` from ``gather_summed``.
-        margin: taken from the diagonal.
-        tiling: how to cut.
+        margin: subtracted from the diagonal.
+        tiling: size of the tiles.
 
     Returns:
         Three vectors ``(B,)``, the same on every process.
@@ -185,7 +186,7 @@ def normalizers(x: Tensor, y: Tensor, margin: float, tiling: Tiling) -> tuple[Te
 
 
 class _Hinge(torch.autograd.Function):
-    """See ``hinge``; gives the part of this process's rows, and computes every tile again in the backward pass."""
+    """See ``hinge``. It sums over this process's rows; the backward pass computes every tile again."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, true: Tensor, margin: float, tiling: Tiling) -> Tensor:  # type: ignore[override]
@@ -229,10 +230,10 @@ def hinge(x: Tensor, y: Tensor, true: Tensor, margin: float, tiling: Tiling) -> 
         x: own embeddings ``(n, D)``, at least float32.
         y: embeddings of all clips ``(B, D)`` from ``gather_summed``.
         true: similarities of the true pairs of all clips ``(B,)`` from ``gather_summed``.
-        margin: by how much a true pair should beat a false one.
-        tiling: how to cut.
+        margin: required difference between a true and a false pair.
+        tiling: size of the tiles.
 
     Returns:
         Scalar, the same on every process.
     """
-    return total(_Hinge.apply(x, y, true, margin, tiling))
+    return sum_with_gradient(_Hinge.apply(x, y, true, margin, tiling))

@@ -1,4 +1,4 @@
-"""Measures of embeddings and clusters: pure functions, and torchmetrics classes around them."""
+"""Metrics of embeddings and clusters: pure functions, and torchmetrics classes around them."""
 
 from mcn_lightning.metrics.alignment import align, foreground_mean, frame_accuracy, frame_labels, segment_overlap
 from mcn_lightning.metrics.clustering import (

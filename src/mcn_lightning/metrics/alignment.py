@@ -1,4 +1,4 @@
-"""Alignment of a video to its ordered transcript, and measures of it.
+"""Alignment of a video to its ordered transcript, and metrics of the alignment.
 
 Here T counts the frames of a video and L the entries of its transcript.
 """
@@ -17,23 +17,23 @@ def align(log_probs: np.ndarray, mean_lengths: np.ndarray | None = None) -> IntA
 
     Maximises the sum of the frames' log-probabilities and, with ``mean_lengths``, of the logarithm of a Poisson
     distribution of each length, ``l log(mean) - mean - log(l!)`` (Richard et al., "NeuralNetwork-Viterbi", CVPR 2018).
-    No beam and no steps of several frames: the maximum is exact up to the rounding of float64. Of alignments
-    that come out equal, the one whose last entry starts first is returned, then the one whose last but one does, and so
-    on; real-valued scores that are equal on paper may differ by rounding.
+    There is no beam and no stride, so the maximum is exact up to the rounding of float64. Of equal alignments, the one
+    whose last entry starts first is returned. If those are equal too, the entry before the last one decides, and so on.
+    Scores that are equal in exact arithmetic may differ by rounding.
 
-    Takes of the order of ``L T`` operations without lengths and of ``L T log T`` with them, and ``L T`` memory.
+    It takes O(L T) operations without lengths, O(L T log T) with them, and O(L T) memory.
 
-    The score of a run is a difference of sums from the first frame, in which a log-probability as small as -1e15 would
-    drown the others: say that a frame cannot belong to an entry by -inf.
+    The score of a run is a difference of sums from the first frame. A log-probability as small as -1e15 would make the
+    others vanish in it, so use -inf for a frame that cannot belong to an entry.
 
     Args:
-        log_probs: log-probability of each frame under each entry, in the transcript's order, ``(T, L)``; an entry
-            that comes twice has two columns. -inf is allowed, and values above 0 (densities).
+        log_probs: log-probability of each frame under each entry, in the transcript's order, ``(T, L)``. An entry that
+            occurs twice has two columns. -inf is allowed, and values above 0 (densities).
         mean_lengths: mean length of each entry in frames, ``(L,)``, above 0. By default all lengths are equally likely.
 
     Returns:
-        Boundaries in frames, ``(L + 1,)`` int64 from 0 to T, strictly increasing: entry i takes the frames from
-        ``boundaries[i]`` up to and without ``boundaries[i + 1]``.
+        Boundaries in frames, ``(L + 1,)`` int64 from 0 to T, strictly increasing. Entry i takes the frames from
+        ``boundaries[i]`` to ``boundaries[i + 1]``, the end excluded.
 
     Raises:
         ValueError: if shapes do not fit, there are fewer frames than entries, a value is NaN or +inf, a mean length is
@@ -43,8 +43,8 @@ def align(log_probs: np.ndarray, mean_lengths: np.ndarray | None = None) -> IntA
     frames, entries = scores.shape
     tables = _length_scores(frames, lengths, entries)
     forbidden = scores == -np.inf
-    # sums[i, t]: score of the frames before t; places[i, s] and places[i, t] differ by the length of the run from s to
-    # t, or by more than T where an impossible frame lies in between
+    # sums[i, t] is the score of the frames before t. places[i, t] - places[i, s] is the length of the run from s to t,
+    # or more than T if an impossible frame lies in between
     sums = np.zeros((entries, frames + 1))
     with np.errstate(over="ignore"):
         np.cumsum(np.where(forbidden, 0.0, scores).T, axis=1, out=sums[:, 1:])
@@ -53,9 +53,9 @@ def align(log_probs: np.ndarray, mean_lengths: np.ndarray | None = None) -> IntA
     places = np.tile(np.arange(frames + 1), (entries, 1))
     places[:, 1:] += (frames + 1) * np.cumsum(forbidden.T, axis=1)
 
-    best = np.full(frames + 1, -np.inf)  # of the entries so far, when they end at each frame
+    best = np.full(frames + 1, -np.inf)  # best score of the entries so far, if they end at each frame
     best[0] = 0
-    gains = []  # of a start at each frame: best before it, less the sum that does not belong to the run
+    gains = []  # for a start at each frame: best score before it, minus the sum before the run
     for i in range(entries):
         gains.append(best[:-1] - sums[i, :-1])
         if i < entries - 1:
@@ -94,9 +94,9 @@ def _checked(log_probs: np.ndarray, mean_lengths: np.ndarray | None) -> tuple[Fl
 
 
 def _length_scores(frames: int, lengths: FloatArray | None, entries: int) -> FloatArray:
-    """Log-probability of each length from 0 to T + 1, ``(L, T + 2)``, -inf for 0 and T + 1, which no run has.
+    """Log-probability of each length from 0 to T + 1, ``(L, T + 2)``. 0 and T + 1 are impossible and have -inf.
 
-    The term ``-mean``, the same for all lengths, is left out.
+    The term ``-mean`` is left out, as it is the same for all lengths.
     """
     table = np.zeros((entries, frames + 2))
     if lengths is not None:
@@ -107,8 +107,8 @@ def _length_scores(frames: int, lengths: FloatArray | None, entries: int) -> Flo
 
 
 def _best_runs(gain: FloatArray, place: IntArray, table: FloatArray) -> FloatArray:
-    """Largest gain among the starts that each end 0 to T allows, ``(T + 1,)``; all lengths are equally likely."""
-    # complex numbers are ordered by their real part first: a start behind an impossible frame outdoes all before it
+    """Largest gain among the possible starts of each end 0 to T, ``(T + 1,)``; all lengths are equally likely."""
+    # complex numbers compare by their real part first: a start after an impossible frame exceeds all starts before it
     ordered = np.empty(len(gain), dtype=np.complex128)
     ordered.real, ordered.imag = place[:-1] - np.arange(len(gain)), gain
     best = np.full(len(place), -np.inf)
@@ -120,17 +120,18 @@ def _best_runs(gain: FloatArray, place: IntArray, table: FloatArray) -> FloatArr
 def _best_runs_with_lengths(gain: FloatArray, place: IntArray, table: FloatArray) -> FloatArray:
     """Largest sum of a start's gain and the run's length score for each end 0 to T, ``(T + 1,)``.
 
-    The score is concave in the length, so that of two starts the later one, once better, stays better as the end moves
-    on: the best start never moves back (Aggarwal et al., "Geometric applications of a matrix-searching algorithm",
-    Algorithmica 1987). Impossible frames keep this true, for they only forbid starts too early for an end and for all
-    ends after it. So the best starts of two ends bound that of the end half-way: each of log2(T) rounds halves all
-    gaps between known ends in about 2 T trials. Ends without a possible start have no best one and are left out.
+    The score is concave in the length. So of two starts the later one, once better, stays better as the end grows: the
+    best start never moves back (Aggarwal et al., "Geometric applications of a matrix-searching algorithm", Algorithmica
+    1987). This holds with impossible frames too, as a start that they forbid stays forbidden for all later ends. So the
+    best starts of two ends bound that of the end half-way. Each of log2(T) rounds halves all gaps between known ends in
+    about 2 T trials. Ends without a possible start are left out.
     """
     frames = len(gain)
     best = np.full(frames + 1, -np.inf)
     ends = _possible_ends(gain, place)
     stride = 1 << len(ends).bit_length()
-    known = np.array([0, frames - 1])  # best starts of ends[k * stride - 1] for k = 1, 2, ... between two outer bounds
+    # best starts of ends[k * stride - 1] for k = 1, 2, ..., with a lower and an upper bound around them
+    known = np.array([0, frames - 1])
     while stride > 1:
         stride //= 2
         middle = ends[np.minimum(np.arange(stride, 2 * stride * (len(known) - 1), 2 * stride), len(ends)) - 1]
@@ -156,10 +157,10 @@ def _possible_ends(gain: FloatArray, place: IntArray) -> IntArray:
 
 
 def frame_labels(boundaries: np.ndarray) -> IntArray:
-    """Entry that each frame belongs to.
+    """Return the entry that each frame belongs to.
 
     Args:
-        boundaries: what `align` returns, ``(L + 1,)`` integers from 0 to T, not decreasing.
+        boundaries: result of `align`, ``(L + 1,)`` integers from 0 to T, not decreasing.
 
     Returns:
         Index of the entry, ``(T,)`` int64.
@@ -177,13 +178,13 @@ def frame_labels(boundaries: np.ndarray) -> IntArray:
 
 
 def segment_overlap(aligned: np.ndarray, annotated: np.ndarray) -> tuple[FloatArray, FloatArray]:
-    """Overlap of each entry's aligned segment D with its annotated segment G.
+    """Return the overlap of each entry's aligned segment D with its annotated segment G.
 
-    ``IoU = |G and D| / |G or D|`` and ``IoD = |G and D| / |D|``, as lengths of intervals (Bojanowski et al., "Weakly
-    supervised action labeling in videos under ordering constraints", ECCV 2014, for the latter).
+    ``IoU = |G and D| / |G or D|`` and ``IoD = |G and D| / |D|``, as lengths of intervals. IoD is from Bojanowski et
+    al., "Weakly supervised action labeling in videos under ordering constraints", ECCV 2014.
 
     Args:
-        aligned: start and end of each D, ``(L, 2)``, in seconds or frames; of boundaries b these are
+        aligned: start and end of each D, ``(L, 2)``, in seconds or frames. For boundaries b this is
             ``np.column_stack([b[:-1], b[1:]])``.
         annotated: start and end of each G, ``(L, 2)``, in the same unit.
 
@@ -208,14 +209,14 @@ def segment_overlap(aligned: np.ndarray, annotated: np.ndarray) -> tuple[FloatAr
 
 
 def foreground_mean(overlaps: np.ndarray, background: np.ndarray) -> float:
-    """Mean over a video's entries without the background.
+    """Return the mean over a video's entries without the background.
 
     Args:
         overlaps: of each entry, such as the IoU of `segment_overlap`, ``(L,)``.
         background: which entries are background, ``(L,)`` bool.
 
     Returns:
-        In the unit of ``overlaps``; NaN for a video that has nothing but background.
+        In the unit of ``overlaps``; NaN for a video with background only.
 
     Raises:
         ValueError: if the shapes differ or the mask is not bool.
@@ -228,12 +229,12 @@ def foreground_mean(overlaps: np.ndarray, background: np.ndarray) -> float:
 
 
 def frame_accuracy(predicted: np.ndarray, truth: np.ndarray, ignore: int | None = None) -> float:
-    """Share of a video's frames whose class is right ("mean over frames").
+    """Return the share of a video's frames with the right class ("mean over frames").
 
     Args:
         predicted: class of each frame, ``(T,)`` integers.
         truth: annotated class of each frame, ``(T,)`` integers.
-        ignore: class whose frames (by ``truth``) are left out, such as the background. By default none.
+        ignore: class whose frames (by ``truth``) are left out, such as the background. By default no class.
 
     Returns:
         In per cent; NaN where no frame is left.

@@ -1,4 +1,4 @@
-"""How well clusters agree with known labels."""
+"""Metrics of cluster assignments against known labels."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from mcn_lightning.metrics.items import concatenated, first_of_each, gather_rows
 
 
 def _contingency(assignments: Tensor, labels: Tensor) -> Tensor:
-    """Number of items of each label in each non-empty cluster, ``(clusters, labels)`` float64 on the CPU."""
+    """Return the number of items of each label in each non-empty cluster, ``(clusters, labels)`` float64 on the CPU."""
     _check_lengths(assignments, labels)
-    from sklearn.metrics.cluster import contingency_matrix  # late, as it takes a quarter of a second
+    from sklearn.metrics.cluster import contingency_matrix  # imported here, as it takes a quarter of a second
 
     return torch.from_numpy(contingency_matrix(assignments.cpu().numpy(), labels.cpu().numpy())).double()
 
@@ -28,7 +28,7 @@ def _check_lengths(assignments: Tensor, labels: Tensor) -> None:
 
 
 def purity(assignments: Tensor, labels: Tensor) -> Tensor:
-    """Fraction of the items that carry the most frequent label of their cluster.
+    """Return the share of items that have the most frequent label of their cluster.
 
     Args:
         assignments: cluster of each item, ``(B,)`` int64.
@@ -45,7 +45,7 @@ def purity(assignments: Tensor, labels: Tensor) -> Tensor:
 
 
 def mean_entropy(assignments: Tensor, labels: Tensor) -> Tensor:
-    """Entropy of the labels in a cluster, averaged over the non-empty clusters with equal weight.
+    """Return the entropy of the labels in a cluster, averaged over the non-empty clusters with equal weight.
 
     Args:
         assignments: cluster of each item, ``(B,)`` int64.
@@ -62,9 +62,9 @@ def mean_entropy(assignments: Tensor, labels: Tensor) -> Tensor:
 
 
 def adjusted_rand_index(assignments: Tensor, labels: Tensor) -> Tensor:
-    """Agreement of two partitions over pairs of items, corrected for chance (Hubert and Arabie 1985).
+    """Return the agreement of two partitions over pairs of items, corrected for chance (Hubert and Arabie 1985).
 
-    This is scikit-learn's. That of torchmetrics overflows from about 50,000 items.
+    It uses scikit-learn, as the function of torchmetrics overflows from about 50,000 items.
 
     Args:
         assignments: cluster of each item, ``(B,)`` int64.
@@ -83,7 +83,7 @@ def adjusted_rand_index(assignments: Tensor, labels: Tensor) -> Tensor:
 
 
 def cluster_quality(assignments: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Compare clusters with known labels.
+    """Compute all metrics of cluster assignments against known labels.
 
     Args:
         assignments: cluster of each item, ``(B,)`` int64.
@@ -97,7 +97,7 @@ def cluster_quality(assignments: Tensor, labels: Tensor) -> dict[str, Tensor]:
         ValueError: if the lengths differ or there is no item.
     """
     assignments, labels = assignments.cpu(), labels.cpu()
-    # torchmetrics builds a sparse table, and torch warns unless the check of sparse tensors is on or off by choice
+    # torchmetrics builds a sparse table, and torch warns unless the check of sparse tensors is set explicitly
     with torch.sparse.check_sparse_tensor_invariants():
         nmi = normalized_mutual_info_score(assignments, labels, average_method="arithmetic")
     found = {
@@ -110,7 +110,7 @@ def cluster_quality(assignments: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 class ClusterQuality(Metric):
-    """Agreement of cluster assignments with known labels over all items seen, each id once.
+    """Metrics of cluster assignments against known labels over all items seen, each id once.
 
     Args:
         **kwargs: of ``torchmetrics.Metric``.
@@ -150,10 +150,10 @@ class ClusterQuality(Metric):
         self.labels.append(labels.detach().long())
 
     def compute(self) -> dict[str, Tensor]:
-        """Return what ``cluster_quality`` does.
+        """Return the result of ``cluster_quality``.
 
         Raises:
-            ValueError: if nothing was seen.
+            ValueError: without any item.
         """
         once = first_of_each(concatenated(self.ids, "ClusterQuality"))
         assignments, labels = (concatenated(rows, "ClusterQuality")[once] for rows in (self.assignments, self.labels))
@@ -161,10 +161,10 @@ class ClusterQuality(Metric):
 
 
 class LabelledFeatures(Metric):
-    """The features and labels of all items, each id once, from every process.
+    """Features and labels of all items, each id once, gathered from every process.
 
-    What is made of them, for instance a clustering, is the caller's: ``compute`` gives features ``(N, D)`` and labels
-    ``(N,)`` in an order that does not depend on batches and processes.
+    ``compute`` returns features ``(N, D)`` and labels ``(N,)``. Their order does not depend on batches and processes,
+    so that a clustering of them does not either.
     """
 
     full_state_update = False
@@ -200,7 +200,7 @@ class LabelledFeatures(Metric):
         """Return the features and the labels.
 
         Raises:
-            ValueError: if nothing was seen.
+            ValueError: without any item.
         """
         once = first_of_each(concatenated(self.ids, "LabelledFeatures"))
         features, labels = (concatenated(rows, "LabelledFeatures") for rows in (self.features, self.labels))

@@ -1,4 +1,4 @@
-"""Directions of retrieval, such as ``t->va``: which modalities ask, and which ones answer."""
+"""Directions of retrieval, such as ``t->va``: the modalities of the queries and of the gallery."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def parse_direction(direction: str, option: str = "--retrieval.directions") -> t
 
     Args:
         direction: letters of v, a, t around ``->``.
-        option: what the message calls it.
+        option: its name in the message.
 
     Raises:
-        InputError: if it is not of that form.
+        InputError: if it does not have that form.
     """
     query, arrow, gallery = direction.partition("->")
     valid = all(side and set(side) <= set(LETTERS) and len(set(side)) == len(side) for side in (query, gallery))
-    valid = valid and not set(query) & set(gallery)  # what is asked for must not be in the question
+    valid = valid and not set(query) & set(gallery)  # a modality on both sides would retrieve itself
     if not arrow or not valid:
         raise InputError(f"{option}: expected letters of v, a, t around '->', as in t->va, found {direction!r}")
     return [LETTERS[letter] for letter in query], [LETTERS[letter] for letter in gallery]
@@ -43,7 +43,7 @@ def embedding_names(names: Sequence[str], joint: bool) -> list[str]:
         joint: whether audio and text have one joint embedding.
 
     Raises:
-        InputError: if they have and only one of the two is named.
+        InputError: if only one of audio and text is named, although they have a joint embedding.
     """
     if not joint:
         return list(names)
@@ -67,7 +67,7 @@ def possible_directions(
     """Return the directions that are evaluated with a network; see ``divide_directions``.
 
     Raises:
-        InputError: if none is possible, or one that is wanted needs half of a joint embedding.
+        InputError: if none is possible, or a requested one needs only a part of a joint embedding.
     """
     chosen, left_out = divide_directions(wanted, defaults, modalities, joint, option)
     if chosen:
@@ -86,21 +86,21 @@ def divide_directions(
     joint: bool = False,
     option: str = "--retrieval.directions",
 ) -> tuple[list[str], dict[str, list[str]]]:
-    """Divide directions into those that are evaluated with a network, and those that it cannot serve.
+    """Divide directions into those that a network can evaluate, and those that it cannot.
 
     Args:
-        wanted: what the user asks for; ``None`` for the defaults.
-        defaults: directions without a wish; where none is possible for a joint embedding of audio and text, v->ta and
-            ta->v.
-        modalities: those of the network.
-        joint: whether its audio and text have one joint embedding.
-        option: what messages call the wish.
+        wanted: requested directions; ``None`` for the defaults.
+        defaults: directions without a request. If a joint embedding of audio and text allows none of them, v->ta and
+            ta->v are used.
+        modalities: of the network.
+        joint: whether audio and text have one joint embedding.
+        option: name of the request in messages.
 
     Returns:
-        The directions that are evaluated, and those left out by the modality that they need and the network lacks.
+        The directions that are evaluated, and the others by the modality that the network lacks.
 
     Raises:
-        InputError: if a direction that is wanted needs half of a joint embedding of audio and text.
+        InputError: if a requested direction needs only a part of a joint embedding of audio and text.
     """
     chosen: list[str] = []
     left_out: dict[str, list[str]] = {}
@@ -116,7 +116,7 @@ def divide_directions(
         except InputError as error:
             if wanted:
                 raise InputError(f"{option}: {direction}: {error}") from None
-            continue
+            continue  # the user did not ask for this default
         chosen.append(direction)
     if not chosen and not wanted and joint and set(modalities) == set(LETTERS.values()):
         return list(JOINT_DIRECTIONS), {}
@@ -126,10 +126,10 @@ def divide_directions(
 def clips_of_sides(
     present: Mapping[str, Tensor] | None, direction: str, joint: bool
 ) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """Return which clips have the query and which the gallery item of a direction, ``(B,)`` bool on the CPU each.
+    """Return which clips have a query and which have a gallery item, each ``(B,)`` bool on the CPU.
 
     Args:
-        present: which clips have each embedding; ``None`` where all have all, and in the result then.
+        present: which clips have each embedding. ``None`` if all clips have all; the result is then ``None`` twice.
         direction: letters around ``->``.
         joint: whether audio and text have one joint embedding.
     """
@@ -143,6 +143,6 @@ def clips_of_sides(
 
 
 def captions_side(direction: str) -> Literal["queries", "gallery"] | None:
-    """Return on which side of a direction the captions stand, each of which counts where a clip has several."""
+    """Return the side of a direction on which each of several captions of a clip counts, if one side has text."""
     queries, gallery = parse_direction(direction)
     return "queries" if "text" in queries else "gallery" if "text" in gallery else None

@@ -1,4 +1,4 @@
-"""Retrieval of whole videos by the captions of their clips, as on YouCook2, with ties counted as chance breaks them.
+"""Retrieval of whole videos by the captions of their clips, as on YouCook2. Ties count with their expected value.
 
 Letters: N clips; Q captions, one a clip or more; V videos; D embedding width; B captions or videos at a time.
 """
@@ -22,10 +22,10 @@ from mcn_lightning.metrics.ties import (
     rows_at_once,
 )
 
-# votes that differ by less are equal: shares of a vote, such as three times 1/3, do not add up exactly
-LEAST_VOTE = 2.0**-32
-# most scores that are ranked and made votes of at a time, so that masks and shares take little memory
-PIECE = 2**20
+# votes that differ by less are equal: shares of a vote, such as three times 1/3, do not sum exactly
+VOTE_TOLERANCE = 2.0**-32
+# most scores ranked and counted at a time, so that masks and shares of votes take little memory
+MAX_BLOCK_SCORES = 2**20
 
 
 @torch.no_grad()
@@ -37,29 +37,31 @@ def full_video_metrics(
     chunk: int = 1024,
     clips: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Find clips and whole videos from single captions and from all captions of a video.
+    """Evaluate retrieval of clips and whole videos from single captions, and from all captions of a video.
 
-    The settings of AVLnet (Rouditchenko et al., 2020) and MCN (Chen et al., ICCV 2021) on YouCook2, with dot-product
-    scores. Query i is the caption of clip i, unless ``clips`` tells whose it is.
+    The settings are those of AVLnet (Rouditchenko et al., 2020) and MCN (Chen et al., ICCV 2021) on YouCook2, with
+    dot-product scores. Query i is the caption of clip i, unless ``clips`` gives its clip.
 
-    * ``caption_clip``: a caption ranks the N clips; what `RetrievalRecall` gives.
+    * ``caption_clip``: a caption ranks the N clips, as in `RetrievalRecall`.
     * ``caption_video``: a caption ranks the V videos by the best score among the clips of each.
-    * ``caption_video_by_clips``: the released reading of the same. A hit at k is a clip of the true video among the k
-      clips with the highest scores: k clips, which come from k videos at most, so it is never above ``caption_video``
-      unless scores tie. Its rank is that of the best clip of the true video among all clips.
+    * ``caption_video_by_clips``: how the released code computes this. A hit at k is a clip of the true video among the
+      k clips with the highest scores. These come from at most k videos, so it is never above ``caption_video`` unless
+      scores tie. Its rank is that of the best clip of the true video among all clips.
     * ``captions_video``: all captions of a video rank the videos by the best clip score of each, averaged over the
       captions.
-    * ``video_votes``: each caption of a video votes for its first k videos; the true video is to be among the k videos
+    * ``video_votes``: each caption of a video votes for its first k videos. A hit is the true video among the k videos
       with the most votes.
-    * ``clip_votes``: the same, but each caption votes for the videos of its first k clips, a vote a clip.
+    * ``clip_votes``: each caption votes for the videos of its first k clips, with one vote for each clip.
 
-    The first three are averaged over captions, the others over videos. Ties do not help. Where candidates are ranked
-    the rank is the mean over all orders of those that tie. Where they vote, candidates that tie for the last places of
-    a caption share its votes for these, and a video that ties for the last of the k places counts as its chance to get
-    one; a video without votes is never found. The released code leaves both to the order that sorting happens to give.
+    The first three are averaged over captions, the others over videos.
 
-    The working memory is bounded: ``chunk * N`` scores, never more than 2**26 (256 MB in float32), and no more than
-    256 MB again for the sums of a block of videos; at 3,350 clips of 430 videos both are small.
+    Ties do not help. A rank is the mean over all orders of the candidates that tie. In votes, candidates that tie for
+    the last places of a caption share the votes for these places. A video that ties for the last of the k places counts
+    with its probability to get one. A video without votes is never found. In the released code the sorting algorithm
+    decides both.
+
+    The working memory is bounded: ``chunk * N`` scores, never more than 2**26 (256 MB in float32), and at most 256 MB
+    for the sums of a block of videos. Both are small for the 3,350 clips and 430 videos of YouCook2.
 
     Args:
         queries: embeddings of the captions, ``(Q, D)``.
@@ -67,7 +69,7 @@ def full_video_metrics(
         videos: video of each clip, ``(N,)`` int64; any numbers.
         ks: cut-offs.
         chunk: most captions scored at a time.
-        clips: clip of each caption, ``(Q,)`` int64; Q is N where it is not given.
+        clips: clip of each caption, ``(Q,)`` int64. By default Q is N, and caption i belongs to clip i.
 
     Returns:
         0-d float32 tensors ``<setting>/R@k`` in per cent for each setting and k; ``<setting>/median_rank`` and
@@ -99,10 +101,10 @@ def full_video_metrics(
         sums = queries.new_zeros(kept, len(block), len(numbers), dtype=torch.float64)
         for part in captions.split(rows_at_once(chunk, len(gallery))):
             scores = dot_products(queries[part], rows)
-            size = max(1, PIECE // len(videos))
+            size = max(1, MAX_BLOCK_SCORES // len(videos))
             for piece, own in zip(scores.split(size), asked[part].split(size), strict=True):
                 by_caption.append(_rank_and_vote(piece[:, column], videos, own, sums, block[0], ks))
-            del scores
+            del scores  # before the next block is scored: two blocks at once would double the memory
         by_video.append(_rank_of_sums(sums, block, ks))
     video_ranks, first_clip_ranks = torch.cat(by_caption).unbind(dim=1)
     together = torch.cat(by_video)
@@ -121,20 +123,19 @@ def full_video_metrics(
 def _rank_and_vote(
     scores: Tensor, videos: Tensor, own: Tensor, sums: Tensor, first: Tensor, ks: Sequence[int]
 ) -> Tensor:
-    """Rank for each caption, and add to the sums of its video.
+    """Compute the ranks of each caption, and add its scores and votes to the sums of its video.
 
     Args:
         scores: ``(B, N)``.
         videos: of the clips, ``(N,)``, 0 to V - 1.
         own: video of each caption, ``(B,)``.
-        sums: the best scores and the votes of the two kinds for each k, ``(1 + 2K, videos of the block, V)`` float64,
-            added to in place. Scores are float32 with few exponents, so that their sums in float64 are exact and do not
-            depend on their order.
+        sums: the best scores, and the votes of the two kinds for each k, ``(1 + 2K, videos of the block, V)`` float64,
+            changed in place. Scores are float32 with few exponents, so their float64 sums are exact in any order.
         first: first video of the block.
         ks: K cut-offs.
 
     Returns:
-        Rank of the own video, and of its first clip among all clips, ``(B, 2)`` float64.
+        Rank of the true video, and of its best clip among all clips, ``(B, 2)`` float64.
     """
     index = videos.expand(len(scores), len(videos))
     best = scores.new_full((len(scores), sums.shape[2]), -torch.inf).scatter_reduce_(1, index, scores, "amax")
@@ -146,16 +147,16 @@ def _rank_and_vote(
         sums[1 + len(ks) + position].index_add_(0, row, votes)
     ranks = expected_rank(best, best.gather(1, own[:, None])[:, 0], torch.ones_like(best[0]))
     higher, tied, mine = best_of_group(scores, own[:, None] == videos)
-    # the first of `mine` among `tied` items in random order
+    # expected place of the first of `mine` among `tied` items in random order
     return torch.stack([ranks, higher + (tied + 1) / (mine + 1).double()], dim=1)
 
 
 def _rank_of_sums(sums: Tensor, own: Tensor, ks: Sequence[int]) -> Tensor:
-    """Rank by all captions, then the hits by votes for videos and for clips at each k, ``(videos, 1 + 2K)`` float64."""
+    """Return the rank by all captions, then the hits by both kinds of votes at each k, ``(videos, 1 + 2K)`` float64."""
     ranks = expected_rank(sums[0], sums[0].gather(1, own[:, None])[:, 0], torch.ones_like(sums[0, 0]))
     hits = []
     for votes, k in zip(sums[1:], [*ks, *ks], strict=True):
-        whole = (votes / LEAST_VOTE).round()
+        whole = (votes / VOTE_TOLERANCE).round()
         chosen = whole.gather(1, own[:, None])[:, 0] > 0
         hits.append(expected_hits(whole, own, [k])[:, 0] * chosen)
     return torch.stack([ranks, *hits], dim=1)

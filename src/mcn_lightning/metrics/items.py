@@ -1,7 +1,7 @@
-"""Items that carry an id: ids as tensors, each item once, rows from every process.
+"""Items with ids for metrics: ids as tensors, removal of repeated items, and gathering over processes.
 
 A data-parallel sampler repeats items so that all processes get the same number. A metric that counts rows then depends
-on the number of processes; one that counts ids does not.
+on the number of processes. One that counts ids does not.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor
 
 
 def hash_ids(ids: Sequence[str], device: torch.device | str | None = None) -> Tensor:
-    """Turn ids into integers that are the same in every process and every run.
+    """Hash ids to integers that are the same on every process and in every run.
 
     Args:
         ids: B names.
-        device: where the result goes.
+        device: of the result.
 
     Returns:
         64-bit BLAKE2b digests, ``(B,)`` int64. Two of a million different ids collide with probability 3e-8.
@@ -37,14 +37,14 @@ def hash_ids(ids: Sequence[str], device: torch.device | str | None = None) -> Te
 
 
 def first_of_each(hashes: Tensor) -> Tensor:
-    """Find the row where each id comes first.
+    """Return the first row of each id.
 
     Args:
         hashes: `hash_ids` of the rows, ``(B,)`` int64.
 
     Returns:
-        Row numbers, int64, one for each different id, in the order of the hashes: so the order does not depend on how
-        the rows were spread over batches and processes.
+        Row indices, int64, one for each different id, in the order of the hashes. This order does not depend on how the
+        rows were distributed over batches and processes.
     """
     ordered, rows = torch.sort(hashes, stable=True)
     first = torch.ones_like(ordered, dtype=torch.bool)
@@ -53,10 +53,10 @@ def first_of_each(hashes: Tensor) -> Tensor:
 
 
 def gather_rows(rows: Tensor, group: Any = None) -> list[Tensor]:
-    """Collect the rows of every process; the ``dist_sync_fn`` of the metrics here.
+    """Gather the rows of every process; the ``dist_sync_fn`` of the metrics here.
 
-    Beyond torchmetrics' own function it lets a process without rows take part, whatever width and type the others have,
-    and it takes rows that were kept on the CPU through the GPU where the process group (NCCL) cannot send them.
+    Unlike the function of torchmetrics, it allows processes without rows, whatever width and type the others have. Rows
+    on the CPU are moved to the GPU if the process group is NCCL, which cannot send them otherwise.
 
     Args:
         rows: ``(B,)`` or ``(B, D)``; B may differ between processes.
@@ -83,10 +83,10 @@ def gather_rows(rows: Tensor, group: Any = None) -> list[Tensor]:
 
 
 def concatenated(state: list[Tensor] | Tensor, metric: str) -> Tensor:
-    """Join the rows of a metric's list state, which is one tensor already after a gather.
+    """Concatenate a metric's list state, which is a single tensor after gathering.
 
     Args:
-        state: what ``update`` appended.
+        state: tensors that ``update`` appended.
         metric: name of the metric, for the message.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Steps of a task found in a video: one second a step in their order, recall, and average precision.
+"""Step localization: assignment of ordered steps to seconds of a video, step recall, and average precision.
 
 Here T counts the seconds of a video and S the steps of its task.
 """
@@ -16,21 +16,20 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 RecallSoftmax = Literal["none", "steps", "all"]
-"""What the log-softmax of a second runs over before step recall; see `step_scores`."""
+"""Texts in the log-softmax of a second before step recall; see `step_scores`."""
 
 
 def step_scores(similarities: np.ndarray, columns: slice | Sequence[int], softmax: RecallSoftmax) -> FloatArray:
-    """Return the scores by which a video's steps are put at seconds.
+    """Return the scores by which a video's steps are assigned to seconds.
 
     The released evaluation assigns CrossTask's steps by similarities. On MiningYouTube it first takes the log-softmax
-    over the video's own steps (a step that comes twice counts twice). The log-softmax over the texts of all steps is
-    what alignment uses. The three choose different seconds: a log-softmax lowers all steps of a second that fits
-    several texts.
+    over the video's own steps (a step that occurs twice counts twice). Alignment uses the log-softmax over the texts of
+    all steps. The three choose different seconds: a log-softmax lowers all steps of a second that fits several texts.
 
     Args:
         similarities: of each second to all texts, ``(T, texts)``.
-        columns: texts of the video's steps, in their order; a text may come several times.
-        softmax: what the log-softmax of a second runs over: none, the steps in ``columns``, or all texts.
+        columns: texts of the video's steps, in their order. A text may occur several times.
+        softmax: texts in the log-softmax of a second: none, the steps in ``columns``, or all texts.
 
     Returns:
         ``(T, S)`` float64.
@@ -49,10 +48,10 @@ def _log_softmax(scores: FloatArray) -> FloatArray:
 
 
 def assign_steps(scores: np.ndarray) -> IntArray:
-    """Choose exactly one second for each step so that the steps keep their order and their scores sum highest.
+    """Assign each step to exactly one second, in order, so that the sum of scores is highest.
 
-    Zhukov et al., "Cross-task weakly supervised learning from instructional videos", CVPR 2019. Of equal
-    assignments, the one whose last step comes first is returned, then the one whose last but one does, and so on.
+    Zhukov et al., "Cross-task weakly supervised learning from instructional videos", CVPR 2019. Of equal assignments,
+    the one whose last step is earliest is returned. If those are equal too, the step before it decides, and so on.
 
     Args:
         scores: of each second for each step, ``(T, S)``; higher is better.
@@ -67,7 +66,7 @@ def assign_steps(scores: np.ndarray) -> IntArray:
     seconds, steps = scores.shape
     if seconds < steps:
         raise ValueError(f"{seconds} seconds are too few for {steps} steps of one second each")
-    # totals[s, t]: the best sum of the steps up to s when step s is at second t
+    # totals[s, t] is the best sum of the steps up to s if step s is at second t
     totals = np.full((steps, seconds), -np.inf)
     totals[0] = scores[:, 0]
     for step in range(1, steps):
@@ -80,7 +79,7 @@ def assign_steps(scores: np.ndarray) -> IntArray:
 
 
 def step_hits(assigned: np.ndarray, truth: np.ndarray) -> BoolArray:
-    """Tell which steps were put at a second that is annotated with them.
+    """Return which steps were assigned to a second that is annotated with them.
 
     Args:
         assigned: second of each step, ``(S,)`` integers.
@@ -104,7 +103,7 @@ def step_hits(assigned: np.ndarray, truth: np.ndarray) -> BoolArray:
 
 
 class StepCounts(NamedTuple):
-    """What the recall needs of one video: its task, how many steps were hit, and how many are annotated."""
+    """Counts of one video for step recall: its task, the steps that were hit, and the annotated steps."""
 
     task: str
     hits: int
@@ -112,9 +111,9 @@ class StepCounts(NamedTuple):
 
 
 def recall_pooled(videos: Sequence[StepCounts]) -> float:
-    """Steps hit over steps annotated in all videos of a task, then the mean over the tasks.
+    """Return the share of annotated steps that were hit in all videos of a task, averaged over the tasks.
 
-    The definition of Zhukov et al., CVPR 2019. A task of whose steps none is annotated has no recall and is left out.
+    This is the definition of Zhukov et al., CVPR 2019. A task without annotated steps has no recall and is left out.
 
     Args:
         videos: one for each video, in any order.
@@ -134,10 +133,10 @@ def recall_pooled(videos: Sequence[StepCounts]) -> float:
 
 
 def recall_mean_over_videos(videos: Sequence[StepCounts]) -> float:
-    """Steps hit over steps annotated in a video, the mean over the videos of a task, then the mean over the tasks.
+    """Return the share of annotated steps hit in a video, averaged over the videos of a task, then over tasks.
 
-    What the released MCN code reports; a video with few annotated steps weighs as much as one with many, so the value
-    differs from `recall_pooled`. A video without an annotated step (``annotated == 0``) has no recall and is left out.
+    The released MCN code reports this. It differs from `recall_pooled`, as a video with few annotated steps weighs as
+    much as one with many. A video without an annotated step (``annotated == 0``) has no recall and is left out.
 
     Args:
         videos: one for each video, in any order.
@@ -152,7 +151,7 @@ def recall_mean_over_videos(videos: Sequence[StepCounts]) -> float:
 
 
 def _by_task(videos: Sequence[StepCounts]) -> list[list[StepCounts]]:
-    """The videos with annotated steps, by task."""
+    """Return the videos with annotated steps, grouped by task."""
     tasks: dict[str, list[StepCounts]] = defaultdict(list)
     for video in videos:
         counts = StepCounts(*video)
@@ -170,7 +169,7 @@ def _mean(values: list[float]) -> float:
 
 
 def average_precision(scores: np.ndarray, truth: np.ndarray) -> FloatArray:
-    """Area under each step's precision-recall curve, summed without interpolation.
+    """Return the area under each step's precision-recall curve, summed without interpolation.
 
     ``AP = sum_n (R_n - R_{n-1}) P_n`` over the thresholds n from high to low, by scikit-learn. Seconds of equal score
     pass a threshold together, so that their order does not matter and a constant score gets the share of positives.
@@ -188,7 +187,7 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> FloatArray:
     scores, truth = _finite_matrix(scores, "(N, S)", "second", "step"), np.asarray(truth)
     if truth.shape != scores.shape or truth.dtype != np.bool_:
         raise ValueError(f"truth must be {scores.shape} bool like the scores, got {truth.shape} {truth.dtype}")
-    from sklearn.metrics import average_precision_score  # late, as it takes a quarter of a second
+    from sklearn.metrics import average_precision_score  # imported here, as it takes a quarter of a second
 
     found = np.full(scores.shape[1], np.nan)
     for step in np.flatnonzero(truth.any(axis=0)):
@@ -197,10 +196,10 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> FloatArray:
 
 
 def mean_average_precision(precisions: np.ndarray) -> float:
-    """Mean over the steps that are annotated somewhere.
+    """Return the mean over the steps that are annotated somewhere.
 
     Args:
-        precisions: what `average_precision` returns, ``(S,)``, with NaN for the steps to leave out.
+        precisions: result of `average_precision`, ``(S,)``, with NaN for the steps to leave out.
 
     Returns:
         In the unit of ``precisions``.

@@ -1,4 +1,4 @@
-"""Action recognition without training on the classes: by the nearest class name, or by the nearest training clips.
+"""Metrics of action recognition without training on the classes: by class names, or by the nearest training clips.
 
 Letters: N clips, C classes, M training clips, D embedding width.
 """
@@ -25,12 +25,12 @@ from mcn_lightning.metrics.ties import (
 
 @torch.no_grad()
 def class_metrics(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> dict[str, Tensor]:
-    """Top-k accuracy from scores of the classes, with ties counted as chance breaks them.
+    """Compute top-k accuracy from scores of the classes. Ties count with their expected value.
 
     For zero-shot recognition the scores are dot products of clips with embedded class names (UCF101, HMDB51). A clip
-    counts as the probability that its class is among the first k when classes that tie are put in random order, so that
-    a constant score gives chance, ``k / C``. ``torchmetrics``' ``MulticlassAccuracy`` puts classes that tie in the
-    order of their numbers: a constant score there gets all clips of class 0 right and none of the others.
+    counts with the probability that its class is among the first k, if classes that tie are put in random order. So a
+    constant score gives chance, ``k / C``. ``MulticlassAccuracy`` of torchmetrics orders classes that tie by their
+    index. There a constant score gets all clips of class 0 right and no others.
 
     Args:
         scores: of the classes, higher is better, ``(N, C)``. Classes tie where their scores are equal to the last bit.
@@ -65,13 +65,14 @@ def neighbour_metrics(
     chunk: int = 1024,
     similarity: Literal["cosine", "dot"] = "cosine",
 ) -> dict[str, Tensor]:
-    """Top-k accuracy by the nearest training clips, the neighbours being found by cosine or by dot product.
+    """Compute top-k accuracy by the nearest training clips, found by cosine or by dot product.
 
     A hit at k is a clip of the true class among the k nearest training clips, as in retrieval: the neighbours do not
-    vote. A clip counts as the probability of that when training clips that tie are put in random order, so that a
-    constant embedding gets no more than chance. Equal training rows tie exactly; an embedding of zeros has cosine 0 to
-    all. The working memory is bounded: ``4 * chunk * M`` numbers, never more than 2**26 (256 MB in float32), and a copy
-    of the training embeddings.
+    vote. A clip counts with the probability of a hit, if training clips that tie are put in random order. So a constant
+    embedding gets no more than chance. Equal training rows tie exactly. An embedding of zeros has cosine 0 to all.
+
+    The working memory is bounded: ``4 * chunk * M`` numbers, never more than 2**26 (256 MB in float32), and a copy of
+    the training embeddings.
 
     Args:
         queries: embeddings of the clips to recognise, ``(N, D)``.
@@ -84,11 +85,11 @@ def neighbour_metrics(
             clip with a long embedding is then near many clips.
 
     Returns:
-        What `class_metrics` returns, with one class more than the highest label. A clip whose class has no training
-        clip is a miss.
+        Metrics as of `class_metrics`, where the number of classes is the highest label plus 1. A clip whose class has
+        no training clip is a miss.
 
     Raises:
-        ValueError: if the shapes do not fit, there is nothing to compare, a label is negative, an embedding is not
+        ValueError: if the shapes do not fit, there is no clip to compare, a label is negative, an embedding is not
             finite, or a cut-off is below 1.
     """
     check_ks(ks)
@@ -103,7 +104,7 @@ def neighbour_metrics(
     for classes in (labels, train_labels):
         _check_labels(classes, count)
     dtype = torch.promote_types(torch.promote_types(queries.dtype, train.dtype), torch.float32)
-    # equal rows become one before they are scaled, so that neither scaling nor scoring can tell them apart
+    # equal rows are merged before they are scaled: rounding in scaling or scoring could make them differ
     rows, column, _ = distinct_rows(train.to(dtype))
     scale = _unit_length if similarity == "cosine" else torch.Tensor.contiguous
     rows = scale(rows)
@@ -117,26 +118,26 @@ def neighbour_metrics(
 
 
 def _unit_length(rows: Tensor) -> Tensor:
-    """Scale ``(B, D)`` to length 1; first to a largest entry of 1, so that no square is too large or too small."""
+    """Scale ``(B, D)`` to length 1, first to a largest entry of 1: so no square overflows or underflows."""
     largest = rows.abs().amax(dim=1, keepdim=True)
     return F.normalize(rows / torch.where(largest > 0, largest, 1), dim=1)
 
 
 def _hits_of_first(higher: Tensor, tied: Tensor, mine: Tensor, ks: Sequence[int]) -> Tensor:
-    """Probability that one of ``mine`` candidates among the ``tied`` is at place k or before, ``(B, K)`` float64.
+    """Return the probability that one of ``mine`` candidates among the ``tied`` is at place k or before, ``(B, K)``.
 
-    All the places that are left for those that tie go to the others with the probability
-    ``prod_j (tied - mine - j) / (tied - j)``.
+    The complement is that candidates of others fill all j = 0, 1, ... of the remaining places. Its probability is
+    ``prod_j (tied - mine - j) / (tied - j)``. Float64.
     """
     missed = torch.ones(len(higher), dtype=torch.float64, device=higher.device)
     at_place = [missed]
     others, candidates = (tied - mine).double(), tied.double()
     for place in range(max(ks)):
-        drawn = place - higher
-        # nothing is drawn before the places of those scored higher, nor after the last candidate
-        drawing = (drawn >= 0) & (drawn < tied)
-        factor = (others - drawn).clamp(min=0) / (candidates - drawn).clamp(min=1)
-        missed = torch.where(drawing, missed * factor, missed)
+        taken = place - higher  # places that candidates with the tied score have taken before this one
+        # candidates scored higher fill the first places, and no candidate is left after the last
+        open_place = (taken >= 0) & (taken < tied)
+        factor = (others - taken).clamp(min=0) / (candidates - taken).clamp(min=1)
+        missed = torch.where(open_place, missed * factor, missed)
         at_place.append(missed)
     found = mine > 0
     return torch.stack([(1 - at_place[k]) * found for k in ks], dim=1)
@@ -150,7 +151,7 @@ def _check_labels(labels: Tensor, classes: int) -> None:
 def _summary(hits: Tensor, labels: Tensor, classes: int, ks: Sequence[int]) -> dict[str, Tensor]:
     """Average hits ``(N, 1 + K)`` at 1 and at each k over clips and over classes."""
     clips = torch.bincount(labels, minlength=classes)
-    # 0 / 0 is NaN
+    # a class without clips gives 0 / 0, which is NaN as promised
     per_class = 100 * torch.bincount(labels, weights=hits[:, 0], minlength=classes) / clips
     means = 100 * hits.mean(dim=0)
     result = {f"top{k}": means[1 + position] for position, k in enumerate(ks)}

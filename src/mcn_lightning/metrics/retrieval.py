@@ -1,4 +1,4 @@
-"""Recall at k and rank of the true item, with ties counted as chance would break them."""
+"""Retrieval metrics: recall at k and rank of the true item. Ties count with their expected value."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ from mcn_lightning.metrics.ties import (
 
 @torch.no_grad()
 def expected_ranks(queries: Tensor, gallery: Tensor, targets: Tensor, chunk: int = 1024) -> Tensor:
-    """Rank of each query's true item, averaged over all orders of the items that tie with it.
+    """Compute the rank of each query's true item, averaged over all orders of the items that tie with it.
 
-    ``rank = 1 + #(scored higher) + #(other items scored the same) / 2`` with dot-product scores, so that a constant
-    embedding gets the rank of chance, ``(N + 1) / 2``. The score of one row can differ in its last bit with its place
-    in a matrix product; equal gallery rows are therefore scored once and counted as often as they occur, and the true
-    item's score is read from the product that the others are compared in. Scores are float32 (float64 for float64
-    input) at the float32 matmul precision in force; autocast is switched off.
+    ``rank = 1 + #(scored higher) + #(other items scored the same) / 2`` with dot-product scores. So a constant
+    embedding gets the rank of chance, ``(N + 1) / 2``. There may be more or fewer queries than items, and several
+    queries for one item.
 
-    The working memory is bounded at any size: ``chunk * N`` scores, never more than 2**26 (256 MB in float32; fewer
-    queries are scored at a time where that is less), about 50 bytes an item, and a copy of the gallery only where it
-    has equal rows or another precision. There may be more or fewer queries than items, and several queries of one item.
+    In a matrix product, the last bit of a row's score can depend on the position of the row. Therefore equal gallery
+    rows are scored once and counted as often as they occur. The true item's score is read from the same product as the
+    others. Scores are float32 (float64 for float64 input), at the current float32 matmul precision, without autocast.
+
+    The working memory is bounded: ``chunk * N`` scores, never more than 2**26 (256 MB in float32), and about 50 bytes
+    for each item. The gallery is copied only if it has equal rows or another precision.
 
     Args:
         queries: query embeddings, ``(N_q, D)``.
@@ -59,7 +60,7 @@ def expected_ranks(queries: Tensor, gallery: Tensor, targets: Tensor, chunk: int
 
 
 def _ranks_of_block(queries: Tensor, rows: Tensor, columns: Tensor, copies: Tensor) -> Tensor:
-    """Ranks ``(B,)``; a function, so that the scores are gone before the next block is scored."""
+    """Compute ranks ``(B,)``. A function of its own frees the scores before the next block is scored."""
     scores = dot_products(queries, rows)
     return expected_rank(scores, scores.gather(1, columns[:, None])[:, 0], copies)
 
@@ -68,12 +69,12 @@ def _ranks_of_block(queries: Tensor, rows: Tensor, columns: Tensor, copies: Tens
 def item_ranks(
     queries: Tensor, gallery: Tensor, query_items: Tensor, gallery_items: Tensor, chunk: int = 1024
 ) -> Tensor:
-    """Rank of each query's item where an item may have several gallery rows, as a clip has several captions.
+    """Compute the rank of each query's item, if an item may have several gallery rows, as a clip has several captions.
 
-    The best row of the item counts, as is usual where clips retrieve captions (Karpathy and Fei-Fei, CVPR 2015). Of t
-    rows that tie with it, m are the item's own. The first of these is at place ``(t + 1) / (m + 1)`` among them, on
-    average over all orders. With one row an item this is `expected_ranks`. Memory is bounded as there, with
-    ``4 * chunk * N`` numbers where an item has several rows.
+    The best row of the item counts, as usual for clips that retrieve captions (Karpathy and Fei-Fei, CVPR 2015). Of t
+    rows that tie with it, m belong to the item. Averaged over all orders, the first of these is at place
+    ``(t + 1) / (m + 1)`` among the t rows. With one row for each item this is `expected_ranks`. Memory is bounded as
+    there, with ``4 * chunk * N`` numbers if an item has several rows.
 
     Args:
         queries: query embeddings, ``(N_q, D)``.
@@ -98,7 +99,7 @@ def item_ranks(
     if not asked.any():
         return ranks
     ordered, places = gallery_items.sort()
-    if (ordered[1:] != ordered[:-1]).all():
+    if (ordered[1:] != ordered[:-1]).all():  # one row for each item: no mask of (queries, rows) is needed
         targets = places[torch.searchsorted(ordered, query_items[asked])]
         ranks[asked] = expected_ranks(queries[asked], gallery, targets, chunk)
         return ranks
@@ -126,12 +127,12 @@ def _check_targets(targets: Tensor, queries: int, items: int, chunk: int) -> Non
 
 
 def query_density(gallery: Tensor, centroids: Tensor, sizes: Tensor, temperature: float) -> Tensor:
-    """Tell how many queries are to be expected near each gallery item, from the clusters of queries seen in training.
+    """Estimate the density of queries near each gallery item, from the clusters of queries in training.
 
-    ``temperature * log(sum_k n_k / n exp(c_k . g / temperature))``. An item near many queries (a hub) is retrieved too
-    often; taking its density from its scores is the inverted softmax (Smith et al., "Offline bilingual word vectors",
-    ICLR 2017; querybank normalisation, Bogolin et al., CVPR 2022) with K centroids ``c_k`` of ``n_k`` queries each in
-    place of a bank of all queries, and a share of the density in place of the whole.
+    It is ``temperature * log(sum_k n_k / n exp(c_k . g / temperature))``. An item near many queries (a hub) is
+    retrieved too often. Subtracting its density from its scores is the inverted softmax (Smith et al., "Offline
+    bilingual word vectors", ICLR 2017; querybank normalisation, Bogolin et al., CVPR 2022). Here K centroids ``c_k`` of
+    ``n_k`` queries each stand for the bank of all queries, and a share of the density can be subtracted.
 
     Args:
         gallery: embeddings of the items, ``(N, D)``.
@@ -148,16 +149,16 @@ def query_density(gallery: Tensor, centroids: Tensor, sizes: Tensor, temperature
 
 
 def retrieval_metrics(ranks: Tensor, ks: Sequence[int] = (1, 5, 10, 50)) -> dict[str, Tensor]:
-    """Summarise ranks.
+    """Compute recall at k, median rank and mean rank.
 
     Args:
-        ranks: 1-based ranks of the true items, ``(N_q,)``. An infinite rank is a query that the model could not answer
-            (a clip without audio in the MSR-VTT protocol): a miss at every k.
+        ranks: 1-based ranks of the true items, ``(N_q,)``. A query that the model cannot answer has an infinite rank
+            and is a miss at every k, such as a clip without audio in the MSR-VTT protocol.
         ks: cut-offs of the recall.
 
     Returns:
-        0-d float32 tensors: ``R@k`` for each k, in per cent (0 to 100) of the queries with rank at most k;
-        ``median_rank``, the mean of the two middle ranks for an even number; ``mean_rank``, over the finite ranks.
+        0-d float32 tensors. ``R@k`` for each k is the share of queries with rank at most k in per cent.
+        ``median_rank`` is the mean of the two middle ranks for an even number. ``mean_rank`` is over finite ranks.
 
     Raises:
         ValueError: if there are no ranks, or one is below 1 or NaN, or a cut-off is below 1.
@@ -184,7 +185,7 @@ class Ranking:
         ids: `items.hash_ids` of the queries, ``(N_q,)`` int64, ascending.
         ranks: rank of each query's item, ``(N_q,)`` float64.
         own: gallery rows of each query's item, ``(N_q,)`` int64.
-        items: N, gallery rows.
+        items: N, the number of gallery rows.
     """
 
     ids: Tensor
@@ -198,7 +199,7 @@ class Ranking:
         return len(self.ids)
 
     def chance(self, ks: Sequence[int]) -> dict[str, float]:
-        """Return what a random order of the gallery gives: ``R@k`` in per cent, and ``median_rank``."""
+        """Return the expected metrics of a random order of the gallery: ``R@k`` in per cent, and ``median_rank``."""
         missed = torch.ones(self.queries, dtype=torch.float64)
         found, own = {}, self.own.cpu()
         for place in range(max(ks)):
@@ -211,22 +212,22 @@ class Ranking:
 
 
 class RetrievalRecall(Metric):
-    """Retrieval among all items seen, where row i of the queries belongs to row i of the gallery.
+    """Retrieval metrics over all items seen, where row i of the queries belongs to row i of the gallery.
 
-    Items that come again under an id already seen are left out (the first one counts), so that the result depends
-    neither on the number of processes nor on the order of the batches. An item with several captions comes in several
-    rows. Each caption counts, on the side that ``captions`` names, and the item counts once on the other: a caption is
-    ranked among items, and an item is ranked by the best of its captions among all captions.
+    Of several rows with one id the first counts. So the result depends neither on the number of processes nor on the
+    order of batches. An item with several captions has several rows. Each caption counts on the side that ``captions``
+    names, and the item counts once on the other side. A caption is ranked among items. An item is ranked by its best
+    caption among all captions.
 
     Args:
         ks: cut-offs of the recall.
         chunk: most queries scored at a time, see `expected_ranks`.
-        captions: the side on which every row of an item counts, where items come in several rows: queries or gallery;
-            by default each item counts once on both.
+        captions: the side on which every row of an item counts: queries or gallery. By default each item counts once on
+            both.
         **kwargs: of ``torchmetrics.Metric``. ``compute_on_cpu=True`` keeps the embeddings on the CPU and ranks there.
 
     Attributes:
-        ranking: ranks that the last ``compute`` found, on every process; ``None`` before it.
+        ranking: ranks of the last ``compute``, on every process; ``None`` before it.
     """
 
     full_state_update = False
@@ -270,10 +271,10 @@ class RetrievalRecall(Metric):
             ids: B names, one for each pair.
             queries: ``(B, D)``, kept as float32.
             gallery: ``(B, D)``, kept as float32.
-            items: B names of items, of which several rows may have one; ``ids`` when empty.
+            items: item of each row, B names; several rows may have one item. ``ids`` when empty.
             has_query: rows that have a query, ``(B,)`` bool; all by default. The others only add to the gallery.
-            has_item: rows that have a gallery item, ``(B,)`` bool; all by default. A query whose item is in no row of
-                the gallery is left out.
+            has_item: rows that have a gallery item, ``(B,)`` bool; all by default. A query whose item is not in the
+                gallery is left out.
 
         Raises:
             ValueError: if the shapes do not fit each other or the rows that came before.
@@ -297,13 +298,13 @@ class RetrievalRecall(Metric):
             getattr(self, "queries" if side == "query" else "gallery").append(rows.detach().float()[kept])
 
     def _side(self, side: str, rows: list[Tensor], by_id: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Return ids, items and embeddings of one side, each id or each item once, from the rows that are here."""
+        """Return ids, items and embeddings of one side, each id or each item once."""
         ids, items, embeddings = (
             concatenated(part, "RetrievalRecall")
             for part in (getattr(self, f"{side}_ids"), getattr(self, f"{side}_items"), rows)
         )
         once = first_of_each(ids)
-        if not by_id:  # the row of the least id, which no order of batches or processes changes
+        if not by_id:  # the row with the smallest id, whatever the order of batches and processes
             once = once[first_of_each(items[once])]
         return (ids if by_id else items)[once], items[once], embeddings[once]
 
@@ -323,10 +324,10 @@ class RetrievalRecall(Metric):
         """Rank each query's item among all items.
 
         Returns:
-            What `retrieval_metrics` returns: recall in per cent, median and mean rank.
+            Metrics of `retrieval_metrics`: recall in per cent, median and mean rank.
 
         Raises:
-            ValueError: if nothing was seen, or an embedding is not finite.
+            ValueError: without any item, or if an embedding is not finite.
         """
         self.ranking = self._ranked()
         return retrieval_metrics(self.ranking.ranks, self.ks)

@@ -1,4 +1,4 @@
-"""Scores of a direction of retrieval: modalities are fused, and hubs of the gallery calibrated."""
+"""Scores of a direction of retrieval: fusion of modalities, and calibration of gallery items that are hubs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Fusion = Literal["sum", "normalized_mean", "normalized_sum"]
 def combine(embeddings: Mapping[str, Tensor], names: Sequence[str], how: Fusion, audio_weight: float = 1.0) -> Tensor:
     """Fuse the embeddings of several modalities, each ``(B, D)``, into one ``(B, D)``; see ``RetrievalEvaluation``.
 
-    Audio and text together are their joint embedding where the network gives one.
+    If the network has a joint embedding of audio and text, it stands for both.
 
     Raises:
-        InputError: if only one of these two is named, where they have one joint embedding.
+        InputError: if only one of audio and text is named, although they have a joint embedding.
     """
     names = embedding_names(names, AUDIO_TEXT in embeddings)
     parts = [embeddings[name].float() for name in names]
@@ -38,19 +38,19 @@ def combine(embeddings: Mapping[str, Tensor], names: Sequence[str], how: Fusion,
 
 
 ClustersOf = Callable[[Sequence[str]], tuple[Tensor, Tensor] | None]
-"""Gives centroids ``(K, D)`` and sizes ``(K,)`` of the clusters near the sum of some embeddings, if there are any."""
+"""Returns centroids ``(K, D)`` and sizes ``(K,)`` of the clusters of some embeddings' sum, if there are any."""
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """How the scores of a direction come about; see ``RetrievalEvaluation`` for the options.
+    """Options for the scores of a direction; see ``RetrievalEvaluation``.
 
     Args:
         combine: how the modalities of one side are fused.
         audio_weight: factor of the audio embedding where it is summed with others.
-        calibrate: how much of its density of queries is taken from the scores of a gallery item.
+        calibrate: share of the density of queries that is subtracted from the scores of a gallery item.
         temperature: of the similarities in the density.
-        where: what messages put before the names of options.
+        where: prefix of option names in messages.
     """
 
     combine: Fusion = "sum"
@@ -64,12 +64,12 @@ class Scoring:
         checked(NonNegativeFloat, self.calibrate, f"{self.where}calibrate")
         checked(PositiveFloat, self.temperature, f"{self.where}calibrate_temperature")
 
-    def uncalibrated(self, clusters_of: ClustersOf, directions: Sequence[str], joint: bool) -> str:
-        """Return a warning that names the directions which lack clusters to calibrate with, or "".
+    def calibration_warning(self, clusters_of: ClustersOf, directions: Sequence[str], joint: bool) -> str:
+        """Return a warning that names the directions without clusters to calibrate with, or "".
 
         Args:
             clusters_of: see ``sides``.
-            directions: those that are evaluated.
+            directions: that are evaluated.
             joint: whether audio and text have one joint embedding.
         """
         if not self.calibrate:
@@ -90,13 +90,15 @@ class Scoring:
         direction: str,
         gallery: Mapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return queries and items of a direction, or one wider than D: their dot product is the score.
+        """Return queries and gallery items of a direction, whose dot products are the scores.
+
+        Both are ``(B, D)``, or ``(B, D + 1)`` with calibration.
 
         Args:
-            clusters_of: clusters that calibrate, of the embeddings of a query.
+            clusters_of: returns the clusters of the query's modalities.
             embeddings: of the queries, by modality ``(B, D)``.
             direction: letters, for instance t->va.
-            gallery: embeddings of the items, by modality; those of the queries when not given.
+            gallery: embeddings of the items, by modality. By default the items come with the queries.
         """
         asked, answered = parse_direction(direction)
         queries = combine(embeddings, asked, self.combine, self.audio_weight)
@@ -105,5 +107,5 @@ class Scoring:
         if clusters is None:
             return queries, items
         density = query_density(items, *clusters, self.temperature)
-        # one more dimension, so that a dot product is the calibrated score
+        # the density is one more dimension: so the calibrated score is still a dot product, as ranking needs it
         return F.pad(queries, (0, 1), value=1.0), torch.cat([items, -self.calibrate * density[:, None]], dim=1)

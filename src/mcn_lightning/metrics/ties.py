@@ -1,4 +1,4 @@
-"""Scores in which equal items tie exactly, and what a tie is worth: the average over all orders of those that tie.
+"""Scores in which equal items tie exactly, and ranks averaged over all orders of the items that tie.
 
 Letters: B queries, N gallery items, U different gallery items, D embedding width.
 """
@@ -10,41 +10,41 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-# most scores held at once, 256 MB in float32: fewer queries are scored at a time against a larger gallery
-MOST_SCORES = 2**26
-# most numbers in a temporary copy, so that it stays in the processor's cache
+# most scores held at once, 256 MB in float32: for a larger gallery fewer queries are scored at a time
+MAX_SCORES = 2**26
+# most numbers in a temporary copy, so that it fits into the processor's cache
 TILE = 2**18
 
 
 def rows_at_once(chunk: int, columns: int) -> int:
-    """Tell how many queries to score at a time: ``chunk``, or what keeps the scores to `MOST_SCORES`, at least 1."""
-    return max(1, min(chunk, MOST_SCORES // columns))
+    """Return how many queries to score at a time: at most ``chunk``, at most `MAX_SCORES` scores, at least 1."""
+    return max(1, min(chunk, MAX_SCORES // columns))
 
 
 def _tiles(rows: Tensor, values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Blocks of rows ``(N, D)`` of about `TILE` numbers, each with its part of ``(N,)``.
+    """Split rows ``(N, D)`` into blocks of about `TILE` numbers, each with its slice of the results ``(N,)``.
 
-    Results are written there: small tensors left among large temporary ones would keep their memory from being reused.
+    Results are written into one tensor. Small tensors between large temporary ones would fragment the memory.
     """
     size = max(1, TILE // max(1, rows.shape[1]))
     return zip(rows.split(size), values.split(size), strict=True)
 
 
 def check_embeddings(queries: Tensor, gallery: Tensor) -> None:
-    """Refuse what cannot be compared.
+    """Refuse embeddings that cannot be compared.
 
     Args:
         queries: query embeddings, ``(N_q, D)``.
         gallery: embeddings of the items, ``(N, D)``.
 
     Raises:
-        ValueError: if they are no matrices of one width, one is empty, or an embedding is not finite.
+        ValueError: if they are not matrices of the same width, one is empty, or an embedding is not finite.
     """
     if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
         shapes = f"{tuple(queries.shape)} and {tuple(gallery.shape)}"
         raise ValueError(f"queries (N_q, D) and gallery (N, D) must be matrices of one width D, got {shapes}")
     if len(queries) == 0 or len(gallery) == 0:
-        raise ValueError(f"nothing to rank: {len(queries)} queries against a gallery of {len(gallery)} items")
+        raise ValueError(f"expected queries and items to rank, found {len(queries)} queries and {len(gallery)} items")
     for name, embeddings in (("query", queries), ("gallery", gallery)):
         finite = torch.empty(len(embeddings), dtype=torch.bool, device=embeddings.device)
         for part, found in _tiles(embeddings, finite):
@@ -58,7 +58,7 @@ def check_embeddings(queries: Tensor, gallery: Tensor) -> None:
 
 
 def check_ks(ks: Sequence[int]) -> None:
-    """Refuse cut-offs that are none.
+    """Refuse invalid cut-offs of recall.
 
     Raises:
         ValueError: if there is no cut-off or one is below 1.
@@ -68,18 +68,18 @@ def check_ks(ks: Sequence[int]) -> None:
 
 
 def distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the rows that differ, so that equal ones need be scored only once.
+    """Find the distinct rows, so that equal rows are scored once and tie exactly.
 
-    The score of one row can differ in its last bit with its place in a matrix product, so equal rows would not tie if
-    each were scored in its own place. Rows are grouped by 64-bit keys of their numbers and the groups are compared; if
-    two different rows ever had one key, all rows would be sorted instead. 0.0 and -0.0 are equal.
+    In a matrix product, the last bit of a row's score can depend on the position of the row. So equal rows might not
+    tie if each were scored. Rows are grouped by 64-bit hashes, and the rows of a group are compared. If two different
+    rows have the same hash, all rows are sorted instead. 0.0 and -0.0 are equal.
 
     Args:
         rows: ``(N, D)`` float32 or float64 without NaN.
 
     Returns:
-        The different rows ``(U, D)``, which are ``rows`` itself, not copied, where no two are equal; which of them each
-        row is, ``(N,)`` int64; how often each occurs, ``(U,)`` int64. Beside these it needs little memory.
+        The distinct rows ``(U, D)`` (``rows`` itself, not a copy, if no two are equal); the distinct row of each row,
+        ``(N,)`` int64; and how often each occurs, ``(U,)`` int64. It needs little other memory.
     """
     distinct, column, copies = torch.unique(_row_keys(rows), return_inverse=True, return_counts=True)
     numbers = torch.arange(len(rows), device=rows.device)
@@ -93,19 +93,19 @@ def distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _row_keys(rows: Tensor) -> Tensor:
-    """One integer a row, ``(N,)`` int64, equal for equal rows: the bits of the numbers times random odd factors."""
+    """Hash each row to an integer, ``(N,)`` int64: the sum of the numbers' bits times random odd factors."""
     generator = torch.Generator().manual_seed(0)
     factors = torch.randint(-(2**62), 2**62, rows.shape[1:], generator=generator).to(rows.device) | 1
     bits = torch.int32 if rows.element_size() == 4 else torch.int64
     keys = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
     for part, found in _tiles(rows, keys):
-        # adding 0.0 makes 0.0 of -0.0
+        # adding 0.0 turns -0.0 into 0.0, which has other bits
         torch.sum((part + 0.0).view(bits).long().mul_(factors), dim=1, out=found)
     return keys
 
 
 def dot_products(queries: Tensor, rows: Tensor) -> Tensor:
-    """Score queries against `distinct_rows`, in the precision of ``rows`` with autocast off.
+    """Score queries against `distinct_rows` in the precision of ``rows``, without autocast.
 
     Args:
         queries: ``(B, D)``.
@@ -125,14 +125,14 @@ def dot_products(queries: Tensor, rows: Tensor) -> Tensor:
 
 
 def expected_rank(scores: Tensor, own: Tensor, copies: Tensor) -> Tensor:
-    """Rank of one candidate of each query, averaged over all orders of the candidates that tie with it.
+    """Compute the rank of one candidate of each query, averaged over all orders of the candidates that tie with it.
 
     ``1 + #(scored higher) + #(others scored the same) / 2``, which is ``(N + 1 + sum_i sign(s_i - own)) / 2``.
 
     Args:
-        scores: of all candidates, the own one among them, ``(B, U)``.
-        own: score of the candidate whose rank is asked, ``(B,)``, read from ``scores``.
-        copies: how many candidates have each score, ``(U,)``; their sum is N.
+        scores: of all candidates, ``(B, U)``.
+        own: score of the ranked candidate, ``(B,)``, read from ``scores``.
+        copies: number of candidates with each score, ``(U,)``; their sum is N.
 
     Returns:
         1 to N in steps of one half, ``(B,)`` float64.
@@ -146,7 +146,7 @@ def expected_rank(scores: Tensor, own: Tensor, copies: Tensor) -> Tensor:
 
 
 def expected_hits(scores: Tensor, targets: Tensor, ks: Sequence[int]) -> Tensor:
-    """Probability that each query's true candidate is among the first k when ties are put in random order.
+    """Compute the probability that each query's true candidate is among the first k, with ties in random order.
 
     Args:
         scores: of the candidates, ``(B, N)``.
@@ -162,14 +162,14 @@ def expected_hits(scores: Tensor, targets: Tensor, ks: Sequence[int]) -> Tensor:
 
 
 def expected_members(scores: Tensor, k: int) -> Tensor:
-    """Probability of each candidate to be among the first k when ties are put in random order.
+    """Compute the probability of each candidate to be among the first k, with ties in random order.
 
     Args:
         scores: of the candidates, ``(B, N)``.
-        k: cut-off; k of N or more takes all.
+        k: cut-off. If it is N or more, all probabilities are 1.
 
     Returns:
-        0 to 1, ``(B, N)`` float64, with sum k in each row.
+        0 to 1, ``(B, N)`` float64; each row sums to k.
     """
     if k >= scores.shape[1]:
         return torch.ones_like(scores, dtype=torch.float64)
@@ -180,15 +180,15 @@ def expected_members(scores: Tensor, k: int) -> Tensor:
 
 
 def best_of_group(scores: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Count what stands before and beside the best of each query's own candidates.
+    """Count the candidates above and tied with the best of each query's own candidates.
 
     Args:
         scores: of the candidates, ``(B, N)``.
         own: which candidates are the query's own, ``(B, N)`` bool.
 
     Returns:
-        Three counts ``(B,)`` int64: candidates scored higher than the best own one; those scored the same, that one
-        among them; own ones scored the same. A query without own candidates has none of the last.
+        Three counts ``(B,)`` int64: candidates scored higher than the best own one; candidates with the same score as
+        it, itself included; own candidates among these. The last is 0 for a query without own candidates.
     """
     best = scores.masked_fill(~own, -torch.inf).amax(dim=1, keepdim=True)
     tied = scores == best

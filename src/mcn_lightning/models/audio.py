@@ -1,4 +1,4 @@
-"""Networks over log-mel spectrograms: what each must be, and ResDAVEnet; pooling over time."""
+"""Audio networks: their base class, ResDAVEnet, and pooling over time."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class ResidualBlock(nn.Module):
 
 
 class AudioNetwork(nn.Module, ABC):
-    """A network from spectrograms to features over time; the branch pools these and projects them.
+    """Base class of networks from spectrograms to features over time, which the audio branch pools and projects.
 
-    A network of one's own derives from this class, sets ``width`` and ``stride`` and writes ``forward``.
+    A custom network derives from this class, sets ``width`` and ``stride``, and implements ``forward``.
 
     Args:
-        bands: mel bands M; own arguments follow by name and come from ``init_args``.
+        bands: mel bands M. Arguments from ``init_args`` follow by name.
     """
 
     width: int
@@ -70,15 +70,15 @@ class AudioNetwork(nn.Module, ABC):
     def forward(self, spectrogram: Tensor) -> Tensor:
         """Map spectrograms ``(B, M, T)`` in dB (at most 0, frames of 10 ms) to features ``(B, F, ceil(T / stride))``.
 
-        Only clips that have sound come here. Clips of fewer than T frames are padded at their end.
+        It gets only clips with sound. Clips of fewer than T frames are padded at their end.
         """
 
 
 class ResDAVEnet(AudioNetwork):
     """Residual network over time (Harwath, Hsu and Glass, "Learning hierarchical discrete linguistic units", 2020).
 
-    The published network runs 2-d convolutions of height 40 and 1 on a one-channel image. A first layer that spans all
-    bands leaves height 1, so 1-d convolutions over time compute the same numbers and are what stands here.
+    The published network has 2-d convolutions of height 40 and 1 on a one-channel image. Its first layer spans all
+    bands and leaves height 1. So 1-d convolutions over time compute the same numbers.
 
     Args:
         bands: mel bands M.
@@ -125,10 +125,10 @@ def pool_time(features: Tensor, steps: Tensor | None, how: Literal["mean", "max"
 
 
 def valid_steps(audio_frames: Tensor, num_frames: int, released: bool = False, stride: int = AUDIO_STRIDE) -> Tensor:
-    """Return how many output steps of the network hold sound, at least 1.
+    """Return the number of output steps of the network that hold sound, at least 1.
 
-    The released code divides the frame count by ``round(T / ceil(T / 16))``, which is 16 for every T it uses but can be
-    15 for some T below 465; the exact stride 16 is the default here.
+    The released code divides the frame count by ``round(T / ceil(T / 16))``. This is 16 for every T that it uses, but
+    can be 15 for some T below 465. The default here is the exact stride 16.
 
     Args:
         audio_frames: frames before padding, ``(B,)`` int64.

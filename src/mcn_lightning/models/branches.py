@@ -1,4 +1,4 @@
-"""The audio and the text branch: from the stored inputs to an embedding."""
+"""The audio branch and the text branch: from the stored inputs to embeddings."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mcn_lightning.models.options import NetworkConfig
 
 
 def make_audio_network(config: NetworkConfig) -> AudioNetwork:
-    """Return ResDAVEnet, or the network of one's own that the options name.
+    """Make ResDAVEnet, or the custom network that the options name.
 
     Args:
         config: shape of the network.
 
     Raises:
-        InputError: if a network of one's own cannot be made.
+        InputError: if a custom network cannot be imported or made.
     """
     own = config.audio_network
     found = own.find(AudioNetwork, None)
@@ -71,7 +71,7 @@ _FRAMES = 997
 class AudioBranch(nn.Module):
     """Spectrogram to embedding: ResDAVEnet, pooling over time, gating in the small space, projection to D.
 
-    Where audio and text are joined: no gating, and a projection to D/2, which is not yet an embedding.
+    With a joint embedding of audio and text there is no gating, and the projection is to D/2.
 
     Args:
         config: shape of the network.
@@ -84,10 +84,10 @@ class AudioBranch(nn.Module):
         self.width = width = self.network.width
         self.gated = nn.Identity() if config.fuse_audio_text else GatedEmbedding(width, width)
         self.projection = nn.Linear(width, config.branch_width)
-        self.train()  # trainers take the mode of a new module as it is
+        self.train()  # applies frozen_batch_norm: trainers keep the mode of a new module
 
     def train(self, mode: bool = True) -> AudioBranch:
-        """Change between training and evaluation; a frozen batch norm stays in evaluation."""
+        """Set training or evaluation mode. A frozen batch norm stays in evaluation mode."""
         super().train(mode)
         if self.config.frozen_batch_norm:
             for layer in self.network.modules():
@@ -97,7 +97,7 @@ class AudioBranch(nn.Module):
 
     def forward(self, spectrogram: Tensor, audio_frames: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(B, M, T)`` dB and frame counts ``(B,)`` to the embedding ``(B, D)`` and pooled feature ``(B, F)``."""
-        # batches have the stored precision and are time-major from shards: one form here, so that all give one result
+        # spectrograms have the stored precision, and are time-major from shards: convert them so that results are equal
         spectrogram = spectrogram.to(self.projection.weight.dtype).contiguous()
         features = self.network(spectrogram)
         steps = None
@@ -112,10 +112,10 @@ class AudioBranch(nn.Module):
 class TextBranch(nn.Module):
     """Words to embedding: frozen word vectors, a linear layer and ReLU on each, maximum over the words, gating.
 
-    Where audio and text are joined: a linear layer to D/2 and no gating, which is not yet an embedding.
+    With a joint embedding of audio and text the linear layer is to D/2, and there is no gating.
 
-    The frozen embedder comes from the data (a word-vector table or a sentence encoder) and is no part of a checkpoint:
-    set it with :meth:`set_embedder`, or give word vectors to :meth:`forward` directly.
+    The frozen embedder comes from the data (a word-vector table or a sentence encoder) and is not in checkpoints. Set
+    it with :meth:`set_embedder`, or pass word vectors to :meth:`forward` directly.
 
     Args:
         config: shape of the network.
@@ -130,7 +130,7 @@ class TextBranch(nn.Module):
         self.embedder: nn.Module | None = None
 
     def set_embedder(self, embedder: nn.Module) -> None:
-        """Take the module that maps indices ``(B, W)`` int32 to word vectors ``(B, W, E)``."""
+        """Set the module that maps indices ``(B, W)`` int32 to word vectors ``(B, W, E)``."""
         self.embedder = embedder
 
     def forward(self, words: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,7 +148,7 @@ class TextBranch(nn.Module):
 
     def _pool(self, vectors: Tensor) -> Tensor:
         if not self.config.mask_words:
-            # ReLU and maximum commute, and the maximum leaves W times less for ReLU to read and to remember
+            # ReLU and maximum commute: after the maximum, ReLU reads and stores W times less
             return F.relu(self.word_projection(vectors).amax(dim=1))
         absent = (vectors == 0).all(dim=2, keepdim=True)
         return F.relu(self.word_projection(vectors).masked_fill(absent, float("-inf")).amax(dim=1))

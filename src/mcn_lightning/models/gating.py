@@ -1,4 +1,4 @@
-"""Gated embedding units: projections whose every output is scaled by a gate computed from all of them."""
+"""Gated embedding units: projections with context gating."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The three-branch projection model: video, audio and text into one embedding space."""
+"""The MCN network: three branches that project video, audio and text into one embedding space."""
 
 from __future__ import annotations
 
@@ -10,28 +10,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcn_lightning.distributed import reach
+from mcn_lightning.distributed import connect_parameters
 from mcn_lightning.models.branches import AudioBranch, TextBranch
 from mcn_lightning.models.gating import GatedEmbedding, GatedFusion
-from mcn_lightning.models.options import AUDIO_TEXT, INPUT_OF, MODALITIES, OF_DATA, Modality, NetworkConfig
+from mcn_lightning.models.options import AUDIO_TEXT, INPUT_OF, MODALITIES, SET_BY_DATA, Modality, NetworkConfig
 
 
 @dataclass(frozen=True)
 class MCNOutput:
-    """What the network computes for a batch; the fields of an absent modality are ``None``.
+    """The output of the network for a batch. The fields of a missing modality are ``None``.
 
     Args:
         video: video embedding ``(B, D)``.
-        audio: audio embedding ``(B, D)``; ``None`` where audio and text have one joint embedding.
-        text: text embedding ``(B, D)``; ``None`` where audio and text have one joint embedding.
-        targets: what each reconstruction head has to rebuild: the video input ``(B, C)``, the pooled audio feature
-            ``(B, F)``, the pooled text feature before its gate ``(B, D)``, or ``(B, D/2)`` before it is joined
-            with the audio.
-        reconstructions: what the heads made of the embeddings, shaped as the targets; empty without the heads.
-        audio_text: joint embedding of audio and text ``(B, D)`` where the network joins them and both are there.
-        present: where some clips lack a modality, which clips have each embedding, ``(B,)`` bool by name, on the CPU;
-            the rows of the others are zeros. ``targets`` and ``reconstructions`` have rows for clips with their
-            modality only.
+        audio: audio embedding ``(B, D)``; ``None`` with a joint embedding of audio and text.
+        text: text embedding ``(B, D)``; ``None`` with a joint embedding of audio and text.
+        targets: targets of the reconstruction heads: the video input ``(B, C)``, the pooled audio feature ``(B, F)``,
+            and the pooled text feature before its gate ``(B, D)``, or ``(B, D/2)`` with a joint embedding.
+        reconstructions: outputs of the reconstruction heads, shaped as the targets; empty without heads.
+        audio_text: joint embedding of audio and text ``(B, D)``, if the network has one and both are given.
+        present: which clips have each embedding, ``(B,)`` bool by name, on the CPU; ``None`` if all have all. Rows of
+            clips without an embedding are zeros. ``targets`` and ``reconstructions`` have only the rows of clips with
+            the modality.
     """
 
     video: Tensor | None
@@ -47,7 +46,7 @@ class MCNOutput:
         return {name: value for name in (*MODALITIES, AUDIO_TEXT) if (value := getattr(self, name)) is not None}
 
     def mean(self) -> Tensor:
-        """Return the fused feature of each clip, the mean over the embeddings that it has, ``(B, D)``."""
+        """Return the fused feature of each clip, the mean of its embeddings, ``(B, D)``."""
         found = torch.stack(list(self.embeddings().values()))
         if self.present is None:
             return found.mean(dim=0)
@@ -55,7 +54,7 @@ class MCNOutput:
         return found.sum(dim=0) / count.to(found.device, non_blocking=True)[:, None]
 
     def has_any(self) -> Tensor | None:
-        """Return which clips have an embedding at all, ``(B,)`` bool on the CPU; ``None`` for all of them."""
+        """Return which clips have any embedding, ``(B,)`` bool on the CPU; ``None`` if all have."""
         return None if self.present is None else torch.stack(list(self.present.values())).any(dim=0)
 
 
@@ -69,8 +68,8 @@ def _reconstruction_head(config: NetworkConfig, target_dim: int) -> nn.Sequentia
 
 
 def _check_inputs(config: NetworkConfig, video: Tensor | None, audio: Tensor | None, words: Tensor | None) -> None:
-    """Refuse inputs of another size in one line, where a layer would only tell the shapes of its matrices."""
-    vectors = words if words is not None and words.dim() == 3 else None  # else indices of words
+    """Refuse inputs of another size, naming the option. A layer's error would only name the shapes of its matrices."""
+    vectors = words if words is not None and words.dim() == 3 else None  # otherwise they are word indices
     for name, given, axis in (("video_dim", video, 1), ("audio_bands", audio, 1), ("text_dim", vectors, 2)):
         modality = INPUT_OF[name]
         if given is None or modality not in config.modalities:
@@ -78,20 +77,20 @@ def _check_inputs(config: NetworkConfig, video: Tensor | None, audio: Tensor | N
         if given.dim() <= axis or given.shape[axis] != getattr(config, name):
             raise ValueError(
                 f"--model.network.{name}: expected {modality} of {getattr(config, name)} values, found the shape "
-                f"{tuple(given.shape)}; set it to what --data.{OF_DATA[name]} gives"
+                f"{tuple(given.shape)}; set it to what --data.{SET_BY_DATA[name]} gives"
             )
 
 
 def _masks(inputs: Mapping[str, Tensor], present: Tensor | None) -> dict[str, Tensor]:
-    """Return which clips have each input, ``(B,)`` bool; empty where all clips have all."""
+    """Return which clips have each input, ``(B,)`` bool; empty if all clips have all."""
     if present is None:
         return {}
     masks = {name: present[:, MODALITIES.index(cast("Modality", name))] for name in inputs}
     return {} if all(bool(mask.all()) for mask in masks.values()) else masks
 
 
-def _spread(values: Tensor, rows: Tensor, size: int) -> Tensor:
-    """Return ``(size, D)`` with values ``(m, D)`` in some rows and zeros in the others."""
+def _scatter_rows(values: Tensor, rows: Tensor, size: int) -> Tensor:
+    """Return ``(size, D)`` with values ``(m, D)`` in the given rows and zeros in the others."""
     return values.new_zeros(size, values.shape[1]).index_copy(0, rows, values)
 
 
@@ -117,7 +116,7 @@ class MCN(nn.Module):
         )
 
     def _target_widths(self) -> dict[str, int]:
-        """Return the width of what a reconstruction head rebuilds, by modality."""
+        """Return the width of the reconstruction target of each modality."""
         config, audio = self.config, self.audio.width if self.audio is not None else 0
         widths = {"video": config.video_dim, "audio": audio, "text": config.branch_width}
         return {name: width for name, width in widths.items() if name in config.modalities}
@@ -171,7 +170,7 @@ class MCN(nn.Module):
         if self.config.normalize:
             embeddings = {name: F.normalize(value, dim=1) for name, value in embeddings.items()}
         for name in rows.keys() & embeddings.keys():
-            embeddings[name] = _spread(embeddings[name], rows[name], len(masks[name]))
+            embeddings[name] = _scatter_rows(embeddings[name], rows[name], len(masks[name]))
         found = cast("dict[str, Tensor | None]", embeddings)
         return MCNOutput(
             found.get("video"),
@@ -184,18 +183,18 @@ class MCN(nn.Module):
         )
 
     def _audio(self, audio: Tensor, audio_frames: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the embedding and the pooled feature of spectrograms, of which there may be none."""
+        """Return the embedding and the pooled feature of spectrograms; there may be none."""
         branch = cast("AudioBranch", self.audio)
         if audio_frames is None:
             audio_frames = torch.full((len(audio),), audio.shape[2], device=audio.device)
         if len(audio) or any(isinstance(part, nn.SyncBatchNorm) for part in branch.modules()):
             return branch(audio, audio_frames)
-        empty = branch.projection.weight.new_zeros(0, self.config.branch_width)  # batch norm has no use for it
+        empty = branch.projection.weight.new_zeros(0, self.config.branch_width)  # batch norm fails on an empty batch
         pooled = branch.projection.weight.new_zeros(0, branch.width)
-        return reach(empty, branch.parameters()), pooled.detach()
+        return connect_parameters(empty, branch.parameters()), pooled.detach()
 
     def _fuse(self, embeddings: dict[str, Tensor], masks: dict[str, Tensor], rows: dict[str, Tensor]) -> None:
-        """Put the joint embedding of the clips that have audio and text in place of those of audio and of text."""
+        """Replace audio and text by their joint embedding, for the clips that have both."""
         parts: dict[str, Tensor] = {name: embeddings.pop(name) for name in ("audio", "text") if name in embeddings}
         if len(parts) < 2 or self.fusion is None:
             return
@@ -204,16 +203,17 @@ class MCN(nn.Module):
         if rows.keys() & parts.keys():
             both = masks[AUDIO_TEXT].nonzero()[:, 0].to(parts["audio"].device)
             for name in rows.keys() & parts.keys():
-                parts[name] = _spread(parts[name], rows[name], len(masks[name]))
+                parts[name] = _scatter_rows(parts[name], rows[name], len(masks[name]))
             parts = {name: value[both] for name, value in parts.items()}
             rows[AUDIO_TEXT] = both
         embeddings[AUDIO_TEXT] = self.fusion(parts["audio"], parts["text"])
 
-    def nothing(self, device: torch.device) -> MCNOutput:
-        """Return what a batch of no clips gives, without any branch being run (batch norm has no use for it).
+    def empty_output(self, device: torch.device) -> MCNOutput:
+        """Return the output for an empty batch without running a branch, as batch norm fails on an empty batch.
 
-        For a process without clips in a step of several. Its weights are reached where those of the others are, behind
-        the losses: otherwise its gradients would be summed before the losses' own sums, and the others' after them.
+        A process without clips uses it in a step of several processes. The weights are connected to the output, so that
+        ``backward`` reaches them after the losses. Otherwise DDP would sum gradients before the losses' own collectives
+        on this process, and after them on the others.
         """
         config = self.config
         embeddings: dict[str, Tensor | None] = {}
@@ -221,16 +221,18 @@ class MCN(nn.Module):
         made: dict[str, Tensor] = {}
         for name, width in self._target_widths().items():
             branch = getattr(self, name)
-            embeddings[name] = reach(torch.zeros(0, config.embedding_dim, device=device), branch.parameters())
+            embeddings[name] = connect_parameters(
+                torch.zeros(0, config.embedding_dim, device=device), branch.parameters()
+            )
             targets[name] = torch.zeros(0, width, device=device)
             if name in self.reconstruction:
-                made[name] = reach(targets[name], self.reconstruction[name].parameters())
+                made[name] = connect_parameters(targets[name], self.reconstruction[name].parameters())
         if self.fusion is not None:
             joined = [self.audio, self.text, self.fusion]
             weights = [parameter for part in joined if part is not None for parameter in part.parameters()]
             embeddings = {
                 "video": embeddings["video"],
-                AUDIO_TEXT: reach(torch.zeros(0, config.embedding_dim, device=device), weights),
+                AUDIO_TEXT: connect_parameters(torch.zeros(0, config.embedding_dim, device=device), weights),
             }
         return MCNOutput(
             embeddings.get("video"),

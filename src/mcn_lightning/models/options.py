@@ -1,4 +1,4 @@
-"""Shape of the network."""
+"""Options of the network."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Modality = Literal["video", "audio", "text"]
 MODALITIES: tuple[Modality, ...] = ("video", "audio", "text")
 AUDIO_TEXT = "audio_text"
 """Name of the joint embedding of audio and text."""
-OF_DATA = {"modalities": "", "video_dim": "streams", "audio_bands": "audio.bands", "text_dim": "text.dim"}
-"""Fields of ``NetworkConfig`` that follow from the data, and the option of the data that each follows from."""
+SET_BY_DATA = {"modalities": "", "video_dim": "streams", "audio_bands": "audio.bands", "text_dim": "text.dim"}
+"""Fields of ``NetworkConfig`` that the data set, and the data option behind each."""
 INPUT_OF = {"video_dim": "video", "audio_bands": "audio", "text_dim": "text"}
-"""The modality whose inputs have that size."""
+"""The modality of each input size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioNetworkConfig(ClassOptions, option="--model.network.audio_network"):
-    """The audio network; ResDAVEnet where no class is named.
+    """The audio network; ResDAVEnet if no class is named.
 
     Args:
-        class_path: a network of one's own: a subclass of ``models.AudioNetwork``.
-        init_args: its own arguments.
+        class_path: a custom network: a subclass of ``models.AudioNetwork``.
+        init_args: arguments of the custom network.
     """
 
 
@@ -36,29 +36,28 @@ class NetworkConfig(Options, option="--model.network"):
 
     Args:
         embedding_dim: width D of the joint embedding space.
-        modalities: branches to build, of video, audio, text (set from data.modalities). Training needs two; one is
-            enough to embed with trained weights.
+        modalities: branches to build, of video, audio, text (set from data.modalities). Training needs at least two;
+            one is enough to embed with trained weights.
         video_dim: width C of the visual feature (set from data.streams).
         audio_bands: mel bands M (set from data.audio.bands).
         text_dim: width E of a word vector (set from data.text.dim).
         audio_widths: channels of the four ResDAVEnet stages.
         audio_pool: pooling of the audio features over time, mean (released) or max.
-        mask_audio: leave padding out of the pooling: never in training and always in evaluation ("eval", released), or
-            always.
+        mask_audio: exclude padding from the pooling only in evaluation ("eval", released), or always.
         released_audio_steps: divide frame counts by round(T / ceil(T/16)) in evaluation as the released code does,
             instead of 16.
-        frozen_batch_norm: batch norm of the audio network uses its running statistics in training, too, and leaves them
-            as they are; its scales and offsets are still trained. For fine-tuning: AVLnet's published fine-tuning
-            trains in this mode, with ``mask_audio`` always.
-        mask_words: leave the zero rows after the last word out of the maximum over words (released: they take part).
+        frozen_batch_norm: batch norm of the audio network uses its running statistics in training too, and does not
+            update them. Its scales and offsets are trained. AVLnet's published fine-tuning uses this mode, with
+            ``mask_audio`` always.
+        mask_words: exclude the zero rows after the last word from the maximum over words (released: included).
         normalize: scale every embedding to length 1 (released: no).
         reconstruction: build the reconstruction heads.
         reconstruction_hidden: width of the hidden layer of a reconstruction head.
         dropout: share of the pooled audio, the pooled text and the video input that is dropped in training
             (released: 0).
-        fuse_audio_text: AVLnet-Text-Fused: one joint embedding of audio and text in place of one of each; no
-            reconstruction heads.
-        audio_network: a network of one's own in place of ResDAVEnet, by ``class_path`` and ``init_args``: a subclass of
+        fuse_audio_text: AVLnet-Text-Fused: one joint embedding of audio and text in place of two; no reconstruction
+            heads.
+        audio_network: a custom network in place of ResDAVEnet, by ``class_path`` and ``init_args``: a subclass of
             ``models.AudioNetwork``.
     """
 
@@ -111,28 +110,28 @@ class NetworkConfig(Options, option="--model.network"):
             )
 
     def follow_data(self, sizes: Mapping[str, Any], free: Collection[str]) -> NetworkConfig:
-        """Return the shape for inputs of the sizes that the data have.
+        """Return the options for inputs of the data's sizes.
 
         Args:
-            sizes: fields of ``OF_DATA`` as the data have them.
-            free: fields that nobody has chosen, which take the data's values.
+            sizes: fields of ``SET_BY_DATA`` as the data have them.
+            free: fields that the user did not set, which take the data's values.
 
         Raises:
-            InputError: if a size that somebody has chosen is another one.
+            InputError: if a size that the user set differs from the data.
         """
         modalities = sizes["modalities"] if "modalities" in free else self.modalities
         for name, found in sizes.items():
             own = getattr(self, name)
             if INPUT_OF.get(name) in modalities and name not in free and own != found:
                 raise InputError(
-                    f"--model.network.{name}: expected {found}, which --data.{OF_DATA[name]} gives, found {own}; "
+                    f"--model.network.{name}: expected {found}, which --data.{SET_BY_DATA[name]} gives, found {own}; "
                     "leave it out, and it is taken from the data"
                 )
         return replace(self, **{name: value for name, value in sizes.items() if name in free})
 
     @property
     def embeddings(self) -> tuple[str, ...]:
-        """The names of the embeddings that the network gives when every modality is there."""
+        """Names of the network's embeddings, if all its modalities are given."""
         if not self.fuse_audio_text:
             return tuple(self.modalities)
         found = {"video": "video" in self.modalities, AUDIO_TEXT: "audio" in self.modalities}
@@ -140,13 +139,13 @@ class NetworkConfig(Options, option="--model.network"):
 
     @property
     def branch_width(self) -> int:
-        """What the audio and the text branch end with: the width D, or D/2 where the two are joined."""
+        """Output width of the audio and text branches: D, or D/2 with a joint embedding of both."""
         return self.embedding_dim // 2 if self.fuse_audio_text else self.embedding_dim
 
 
-def not_chosen(network: NetworkConfig | Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the sizes of inputs that somebody has left out, or as they are by default."""
+def unset_sizes(network: NetworkConfig | Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the input sizes that were left out, or that have their default values."""
     if isinstance(network, Mapping):
-        return tuple(name for name in OF_DATA if name not in network)
+        return tuple(name for name in SET_BY_DATA if name not in network)
     defaults = NetworkConfig()
-    return tuple(name for name in OF_DATA if getattr(network, name, None) == getattr(defaults, name))
+    return tuple(name for name in SET_BY_DATA if getattr(network, name, None) == getattr(defaults, name))

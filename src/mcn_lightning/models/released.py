@@ -1,4 +1,4 @@
-"""Weights of the authors' releases (MCN, and AVLnet before it), read into our network."""
+"""Released weights of the authors (MCN, and AVLnet before it): reading, renaming and loading into this network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mcn_lightning.models.options import MODALITIES, NetworkConfig
 
 RECONSTRUCTING = "MCN with reconstruction"
 TRIMODAL = "MCN or AVLnet-Text-Tri"
-"""Without reconstruction heads the two have the same names and shapes and cannot be told apart."""
+"""Without reconstruction heads both have the same names and shapes and cannot be distinguished."""
 PAIRED = "AVLnet"
 FUSED = "AVLnet-Text-Fused"
 
@@ -53,7 +53,7 @@ _MODULES = {
         for layer in "02"
     },
 }
-"""Released name of every layer to ours; the names of its weights are the same."""
+"""Names of this project's layers by their released names. The names of weights in a layer are the same."""
 _RELEASED = {ours: theirs for theirs, ours in _MODULES.items()}
 _UNUSED = {
     "DAVEnet.batchnorm1": ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),
@@ -61,7 +61,7 @@ _UNUSED = {
 _UNUSED_FUSED = {"GU_audio.fc": ("weight", "bias"), "GU_audio.cg.fc": ("weight", "bias")}
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _COUNTER = "num_batches_tracked"
-"""Counts the steps of batch norm, which nothing here reads: it may be absent."""
+"""Counter of batch-norm steps, which may be missing, as no layer here uses it."""
 
 
 class WeightsError(ValueError):
@@ -69,15 +69,15 @@ class WeightsError(ValueError):
 
 
 def _renamed(name: str, layers: Mapping[str, str]) -> str | None:
-    """Return a weight's name by that of its layer, ``None`` for a layer that is not known."""
+    """Rename a weight by the name of its layer; ``None`` for an unknown layer."""
     layer, _, weight = name.rpartition(".")
     return f"{layers[layer]}.{weight}" if layer in layers else None
 
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take off the prefix of ``DataParallel`` and leave out the weights that the released forward never uses.
+    """Remove the prefix of ``DataParallel``, and the weights that the released ``forward`` never uses.
 
-    They are a batch norm, and in AVLnet-Text-Fused the gate of the audio.
+    These are a batch norm, and in AVLnet-Text-Fused the gate of the audio.
     """
     plain = {name.removeprefix("module."): value for name, value in state.items()}
     unused = _UNUSED | (_UNUSED_FUSED if _is_fused(plain) else {})
@@ -89,21 +89,21 @@ def _is_fused(names: Iterable[str]) -> bool:
     return any(name.startswith("GU_audio_text.") for name in names)
 
 
-def some(names: Iterable[str]) -> str:
-    """Return the first four names, and how many more there are."""
+def first_names(names: Iterable[str]) -> str:
+    """Return the first four names and the number of the others, as text."""
     found = list(names)
     return ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
 
 
 def released_kind(state: Mapping[str, Tensor]) -> str:
-    """Tell which of the released models the weights are of, from their names.
+    """Return the released model that weights belong to, by their names.
 
     Args:
         state: state dict with the released names, with or without the prefix ``module.``.
 
     Returns:
-        "MCN with reconstruction", "MCN or AVLnet-Text-Tri" (without reconstruction heads MCN has the names and shapes
-        of AVLnet-Text-Tri, and they cannot be told apart), "AVLnet" or "AVLnet-Text-Fused".
+        "MCN with reconstruction", "MCN or AVLnet-Text-Tri" (they cannot be distinguished without reconstruction heads),
+        "AVLnet" or "AVLnet-Text-Fused".
 
     Raises:
         WeightsError: if no weight has a released name.
@@ -119,13 +119,14 @@ def released_kind(state: Mapping[str, Tensor]) -> str:
         return PAIRED
     raise WeightsError(
         "expected weights in the naming of the MCN and AVLnet releases (GU_video.fc.weight, DAVEnet.conv1.weight, and "
-        f"so on) or of this project (network.video.projection.weight, and so on), found {some(plain) or 'none'}; "
+        "so on) or of this project (network.video.projection.weight, and so on), found "
+        f"{first_names(plain) or 'none'}; "
         "give the path of such a file"
     )
 
 
 def _one_dimensional(name: str, value: Tensor) -> Tensor:
-    """Turn a 2-d kernel ``(C, 1, 40, 1)`` or ``(O, I, 1, k)`` into the 1-d kernel over time with the same numbers."""
+    """Convert a 2-d kernel ``(C, 1, 40, 1)`` or ``(O, I, 1, k)`` to the 1-d kernel over time with the same numbers."""
     if value.dim() != 4:
         return value
     if name == "DAVEnet.conv1.weight":
@@ -134,7 +135,7 @@ def _one_dimensional(name: str, value: Tensor) -> Tensor:
 
 
 def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights under our names, with 1-d kernels; those that we have no name for keep theirs.
+    """Rename released weights to this project's names, with 1-d kernels. Unknown weights keep their names.
 
     Args:
         state: state dict with the released names, with or without the prefix ``module.``.
@@ -144,7 +145,7 @@ def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _both_names(name: str) -> str:
-    """Return the released name of one of our weights with ours behind it, or the name alone that has no other."""
+    """Return a weight's released name followed by its name here, or the latter alone if there is no released one."""
     theirs = _renamed(name, _RELEASED)
     return name if theirs is None else f"{theirs} ({name})"
 
@@ -152,13 +153,13 @@ def _both_names(name: str) -> str:
 def load_weights(
     network: MCN, given: Mapping[str, Tensor], source: str, advice: str = "use the weights of such a network"
 ) -> None:
-    """Copy weights into a network of the same shape; nothing is copied when anything does not fit.
+    """Copy weights into a network of the same shape. If any weight does not fit, no weight is copied.
 
     Args:
-        network: network to fill; its frozen word embedder is left alone.
-        given: weights under our names.
-        source: what to call the weights in messages.
-        advice: what the user can do when they do not fit.
+        network: network to fill, except its frozen word embedder.
+        given: weights under this project's names.
+        source: name of the weights in messages.
+        advice: advice in the message if they do not fit.
 
     Raises:
         WeightsError: if weights are missing or left over, or a shape differs.
@@ -173,23 +174,23 @@ def load_weights(
     ]
     problems = []
     if missing:
-        problems.append(f"no weights for {some(map(_both_names, missing))}")
+        problems.append(f"no weights for {first_names(map(_both_names, missing))}")
     if unknown:
-        problems.append(f"no place in the network for {some(map(_both_names, unknown))}")
+        problems.append(f"no place in the network for {first_names(map(_both_names, unknown))}")
     if shapes:
-        problems.append(f"shapes differ: {some(shapes)}")
+        problems.append(f"shapes differ: {first_names(shapes)}")
     if problems:
         raise WeightsError(f"{source}: {'; '.join(problems)}; {advice}")
     network.load_state_dict(given, strict=False)
 
 
 def load_released(network: MCN, state: Mapping[str, Tensor], source: str = "weights") -> None:
-    """Copy released weights into a network of the same shape; nothing is copied when anything does not fit.
+    """Copy released weights into a network of the same shape. If any weight does not fit, no weight is copied.
 
     Args:
-        network: network to fill; its frozen word embedder is left alone.
+        network: network to fill, except its frozen word embedder.
         state: state dict with the released names, with or without the prefix ``module.``.
-        source: what to call the weights in messages.
+        source: name of the weights in messages.
 
     Raises:
         WeightsError: if weights are missing or left over, or a shape differs.
@@ -199,17 +200,17 @@ def load_released(network: MCN, state: Mapping[str, Tensor], source: str = "weig
 
 
 def read_file(path: str | Path) -> Any:
-    """Read what ``torch.save`` wrote, on the CPU and without running code from it.
+    """Read a file of ``torch.save`` or safetensors, on the CPU and without running code from it.
 
     Raises:
-        WeightsError: if the file is not there or holds something else.
+        WeightsError: if the file is missing or has another format.
     """
     try:
         if Path(path).suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the broken bytes lead to
-        # torch's own words advise to load with weights_only=False, which lets a file run code
+    except Exception as error:  # for damaged files torch.load raises many kinds of errors
+        # torch's message is not shown: it advises weights_only=False, which lets a file run code
         found = "no file" if isinstance(error, FileNotFoundError) else f"something else ({type(error).__name__})"
         if Path(path).is_file() and Path(path).stat().st_size == 0:
             found = "an empty file"
@@ -220,7 +221,7 @@ def read_file(path: str | Path) -> Any:
 
 
 def find_state(content: Any, path: str | Path) -> dict[str, Tensor]:
-    """Return the state dict in the content of a file, which may hold it under a name of its own.
+    """Return the state dict in the contents of a file, which may be nested under a key.
 
     Raises:
         WeightsError: if there is none.
@@ -244,10 +245,10 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
             ``model_state_dict`` or ``model``.
 
     Returns:
-        The state dict, its names as they are in the file.
+        The state dict with the names of the file.
 
     Raises:
-        WeightsError: if the file is not there or holds no state dict.
+        WeightsError: if the file is missing or holds no state dict.
     """
     return find_state(read_file(path), path)
 
@@ -260,10 +261,10 @@ def _size(plain: Mapping[str, Tensor], name: str, axis: int, dims: int) -> int:
 
 
 def _check_names(plain: Mapping[str, Tensor], kind: str, config: NetworkConfig) -> None:
-    """Refuse weights that are not all those of their kind.
+    """Refuse weights that are incomplete for their kind, or have unknown names.
 
     Raises:
-        WeightsError: with the names that are missing and the names that are left over.
+        WeightsError: with the missing and the unknown names.
     """
     with torch.device("meta"):  # only the names are needed
         ours = MCN(config).state_dict()
@@ -272,9 +273,9 @@ def _check_names(plain: Mapping[str, Tensor], kind: str, config: NetworkConfig) 
     unknown = [name for name in plain if name not in expected]
     problems = []
     if missing:
-        problems.append(f"{some(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+        problems.append(f"{first_names(missing)} {'is' if len(missing) == 1 else 'are'} missing")
     if unknown:
-        problems.append(f"{some(unknown)} {'is' if len(unknown) == 1 else 'are'} unexpected")
+        problems.append(f"{first_names(unknown)} {'is' if len(unknown) == 1 else 'are'} unexpected")
     if problems:
         raise WeightsError(
             f"expected all weights of {kind} and no others, found that {' and that '.join(problems)}; "
@@ -283,16 +284,16 @@ def _check_names(plain: Mapping[str, Tensor], kind: str, config: NetworkConfig) 
 
 
 def released_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Tell the shape of the network from the names and shapes of released weights.
+    """Return the options of the network that fit released weights, by their names and shapes.
 
     Args:
         state: state dict with the released names.
 
     Returns:
-        Values for the fields of ``NetworkConfig`` that the weights decide.
+        Values for the fields of ``NetworkConfig`` that follow from the weights.
 
     Raises:
-        WeightsError: if weights of their kind are missing, or there are others among them.
+        WeightsError: if weights are missing or have unknown names.
     """
     plain, kind = _plain(state), released_kind(state)
     config: dict[str, Any] = {

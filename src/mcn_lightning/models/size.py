@@ -1,4 +1,4 @@
-"""How much memory a network takes, known before it is built."""
+"""A check of the memory that a network needs, before it is built."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from mcn_lightning.models.options import NetworkConfig
 
 
 def check_memory(config: NetworkConfig, queue_bytes: int = 0) -> None:
-    """Refuse a network that this machine has no memory for; training takes about four times as much.
+    """Refuse a network that does not fit into this machine's memory. Training takes about four times as much.
 
     Args:
-        config: its shape.
-        queue_bytes: of the clustering queue, which is kept beside it.
+        config: options of the network.
+        queue_bytes: bytes of the clustering queue.
 
     Raises:
         InputError: if weights and queue are larger than the machine's memory.
     """
-    with torch.device("meta"):  # the shapes alone
+    with torch.device("meta"):  # shapes without memory
         weights = sum(4 * each.numel() for each in MCN(config).parameters())
     needed, there = weights + queue_bytes, _memory()
     if needed > there:
@@ -33,7 +33,7 @@ def check_memory(config: NetworkConfig, queue_bytes: int = 0) -> None:
 
 
 def _memory() -> float:
-    """Return the bytes of memory of this machine; infinity where the system does not tell."""
+    """Return the bytes of memory of this machine; infinity if the system does not report them."""
     try:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Weights to start from, whoever saved them: what they are of, and a network in their shape."""
+"""Reading of weights to start from, released or of this project, with the options of their network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mcn_lightning.models.released import (
     rename,
 )
 
-SHAPE = (
+SHAPE_FIELDS = (
     "embedding_dim",
     "modalities",
     "video_dim",
@@ -34,16 +34,16 @@ SHAPE = (
     "fuse_audio_text",
     "audio_network",
 )
-"""Fields of NetworkConfig that decide which weights there are and how large."""
-BEHAVIOUR = ("audio_pool", "mask_audio", "mask_words", "normalize")
-"""Fields of NetworkConfig that no weight tells and that change the embeddings; the defaults are as released."""
-_OF_DATA = {
+"""Fields of NetworkConfig that define the names and shapes of weights."""
+BEHAVIOUR_FIELDS = ("audio_pool", "mask_audio", "mask_words", "normalize")
+"""Fields of NetworkConfig that change the embeddings but not the weights; the defaults are as released."""
+_SET_BY_DATA = {
     "video_dim": ("video", "values of the video feature", "--data.streams"),
     "audio_bands": ("audio", "mel bands", "--data.audio.bands"),
     "text_dim": ("text", "values of a word vector", "--data.text.dim and --data.text.source"),
 }
-OWN = "checkpoint of this project"
-PLAIN = "state dict of this project"
+OWN_CHECKPOINT = "checkpoint of this project"
+OWN_STATE_DICT = "state dict of this project"
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class Weights:
     """The weights of a network.
 
     Args:
-        source: the file.
-        kind: what they are of: one of ``released_kind``, or a checkpoint of this project.
-        shape: the fields of ``NetworkConfig`` that they decide.
-        state: the weights under our names.
-        behaviour: fields of ``NetworkConfig`` that no weight tells, as they were in training.
+        source: path of the file.
+        kind: result of ``released_kind``, or a checkpoint or state dict of this project.
+        shape: fields of ``NetworkConfig`` that follow from the weights.
+        state: the weights under this project's names.
+        behaviour: fields of ``NetworkConfig`` that do not follow from the weights, as they were in training.
     """
 
     source: str
@@ -65,17 +65,17 @@ class Weights:
     behaviour: dict[str, Any]
 
     def follow(self, config: NetworkConfig) -> NetworkConfig:
-        """Return the shape of the weights, without the modalities that the data do not have.
+        """Return the options of the network for these weights, without modalities that the data lack.
 
         Args:
-            config: what was asked for; its modalities, and the sizes of their inputs, are those of the data.
+            config: requested options, with the modalities and input sizes of the data.
 
         Raises:
-            WeightsError: if the weights are of inputs of another size, or need a modality that the data do not have.
+            WeightsError: if the weights are for inputs of another size, or need a modality that the data lack.
         """
         modalities = [name for name in config.modalities if name in self.shape["modalities"]]
         split = self.shape["fuse_audio_text"] and len({"audio", "text"} & set(modalities)) == 1
-        # one modality alone can be embedded, if the data have no other
+        # data with a single modality can be embedded, but not trained on
         if split or len(modalities) < min(2, len(config.modalities)):
             least = "all" if split else "at least two" if len(config.modalities) > 1 else "one"
             raise WeightsError(
@@ -83,7 +83,7 @@ class Weights:
                 f"{', '.join(self.shape['modalities'])}, of which the weights are, among the modalities of the data, "
                 f"found {', '.join(config.modalities)}; set --data.modalities"
             )
-        for field, (modality, what, option) in _OF_DATA.items():
+        for field, (modality, what, option) in _SET_BY_DATA.items():
             if modality in modalities and (found := getattr(config, field)) != self.shape[field]:
                 raise WeightsError(
                     f"{self.source}: expected {self.shape[field]} {what}, found {found} in the data; set {option} to "
@@ -93,7 +93,7 @@ class Weights:
         return as_config(NetworkConfig, {**vars(config), **shape}, "--model.network")
 
     def load(self, network: MCN) -> None:
-        """Copy the weights into a network of the shape that ``follow`` gave.
+        """Copy the weights into a network with the options that ``follow`` returned.
 
         Raises:
             WeightsError: if weights are missing or left over, or their shapes do not agree.
@@ -103,10 +103,10 @@ class Weights:
         load_weights(network, state, self.source, "give the file as it was saved")
 
     def describe(self, config: NetworkConfig) -> str:
-        """Return one line for the user: what the weights are of, and what of the configuration differs.
+        """Return one line for the user: the kind of the weights, and options that differ from training.
 
         Args:
-            config: shape of the network that takes them.
+            config: options of the network that gets the weights.
         """
         text = f"{self.source}: {self.kind}, D = {config.embedding_dim}; model.network follows the weights"
         absent = [name for name in self.shape["modalities"] if name not in config.modalities]
@@ -121,7 +121,7 @@ class Weights:
 
 
 def absent_weights(config: NetworkConfig) -> list[str]:
-    """Return how the names of the weights begin that a network of all modalities has, and this one has not.
+    """Return the name prefixes of weights that a network of all modalities has, and this one lacks.
 
     Args:
         config: shape of the network.
@@ -132,48 +132,50 @@ def absent_weights(config: NetworkConfig) -> list[str]:
 
 
 def read_weights(path: str | Path) -> Weights:
-    """Read the weights of a network: of the authors' releases, of a checkpoint of this project, or its state dict.
+    """Read the weights of a network from a release of the authors, a checkpoint of this project, or a state dict.
 
     A state dict of ``MCNModule`` or of its ``network`` may be saved by ``torch.save`` or as safetensors. It does not
-    tell how the network pools and normalises, which stays as it is configured.
+    define pooling and normalisation, which follow the options.
 
     Args:
-        path: what ``--model.weights`` takes.
+        path: value of ``--model.weights``.
 
     Raises:
-        WeightsError: if the file is not there, or does not hold all the weights of a network and no others.
+        WeightsError: if the file is missing, or does not hold exactly the weights of a network.
     """
     content = read_file(path)
     if isinstance(content, Mapping) and isinstance(content.get("hyper_parameters"), Mapping):
-        return _own(content, str(path))
+        return _from_checkpoint(content, str(path))
     state = find_state(content, path)
     if (plain := _network_part(state)) is not None:
-        return Weights(str(path), PLAIN, _own_shape(plain, str(path)), plain, {})
-    behaviour = {name: getattr(NetworkConfig(), name) for name in BEHAVIOUR}
+        return Weights(str(path), OWN_STATE_DICT, _own_shape(plain, str(path)), plain, {})
+    behaviour = {name: getattr(NetworkConfig(), name) for name in BEHAVIOUR_FIELDS}
     try:
-        return Weights(str(path), released_kind(state), _complete(released_config(state)), rename(state), behaviour)
+        return Weights(
+            str(path), released_kind(state), _with_defaults(released_config(state)), rename(state), behaviour
+        )
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
 
 
 def _network_part(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """Return the weights of the network in a state dict of our module or network; ``None`` where it is neither."""
+    """Return the network's weights in a state dict of this project's module or network; ``None`` for others."""
     plain = {name.removeprefix("module."): value for name, value in state.items()}
     if any(name.startswith("network.") for name in plain):
         plain = {name.removeprefix("network."): value for name, value in plain.items() if name.startswith("network.")}
     plain = {name: value for name, value in plain.items() if not name.startswith("text.embedder.")}
-    return plain if any(name.startswith(_FIRST) for name in plain) else None
+    return plain if any(name.startswith(_SIZE_LAYERS) for name in plain) else None
 
 
-_FIRST = ("video.projection.", "audio.projection.", "text.word_projection.")
-"""How the layers begin that tell the sizes of inputs and embeddings, one of each modality."""
+_SIZE_LAYERS = ("video.projection.", "audio.projection.", "text.word_projection.")
+"""Name prefixes of the layers that define the sizes of inputs and embeddings, one for each modality."""
 
 
 def _own_shape(plain: Mapping[str, Tensor], source: str) -> dict[str, Any]:
-    """Tell the shape of our network from the names and shapes of its weights.
+    """Return the options of this project's network by the names and shapes of its weights.
 
     Raises:
-        WeightsError: if one that tells it is missing.
+        WeightsError: if a weight that defines a size is missing.
     """
     shape: dict[str, Any] = {
         "modalities": [name for name in MODALITIES if any(each.startswith(f"{name}.") for each in plain)],
@@ -198,16 +200,16 @@ def _own_shape(plain: Mapping[str, Tensor], source: str) -> dict[str, Any]:
             f"{source}: expected all weights of a network of this project, found none that fits for {error}; save "
             "module.state_dict() or module.network.state_dict() whole"
         ) from None
-    return _complete(shape)
+    return _with_defaults(shape)
 
 
-def _complete(shape: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the shape with the default of what the weights do not tell, as they have no such part."""
+def _with_defaults(shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill in defaults for sizes of parts that the weights do not have."""
     defaults = NetworkConfig()
-    return {name: shape.get(name, getattr(defaults, name)) for name in SHAPE}
+    return {name: shape.get(name, getattr(defaults, name)) for name in SHAPE_FIELDS}
 
 
-def _own(content: Mapping[str, Any], source: str) -> Weights:
+def _from_checkpoint(content: Mapping[str, Any], source: str) -> Weights:
     network = content["hyper_parameters"].get("network")
     state = content.get("state_dict")
     if not isinstance(network, Mapping) or not isinstance(state, Mapping):
@@ -218,7 +220,11 @@ def _own(content: Mapping[str, Any], source: str) -> Weights:
         )
     prefix = "network."
     names = [name for name in state if name.startswith(prefix) and not name.startswith("network.text.embedder.")]
-    behaviour = {name: network[name] for name in BEHAVIOUR if name in network}
+    behaviour = {name: network[name] for name in BEHAVIOUR_FIELDS if name in network}
     return Weights(
-        source, OWN, _complete(network), {name.removeprefix(prefix): state[name] for name in names}, behaviour
+        source,
+        OWN_CHECKPOINT,
+        _with_defaults(network),
+        {name.removeprefix(prefix): state[name] for name in names},
+        behaviour,
     )

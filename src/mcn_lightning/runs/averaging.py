@@ -1,4 +1,4 @@
-"""Averaged weights (``EMAWeightAveraging`` and others) beside queue, centroids and counters, which have no average."""
+"""Support for averaged weights (``EMAWeightAveraging`` and others), without averaging queue, centroids and counters."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
 
 from mcn_lightning.clustering import Clustering
 from mcn_lightning.errors import InputError
-from mcn_lightning.runs.lightning import keeps_schedule
+from mcn_lightning.runs.lightning import has_pending_schedule
 
 CURRENT = "current_model_state"
-"""Where Lightning keeps the weights of training in a checkpoint whose ``state_dict`` holds the averaged ones."""
+"""Key of the current weights in a checkpoint of Lightning whose ``state_dict`` holds the averaged ones."""
 
 
-def averages(trainer: Trainer) -> bool:
-    """Tell whether a callback averages weights."""
+def averages_weights(trainer: Trainer) -> bool:
+    """Return whether a callback averages weights."""
     given: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return any(isinstance(each, (WeightAveraging, StochasticWeightAveraging)) for each in given)
 
 
 def _same(mean: Tensor, current: Tensor) -> bool:
-    """Tell whether a tensor has no average: it is shared with the model in training, or it counts."""
+    """Return whether a tensor is not averaged: it is shared with the trained model, or it is an integer counter."""
     return not mean.is_floating_point() or mean.data_ptr() == current.data_ptr()
 
 
-def only_weights(average: AveragedModel) -> None:
-    """Let an averaged model take over counters, and what it shares with the model in training, as they are."""
+def average_only_weights(average: AveragedModel) -> None:
+    """Make an averaged model copy counters, and skip tensors that it shares with the trained model."""
     each: Callable[..., Tensor] = average.avg_fn or get_swa_avg_fn()
     every: Callable[..., None] | None = average.multi_avg_fn
 
@@ -53,14 +53,14 @@ def only_weights(average: AveragedModel) -> None:
 
 
 class AveragedWeights(Callback):
-    """Make Lightning's averaging callbacks right for this module; the module brings it where there is one of them.
+    """Adapts Lightning's averaging callbacks to this module, which adds it if there is one of them.
 
-    Averaged are the weights and, with ``use_buffers``, the statistics of batch norm. Queue, centroids and counters are
-    those of training, held once and not twice. Word vectors, which come from the data, are shared as well.
+    The weights and, with ``use_buffers``, the batch-norm statistics are averaged. Queue, centroids and counters are
+    shared with the trained model, which saves memory. Word vectors, which come from the data, are shared as well.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Share what has no average, now that every part is there and a checkpoint was loaded."""
+        """Share the parts that are not averaged, once all parts exist and a checkpoint is loaded."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             average = getattr(callback, "_average_model", None)
             if not isinstance(callback, WeightAveraging) or average is None:
@@ -71,17 +71,17 @@ class AveragedWeights(Callback):
             text: Any = getattr(getattr(pl_module, "network", None), "text", None)
             if text is not None and text.embedder is not None:
                 average.module.network.text.set_embedder(text.embedder)
-            only_weights(average)
+            average_only_weights(average)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let SWA take up its schedule when a run goes on in mid-epoch, whose beginning Lightning leaves out."""
+        """Restore SWA's schedule in a run that resumes in mid-epoch, where Lightning skips ``on_train_epoch_start``."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, StochasticWeightAveraging) and keeps_schedule(callback):
+            if isinstance(callback, StochasticWeightAveraging) and has_pending_schedule(callback):
                 callback.on_train_epoch_start(trainer, pl_module)
 
 
 def check_stochastic(trainer: Trainer, module: LightningModule) -> None:
-    """Refuse SWA where Lightning would average after the last checkpoint, which then has other weights.
+    """Refuse SWA if Lightning would average after the last checkpoint, which would hold other weights.
 
     Raises:
         InputError: if the network has no batch norm, or the number of epochs is not known.
@@ -99,12 +99,12 @@ def check_stochastic(trainer: Trainer, module: LightningModule) -> None:
 
 
 def check_average(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
-    """Refuse to go on without the callback that averaged: the averaged weights would be trained, with other moments.
+    """Refuse to resume without the averaging callback. Training would continue from the averaged weights.
 
     Raises:
-        InputError: if the checkpoint has averaged weights, and no callback of this run averages.
+        InputError: if the checkpoint has averaged weights, and no callback of this run averages weights.
     """
-    if CURRENT in checkpoint and trainer.state.fn == TrainerFn.FITTING and not averages(trainer):
+    if CURRENT in checkpoint and trainer.state.fn == TrainerFn.FITTING and not averages_weights(trainer):
         raise InputError(
             "--ckpt_path: expected --trainer.callbacks with the callback that averaged weights in this run, found "
             "none; add it, or start from the averaged weights with --model.weights"

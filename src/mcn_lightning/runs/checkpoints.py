@@ -1,4 +1,4 @@
-"""Checkpoint files: how one is written, and which one a stopped run goes on from."""
+"""Checkpoint files: atomic writing, and the search for the one that a run resumes from."""
 
 from __future__ import annotations
 
@@ -17,20 +17,28 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from mcn_lightning.errors import InputError, why_unreadable
 from mcn_lightning.files import PARTIAL, replacing
-from mcn_lightning.runs.lightning import chosen_version, csv_logger
-from mcn_lightning.runs.saved import CONFIG, DECISIVE, differences, folder_of, read_options, told
+from mcn_lightning.runs.lightning import csv_logger, fixed_version
+from mcn_lightning.runs.saved import (
+    CONFIG,
+    DEFINING_OPTIONS,
+    differences,
+    folder_of,
+    read_options,
+    summarize_differences,
+)
 
-WORDS = ("last", "best", "hpc")
-"""What ``--ckpt_path`` takes in place of a file; the last one is refused."""
+CHECKPOINT_ALIASES = ("last", "best", "hpc")
+"""Values of ``--ckpt_path`` that are no files; the last one is refused."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that are there whole or not at all, whenever the process is killed.
+    """Writes checkpoints atomically: a file is complete or absent, whenever the process is killed.
 
-    Lightning writes to the folder of temporary files and moves, which copies where that is another file system.
+    Lightning writes to the system's temporary folder and moves the file. Moving between file systems is a copy, which
+    may be interrupted.
 
     Args:
-        tidy: remove what killed runs left half-written in the folder, which must be that of one run.
+        tidy: remove incomplete files of killed runs in the folder, which must belong to a single run.
     """
 
     def __init__(self, tidy: bool = True) -> None:
@@ -38,15 +46,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self.tidy = tidy
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write beside the place, see the bytes to the disk, rename; remove what killed runs left half-written.
+        """Write a temporary file beside the path, flush it to the disk, and rename it.
 
         Args:
-            checkpoint: what to write.
-            path: where to; an address such as s3://... is left to Lightning.
+            checkpoint: contents of the file.
+            path: of the file; URLs such as s3://... are left to Lightning.
             storage_options: not used.
 
         Raises:
-            InputError: if it cannot be written; what was there before stays.
+            InputError: if it cannot be written. The old file stays.
         """
         if "://" in str(path):
             return super().save_checkpoint(checkpoint, path, storage_options)
@@ -58,7 +66,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             with replacing(path) as partial:
                 torch.save(checkpoint, partial)
         except (OSError, RuntimeError) as error:
-            # torch tells a disk that is full as a RuntimeError about positions in the file
+            # torch reports a full disk as a RuntimeError about positions in the file
             if isinstance(error, RuntimeError) and "inline_container" not in str(error):
                 raise
             reason = error.strerror if isinstance(error, OSError) and error.strerror else "no room for all of it"
@@ -68,10 +76,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from None
 
 
-def without_folders(callback: ModelCheckpoint) -> None:
-    """Write the names of metrics into the names of files with ``_`` for ``/``, which would make folders.
+def flatten_filename(callback: ModelCheckpoint) -> None:
+    """Replace ``/`` by ``_`` in the metric names of checkpoint files, as it would create folders.
 
-    ``{val/t->va/R@10:.1f}`` becomes ``val_t->va_R@10=26.5``. A ``/`` outside of braces is the user's own folder.
+    ``{val/t->va/R@10:.1f}`` becomes ``val_t->va_R@10=26.5``. A ``/`` outside of braces is a folder that the user wants.
 
     Args:
         callback: its ``filename`` is changed.
@@ -84,52 +92,52 @@ def without_folders(callback: ModelCheckpoint) -> None:
 
 
 def find_checkpoint(
-    trainer: Trainer, options: Mapping[str, Any], asked: str, training: bool
+    trainer: Trainer, options: Mapping[str, Any], alias: str, training: bool
 ) -> tuple[Path | None, str]:
-    """Find the checkpoint with the most steps, or the best one, of the newest run that was given the same options.
+    """Find the last or the best checkpoint of the newest run with the same options.
 
     Args:
-        trainer: its logger, or checkpoint callback, says where the runs are: ``<save_dir>/<name>/*/checkpoints``.
-        options: this run's, as in config.yaml.
-        asked: ``last``, or ``best`` by the metric that the run watched.
-        training: whether a run is to go on; for an evaluation the options of the model must agree, and whatever
-            weights it began with are of no interest.
+        trainer: its logger or checkpoint callback defines the folders: ``<save_dir>/<name>/*/checkpoints``.
+        options: of this run, as in config.yaml.
+        alias: ``last`` for the most steps, or ``best`` by the metric that the run monitored.
+        training: whether a run resumes. For an evaluation only the options of the model must be the same, except the
+            weights that it started from.
 
     Returns:
-        The checkpoint, and one line for the user; no checkpoint where a run is to start from the beginning.
+        The checkpoint and one line for the user. The checkpoint is ``None`` if a run starts from the beginning.
 
     Raises:
-        InputError: if there is none for an evaluation, or the options of a run that has one cannot be read.
+        InputError: if there is none for an evaluation, or the options of a run with a checkpoint cannot be read.
     """
-    if asked == "hpc":  # Lightning's own requeueing, which Resume takes the place of
+    if alias == "hpc":  # a checkpoint of Lightning's requeueing, which Resume replaces
         raise InputError("--ckpt_path: expected last, best or a file, found hpc; last is what a requeued job takes")
-    if asked == "best" and training:
+    if alias == "best" and training:
         raise InputError(
             "--ckpt_path: expected last or a file for fit, found best; start from its weights with --model.weights"
         )
-    place, folders = _folders(trainer)
-    other, (groups, aside) = "", (DECISIVE, ()) if training else (("model",), ("model.weights",))
+    place, folders = _checkpoint_folders(trainer)
+    other, (groups, ignored) = "", (DEFINING_OPTIONS, ()) if training else (("model",), ("model.weights",))
     for folder in folders:
         config = folder_of(folder) / CONFIG
         steps = steps_of(folder) if config.is_file() else {}
         if not steps:
             continue
-        if unlike := differences(read_options(config), options, groups, aside):
-            other = other or f" ({config.parent.name} was run with other ones: {told(unlike)})"
+        if unlike := differences(read_options(config), options, groups, ignored):
+            other = other or f" ({config.parent.name} was run with other ones: {summarize_differences(unlike)})"
             continue
         path = max(steps, key=lambda path: (steps[path], path.stat().st_mtime_ns))
-        if asked == "last":
+        if alias == "last":
             return path, f"goes on from {path}, step {steps[path]}"
         best = _best(path)
         return best, str(best)
     reason = f"no checkpoint of a run with these options in {place} yet{other}"
     if not training:
-        raise InputError(f"--ckpt_path {asked}: {reason}")
+        raise InputError(f"--ckpt_path {alias}: {reason}")
     return None, f"{reason}: the run starts from the beginning"
 
 
 def _best(newest: Path) -> Path:
-    """Return the best checkpoint of a run by the metric that it watched, as its newest one knows it."""
+    """Return the best checkpoint of a run by the metric that it monitored, which its newest checkpoint records."""
     for name, state in torch.load(newest, map_location="cpu", weights_only=True, mmap=True)["callbacks"].items():
         if not name.startswith("ModelCheckpoint") or not state.get("monitor"):
             continue
@@ -141,42 +149,42 @@ def _best(newest: Path) -> Path:
             "none; give --ckpt_path last or a file"
         )
     raise InputError(
-        f"--ckpt_path best: expected a run that watched a metric (--checkpoint.monitor), found none for "
+        f"--ckpt_path best: expected a run that monitored a metric (--checkpoint.monitor), found none for "
         f"{folder_of(newest.parent)}; give --ckpt_path last or a file"
     )
 
 
-def _folders(trainer: Trainer) -> tuple[Path, list[Path]]:
-    """Return where runs of this name are, and their folders of checkpoints, the newest first."""
+def _checkpoint_folders(trainer: Trainer) -> tuple[Path, list[Path]]:
+    """Return the folder of the runs of this name, and their folders of checkpoints, the newest first."""
     callback = trainer.checkpoint_callback
     if isinstance(callback, ModelCheckpoint) and callback.dirpath:
         return Path(callback.dirpath), [Path(callback.dirpath)]
     if not trainer.loggers:
         return Path(trainer.default_root_dir), [Path(trainer.default_root_dir) / "checkpoints"]
     logger, own = trainer.loggers[0], csv_logger(trainer)
-    if own is not None and chosen_version(own) is not None:
+    if own is not None and fixed_version(own) is not None:
         return Path(own.log_dir), [Path(own.log_dir) / "checkpoints"]
     place = Path(logger.save_dir or trainer.default_root_dir) / str(logger.name)
-    return place, sorted(place.glob("*/checkpoints"), key=_age, reverse=True)
+    return place, sorted(place.glob("*/checkpoints"), key=_version_order, reverse=True)
 
 
-def _age(folder: Path) -> tuple[int, int]:
+def _version_order(folder: Path) -> tuple[int, int]:
     number = folder.parent.name.removeprefix("version_")
     return int(number) if number.isdigit() else -1, folder.stat().st_mtime_ns
 
 
 def steps_of(folder: Path) -> dict[Path, int]:
-    """Return the checkpoints in a folder, and how many steps each has."""
+    """Return the checkpoints in a folder with their steps."""
     return {path: step for path in folder.glob("*.ckpt") if (step := _step(path, path.stat().st_mtime_ns)) is not None}
 
 
 @functools.cache
 def _step(path: Path, changed: int) -> int | None:
-    """Return how many steps a checkpoint has; none, with one warning, if it is not one.
+    """Return the steps of a checkpoint; ``None`` with one warning if the file is not a checkpoint.
 
     Args:
-        path: the file.
-        changed: when it was; read and told again are those that were changed.
+        path: of the file.
+        changed: time of its last change, a part of the cache's key: a changed file is read again.
     """
     try:
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])

@@ -1,4 +1,4 @@
-"""The folder of a run: which one it is, that it is of this run alone, and its resolved configuration."""
+"""The folder of a run: its choice, its lock against other runs, and the config file in it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,30 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger
 
-from mcn_lightning.errors import InputError, reason_of
+from mcn_lightning.errors import InputError, os_reason
 from mcn_lightning.files import replacing
 from mcn_lightning.runs.checkpoints import steps_of
-from mcn_lightning.runs.lightning import chosen_version, csv_logger, log_into, next_version
-from mcn_lightning.runs.saved import CONFIG, METRICS, RECORD, differences, folder_of, read_options, told
+from mcn_lightning.runs.lightning import csv_logger, fixed_version, next_version, set_log_folder
+from mcn_lightning.runs.saved import (
+    CONFIG,
+    METRICS,
+    RECORD,
+    differences,
+    folder_of,
+    read_options,
+    summarize_differences,
+)
 
 LOCK = ".lock"
 _locks: list[FileLock] = []
-_UNSAID = re.compile(rb"Unable to serialize instance ([\w.]+)$", re.MULTILINE)
-"""What jsonargparse writes for the name of a function where an option may be a function or its name."""
+_UNSERIALIZED = re.compile(rb"Unable to serialize instance ([\w.]+)$", re.MULTILINE)
+"""What jsonargparse writes in place of a function's name, if an option may be a function or its name."""
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """Return the one folder of a run: that of its checkpoints, or the logger's.
+    """Return the folder of a run: that of its checkpoints, or the logger's.
 
-    No process waits for another here, as for ``trainer.log_dir``; before training begins the first one alone knows it.
+    Unlike ``trainer.log_dir`` it needs no communication. Before training begins, only the first process knows it.
     """
     checkpoint = trainer.checkpoint_callback
     if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath:
@@ -40,70 +48,71 @@ def run_folder(trainer: Trainer) -> Path:
 
 
 def choose_folder(trainer: Trainer, options: Mapping[str, Any], checkpoint: str | None) -> None:
-    """Choose the folder of a run: the user's, that of the checkpoint it goes on from, or a new one.
+    """Choose the folder of a run: the user's, that of the checkpoint, or a new one.
 
-    A run goes on in the folder of its checkpoint. If there is a newer checkpoint beside it, or the folder is none of
-    this name, a new folder begins with what was logged until then: no run undoes what another has reached.
+    A run resumes in the folder of its checkpoint. If that folder has a newer checkpoint, or belongs to another name, a
+    new folder starts with a copy of the earlier metrics. So no run overwrites the progress of another.
 
     Args:
-        trainer: its loggers are told the folder.
-        options: this run's, as in config.yaml.
-        checkpoint: what it starts from.
+        trainer: its loggers are set to the folder.
+        options: of this run, as in config.yaml.
+        checkpoint: that the run starts from.
 
     Raises:
-        InputError: if the folder that the user has chosen, or the checkpoint, belongs to a run with other options, or
-            the chosen folder holds a run that is further than the checkpoint.
+        InputError: if the user's folder or the checkpoint belongs to a run with other options, or the user's folder has
+            a newer checkpoint.
     """
     logger, source = csv_logger(trainer), None if checkpoint is None else Path(checkpoint).parent
     if checkpoint is not None and source is not None:
         hint = "take its options (--config), or start from its weights (--model.weights)"
-        _refuse_other(f"--ckpt_path {checkpoint}", folder_of(source), options, hint)
-    for option, folder, hint in _chosen(trainer):
-        _refuse_other(option, folder, options, hint)
+        _refuse_other_options(f"--ckpt_path {checkpoint}", folder_of(source), options, hint)
+    for option, folder, hint in _fixed_folders(trainer):
+        _refuse_other_options(option, folder, options, hint)
         if not _is_newest(checkpoint, folder):
             raise InputError(
                 f"{option}: expected a new folder, or the newest checkpoint in it to go on from (--ckpt_path last), "
                 f"found the checkpoints of a run in {folder}; {hint}"
             )
-        if logger is not None and chosen_version(logger) is None:
-            log_into(trainer, folder)
-    if logger is None or source is None or chosen_version(logger) is not None:
+        if logger is not None and fixed_version(logger) is None:
+            set_log_folder(trainer, folder)
+    if logger is None or source is None or fixed_version(logger) is not None:
         return
     folder = folder_of(source)
     if folder.parent.resolve() == Path(logger.root_dir).resolve() and _is_newest(checkpoint, folder):
-        log_into(trainer, folder)
+        set_log_folder(trainer, folder)
 
 
-def _chosen(trainer: Trainer) -> Iterator[tuple[str, Path, str]]:
-    """Give the folders that the user has fixed."""
+def _fixed_folders(trainer: Trainer) -> Iterator[tuple[str, Path, str]]:
+    """Yield the folders that the user has fixed, with their options and a hint."""
     callback, logger = trainer.checkpoint_callback, csv_logger(trainer)
-    if logger is not None and (version := chosen_version(logger)) is not None:
+    if logger is not None and (version := fixed_version(logger)) is not None:
         yield f"--trainer.logger.init_args.version {version}", Path(logger.log_dir), "choose another version"
     if isinstance(callback, ModelCheckpoint) and callback.dirpath:
         yield f"--checkpoint.dirpath {callback.dirpath}", folder_of(Path(callback.dirpath)), "choose another folder"
 
 
-def _refuse_other(option: str, folder: Path, options: Mapping[str, Any], hint: str) -> None:
-    """Refuse a folder of a run with other options; length, devices, workers and the like may differ."""
+def _refuse_other_options(option: str, folder: Path, options: Mapping[str, Any], hint: str) -> None:
+    """Refuse the folder of a run with other options. Length, devices, workers and the like may differ."""
     if unlike := differences(read_options(folder / CONFIG), options) if (folder / CONFIG).is_file() else []:
         raise InputError(
-            f"{option}: expected a run with the same options, found {folder} with other ones ({told(unlike)}); {hint}"
+            f"{option}: expected a run with the same options, found {folder} with other ones "
+            f"({summarize_differences(unlike)}); {hint}"
         )
 
 
-def refuse_others_below(folder: str, options: Mapping[str, Any]) -> None:
-    """See that all runs in a folder that is one run's have its options.
+def check_run_folder(folder: str, options: Mapping[str, Any]) -> None:
+    """Check that all runs in ``--run_folder``, which is for a single run, have its options.
 
     Raises:
-        InputError: if one has not, with the options in which it differs.
+        InputError: naming the options that differ.
     """
     for path in sorted(Path(folder).rglob(CONFIG)):
         hint = "give the options it has, or choose another folder"
-        _refuse_other(f"--run_folder {folder}", path.parent, options, hint)
+        _refuse_other_options(f"--run_folder {folder}", path.parent, options, hint)
 
 
 def _is_newest(checkpoint: str | None, folder: Path) -> bool:
-    """Return whether no checkpoint in a folder is further than the one a run starts from."""
+    """Return whether no checkpoint in a folder has more steps than the one that a run starts from."""
     steps = {**steps_of(folder / "checkpoints"), **steps_of(folder)}
     if not steps:
         return True
@@ -112,21 +121,21 @@ def _is_newest(checkpoint: str | None, folder: Path) -> bool:
 
 
 def claim_folder(trainer: Trainer, checkpoint: str | None) -> None:
-    """Make the folder of a run and keep other runs out of it, until ``release_folders`` or the end of the process.
+    """Make and lock the folder of a run, until ``release_folders`` or the end of the process.
 
-    For the first process alone.
+    Call it on the first process only.
 
     Args:
-        trainer: its first logger says where the folder is. A new one is called ``version_<n>``, and for an agent of a
-            wandb sweep ``version_<id of the run>``.
-        checkpoint: that the run starts from; what its run has logged is copied where the folder is another.
+        trainer: its first logger defines the folder. A new one is called ``version_<n>``, and for an agent of a wandb
+            sweep ``version_<id of the run>``.
+        checkpoint: that the run starts from. If it lies in another folder, the metrics and the record are copied.
 
     Raises:
-        InputError: if another run is writing to it, or nothing can be written there.
+        InputError: if another run writes to the folder, or it is not writable.
     """
     if (logger := csv_logger(trainer)) is not None:
-        if chosen_version(logger) is None:
-            _make_new(trainer, logger)
+        if fixed_version(logger) is None:
+            _make_version(trainer, logger)
         folder = Path(logger.log_dir)
         _check_writable(folder)
         _lock(folder)
@@ -139,8 +148,8 @@ def claim_folder(trainer: Trainer, checkpoint: str | None) -> None:
         _check_writable(folder if folder.is_dir() else folder.parent)
 
 
-def _make_new(trainer: Trainer, logger: CSVLogger) -> None:
-    """Make the folder of a new run, which no other run that starts at this moment takes too."""
+def _make_version(trainer: Trainer, logger: CSVLogger) -> None:
+    """Make the folder of a new run. Two runs that start at the same moment get different ones."""
     _check_writable(Path(logger.root_dir))
     agents = [os.environ["WANDB_RUN_ID"]] if {"WANDB_RUN_ID", "WANDB_SWEEP_ID"} <= {*os.environ} else []
     for version in itertools.chain(agents, iter(lambda: next_version(logger), None)):
@@ -149,25 +158,25 @@ def _make_new(trainer: Trainer, logger: CSVLogger) -> None:
             folder.mkdir(parents=True)
         except FileExistsError:
             continue
-        return log_into(trainer, folder)
+        return set_log_folder(trainer, folder)
 
 
 def _check_writable(folder: Path) -> None:
-    """Refuse a folder in which nothing can be written now, and not after an epoch."""
+    """Refuse a folder that is not writable, before the first epoch is lost."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(4096))
+            file.write(bytes(4096))  # on a full disk an empty file can still be made
             file.flush()
     except OSError as error:
         raise InputError(
-            f"{folder}: expected a folder for the results of the run, found {reason_of(error)}; make room, change its "
+            f"{folder}: expected a folder for the results of the run, found {os_reason(error)}; make room, change its "
             "rights or give another one (--run_folder, or save_dir of --trainer.logger)"
         ) from None
 
 
 def _lock(folder: Path) -> None:
-    """Keep other runs out of a folder."""
+    """Lock a folder against other runs."""
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -176,22 +185,22 @@ def _lock(folder: Path) -> None:
             f"{folder}: expected a folder that no run is writing to, found another `fit` that is; wait for its end, or "
             "give another version"
         ) from None
-    except NotImplementedError:  # a file system that knows no locks
+    except NotImplementedError:  # a file system without locks
         return
     _locks.append(lock)
 
 
 def release_folders() -> None:
-    """Let other runs take the folders of this one, which is over."""
+    """Release the locks of this process's folders after the run."""
     while _locks:
         _locks.pop().release()
 
 
 class SaveConfig(SaveConfigCallback):
-    """Write the resolved configuration at each start of a run as ``config.yaml`` of its folder."""
+    """Write the resolved config as ``config.yaml`` into the run's folder, at each start of the run."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keep only what belongs to fit: a checkpoint's config must not be replaced by an evaluation's."""
+        """Do not write yet: an evaluation must not replace the config of the checkpoint that it evaluates."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file, now that the folder of the checkpoints is known."""
@@ -199,7 +208,7 @@ class SaveConfig(SaveConfigCallback):
             folder = run_folder(trainer)
             folder.mkdir(parents=True, exist_ok=True)
             config = self.config.clone()
-            config["ckpt_path"] = None  # the saved file describes this run, and must not resume the one before it
+            config["ckpt_path"] = None  # a run from this config must not resume the run before it
             with replacing(folder / CONFIG) as partial:
                 self.parser.save(config, partial, skip_unset=False, overwrite=True, multifile=False)
-                partial.write_bytes(_UNSAID.sub(rb"\1", partial.read_bytes()))
+                partial.write_bytes(_UNSERIALIZED.sub(rb"\1", partial.read_bytes()))

@@ -1,4 +1,4 @@
-"""What other packages say on a run's behalf, without what is no concern of its user."""
+"""Filters for messages and warnings of other packages."""
 
 from __future__ import annotations
 
@@ -10,75 +10,77 @@ import warnings
 import torch
 from tqdm import tqdm
 
-NOT_THE_USERS = (
+UNWANTED_MESSAGES = (
     "💡",  # Lightning's advice to install other products
     "TPU available",
     "Loading `train_dataloader` to estimate",
     "Trainer already configured with model summary callbacks: [<class 'mcn_lightning.",
-    "Restored all states from the checkpoint",  # what is read has been said already
+    "Restored all states from the checkpoint",  # the command has already printed which checkpoint it reads
     "Loaded model weights from the checkpoint",
 )
-"""How messages begin that are left out."""
+"""Beginnings of log messages that are not shown."""
 PACKAGES = r"(pytorch_lightning|lightning_fabric|lightning_utilities|torch|torchmetrics|jsonargparse)(\.|$)"
 
-UNTRUE = (
+INAPPLICABLE_WARNINGS = (
     ".*does not have many workers",
-    "The dirpath has changed",  # an older checkpoint begins a new folder
-    "The `srun` command is available",  # on the login node of a cluster, or where one has a machine for oneself
-    r"Found \d+ module\(s\) in eval mode",  # frozen batch norm
+    "The dirpath has changed",  # a run from an older checkpoint starts a new folder on purpose
+    "The `srun` command is available",  # also on login nodes and private machines, where srun is not needed
+    r"Found \d+ module\(s\) in eval mode",  # frozen batch norm is in eval mode on purpose
 )
-"""How warnings begin that do not hold here."""
+"""Beginnings of warnings that do not apply here."""
 
-_format_as_before = warnings.formatwarning
+_default_format = warnings.formatwarning
 
 
-def quieten() -> None:
-    """Leave out advertisements, and deprecations within other packages; print what is left between progress bars.
+def filter_messages() -> None:
+    """Hide advertisements, and deprecation warnings inside other packages. Print the rest above progress bars.
 
-    A warning is one line without the code that gave it. For the process of a command only: it changes the filters and
-    handlers of the whole process.
+    A warning becomes one line, without its source code. Use it only in the process of a command, as it changes the
+    filters and handlers of the whole process.
     """
-    global _format_as_before
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_concerns_user)
+    global _default_format
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_wanted)
     for logger in (logging.getLogger("pytorch_lightning"), logging.getLogger("lightning_fabric")):
-        logger.handlers = [BetweenBars() if type(each) is logging.StreamHandler else each for each in logger.handlers]
-    logging.lastResort = BetweenBars(logging.WARNING)
+        logger.handlers = [
+            BarSafeHandler() if type(each) is logging.StreamHandler else each for each in logger.handlers
+        ]
+    logging.lastResort = BarSafeHandler(logging.WARNING)
     for category in (DeprecationWarning, FutureWarning):
         warnings.filterwarnings("ignore", category=category, module=PACKAGES)
-    for message in UNTRUE:
+    for message in INAPPLICABLE_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
-    if warnings.formatwarning is not _as_line:
-        _format_as_before, warnings.formatwarning = warnings.formatwarning, _as_line
+    if warnings.formatwarning is not _format_as_line:
+        _default_format, warnings.formatwarning = warnings.formatwarning, _format_as_line
 
 
-class BetweenBars(logging.StreamHandler):
-    """Writes messages to stderr, between the progress bars that are on the terminal."""
+class BarSafeHandler(logging.StreamHandler):
+    """A log handler that writes to stderr without breaking progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a message."""
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-def _concerns_user(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(NOT_THE_USERS)
+def _is_wanted(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(UNWANTED_MESSAGES)
 
 
-def _as_line(
+def _format_as_line(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
     if not issubclass(category, UserWarning):
-        return _format_as_before(message, category, filename, lineno, line)
+        return _default_format(message, category, filename, lineno, line)
     beside = any(not bar.disable for bar in getattr(tqdm, "_instances", ()))
     return ("\n" if beside else "") + f"warning: {message}\n"
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Tell whether Lightning itself has found an option of the trainer to be wrong."""
+    """Return whether Lightning itself raised the error, which is then about an option of the trainer."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return str(frames[-1].f_globals.get("__name__", "")).startswith(("pytorch_lightning.", "lightning_fabric."))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether there was too little memory, of this machine or of its GPU."""
-    words = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(each in str(error) for each in words)
+    """Return whether the machine or its GPU had too little memory."""
+    phrases = ("can't allocate memory", "not enough memory", "out of memory")  # of torch's RuntimeErrors on the CPU
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(each in str(error) for each in phrases)

@@ -1,4 +1,4 @@
-"""What a run was: commit, command, hardware, hours and memory, in one small file."""
+"""The record of a run, ``run.json``: commit, command, hardware, hours and memory."""
 
 from __future__ import annotations
 
@@ -23,49 +23,49 @@ from mcn_lightning.errors import InputError
 from mcn_lightning.files import replacing
 from mcn_lightning.runs.folder import run_folder
 from mcn_lightning.runs.saved import RECORD, read_record, starts_of
-from mcn_lightning.runs.tracking import keep_wandb_id, tell_wandb
+from mcn_lightning.runs.tracking import update_wandb_summary, write_wandb_id
 from mcn_lightning.text_files import read_lines
 
 UNKNOWN = "unknown"
 
 
 def git_state(folder: Path) -> tuple[str, bool | None]:
-    """Return the commit of the checkout that a folder is part of, and whether tracked files were changed since.
+    """Return the commit of the checkout that a folder belongs to, and whether tracked files have changed since.
 
     Args:
-        folder: with an ``__init__.py`` that the checkout must track: an environment that lies in the checkout of
-            another project has no commit.
+        folder: with an ``__init__.py`` that git must track. Otherwise an environment inside the checkout of another
+            project would report the commit of that project.
 
     Returns:
-        The commit, or ``unknown`` and ``None`` where there is no checkout, or no git.
+        The commit and whether it was changed; ``unknown`` and ``None`` without a checkout or without git.
     """
 
-    def ask(*words: str) -> str:
-        command = ["git", "-C", str(folder), *words]
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(folder), *args]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 
     try:
-        ask("ls-files", "--error-unmatch", "__init__.py")
-        return ask("rev-parse", "HEAD"), bool(ask("status", "--porcelain", "--untracked-files=no", ":/"))
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no", ":/"))
     except (OSError, subprocess.SubprocessError):
         return UNKNOWN, None
 
 
 def command_line() -> str:
-    """Return the command of this process as it can be typed again."""
+    """Return the command line of this process, quoted for a shell."""
     program = Path(sys.argv[0])
-    words = ["python", "-m", "mcn_lightning"] if program.name == "__main__.py" else [program.name]
-    return shlex.join([*words, *sys.argv[1:]])
+    command = ["python", "-m", "mcn_lightning"] if program.name == "__main__.py" else [program.name]
+    return shlex.join([*command, *sys.argv[1:]])
 
 
 def provenance() -> dict[str, Any]:
-    """Return where the results of this process come from: ``commit``, whether it was ``changed``, ``command``."""
+    """Return the origin of this process's results: ``commit``, whether it was ``changed``, and ``command``."""
     commit, changed = git_state(Path(mcn_lightning.__file__).parent)
     return {"commit": commit, "changed": changed, "command": command_line()}
 
 
 def hardware(trainer: Trainer) -> str:
-    """Return what the run computes on: the number of GPUs, of all nodes, and their model, or the cores of a CPU."""
+    """Return the hardware of a run: the number of GPUs on all nodes and their model, or the cores of the CPU."""
     device = trainer.strategy.root_device
     if device.type == "cuda":
         return f"{trainer.world_size} x {torch.cuda.get_device_name(device)}"
@@ -83,22 +83,27 @@ def _cpu_model() -> str:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Return the most memory that this process had so far, in GB: of its GPU, else what was resident."""
+    """Return the peak memory of this process in GB: of its GPU, else its resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most * (1 if sys.platform == "darwin" else 1024) / 1e9
+    return most * (1 if sys.platform == "darwin" else 1024) / 1e9  # macOS counts bytes, Linux kilobytes
 
 
 class RunRecord(Callback):
     """Write ``run.json`` into the run's folder when training begins, with every checkpoint, and at the end.
 
-    ``commit`` (``unknown`` where there is no checkout) and whether it was ``changed`` (``null`` there), ``command``,
-    ``version`` of this package, ``hardware``, ``processes``, ``started`` (UTC, of the first start of the run),
-    ``hours`` of training and evaluation (of all starts, each but the last up to the checkpoint that the next went on
-    from), ``memory_gb`` at most in the first process (of its GPU, else resident), ``finished`` (false when it was
-    stopped, killed or is not over), ``versions``, and ``starts``: the same of each start, with its own time, hours and
-    memory. The hours of a start include what was lost. The wandb run is told as often.
+    Its fields are:
+
+    - ``commit`` (``unknown`` without a checkout), whether it was ``changed`` (then ``null``), and ``command``;
+    - ``version`` of this package, ``versions`` of others, ``hardware`` and ``processes``;
+    - ``started``: time of the first start in UTC;
+    - ``hours`` of training and evaluation over all starts, without work that was lost between checkpoints;
+    - ``memory_gb``: peak of the first process, on its GPU or else resident;
+    - ``finished``: false for a run that was stopped, killed or still goes on;
+    - ``starts``: the same fields for each start. Its hours include lost work.
+
+    The summary of the wandb run is updated at the same times.
     """
 
     def __init__(self) -> None:
@@ -110,7 +115,7 @@ class RunRecord(Callback):
         self._starts: list[dict[str, Any]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """See what the code is before a long run gives time to change it."""
+        """Record the commit now, as the code may change during a long run."""
         self._before, self._since, self._fixed, self._device = {}, None, {}, trainer.strategy.root_device
         if stage == "fit" and trainer.is_global_zero:
             self._fixed = provenance() | {
@@ -127,11 +132,11 @@ class RunRecord(Callback):
             }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what earlier starts of the run have used."""
+        """Take over the hours and memory of earlier starts."""
         self._before = state_dict
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the run has used so far, for the checkpoint."""
+        """Return the hours and memory of the run so far, for the checkpoint."""
         self._memory = max(self._memory, peak_memory(self._device))
         return {
             "started": self._before.get("started", self._fixed.get("started")),
@@ -143,23 +148,23 @@ class RunRecord(Callback):
         return 0.0 if self._since is None else (time.monotonic() - self._since) / 3600
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the file, and beside it the id of the wandb run, by which a later start goes on with it."""
+        """Write the file, and beside it the id of the wandb run, so that a later start can continue it."""
         self._since = time.monotonic()
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             self._starts = starts_of(read_record(run_folder(trainer)))
-            keep_wandb_id(trainer, run_folder(trainer))
+            write_wandb_id(trainer, run_folder(trainer))
         self._write(trainer, finished=False)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Write the file again: the run may be killed later on."""
+        """Write the file again, as the run may be killed later."""
         self._write(trainer, finished=False)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write the file for a run that ends before its end."""
+        """Write the file of a run that ends early."""
         self._write(trainer, finished=False)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the file for a run that is over."""
+        """Write the file of a finished run."""
         self._write(trainer, finished=True)
         self._since = None
 
@@ -174,4 +179,4 @@ class RunRecord(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / RECORD) as partial:
             partial.write_text(json.dumps(record, indent=2) + "\n")
-        tell_wandb(trainer, self._fixed | used)
+        update_wandb_summary(trainer, self._fixed | used)

@@ -1,4 +1,4 @@
-"""A run that is stopped loses nothing: random states in every checkpoint, and a checkpoint before the end."""
+"""Stopping and resuming of a run without losing work: states in every checkpoint, and a checkpoint before the end."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
-from mcn_lightning.distributed import Later, rank, world
+from mcn_lightning.distributed import HostCopy, rank, world_size
 from mcn_lightning.errors import InputError
 from mcn_lightning.runs.averaging import check_average
-from mcn_lightning.runs.checkpoints import without_folders
+from mcn_lightning.runs.checkpoints import flatten_filename
 from mcn_lightning.runs.lightning import (
-    Place,
-    adapt_stops,
-    begin_anew,
+    CheckpointPosition,
+    accumulates_gradients,
+    adapt_stopping,
     check_limits,
-    go_on,
+    clear_restart_flags,
     gradients,
-    keep_paths,
     log_step_now,
+    monitored_metrics,
+    normalize_counters,
+    relocate_checkpoints,
     requeues_itself,
+    restore_position,
     set_gradients,
-    set_rates,
-    set_told_metrics,
-    settle,
-    told_metrics,
-    waits_for_batches,
+    set_learning_rates,
+    set_monitored_metrics,
 )
-from mcn_lightning.runs.tracking import drop_metrics
-from mcn_lightning.signals import early, heard, let_terminal_go, stop_now, tell
+from mcn_lightning.runs.tracking import drop_later_metrics
+from mcn_lightning.signals import drop_closed_terminal, handled_signals, stop_now, take_early_signal, write_line
 
-KEY, REST = "random_states", "resume"
+RANDOM_STATES, RESUME_STATE = "random_states", "resume"
 NEWEST = "newest.ckpt"
 
 
 class Stopped(Exception):
-    """The run was told to end and has saved its state; every process raises it.
+    """A signal ended the run, and its state is saved. Every process raises this.
 
     Args:
         number: the signal.
@@ -72,7 +72,7 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """Go on from what ``random_states`` gave."""
+    """Restore the result of ``random_states``."""
     torch.set_rng_state(states["torch"])
     keys, *rest = states["numpy"]
     np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))
@@ -81,24 +81,24 @@ def set_random_states(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 
-def draw_random_states(seed: int, step: int) -> None:
-    """Set fresh states that are a function of seed, step and number of this process."""
-    words = np.random.SeedSequence((seed, step, rank())).generate_state(3).tolist()
-    torch.manual_seed(words[0])
-    np.random.seed(words[1])
-    random.seed(words[2])
+def seed_random_states(seed: int, step: int) -> None:
+    """Seed all random generators by the seed, the step and the rank of this process."""
+    seeds = np.random.SeedSequence((seed, step, rank())).generate_state(3).tolist()
+    torch.manual_seed(seeds[0])
+    np.random.seed(seeds[1])
+    random.seed(seeds[2])
 
 
 class Resume(Callback):
-    """What a run needs to go on with ``--ckpt_path last`` as if it had not been stopped.
+    """Save and restore all states, so that a run resumed by ``--ckpt_path last`` equals an uninterrupted one.
 
-    Every checkpoint holds the random states of every process. SIGTERM, SIGHUP (a closed terminal), SIGUSR1 (unless
-    Lightning requeues SLURM jobs itself) and the first Ctrl-C only set a flag. At the end of a step, when one process
-    has it, all save ``newest.ckpt`` beside the other checkpoints and end with exit status 128 + signal. A second Ctrl-C
-    ends the run at once.
+    Every checkpoint holds the random states of every process. Some signals only set a flag: SIGTERM, SIGHUP (a closed
+    terminal), SIGUSR1 (unless Lightning requeues SLURM jobs itself) and the first Ctrl-C. If any process has the flag
+    at the end of a step, all processes save ``newest.ckpt`` beside the other checkpoints. They exit with status 128 +
+    signal. A second Ctrl-C ends the run at once.
 
     Args:
-        every_n_steps: steps between two times that ``newest.ckpt`` is saved; 0 saves it only before stopping.
+        every_n_steps: steps between two savings of ``newest.ckpt``; 0 saves it only before stopping.
     """
 
     def __init__(self, every_n_steps: int = 0) -> None:
@@ -107,154 +107,154 @@ class Resume(Callback):
         self.every_n_steps = every_n_steps
         self._received = 0
         self._trainer: Trainer | None = None
-        self._asked: Later | None = None
+        self._pending_signal: HostCopy | None = None
         self._saved: list[dict[str, Any]] | None = None
-        self._place: Place | None = None
-        self._waiting: dict[str, Any] = {}
+        self._position: CheckpointPosition | None = None
+        self._gradients: dict[str, Any] = {}
         self._metrics: dict[str, float] = {}
         self._stopped = False
         self._validated = -1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make names of checkpoints safe, and see that all processes go on from one.
+        """Make the file names of checkpoints safe, and check that all processes resume from the same checkpoint.
 
         Raises:
             InputError: if they found different ones.
         """
-        self._received, self._asked, self._saved = 0, None, None
-        self._place, self._waiting, self._metrics, self._stopped, self._validated = None, {}, {}, False, -1
+        self._received, self._pending_signal, self._saved = 0, None, None
+        self._position, self._gradients, self._metrics, self._stopped, self._validated = None, {}, {}, False, -1
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint):
-                without_folders(callback)
-        if world() > 1 and trainer.ckpt_path is not None:
-            paths: list[Any] = [None] * world()
+                flatten_filename(callback)
+        if world_size() > 1 and trainer.ckpt_path is not None:
+            paths: list[Any] = [None] * world_size()
             dist.all_gather_object(paths, str(trainer.ckpt_path))
             if len(set(paths)) > 1:
                 raise InputError(f"--ckpt_path: expected one checkpoint for all processes, found {sorted(set(paths))}")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the random states of all processes, and what else the next step needs."""
+        """Add the random states of all processes, accumulated gradients and monitored metrics."""
         states: list[Any] = [random_states()]
-        if world() > 1:
-            own, states = states[0], [None] * world()
+        if world_size() > 1:
+            own, states = states[0], [None] * world_size()
             dist.all_gather_object(states, own)
-        checkpoint[KEY] = states
-        checkpoint[REST] = {
+        checkpoint[RANDOM_STATES] = states
+        checkpoint[RESUME_STATE] = {
             "validated": self._validated == trainer.fit_loop.total_batch_idx,
             "gradients": gradients(trainer, pl_module),
-            "metrics": told_metrics(trainer),
+            "metrics": monitored_metrics(trainer),
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep what belongs to the first step until training begins: what is set up until then changes it too.
+        """Keep the states of the first step until training begins, as setting up would change them.
 
         Raises:
-            InputError: if the run should end before the checkpoint, or had averaged weights and this one has no
-                callback for them.
+            InputError: if the checkpoint is beyond the limits of the run, or has averaged weights without a callback
+                for them.
         """
         check_average(trainer, checkpoint)
         if trainer.state.fn != TrainerFn.FITTING:
-            return  # an evaluation goes on with nothing
-        self._saved, rest = checkpoint.get(KEY, []), checkpoint.get(REST, {})
+            return  # an evaluation needs only the weights
+        self._saved, rest = checkpoint.get(RANDOM_STATES, []), checkpoint.get(RESUME_STATE, {})
         check_limits(trainer, checkpoint)
-        self._place = settle(trainer, checkpoint, rest.get("validated", False))
-        self._waiting, self._metrics = rest.get("gradients", {}), rest.get("metrics", {})
-        self._stopped = adapt_stops(trainer, checkpoint)
-        keep_paths(trainer, checkpoint)
+        self._position = normalize_counters(trainer, checkpoint, rest.get("validated", False))
+        self._gradients, self._metrics = rest.get("gradients", {}), rest.get("metrics", {})
+        self._stopped = adapt_stopping(trainer, checkpoint)
+        relocate_checkpoints(trainer, checkpoint)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave a run that was stopped early as it is."""
+        """Do not train a run further that was stopped early."""
         trainer.should_stop = trainer.should_stop or self._stopped
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember that the validation after this batch is done."""
+        """Record that the validation after this batch is done."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._validated = trainer.fit_loop.total_batch_idx
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so when the checkpoint is the end of the run already."""
-        place, self._place = self._place, None
-        if place is not None and trainer.is_global_zero:
+        """Print a message if the checkpoint is already at the end of the run."""
+        position, self._position = self._position, None
+        if position is not None and trainer.is_global_zero:
             reason = "it was stopped early" if self._stopped else "it has reached its limit"
             found = f"{trainer.current_epoch} epochs, {trainer.global_step} steps"
             print(f"--ckpt_path: nothing is left to train: {reason} ({found}); raise the limit to go on", flush=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set the random states, and take the signals over from Lightning, whose handlers wait for other processes."""
-        place, self._place = self._place, None
+        """Restore position and states. Replace Lightning's signal handlers, which would wait for other processes."""
+        position, self._position = self._position, None
         if trainer.is_global_zero:
-            drop_metrics(trainer, 0 if place is None else place.stepped)
-        if place is not None:
-            go_on(trainer, place)
-            set_rates(trainer)
-            set_gradients(pl_module, self._waiting)
-            set_told_metrics(trainer, self._metrics)
-            self._validated = trainer.fit_loop.total_batch_idx if place.validated else -1
-            self._waiting, self._metrics = {}, {}
+            drop_later_metrics(trainer, 0 if position is None else position.stepped)
+        if position is not None:
+            restore_position(trainer, position)
+            set_learning_rates(trainer)
+            set_gradients(pl_module, self._gradients)
+            set_monitored_metrics(trainer, self._metrics)
+            self._validated = trainer.fit_loop.total_batch_idx if position.validated else -1
+            self._gradients, self._metrics = {}, {}
         saved, self._saved = self._saved, None
-        if saved is not None and len(saved) == world():
+        if saved is not None and len(saved) == world_size():
             set_random_states(saved[rank()])
-        elif saved is not None or world() > 1:  # equal states would drop the same units in every process
-            draw_random_states(torch.initial_seed(), trainer.global_step)
-        if saved is not None and len(saved) != world():
+        elif saved is not None or world_size() > 1:  # with equal states all processes would use the same dropout mask
+            seed_random_states(torch.initial_seed(), trainer.global_step)
+        if saved is not None and len(saved) != world_size():
             rank_zero_info(
                 f"--ckpt_path: the checkpoint has random states of {len(saved)} process(es) and there are now "
-                f"{world()}: the run goes on with fresh ones"
+                f"{world_size()}: the run goes on with fresh ones"
             )
-        self._take_signals(trainer)
+        self._install_handlers(trainer)
 
-    def _take_signals(self, trainer: Trainer) -> None:
+    def _install_handlers(self, trainer: Trainer) -> None:
         if threading.current_thread() is not threading.main_thread():
-            return  # Python gives signals to the main thread alone
+            return  # Python allows signal handlers in the main thread only
         requeues = requeues_itself(trainer)
         self._trainer = trainer
-        for number in heard():  # Lightning puts the former handlers back at the end
+        for number in handled_signals():  # Lightning restores the former handlers at the end
             if number != signal.SIGUSR1 or not requeues:
-                signal.signal(number, self._note)
-        self._received = self._received or early()
+                signal.signal(number, self._handle_signal)
+        self._received = self._received or take_early_signal()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle_signal(self, number: int, frame: FrameType | None) -> None:
         again = number == self._received == signal.SIGINT
         self._received = number
         if again:
             stop_now()
         elif number == signal.SIGINT:
             when = "after this step" if self._trainer is None or self._trainer.training else "after this evaluation"
-            tell(f"saving {when}; press again to stop now")
+            write_line(f"saving {when}; press again to stop now")
         elif number == signal.SIGHUP:
-            let_terminal_go()
+            drop_closed_terminal()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save when it is time to, and end the run when a process was told to.
+        """Save if it is due, and end the run if a process received a signal.
 
-        After the last step of an epoch comes its evaluation, which no checkpoint remembers: only ``on_train_epoch_end``
-        ends the run then, and what is saved now is for the case that it is too late by then.
+        After the last step of an epoch its evaluation follows, whose results are in no checkpoint. Therefore the run
+        ends only in ``on_train_epoch_end``. The checkpoint is saved now as well, in case the process is killed before.
 
         Raises:
             Stopped: on all processes at once.
         """
-        number = self._agreed(pl_module.device)
-        if waits_for_batches(trainer):  # gradients that wait for more batches are in no checkpoint
+        number = self._any_signal(pl_module.device)
+        if accumulates_gradients(trainer):  # gradients that wait for more batches are in no checkpoint
             return
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         due = self.every_n_steps > 0 and trainer.global_step % self.every_n_steps == 0 and not last
         if number or due:
-            log_step_now(trainer)  # the run may be killed before Lightning would
+            log_step_now(trainer)  # the process may end before Lightning logs this step
         if number and not last:
             self._stop(trainer, number)
         if number or due:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End the run when a process was told to; one that is over with this epoch ends as any other.
+        """End the run if a process received a signal. After its last epoch it ends normally.
 
         Raises:
             Stopped: on all processes at once.
         """
-        begin_anew(trainer)
-        if (number := self._agreed(pl_module.device)) and not trainer.fit_loop.done:
+        clear_restart_flags(trainer)
+        if (number := self._any_signal(pl_module.device)) and not trainer.fit_loop.done:
             self._stop(trainer, number)
 
     def _stop(self, trainer: Trainer, number: int) -> NoReturn:
@@ -262,21 +262,21 @@ class Resume(Callback):
         saved = "nothing was saved" if path is None else f"saved {path}: the same command with --ckpt_path last goes on"
         raise Stopped(number, f"stopped by {name} after step {trainer.global_step}, {saved}")
 
-    def _agreed(self, device: torch.device) -> int:
-        """Return the signal that a process received, the same on all; with several, as it was one step ago.
+    def _any_signal(self, device: torch.device) -> int:
+        """Return a signal that any process received, the same on all. With several processes it is one step late.
 
-        What the device was asked a step ago is known by now, so that nothing waits.
+        The result of the previous step is on the CPU by now, so that reading it does not wait for the device.
         """
-        if world() == 1:
+        if world_size() == 1:
             return self._received
-        asked = self._asked
+        asked = self._pending_signal
         flag = torch.tensor(self._received, device=device)
         dist.all_reduce(flag, dist.ReduceOp.MAX)
-        self._asked = Later(flag)
+        self._pending_signal = HostCopy(flag)
         return 0 if asked is None else int(asked.read())
 
     def _save(self, trainer: Trainer) -> Path | None:
-        """Save ``newest.ckpt``; return where it is, or ``None`` for a run without checkpoints."""
+        """Save ``newest.ckpt`` and return its path; ``None`` for a run without checkpoints."""
         callback = trainer.checkpoint_callback
         if (
             not isinstance(callback, ModelCheckpoint)

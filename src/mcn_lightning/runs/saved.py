@@ -1,4 +1,4 @@
-"""What a run has saved in its folder: options, metrics and record, read; options laid flat and compared."""
+"""Reading of a run's saved files: options, metrics and record. Flattening and comparison of options."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from mcn_lightning.text_files import read_json, read_text
 
 CONFIG, METRICS, RECORD = "config.yaml", "metrics.csv", "run.json"
 
-ASIDE = (
+IGNORED_OPTIONS = (
     "ckpt_path", "run_folder", "config", "verbose", "checkpoint", "resume", "report", "embeddings", "progress",
     "data.num_workers", "data.timeout", "data.eval_batch_size",
     "trainer.logger", "trainer.default_root_dir", "trainer.enable_progress_bar", "trainer.enable_model_summary",
     "trainer.enable_checkpointing", "trainer.log_every_n_steps", "trainer.plugins", "trainer.profiler",
 )  # fmt: skip
-"""Options, or groups of them, that do not change what a run reaches."""
+"""Options, or groups of options, that do not change the result of a run."""
 
-DECISIVE = (
+DEFINING_OPTIONS = (
     "seed_everything", "data", "model", "centroids", "retrieval",
     "trainer.precision", "trainer.accumulate_grad_batches", "trainer.gradient_clip_val",
     "trainer.gradient_clip_algorithm", "trainer.limit_train_batches", "trainer.overfit_batches",
     "trainer.sync_batchnorm",
 )  # fmt: skip
-"""Options, or groups, that make a run what it is: a run goes on with these alone, and may be longer, or elsewhere."""
+"""Options, or groups, that define a run. Resuming needs the same ones; others, such as its length, may change."""
 
-TOLD = 5  # differences in a message
-WIDTH = 40  # letters of a value in a message
+MAX_SHOWN = 5  # differences named in a message
+WIDTH = 40  # characters of a value in a message
 
 
 def folder_of(checkpoints: Path) -> Path:
-    """Return the folder of the run whose checkpoints lie in a folder: the one above ``checkpoints``, else the same."""
+    """Return the run folder for a folder of checkpoints: the one above ``checkpoints``, else the same folder."""
     return checkpoints.parent if checkpoints.name == "checkpoints" else checkpoints
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the lines of a ``metrics.csv`` as Lightning's CSVLogger writes it, without the empty cells.
+    """Return the rows of a ``metrics.csv`` of Lightning's CSVLogger, without the empty cells.
 
-    A last line that was not written to its end, as when a run is killed, is told and left out.
+    A killed run may leave an incomplete last line. It is left out with a warning.
 
     Raises:
-        InputError: if it cannot be read.
+        InputError: if the file cannot be read.
     """
     text = read_text(path, "the metrics of a run")
     if not text:
@@ -60,19 +60,19 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     try:
         rows = csv.DictReader(io.StringIO(text, newline=""))
         found = [{name: value for name, value in row.items() if name and value} for row in rows]
-        _ = [float(value) for row in found for value in row.values()]
+        _ = [float(value) for row in found for value in row.values()]  # raises if a cell is no number
     except (ValueError, TypeError, csv.Error) as error:
         raise InputError(f"{path}: expected the metrics of a run, found something else ({error})") from None
     return found
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Return the lines of a ``metrics.csv`` as numbers; see ``read_rows``."""
+    """Return the rows of a ``metrics.csv`` as numbers; see ``read_rows``."""
     return [{name: float(value) for name, value in row.items()} for row in read_rows(path)]
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Return what ``run.json`` says of how a run ran; empty where there is none, as in older runs.
+    """Return the contents of a run's ``run.json``; empty if there is no such file, as in older runs.
 
     Raises:
         InputError: if it cannot be read.
@@ -85,12 +85,12 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def starts_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the starts in the record of a run; one whose record has no list was started once."""
+    """Return the starts in the record of a run. A record without a list is from a version with one start."""
     return list(record.get("starts") or ([dict(record)] if record else []))
 
 
 def read_options(path: Path) -> dict[str, Any]:
-    """Return the options in the ``config.yaml`` of a run; empty where there is none.
+    """Return the options in the ``config.yaml`` of a run; empty if there is no such file.
 
     Raises:
         InputError: if they cannot be read.
@@ -113,7 +113,7 @@ def read_options(path: Path) -> dict[str, Any]:
 
 
 def logged_name(options: Mapping[str, Any]) -> str | None:
-    """Return what the user called a run: the name that its logger was given, of several the first one's."""
+    """Return the name of a run: the ``name`` of its first logger that has one."""
     loggers = (options.get("trainer") or {}).get("logger")
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if isinstance(logger, dict) and (name := (logger.get("init_args") or {}).get("name")):
@@ -121,60 +121,69 @@ def logged_name(options: Mapping[str, Any]) -> str | None:
     return None
 
 
-def flat_options(options: Any, aside: Collection[str] = (), prefix: str = "") -> dict[str, Any]:
-    """Return nested options by their dotted names, as the command takes them; lists stay as they are.
+def flat_options(options: Any, ignored: Collection[str] = (), prefix: str = "") -> dict[str, Any]:
+    """Flatten nested options to dotted names, as on the command line. Lists are not flattened.
 
     Args:
         options: as in config.yaml.
-        aside: names of options and groups that are left out.
-        prefix: name of what ``options`` are.
+        ignored: names of options and groups to leave out.
+        prefix: dotted name of ``options`` themselves.
     """
-    if prefix in aside:
+    if prefix in ignored:
         return {}
     if not isinstance(options, Mapping) or (prefix and not options):
         return {prefix: options}
-    items = (flat_options(value, aside, f"{prefix}.{name}" if prefix else str(name)) for name, value in options.items())
+    items = (
+        flat_options(value, ignored, f"{prefix}.{name}" if prefix else str(name)) for name, value in options.items()
+    )
     return {name: value for item in items for name, value in item.items()}
 
 
-def counting_options(options: Mapping[str, Any]) -> dict[str, str]:
-    """Return the options that change what a run reaches, but for the seed, by their dotted names, values as text."""
-    flat = flat_options(options, ("seed_everything", *ASIDE))
+def comparable_options(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the options that change the result of a run, except the seed, as texts by dotted name."""
+    flat = flat_options(options, ("seed_everything", *IGNORED_OPTIONS))
     return {name: value if isinstance(value, str) else _text(value) for name, value in flat.items()}
 
 
 def differences(
-    there: Mapping[str, Any], here: Mapping[str, Any], decisive: Sequence[str] = DECISIVE, aside: Collection[str] = ()
+    there: Mapping[str, Any],
+    here: Mapping[str, Any],
+    compared: Sequence[str] = DEFINING_OPTIONS,
+    ignored: Collection[str] = (),
 ) -> list[str]:
-    """Return the options in which two runs differ, of those that make a run what it is: ``name: 1 there, 2 here``.
+    """Return the differences between the options of two runs, as texts such as ``name: 1 there, 2 here``.
 
     Args:
-        there: the options of one run, as in config.yaml.
-        here: those of the other.
-        decisive: options, or groups of them, that are looked at.
-        aside: options that may differ, beside ``ASIDE``.
+        there: options of one run, as in config.yaml.
+        here: options of the other run.
+        compared: options, or groups, that are compared.
+        ignored: options that may differ, in addition to ``IGNORED_OPTIONS``.
     """
     one, other = (
-        {name: value for name, value in flat_options(options, (*ASIDE, *aside)).items() if _within(name, decisive)}
+        {
+            name: value
+            for name, value in flat_options(options, (*IGNORED_OPTIONS, *ignored)).items()
+            if _in_groups(name, compared)
+        }
         for options in (there, here)
     )
     names = sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
     return [f"{name}: {_shown(one, name)} there, {_shown(other, name)} here" for name in names]
 
 
-def _within(name: str, groups: Sequence[str]) -> bool:
+def _in_groups(name: str, groups: Sequence[str]) -> bool:
     return any(name == group or name.startswith(f"{group}.") for group in groups)
 
 
-def told(unlike: Sequence[str]) -> str:
-    """Return differences as part of a message."""
-    more = f", and {len(unlike) - TOLD} more" if len(unlike) > TOLD else ""
-    return ", ".join(unlike[:TOLD]) + more
+def summarize_differences(unlike: Sequence[str]) -> str:
+    """Return the first differences as part of a message."""
+    more = f", and {len(unlike) - MAX_SHOWN} more" if len(unlike) > MAX_SHOWN else ""
+    return ", ".join(unlike[:MAX_SHOWN]) + more
 
 
 def _shown(options: Mapping[str, Any], name: str) -> str:
     if name not in options:
-        return "nothing"
+        return "not set"
     text = _text(options[name])
     return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
 

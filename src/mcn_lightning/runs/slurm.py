@@ -1,4 +1,4 @@
-"""What can be wrong with a SLURM job, said in one line before the processes wait for each other."""
+"""Checks of a SLURM job. Mistakes are reported in one line before the processes wait for each other."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mcn_lightning.data.shards.header import INDEX, shard_name
 from mcn_lightning.errors import InputError
 
 INTERACTIVE = ("bash", "interactive")
-"""Names of jobs in which Lightning starts processes itself."""
+"""Names of jobs in which Lightning starts the processes itself."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the run expects of the job.
+class JobRequirements:
+    """Requirements of a run on its SLURM job.
 
     Args:
-        devices: processes of a node.
-        num_nodes: nodes.
+        devices: processes on each node.
+        num_nodes: number of nodes.
         gpus: GPUs that this process can see; ``None`` for a run on CPUs.
-        root: folder of the data set, where it must be there already.
+        root: folder of the dataset, if it must exist on every node.
         shards: folder of shards.
     """
 
@@ -36,39 +36,40 @@ class Asked:
     shards: Path | None = None
 
 
-def launched(environ: Mapping[str, str]) -> bool:
-    """Tell whether SLURM is to have started the processes of this run, by the variables that Lightning goes by."""
+def launched_by_srun(environ: Mapping[str, str]) -> bool:
+    """Return whether Lightning expects that srun started the processes of this run."""
     return "SLURM_NTASKS" in environ and environ.get("SLURM_JOB_NAME") not in INTERACTIVE
 
 
-def check_job(environ: Mapping[str, str], asked: Asked) -> None:
-    """Check what is the same for all processes of a job, and what only one can see.
+def check_job(environ: Mapping[str, str], required: JobRequirements) -> None:
+    """Check the job, then this node, then the port of the first process.
 
     Args:
         environ: environment variables.
-        asked: what the run expects.
+        required: requirements of the run.
 
     Raises:
-        InputError: on the process that is to tell the first thing that is wrong.
-        SystemExit: with status 0, on the others that know of it.
+        InputError: on one process, which reports the first problem.
+        SystemExit: with status 0, on the others that found the same problem.
     """
     first = environ.get("SLURM_PROCID", "0") == "0"
     first_of_node = environ.get("SLURM_LOCALID", "0") == "0"
     interfaces = {name for _, name in socket.if_nameindex()}
-    node = chain(node_problems(environ, asked, interfaces), port_problems(environ))
-    for teller, problems in ((first, job_problems(environ, asked)), (first_of_node, node)):
+    node = chain(node_problems(environ, required, interfaces), port_problems(environ))
+    # status 0: srun ends a job when a process fails, which could be before the reporting process has printed its line
+    for teller, problems in ((first, job_problems(environ, required)), (first_of_node, node)):
         for problem in problems:
             if teller:
                 raise InputError(problem)
             raise SystemExit(0)
 
 
-def job_problems(environ: Mapping[str, str], asked: Asked) -> Iterator[str]:
-    """Give what does not fit between job and run; all processes find the same.
+def job_problems(environ: Mapping[str, str], required: JobRequirements) -> Iterator[str]:
+    """Yield mismatches between job and run, which are the same on all processes.
 
     Args:
         environ: environment variables.
-        asked: what the run expects.
+        required: requirements of the run.
     """
     tasks = int(environ["SLURM_NTASKS"])
     nodes = int(environ.get("SLURM_STEP_NUM_NODES") or environ.get("SLURM_JOB_NUM_NODES", "1"))
@@ -79,60 +80,60 @@ def job_problems(environ: Mapping[str, str], asked: Asked) -> Iterator[str]:
         if tasks > 1:
             yield (
                 f"--ntasks-per-node: expected the processes of a node, found only --ntasks {tasks}; give srun and "
-                f"sbatch --ntasks-per-node={asked.devices}"
+                f"sbatch --ntasks-per-node={required.devices}"
             )
         per_node = str(-(-tasks // nodes))
-    if int(per_node) != asked.devices:
+    if int(per_node) != required.devices:
         yield (
-            f"--trainer.devices: expected as many as --ntasks-per-node of the job, {per_node}, found {asked.devices}; "
-            "make them equal"
+            f"--trainer.devices: expected as many as --ntasks-per-node of the job, {per_node}, found "
+            f"{required.devices}; make them equal"
         )
-    if nodes != asked.num_nodes:
+    if nodes != required.num_nodes:
         yield (
-            f"--trainer.num_nodes: expected as many as the job has nodes, {nodes}, found {asked.num_nodes}; "
+            f"--trainer.num_nodes: expected as many as the job has nodes, {nodes}, found {required.num_nodes}; "
             "give $SLURM_JOB_NUM_NODES"
         )
-    if tasks != asked.devices * asked.num_nodes:
+    if tasks != required.devices * required.num_nodes:
         yield (
-            f"--ntasks: expected --trainer.devices times --trainer.num_nodes, {asked.devices * asked.num_nodes}, found "
-            f"{tasks}; leave it out, --nodes and --ntasks-per-node say it"
+            f"--ntasks: expected --trainer.devices times --trainer.num_nodes, {required.devices * required.num_nodes}, "
+            f"found {tasks}; leave it out, --nodes and --ntasks-per-node say it"
         )
     port = environ.get("MASTER_PORT")
     if port is not None and not (port.isdecimal() and 0 < int(port) < 65536):
         yield f"MASTER_PORT: expected a number from 1 to 65535, found {port!r}; unset it to have one chosen by job id"
 
 
-def node_problems(environ: Mapping[str, str], asked: Asked, interfaces: Collection[str]) -> Iterator[str]:
-    """Give what is wrong on this node; the processes of a node find the same.
+def node_problems(environ: Mapping[str, str], required: JobRequirements, interfaces: Collection[str]) -> Iterator[str]:
+    """Yield problems of this node, which are the same on all its processes.
 
     Args:
         environ: environment variables.
-        asked: what the run expects.
+        required: requirements of the run.
         interfaces: names of the network interfaces.
     """
     here = f"node {environ.get('SLURMD_NODENAME', socket.gethostname())}:"
-    if asked.gpus is not None and asked.gpus < asked.devices:
+    if required.gpus is not None and required.gpus < required.devices:
         yield (
-            f"{here} --ntasks-per-node: expected a GPU for each of {asked.devices} processes, found {asked.gpus}; give "
-            f"sbatch --gpus-per-node={asked.devices}, and not --gpus-per-task"
+            f"{here} --ntasks-per-node: expected a GPU for each of {required.devices} processes, found "
+            f"{required.gpus}; give sbatch --gpus-per-node={required.devices}, and not --gpus-per-task"
         )
     allotted = environ.get("SLURM_GPUS_ON_NODE", "")
-    if asked.gpus is not None and allotted.isdecimal() and int(allotted) > asked.devices:
+    if required.gpus is not None and allotted.isdecimal() and int(allotted) > required.devices:
         yield (
-            f"{here} --ntasks-per-node: expected a process for each of {allotted} GPUs, found {asked.devices}; give "
-            f"sbatch --ntasks-per-node={allotted}, or --gpus-per-node={asked.devices}"
+            f"{here} --ntasks-per-node: expected a process for each of {allotted} GPUs, found {required.devices}; give "
+            f"sbatch --ntasks-per-node={allotted}, or --gpus-per-node={required.devices}"
         )
-    if asked.shards is not None:
-        yield from _shard_problems(here, asked.shards)
-    elif asked.root is not None and not asked.root.is_dir():
+    if required.shards is not None:
+        yield from _shard_problems(here, required.shards)
+    elif required.root is not None and not required.root.is_dir():
         yield (
-            f"{here} --data.root: expected a folder on every node, found none at {asked.root.absolute()}; copy it "
+            f"{here} --data.root: expected a folder on every node, found none at {required.root.absolute()}; copy it "
             "there, or give one that all nodes share"
         )
     if int(environ["SLURM_NTASKS"]) == 1:
         return
-    variable = "GLOO_SOCKET_IFNAME" if asked.gpus is None else "NCCL_SOCKET_IFNAME"
-    if (wanted := environ.get(variable)) and not any_interface(wanted, interfaces, asked.gpus is not None):
+    variable = "GLOO_SOCKET_IFNAME" if required.gpus is None else "NCCL_SOCKET_IFNAME"
+    if (wanted := environ.get(variable)) and not any_interface(wanted, interfaces, required.gpus is not None):
         yield (
             f"{here} {variable}: expected an interface of this node ({', '.join(sorted(interfaces))}), found {wanted}; "
             "correct or unset it"
@@ -164,7 +165,7 @@ def _shard_problems(here: str, shards: Path) -> Iterator[str]:
 
 
 def port_problems(environ: Mapping[str, str]) -> Iterator[str]:
-    """Give what is wrong with the port on which the first process waits for the others; nothing on other processes.
+    """Yield a problem of the port on which the first process waits for the others. Other processes yield none.
 
     Args:
         environ: environment variables.
@@ -173,7 +174,7 @@ def port_problems(environ: Mapping[str, str]) -> Iterator[str]:
         return
     port = master_port(environ)
     with socket.socket() as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as torch does: the last run's may linger
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as torch: the port of the last run may linger
         try:
             trial.bind(("", port))
         except OSError as error:
@@ -185,24 +186,24 @@ def port_problems(environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def master_port(environ: Mapping[str, str]) -> int:
-    """Return the port that Lightning will use."""
+    """Return the port that Lightning will use, by its own formula."""
     return int(environ.get("MASTER_PORT") or 15000 + int(environ.get("SLURM_JOB_ID", "0")[-4:]))
 
 
 def first_node(nodes: str) -> str:
-    """Return the first of a list of nodes as SLURM writes it: ``gpu[03-05,09],cpu1`` gives ``gpu03``."""
+    """Return the first node of a SLURM node list: ``gpu[03-05,09],cpu1`` gives ``gpu03``."""
     found = re.match(r"([^\[,\s]*)(?:\[(\w+)[^\]]*\]([^,\s\[]*))?", nodes)
     return "".join(part or "" for part in found.groups()) if found else nodes
 
 
 def any_interface(wanted: str, interfaces: Collection[str], nccl: bool) -> bool:
-    """Tell whether a list of interfaces leaves one.
+    """Return whether a setting of interfaces matches any interface of this node.
 
     Args:
-        wanted: names separated by commas. For NCCL beginnings of names; ``=`` before them: whole names; ``^``: all
-            others.
-        interfaces: names of this node's.
-        nccl: whether NCCL reads it; Gloo takes whole names.
+        wanted: names separated by commas. NCCL takes them as prefixes; after ``=`` as whole names; after ``^`` it uses
+            all other interfaces.
+        interfaces: names of this node's interfaces.
+        nccl: whether NCCL reads the setting; Gloo takes whole names.
     """
     others = nccl and wanted.startswith("^")
     names = wanted.removeprefix("^") if others else wanted

@@ -1,4 +1,4 @@
-"""Where metrics are logged to: ``metrics.csv`` in the run's folder whatever the logger, and wandb."""
+"""Logging of metrics: ``metrics.csv`` in the run's folder with any logger, and wandb."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
 from mcn_lightning.files import replacing
 from mcn_lightning.runs.lightning import (
-    chosen_version,
     csv_logger,
+    fixed_version,
     set_wandb_id,
     set_wandb_offline,
+    set_writer,
     wandb_mode,
     wandb_name,
-    write_with,
 )
 from mcn_lightning.runs.saved import read_rows
 from mcn_lightning.text_files import read_text
 
 WANDB_ID = "wandb_id"
 SUMMARY = ("hardware", "processes", "started", "hours", "memory_gb")
-"""What wandb is told of ``run.json`` while a run goes on, as ``run.hours`` and the like; the rest is in its config."""
+"""Fields of ``run.json`` that go to wandb's summary, as ``run.hours`` and the like; the others are in its config."""
 
 
 def wandb_loggers(trainer: Trainer) -> list[WandbLogger]:
-    """Return the loggers of a run that go to wandb."""
+    """Return the wandb loggers of a run."""
     return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
 
 
 def add_csv_logger(trainer: Trainer) -> None:
-    """Put a CSVLogger before all other loggers, a new one if there is none: it decides the one folder of the run."""
+    """Put a CSVLogger before all other loggers, as the first logger decides the folder of the run."""
     if not trainer.loggers or getattr(trainer, "fast_dev_run", False):
         return
     own = next((logger for logger in trainer.loggers if isinstance(logger, CSVLogger)), None)
@@ -51,42 +51,42 @@ def add_csv_logger(trainer: Trainer) -> None:
 
 
 class MetricsFile(ExperimentWriter):
-    """The ``metrics.csv`` of a run that may go on: what is there stays, where Lightning's own writer deletes it.
+    """Writer of ``metrics.csv`` that appends to the file of a resumed run. Lightning's writer deletes the file.
 
     Args:
-        log_dir: folder of the run. A last line that breaks off, as a run that was killed may leave it, is cut off.
+        log_dir: folder of the run. An incomplete last line, which a killed run may leave, is removed.
     """
 
     def __init__(self, log_dir: str) -> None:
         super().__init__(log_dir)
-        self.path, self._there = Path(self.metrics_file_path), set[tuple[int, frozenset[str]]]()
+        self.path, self._present = Path(self.metrics_file_path), set[tuple[int, frozenset[str]]]()
         rows = read_rows(self.path) if self.path.is_file() and self.path.stat().st_size else []
         self.metrics_keys = sorted({name for row in rows for name in row})
         self._write(rows)
 
     def _check_log_dir_exists(self) -> None:
-        """Delete nothing."""
+        """Do not delete the existing file."""
 
-    def keep(self, steps: int) -> None:
-        """Drop what was logged after the checkpoint that the run goes on from.
+    def truncate(self, steps: int) -> None:
+        """Drop the rows after the checkpoint that the run resumes from.
 
-        The checkpoint may have been saved between a step and its evaluation, which is then done again. What it logs
-        is there already, and is not written twice.
+        The checkpoint may have been saved between a step and its evaluation. The evaluation then runs again, and its
+        metrics are not written a second time.
 
         Args:
-            steps: that the checkpoint has done.
+            steps: of the checkpoint.
         """
         rows = read_rows(self.path) if self.path.is_file() else []
         self._write([row for row in rows if float(row.get("step", 0)) < steps])
-        self._there = {(steps - 1, _names(row)) for row in rows if float(row.get("step", 0)) == steps - 1}
+        self._present = {(steps - 1, _names(row)) for row in rows if float(row.get("step", 0)) == steps - 1}
 
     def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
-        """Record metrics."""
-        if step is None or (step, _names(metrics_dict)) not in self._there:
+        """Record metrics, unless the file has them already."""
+        if step is None or (step, _names(metrics_dict)) not in self._present:
             super().log_metrics(metrics_dict, step)
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        """Write the file again with more columns; Lightning would leave none if the process is killed meanwhile."""
+        """Rewrite the file with more columns, atomically. Lightning's method could lose it if the process is killed."""
         self._write(read_rows(self.path))
 
     def _write(self, rows: Sequence[Mapping[str, str]]) -> None:
@@ -102,42 +102,42 @@ def _names(metrics: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(metrics) - {"step"}
 
 
-def keep_metrics(trainer: Trainer) -> None:
-    """Let a run in a folder that may be there already add to the ``metrics.csv`` in it; for the first process alone."""
+def append_metrics(trainer: Trainer) -> None:
+    """Make a run append to an existing ``metrics.csv``. Call it on the first process only."""
     logger = csv_logger(trainer)
-    if logger is not None and chosen_version(logger) is not None:
-        write_with(logger, MetricsFile(logger.log_dir))
+    if logger is not None and fixed_version(logger) is not None:
+        set_writer(logger, MetricsFile(logger.log_dir))
 
 
-def drop_metrics(trainer: Trainer, steps: int) -> None:
-    """Drop what a run logged after the steps that it goes on from, or starts anew with 0; for the first process."""
+def drop_later_metrics(trainer: Trainer, steps: int) -> None:
+    """Drop the metrics after the steps from which a run resumes; 0 drops all. Call it on the first process only."""
     logger = csv_logger(trainer)
     if logger is not None and isinstance(logger.experiment, MetricsFile):
-        logger.experiment.keep(steps)
+        logger.experiment.truncate(steps)
 
 
 def read_wandb_id(folder: Path) -> str | None:
-    """Return the id of the wandb run that logged a run's folder, or ``None``."""
+    """Return the id of the wandb run that belongs to a run's folder, or ``None``."""
     path = folder / WANDB_ID
     return read_text(path, "the id of a wandb run").strip() or None if path.is_file() else None
 
 
-def keep_wandb_id(trainer: Trainer, folder: Path) -> None:
-    """Write the id of the wandb run, if there is one, into the run's folder."""
+def write_wandb_id(trainer: Trainer, folder: Path) -> None:
+    """Write the id of the wandb run into the run's folder, if there is one."""
     for logger in wandb_loggers(trainer)[:1]:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / WANDB_ID).write_text(f"{logger.version}\n")
 
 
 def start_wandb(trainer: Trainer, options: Mapping[str, Any], run_id: str | None = None) -> None:
-    """Start the wandb run, or go on with one, and tell it the options; offline where wandb cannot be reached.
+    """Start or continue the wandb run, with the options as its config. Without a connection it runs offline.
 
-    For the first process alone. An id that the user or an agent gives is not replaced.
+    Call it on the first process only. An id from the user or an agent is not replaced.
 
     Args:
         trainer: with or without a WandbLogger.
-        options: what wandb shows as the run's config, by dotted name.
-        run_id: the run to go on with.
+        options: config of the wandb run, by dotted name.
+        run_id: wandb run to continue.
     """
     for logger in wandb_loggers(trainer):
         import wandb
@@ -145,7 +145,7 @@ def start_wandb(trainer: Trainer, options: Mapping[str, Any], run_id: str | None
         if run_id and logger.version is None and not os.environ.get("WANDB_RUN_ID"):
             set_wandb_id(logger, run_id)
         Path(logger.save_dir or ".").mkdir(parents=True, exist_ok=True)
-        if wandb_mode(logger) == "offline":  # which Lightning says too late, when wandb has read its settings
+        if wandb_mode(logger) == "offline":  # Lightning sets it too late, after wandb has read its settings
             set_wandb_offline(logger)
         if _is_online(logger) and not _has_key():
             _go_offline(logger, "no API key was found (WANDB_API_KEY, wandb login)")
@@ -156,19 +156,17 @@ def start_wandb(trainer: Trainer, options: Mapping[str, Any], run_id: str | None
                 raise
             _go_offline(logger, " ".join(str(error).split()))
             run = logger.experiment
-        # what a sweep has set is locked, and the same
+        # values that a sweep has set are locked in wandb's config, and equal to these
         news = {name: value for name, value in options.items() if name not in run.config or run.config[name] != value}
         run.config.update(news, allow_val_change=True)
 
 
-def tell_wandb(trainer: Trainer, record: Mapping[str, Any]) -> None:
-    """Put how the run ran so far into the summary of the wandb run, if there is one.
-
-    For the first process alone.
+def update_wandb_summary(trainer: Trainer, record: Mapping[str, Any]) -> None:
+    """Update the summary of the wandb run, if there is one. Call it on the first process only.
 
     Args:
         trainer: with or without a WandbLogger.
-        record: as in ``run.json``; hours and memory of a run that was continued are those of all its starts.
+        record: as in ``run.json``, with hours and memory over all starts.
     """
     for logger in wandb_loggers(trainer):
         logger.experiment.summary.update({f"run.{name}": record[name] for name in SUMMARY})
@@ -191,7 +189,7 @@ def _go_offline(logger: WandbLogger, reason: str) -> None:
 
 
 def _has_key() -> bool:
-    """Return whether wandb could log in without asking."""
+    """Return whether wandb can log in without a prompt."""
     import wandb
 
     settings = wandb.setup().settings

@@ -1,4 +1,4 @@
-"""Options of Lightning's trainer: what the command leaves out for them, and what is refused in one line."""
+"""Options of Lightning's trainer: adjustments of the command's defaults, and refusal of unsupported ones."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from mcn_lightning.runs.lightning import reads_cpu, syncs_batchnorm
 from mcn_lightning.runs.resume import Resume
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-"""Weights, k-means and log-softmax are float32 in all of them."""
+"""Supported precisions. Weights, k-means and log-softmax are float32 in all of them."""
 
-CALLBACKS: dict[type[Callback], str] = {
+REFUSED_CALLBACKS: dict[type[Callback], str] = {
     LearningRateFinder: "it trains without clusters, and the schedule of --model.optimizer replaces what it finds; try "
     "values of --model.optimizer.lr (experiments/sweeps/learning_rate_and_batch.yaml)",
     BatchSizeFinder: "the losses compare the clips of a batch, and another size trains another model; set "
@@ -42,13 +42,13 @@ CALLBACKS: dict[type[Callback], str] = {
 }
 
 
-BARE = ("logger", "enable_checkpointing", "enable_progress_bar", "log_every_n_steps", "enable_model_summary",
-        "num_sanity_val_steps")  # fmt: skip
-"""What ``--trainer.barebones`` forbids to be set, which the command does by default."""
+BAREBONES_OPTIONS = ("logger", "enable_checkpointing", "enable_progress_bar", "log_every_n_steps",
+        "enable_model_summary", "num_sanity_val_steps")  # fmt: skip
+"""Options that ``--trainer.barebones`` forbids, and that the command sets by default."""
 
 
-def bare(options: Mapping[str, Any], callbacks: list[Callback]) -> tuple[dict[str, Any], list[Callback]]:
-    """Take from the command's trainer what ``--trainer.barebones`` does without: logger, checkpoints, bar, summary.
+def apply_barebones(options: Mapping[str, Any], callbacks: list[Callback]) -> tuple[dict[str, Any], list[Callback]]:
+    """Remove the defaults that ``--trainer.barebones`` forbids: logger, checkpoints, progress bar and summary.
 
     Args:
         options: of the trainer.
@@ -57,18 +57,18 @@ def bare(options: Mapping[str, Any], callbacks: list[Callback]) -> tuple[dict[st
     if not options.get("barebones"):
         return dict(options), callbacks
     shown = (ProgressBar, ModelSummary, Checkpoint)
-    return dict(options) | dict.fromkeys(BARE), [each for each in callbacks if not isinstance(each, shown)]
+    return dict(options) | dict.fromkeys(BAREBONES_OPTIONS), [each for each in callbacks if not isinstance(each, shown)]
 
 
-def without_checkpoints(options: Mapping[str, Any], callbacks: list[Callback]) -> tuple[dict[str, Any], list[Callback]]:
-    """Take the command's own checkpoints away where ``--trainer.enable_checkpointing`` is false.
+def remove_checkpoints(options: Mapping[str, Any], callbacks: list[Callback]) -> tuple[dict[str, Any], list[Callback]]:
+    """Remove the command's checkpoint callback if ``--trainer.enable_checkpointing`` is false.
 
     Args:
         options: of the trainer.
         callbacks: of the command.
 
     Raises:
-        InputError: if ``--resume.every_n_steps`` asks for some nevertheless.
+        InputError: if ``--resume.every_n_steps`` contradicts it.
     """
     if options.get("enable_checkpointing") is not False:
         return dict(options), callbacks
@@ -81,29 +81,29 @@ def without_checkpoints(options: Mapping[str, Any], callbacks: list[Callback]) -
     return dict(options), [each for each in callbacks if not isinstance(each, ModelCheckpoint)]
 
 
-def with_own_plugins(plugins: Any) -> list[Any]:
-    """Add this project's plugins to the user's: checkpoints are written whole, unless the user has chosen otherwise.
+def add_plugins(plugins: Any) -> list[Any]:
+    """Add this project's plugins: atomic checkpoints, and a SLURM environment without requeueing.
 
-    What preempts a SLURM job is handled at the end of a step: Lightning's own handler saves wherever each process
-    happens to be.
+    A plugin of the user is kept. ``Resume`` handles the preemption of a SLURM job at the end of a step. Lightning's own
+    handler would save at once, while processes may be at different steps.
 
     Args:
-        plugins: one, several or none.
+        plugins: of the user: one, a list, or none.
     """
     found = list(plugins) if isinstance(plugins, list) else [plugins] if plugins else []
     if not any(isinstance(plugin, CheckpointIO) for plugin in found):
         found.append(AtomicCheckpointIO())
     chosen = any(isinstance(plugin, ClusterEnvironment) for plugin in found)
-    if not chosen and slurm.launched(os.environ) and not TorchElasticEnvironment.detect():
+    if not chosen and slurm.launched_by_srun(os.environ) and not TorchElasticEnvironment.detect():
         found.append(SLURMEnvironment(auto_requeue=False))
     return found
 
 
 def check_trainer(trainer: Trainer) -> None:
-    """Refuse what would end in a traceback, or train something else than was asked for.
+    """Refuse options that would end in a traceback, or silently train another model.
 
     Args:
-        trainer: as it was built.
+        trainer: after it was built.
 
     Raises:
         InputError: naming the option, and what to do instead.
@@ -126,6 +126,6 @@ def check_trainer(trainer: Trainer) -> None:
                 "--trainer.callbacks: expected the package psutil for DeviceStatsMonitor, found none; "
                 "pip install psutil, or set its cpu_stats to false"
             )
-        for kind, reason in CALLBACKS.items():
+        for kind, reason in REFUSED_CALLBACKS.items():
             if isinstance(callback, kind):
                 raise InputError(f"--trainer.callbacks: expected callbacks without {kind.__name__}, found it: {reason}")

@@ -168,7 +168,7 @@ def test_a_wrong_rate_is_refused_before_training_and_before_packing(tiny, tmp_pa
 
 def test_shards_of_another_rate_are_refused(tiny, tmp_path, monkeypatch):
     """Older versions packed them."""
-    monkeypatch.setattr("mcn_lightning.data.splits.look_at", lambda *_: None)
+    monkeypatch.setattr("mcn_lightning.data.splits.inspect_sample", lambda *_: None)
     monkeypatch.setattr("mcn_lightning.data.shards.writer.check_lengths", lambda *_: None)
     streams = (VisualStream("_2d", 0.5, 8), STREAMS[1])
     packed(tiny, tmp_path / "shards", streams=streams)
@@ -217,7 +217,7 @@ def test_spectrograms_without_decibels_are_refused_where_all_are_so(copy, tmp_pa
         with pytest.raises(InputError, match=part):
             opened(copy)
         return
-    monkeypatch.setattr("mcn_lightning.data.splits.look_at", lambda *_: None)
+    monkeypatch.setattr("mcn_lightning.data.splits.inspect_sample", lambda *_: None)
     packed(copy, tmp_path / "shards", keep_frames=stored != "shards")
     monkeypatch.undo()
     with pytest.raises(InputError, match=part):

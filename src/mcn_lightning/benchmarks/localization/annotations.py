@@ -1,4 +1,4 @@
-"""When the steps of a task happen in a video: the types that the readers of annotated benchmarks return.
+"""Annotations of steps in videos: the types that the readers of localization benchmarks return.
 
 S stands for the steps of a task, T for the whole seconds of a video.
 """
@@ -21,13 +21,13 @@ LENGTH_ZERO = "annotations of length 0"
 
 @dataclass(frozen=True)
 class Segment:
-    """The seconds in which a step happens.
+    """The annotated interval of a step.
 
     Args:
         step: index of the step in its task, from 0.
         start: in seconds.
         end: in seconds, after ``start``.
-        item: which item of the file it was read from, for messages: "line 3", "annotation 12".
+        item: its place in the file, for messages: "line 3", "annotation 12".
     """
 
     step: int
@@ -36,21 +36,21 @@ class Segment:
     item: str = field(default="", compare=False)
 
     def seconds(self) -> slice:
-        """Return the whole seconds that it marks: ``floor(start)`` to ``ceil(end)``, the end excluded."""
+        """Return the whole seconds that it covers: ``floor(start)`` to ``ceil(end)``, the end excluded."""
         return slice(math.floor(self.start), math.ceil(self.end))
 
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedVideo:
-    """What is annotated in one video.
+    """The annotation of one video.
 
     Args:
         id: of the video.
         task: name of the task whose steps are annotated.
-        segments: in order of their start; those of different steps may overlap. Their steps in this order are the
+        segments: in order of their start. Segments of different steps may overlap. Their steps in this order are the
             transcript of the video.
-        file: what they were read from, for messages.
-        truth: the annotation where it is a matrix, ``(T, S)`` bool; its runs are the segments too.
+        file: that they were read from, for messages.
+        truth: the annotation as a matrix, ``(T, S)`` bool, if the file holds one. The segments are its runs.
     """
 
     id: str
@@ -61,7 +61,7 @@ class AnnotatedVideo:
 
     @property
     def seconds(self) -> int | None:
-        """T where the annotation is a matrix, whose rows the features are then brought to."""
+        """T if the annotation is a matrix; the features are then pooled to its rows."""
         return None if self.truth is None else len(self.truth)
 
 
@@ -70,10 +70,10 @@ class LocalizationSet:
     """The annotated videos of a benchmark.
 
     Args:
-        tasks: texts of the steps of each task; those of a task that no video shows are there too.
+        tasks: texts of the steps of each task, also of tasks without a video.
         videos: in the order of their list.
-        left_out: what was not taken over from the files and how often, in words for a table.
-        adjusted: what was read as something else than stands there and how often, in words for a table.
+        left_out: counts of entries that were not used, by a text for the table.
+        adjusted: counts of entries that were changed while reading, by a text for the table.
     """
 
     tasks: Mapping[str, tuple[str, ...]]
@@ -84,12 +84,12 @@ class LocalizationSet:
     def truth_matrix(self, video: AnnotatedVideo, seconds: int) -> np.ndarray:
         """Return which step happens in which second.
 
-        A segment marks the seconds ``floor(start)`` to ``ceil(end)`` of its step, the end excluded, as CrossTask's
-        released evaluation does; an annotation that is a matrix is returned as it is.
+        A segment covers the seconds ``floor(start)`` to ``ceil(end)``, the end excluded, as in CrossTask's released
+        evaluation. An annotation that is a matrix is returned as it is.
 
         Args:
-            video: one of this set's.
-            seconds: T; where the annotation is a matrix, its rows.
+            video: of this set.
+            seconds: T; the number of rows if the annotation is a matrix.
 
         Returns:
             ``(T, S)`` bool.
@@ -99,7 +99,7 @@ class LocalizationSet:
         """
         if video.truth is not None:
             if len(video.truth) != seconds:
-                raise ValueError(f"{video.file}: {seconds} seconds were asked of a matrix of {len(video.truth)} rows")
+                raise ValueError(f"{video.file}: expected a matrix of {seconds} rows, found {len(video.truth)}")
             return video.truth
         truth = np.zeros((seconds, len(self.tasks[video.task])), dtype=bool)
         for segment in video.segments:
@@ -110,21 +110,22 @@ class LocalizationSet:
 def check_length(
     video: AnnotatedVideo, seconds: float, tolerance: float = 5.0
 ) -> tuple[AnnotatedVideo, dict[str, int]]:
-    """Hold the annotation of a video against the length of the video, once it is known.
+    """Check the annotation of a video against the length of its features, and cut it there.
 
-    Features are stored by whole seconds or frames, so an annotation may end a little after them: it is cut at the end
-    of the video, and one that would start there is left out. More than that is the annotation of another video.
+    Features are stored by whole seconds or frames, so an annotation may end a little after them. It is cut at the end
+    of the video. One that starts after the end is left out. A larger difference means the annotation of another video.
 
     Args:
-        video: what is annotated.
+        video: with its annotation.
         seconds: length of the video's features.
-        tolerance: seconds by which an annotation may end after them, or by which the rows of a matrix may differ.
+        tolerance: seconds by which an annotation may end after the features, or by which the rows of a matrix may
+            differ.
 
     Returns:
-        The video with its segments cut, and how often what was done, in words for a table; nothing is done to a matrix.
+        The video with its segments cut, and counts of the changes by a text for the table. A matrix is not changed.
 
     Raises:
-        InputError: if an annotation lies further outside, or a matrix is that much longer or shorter.
+        InputError: if an annotation exceeds the tolerance, or the length of a matrix does.
     """
     advice = "check that annotation and features are of the same video"
     if video.truth is not None:
@@ -149,17 +150,17 @@ def check_length(
 
 
 def join_overlapping(segments: Iterable[Segment]) -> tuple[list[Segment], int]:
-    """Join segments of one step that overlap into one, from the first start to the last end.
+    """Join overlapping segments of one step into one, from the first start to the last end.
 
     Args:
         segments: of a video, in any order.
 
     Returns:
-        The segments in order of start, end and step, and how many were joined to an earlier one. Those of different
-        steps, and those that only touch, stay as they are.
+        The segments in order of start, end and step, and how many were joined to an earlier one. Segments of different
+        steps, and segments that only touch, are not joined.
     """
     joined: list[Segment] = []
-    last: dict[int, int] = {}  # place of the latest segment of each step
+    last: dict[int, int] = {}  # index of the latest segment of each step
     count = 0
     for segment in sorted(segments, key=_by_start):
         place = last.get(segment.step)

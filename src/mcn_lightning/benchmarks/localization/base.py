@@ -1,4 +1,4 @@
-"""Temporal action localization: step recall, average precision, and the alignment of transcripts."""
+"""The base class of temporal action localization: step recall, average precision, and alignment of transcripts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pytorch_lightning import Trainer
 from torch import Tensor
 
 from mcn_lightning.batch import MODALITIES
-from mcn_lightning.benchmarks.base import Benchmark, Result, above_zero
-from mcn_lightning.benchmarks.embedding import embed_texts, share_out
+from mcn_lightning.benchmarks.base import Benchmark, Result, check_positive
+from mcn_lightning.benchmarks.embedding import embed_texts, map_over_processes
 from mcn_lightning.benchmarks.files import EvaluationData
 from mcn_lightning.benchmarks.localization.annotations import LocalizationSet
 from mcn_lightning.benchmarks.localization.class_list import BACKGROUND_CLASS
@@ -44,20 +44,20 @@ from mcn_lightning.metrics.directions import parse_direction
 from mcn_lightning.metrics.scoring import Fusion, combine
 
 Precision = tuple[np.ndarray, np.ndarray]
-"""Scores of the seconds of a video for each step of its task, and what is annotated, ``(T, S)`` both."""
+"""Scores of the seconds of a video for each step of its task, and the annotated steps, both ``(T, S)``."""
 
 
 @dataclass(frozen=True)
 class VideoResult:
-    """What one video adds to the metrics.
+    """The contribution of one video to the metrics.
 
     Args:
-        counts: steps hit and annotated; ``None`` where the video is too short for its steps.
-        scores: of each second for each step of the task, ``(T, S)``, and what is annotated, ``(T, S)``; ``None`` where
-            no precision is asked for.
-        overlap: mean IoU and IoD of its actions in per cent; ``None`` where it has none or is too short.
-        labels: step of each second as it was found, and as it is annotated, ``(T,)``; empty without an alignment.
-        changed: what was left out of its annotation or adjusted, and how often.
+        counts: steps hit and annotated; ``None`` if the video is too short for its steps.
+        scores: of each second for each step of the task, ``(T, S)``, and the annotated steps, ``(T, S)``; ``None`` if
+            average precision is not computed.
+        overlap: mean IoU and IoD of its actions in per cent; ``None`` without actions or if it is too short.
+        labels: predicted and annotated step of each second, ``(T,)`` each; empty without an alignment.
+        changed: counts of annotations that were left out or adjusted.
     """
 
     counts: StepCounts | None
@@ -68,33 +68,33 @@ class VideoResult:
 
 
 class LocalizationBenchmark(Benchmark):
-    """Which second of a video shows a step, told by the step's text; ``CrossTask`` and ``MiningYouTube`` are of it.
+    """Localization of steps in videos by the texts of the steps: base of ``CrossTask`` and ``MiningYouTube``.
 
-    Step recall puts every step at exactly one second, in order (Zhukov et al., CVPR 2019). Alignment gives every second
-    of a video to an entry of its transcript, by log-probabilities over the texts of all steps (Kuehne et al., WACV
-    2019). A subclass reads the annotations, and says which steps of a video are recalled.
+    Step recall assigns every step to exactly one second, in order (Zhukov et al., CVPR 2019). Alignment assigns every
+    second of a video to an entry of its transcript, by log-probabilities over the texts of all steps (Kuehne et al.,
+    WACV 2019). A subclass reads the annotations, and chooses the steps for step recall.
 
     Args:
         name: of the benchmark, in tables and logs.
         steps: file with the texts of the steps.
         annotations: folder of the annotations.
         features: folder of <id>_2d.npy, <id>_3d.npy (or .npz).
-        audio: folder of the spectrograms, <id>.npz or <id>_spec.npz; that of the features when not given.
-        gallery: letters of what is seen and heard of a second: v, or va for video + audio.
+        audio: folder of the spectrograms, <id>.npz or <id>_spec.npz; by default the folder of the features.
+        gallery: letters of the modalities of a second: v, or va for video + audio.
         combine: how video and audio are fused, as --retrieval.combine.
         window: seconds of sound around each second.
         audio_frames: frames of 10 ms that these are cut or padded to.
-        recall_softmax: what the log-softmax of a second runs over before step recall: none (similarities), steps (those
-            of the video itself) or all (the texts of all steps).
-        background: a class "background" takes part, between the entries of a transcript. Without it every second of a
-            video goes to an action, and IoD and frame accuracy are low where little of a video is annotated.
-        length_model: poisson takes the lengths of segments into account, none does not.
+        recall_softmax: texts in the log-softmax of a second before step recall: none (similarities), steps (those of
+            the video itself) or all (the texts of all steps).
+        background: whether a class "background" fills the time between entries of a transcript. Without it every
+            second belongs to an action. IoD and frame accuracy are then low if little of a video is annotated.
+        length_model: poisson models the lengths of segments, none does not.
         batch_size: seconds embedded at a time.
         **published: of ``Benchmark``: published metrics and their sources.
     """
 
-    of_tasks = False
-    """Whether recall and average precision are also those of each task."""
+    per_task = False
+    """Whether recall and average precision are also reported for each task."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class LocalizationBenchmark(Benchmark):
     ) -> None:
         super().__init__(name, **published)
         self._gallery = parse_direction(f"t->{gallery}", f"benchmark {name}: gallery")[1]
-        above_zero(name, window=window, audio_frames=audio_frames, batch_size=batch_size)
+        check_positive(name, window=window, audio_frames=audio_frames, batch_size=batch_size)
         self.steps, self.annotations = steps, annotations
         self.features, self.audio, self.letters, self.combine = features, audio, gallery, combine
         self.window, self.audio_frames, self.background = window, audio_frames, background
@@ -131,20 +131,20 @@ class LocalizationBenchmark(Benchmark):
         """
 
     def read_lengths(self, root: Path) -> np.ndarray | None:
-        """Read the mean length of each step in seconds, ``(S,)``; ``None`` where every entry is as long."""
+        """Read the mean length of each step in seconds, ``(S,)``; ``None`` if all entries have the same length."""
         return None
 
     @abstractmethod
-    def recalled(self, video: SecondsOfVideo) -> tuple[slice | Sequence[int], np.ndarray]:
-        """Return the texts of the S steps that are put at seconds, and when each happens, ``(T, S)`` bool."""
+    def recall_targets(self, video: SecondsOfVideo) -> tuple[slice | Sequence[int], np.ndarray]:
+        """Return the columns of the S steps for step recall, and in which seconds each happens, ``(T, S)`` bool."""
 
     def open(self, data: EvaluationData, module: EmbeddingModule) -> None:
-        """Read the annotations and look for the features of every video.
+        """Read the annotations and find the features of every video.
 
         Raises:
-            InputError: if something of it cannot be used.
+            InputError: if a file cannot be used.
         """
-        self.need(module.network_config, ["text", *self._gallery])
+        self.require_embeddings(module.network_config, ["text", *self._gallery])
         found = self.read(data.root)
         if not found.videos:
             what = "; ".join(f"{count} {what}" for what, count in found.left_out.items()) or "none"
@@ -167,18 +167,20 @@ class LocalizationBenchmark(Benchmark):
         form = self.window, self.audio_frames, self.batch_size
         self._videos = EvaluationVideos(found, layout, data.text(texts), texts, lengths, *form)
         for number in range(len(self._videos)):
-            self._videos.open(number, finite=False)  # a file that is missing or damaged is told now
+            self._videos.open(number, finite=False)  # a missing or damaged file is an error before training
 
     def evaluate(self, trainer: Trainer, module: EmbeddingModule) -> Iterator[Result]:
         """Localize the steps of every video."""
         texts = embed_texts(module, self._videos.text, self._videos.texts)
-        results = share_out(len(self._videos), lambda number: self._video(module, texts, number), self.name, "videos")
+        results = map_over_processes(
+            len(self._videos), lambda number: self._video(module, texts, number), self.name, "videos"
+        )
         setting = f"t->{self.letters}"
         counts = [result.counts for result in results if result.counts is not None]
         if any(count.annotated for count in counts):
             yield self.result(setting, "recall pooled", recall_pooled(counts))
             yield self.result(setting, "recall per video", recall_mean_over_videos(counts))
-        if self.of_tasks:
+        if self.per_task:
             yield from self._precision(setting, results)
             for task in sorted({count.task for count in counts if count.annotated}):
                 own = recall_pooled([count for count in counts if count.task == task])
@@ -196,7 +198,7 @@ class LocalizationBenchmark(Benchmark):
         yield from self._counted(results)
 
     def _precision(self, setting: str, results: Sequence[VideoResult]) -> Iterator[Result]:
-        """Give the average precision of each task, over the seconds of all of its videos, and the mean over tasks."""
+        """Yield the average precision of each task over the seconds of all its videos, and the mean over tasks."""
         by_task: dict[str, list[Precision]] = defaultdict(list)
         for number, result in enumerate(results):
             if result.scores is not None:
@@ -219,16 +221,16 @@ class LocalizationBenchmark(Benchmark):
                 changed[what] = changed.get(what, 0) + count
         unannotated = sum(result.counts is not None and result.counts.annotated == 0 for result in results)
         changed["videos without an annotated step (no recall)"] = unannotated
-        yield from self.left_out(changed)
+        yield from self.count_results(changed)
 
     def _video(self, module: EmbeddingModule, texts: Tensor, number: int) -> VideoResult:
-        """Score the seconds of a video against all texts, and measure it."""
+        """Score the seconds of a video against all texts, and compute its metrics."""
         video = self._videos.open(number)
         parts = []
         for batch in video.batches(module.device):
             rows = combine(module(batch).embeddings(), self._gallery, self.combine)
             parts.append(rows @ texts.T)
-        scores = torch.cat(parts).double()
+        scores = torch.cat(parts).double()  # alignment sums thousands of log-probabilities
         if not scores.isfinite().all():
             raise InputError(f"video {video.id}: expected finite scores, found NaN or infinity among them")
         log_probs = torch.log_softmax(scores, dim=1).cpu().numpy()
@@ -240,8 +242,8 @@ class LocalizationBenchmark(Benchmark):
     def _recall(
         self, video: SecondsOfVideo, scores: np.ndarray, changed: dict[str, int]
     ) -> tuple[StepCounts | None, Precision | None]:
-        columns, truth = self.recalled(video)
-        precision = (scores[:, columns].astype(np.float32), truth) if self.of_tasks else None
+        columns, truth = self.recall_targets(video)
+        precision = (scores[:, columns].astype(np.float32), truth) if self.per_task else None
         own = step_scores(scores, columns, self.recall_softmax)
         if own.shape[1] == 0:
             return StepCounts(video.task, 0, 0), precision

@@ -1,7 +1,7 @@
-"""The class list of MiningYouTube, and the class that an annotated name means.
+"""The class list of MiningYouTube, and the matching of annotated names to its classes.
 
 The list holds crudely stemmed names of two words ("crack_egg", "pres_it", "add_fill"). The annotations of the test
-videos hold what their annotators typed ("crack_eggs", "press_it", "add_filling").
+videos hold the words that annotators typed ("crack_eggs", "press_it", "add_filling").
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mcn_lightning.text_files import read_lines
 
 BACKGROUND_CLASS = "background"
 
-# what the annotators typed, and what the class list has for it
+# words that annotators typed, and the words of the class list
 SPELLINGS = {
     "appy": "apply",
     "leaf": "leave",  # the stem of leaves
@@ -28,17 +28,17 @@ SPELLINGS = {
     "sauté": "saute",
     "them": "it",
 }
-# the endings that the class list lacks, and what stands there instead, in the order in which they are tried
+# endings that the class list lacks, and their replacements, in the order in which they are tried
 ENDINGS = (("s", ""), ("es", ""), ("ing", ""), ("ings", ""), ("ing", "e"), ("ed", "e"))
 
 
 class ClassMatch(NamedTuple):
-    """The class that a name means.
+    """The class that matches an annotated name.
 
     Attributes:
         name: of the class.
-        rule: by which it was found: "as it stands", or of "spelling", "ending" and "first two words" those that it
-            took, with "and" between them.
+        rule: that found it: "as it stands", or one or more of "spelling", "ending" and "first two words", joined by
+            "and".
     """
 
     name: str
@@ -46,19 +46,19 @@ class ClassMatch(NamedTuple):
 
 
 def class_of(name: str, classes: Collection[str]) -> ClassMatch | None:
-    """Find the class that an annotated name means.
+    """Find the class that matches an annotated name.
 
-    A name that is in the list means itself. Else its first two words are looked up, as the list has none of more words
-    ("add_sauce_soy" is "add_sauce"), each as it stands or under another spelling (``SPELLINGS``), and without an ending
-    that the list lacks (``ENDINGS``). Of the 5,132 names in the 250 released files 3,898 are in the list and all others
-    are found so, none of them in two ways that disagree.
+    A name in the list matches itself. For others the first two words are looked up, as the list has no longer names
+    ("add_sauce_soy" is "add_sauce"). Each word is tried as it stands, in another spelling (``SPELLINGS``), and without
+    an ending that the list lacks (``ENDINGS``). Of the 5,132 names in the 250 released files, 3,898 are in the list.
+    All others are found in this way, and none of them matches two classes.
 
     Args:
-        name: ``verb_object``, and perhaps more words.
+        name: ``verb_object``, possibly with more words.
         classes: names of the classes.
 
     Returns:
-        The class and the rule, or ``None`` where none is found.
+        The class and the rule, or ``None`` without a match.
     """
     if name in classes:
         return ClassMatch(name, "as it stands")
@@ -73,7 +73,7 @@ def class_of(name: str, classes: Collection[str]) -> ClassMatch | None:
 
 @cache
 def _stems(word: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Return what may stand for a word in the class list, and the rules that say so."""
+    """Return the possible forms of a word in the class list, with the rules that lead to each."""
     spelt = SPELLINGS.get(word, word)
     rules = ("spelling",) if spelt != word else ()
     cut = [spelt[: -len(ending)] + instead for ending, instead in ENDINGS if spelt.endswith(ending)]
@@ -87,7 +87,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
         path: one name a line (``weakYouTube_dict.txt``), or a number from 0 and a name (``mapping_without_meta.txt``).
 
     Returns:
-        The names in the order of the list or of its numbers, that of the background among them where it is listed.
+        The names in the order of the list or of its numbers, including the background if it is listed.
 
     Raises:
         InputError: if the file is missing or empty, has a name or a number twice, or lines of both forms.
@@ -118,7 +118,7 @@ def read_lengths(path: Path, classes: Sequence[str]) -> np.ndarray:
         classes: names of the classes; see ``read_classes``.
 
     Returns:
-        ``(S,)`` float64, and the background's after them, ``(S + 1,)``, where it is a class; in frames.
+        ``(S,)`` float64 in frames; ``(S + 1,)`` with the background last, if it is a class.
 
     Raises:
         InputError: if the file is missing, or has another number of lines than classes, or a line that is no length.
@@ -140,5 +140,5 @@ def read_lengths(path: Path, classes: Sequence[str]) -> np.ndarray:
 
 
 def without_background(classes: Sequence[str]) -> list[str]:
-    """Return the classes that are actions, in their order."""
+    """Return the classes without the background, in their order."""
     return [name for name in classes if name != BACKGROUND_CLASS]

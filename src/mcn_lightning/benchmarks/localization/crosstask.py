@@ -16,9 +16,9 @@ from mcn_lightning.benchmarks.localization.videos import SecondsOfVideo
 
 
 class CrossTask(LocalizationBenchmark):
-    """CrossTask: the steps of the video's task are found in it, by similarities.
+    """CrossTask: localization of the steps of a video's task, by similarities.
 
-    Recall and average precision are those of each task, and their means over tasks.
+    Recall and average precision are reported for each task and as means over tasks.
 
     Args:
         name: of the benchmark, in tables and logs.
@@ -28,7 +28,7 @@ class CrossTask(LocalizationBenchmark):
         **options: of ``LocalizationBenchmark``.
     """
 
-    of_tasks = True
+    per_task = True
 
     def __init__(self, name: str, videos: str, steps: str, annotations: str, **options: Any) -> None:
         super().__init__(name, steps, annotations, **options)
@@ -40,6 +40,6 @@ class CrossTask(LocalizationBenchmark):
         listed = {video.task for video in found.videos}
         return replace(found, tasks={task: texts for task, texts in found.tasks.items() if task in listed})
 
-    def recalled(self, video: SecondsOfVideo) -> tuple[slice | Sequence[int], np.ndarray]:
+    def recall_targets(self, video: SecondsOfVideo) -> tuple[slice | Sequence[int], np.ndarray]:
         """Return the steps of the video's task."""
         return video.columns, video.truth

@@ -1,4 +1,4 @@
-"""CrossTask (Zhukov et al., "Cross-task weakly supervised learning from instructional videos", 2019)."""
+"""Reader of CrossTask (Zhukov et al., "Cross-task weakly supervised learning from instructional videos", 2019)."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ JOINED = "annotations joined to an overlapping one of the same step"
 def read_crosstask(videos: Path, steps: Path, annotations: Path, tasks: Sequence[str] | None = None) -> LocalizationSet:
     """Read the annotated videos of CrossTask.
 
-    Where a video has both a matrix and a text file the matrix is read, which is what the released evaluation takes. In
-    a text file, lines may be in any order and segments of different steps may overlap, as 993 of the 20,919 released
-    ones do with the next one. Segments of one step that overlap are joined and counted, which leaves the annotated
-    seconds as they are: 487 of the released ones, nearly all in the 49 files that hold two annotators' segments, one
-    after the other. Segments of length 0, without times, or that end before they start (there are none in
-    the release) are left out and counted.
+    If a video has both a matrix and a text file, the matrix is read, as in the released evaluation. In a text file,
+    lines may have any order, and segments of different steps may overlap. 993 of the 20,919 released segments overlap
+    the next one. Overlapping segments of one step are joined and counted. The annotated seconds stay the same. This
+    concerns 487 of the released ones, nearly all in the 49 files that hold the segments of two annotators. Segments of
+    length 0, without times, or that end before they start are left out and counted; the release has none.
 
     Args:
         videos: the list of videos; see ``read_video_tasks``.
         steps: the steps of the tasks; see ``read_steps``.
         annotations: a folder with ``<task>_<id>.npy``, a ``(seconds, steps)`` matrix of 0 and 1, or ``<task>_<id>.csv``
-            with lines ``step,start,end`` (step from 1, seconds) for each listed video; others are not looked at.
-        tasks: take the videos of these tasks only, for instance of the 18 primary ones; ``None`` for all listed.
+            with lines ``step,start,end`` (step from 1, seconds) for each listed video. Other files are ignored.
+        tasks: tasks whose videos are read, for instance the 18 primary ones; ``None`` for all listed.
 
     Returns:
         The steps of the tasks and the annotated videos.
 
     Raises:
-        InputError: if a file is missing or not as it should be, the list has a video twice or one whose task has no
-            steps, or a task that was asked for has no steps or no videos.
+        InputError: if a file is missing or malformed, the list has a video twice or one whose task has no steps, or a
+            requested task has no steps or no videos.
     """
     texts, listed = read_steps(steps), read_video_tasks(videos)
     for task in tasks or ():
         if task not in texts:
-            raise InputError(f"{steps}: expected the steps of task {task}, found only {_few(texts)}: correct the task")
+            found = _first_names(texts)
+            raise InputError(f"{steps}: expected the steps of task {task}, found only {found}: correct the task")
         if all(task != other for other, _ in listed):
-            found = _few(sorted({task for task, _ in listed}))
+            found = _first_names(sorted({task for task, _ in listed}))
             raise InputError(f"{videos}: expected videos of task {task}, found only {found}: correct the task")
     annotated, left_out, adjusted = list[AnnotatedVideo](), Counter[str](), Counter[str]()
     for (task, video), line in listed.items():
@@ -86,7 +86,7 @@ def read_video_tasks(path: Path) -> dict[tuple[str, str], int]:
         The line of each (task, id). A video may belong to two tasks.
 
     Raises:
-        InputError: if the file is missing, names no video or one twice for a task, or a line has no task or no id.
+        InputError: if the file is missing or without videos, a task has a video twice, or a line has no task or no id.
     """
     what = "a list of videos with the columns task and video_id"
     try:
@@ -119,15 +119,15 @@ def read_steps(path: Path) -> dict[str, tuple[str, ...]]:
     """Read the texts of the steps of tasks.
 
     Args:
-        path: JSON of ``{task: [text, ...]}`` (``.json``), or the release's ``tasks_primary.txt``: blocks of five lines,
-            which are the task, its title, a URL, the number of steps and the steps with commas between them.
+        path: JSON of ``{task: [text, ...]}`` (``.json``), or the release's ``tasks_primary.txt``. The latter has blocks
+            of five lines: the task, its title, a URL, the number of steps, and the steps separated by commas.
 
     Returns:
         The texts of each task, in order.
 
     Raises:
-        InputError: if the file is missing, not of this form or without a task, has a task twice or without steps, or
-            another number of steps than it says.
+        InputError: if the file is missing, malformed or without a task, has a task twice or without steps, or the
+            number of steps is wrong.
     """
     tasks = _steps_of_json(path) if path.suffix == ".json" else _steps_of_blocks(path)
     if not tasks:
@@ -166,7 +166,7 @@ def _steps_of_blocks(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _blocks(lines: Sequence[str]) -> list[tuple[int, int]]:
-    """Return the first and stop of each run of lines that are not blank."""
+    """Return the first and stop index of each run of lines that are not blank."""
     return [(first, stop) for filled, first, stop in runs([int(bool(line)) for line in lines]) if filled]
 
 
@@ -229,6 +229,6 @@ def _read_matrix(path: Path, task: str, video: str, steps: int) -> AnnotatedVide
     return AnnotatedVideo(video, task, tuple(join_overlapping(segments)[0]), path, truth)
 
 
-def _few(names: Sequence[str] | dict[str, tuple[str, ...]]) -> str:
+def _first_names(names: Sequence[str] | dict[str, tuple[str, ...]]) -> str:
     listed = list(names)
     return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")

@@ -1,4 +1,4 @@
-"""Features of whole videos by the second, as step localization scores them.
+"""Features of whole videos, second by second, for step localization.
 
 T stands for the whole seconds of a video, R for the stored rows of a stream.
 """
@@ -27,10 +27,10 @@ class VideoFeatures:
     """The stored features of one video.
 
     Args:
-        rows: of each visual stream, ``(R, width)`` in the stored precision; empty where video is not read.
-        frames: spectrogram in dB, ``(M, columns)`` in the stored precision; ``None`` where audio is not read.
-        seconds: T, by the first stream, which CrossTask's evaluation stores a row a second of; by the spectrogram where
-            there is none.
+        rows: of each visual stream, ``(R, width)`` in the stored precision; empty if video is not read.
+        frames: spectrogram in dB, ``(M, columns)`` in the stored precision; ``None`` if audio is not read.
+        seconds: T, from the first stream, of which CrossTask's evaluation stores one row for each second. Without
+            streams it is from the spectrogram.
     """
 
     rows: tuple[Tensor, ...]
@@ -43,17 +43,13 @@ def open_features(layout: VideoLayout, video: str, finite: bool = True) -> Video
 
     Args:
         layout: folders, streams, and which modalities are read. Below ``features`` there is ``<id><suffix>.npy`` with
-            one array, or else ``<id><suffix>.npz`` with the array ``features``; below ``audio_root`` there is
-            ``<id><suffix>.npz`` or else ``<id>.npz`` with the array ``arr_0``, or one of these as ``.npy``.
-        video: id.
-        finite: False leaves the numbers unread, and so unchecked.
-
-    Returns:
-        Its features.
+            one array, or ``<id><suffix>.npz`` with the array ``features``. Below ``audio_root`` there is
+            ``<id><suffix>.npz`` or ``<id>.npz`` with the array ``arr_0``, or one of these as ``.npy``.
+        video: id of the video.
+        finite: whether all numbers are read and checked.
 
     Raises:
-        InputError: if a file is missing, damaged, empty, of another shape or not of floating-point numbers, or holds
-            NaN or infinity.
+        InputError: if a file is missing, damaged, empty, of the wrong shape or type, or holds NaN or infinity.
     """
     rows, frames, seconds = [], None, 0
     if "video" in layout.modalities:
@@ -104,16 +100,16 @@ def _refuse_non_finite(path: Path, rows: Tensor, name: str) -> None:
 
 
 def seconds_of(rows: int, rate: float) -> int:
-    """Return T, the seconds that ``rows`` at ``rate`` a second last, the last begun one included."""
+    """Return T, the duration of ``rows`` at ``rate`` rows a second, rounded up to whole seconds."""
     return math.ceil(rows / rate - 1e-9)
 
 
 def pool_seconds(rows: Tensor, seconds: int) -> Tensor:
-    """Take the maximum over the rows of each second; with fewer rows than seconds, rows are repeated.
+    """Take the maximum over the rows of each second. With fewer rows than seconds, rows are repeated.
 
-    This is adaptive max pooling, as the released CrossTask evaluation does it to every stream, whatever its rate: bin i
-    takes the rows ``floor(i R / T)`` to ``ceil((i + 1) R / T)``, the end excluded. Torch's own goes down columns and is
-    ten times slower.
+    This is adaptive max pooling, as in the released CrossTask evaluation for every stream. Bin i covers the rows
+    ``floor(i R / T)`` to ``ceil((i + 1) R / T)``, the end excluded. Torch's own function works along columns and is ten
+    times slower.
 
     Args:
         rows: ``(R, C)``, R at least 1, finite.
@@ -132,19 +128,19 @@ def pool_seconds(rows: Tensor, seconds: int) -> Tensor:
 
 
 def audio_windows(columns: int, seconds: int, window: float = 8.0, num_frames: int = 1024) -> tuple[Tensor, Tensor]:
-    """Find the spectrogram frames of a window around each second.
+    """Return the spectrogram frames of a window around each second.
 
-    The window of second i lasts from i - 4 to i + 4, moved into the video: the first ones are 0 to 8 and the last ones
-    T - 8 to T, as in the released CrossTask evaluation. A shorter video is one window.
+    The window of second i lasts from i - 4 to i + 4, shifted to lie inside the video. The first ones are 0 to 8 and the
+    last ones T - 8 to T, as in the released CrossTask evaluation. A shorter video is one window.
 
     Args:
         columns: frames of the spectrogram.
         seconds: T.
-        window: its length in seconds.
-        num_frames: frames that a window has at most.
+        window: length in seconds.
+        num_frames: most frames of a window.
 
     Returns:
-        The first frame of each window and its number of frames, both ``(T,)`` int64, as ``cut_clips`` takes them; a
+        The first frame of each window and its number of frames, both ``(T,)`` int64, as ``cut_clips`` takes them. A
         window after the end of the spectrogram has 0 frames, which is silence.
     """
     start = np.clip(np.arange(seconds) - window / 2, 0, max(seconds - window, 0))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mcn_lightning.benchmarks.base import above_zero
+from mcn_lightning.benchmarks.base import check_positive
 from mcn_lightning.benchmarks.localization.annotations import LocalizationSet
 from mcn_lightning.benchmarks.localization.base import LocalizationBenchmark
 from mcn_lightning.benchmarks.localization.class_list import read_classes, read_lengths
@@ -18,18 +18,18 @@ from mcn_lightning.metrics import RecallSoftmax
 
 
 class MiningYouTube(LocalizationBenchmark):
-    """MiningYouTube: the entries of a video's transcript are found in it, by their log-softmax as released.
+    """MiningYouTube: localization of the entries of a video's transcript, by their log-softmax as released.
 
     Args:
         name: of the benchmark, in tables and logs.
         steps: the list of classes.
         annotations: folder of <id>.srt or <id>.gt.
-        videos: a list of ids, or all videos of the folder when not given.
-        recall_softmax: what the log-softmax of a second runs over before step recall: none (similarities), steps (those
-            of the video itself, as released) or all (the texts of all steps).
-        lengths: file with one mean length a class, in frames; when not given, every entry is as long.
-        frame_rate: frames a second of that file, and of .gt files.
-        unknown: what is done with annotations whose class the list lacks: error or leave_out.
+        videos: a list of ids; by default all videos of the folder.
+        recall_softmax: texts in the log-softmax of a second before step recall: none (similarities), steps (those of
+            the video itself, as released) or all (the texts of all steps).
+        lengths: file with the mean length of each class in frames; by default all entries have the same length.
+        frame_rate: frames per second of that file, and of .gt files.
+        unknown: treatment of annotations whose class is not in the list: error or leave_out.
         **options: of ``LocalizationBenchmark``.
     """
 
@@ -46,7 +46,7 @@ class MiningYouTube(LocalizationBenchmark):
         **options: Any,
     ) -> None:
         super().__init__(name, steps, annotations, recall_softmax=recall_softmax, **options)
-        above_zero(name, frame_rate=frame_rate)
+        check_positive(name, frame_rate=frame_rate)
         self.videos, self.lengths, self.frame_rate, self.unknown = videos, lengths, frame_rate, unknown
 
     def read(self, root: Path) -> LocalizationSet:
@@ -55,11 +55,11 @@ class MiningYouTube(LocalizationBenchmark):
         return read_mining_youtube(root / self.annotations, root / self.steps, videos, self.frame_rate, self.unknown)
 
     def read_lengths(self, root: Path) -> np.ndarray | None:
-        """Read the mean length of each class in seconds, ``(S,)``, and of the background where it is listed."""
+        """Read the mean length of each class in seconds, ``(S,)``, and of the background if it is listed."""
         if self.lengths is None:
             return None
         return read_lengths(root / self.lengths, read_classes(root / self.steps)) / self.frame_rate
 
-    def recalled(self, video: SecondsOfVideo) -> tuple[slice | Sequence[int], np.ndarray]:
-        """Return the entries of the video's transcript; a step may come several times."""
+    def recall_targets(self, video: SecondsOfVideo) -> tuple[slice | Sequence[int], np.ndarray]:
+        """Return the entries of the video's transcript, in which a step may occur several times."""
         return [segment.step for segment in video.segments], video.entry_truth()

@@ -1,7 +1,7 @@
-"""MiningYouTube (Kuehne et al., "Mining YouTube", 2019): 250 cooking videos densely annotated with 512 actions.
+"""Reader of MiningYouTube (Kuehne et al., "Mining YouTube", 2019): 250 cooking videos annotated with 512 actions.
 
-Frame numbers count at the frame rate of each video. That of the released example is 30000/1001 a second: 83.517 s,
-where its first action ends, is frame 2503.
+Frames are counted at the frame rate of each video. For the released example it is 30000/1001 per second: its first
+action ends at 83.517 s, which is frame 2503.
 """
 
 from __future__ import annotations
@@ -49,22 +49,21 @@ def read_mining_youtube(
     """Read the annotated videos of MiningYouTube.
 
     Args:
-        annotations: a folder of ``<id>.srt`` files, or of frame-wise ``<id>.gt`` files with one class a line.
+        annotations: a folder of ``<id>.srt`` files, or of frame-wise ``<id>.gt`` files with one class in each line.
         classes: the class list; see ``read_classes``.
-        videos: a text file with one id a line; ``None`` for all videos of the folder.
-        frame_rate: frames a second of ``.gt`` files.
-        unknown: what becomes of an annotation whose class is not found (see ``class_of``): an error, or left out and
+        videos: a text file with one id in each line; ``None`` for all videos of the folder.
+        frame_rate: frames per second of ``.gt`` files.
+        unknown: treatment of an annotation whose class is not found (see ``class_of``): an error, or left out and
             counted.
-        overlap: seconds by which an ``.srt`` annotation may reach into the next; it is cut there, and counted.
+        overlap: seconds by which an ``.srt`` annotation may overlap the next one. It is cut there and counted.
 
     Returns:
-        One task, "mining_youtube", whose steps are the classes without the background, "_" written as a space, in the
-        order of the list, and the videos. Annotations of length 0, or that end before they start, are left out and
-        counted, those of the background are no segments.
+        The videos, and one task, "mining_youtube". Its steps are the classes without the background, in the order of
+        the list, with spaces for "_". Annotations of length 0, or that end before they start, are left out and counted.
+        Annotations of the background are not segments.
 
     Raises:
-        InputError: if a file is missing or not as it should be, a class is unknown, or an annotation reaches further
-            into the next.
+        InputError: if a file is missing or malformed, a class is unknown, or an overlap is too long.
     """
     steps = {name: number for number, name in enumerate(without_background(read_classes(classes)))}
     left_out, adjusted = Counter[str](), Counter[str]()
@@ -123,7 +122,7 @@ def _annotation_files(annotations: Path, videos: Path | None, frame_rate: float 
 
 
 def _items_of(path: Path, frame_rate: float | None) -> list[tuple[str, float, float, str]]:
-    """Read the name, the start and end in seconds and the place of each annotation of a file."""
+    """Read the class name, start and end in seconds, and place in the file of each annotation."""
     if path.suffix == ".srt" or frame_rate is None:
         return _read_srt(path)
     lines = read_lines(path, "one class a line")
@@ -168,7 +167,7 @@ def _read_srt(path: Path) -> list[tuple[str, float, float, str]]:
 def _in_order(
     path: Path, segments: Sequence[Segment], overlap: float, left_out: Counter[str], adjusted: Counter[str]
 ) -> list[Segment]:
-    """Cut each segment where the next one starts, and drop those of length 0 or that end before they start."""
+    """Cut each segment where the next one starts. Leave out segments of length 0 or that end before they start."""
     kept: list[Segment] = []
     for segment in segments:
         if segment.end <= segment.start:

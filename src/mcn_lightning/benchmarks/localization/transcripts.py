@@ -10,7 +10,7 @@ import numpy as np
 from mcn_lightning.benchmarks.localization.annotations import Segment
 
 BACKGROUND = -1
-"""Step of the seconds in which nothing of the transcript happens."""
+"""Step index of seconds without an annotated step."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Entry:
 
 
 def transcript(segments: Sequence[Segment], seconds: int, background: bool) -> list[Entry]:
-    """Return the annotated segments in order, with background between them where at least a second is free.
+    """Return the annotated segments in order, with background in gaps of at least one second.
 
     Args:
         segments: with step, start and end in seconds, in order of their start.
         seconds: length of the video.
-        background: put entries for the time between.
+        background: whether to add entries for the gaps.
     """
     entries, last = [], 0.0
     for segment in segments:
@@ -42,7 +42,7 @@ def transcript(segments: Sequence[Segment], seconds: int, background: bool) -> l
 
 
 def second_labels(segments: Sequence[Segment], seconds: int) -> np.ndarray:
-    """Return the step annotated at the middle of each second ``(T,)``, of several the one that began last."""
+    """Return the step annotated at the middle of each second, ``(T,)``. Of several, the one that started last wins."""
     labels = np.full(seconds, BACKGROUND)
     middle = np.arange(seconds) + 0.5
     for segment in segments:

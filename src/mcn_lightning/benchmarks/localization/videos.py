@@ -22,7 +22,7 @@ class SecondsOfVideo:
     Args:
         videos: the set that it belongs to.
         video: its annotation.
-        finite: its features are read and checked; otherwise their files are only looked at.
+        finite: whether its features are read and checked. Otherwise only the headers of the files are.
     """
 
     def __init__(self, videos: EvaluationVideos, video: AnnotatedVideo, finite: bool = True) -> None:
@@ -38,12 +38,12 @@ class SecondsOfVideo:
 
     @property
     def columns(self) -> slice:
-        """Texts of the video's task among all."""
+        """Columns of the task's texts among all texts."""
         first = self._set.first[self.task]
         return slice(first, first + len(self._set.annotated.tasks[self.task]))
 
     def column(self, step: int) -> int:
-        """Return the text of a step of the video's task among all; -1 is the background."""
+        """Return the column of a step's text among all texts. Step -1 is the background."""
         return len(self._set.texts) - 1 if step < 0 else self._set.first[self.task] + step
 
     def entry_truth(self) -> np.ndarray:
@@ -54,7 +54,7 @@ class SecondsOfVideo:
         return truth
 
     def batches(self, device: torch.device | str) -> Iterator[ClipBatch]:
-        """Give the seconds of the video as clips, in order."""
+        """Yield the seconds of the video as batches of clips, in order."""
         videos, found = self._set, self._features
         rows = [pool_seconds(stream, self.seconds) for stream in found.rows]
         visual = torch.cat(rows, dim=1) if rows else None
@@ -78,20 +78,20 @@ class SecondsOfVideo:
 
 
 def _short_sound(frames: Tensor | None, seconds: float, tolerance: float = 5.0) -> dict[str, int]:
-    """Count a video whose spectrogram ends long before its visual features: the rest is silence."""
+    """Count a video whose spectrogram ends long before its visual features; the rest is treated as silence."""
     short = frames is not None and frames.shape[1] / FRAME_RATE < seconds - tolerance
     return {"videos whose sound ends more than 5 s before their features": 1} if short else {}
 
 
 class EvaluationVideos:
-    """Annotated videos of a benchmark with their features.
+    """The annotated videos of a benchmark with their features.
 
     Args:
-        annotated: what is annotated.
+        annotated: the annotations.
         layout: folders, streams, and which modalities are read.
-        text: vectors of the steps' texts.
-        texts: texts of all steps of all tasks, and of the background after them where it takes part.
-        lengths: mean length of each text in seconds, or none.
+        text: word vectors of the steps' texts.
+        texts: texts of all steps of all tasks, followed by the background if it takes part.
+        lengths: mean length of each text in seconds, or ``None``.
         window: seconds of sound around each second.
         audio_frames: frames that these are cut or padded to.
         batch_size: seconds of a batch.
@@ -125,9 +125,9 @@ class EvaluationVideos:
         return self.annotated.videos[number].task
 
     def open(self, number: int, finite: bool = True) -> SecondsOfVideo:
-        """Open a video; unless ``finite``, without reading its features.
+        """Open a video. If not ``finite``, its features are not read.
 
         Raises:
-            InputError: if its features cannot be used, or do not fit its annotation.
+            InputError: if its features cannot be used, or do not match its annotation.
         """
         return SecondsOfVideo(self, self.annotated.videos[number], finite)

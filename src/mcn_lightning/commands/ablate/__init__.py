@@ -1,7 +1,7 @@
-"""A folder of ablation files over seeds: what there is to run, what is already finished, and one run after another."""
+"""The command ``ablate``: the list of runs, the search for finished ones, and running the others one by one."""
 
-from mcn_lightning.commands.ablate.past import OptionsOf, Past
+from mcn_lightning.commands.ablate.past import PastRuns, ResolveOptions
 from mcn_lightning.commands.ablate.runner import Runner
-from mcn_lightning.commands.ablate.tasks import Task, belongs, plan, sweep
+from mcn_lightning.commands.ablate.tasks import Task, belongs_to_base, plan, sweep
 
-__all__ = ["OptionsOf", "Past", "Runner", "Task", "belongs", "plan", "sweep"]
+__all__ = ["PastRuns", "ResolveOptions", "Runner", "Task", "belongs_to_base", "plan", "sweep"]

@@ -1,4 +1,4 @@
-"""What was run already, and whether it went on to its end."""
+"""Finding of earlier runs, and whether they finished."""
 
 from __future__ import annotations
 
@@ -9,47 +9,47 @@ from typing import Any
 
 from mcn_lightning.commands.ablate.tasks import Task
 from mcn_lightning.errors import InputError
-from mcn_lightning.runs.saved import CONFIG, counting_options, differences, logged_name, read_options, read_record
+from mcn_lightning.runs.saved import CONFIG, comparable_options, differences, logged_name, read_options, read_record
 
 Options = Mapping[str, Any]
-OptionsOf = Callable[[Sequence[str]], Options]
+ResolveOptions = Callable[[Sequence[str]], Options]
 
 
-class Past:
-    """Runs that there are already, each read once.
+class PastRuns:
+    """The earlier runs in the folders of tasks, each read once.
 
     Args:
-        options_of: gives the options that words after ``fit`` come to; refused ones end in an ``InputError``.
+        resolve_options: returns all options for given arguments of ``fit``, or raises an ``InputError``.
     """
 
-    def __init__(self, options_of: OptionsOf) -> None:
-        self.options_of = options_of
-        self._wanted: dict[tuple[Path, Sequence[str]], Options] = {}
+    def __init__(self, resolve_options: ResolveOptions) -> None:
+        self.resolve_options = resolve_options
+        self._options: dict[tuple[Path, Sequence[str]], Options] = {}
         self._found: dict[Path, list[tuple[Path, Options]]] = {}
 
-    def wanted(self, task: Task) -> Options:
-        """Return the options of a run.
+    def options(self, task: Task) -> Options:
+        """Return the options of a task's run.
 
         Raises:
-            InputError: if the command would refuse them.
+            InputError: if ``fit`` would refuse them.
         """
         key = task.file, tuple(task.more)
-        if key not in self._wanted:
+        if key not in self._options:
             try:
-                self._wanted[key] = self.options_of(task.words)
+                self._options[key] = self.resolve_options(task.args)
             except InputError as error:
                 raise InputError(str(error) if str(task.file) in str(error) else f"{task.file}: {error}") from None
-        return {**self._wanted[key], "seed_everything": task.seed}
+        return {**self._options[key], "seed_everything": task.seed}
 
-    def place(self, task: Task) -> Path:
-        """Return the folder in which runs of this kind are logged."""
-        options = self.wanted(task)
+    def log_folder(self, task: Task) -> Path:
+        """Return the folder in which the runs of a task are logged."""
+        options = self.options(task)
         logger = options["trainer"].get("logger")
         named = logger.get("init_args") or {} if isinstance(logger, dict) else {}
         return Path(named.get("save_dir") or options["trainer"].get("default_root_dir") or ".")
 
     def _runs(self, task: Task) -> list[tuple[Path, Options]]:
-        place = self.place(task)
+        place = self.log_folder(task)
         if place not in self._found:
             self._found[place] = []
             for path in sorted(place.rglob(CONFIG)):
@@ -61,21 +61,21 @@ class Past:
 
     def finished(self, task: Task) -> Path | None:
         """Return the folder of a finished run with the same options, if there is one."""
-        wanted = self.wanted(task)
+        wanted = self.options(task)
         runs = (folder for folder, one in self._runs(task) if _same(one, wanted))
         return next((folder for folder in runs if read_record(folder).get("finished")), None)
 
-    def can_go_on(self, task: Task) -> bool:
+    def can_resume(self, task: Task) -> bool:
         """Return whether ``--ckpt_path last`` is safe.
 
-        It looks at data, model and seed alone, and would take up a run of this name that was, for instance, shorter.
+        It compares only data, model and seed. So it could resume a run of this name with, for instance, fewer epochs.
         """
-        wanted = self.wanted(task)
+        wanted = self.options(task)
         return all(_same(one, wanted) or differences(one, wanted) for _, one in self._runs(task))
 
 
 def _same(one: Options, other: Options) -> bool:
-    """Return whether two runs must reach the same."""
-    return one.get("seed_everything") == other.get("seed_everything") and counting_options(one) == counting_options(
+    """Return whether two runs have the same seed and options, and so the same result."""
+    return one.get("seed_everything") == other.get("seed_everything") and comparable_options(one) == comparable_options(
         other
     )

@@ -1,4 +1,4 @@
-"""Runs one after another, each in a process of its own."""
+"""Running of tasks one after another, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from mcn_lightning.commands.ablate.past import Past
+from mcn_lightning.commands.ablate.past import PastRuns
 from mcn_lightning.commands.ablate.tasks import Task
 from mcn_lightning.errors import InputError
-from mcn_lightning.signals import early, heard
+from mcn_lightning.signals import handled_signals, take_early_signal
 
 
 class Runner:
     """Runs tasks one after another, each in a process of its own.
 
-    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 stop after the run in hand has saved itself, SIGUSR1 in a SLURM job before the
-    first run too; the same tasks then go on from there.
+    On Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 it stops once the current run has saved its state. In a SLURM job, SIGUSR1
+    also counts before the first run. Running the same tasks again continues from there.
 
     Args:
-        past: what is finished already.
+        past: the earlier runs.
     """
 
-    def __init__(self, past: Past) -> None:
+    def __init__(self, past: PastRuns) -> None:
         self.past = past
         self._received = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._spent: list[float] = []  # seconds
 
     def run(self, tasks: Sequence[Task]) -> int:
-        """Run what is not finished; return the exit status: 1 if a run failed, 128 + signal if it was stopped."""
+        """Run the unfinished tasks, and return the exit status: 1 if one failed, 128 + signal if stopped, else 0."""
         todo, refused = [], []
         for task in tasks:
             try:
@@ -48,8 +48,8 @@ class Runner:
                 todo.append(task)
             else:
                 print(f"{task.title}: finished already in {folder}, left out")
-        former = {number: signal.signal(number, self._note) for number in heard()}
-        self._received = self._received or early()
+        former = {number: signal.signal(number, self._handle_signal) for number in handled_signals()}
+        self._received = self._received or take_early_signal()
         try:
             return self._each(todo, refused, alone=len(tasks) == 1)
         finally:
@@ -62,9 +62,9 @@ class Runner:
             if self._received:
                 return self._stopped(f"before {task.title}")
             print(f"[{count + 1}/{len(todo)}] {task.title}{self._left(len(todo) - count)}", flush=True)
-            log = None if alone else self.past.place(task) / task.file.stem / f"seed_{task.seed}.log"
+            log = None if alone else self.past.log_folder(task) / task.file.stem / f"seed_{task.seed}.log"
             begin = time.monotonic()
-            status = self._one(task.command(self.past.can_go_on(task)), log)
+            status = self._one(task.command(self.past.can_resume(task)), log)
             self._spent.append(time.monotonic() - begin)
             if self._received:
                 return self._stopped(f"in {task.title}")
@@ -98,9 +98,9 @@ class Runner:
         finally:
             self._process = None
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle_signal(self, number: int, frame: FrameType | None) -> None:
         self._received = number
-        if self._process is not None and number != signal.SIGINT:  # Ctrl-C reaches the run by itself
+        if self._process is not None and number != signal.SIGINT:  # the terminal sends Ctrl-C to the run as well
             self._process.send_signal(number)
 
     def _left(self, runs: int) -> str:

@@ -1,4 +1,4 @@
-"""What there is to run: each file of a folder with each seed."""
+"""The list of runs: each ablation file of a folder with each seed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mcn_lightning.errors import InputError
 
 @dataclass(frozen=True)
 class Task:
-    """One file with one seed.
+    """One run: an ablation file with a seed.
 
     Args:
-        number: its place in the list.
+        number: index in the list.
         base: recipe that the file is layered over.
-        file: options that are different.
-        seed: the run's.
-        more: further words of the command.
+        file: the options that differ from the recipe.
+        seed: of the run.
+        more: further arguments of ``fit``.
     """
 
     number: int
@@ -31,39 +31,39 @@ class Task:
 
     @property
     def title(self) -> str:
-        """The run, for the user."""
+        """Name of the run in messages."""
         return f"{self.file.stem}, seed {self.seed}"
 
     @property
-    def words(self) -> list[str]:
-        """Words after ``fit``, without the checkpoint."""
-        words = ["--config", str(self.base), "--config", str(self.file), "--seed_everything", str(self.seed)]
-        return [*words, *self.more, "--trainer.logger.init_args.name", self.file.stem]
+    def args(self) -> list[str]:
+        """Arguments of ``fit``, without the checkpoint."""
+        args = ["--config", str(self.base), "--config", str(self.file), "--seed_everything", str(self.seed)]
+        return [*args, *self.more, "--trainer.logger.init_args.name", self.file.stem]
 
     def command(self, last: bool = True) -> list[str]:
-        """Return the command of the run, which goes on from where it was stopped unless ``last`` is false."""
-        words = [sys.executable, "-m", "mcn_lightning", "fit", *self.words]
-        return [*words, "--ckpt_path", "last"] if last else words
+        """Return the command of the run. With ``last`` it resumes a run that was stopped."""
+        args = [sys.executable, "-m", "mcn_lightning", "fit", *self.args]
+        return [*args, "--ckpt_path", "last"] if last else args
 
 
 def plan(base: Path, folder: Path, seeds: Sequence[int], files: Sequence[str], more: Sequence[str]) -> list[Task]:
-    """Return what there is to run, file by file.
+    """Return the list of runs, file by file.
 
     Args:
-        base: recipe; ablation files whose name begins with that of another recipe beside it are left out.
-        folder: the ablation files.
+        base: recipe. Ablation files that begin with the name of another recipe beside it are left out.
+        folder: with the ablation files.
         seeds: for each file.
-        files: names to take of these, without ending; all when empty.
-        more: further words for every run.
+        files: names of files to run, without .yaml; all when empty.
+        more: further arguments for every run.
 
     Raises:
-        InputError: if there is nothing to run, or a name is not in the folder.
+        InputError: if the list is empty, or a name is not in the folder.
     """
     if not base.is_file():
         raise InputError(f"--base: expected a recipe, found no file at {base}")
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"--seeds: expected different numbers, found {list(seeds)}")
-    found = {path.stem: path for path in sorted(folder.glob("*.yaml")) if belongs(path, base)}
+    found = {path.stem: path for path in sorted(folder.glob("*.yaml")) if belongs_to_base(path, base)}
     if not found:
         raise InputError(f"--folder: expected ablation files for {base} in {folder}, found none")
     if absent := [name for name in files if name not in found]:
@@ -73,11 +73,11 @@ def plan(base: Path, folder: Path, seeds: Sequence[int], files: Sequence[str], m
 
 
 def sweep(tasks: Sequence[Task], folder: Path) -> dict[str, Any]:
-    """Return a sweep of wandb whose agents run each file with each seed.
+    """Return the config of a wandb sweep whose agents run each file with each seed.
 
     Args:
-        tasks: what there is to run.
-        folder: the ablation files.
+        tasks: the list of runs.
+        folder: with the ablation files.
     """
     files, seeds = dict.fromkeys(task.file.stem for task in tasks), dict.fromkeys(task.seed for task in tasks)
     return {
@@ -96,7 +96,7 @@ def sweep(tasks: Sequence[Task], folder: Path) -> dict[str, Any]:
     }
 
 
-def belongs(path: Path, base: Path) -> bool:
-    """Return whether an ablation file is for a recipe: its name begins with the recipe's, or with that of none."""
+def belongs_to_base(path: Path, base: Path) -> bool:
+    """Return whether an ablation file belongs to a recipe: its name begins with the recipe's name, or with none."""
     recipes = [recipe.stem for recipe in base.parent.glob("*.yaml") if path.stem.startswith(f"{recipe.stem}_")]
     return not recipes or max(recipes, key=len) == base.stem

@@ -1,4 +1,4 @@
-"""Runs from where the user says they are."""
+"""Collection of runs from folders and from wandb."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from mcn_lightning.commands.results.wandb_runs import PREFIX, wandb_runs
 
 
 def collect(places: Sequence[str]) -> list[Run]:
-    """Return the runs in some places, each once.
+    """Return the runs of folders and wandb projects, each run once.
 
     Args:
-        places: folders of runs, folders that hold some at any depth, or ``wandb:entity/project`` (``/run`` for one).
+        places: folders with runs at any depth, or ``wandb:entity/project`` (``wandb:entity/project/run`` for one run).
 
     Raises:
-        InputError: if a place holds no run, or one cannot be read.
+        InputError: if a place has no run, or a run cannot be read.
     """
     found: dict[str, Run] = {}
     for place in places:

@@ -1,4 +1,4 @@
-"""Curves of several runs in one picture."""
+"""Plots of the curves of several runs."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from mcn_lightning.errors import InputError
 LOSS = "train/loss"
 ENDINGS = (".svg", ".png", ".pdf")
 STYLES = ("-", "--", ":", "-.")
-COLOURS = 10  # of matplotlib's cycle "tab10"; after these the style of the line changes
+COLOURS = 10  # colours in matplotlib's cycle "tab10"; further rows use another line style
 
 
 def check_plot(path: Path) -> Any:
-    """Return matplotlib's class of figures, if the picture can be drawn.
+    """Return matplotlib's ``Figure`` class, after checking that the plot can be made.
 
     Raises:
-        InputError: if matplotlib is not installed, or the name has another ending.
+        InputError: if matplotlib is not installed, or the suffix of the name is not supported.
     """
     if path.suffix not in ENDINGS:
         raise InputError(f"--plot {path}: expected a name ending in {' or '.join(ENDINGS)}")
     try:
-        from matplotlib.figure import Figure  # drawn without pyplot: no window, and nothing that stays
+        from matplotlib.figure import Figure  # without pyplot, which may open windows and keeps figures in memory
     except ImportError:
         raise InputError("--plot: expected matplotlib, found none; pip install -e '.[plots]'") from None
     return Figure
 
 
-def draw_curves(path: Path, rows: Sequence[Row], metric: str) -> None:
-    """Draw training loss and a metric against steps: a line a row, the mean of its runs, and a band around them all.
+def plot_curves(path: Path, rows: Sequence[Row], metric: str) -> None:
+    """Plot training loss and a metric against steps. Each row is a line, the mean of its runs, with a band of all runs.
 
     Args:
-        path: a new picture, ending in .svg, .png or .pdf.
-        rows: the runs.
-        metric: as it was logged, for instance ``val/t->va/R@10``.
+        path: of the plot, ending in .svg, .png or .pdf.
+        rows: groups of runs.
+        metric: logged name, for instance ``val/t->va/R@10``.
 
     Raises:
-        InputError: if matplotlib is not installed, or the picture cannot be written.
+        InputError: if matplotlib is not installed, or the plot cannot be written.
     """
     figure_class = check_plot(path)
     figure = figure_class(figsize=(11, 4.5 + 0.2 * max(0, len(rows) - 4)), layout="constrained")
@@ -65,7 +65,8 @@ def _line(panel: Any, row: Row, metric: str, number: int) -> None:
         for step, value in run.curve(metric):
             points[step].append(value)
     most = max(map(len, points.values()), default=0)
-    shared = {step: points[step] for step in sorted(points) if len(points[step]) == most}  # one that was cut short ends
+    # only steps that the most runs have: the mean would jump where an unfinished run ends
+    shared = {step: points[step] for step in sorted(points) if len(points[step]) == most}
     colour, style = f"C{number % COLOURS}", STYLES[number // COLOURS % len(STYLES)]
     means = [statistics.fmean(values) for values in shared.values()]
     panel.plot([*shared], means, style, color=colour, label=row.label, marker="." if len(shared) < 30 else "")

@@ -1,4 +1,4 @@
-"""Rows of a table: runs that differ in nothing but the seed, and labels that tell the rows apart."""
+"""Rows of the results table: groups of runs that differ only in the seed, with labels that distinguish the rows."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mcn_lightning.commands.results.runs import Run
-from mcn_lightning.runs.saved import counting_options
+from mcn_lightning.runs.saved import comparable_options
 
-SHOWN = 4  # options in a label, unless it takes more to tell rows apart
-WIDTH = 40  # letters of a value
+MAX_SHOWN = 4  # options in a label, unless more are needed to distinguish rows
+WIDTH = 40  # characters of a value
 
 
 @dataclass(frozen=True)
 class Row:
-    """Runs with the same name and options but for the seed.
+    """A group of runs with the same name and options except the seed.
 
     Args:
-        name: theirs.
-        options: those in which the row is unlike most others, in short.
-        runs: the runs that count, one a seed.
-        again: other runs with the seed of one that counts.
+        name: of the runs.
+        options: text of the options in which the row differs from most others.
+        runs: the runs that count, one for each seed.
+        repeated: further runs with a seed that is already among ``runs``.
     """
 
     name: str
     options: str
     runs: Sequence[Run]
-    again: Sequence[Run] = ()
+    repeated: Sequence[Run] = ()
 
     @property
     def label(self) -> str:
-        """Name and options in one."""
+        """Name and options as one text."""
         return f"{self.name} ({self.options})" if self.options else self.name
 
     def finished(self) -> Row:
-        """Return the row without the runs that did not go on to their end."""
+        """Return the row without its unfinished runs."""
         return replace(self, runs=[run for run in self.runs if run.finished])
 
 
-def rows_of(runs: Sequence[Run]) -> list[Row]:
-    """Return the rows, sorted by name; of several runs with one seed one counts, so that spread is that of seeds."""
+def group_runs(runs: Sequence[Run]) -> list[Row]:
+    """Group runs into rows, sorted by name. One run for each seed counts, so that the deviation is that over seeds."""
     grouped: dict[tuple[str, str], list[Run]] = defaultdict(list)
     options: dict[tuple[str, str], dict[str, str]] = {}
     for run in runs:
-        flat = counting_options(run.options)
+        flat = comparable_options(run.options)
         key = run.name, json.dumps(flat, sort_keys=True)
         grouped[key].append(run)
         options[key] = flat
@@ -55,10 +55,10 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
 
 
 def _once_each(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """Return one run of those with the same seed, one that finished or went on longest, by seed; and the others."""
+    """Return one run for each seed, which finished or has the most steps, by seed; and the other finished ones."""
     chosen: dict[int | str, Run] = {}
     for run in runs:
-        key = run.place if run.seed is None else run.seed  # seeds that were drawn: each a run of its own
+        key = run.place if run.seed is None else run.seed  # unknown seeds are taken as different
         other = chosen.get(key, run)
         if (run.finished, run.last.get("step", 0.0)) >= (other.finished, other.last.get("step", 0.0)):
             chosen[key] = run
@@ -67,7 +67,7 @@ def _once_each(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
 
 
 def _labels(names: Sequence[str], options: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return for every row the options in which it is unlike most rows, as few as tell all rows apart."""
+    """Return for every row the options in which it differs from most rows, as few as distinguish all rows."""
     paths = sorted({path for one in options for path in one})
     unlike: list[list[tuple[int, str, str]]] = [[] for _ in options]
     for path in paths:
@@ -75,11 +75,11 @@ def _labels(names: Sequence[str], options: Sequence[Mapping[str, str]]) -> list[
         times = Counter(values)
         usual, count = times.most_common(1)[0]
         for row, value in zip(unlike, values, strict=True):
-            if value != usual or (count * 2 <= len(values)):  # one of two rows: both are shown
+            if value != usual or (count * 2 <= len(values)):  # without a majority all values are shown
                 row.append((times[value], path, value))
-    short, shown = _short(paths), SHOWN
+    short, shown = _short(paths), MAX_SHOWN
     while True:
-        texts = [_text(sorted(row), short, shown) for row in unlike]  # what few others have comes first
+        texts = [_text(sorted(row), short, shown) for row in unlike]  # sorted: the rarest values come first
         apart = len({*zip(names, texts, strict=True)}) == len(names)
         if apart or shown >= len(paths):
             return texts
@@ -96,7 +96,7 @@ def _text(row: Sequence[tuple[int, str, str]], short: Mapping[str, str], shown: 
 
 
 def _short(paths: Sequence[str]) -> dict[str, str]:
-    """Return the shortest end of every path that no other path has."""
+    """Return the shortest suffix of every dotted name that no other name has."""
     every = {path: [".".join(path.split(".")[-count:]) for count in range(1, path.count(".") + 2)] for path in paths}
     times = Counter(end for ends in every.values() for end in ends)
     return {path: next((end for end in ends if times[end] == 1), path) for path, ends in every.items()}

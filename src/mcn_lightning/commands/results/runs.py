@@ -1,4 +1,4 @@
-"""Runs as they were logged: options, metrics and what is known of how they ran."""
+"""Logged runs: their options, metrics and records, read from folders."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Run:
-    """One run.
+    """A logged run.
 
     Args:
-        name: what the user called it, else the folders above; runs of one recipe with other seeds share a name.
-        place: its folder, or its address in wandb.
-        options: as in ``config.yaml``; empty where they were not saved.
+        name: the name that the user gave, else the folders above it. Runs of one recipe with other seeds share a name.
+        place: folder of the run, or its address in wandb.
+        options: as in ``config.yaml``; empty if they were not saved.
         last: the last value of every metric.
-        record: what ``run.json`` says of commit, hardware, hours and memory; empty where there is none.
-        finished: whether it went on to its end.
-        curve: gives the points (step, value) of a metric.
+        record: contents of ``run.json``: commit, hardware, hours and memory; empty without this file.
+        finished: whether the run finished.
+        curve: returns the points (step, value) of a metric.
     """
 
     name: str
@@ -38,19 +38,19 @@ class Run:
 
     @property
     def seed(self) -> int | None:
-        """The seed; none where it was drawn or is not known."""
+        """Seed of the run; ``None`` if it was random or is not known."""
         seed = self.options.get("seed_everything")
         return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
 
 
 def local_runs(folder: Path) -> list[Run]:
-    """Return the runs in a folder, or the one whose folder it is; those that cannot be read are told and left out.
+    """Return the runs in a folder, which may be that of one run. Runs that cannot be read give a warning.
 
     Raises:
-        InputError: if there is none, or none that can be read.
+        InputError: if there is no run, or none can be read.
     """
     alone = folder / METRICS
-    files = [alone] if alone.is_file() else sorted(folder.rglob(METRICS), key=_age)
+    files = [alone] if alone.is_file() else sorted(folder.rglob(METRICS), key=_version_order)
     if not files:
         raise InputError(
             f"RUN {folder}: expected the folder of a run, or one that holds some, found no metrics.csv at any depth"
@@ -68,8 +68,8 @@ def local_runs(folder: Path) -> list[Run]:
     return runs
 
 
-def _age(path: Path) -> tuple[Path, int, int]:
-    """Return by what the metrics of runs of one name are in order."""
+def _version_order(path: Path) -> tuple[Path, int, int]:
+    """Return the sort key of a run's metrics: its folder, then its version number, then its age."""
     number = path.parent.name.removeprefix("version_")
     return path.parent.parent, int(number) if number.isdecimal() else -1, path.stat().st_mtime_ns
 
@@ -94,7 +94,7 @@ def _local_run(folder: Path, given: Path) -> Run:
 
 
 def _cut_short(options: Mapping[str, Any], last: Mapping[str, float]) -> bool:
-    """Return whether a run logged fewer epochs than it should have had, where nothing else was to end it."""
+    """Return whether a run logged fewer epochs than ``max_epochs``, if only ``max_epochs`` could end it."""
     trainer = options.get("trainer") or {}
     epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps")
     if epochs in (None, -1) or steps not in (None, -1) or trainer.get("max_time") is not None:

@@ -1,4 +1,4 @@
-"""The table of results, as Markdown and as CSV."""
+"""The results table as Markdown and as CSV."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ LAST = ("commit", "hardware", "hours", "memory GB")
 
 
 def columns(metrics: Sequence[str]) -> list[str]:
-    """Return the heads of the columns."""
+    """Return the column headers."""
     return [*FIRST, *metrics, *LAST]
 
 
 def check_metrics(rows: Sequence[Row], metrics: Sequence[str]) -> None:
-    """See that every metric was logged by a run.
+    """Check that every metric was logged by a run.
 
     Raises:
-        InputError: if one was not.
+        InputError: naming the first metric that was not.
     """
     logged = {metric for row in rows for run in row.runs for metric in run.last}
     if missing := [metric for metric in metrics if metric not in logged]:
         every = sorted(metric for metric in logged if "/" in metric)
         known = [metric for metric in every if metric.startswith(("val/", "test/"))] or every
         raise InputError(
-            f"--metrics: expected some of what was logged ({', '.join(known) or 'nothing'}), found {missing[0]}; "
+            f"--metrics: expected logged metrics ({', '.join(known) or 'none'}), found {missing[0]}; "
             "choose others, or evaluate more often (--trainer.check_val_every_n_epoch)"
         )
 
 
 def results_table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
-    """Lay out the last value of some metrics, a recipe a row: mean and sample standard deviation over its runs.
+    """Format the last values of metrics with a row for each recipe: mean and sample standard deviation over its runs.
 
     Args:
-        rows: the runs.
-        metrics: names as they were logged, for instance ``val/t->va/R@10``; percentages get one digit, others three.
+        rows: groups of runs.
+        metrics: logged names, for instance ``val/t->va/R@10``. Percentages have one decimal, others three.
 
     Returns:
-        A table in Markdown. Hours are the mean of the runs, memory is the largest.
+        A table in Markdown. Hours are the mean of the runs, memory is the maximum.
     """
     heads = columns(metrics)
     lines = [heads, ["---"] * len(heads)]
@@ -54,7 +54,7 @@ def results_table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
         cells = [row.name, row.options, str(len(row.runs)), _seeds(row.runs, ", ")]
         for metric in metrics:
             digits = 1 if "/R@" in metric or metric.endswith("median_rank") else 3
-            cells.append(spread([run.last[metric] for run in row.runs if metric in run.last], digits))
+            cells.append(format_mean([run.last[metric] for run in row.runs if metric in run.last], digits))
         hours, memory = _hours(row.runs), _memory(row.runs)
         cells += [commits(row.runs), hardware(row.runs)]
         cells += [
@@ -66,7 +66,7 @@ def results_table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
 
 
 def write_csv(path: Path, rows: Sequence[Row], metrics: Sequence[str]) -> None:
-    """Write the table as CSV, mean and standard deviation of a metric in columns of their own.
+    """Write the table as CSV, with mean and standard deviation of a metric in separate columns.
 
     Raises:
         InputError: if the file cannot be written.
@@ -77,20 +77,20 @@ def write_csv(path: Path, rows: Sequence[Row], metrics: Sequence[str]) -> None:
             writer = csv.writer(file)
             writer.writerow(heads)
             for row in rows:
-                figures: list[float | str] = []
+                cells: list[float | str] = []
                 for metric in metrics:
                     values = [run.last[metric] for run in row.runs if metric in run.last]
-                    figures += [statistics.fmean(values) if values else ""]
-                    figures += [statistics.stdev(values) if len(values) > 1 else ""]
+                    cells += [statistics.fmean(values) if values else ""]
+                    cells += [statistics.stdev(values) if len(values) > 1 else ""]
                 head = [row.name, row.options, len(row.runs), _seeds(row.runs, " ")]
                 tail = [commits(row.runs), hardware(row.runs), _hours(row.runs), _memory(row.runs)]
-                writer.writerow([*head, *figures, *tail])
+                writer.writerow([*head, *cells, *tail])
     except OSError as error:
         raise InputError(f"--csv {path}: expected to write there, found {error.strerror}; give another file") from None
 
 
-def spread(values: Sequence[float], digits: int) -> str:
-    """Return mean and sample standard deviation, or the single value."""
+def format_mean(values: Sequence[float], digits: int) -> str:
+    """Format mean and sample standard deviation, or the single value."""
     if not values:
         return ""
     mean = f"{statistics.fmean(values):.{digits}f}"
@@ -98,13 +98,13 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 
 def commits(runs: Sequence[Run]) -> str:
-    """Return the commits of runs, shortened; one with changes that were not committed is marked."""
+    """Return the short commits of runs, with a mark for uncommitted changes."""
     found = (start for run in runs for start in starts_of(run.record) if start.get("commit"))
     return _each([str(one["commit"])[:7] + (" + changes" if one.get("changed") else "") for one in found])
 
 
 def hardware(runs: Sequence[Run]) -> str:
-    """Return what runs ran on, and with how many processes where these were several."""
+    """Return the hardware of runs, and the number of processes if there were several."""
     return _each([_machine(record) for run in runs for record in starts_of(run.record) if record.get("hardware")])
 
 

@@ -1,4 +1,4 @@
-"""Runs that were logged to wandb, through its public API."""
+"""Runs from wandb, read through its public API."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from mcn_lightning.errors import InputError
 from mcn_lightning.runs.saved import logged_name
 
 PREFIX = "wandb:"
-SECONDS = 30  # that a server may take to answer
+SECONDS = 30  # timeout of a request to the server
 OF_ABLATE = ("files", "seeds")
-"""Options of ``ablate`` that a sweep chooses: wandb puts them into the config of each run, which has none such."""
+"""Options of ``ablate`` that a sweep sets. wandb adds them to the config of each run, which has no such options."""
 
 
 def wandb_runs(place: str) -> list[Run]:
@@ -47,10 +47,10 @@ def wandb_runs(place: str) -> list[Run]:
 def _run(run: Any, path: str) -> Run:
     summary = dict(run.summary)
     options = _nested({str(name): value for name, value in dict(run.config).items() if name not in OF_ABLATE})
-    about = options.pop("run", None)  # commit and command, which every run has of its own
-    told = {name: about[name] for name in ("commit", "changed") if name in about} if isinstance(about, dict) else {}
+    about = options.pop("run", None)  # commit and command differ between runs of one row
+    known = {name: about[name] for name in ("commit", "changed") if name in about} if isinstance(about, dict) else {}
     return Run(
-        name=logged_name(options) or path.split("/")[1],  # names that wandb makes up are another one for every seed
+        name=logged_name(options) or path.split("/")[1],  # wandb's random names would differ for every seed
         place=PREFIX + "/".join([*path.split("/")[:2], str(run.id)]),
         options=options,
         last={
@@ -58,14 +58,14 @@ def _run(run: Any, path: str) -> Run:
             for name, value in summary.items()
             if isinstance(value, Real) and not isinstance(value, bool) and not name.startswith(("_", "run."))
         },
-        record=_record(run, summary) | told,
+        record=_record(run, summary) | known,
         finished=run.state == "finished",
         curve=lambda metric: _points(run, metric),
     )
 
 
 def _nested(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options with names such as ``model.loss.cluster_weight`` as groups within groups."""
+    """Return options with dotted names, such as ``model.loss.cluster_weight``, as nested dicts."""
     found: dict[str, Any] = {}
     for name, value in options.items():
         group = found
@@ -79,7 +79,7 @@ def _nested(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _record(run: Any, summary: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of ``run.json`` that wandb knows: what the run told it, else what wandb saw itself."""
+    """Return the part of ``run.json`` that wandb has: values that the run logged, else those that wandb recorded."""
     metadata = run.metadata or {}
     record: dict[str, Any] = {}
     if commit := (metadata.get("git") or {}).get("commit"):
@@ -90,11 +90,11 @@ def _record(run: Any, summary: dict[str, Any]) -> dict[str, Any]:
         record["hardware"] = f"{cpus} CPU cores"
     if isinstance(seconds := summary.get("_runtime"), Real):
         record["hours"] = float(seconds) / 3600
-    told = _nested(summary).get("run")
-    return record | (told if isinstance(told, dict) else {})
+    logged = _nested(summary).get("run")
+    return record | (logged if isinstance(logged, dict) else {})
 
 
 def _points(run: Any, metric: str) -> Points:
-    """Return the points of a metric against Lightning's count of steps, which its logger logs beside every metric."""
+    """Return the points of a metric against Lightning's steps, which its logger logs with every metric."""
     rows = run.scan_history(keys=[metric, "trainer/global_step"])
     return [(float(row["trainer/global_step"]), float(row[metric])) for row in rows if row.get(metric) is not None]

@@ -18,8 +18,8 @@ READ = 8
 """Videos of which features are read."""
 
 
-def look_at(source: Videos, allowed: float, where: str) -> None:
-    """Compare the parts of some videos, evenly spread over a split, and look at the features of a few.
+def inspect_sample(source: Videos, allowed: float, where: str) -> None:
+    """Check some videos, evenly spread over a split: lengths of their parts, and the features of a few.
 
     Args:
         source: the videos of the split.

@@ -15,11 +15,11 @@ CAPTIONS = 50_000
 """Captions of a split that are looked at: all of them where there are fewer."""
 CASED = 0.05
 """Share of unknown words with capitals from which lower-casing is tried."""
-SHOWN = 3
+MAX_SHOWN = 3
 
 
 @dataclass(frozen=True)
-class KnownWords:
+class WordCoverage:
     """How many words of some captions have a vector.
 
     Args:
@@ -48,7 +48,7 @@ class KnownWords:
         )
 
 
-def count_known(text: WordVectorText, captions: Iterable[str]) -> KnownWords:
+def count_known(text: WordVectorText, captions: Iterable[str]) -> WordCoverage:
     """Count the words of captions that have a vector.
 
     Args:
@@ -64,20 +64,20 @@ def count_known(text: WordVectorText, captions: Iterable[str]) -> KnownWords:
         known += len(found) - len(unknown)
         without += len(unknown) == len(found)
         cased += sum(word != word.lower() for word in unknown)
-    return KnownWords(count, without, words, known, cased)
+    return WordCoverage(count, without, words, known, cased)
 
 
-def check_words(text: TextSource | None, source: Videos, where: str, path: Path) -> str | None:
-    """Say how many words of a split's captions are known, and refuse one of which too few are.
+def check_known_words(text: TextSource | None, source: Videos, where: str, path: Path) -> str | None:
+    """Return how many words of a split's captions are known, and refuse a split with too few.
 
     Args:
-        text: where words get their vectors; nothing is said of a sentence encoder, which knows all words.
+        text: source of word vectors. A sentence encoder knows all words and is not checked.
         source: videos of the split.
         where: the option and its file, for the message.
         path: the word-vector file.
 
     Returns:
-        One line, or ``None`` where there is nothing to be said.
+        One line, or ``None`` if no check applies.
 
     Raises:
         InputError: if more than ``data.text.max_unknown_share`` of the words are unknown, or all of them.
@@ -100,7 +100,7 @@ def check_words(text: TextSource | None, source: Videos, where: str, path: Path)
     return f"{where}: {found}{hint}"
 
 
-def _lower_case(text: WordVectorText, captions: Sequence[str], path: Path, found: KnownWords) -> str:
+def _lower_case(text: WordVectorText, captions: Sequence[str], path: Path, found: WordCoverage) -> str:
     """Say how many words would be known in lower case, where that helps."""
     try:
         lower = WordVectorText(replace(text.config, lowercase=True), path, captions)
@@ -127,10 +127,10 @@ def overlaps(sources: Mapping[str, Videos], labels: Mapping[str, str]) -> list[s
     lines = []
     for one, other in combinations(ids, 2):
         if shared := sorted(ids[one] & ids[other]):
-            more = f" and {len(shared) - SHOWN} more" if len(shared) > SHOWN else ""
+            more = f" and {len(shared) - MAX_SHOWN} more" if len(shared) > MAX_SHOWN else ""
             lines.append(
                 f"{labels[one]} and {labels[other]} have {len(shared)} of {len(ids[other])} videos in common: "
-                f"{', '.join(shared[:SHOWN])}{more}"
+                f"{', '.join(shared[:MAX_SHOWN])}{more}"
             )
     return lines
 
@@ -139,5 +139,5 @@ def repeated_names(source: Videos, where: str) -> list[str]:
     """Say how many clips of a pickle have the name of an earlier one; lists of videos with duplicates are refused."""
     if not source.repeated:
         return []
-    some = ", ".join(source.repeated_names()[:SHOWN])
+    some = ", ".join(source.repeated_names()[:MAX_SHOWN])
     return [f"{where}: {source.repeated} of {len(source)} clips have the name of an earlier one, such as {some}"]

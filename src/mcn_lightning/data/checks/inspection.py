@@ -20,7 +20,7 @@ from mcn_lightning.errors import InputError
 
 SILENT = -60.0
 """dB below the maximum of a video under which its loudest band lies in a silent frame."""
-SHOWN = 5
+MAX_SHOWN = 5
 """Skipped videos that are named."""
 
 
@@ -73,12 +73,12 @@ class SplitReport:
         for length in video.lengths:
             self.streams.setdefault(length.name, []).append(length.seconds)
         if batch.frames is not None and batch.frames.numel():
-            self._hear(batch.frames.float())
+            self._add_levels(batch.frames.float())
         for _, fault in video.faults():
             if fault is not None:
                 self.faults[fault] += 1
 
-    def _hear(self, frames: Tensor) -> None:
+    def _add_levels(self, frames: Tensor) -> None:
         total, count, peak = self.decibels
         highest = float(frames.max())
         self.decibels = total + float(frames.double().sum()), count + frames.numel(), max(peak, highest)
@@ -104,13 +104,13 @@ class SplitReport:
                 f"{100 * self.frames[1] / self.frames[0]:.1f} % of the frames silent ({-SILENT:g} dB below the peak)"
             )
             lines.append(f"  sound     mean {total / count:.1f} dB, peak {peak:.1f} dB, {silent}")
-        lines += [f"  odd       {fault} (in {count} videos)" for fault, count in self.faults.most_common(SHOWN)]
+        lines += [f"  odd       {fault} (in {count} videos)" for fault, count in self.faults.most_common(MAX_SHOWN)]
         lines += [f"  lacking   {name} (in {count} videos)" for name, count in self.lacking.most_common()]
         if self.dropped:
             lines.append(f"  left out  {self.dropped}")
-        lines += [f"  skipped   {bad.video}: {bad.reason}" for bad in self.skipped[:SHOWN]]
-        if len(self.skipped) > SHOWN:
-            lines.append(f"  skipped   and {len(self.skipped) - SHOWN} more")
+        lines += [f"  skipped   {bad.video}: {bad.reason}" for bad in self.skipped[:MAX_SHOWN]]
+        if len(self.skipped) > MAX_SHOWN:
+            lines.append(f"  skipped   and {len(self.skipped) - MAX_SHOWN} more")
         return "\n".join(lines)
 
 

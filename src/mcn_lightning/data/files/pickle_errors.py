@@ -10,8 +10,8 @@ from pathlib import Path
 from mcn_lightning.text_files import binary_form
 
 
-def what_it_is(path: Path, reason: str) -> str:
-    """Say what a file is that could not be unpickled: another form, a pickle of other versions, or a damaged one.
+def describe_unreadable_pickle(path: Path, reason: str) -> str:
+    """Describe a file that cannot be unpickled: another format, a pickle of other versions, or a damaged one.
 
     Args:
         path: the file.
@@ -19,7 +19,7 @@ def what_it_is(path: Path, reason: str) -> str:
     """
     content = path.read_bytes() if path.is_file() else b""
     if content.startswith(b"PK\x03\x04") and b"data.pkl" in content[:200]:
-        return of_torch(path)
+        return describe_torch_file(path)
     form = binary_form(content[:16])
     if form is not None and not content.startswith(b"\x80"):
         return f"{form[0]} ({reason}): give a pickle"
@@ -35,17 +35,17 @@ def what_it_is(path: Path, reason: str) -> str:
         name for name in ("pandas", "torch", "numpy") if any(text.startswith((name, f"{name}.")) for text in texts)
     ]
     versions = f"other versions of {' and '.join(others)}" if others else "another program"
-    return f"one of {versions} that cannot be rebuilt here ({reason}){way_out(path, *others[:1])}"
+    return f"one of {versions} that cannot be rebuilt here ({reason}){conversion_advice(path, *others[:1])}"
 
 
-def of_torch(path: Path) -> str:
-    """Name a file of torch.save, and the line that makes a pickle of it."""
+def describe_torch_file(path: Path) -> str:
+    """Describe a file of torch.save, with the command that converts it to a pickle."""
     line = f"pickle.dump(torch.load('{path}', weights_only=True), open('NEW.pickle', 'wb'))"
     return f'a file of torch.save: convert it with python -c "import pickle, torch; {line}"'
 
 
-def way_out(path: Path, module: str = "") -> str:
-    """Return the line of Python that makes a pickle of plain lists of one that needs another library.
+def conversion_advice(path: Path, module: str = "") -> str:
+    """Return the Python command that converts a pickle which needs another library to one of plain lists.
 
     There is none for names of Python's own library beside a few types: reading them may do anything.
     """

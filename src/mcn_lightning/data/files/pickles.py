@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from mcn_lightning.data.files.pickle_errors import of_torch, way_out, what_it_is
+from mcn_lightning.data.files.pickle_errors import conversion_advice, describe_torch_file, describe_unreadable_pickle
 from mcn_lightning.errors import InputError
 
 # Every name is written out: a whole module admitted would admit what it imports, and calls such as numpy's runstring.
@@ -199,12 +199,13 @@ def load_pickle(path: Path) -> Any:
         raise InputError(f"{path}: expected a pickle, found no file") from None
     except _RefusedError as error:
         kinds = "arrays, tensors, frames and builtin containers"
-        raise InputError(f"{path}: expected a pickle of {kinds}, found {error}{way_out(path, error.module)}") from None
+        found = f"{error}{conversion_advice(path, error.module)}"
+        raise InputError(f"{path}: expected a pickle of {kinds}, found {found}") from None
     except _DAMAGED as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"{path}: expected a whole pickle, found {what_it_is(path, what)}") from None
+        raise InputError(f"{path}: expected a whole pickle, found {describe_unreadable_pickle(path, what)}") from None
     if isinstance(found, int) and found == _TORCH_SAVED:
-        raise InputError(f"{path}: expected a pickle, found {of_torch(path)}")
+        raise InputError(f"{path}: expected a pickle, found {describe_torch_file(path)}")
     return found
 
 

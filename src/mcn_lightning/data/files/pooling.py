@@ -55,8 +55,8 @@ def read_rows(path: Path, width: int) -> Tensor:
     return rows
 
 
-def nothing_of(stream: VisualStream) -> Tensor:
-    """Return the rows of a stream that is missing: none, ``(0, width)`` float16, which widens no other."""
+def empty_rows(stream: VisualStream) -> Tensor:
+    """Return no rows for a missing stream: ``(0, width)`` float16, which does not promote the type of others."""
     return torch.zeros(0, stream.width, dtype=torch.float16)
 
 

@@ -31,9 +31,9 @@ class AudioConfig(Options, option="--data.audio"):
         suffix: what follows the video id in the file name, before ``.npz`` or ``.npy``.
         bands: mel bands of the stored spectrogram.
         num_frames: frames of 10 ms that every clip is cut or padded to.
-        time_shift: training only: the audio window moves by a uniform draw of up to this many seconds either way.
-        time_stretch: training only: the clip is played faster or slower by a uniform draw of up to this share.
-        band_shift: training only: the bands move up or down by a draw of up to this many; the edge band is repeated.
+        time_shift: training only: the audio window moves by a random time, uniform up to this many seconds either way.
+        time_stretch: training only: the clip is played faster or slower by a random share, uniform up to this one.
+        band_shift: training only: the bands move up or down by a random number up to this; the edge band is repeated.
         mask_bands: training only: one random block of up to this many bands is set to the clip's mean.
         mask_frames: training only: one random block of up to this many frames is set to the clip's mean.
         pad_value: dB written after the end of a short clip; the released code writes 0.
@@ -189,7 +189,7 @@ def augment_audio(cut: Tensor, lengths: Tensor, config: AudioConfig, rng: np.ran
         cut: spectrograms, ``(B, M, T)``.
         lengths: frames of each that are not padding, ``(B,)`` int64.
         config: how far each may go.
-        rng: where the draws come from.
+        rng: random generator.
 
     Returns:
         ``(B, M, T)`` float32 and the frames that are not padding ``(B,)``; the inputs where nothing is asked for.
@@ -207,9 +207,9 @@ def augment_audio(cut: Tensor, lengths: Tensor, config: AudioConfig, rng: np.ran
         frames[number] = clip.shape[1]
         own = changed[number, :, : clip.shape[1]]
         own[:] = clip
-        first, width = _draw_block(rng, own.shape[0], config.mask_bands)
+        first, width = _random_block(rng, own.shape[0], config.mask_bands)
         own[first : first + width] = mean
-        first, width = _draw_block(rng, own.shape[1], config.mask_frames)
+        first, width = _random_block(rng, own.shape[1], config.mask_frames)
         own[:, first : first + width] = mean
     return changed, frames
 
@@ -230,7 +230,7 @@ def _shift_bands(clip: Tensor, most: int, rng: np.random.Generator) -> Tensor:
     return clip[(torch.arange(len(clip)) - by).clamp(0, len(clip) - 1)]
 
 
-def _draw_block(rng: np.random.Generator, length: int, widest: int) -> tuple[int, int]:
+def _random_block(rng: np.random.Generator, length: int, widest: int) -> tuple[int, int]:
     """Draw the start and the width (0 to ``widest``) of a block within ``length``."""
     width = int(rng.integers(0, min(widest, length) + 1))
     return int(rng.integers(0, length - width + 1)), width

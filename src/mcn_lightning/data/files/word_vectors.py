@@ -112,7 +112,7 @@ class _Entries:
         while 0 <= (space := data.find(b" ", space + 1)) <= position + _LONGEST:
             if not _is_word(data[position:space]):
                 break
-            if self._usual(space + 1) and self._goes_on(space + 1 + self.size, last):
+            if self._usual(space + 1) and self._continues(space + 1 + self.size, last):
                 return data[position:space], space + 1
         return data[position:first], first + 1
 
@@ -120,8 +120,8 @@ class _Entries:
         """Tell whether the first numbers at a place are of a usual size, by their high bytes; letters are not."""
         return not self.data[numbers + 3 : numbers + min(self.size, 128) : 4].translate(None, _EXPONENTS)
 
-    def _goes_on(self, end: int, last: bool) -> bool:
-        """Tell whether a word begins at a place, or after the last vector the file ends there."""
+    def _continues(self, end: int, last: bool) -> bool:
+        """Return whether another word begins at a place, or the file ends there after the last vector."""
         if end > len(self.data) or last:
             return end <= len(self.data) and not self.data[end : end + 100].strip()
         end += self.data[end : end + 1] == b"\n"

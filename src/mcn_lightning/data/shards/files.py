@@ -10,7 +10,7 @@ each kind of thing, with the videos one after the other:
 ``text``        the captions in UTF-8, one after the other, uint8; ``text_end`` ``(captions,)`` int64
 ``word``        the words of each clip as numbers of the shard's ``vocabulary``, int32; ``word_end`` ``(captions,)``
 ``topic``       known topic of each caption ``(captions,)`` int64, where the data set has topics
-``choice``      the texts that training draws from, uint8; ``choice_end`` ``(texts,)``, ``choices_end`` ``(captions,)``
+``choice``      texts from which training samples, uint8; ``choice_end`` ``(texts,)``, ``choices_end`` ``(captions,)``
 ``visual``      the maxima over the rows of each caption's clip, the streams side by side ``(captions, C)``, in the
                 stored precision; or, where frames are kept, for each stream s the rows of each video, ``visual_<s>``
 ``audio``       spectrogram, time-major ``(frames, M)``, in the stored precision
@@ -104,7 +104,7 @@ class Strings(Sequence[str]):
 
 
 class Choices(Sequence[Strings]):
-    """For each caption of a video the texts that training draws from.
+    """The texts from which training samples, for each caption of a video.
 
     Args:
         shard: the shard.

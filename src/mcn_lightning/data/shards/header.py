@@ -1,4 +1,4 @@
-"""What the index of a folder of shards says of the shards, and whether they are whole; read without torch."""
+"""The index of a folder of shards: its reading without torch, and the verification of shards by it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mcn_lightning.errors import InputError
 from mcn_lightning.signals import is_first
 
 IndexOptions = dict[str, Any]
-"""What the index says of the shards, as JSON has it."""
+"""Fields of the index, as in its JSON."""
 FORMAT = "mcn-lightning shards 1"
 INDEX = "index.safetensors"
 FETCHING = 4

@@ -13,7 +13,7 @@ from mcn_lightning.batch import BadVideo
 from mcn_lightning.data.captions import Captions
 from mcn_lightning.data.checks.consistency import Length, content_faults
 from mcn_lightning.data.clips import Clip
-from mcn_lightning.data.files.pooling import VisualStream, max_rows, nothing_of
+from mcn_lightning.data.files.pooling import VisualStream, empty_rows, max_rows
 from mcn_lightning.data.files.spectrograms import FRAME_RATE, AudioConfig
 from mcn_lightning.data.shards.files import BAD, COLUMNS, STREAM_COLUMNS, Choices, Shard, ShardIndex, Strings
 from mcn_lightning.data.shards.header import shard_name
@@ -212,10 +212,10 @@ class ShardCaptions(Captions):
         if source.keep_frames:
             return None
         ends = shard.numpy("word_end")
-        drawn = np.array([clip.number for clip in clips]) + self.video.first
-        begin = ends[drawn - 1]
-        begin[drawn == 0] = 0
-        count = ends[drawn] - begin
+        chosen = np.array([clip.number for clip in clips]) + self.video.first
+        begin = ends[chosen - 1]
+        begin[chosen == 0] = 0
+        count = ends[chosen] - begin
         stop = count.cumsum()
         row = np.arange(len(clips)).repeat(count)
         numbers = shard.numpy("word")[np.arange(len(row)) + (begin - stop + count)[row]]
@@ -287,7 +287,7 @@ class ShardVideo:
         found = []
         for number, (stream, count) in enumerate(zip(self.source.streams, self.rows, strict=True)):
             first = self.source.column(f"row_{number}", self.index)
-            found.append(self.shard[f"visual_{number}"][first : first + count] if count else nothing_of(stream))
+            found.append(self.shard[f"visual_{number}"][first : first + count] if count else empty_rows(stream))
         return found
 
     def checked(self) -> ShardVideo:
@@ -327,11 +327,11 @@ class ShardVideo:
         if not any(self.rows):
             return None
         if not self.source.keep_frames:
-            stored, drawn = self.shard["visual"], [self.first + clip.number for clip in clips]
+            stored, chosen = self.shard["visual"], [self.first + clip.number for clip in clips]
             out = new("video", (len(clips), stored.shape[1]), stored.dtype)
-            if not 0 <= min(drawn) <= max(drawn) < len(stored):
-                raise IndexError(f"captions {min(drawn)} to {max(drawn)} of {len(stored)}")
-            np.take(stored.numpy(), drawn, axis=0, out=out.numpy(), mode="clip")  # faster than with mode "raise"
+            if not 0 <= min(chosen) <= max(chosen) < len(stored):
+                raise IndexError(f"captions {min(chosen)} to {max(chosen)} of {len(stored)}")
+            np.take(stored.numpy(), chosen, axis=0, out=out.numpy(), mode="clip")  # faster than with mode "raise"
             return out
         spans, pooled = [(clip.start, clip.end) for clip in clips], []
         for rows, stream in zip(self._stored_rows(), self.source.streams, strict=True):

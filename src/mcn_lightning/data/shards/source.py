@@ -39,7 +39,7 @@ class Shards(DataSource):
         return self.packed[split].label(split)
 
     def absent(self, split: str) -> str:
-        """Return what is said where a split is asked for that was not packed."""
+        """Return the message about a requested split that was not packed."""
         return self.packed[split].absent(split)
 
     def open(self, splits: Sequence[str], needed: Collection[str], reading: Reading) -> dict[str, Videos]:

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mcn_lightning.errors import InputError, reason_of
+from mcn_lightning.errors import InputError, os_reason
 from mcn_lightning.files import replacing
 
 if TYPE_CHECKING:
@@ -247,6 +247,6 @@ def _writing(cache: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(
-            f"{cache}: expected a folder with room for shards that are fetched, found {reason_of(error)}; free some "
+            f"{cache}: expected a folder with room for shards that are fetched, found {os_reason(error)}; free some "
             "space, or give another --data.shards_cache: what was fetched is kept"
         ) from None

@@ -13,7 +13,7 @@ from torch import Tensor
 from mcn_lightning.data.captions import Captions, total_reasons
 from mcn_lightning.data.clips import Clip, ClipConfig
 from mcn_lightning.data.files.arrays import all_finite
-from mcn_lightning.data.files.pooling import VisualStream, max_rows, nothing_of
+from mcn_lightning.data.files.pooling import VisualStream, empty_rows, max_rows
 from mcn_lightning.data.shards.files import BAD, COLUMNS, STREAM_COLUMNS
 from mcn_lightning.data.sources.raw import RawVideo, RawVideos
 from mcn_lightning.data.stored import check_lengths
@@ -102,7 +102,7 @@ class ShardContents:
             counts[f"rows_{number}"] = 0 if rows is None else len(rows)
             if rows is None:  # zeros, beside the streams that are there
                 if not self.keep_frames:
-                    pooled.append(_maxima(name, stream, nothing_of(stream), spans))
+                    pooled.append(_maxima(name, stream, empty_rows(stream), spans))
             elif self.keep_frames:
                 _check_finite(rows, name, stream.suffix)
                 parts[f"visual_{number}"] = rows

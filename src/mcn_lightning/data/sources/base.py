@@ -103,7 +103,7 @@ class DataSource(ABC):
 
     @abstractmethod
     def absent(self, split: str) -> str:
-        """Return what is said where a split is asked for that there is not."""
+        """Return the message about a requested split that does not exist."""
 
     def require(self, split: str) -> None:  # noqa: B027 (most kinds have nothing to add)
         """Refuse a split that is not there, once the others are open.
@@ -156,7 +156,7 @@ class ListedSource(DataSource):
         return f"--data.{split}_csv {self.lists[split]}"
 
     def absent(self, split: str) -> str:
-        """Return what is said where a split is asked for that is not there."""
+        """Return the message about a requested split that does not exist."""
         return f"--data.{split}_csv: expected a list of videos, found none"
 
     def check_root(self) -> None:

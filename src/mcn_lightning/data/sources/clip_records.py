@@ -27,7 +27,7 @@ class ClipRecord:
         id: its name.
         texts: the captions that evaluation asks for the clip with, or the words of the class; empty where text is not
             read.
-        choices: the captions that training draws from.
+        choices: captions from which training samples.
         streams: pooled feature of each visual stream, ``(1, width)``; empty where video is not read, zeros where a
             stream is missing.
         audio: spectrogram ``(M, frames)``; ``None`` where audio is not read, or the clip has no sound.
@@ -59,7 +59,7 @@ class ClipReader:
         text: captions are read.
         classes: name of each class in the order of the labels; ``None`` where there are no classes.
         allow_missing: a clip may lack captions or visual streams.
-        training: captions without text are counted among those that training draws from, and not those of evaluation.
+        training: captions without text are counted among those from which training samples, not those of evaluation.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class ClipReader:
     def _audio(self, entry: Record, where: str) -> Tensor | None:
         """Return the spectrogram, ``None`` where the clip has no sound."""
         found = entry.get("audio")
-        if self.audio is None or found is None or _says_no(entry.get("has_audio", True)):
+        if self.audio is None or found is None or _is_false(entry.get("has_audio", True)):
             return None
         frames = _tensor(found, "audio", where)
         if frames.ndim == 3 and len(frames) == 1:
@@ -155,7 +155,7 @@ class ClipReader:
         return frames if frames.shape[1] else None
 
 
-def _says_no(flag: object) -> bool:
+def _is_false(flag: object) -> bool:
     return flag.strip().lower() in ("", "0", "false", "no") if isinstance(flag, str) else not np.asarray(flag).any()
 
 
@@ -171,7 +171,7 @@ def _split(entry: Record, where: str) -> int:
 
 
 def captions_of(entry: Record, training: bool) -> tuple[tuple[str, ...], tuple[str, ...], int]:
-    """Return the captions of evaluation, those that training draws from, and how many are left out without text.
+    """Return the captions of evaluation, those from which training samples, and how many are left out without text.
 
     Both are those under ``caption``, one or several, unless ``eval_caption`` names those of evaluation.
     """
@@ -225,4 +225,4 @@ def why_silent(entry: Record) -> str:
     """Return in words what a clip without sound has in its place."""
     if entry.get("audio") is None:
         return "none"
-    return "has_audio false" if _says_no(entry.get("has_audio", True)) else "an empty one"
+    return "has_audio false" if _is_false(entry.get("has_audio", True)) else "an empty one"

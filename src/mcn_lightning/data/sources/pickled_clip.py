@@ -50,7 +50,7 @@ class PickledClip:
 
     @property
     def captions(self) -> Captions | None:
-        """One caption over the whole clip; of several, training draws one and evaluation asks with each."""
+        """One caption over the whole clip. Of several, training samples one, and each is a query in evaluation."""
         texts = self.record.texts
         if self.allow_missing and self.with_text and not texts:
             return None

@@ -13,7 +13,7 @@ from mcn_lightning.batch import AbsentError
 from mcn_lightning.data.captions import Captions
 from mcn_lightning.data.checks.consistency import Length, content_faults
 from mcn_lightning.data.clips import Clip
-from mcn_lightning.data.files.pooling import VisualStream, max_rows, nothing_of
+from mcn_lightning.data.files.pooling import VisualStream, empty_rows, max_rows
 from mcn_lightning.data.files.spectrograms import FRAME_RATE, AudioConfig
 from mcn_lightning.data.stored import NewTensor, Sound, Videos, join_streams, read_sound
 from mcn_lightning.errors import InputError
@@ -145,7 +145,7 @@ class RawVideo:
         spans, found = [(clip.start, clip.end) for clip in clips], []
         for stream, rows, place in zip(self.streams, self.rows, self.places, strict=False):
             try:
-                found.append(max_rows(nothing_of(stream) if rows is None else rows, spans, stream.rate))
+                found.append(max_rows(empty_rows(stream) if rows is None else rows, spans, stream.rate))
             except InputError as error:
                 raise InputError(f"{place}: {error}") from None
         return found

@@ -32,7 +32,7 @@ class SyntheticConfig(Options, option="--data.synthetic"):
         videos: training videos.
         held_out: validation videos.
         seconds: length of a video in seconds.
-        length_spread: each video is longer or shorter by a uniform draw of up to this share, 0 to below 1.
+        length_spread: each video is longer or shorter by a random share, uniform up to this one, 0 to below 1.
         caption_seconds: seconds a caption lasts on average.
         topics: number of topics; a video is about one of them.
         strength: how far a topic moves the features, against 1 for what is the clip's own.

@@ -18,7 +18,7 @@ from mcn_lightning.data.captions import Captions, parse_captions
 from mcn_lightning.data.sources.base import DataSource, Reading
 from mcn_lightning.data.sources.raw import Absent, RawVideo, RawVideos
 from mcn_lightning.data.stored import Videos
-from mcn_lightning.errors import InputError, reason_of
+from mcn_lightning.errors import InputError, os_reason
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class VideoSource(DataSource):
         return f"--data.source {type(self).__name__}: {split}"
 
     def absent(self, split: str) -> str:
-        """Return what is said where a split is asked for that has no videos."""
+        """Return the message about a requested split without videos."""
         return f"{self.label(split)}: expected videos, found none"
 
 
@@ -212,7 +212,7 @@ class SourceVideos(RawVideos):
         except FileNotFoundError as error:
             raise AbsentError(f"{error.filename or where}: expected a file of the video {where}, found none") from None
         except _UNREADABLE as error:
-            what = reason_of(error) if isinstance(error, OSError) else " ".join(str(error).split())
+            what = os_reason(error) if isinstance(error, OSError) else " ".join(str(error).split())
             raise InputError(
                 f"{where}: expected a video that can be read, found {type(error).__name__}: {what}"
             ) from None

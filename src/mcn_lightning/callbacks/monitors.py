@@ -1,4 +1,4 @@
-"""What a run will evaluate, and whether that is what its callbacks wait for: known before it trains."""
+"""A check before training: the metrics that callbacks monitor must be among those that the run logs."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from mcn_lightning.callbacks.protocols import EmbeddingModule, callbacks_of
 from mcn_lightning.callbacks.throughput import Throughput
 from mcn_lightning.errors import InputError
 
-OURS = ("mcn_lightning.", "pytorch_lightning.")
-"""Packages whose classes log nothing but what is known here."""
-RANKS = ("R@1", "R@5", "R@10", "R@50", "median_rank", "mean_rank")
-CLUSTERS = ("nmi", "adjusted_rand_index", "purity", "mean_entropy")
-TOLD = 8
+OWN_PACKAGES = ("mcn_lightning.", "pytorch_lightning.")
+"""Packages of classes whose metrics are all known here."""
+RANK_METRICS = ("R@1", "R@5", "R@10", "R@50", "median_rank", "mean_rank")
+CLUSTER_METRICS = ("nmi", "adjusted_rand_index", "purity", "mean_entropy")
+MAX_SHOWN = 8  # metrics named in a message
 
 
 @runtime_checkable
-class Measures(Protocol):
-    """A callback that says before a run which metrics it logs, as every benchmark does."""
+class NamesMetrics(Protocol):
+    """A callback that names its metrics before the run, as every benchmark does."""
 
     name: str
 
-    def expected(self) -> list[str] | None:
-        """Return the names of the metrics, without ``val/`` and the name of the callback; ``None`` where unknown."""
+    def metric_names(self) -> list[str] | None:
+        """Return the names of the metrics without ``val/`` and the callback's name; ``None`` if they are not known."""
         ...
 
 
 def batches_until(trainer: Trainer) -> tuple[float, float]:
-    """Return how many training batches come before the first validation, and before the end of the run.
+    """Return the number of training batches before the first validation, and before the end of the run.
 
-    Infinity stands for what is not known before: the data have no length, the clock decides, or there is no limit.
+    Infinity stands for an unknown number: the data have no length, a time limit ends the run, or there is no limit.
     """
     batches, every, within = trainer.num_training_batches, trainer.check_val_every_n_epoch, trainer.val_check_batch
     if not 0 < batches < math.inf or getattr(trainer, "_val_check_time_interval", None) is not None or within is None:
@@ -46,17 +46,17 @@ def batches_until(trainer: Trainer) -> tuple[float, float]:
     return first, end
 
 
-def check_plan(trainer: Trainer, module: EmbeddingModule, directions: Sequence[str], topics: bool) -> None:
-    """Warn where nothing will be evaluated, and refuse callbacks that wait for a metric which will not be there.
+def check_monitors(trainer: Trainer, module: EmbeddingModule, directions: Sequence[str], topics: bool) -> None:
+    """Warn if the run has no validation, and refuse callbacks that monitor a metric which is never logged.
 
     Args:
-        trainer: set up, about to train.
-        module: that it trains.
+        trainer: of the run, at the start of training.
+        module: that is trained.
         directions: of retrieval on the held-out clips.
         topics: whether the held-out clips have known topics.
 
     Raises:
-        InputError: naming the callback's option, its metric and the metrics that there are.
+        InputError: naming the callback's option, its metric and the metrics of the run.
     """
     first, end = batches_until(trainer)
     validates = trainer.enable_validation and first <= end
@@ -67,8 +67,11 @@ def check_plan(trainer: Trainer, module: EmbeddingModule, directions: Sequence[s
             f"--trainer.val_check_interval {trainer.val_check_interval}); lower one of them"
         )
     callbacks = callbacks_of(trainer)
-    if not all(type(each).__module__.startswith(OURS) or isinstance(each, Measures) for each in (module, *callbacks)):
-        return  # what others log is not known
+    if not all(
+        type(each).__module__.startswith(OWN_PACKAGES) or isinstance(each, NamesMetrics)
+        for each in (module, *callbacks)
+    ):
+        return  # classes of others may log any metric
     held_out = validation_metrics(module, callbacks, directions, topics) if trainer.enable_validation else []
     known = [*held_out, *training_metrics(module, callbacks)]
     for callback in callbacks:
@@ -85,18 +88,18 @@ def check_plan(trainer: Trainer, module: EmbeddingModule, directions: Sequence[s
 def validation_metrics(
     module: EmbeddingModule, callbacks: Iterable[Callback], directions: Sequence[str], topics: bool
 ) -> list[str]:
-    """Return the metrics of every validation; a name that ends in ``/`` stands for all that begin so."""
-    names = [f"val/{direction}/{metric}" for direction in directions for metric in RANKS]
+    """Return the metrics of every validation. A name that ends in ``/`` is a prefix of metrics."""
+    names = [f"val/{direction}/{metric}" for direction in directions for metric in RANK_METRICS]
     if topics:
         names += ["val/topics_nmi"]
-        names += [f"val/{metric}" for metric in CLUSTERS if module.clustering is not None]
-    for benchmark in (each for each in callbacks if isinstance(each, Measures)):
-        names += [f"val/{benchmark.name}/{name}" for name in benchmark.expected() or [""]]
+        names += [f"val/{metric}" for metric in CLUSTER_METRICS if module.clustering is not None]
+    for benchmark in (each for each in callbacks if isinstance(each, NamesMetrics)):
+        names += [f"val/{benchmark.name}/{name}" for name in benchmark.metric_names() or [""]]
     return names
 
 
 def training_metrics(module: EmbeddingModule, callbacks: Iterable[Callback]) -> Iterator[str]:
-    """Give the metrics of training."""
+    """Yield the metrics of training. A name that ends in ``/`` or ``_`` is a prefix of metrics."""
     yield "train/loss"
     network, loss = module.network_config, module.loss_config
     if pairs := loss.contrastive.weighted_pairs(network.embeddings):
@@ -113,7 +116,7 @@ def training_metrics(module: EmbeddingModule, callbacks: Iterable[Callback]) -> 
 
 
 def best_is_highest(metric: str) -> bool:
-    """Tell whether more of a metric is better, by its name: losses, ranks and entropies are better when low."""
+    """Return whether higher values of a metric are better, by its name. Losses, ranks and entropies should be low."""
     name = metric.rpartition("/")[2]
     highest = (
         "R@",
@@ -143,5 +146,5 @@ def _refusal(callback: Callback, monitor: str, known: Sequence[str], validates: 
     close = [name for name in group if name.rpartition("/")[2] == monitor.rpartition("/")[2]]
     beside = [name for name in group if name.rpartition("/")[0] == monitor.rpartition("/")[0]]
     shown = [name + ("..." if name.endswith(("/", "_")) else "") for name in dict.fromkeys([*close, *beside, *group])]
-    more = f" and {len(shown) - TOLD} more" if len(shown) > TOLD else ""
-    return f"{option}: expected a metric of this run ({', '.join(shown[:TOLD])}{more}), found {monitor}{why}"
+    more = f" and {len(shown) - MAX_SHOWN} more" if len(shown) > MAX_SHOWN else ""
+    return f"{option}: expected a metric of this run ({', '.join(shown[:MAX_SHOWN])}{more}), found {monitor}{why}"

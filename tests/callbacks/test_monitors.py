@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from launch import write_video_text
 
-from mcn_lightning.callbacks.planned import batches_until
+from mcn_lightning.callbacks.monitors import batches_until
 from mcn_lightning.commands.fit import main
 
 
