@@ -14,7 +14,7 @@ from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.text import TextConfig
 from mcn_lightning.models import NetworkConfig
 from mcn_lightning.module import MCNModule
-from mcn_lightning.optimizer import OptimizerConfig
+from mcn_lightning.training.optimizer import OptimizerConfig
 
 NETWORK = NetworkConfig(embedding_dim=16, video_dim=16, text_dim=8, audio_widths=(4, 4, 4, 8), reconstruction_hidden=8)
 CLUSTERING = ClusteringConfig(num_clusters=3, queue_rows=8)

@@ -6,25 +6,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "src" / "mcn_lightning"
-GROUND = {"errors", "files", "distributed", "signals", "text_files", "memory", "batch", "config", "ranges", "tables"}
+GROUND = {"errors", "files", "distributed", "signals", "memory", "batch", "options"}
 TENSORS = {"models", "losses", "clustering", "metrics"}
 ALLOWED = {
     "errors": set(),
-    "files": set(),
+    "files": {"errors"},
     "distributed": set(),
     "signals": set(),
     "memory": set(),
-    "tables": set(),
-    "text_files": {"errors"},
     "batch": {"errors", "memory"},
-    "ranges": {"errors"},
-    "config": {"errors", "ranges"},
-    **{room: {"config", "ranges", "distributed", "errors"} for room in TENSORS},
+    "options": {"errors"},
+    **{room: {"options", "distributed", "errors"} for room in TENSORS},
     "data": GROUND,
-    "optimizer": GROUND,
-    "exchange": {"models", "clustering"} | GROUND,
-    "checks": {"models", "losses", "clustering"} | GROUND,
-    "module": {"optimizer", "exchange", "checks"} | TENSORS | GROUND,
+    "training": {"models", "losses", "clustering"} | GROUND,
+    "module": {"training"} | TENSORS | GROUND,
     "inference": {"module", "benchmarks.embedding", "benchmarks.files", "models", "data.text"} | GROUND,
     "runs": {"clustering", "data.shards.files", "data.shards.header"} | GROUND,
     "callbacks": {"runs"} | TENSORS | GROUND,  # models and losses: the types that callbacks.protocols names
@@ -37,7 +32,7 @@ LATE = {("module.py", "configure_callbacks"): "mcn_lightning.defaults"}
 """The one import against the order: the module brings its callbacks to a trainer, and asks for them only then."""
 LIGHTNING = (
     "data/datamodule.py",
-    "data/place.py",
+    "data/epoch.py",
     "module.py",
     "defaults.py",
     "runs/",
@@ -46,6 +41,8 @@ LIGHTNING = (
     "commands/",
 )
 FILES = sorted(ROOT.rglob("*.py"))
+FOLDERS = sorted({path.parent for path in FILES})
+MOST_LINES, MOST_FILES = 400, 12
 
 
 def imports(path: Path) -> list[str]:
@@ -86,6 +83,18 @@ def test_imports_run_one_way(path):
         own = target.split(".")[0] == room
         allowed = any(target == permitted or target.startswith(permitted + ".") for permitted in ALLOWED[room])
         assert own or allowed, f"{path.relative_to(ROOT)} may not import {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_is_one_thing(path):
+    lines = len(path.read_text().splitlines())
+    assert lines <= MOST_LINES, f"{path.relative_to(ROOT)} has {lines} lines: it is two things"
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_folder_is_one_room(folder):
+    files = list(folder.glob("*.py"))
+    assert len(files) <= MOST_FILES, f"{folder.relative_to(ROOT)} has {len(files)} files: it is two rooms"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -134,8 +143,8 @@ def test_reading_text_is_recognised(source, found):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_text_is_opened_in_one_place(path):
-    if path.relative_to(ROOT).as_posix() == "text_files.py":
+    if path.relative_to(ROOT).as_posix() == "files.py":
         return
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     lines = [call.lineno for call in calls if opens_text(call)]
-    assert not lines, f"{path.relative_to(ROOT)}, lines {lines}: use mcn_lightning.text_files"
+    assert not lines, f"{path.relative_to(ROOT)}, lines {lines}: use mcn_lightning.files"

@@ -9,8 +9,7 @@ import torch
 
 from mcn_lightning import memory
 from mcn_lightning.batch import ClipBatch
-from mcn_lightning.data.collate import collate
-from mcn_lightning.data.loading import ClipLoader
+from mcn_lightning.data.loading import ClipLoader, collate
 from mcn_lightning.memory import Blocks, Slots, join
 
 

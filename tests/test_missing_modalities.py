@@ -19,7 +19,7 @@ from mcn_lightning.clustering import ClusteringConfig
 from mcn_lightning.data.shards.job import PackConfig
 from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.module import MCNModule
-from mcn_lightning.optimizer import OptimizerConfig
+from mcn_lightning.training.optimizer import OptimizerConfig
 
 CSV = "pytorch_lightning.loggers.CSVLogger"
 LACKS = {0: "audio", 1: "text", 2: "2d", 3: "video", 4: "text audio", 6: "audio", 7: "text", 8: "video"}

@@ -23,7 +23,7 @@ from mcn_lightning.losses import ContrastiveConfig, LossConfig
 from mcn_lightning.models import NetworkConfig
 from mcn_lightning.models.released import WeightsError
 from mcn_lightning.module import MCNModule
-from mcn_lightning.optimizer import OptimizerConfig, learning_rate_factor
+from mcn_lightning.training.optimizer import OptimizerConfig, learning_rate_factor
 
 
 class LearningRates(Callback):

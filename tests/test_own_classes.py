@@ -15,7 +15,6 @@ from launch import environment
 from processes import LIMIT
 from processes import run as run_processes
 
-from mcn_lightning.checks import check_targets
 from mcn_lightning.clustering import MEAN, ClusteringConfig, Step, make_clustering
 from mcn_lightning.commands.main import main
 from mcn_lightning.distributed import Presence, rank, row_counts
@@ -23,6 +22,7 @@ from mcn_lightning.errors import InputError
 from mcn_lightning.losses import ContrastiveConfig, make_contrastive
 from mcn_lightning.models import MCN, NetworkConfig
 from mcn_lightning.module import MCNModule
+from mcn_lightning.training.checks import check_targets
 
 PAGES = Path(__file__).parents[1] / "docs" / "extending"
 DOORS = {

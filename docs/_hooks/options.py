@@ -20,7 +20,7 @@ from mkdocs.structure.files import File, Files
 
 from mcn_lightning.commands.main import COMMANDS, main
 from mcn_lightning.commands.parsers import OneLineErrors
-from mcn_lightning.ranges import describe_type
+from mcn_lightning.options.ranges import describe_type
 
 FIRST = "fit"
 """The command with most options; the page of the commands names only what others have beside them."""

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from mcn_lightning.models import MCNOutput as MCNOutput
     from mcn_lightning.models import NetworkConfig as NetworkConfig
     from mcn_lightning.module import MCNModule as MCNModule
-    from mcn_lightning.optimizer import OptimizerConfig as OptimizerConfig
+    from mcn_lightning.training.optimizer import OptimizerConfig as OptimizerConfig
 
 _PUBLIC = {
     "batch": ("ClipBatch",),

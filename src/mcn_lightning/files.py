@@ -1,11 +1,19 @@
-"""Atomic writing: a file is complete or absent, whenever the process is killed."""
+"""Reading of text files, and atomic writing.
+
+Text is UTF-8, with or without a byte order mark. For other content the error names its format and how to convert it.
+A written file is complete or absent, whenever the process is killed.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from mcn_lightning.errors import InputError
 
 PARTIAL = ".partial"
 """Suffix of a file that is still being written. A killed process may leave one behind."""
@@ -49,3 +57,131 @@ def _to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+_MAGIC = (
+    (b"\x1f\x8b", "a gzip file", "unpack it with gunzip"),
+    (b"PK\x03\x04", "a zip file", "unpack it"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file", "save what it holds as text"),
+    (b"\x93NUMPY", "a NumPy array", "save what it holds as text"),
+    (b"%PDF", "a PDF", "save what it holds as text"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip file", "unpack it"),
+    (b"BZh", "a bzip2 file", "unpack it with bunzip2"),
+    (b"\xfd7zXZ\x00", "an xz file", "unpack it with unxz"),
+    (b"PAR1", "a Parquet file", "save what it holds as text"),
+    *((b"\x80" + bytes([protocol]), "a pickle", "name it .pickle") for protocol in range(2, 6)),
+)
+_WIDE = (
+    (b"\xff\xfe\x00\x00", "UTF-32"),
+    (b"\x00\x00\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)
+_CONTROL = bytes({*range(32)} - {*b"\t\n\r\f\v\x1b"}) + b"\x7f"
+
+
+def binary_form(head: bytes) -> tuple[str, str] | None:
+    """Return the binary format of a file by its first bytes, and what to do with it.
+
+    Args:
+        head: at least 8 bytes, where the file has them.
+
+    Returns:
+        For instance "a gzip file" and "unpack it with gunzip"; ``None`` for no known format.
+    """
+    return next(((name, advice) for magic, name, advice in _MAGIC if head.startswith(magic)), None)
+
+
+def read_text(path: Path, what: str) -> str:
+    r"""Read a text file in UTF-8, without its byte order mark and with ``\n`` at the end of each line.
+
+    Args:
+        path: the file.
+        what: what it should be, for messages: "a list of videos".
+
+    Raises:
+        InputError: if it is missing, cannot be read, or is not text in UTF-8.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected {what}, found no file: check the path") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: expected {what}, found a folder: check the path") from None
+    except OSError as error:
+        raise InputError(f"{path}: expected {what}, found {error.strerror or error}: check the path") from None
+    return decode_text(content, path, what)
+
+
+def decode_text(content: bytes, path: Path, what: str) -> str:
+    r"""Decode the content of a text file; see ``read_text``.
+
+    Args:
+        content: all bytes of the file.
+        path: of the file, for messages.
+        what: what it should be, for messages.
+
+    Raises:
+        InputError: if they are not text in UTF-8; the message names the first byte that is not.
+    """
+    try:
+        if b"\x00" not in content:
+            text = content.decode("utf-8-sig")
+            text = text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+            return text.replace("\n\ufeff", "\n")  # marks inside the text come from files that were concatenated
+        place = content.index(b"\x00")
+    except UnicodeDecodeError as error:
+        place = error.start  # utf-8-sig counts from after the byte order mark
+        if content.startswith(b"\xef\xbb\xbf"):
+            place += 3
+    raise InputError(f"{path}: expected {what}, as text in UTF-8, found {_other_text(content, place, path)}")
+
+
+def _other_text(content: bytes, place: int, path: Path) -> str:
+    """Describe bytes that are not UTF-8, and say what to do."""
+    if (known := binary_form(content[:16])) is not None:
+        return f"{known[0]}: {known[1]}"
+    wide = next((name for mark, name in _WIDE if content.startswith(mark)), None) or _wide_ascii(content[:1000])
+    if wide is not None:
+        return f"{wide}: convert it with 'iconv -f {wide} -t UTF-8 {path} > NEW'"
+    line = content.count(b"\n", 0, place) + 1
+    where = f"byte 0x{content[place]:02x} at position {place} in line {line}"
+    if any(byte in _CONTROL for byte in content):
+        return f"binary data ({where}): check the path"
+    # a letter that is cut off at the end of the file looks like another encoding, but the rest was UTF-8
+    rest, before = content[place:], content[:place].removeprefix(b"\xef\xbb\xbf")
+    if rest[0] >= 0xC2 and len(rest) < 4 and not before.isascii() and all(0x80 <= byte < 0xC0 for byte in rest[1:]):
+        return f"{where}, with which a letter begins and the file ends: it is cut short, get it again"
+    name, code = ("Windows-1252", "CP1252") if any(0x80 <= byte < 0xA0 for byte in content) else ("Latin-1", "LATIN1")
+    return f"{where}: another encoding, perhaps {name}: convert it with 'iconv -f {code} -t UTF-8 {path} > NEW'"
+
+
+def _wide_ascii(head: bytes) -> str | None:
+    """Return the byte order of UTF-16 without a mark: in it every second byte of ASCII text is zero."""
+    for zeros, letters, name in ((head[1::2], head[::2], "UTF-16LE"), (head[::2], head[1::2], "UTF-16BE")):
+        # 0.8 leaves room for letters beyond ASCII
+        if zeros and zeros.count(0) > 0.8 * len(zeros) and not any(byte == 0 or byte in _CONTROL for byte in letters):
+            return name
+    return None
+
+
+def read_lines(path: Path, what: str) -> list[str]:
+    """Read the lines of a text file, stripped of white space; see ``read_text``."""
+    return [line.strip() for line in read_text(path, what).split("\n")]
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: the file, in UTF-8.
+        what: what it should hold, for messages.
+
+    Raises:
+        InputError: if it is missing or unreadable, not text in UTF-8, or not JSON from its start to its end.
+    """
+    text = read_text(path, what)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected {what}, found no whole JSON ({error}): get the file again") from None

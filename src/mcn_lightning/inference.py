@@ -15,14 +15,14 @@ from torch import Tensor
 
 from mcn_lightning.benchmarks.embedding import embed_texts
 from mcn_lightning.benchmarks.files import EvaluationText
-from mcn_lightning.config import as_config
 from mcn_lightning.data.text import TextConfig
 from mcn_lightning.errors import InputError
+from mcn_lightning.files import read_json
 from mcn_lightning.models import NetworkConfig
 from mcn_lightning.models.released import WeightsError
 from mcn_lightning.models.weights import OWN_CHECKPOINT, read_weights
 from mcn_lightning.module import MCNModule
-from mcn_lightning.text_files import read_json
+from mcn_lightning.options.config import as_config
 
 
 def load(path: str | Path) -> MCNModule:

@@ -14,14 +14,6 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mcn_lightning.batch import ClipBatch
-from mcn_lightning.checks import (
-    check_sizes,
-    check_targets,
-    check_terms,
-    check_trainable,
-    drop_absent_weights,
-    mark_epoch_unfinished,
-)
 from mcn_lightning.clustering import (
     MEAN,
     ClusteringConfig,
@@ -31,9 +23,7 @@ from mcn_lightning.clustering import (
     clustering_class,
     make_clustering,
 )
-from mcn_lightning.config import as_config
 from mcn_lightning.distributed import Presence, connect_parameters, world_size
-from mcn_lightning.exchange import exchange, features_of, masks_of, present_embeddings
 from mcn_lightning.losses import (
     ClusterLoss,
     FiniteWatch,
@@ -46,7 +36,17 @@ from mcn_lightning.models import MCN, MCNOutput, NetworkConfig
 from mcn_lightning.models.options import SET_BY_DATA, unset_sizes
 from mcn_lightning.models.size import check_memory
 from mcn_lightning.models.weights import read_weights
-from mcn_lightning.optimizer import OptimizerConfig, make_optimizer
+from mcn_lightning.options.config import as_config
+from mcn_lightning.training.checks import (
+    check_sizes,
+    check_targets,
+    check_terms,
+    check_trainable,
+    drop_absent_weights,
+    mark_epoch_unfinished,
+)
+from mcn_lightning.training.exchange import exchange, features_of, masks_of, present_embeddings
+from mcn_lightning.training.optimizer import OptimizerConfig, fill_gradients, make_optimizer
 
 
 class MCNModule(LightningModule):
@@ -189,9 +189,9 @@ class MCNModule(LightningModule):
             output = self(batch)
             features = {name: feature.float() for name, feature in features_of(output).items()}
             masks = masks_of(output)
-        return (
-            features if masks is None else {name: rows[masks[name].to(rows.device)] for name, rows in features.items()}
-        )
+        if masks is None:
+            return features
+        return {name: rows[masks[name].to(rows.device)] for name, rows in features.items()}
 
     def fit_centroids(self, features: Mapping[str, Sequence[Tensor]], fresh: bool) -> dict[str, KMeansReport]:
         """Run k-means on the rows of all processes, and keep its centroids.
@@ -220,9 +220,7 @@ class MCNModule(LightningModule):
         loss = torch.stack(list(terms.values())).sum()
         self.step_loss = loss.detach()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
-        return (
-            loss * world_size()
-        )  # a process has its part of the gradient, and data-parallel training averages the parts
+        return loss * world_size()  # each process has its part of the gradient; data-parallel training averages them
 
     def clip_counts(self, batch: ClipBatch) -> list[int]:
         """Return the number of clips on each process in this step.
@@ -268,13 +266,10 @@ class MCNModule(LightningModule):
         In other steps the weights of a modality that no clip has get zeros, as they do on several processes.
         """
         if self._some_absent and world_size() == 1:
-            for parameter in self.parameters():
-                if parameter.requires_grad and parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
+            fill_gradients(self.parameters())
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # it raises without gradients
         if self._no_gradient_step and scaler is None and self.trainer.accumulate_grad_batches == 1:
-            for parameter in self.parameters():
-                parameter.grad = None
+            self.zero_grad(set_to_none=True)
         self._no_gradient_step = False
 
     def on_validation_start(self) -> None:
@@ -299,10 +294,9 @@ class MCNModule(LightningModule):
             terms["reconstruction"] = config.reconstruction_weight * torch.stack(list(rebuilt.values())).sum()
         if targets and config.cluster_weight > 0:
             terms["cluster"] = config.cluster_weight * self.cluster_loss(features_of(output), targets, counts)
-        for name, value in {**pairs, **{f"rebuild_{name}": value for name, value in rebuilt.items()}}.items():
-            self.log(f"train/{name}", value, batch_size=len(batch))
-        for name, value in terms.items():
-            self.log(f"train/{name}", value, prog_bar=True, batch_size=len(batch))
+        parts = pairs | {f"rebuild_{name}": value for name, value in rebuilt.items()}
+        self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=len(batch))
+        self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=True, batch_size=len(batch))
         if self.contrastive is not None and self.contrastive.learns_temperature:
             self.log("train/temperature", self.contrastive.temperature, batch_size=len(batch))
         return terms

@@ -22,7 +22,7 @@ from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.text import TextConfig
 from mcn_lightning.models import NetworkConfig
 from mcn_lightning.module import MCNModule
-from mcn_lightning.optimizer import OptimizerConfig
+from mcn_lightning.training.optimizer import OptimizerConfig
 
 CLOCKS = ("second", "train/data_wait_share")
 

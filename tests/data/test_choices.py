@@ -5,8 +5,8 @@ import pytest
 
 from mcn_lightning.data.captions import parse_captions
 from mcn_lightning.data.clips import ClipConfig
+from mcn_lightning.data.dataset import NarratedVideoDataset
 from mcn_lightning.data.sources.howto100m import LayoutVideos, VideoLayout
-from mcn_lightning.data.videos import NarratedVideoDataset
 from mcn_lightning.errors import InputError
 
 ENTRY = {"start": [0.0, 2.0], "end": [1.0, 3.0], "text": ["one", "two"], "more": [["a", "b", "c"], ["d"]]}

@@ -26,9 +26,9 @@ from mcn_lightning.data.clips import (
     sample_indices,
     sample_windows,
 )
+from mcn_lightning.data.dataset import NarratedVideoDataset
 from mcn_lightning.data.files.spectrograms import AudioConfig, clip_frames, seconds_of_frames, window_span
-from mcn_lightning.data.stored import check_lengths
-from mcn_lightning.data.videos import NarratedVideoDataset
+from mcn_lightning.data.videos import check_lengths
 from mcn_lightning.errors import InputError
 
 

@@ -200,9 +200,9 @@ def test_bad_training_videos_are_counted_once_and_logged(copy, tmp_path, caplog)
     data = narrated(copy, max_bad_share=0.5)
     spoil(copy, data, "train", 2)
     model = Recorder()
-    with caplog.at_level(logging.WARNING, "mcn_lightning.data.lost"):
+    with caplog.at_level(logging.WARNING, "mcn_lightning.data.skipped"):
         trainer(tmp_path, max_epochs=4, limit_val_batches=0).fit(model, datamodule=data)
-    logged = [record.getMessage() for record in caplog.records if record.name == "mcn_lightning.data.lost"]
+    logged = [record.getMessage() for record in caplog.records if record.name == "mcn_lightning.data.skipped"]
     reasons = [line for line in logged if "_2d.npz" in line]
     assert len(reasons) == 2
     assert [line for line in logged if line not in reasons] == [

@@ -59,9 +59,9 @@ def test_training_counts_them_once_an_epoch(messy, tmp_path, caplog, stored):
     if stored == "shards":
         packed(messy, tmp_path / "shards")
     data = narrated(messy, shards=str(tmp_path / "shards") if stored == "shards" else None)
-    with caplog.at_level(logging.WARNING, "mcn_lightning.data.lost"):
+    with caplog.at_level(logging.WARNING, "mcn_lightning.data.skipped"):
         trainer(tmp_path, max_epochs=3, limit_val_batches=0).fit(OneNumber(), datamodule=data)
-    logged = [record.getMessage() for record in caplog.records if record.name == "mcn_lightning.data.lost"]
+    logged = [record.getMessage() for record in caplog.records if record.name == "mcn_lightning.data.skipped"]
     assert logged == [f"epoch {epoch} went without {TRAIN}" for epoch in (1, 2, 3)]
 
 

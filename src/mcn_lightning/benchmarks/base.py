@@ -18,7 +18,7 @@ from mcn_lightning.callbacks.protocols import EmbeddingModule, callbacks_of, emb
 from mcn_lightning.distributed import world_size
 from mcn_lightning.errors import InputError
 from mcn_lightning.models import NetworkConfig
-from mcn_lightning.ranges import PositiveFloat, checked
+from mcn_lightning.options.ranges import PositiveFloat, checked
 
 Kind = Literal["metric", "count", "detail"]
 _DIRECTION = re.compile(r"[vat]+->[vat]+[ /]")

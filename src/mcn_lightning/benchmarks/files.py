@@ -14,12 +14,12 @@ from torch import Tensor
 
 from mcn_lightning.batch import BadVideo, ClipBatch
 from mcn_lightning.data.clips import ClipConfig
-from mcn_lightning.data.collate import collate
+from mcn_lightning.data.dataset import NarratedVideoDataset
+from mcn_lightning.data.loading import collate
 from mcn_lightning.data.sources.class_names import class_text
 from mcn_lightning.data.sources.clip_pickles import PickledClips
 from mcn_lightning.data.sources.howto100m import VideoLayout
 from mcn_lightning.data.text import TextConfig, open_text
-from mcn_lightning.data.videos import NarratedVideoDataset
 from mcn_lightning.errors import InputError
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from mcn_lightning.benchmarks.base import Benchmark, Result
+from mcn_lightning.callbacks.evaluation_table import aligned
 from mcn_lightning.callbacks.progress import print_message
 from mcn_lightning.callbacks.protocols import callbacks_of
 from mcn_lightning.errors import InputError
 from mcn_lightning.files import replacing
 from mcn_lightning.runs.folder import run_folder
-from mcn_lightning.tables import aligned
 
 _NOT_PER_CENT = ("nmi", "adjusted_rand_index", "purity", "mean_entropy")  # they need more decimals
 

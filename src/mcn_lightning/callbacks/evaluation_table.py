@@ -1,11 +1,10 @@
-"""The printed table of an evaluation on held-out clips."""
+"""Tables for a terminal: aligned columns, and the table of an evaluation on held-out clips."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from mcn_lightning.metrics import Ranking
-from mcn_lightning.tables import aligned
 
 
 def format_table(
@@ -54,3 +53,13 @@ def format_table(
         extra.append(f"clips without any known word in their text: {unknown}, which are in the table all the same")
     extra += [f"left out, as there is no {name}: {', '.join(each)}" for name, each in (left_out or {}).items()]
     return "\n".join([*lines, *extra])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a line for each row. The first column is left-aligned, the others right-aligned, two spaces apart."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        row[0].ljust(widths[0])
+        + "".join(cell.rjust(width + 2) for cell, width in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    ]

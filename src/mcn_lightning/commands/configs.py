@@ -10,7 +10,7 @@ import yaml
 
 from mcn_lightning.commands.recipes import find_recipe
 from mcn_lightning.errors import InputError
-from mcn_lightning.text_files import read_text
+from mcn_lightning.files import read_text
 
 CONFIG = ("--config", "-c")
 GROUPS = ("data", "model", "trainer")

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mcn_lightning.commands.configs import config_args
 from mcn_lightning.errors import InputError
-from mcn_lightning.ranges import rephrase_refusal
+from mcn_lightning.options.ranges import rephrase_refusal
 
 UNKNOWN = re.compile(
     r"^(?:unrecognized arguments: --([^\s=]+).*|Group '(\S+)' does not accept option '(\S+)'"

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.text_files import read_text
+from mcn_lightning.files import read_text
 
 FOLDERS = tuple(Path(__file__).parents[1] / "_recipes" / name for name in ("configs", "experiments"))
 """Links to the folders of the checkout. In a built package they hold the files themselves."""

@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from mcn_lightning.config import Options
 from mcn_lightning.errors import InputError
-from mcn_lightning.ranges import NonNegativeFloat, PositiveInt
+from mcn_lightning.options.config import Options
+from mcn_lightning.options.ranges import NonNegativeFloat, PositiveInt
 
 
 @dataclass(frozen=True)

@@ -15,22 +15,22 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mcn_lightning.batch import MODALITIES, ClipBatch, Modality
-from mcn_lightning.config import as_config
 from mcn_lightning.data.captions import describe_dropped
 from mcn_lightning.data.checks.inspection import inspect_splits
 from mcn_lightning.data.clips import ClipConfig
-from mcn_lightning.data.collate import collate
+from mcn_lightning.data.dataset import DescribedVideos, NarratedVideoDataset, PredictSplit, splits_of
+from mcn_lightning.data.epoch import EpochPlace
 from mcn_lightning.data.files.pooling import DEFAULT_STREAMS, VisualStream
 from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.loading import (
     ClipLoader,
     ClipSampler,
     OverfitSampler,
+    collate,
     one_empty_batch,
     serve_parent,
     start_method,
 )
-from mcn_lightning.data.lost import MissingModalities, SkippedVideos
 from mcn_lightning.data.options import (
     as_streams,
     check_least,
@@ -39,17 +39,16 @@ from mcn_lightning.data.options import (
     check_pickles,
     check_training_batch,
 )
-from mcn_lightning.data.place import EpochPlace
-from mcn_lightning.data.prediction import DescribedVideos, PredictSplit, splits_of
 from mcn_lightning.data.shards.job import PackConfig, PackReport
+from mcn_lightning.data.skipped import MissingModalities, SkippedVideos
 from mcn_lightning.data.sources.base import SPLITS, DataSource, Reading
 from mcn_lightning.data.sources.howto100m import VideoLayout
 from mcn_lightning.data.sources.kinds import packed_in, stored_at
 from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.data.splits import Splits, cannot_be_evaluated
 from mcn_lightning.data.text import TextConfig, TextSource
-from mcn_lightning.data.videos import NarratedVideoDataset
 from mcn_lightning.errors import InputError
+from mcn_lightning.options.config import as_config
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The order of an epoch over all processes, and a loader that does not wait for ever."""
+"""The order of an epoch over all processes, a loader that does not wait for ever, and the batch of several videos."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
-from mcn_lightning.batch import ClipBatch
+from mcn_lightning.batch import MODALITIES, BadVideo, ClipBatch
 from mcn_lightning.errors import InputError
+from mcn_lightning.memory import join
 from mcn_lightning.signals import start_forkserver
 
 
@@ -27,7 +30,7 @@ def start_method(processes: int) -> str | None:
     if processes == 1:
         return None
     # imported once and not by every worker
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["mcn_lightning.data.videos"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["mcn_lightning.data.dataset"])
     start_forkserver()
     return "forkserver"
 
@@ -192,3 +195,67 @@ class OverfitSampler(ClipSampler, SequentialSampler):  # type: ignore[misc]  # k
 def one_empty_batch() -> DataLoader:
     """Return a pass without clips: Lightning leaves out an evaluation that has no batch, and with it the benchmarks."""
     return DataLoader([ClipBatch(ids=())], batch_size=None)  # type: ignore[arg-type]
+
+
+def collate(items: Sequence[ClipBatch | BadVideo]) -> ClipBatch:
+    """Join the clips of several videos into one batch.
+
+    Args:
+        items: the clips of each video, or why it could not be used.
+
+    Returns:
+        A batch of all clips, the unusable videos under ``skipped``; of length 0 where no video could be used.
+    """
+    good = [item for item in items if isinstance(item, ClipBatch)]
+    skipped = tuple(item for item in items if isinstance(item, BadVideo))
+    if not good:
+        return ClipBatch(ids=(), skipped=skipped)
+    return ClipBatch(
+        ids=tuple(name for item in good for name in item.ids),
+        items=tuple(name for item in good for name in item.items),
+        video=_join([item.video for item in good]),
+        audio=_join([item.audio for item in good]),
+        frames=_join([item.frames for item in good]),
+        frame_start=_join_starts(good),
+        num_frames=good[0].num_frames,
+        pad_value=good[0].pad_value,
+        audio_frames=_join([item.audio_frames for item in good]),
+        words=_join([item.words for item in good]),
+        labels=_join_labels(good),
+        present=_join([item.present for item in good]),
+        clips_per_video=good[0].clips_per_video,
+        video_widths=good[0].video_widths,
+        skipped=skipped,
+        about=tuple(one for item in good for one in item.about),
+    )
+
+
+def _join(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Join the clips of several videos; None where any video lacks the column."""
+    present = [part for part in parts if part is not None]
+    return join(present) if len(present) == len(parts) else None
+
+
+def _join_labels(items: Sequence[ClipBatch]) -> Tensor | None:
+    """Join the topics of several videos; -1 for the clips of a video without captions among others that have topics."""
+    labels = [item.labels for item in items]
+    if any(label is not None for label in labels):
+        column = MODALITIES.index("text")
+        labels = [
+            torch.full((len(item),), -1)
+            if label is None and item.present is not None and not item.present[:, column].any()
+            else label
+            for label, item in zip(labels, items, strict=True)
+        ]
+    return _join(labels)
+
+
+def _join_starts(items: Sequence[ClipBatch]) -> Tensor | None:
+    """Join the rows with which clips begin, now that the frames of all videos stand one after the other."""
+    starts, size = [], 0
+    for item in items:
+        if item.frames is None or item.frame_start is None:
+            return None
+        starts.append(item.frame_start + size)
+        size += len(item.frames)
+    return join(starts)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mcn_lightning.batch import MODALITIES, Modality
-from mcn_lightning.config import as_config
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.files.pooling import VisualStream
 from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.loading import ClipSampler
 from mcn_lightning.data.sources.clip_pickles import is_pickle
 from mcn_lightning.errors import InputError
+from mcn_lightning.options.config import as_config
 
 
 def as_streams(streams: Sequence[VisualStream | Mapping[str, object]]) -> tuple[VisualStream, ...]:

@@ -10,15 +10,15 @@ from pathlib import Path
 from mcn_lightning.batch import AbsentError, BadVideo
 from mcn_lightning.data.checks.first_look import inspect_sample
 from mcn_lightning.data.checks.first_words import check_known_words, overlaps, repeated_names
+from mcn_lightning.data.dataset import NarratedVideoDataset
 from mcn_lightning.data.shards.job import PackConfig, PackReport
 from mcn_lightning.data.shards.pack import pack
 from mcn_lightning.data.shards.source import check_eval_column, fixed_options
 from mcn_lightning.data.shards.writer import Split
 from mcn_lightning.data.sources.base import SPLITS, DataSource, Reading
 from mcn_lightning.data.sources.raw import RawVideos
-from mcn_lightning.data.stored import Videos
 from mcn_lightning.data.text import TextSource, open_text
-from mcn_lightning.data.videos import NarratedVideoDataset
+from mcn_lightning.data.videos import Videos
 from mcn_lightning.errors import InputError
 
 

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mcn_lightning.config import Options
 from mcn_lightning.data.files.word_vectors import read_word_vectors
 from mcn_lightning.errors import InputError
-from mcn_lightning.ranges import PositiveInt, Share
+from mcn_lightning.options.config import Options
+from mcn_lightning.options.ranges import PositiveInt, Share
 
 _WORD = re.compile(r"[\w']+")
 

@@ -1,215 +1,211 @@
-"""Narrated videos as a torch data set of clips, wherever they are stored: which clips, and what is in each."""
+"""One video, opened, and the videos of a split: what the data set of clips asks of them, wherever they are stored."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from mcn_lightning.batch import MODALITIES, AbsentError, BadVideo, ClipBatch, Modality, cut_clips
+from mcn_lightning.batch import BadVideo
 from mcn_lightning.data.captions import Captions
-from mcn_lightning.data.clips import Clip, ClipConfig, all_windows, count_starts, sample_clips, sample_windows
-from mcn_lightning.data.files.spectrograms import AudioConfig, augment_audio, seconds_of_frames, window_span
-from mcn_lightning.data.stored import NewTensor, StoredVideo, Videos, check_lengths, new_tensor
+from mcn_lightning.data.checks.consistency import Length, VideoLengths, odd_streams
+from mcn_lightning.data.clips import Clip
+from mcn_lightning.data.files.spectrograms import AudioConfig, clip_frames, copy_runs, refuse_bad_frames
 from mcn_lightning.data.text import TextSource
 from mcn_lightning.errors import InputError
-from mcn_lightning.memory import Blocks, Slots
 
 
-class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
-    """The clips of narrated videos: one item is one video, whose clips come as a small batch.
+class NewTensor(Protocol):
+    """Gives memory for a tensor of a batch."""
 
-    A video that cannot be used gives a ``BadVideo`` and no exception, so that a long training run can go on.
+    def __call__(self, name: str, shape: Sequence[int], dtype: torch.dtype, room: int = 0) -> Tensor:
+        """Return a tensor of unknown contents; ``room``: the rows a video has at most, where that differs."""
+
+
+def new_tensor(name: str, shape: Sequence[int], dtype: torch.dtype, room: int = 0) -> Tensor:
+    """Return fresh memory for a tensor."""
+    return torch.empty(tuple(shape), dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The spectrograms of B clips of one video.
 
     Args:
-        source: where the videos are.
-        clips: how clips are chosen.
-        audio: how spectrograms are augmented.
-        text: what turns text into indices; none where the clips have no text.
-        seed: all random numbers depend only on (seed, epoch, index of the video).
-        training: sample ``n_pair`` clips and augment; otherwise every caption once, or consecutive windows.
-        may_lack: modalities that a video may lack. Its batch then says which clips have what; a video without captions
-            has the windows of ``min_time`` seconds, of one second at least.
+        frames: their frames, each once, ``(F, M)`` in the stored precision.
+        start: row with which each clip begins, ``(B,)`` int64.
+        length: frames of each clip, ``(B,)`` int64.
     """
 
-    def __init__(
-        self,
-        source: Videos,
-        clips: ClipConfig,
-        audio: AudioConfig = AudioConfig(),  # noqa: B008 (frozen)
-        text: TextSource | None = None,
-        seed: int = 0,
-        training: bool = True,
-        may_lack: Sequence[Modality] = (),
-    ) -> None:
-        self.may_lack = tuple(may_lack)
-        self.source = source
-        self.clips = clips
-        self.audio = audio
-        self.text = text
-        self.seed = seed
-        self.training = training
-        self._blocks = Blocks()
+    frames: Tensor
+    start: Tensor
+    length: Tensor
 
+
+def read_sound(
+    frames: Tensor, spans: Sequence[tuple[float, float]], config: AudioConfig, new: NewTensor, checked: bool = False
+) -> Sound:
+    """Read the spectrograms of B spans of a video.
+
+    Args:
+        frames: spectrogram of the video in dB, time-major, ``(columns, M)``.
+        spans: start and end of each clip in seconds.
+        config: how they are cut.
+        new: gives the memory.
+        checked: all frames are known to be finite.
+
+    Raises:
+        InputError: if a used frame holds NaN or infinity.
+    """
+    columns, bands = frames.shape
+    runs, place, length = clip_frames(columns, spans, config.num_frames, config.clamp_start)
+    size = sum(stop - first for first, stop in runs)
+    room = min(len(spans) * config.num_frames, 4 * size)  # shared memory is really taken; a video may have more frames
+    out = copy_runs(frames, runs, new("frames", (size, bands), frames.dtype, room=room))
+    if not checked:
+        refuse_bad_frames(out, place, length, spans)
+    return Sound(out, torch.from_numpy(np.array(place)), torch.from_numpy(np.array(length)))
+
+
+def join_streams(streams: Sequence[Tensor], new: NewTensor) -> Tensor:
+    """Put the features of several streams, ``(B, width)`` each, side by side, ``(B, C)``."""
+    dtype = streams[0].dtype
+    for stream in streams[1:]:
+        dtype = torch.promote_types(dtype, stream.dtype)
+    out = new("video", (len(streams[0]), sum(stream.shape[1] for stream in streams)), dtype)
+    return torch.cat([stream.to(dtype) for stream in streams], dim=1, out=out)
+
+
+class HasLengths(Protocol):
+    """A video whose parts have lengths."""
+
+    @property
+    def captions(self) -> Captions | None:
+        """Its captions; ``None`` for clips without captions."""
+
+    @property
+    def duration(self) -> float:
+        """Seconds of the longest stream of features; infinite where none is read."""
+
+    @property
+    def lengths(self) -> tuple[Length, ...]:
+        """How long each stream lasts; none where that is not known."""
+
+
+class StoredVideo(HasLengths, Protocol):
+    """One video, opened; what a modality lacks is ``None``."""
+
+    def faults(self) -> list[tuple[str, str | None]]:
+        """Return the name of each stream, and what is wrong with its numbers, of which a few are read."""
+
+    def visual(self, clips: Sequence[Clip], new: NewTensor) -> Tensor | None:
+        """Return the maxima of each stream over B clips, side by side, ``(B, C)`` in the stored precision."""
+
+    def audio(self, spans: Sequence[tuple[float, float]], new: NewTensor) -> Sound | None:
+        """Return the spectrogram frames of B spans in seconds."""
+
+
+class Videos(ABC):
+    """The videos of a split.
+
+    Attributes:
+        named: the ids are names, and not numbers of a place in a list.
+        repeated: videos that have the name of an earlier one; their ids have a count behind it.
+    """
+
+    named: bool = True
+    repeated: int = 0
+
+    @property
+    @abstractmethod
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the visual streams that are read."""
+
+    @abstractmethod
     def __len__(self) -> int:
-        return len(self.source)
+        """Return how many videos there are, those that cannot be used included."""
 
-    def __getitem__(self, key: tuple[int, int]) -> ClipBatch | BadVideo:
-        """Return the clips of a video.
+    @abstractmethod
+    def id(self, index: int) -> str:
+        """Return the id of a video."""
 
-        Args:
-            key: epoch, and index of the video.
-        """
-        return self._item(key, new_tensor)
-
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[ClipBatch | BadVideo]:
-        """Return the clips of several videos, side by side in the memory of one batch (called by the data loader)."""
-        slots = Slots(len(keys), self._blocks)
-        return [self._item(key, slots.take) for key in keys]
-
-    def _item(self, key: tuple[int, int], new: NewTensor) -> ClipBatch | BadVideo:
-        epoch, index = key
-        try:
-            return self._clips_of(epoch, index, new)
-        except InputError as error:
-            return BadVideo(self.source.id(index), str(error), isinstance(error, AbsentError))
-        except (IndexError, OverflowError, ValueError, RuntimeError) as error:
-            if (reason := self.source.damage(index, error)) is None:
-                raise
-            return BadVideo(self.source.id(index), reason)
-
-    def check(self, index: int) -> None:
-        """Open a video and compare the lengths of its parts, without reading its features.
+    @abstractmethod
+    def open(self, index: int) -> StoredVideo:
+        """Open a video.
 
         Raises:
-            InputError: if it cannot be opened, or its streams or captions cannot be of one video.
+            InputError: if it cannot be used.
         """
-        check_lengths(self.source.id(index), self.source.open(index), self.clips.overrun)
 
-    def spans(self, index: int) -> list[tuple[float, float]]:
-        """Return start and end, in seconds, of the clips of a video as the data set takes them."""
-        video = self.source.open(index)
-        rng = np.random.default_rng((self.seed, 0, index))
-        return [(clip.start, clip.end) for clip in self._choose(rng, self.source.id(index), video)]
+    def all_texts(self) -> Iterable[str]:
+        """Return every text, or every word, of the captions of all videos, usable or not."""
+        return ()
 
-    def _clips_of(self, epoch: int, index: int, new: NewTensor) -> ClipBatch:
-        rng = np.random.default_rng((self.seed, epoch, index))
-        name, video = self.source.id(index), self.source.open(index)
-        check_lengths(name, video, self.clips.overrun)
-        captions, clips = video.captions, self._choose(rng, name, video)
-        ids = tuple(clip.name(name) for clip in clips)
-        sound = self._audio(rng, video, clips, new)
-        batch = ClipBatch(
-            ids=ids,
-            items=() if self.training else _items(ids, clips),
-            video=video.visual(clips, new),
-            words=self._words(captions, clips, rng),
-            labels=None if captions is None or captions.topics is None else _labels(captions.topics, clips),
-            clips_per_video=self.clips.n_pair if self.training else 1,
-            video_widths=self.source.widths,
-            **sound,
-        )
-        return self._filled(batch, new) if self.may_lack else batch
+    def some_texts(self, count: int) -> Iterable[str]:
+        """Return about ``count`` captions, evenly spread over the videos, or all of them where there are fewer."""
+        if not len(self):
+            return
+        sample = [len(self.captions_at(index)) for index in np.linspace(0, len(self) - 1, 16).astype(int).tolist()]
+        for index in range(0, len(self), max(1, round(len(self) * sum(sample) / len(sample) / count))):
+            yield from self.captions_at(index)
 
-    def _filled(self, batch: ClipBatch, new: NewTensor) -> ClipBatch:
-        """Say what the clips of a video have, and put zeros, no frames and no words for what they lack."""
-        size, audio = len(batch), self.audio
-        there = {"video": batch.video is not None, "text": batch.words is not None,
-                 "audio": batch.audio is not None or batch.frames is not None}  # fmt: skip
-        fields: dict[str, Any] = {}
-        if "video" in self.may_lack and not there["video"]:
-            fields["video"] = new("video", (size, sum(self.source.widths)), torch.float16).zero_()
-        if "audio" in self.may_lack and not there["audio"]:
-            fields["audio_frames"] = torch.zeros(size, dtype=torch.int64)
-            if self.training and audio.augments:
-                fields["audio"] = torch.full((size, audio.bands, audio.num_frames), audio.pad_value)
-            else:
-                fields["frames"], fields["frame_start"] = torch.empty(0, audio.bands, dtype=torch.float16), _zeros(size)
-                fields |= {"num_frames": audio.num_frames, "pad_value": audio.pad_value}
-        if "text" in self.may_lack and not there["text"] and self.text is not None:
-            fields["words"] = torch.zeros(size, self.text.max_words, dtype=torch.int32)
-        present = torch.tensor([there[name] for name in MODALITIES]).expand(size, -1).contiguous()
-        return replace(batch, present=present, **fields)
+    def captions_at(self, index: int) -> Sequence[str]:
+        """Return the captions of a video; none of one that cannot be used, which is told where it is read."""
+        try:
+            found = self.open(index).captions
+        except InputError:
+            return ()
+        return () if found is None else list(found.text)
 
-    def _choose(self, rng: np.random.Generator, name: str, video: StoredVideo) -> list[Clip]:
-        config, captions, duration = self.clips, video.captions, video.duration
-        if captions is None:
-            return self._windows(rng, video)
-        grown = partial(captions.clips, widest=config.span == "widest")
-        if self.training:
-            inside = np.flatnonzero(captions.start < duration)  # what starts later has neither picture nor sound
-            if len(inside) == 0:
-                raise InputError(f"{name}: expected captions within the features of {duration:.1f} s, found none")
-            if len(inside) == len(captions):
-                return sample_clips(rng, len(captions), lambda sampled: grown(sampled, config.min_time), config)
-            made = grown(inside.tolist(), config.min_time)
-            return sample_clips(rng, len(inside), lambda sampled: {i: made[int(inside[i])] for i in sampled}, config)
-        clips = list(grown(range(len(captions)), config.eval_min_time).values())
-        if (queries := captions.queries) is None:
-            return clips
-        return [clip._replace(query=k) for clip in clips for k in range(len(queries[clip.number]))]
+    def set_text(self, text: TextSource | None) -> None:  # noqa: B027 (most have no use for it)
+        """Take the text source that gives words their indices; once, before processes share what comes of it."""
 
-    def _windows(self, rng: np.random.Generator, video: StoredVideo) -> list[Clip]:
-        """Draw windows of a video in training; return all of them in evaluation."""
-        config, duration = self.clips, video.duration
-        if self.may_lack:  # captions may be shorter than a window of whole seconds can be
-            config = replace(config, min_time=max(config.min_time, 1.0))
-        if not self.training:
-            return all_windows(duration, config.min_time)
-        frames = next((length.count for length in video.lengths if not length.option), None)
-        sound = None if frames is None else seconds_of_frames(frames)
-        starts = count_starts(duration, config.min_time, sound, seconds_of_frames(self.audio.num_frames))
-        return sample_windows(rng, duration, starts, config)
+    def repeated_names(self) -> list[str]:
+        """Return the names that come more than once."""
+        return []
 
-    def _audio(self, rng: np.random.Generator, video: StoredVideo, clips: list[Clip], new: NewTensor) -> dict[str, Any]:
-        """Return the fields of the batch that hold the sound; none without it."""
-        config = self.audio
-        spans = [(clip.start, clip.end) for clip in clips]
-        if self.training and config.time_shift > 0:
-            shift = rng.uniform(-config.time_shift, config.time_shift, len(clips)).tolist()
-            spans = [(max(start + by, 0.0), max(end + by, 0.0)) for (start, end), by in zip(spans, shift, strict=True)]
-        augments = self.training and config.augments
-        if self.clips.kind == "windows" or video.captions is None:
-            spans = [window_span(start, config.num_frames) for start, _ in spans]
-        if (sound := video.audio(spans, new_tensor if augments else new)) is None:
-            return {}
-        shape = {"num_frames": config.num_frames, "pad_value": config.pad_value}
-        if not augments:
-            return {"frames": sound.frames, "frame_start": sound.start, "audio_frames": sound.length, **shape}
-        cut = cut_clips(sound.frames, sound.start, sound.length, config.num_frames, config.pad_value)
-        audio, length = augment_audio(cut, sound.length, config, rng)
-        return {"audio": audio, "audio_frames": length}
+    def damage(self, index: int, error: Exception) -> str | None:
+        """Return what is damaged where reading a video ended in an error; ``None`` where it is nothing stored."""
+        return None
 
-    def _words(self, captions: Captions | None, clips: list[Clip], rng: np.random.Generator) -> Tensor | None:
-        if self.text is None or captions is None:
-            return None
-        text: Sequence[str] = captions.text
-        if not self.training and captions.queries is not None:
-            return torch.from_numpy(np.stack([self.text.indices(each) for each in captions.texts(clips)]))
-        if not (self.training and captions.choices is not None):
-            if (rows := captions.word_rows(clips, self.text.max_words)) is not None:
-                return torch.from_numpy(rows)
-        else:
-            text = [choices[int(rng.integers(len(choices)))] for choices in captions.choices]
-        texts = [" ".join(text[number] for number in clip.order) for clip in clips]
-        return torch.from_numpy(np.stack([self.text.indices(each) for each in texts]))
+    def dropped(self) -> Mapping[str, int]:
+        """Return how many captions of its usable videos were dropped, by reason."""
+        return {}
+
+    def lost(self) -> Sequence[BadVideo]:
+        """Return the videos that are known to be unusable before any is read."""
+        return ()
+
+    def is_here(self) -> bool:
+        """Tell whether all videos can be looked at without fetching anything."""
+        return True
 
 
-def _items(ids: Sequence[str], clips: Sequence[Clip]) -> tuple[str, ...]:
-    """Return the gallery item of each clip: clips of the same seconds are one, named after the first of them."""
-    first: dict[tuple[float, float], str] = {}
-    return tuple(first.setdefault((clip.start, clip.end), name) for name, clip in zip(ids, clips, strict=True))
+def video_lengths(name: str, video: HasLengths) -> VideoLengths:
+    """Return how long the parts of a video last."""
+    return VideoLengths(name, video.lengths, None if video.captions is None else float(video.captions.end.max()))
 
 
-def _zeros(size: int) -> Tensor:
-    return torch.zeros(size, dtype=torch.int64)
+def check_lengths(name: str, video: HasLengths, overrun: float) -> None:
+    """Refuse a video whose streams cannot be of one video, or whose captions go on after its features.
 
+    Args:
+        name: of the video.
+        video: opened.
+        overrun: seconds by which captions may end after the features, and by which streams may differ in any case.
 
-def _labels(topics: np.ndarray, clips: list[Clip]) -> Tensor:
-    return torch.from_numpy(topics[[clip.number for clip in clips]])
+    Raises:
+        InputError: naming the video or the file.
+    """
+    lengths = video_lengths(name, video)
+    if (odd := odd_streams(lengths, overrun)) is not None:
+        raise InputError(odd)
+    if lengths.captions is not None and lengths.captions > video.duration + overrun:
+        span = f"captions up to {lengths.captions:.1f} s and features of {video.duration:.1f} s"
+        allowed = f"at most {overrun:g} s (--data.clips.overrun) beyond the features"
+        raise InputError(f"{name}: expected captions {allowed}, found {span}")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mcn_lightning.config import Options
 from mcn_lightning.losses.cluster import ClusterLoss, ClusterLossConfig, cluster_contrast
 from mcn_lightning.losses.contrastive import ContrastiveLoss, TiledContrastiveLoss
 from mcn_lightning.losses.finite import FiniteWatch, NotFiniteError, check_state
 from mcn_lightning.losses.kinds import info_nce, make_contrastive, max_margin, mil_nce, mms
 from mcn_lightning.losses.pairs import ContrastiveConfig
 from mcn_lightning.losses.reconstruction import reconstruction_loss
-from mcn_lightning.ranges import NonNegativeFloat
+from mcn_lightning.options.config import Options
+from mcn_lightning.options.ranges import NonNegativeFloat
 
 __all__ = [
     "ClusterLoss",

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcn_lightning.config import Options
 from mcn_lightning.distributed import Subset, row_counts, sum_with_gradient, world_size
 from mcn_lightning.losses.tiled import full_precision
-from mcn_lightning.ranges import NonNegativeFloat, PositiveFloat
+from mcn_lightning.options.config import Options
+from mcn_lightning.options.ranges import NonNegativeFloat, PositiveFloat
 
 
 @dataclass(frozen=True)

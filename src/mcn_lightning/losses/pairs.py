@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mcn_lightning.config import ClassOptions
 from mcn_lightning.errors import InputError
-from mcn_lightning.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
+from mcn_lightning.options.config import ClassOptions
+from mcn_lightning.options.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
 
 PAIRS = (("text", "video"), ("audio", "text"), ("audio", "video"), ("audio_text", "video"))
 LETTERS = {"v": "video", "a": "audio", "t": "text"}

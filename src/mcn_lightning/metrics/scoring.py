@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mcn_lightning.metrics.directions import AUDIO_TEXT, embedding_names, parse_direction
 from mcn_lightning.metrics.retrieval import query_density
-from mcn_lightning.ranges import NonNegativeFloat, PositiveFloat, checked
+from mcn_lightning.options.ranges import NonNegativeFloat, PositiveFloat, checked
 
 Fusion = Literal["sum", "normalized_mean", "normalized_sum"]
 

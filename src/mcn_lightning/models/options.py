@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from mcn_lightning.config import ClassOptions, Options
 from mcn_lightning.errors import InputError
-from mcn_lightning.ranges import PositiveInt, ShareBelowOne
+from mcn_lightning.options.config import ClassOptions, Options
+from mcn_lightning.options.ranges import PositiveInt, ShareBelowOne
 
 Modality = Literal["video", "audio", "text"]
 MODALITIES: tuple[Modality, ...] = ("video", "audio", "text")

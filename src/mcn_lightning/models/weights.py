@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from mcn_lightning.config import as_config
 from mcn_lightning.models.mcn import MCN
 from mcn_lightning.models.options import AUDIO_TEXT, MODALITIES, NetworkConfig
 from mcn_lightning.models.released import (
@@ -21,6 +20,7 @@ from mcn_lightning.models.released import (
     released_kind,
     rename,
 )
+from mcn_lightning.options.config import as_config
 
 SHAPE_FIELDS = (
     "embedding_dim",

@@ -20,11 +20,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 import mcn_lightning
 from mcn_lightning.errors import InputError
-from mcn_lightning.files import replacing
+from mcn_lightning.files import read_lines, replacing
 from mcn_lightning.runs.folder import run_folder
 from mcn_lightning.runs.saved import RECORD, read_record, starts_of
 from mcn_lightning.runs.tracking import update_wandb_summary, write_wandb_id
-from mcn_lightning.text_files import read_lines
 
 UNKNOWN = "unknown"
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.text_files import read_json, read_text
+from mcn_lightning.files import read_json, read_text
 
 CONFIG, METRICS, RECORD = "config.yaml", "metrics.csv", "run.json"
 

@@ -15,7 +15,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
-from mcn_lightning.files import replacing
+from mcn_lightning.files import read_text, replacing
 from mcn_lightning.runs.lightning import (
     csv_logger,
     fixed_version,
@@ -26,7 +26,6 @@ from mcn_lightning.runs.lightning import (
     wandb_name,
 )
 from mcn_lightning.runs.saved import read_rows
-from mcn_lightning.text_files import read_text
 
 WANDB_ID = "wandb_id"
 SUMMARY = ("hardware", "processes", "started", "hours", "memory_gb")

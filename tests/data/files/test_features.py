@@ -16,7 +16,7 @@ from mcn_lightning.batch import ClipBatch, cut_clips
 from mcn_lightning.data.files.arrays import all_finite
 from mcn_lightning.data.files.pooling import VisualStream, max_rows, read_rows
 from mcn_lightning.data.files.spectrograms import AudioConfig, augment_audio, frames_at, read_spectrogram
-from mcn_lightning.data.stored import new_tensor, read_sound
+from mcn_lightning.data.videos import new_tensor, read_sound
 from mcn_lightning.errors import InputError
 
 

@@ -231,7 +231,7 @@ def test_a_lost_shard_is_named_and_the_run_goes_on(tiny, tmp_path, how, found, c
     for batch in data.train_dataloader():
         data.on_before_batch_transfer(batch, 0)
     data.teardown("fit")
-    lines = [record.getMessage() for record in caplog.records if record.name == "mcn_lightning.data.lost"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "mcn_lightning.data.skipped"]
     assert len(lines) == 2 and str(path) in lines[0]  # once for the shard, not once for each of its videos
     assert lines[1] == f"epoch 1 went without {lost} of 6 videos"
 

@@ -16,13 +16,12 @@ from torch.utils.data import DataLoader
 from mcn_lightning.batch import BadVideo, ClipBatch
 from mcn_lightning.data.captions import read_captions
 from mcn_lightning.data.clips import ClipConfig
-from mcn_lightning.data.collate import collate
+from mcn_lightning.data.dataset import NarratedVideoDataset
 from mcn_lightning.data.files.pooling import VisualStream
 from mcn_lightning.data.files.spectrograms import AudioConfig
-from mcn_lightning.data.loading import ClipSampler
+from mcn_lightning.data.loading import ClipSampler, collate
 from mcn_lightning.data.sources.howto100m import LayoutVideos, VideoLayout, read_video_list, video_id
 from mcn_lightning.data.text import TextConfig, WordVectorText
-from mcn_lightning.data.videos import NarratedVideoDataset
 from mcn_lightning.errors import InputError
 
 STREAMS = (VisualStream("_2d", 1.0, 8), VisualStream("_3d", 1.5, 8))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.text_files import read_lines
+from mcn_lightning.files import read_lines
 
 BACKGROUND_CLASS = "background"
 

@@ -19,7 +19,7 @@ from mcn_lightning.benchmarks.localization.annotations import (
     runs,
 )
 from mcn_lightning.errors import InputError
-from mcn_lightning.text_files import read_json, read_lines
+from mcn_lightning.files import read_json, read_lines
 
 OTHER_TASKS = "videos of tasks that were not asked for"
 NO_TIMES = "annotations without times or that end before they start"

@@ -27,7 +27,7 @@ from mcn_lightning.benchmarks.localization.class_list import (
     without_background,
 )
 from mcn_lightning.errors import InputError
-from mcn_lightning.text_files import read_lines
+from mcn_lightning.files import read_lines
 
 TASK = "mining_youtube"
 CUT = "annotations cut at the start of the next one"

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 
 from mcn_lightning.data.checks.consistency import find_wrong_rate, wrong_in_most
-from mcn_lightning.data.stored import Videos, video_lengths
+from mcn_lightning.data.videos import Videos, video_lengths
 from mcn_lightning.errors import InputError
 
 logger = logging.getLogger(__name__)

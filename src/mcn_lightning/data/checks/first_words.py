@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
-from mcn_lightning.data.stored import Videos
 from mcn_lightning.data.text import TextSource, WordVectorText, split_words
+from mcn_lightning.data.videos import Videos
 from mcn_lightning.errors import InputError
 
 CAPTIONS = 50_000

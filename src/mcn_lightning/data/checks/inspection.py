@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from mcn_lightning.batch import MODALITIES, BadVideo, ClipBatch
 from mcn_lightning.data.captions import describe_dropped
+from mcn_lightning.data.dataset import NarratedVideoDataset
 from mcn_lightning.data.splits import Splits
-from mcn_lightning.data.stored import StoredVideo
-from mcn_lightning.data.videos import NarratedVideoDataset
+from mcn_lightning.data.videos import StoredVideo
 from mcn_lightning.errors import InputError
 
 SILENT = -60.0

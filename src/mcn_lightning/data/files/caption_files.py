@@ -25,7 +25,7 @@ from typing import Any
 from mcn_lightning.data.files.pickles import load_pickle
 from mcn_lightning.data.files.subtitles import read_subtitles
 from mcn_lightning.errors import InputError
-from mcn_lightning.text_files import binary_form, read_text
+from mcn_lightning.files import binary_form, read_text
 
 FORMS = "JSON or a pickle of {video id: {start, end, text}}, a CSV with the columns video, start, end and text, or a \
 folder of <id>.vtt, .srt or .json"

@@ -7,7 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from mcn_lightning.text_files import binary_form
+from mcn_lightning.files import binary_form
 
 
 def describe_unreadable_pickle(path: Path, reason: str) -> str:

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mcn_lightning.config import Options
 from mcn_lightning.data.files.arrays import all_finite, read_array, refuse_non_finite
 from mcn_lightning.errors import InputError
-from mcn_lightning.ranges import PositiveFloat, PositiveInt
+from mcn_lightning.options.config import Options
+from mcn_lightning.options.ranges import PositiveFloat, PositiveInt
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcn_lightning.config import Options
 from mcn_lightning.data.files.arrays import all_finite, read_array, refuse_non_finite
 from mcn_lightning.errors import InputError
-from mcn_lightning.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, ShareBelowOne
+from mcn_lightning.options.config import Options
+from mcn_lightning.options.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, ShareBelowOne
 
 SAMPLE_RATE = 16_000  # of the sound that the spectrograms were made from, in Hz
 HOP = 160  # samples between two frames: 10 ms

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.text_files import binary_form
+from mcn_lightning.files import binary_form
 
 
 class _Lines(Protocol):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcn_lightning.config import Options
 from mcn_lightning.data.captions import describe_dropped
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.files.pooling import VisualStream
@@ -14,7 +13,8 @@ from mcn_lightning.data.shards.packed_from import Stamps
 from mcn_lightning.data.shards.store import is_url
 from mcn_lightning.data.shards.writer import Split
 from mcn_lightning.errors import InputError
-from mcn_lightning.ranges import NonNegativeInt, PositiveInt
+from mcn_lightning.options.config import Options
+from mcn_lightning.options.ranges import NonNegativeInt, PositiveInt
 
 SKIPPED = "skipped.csv"
 """File beside the index: every video that was left out, and why."""

@@ -33,8 +33,7 @@ from mcn_lightning.data.shards.packed_from import (
 from mcn_lightning.data.shards.workers import remove_partial, run
 from mcn_lightning.data.shards.writer import Split, bytes_of, column_names
 from mcn_lightning.errors import InputError
-from mcn_lightning.files import replacing
-from mcn_lightning.text_files import read_json
+from mcn_lightning.files import read_json, replacing
 
 PLAN = "plan.json"
 LOCK = "lock"

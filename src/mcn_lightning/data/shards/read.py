@@ -18,8 +18,8 @@ from mcn_lightning.data.files.spectrograms import FRAME_RATE, AudioConfig
 from mcn_lightning.data.shards.files import BAD, COLUMNS, STREAM_COLUMNS, Choices, Shard, ShardIndex, Strings
 from mcn_lightning.data.shards.header import shard_name
 from mcn_lightning.data.shards.store import StoreError
-from mcn_lightning.data.stored import NewTensor, Sound, Videos, join_streams, read_sound
 from mcn_lightning.data.text import TextSource
+from mcn_lightning.data.videos import NewTensor, Sound, Videos, join_streams, read_sound
 from mcn_lightning.errors import InputError
 
 OPEN_SHARDS = 4096

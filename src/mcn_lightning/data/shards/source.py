@@ -10,8 +10,8 @@ from mcn_lightning.data.shards.files import ShardIndex
 from mcn_lightning.data.shards.header import IndexOptions
 from mcn_lightning.data.shards.read import ShardVideos
 from mcn_lightning.data.sources.base import DataSource, Reading
-from mcn_lightning.data.stored import Videos
 from mcn_lightning.data.text import TextConfig
+from mcn_lightning.data.videos import Videos
 from mcn_lightning.errors import InputError
 
 NAMES = {"streams": "streams", "bands": "audio.bands", "train_column": "text.train_column"}

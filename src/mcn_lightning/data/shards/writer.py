@@ -16,8 +16,8 @@ from mcn_lightning.data.files.arrays import all_finite
 from mcn_lightning.data.files.pooling import VisualStream, empty_rows, max_rows
 from mcn_lightning.data.shards.files import BAD, COLUMNS, STREAM_COLUMNS
 from mcn_lightning.data.sources.raw import RawVideo, RawVideos
-from mcn_lightning.data.stored import check_lengths
 from mcn_lightning.data.text import split_words
+from mcn_lightning.data.videos import check_lengths
 from mcn_lightning.errors import InputError
 
 

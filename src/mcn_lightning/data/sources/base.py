@@ -13,8 +13,8 @@ from mcn_lightning.data.captions import Captions
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.files.pooling import VisualStream
 from mcn_lightning.data.files.spectrograms import AudioConfig
-from mcn_lightning.data.stored import Videos
 from mcn_lightning.data.text import TextConfig
+from mcn_lightning.data.videos import Videos
 from mcn_lightning.errors import InputError
 
 SPLITS = ("train", "val", "test")

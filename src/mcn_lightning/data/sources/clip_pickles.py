@@ -19,7 +19,7 @@ from mcn_lightning.data.sources.base import ListedSource, Reading
 from mcn_lightning.data.sources.class_names import class_names, class_text
 from mcn_lightning.data.sources.clip_records import ClipReader, ClipRecord, all_captions, captions_of, why_silent
 from mcn_lightning.data.sources.pickled_clip import PickledClip
-from mcn_lightning.data.stored import Videos
+from mcn_lightning.data.videos import Videos
 from mcn_lightning.errors import InputError
 
 PICKLES = (".pkl", ".pickle", ".p")

@@ -17,7 +17,7 @@ from mcn_lightning.data.shards.store import checksum
 from mcn_lightning.data.sources.base import ListedSource, Reading
 from mcn_lightning.data.sources.raw import Absent, RawVideo, RawVideos
 from mcn_lightning.data.sources.video_lists import read_video_list, video_id
-from mcn_lightning.data.stored import Videos
+from mcn_lightning.data.videos import Videos
 from mcn_lightning.errors import InputError
 
 

@@ -13,7 +13,7 @@ from mcn_lightning.data.checks.consistency import Length, content_faults
 from mcn_lightning.data.clips import Clip
 from mcn_lightning.data.files.spectrograms import AudioConfig, copy_runs
 from mcn_lightning.data.sources.clip_records import ClipRecord
-from mcn_lightning.data.stored import NewTensor, Sound, join_streams
+from mcn_lightning.data.videos import NewTensor, Sound, join_streams
 
 
 class PickledClip:

@@ -15,7 +15,7 @@ from mcn_lightning.data.checks.consistency import Length, content_faults
 from mcn_lightning.data.clips import Clip
 from mcn_lightning.data.files.pooling import VisualStream, empty_rows, max_rows
 from mcn_lightning.data.files.spectrograms import FRAME_RATE, AudioConfig
-from mcn_lightning.data.stored import NewTensor, Sound, Videos, join_streams, read_sound
+from mcn_lightning.data.videos import NewTensor, Sound, Videos, join_streams, read_sound
 from mcn_lightning.errors import InputError
 
 Value = TypeVar("Value")

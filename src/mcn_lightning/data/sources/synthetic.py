@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mcn_lightning.config import Options
 from mcn_lightning.errors import InputError
-from mcn_lightning.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ShareBelowOne
+from mcn_lightning.options.config import Options
+from mcn_lightning.options.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ShareBelowOne
 
 LATENT = 24
 WORDS_A_TOPIC = 6

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.text_files import read_lines
+from mcn_lightning.files import read_lines
 
 
 def read_video_list(path: Path) -> list[str]:

@@ -17,7 +17,7 @@ from mcn_lightning.batch import AbsentError
 from mcn_lightning.data.captions import Captions, parse_captions
 from mcn_lightning.data.sources.base import DataSource, Reading
 from mcn_lightning.data.sources.raw import Absent, RawVideo, RawVideos
-from mcn_lightning.data.stored import Videos
+from mcn_lightning.data.videos import Videos
 from mcn_lightning.errors import InputError, os_reason
 
 

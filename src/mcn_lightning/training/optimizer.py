@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from mcn_lightning.config import Options
 from mcn_lightning.errors import InputError
-from mcn_lightning.ranges import NonNegativeFloat, NonNegativeInt, PositiveShare
+from mcn_lightning.options.config import Options
+from mcn_lightning.options.ranges import NonNegativeFloat, NonNegativeInt, PositiveShare
 
 
 @dataclass(frozen=True)
@@ -91,3 +91,14 @@ def make_optimizer(
         return learning_rate_factor(step, config.warmup_steps, total_steps, config.schedule, config.decay, epoch_steps)
 
     return optimizer, LambdaLR(optimizer, factor)
+
+
+def fill_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Give trained parameters without a gradient one of zeros.
+
+    Args:
+        parameters: of the network.
+    """
+    for parameter in parameters:
+        if parameter.requires_grad and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)

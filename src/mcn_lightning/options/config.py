@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type
 from jsonargparse import ArgumentParser
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.ranges import checked, rephrase_refusal
+from mcn_lightning.options.ranges import checked, rephrase_refusal
 
 Config = TypeVar("Config")
 Built = TypeVar("Built")

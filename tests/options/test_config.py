@@ -11,11 +11,11 @@ import pytest
 from mcn_lightning.clustering import KINDS as CLUSTERINGS
 from mcn_lightning.clustering import ClusteringConfig
 from mcn_lightning.clustering.options import Kind
-from mcn_lightning.config import Options, as_config
 from mcn_lightning.errors import InputError
 from mcn_lightning.losses import ContrastiveConfig
 from mcn_lightning.losses.kinds import KINDS as LOSSES
-from mcn_lightning.ranges import NonNegativeFloat, PositiveInt, PositiveShare, rephrase_refusal
+from mcn_lightning.options.config import Options, as_config
+from mcn_lightning.options.ranges import NonNegativeFloat, PositiveInt, PositiveShare, rephrase_refusal
 
 
 @dataclass(frozen=True)
