@@ -66,7 +66,7 @@ def test_the_command_takes_every_value_of_a_sweep(path, monkeypatch, capsys):
         assert [([task.file.stem], [task.seed]) for task in tasks] == [
             (yaml.safe_load(options["files"]), yaml.safe_load(options["seeds"])) for options in [*trials, *ends]
         ]
-        found = [fit_options(task.words) for task in tasks]
+        found = [fit_options(task.args) for task in tasks]
         assert [one["trainer"]["logger"]["init_args"]["name"] for one in found] == [task.file.stem for task in tasks]
         assert [one["seed_everything"] for one in found] == [task.seed for task in tasks]
         assert all(one["trainer"]["logger"]["class_path"].endswith("WandbLogger") for one in found)
