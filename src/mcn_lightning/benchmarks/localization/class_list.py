@@ -14,8 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mcn_lightning.errors import InputError
-from mcn_lightning.files import read_lines
+from mcn_lightning.benchmarks.localization.lines import read_filled, require
 
 BACKGROUND_CLASS = "background"
 
@@ -28,7 +27,7 @@ SPELLINGS = {
     "sauté": "saute",
     "them": "it",
 }
-# endings that the class list lacks, and their replacements, in the order in which they are tried
+# endings that the class list lacks, and their replacements; the order decides which class a name finds
 ENDINGS = (("s", ""), ("es", ""), ("ing", ""), ("ings", ""), ("ing", "e"), ("ed", "e"))
 
 
@@ -92,21 +91,17 @@ def read_classes(path: Path) -> tuple[str, ...]:
     Raises:
         InputError: if the file is missing or empty, has a name or a number twice, or lines of both forms.
     """
-    lines = [(number, line.split()) for number, line in enumerate(read_lines(path, "a list of classes"), 1) if line]
-    if not lines:
-        raise InputError(f"{path}: expected one class a line, found none")
-    numbered = len(lines[0][1]) == 2
-    form = "a number and a class" if numbered else "one class"
+    lines = read_filled(path, "a list of classes", "one class a line")
+    numbered = len(lines[0].text.split()) == 2
+    form = f"{'a number and a class' if numbered else 'one class'}, as in line {lines[0].number}"
+    once = f"each class once, numbered from 0 to {len(lines) - 1}" if numbered else "each class once"
     found: dict[int, str] = {}
-    for place, (line, words) in enumerate(lines):
-        where = f"{path}: line {line}"
-        if len(words) != 1 + numbered or (numbered and not words[0].isdecimal()):
-            raise InputError(f"{where}: expected {form}, as in line {lines[0][0]}, found '{' '.join(words)}'")
-        index = int(words[0]) if numbered else place
-        if index in found or words[-1] in found.values() or index >= len(lines):
-            what = f"each class once, numbered from 0 to {len(lines) - 1}" if numbered else "each class once"
-            raise InputError(f"{where}: expected {what}, found '{' '.join(words)}'")
-        found[index] = words[-1]
+    for position, line in enumerate(lines):
+        *number, name = line.columns(form, (str, str) if numbered else (str,), None)
+        line.require(all(text.isdecimal() for text in number), form)
+        index = int(number[0]) if number else position
+        line.require(index not in found and name not in found.values() and index < len(lines), once)
+        found[index] = name
     return tuple(found[index] for index in range(len(found)))
 
 
@@ -123,18 +118,14 @@ def read_lengths(path: Path, classes: Sequence[str]) -> np.ndarray:
     Raises:
         InputError: if the file is missing, or has another number of lines than classes, or a line that is no length.
     """
-    lines = [(number, line) for number, line in enumerate(read_lines(path, "one mean length a class"), 1) if line]
-    if len(lines) != len(classes):
-        raise InputError(f"{path}: expected {len(classes)} lengths, one a class, found {len(lines)}: give their list")
+    lines = read_filled(path, "one mean length a class")
+    require(len(lines) == len(classes), path, f"{len(classes)} lengths, one a class", len(lines), "give their list")
     lengths = np.empty(len(classes))
     steps = {name: number for number, name in enumerate([*without_background(classes), BACKGROUND_CLASS])}
-    for name, (number, line) in zip(classes, lines, strict=True):
-        try:
-            length = float(line)
-        except ValueError:
-            length = np.nan
-        if not 0 < length < np.inf:
-            raise InputError(f"{path}: line {number}: expected the mean length of {name} in frames, found '{line}'")
+    for name, line in zip(classes, lines, strict=True):
+        expected = f"the mean length of {name} in frames"
+        (length,) = line.columns(expected, (float,), None)
+        line.require(0 < length < np.inf, expected)
         lengths[steps[name]] = length
     return lengths
 

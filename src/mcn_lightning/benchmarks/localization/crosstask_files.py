@@ -18,6 +18,7 @@ from mcn_lightning.benchmarks.localization.annotations import (
     join_overlapping,
     runs,
 )
+from mcn_lightning.benchmarks.localization.lines import Line, read_blocks, read_filled, require
 from mcn_lightning.errors import InputError
 from mcn_lightning.files import read_json, read_lines
 
@@ -51,21 +52,17 @@ def read_crosstask(videos: Path, steps: Path, annotations: Path, tasks: Sequence
     """
     texts, listed = read_steps(steps), read_video_tasks(videos)
     for task in tasks or ():
-        if task not in texts:
-            found = _first_names(texts)
-            raise InputError(f"{steps}: expected the steps of task {task}, found only {found}: correct the task")
-        if all(task != other for other, _ in listed):
-            found = _first_names(sorted({task for task, _ in listed}))
-            raise InputError(f"{videos}: expected videos of task {task}, found only {found}: correct the task")
+        steps_of, with_videos = _first_names(texts), _first_names(sorted({task for task, _ in listed}))
+        require(task in texts, steps, f"the steps of task {task}", f"only {steps_of}", "correct the task")
+        known = any(task == other for other, _ in listed)
+        require(known, videos, f"videos of task {task}", f"only {with_videos}", "correct the task")
     annotated, left_out, adjusted = list[AnnotatedVideo](), Counter[str](), Counter[str]()
     for (task, video), line in listed.items():
         if tasks is not None and task not in tasks:
             left_out[OTHER_TASKS] += 1
             continue
-        if task not in texts:
-            advice = "give the file that has them, or take its videos off the list"
-            what = f"a task with steps in {steps}"
-            raise InputError(f"{videos}: line {line}: expected {what}, found task {task} of {video}: {advice}")
+        advice = "give the file that has them, or take its videos off the list"
+        line.require(task in texts, f"a task with steps in {steps}", f"task {task} of {video}", advice)
         path = annotations / f"{task}_{video}.npy"
         if path.is_file():
             annotated.append(_read_matrix(path, task, video, len(texts[task])))
@@ -75,7 +72,7 @@ def read_crosstask(videos: Path, steps: Path, annotations: Path, tasks: Sequence
     return LocalizationSet(texts, tuple(annotated), dict(left_out), dict(adjusted))
 
 
-def read_video_tasks(path: Path) -> dict[tuple[str, str], int]:
+def read_video_tasks(path: Path) -> dict[tuple[str, str], Line]:
     """Read a list of videos and their tasks.
 
     Args:
@@ -96,22 +93,20 @@ def read_video_tasks(path: Path) -> dict[tuple[str, str], int]:
     header = [name.strip() for name in rows[0]] if rows else []
     first, columns = 0, (0, 1)
     if "task" in header or "video_id" in header:
-        if not {"task", "video_id"} <= set(header):
-            raise InputError(f"{path}: line 1: expected the columns task and video_id, found {','.join(header)}")
+        both = {"task", "video_id"} <= set(header)
+        Line(path, 1, ",".join(header)).require(both, "the columns task and video_id", ",".join(header))
         first, columns = 1, (header.index("task"), header.index("video_id"))
-    listed: dict[tuple[str, str], int] = {}
-    for line, row in enumerate(rows[first:], first + 1):
+    listed: dict[tuple[str, str], Line] = {}
+    for number, row in enumerate(rows[first:], first + 1):
         if not row:
             continue
+        line = Line(path, number, ",".join(row))
         task, video = (row[column].strip() if column < len(row) else "" for column in columns)
-        if not task or not video:
-            raise InputError(f"{path}: line {line}: expected a task and a video id, found '{','.join(row)}'")
-        if (earlier := listed.get((task, video))) is not None:
-            what = f"each video of a task once, found {video} of task {task} in line {earlier} too"
-            raise InputError(f"{path}: line {line}: expected {what}: remove one of the lines")
-        listed[task, video] = line
-    if not listed:
-        raise InputError(f"{path}: expected one video a line, found none")
+        line.require(bool(task and video), "a task and a video id")
+        earlier = listed.setdefault((task, video), line)
+        found = f"{video} of task {task} in line {earlier.number} too"
+        line.require(earlier is line, "each video of a task once", found, "remove one of the lines")
+    require(bool(listed), path, "one video a line", "none")
     return listed
 
 
@@ -130,78 +125,59 @@ def read_steps(path: Path) -> dict[str, tuple[str, ...]]:
             number of steps is wrong.
     """
     tasks = _steps_of_json(path) if path.suffix == ".json" else _steps_of_blocks(path)
-    if not tasks:
-        raise InputError(f"{path}: expected tasks and their steps, found none")
+    require(bool(tasks), path, "tasks and their steps", "none")
     return tasks
 
 
 def _steps_of_json(path: Path) -> dict[str, tuple[str, ...]]:
     what = "JSON of {task: [text of a step, ...]}"
     table = read_json(path, what)
-    if not isinstance(table, dict):
-        raise InputError(f"{path}: expected {what}, found a {type(table).__name__}")
+    require(isinstance(table, dict), path, what, f"a {type(table).__name__}")
     for task, texts in table.items():
-        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):
-            raise InputError(f"{path}: task {task}: expected a list of the texts of its steps, found {texts!r:.80}")
+        filled = isinstance(texts, list) and texts and all(isinstance(text, str) and text for text in texts)
+        require(bool(filled), f"{path}: task {task}", "a list of the texts of its steps", f"{texts!r:.80}")
     return {task: tuple(texts) for task, texts in table.items()}
 
 
 def _steps_of_blocks(path: Path) -> dict[str, tuple[str, ...]]:
-    lines, tasks = read_lines(path, "blocks of five lines with the steps of tasks"), dict[str, tuple[str, ...]]()
-    for first, stop in _blocks(lines):
+    tasks = dict[str, tuple[str, ...]]()
+    for block in read_blocks(path, "blocks of five lines with the steps of tasks"):
         what = "five lines of task, title, URL, number of steps and steps, and a blank line after them"
-        if stop - first != 5:
-            raise InputError(f"{path}: line {first + 1}: expected {what}, found {stop - first}")
-        task, _, _, count, joined = lines[first:stop]
-        texts = tuple(text.strip() for text in joined.split(","))
-        if not count.isdecimal() or int(count) != len(texts):
-            where = f"line {first + 4}: task {task}"
-            raise InputError(f"{path}: {where}: expected the number of the {len(texts)} steps below, found {count}")
-        if not all(texts):
-            raise InputError(f"{path}: line {first + 5}: task {task}: expected a text for each step, found '{joined}'")
-        if task in tasks:
-            raise InputError(f"{path}: line {first + 1}: expected each task once, found {task} again: remove one")
+        block[0].require(len(block) == 5, what, len(block))
+        task, count, joined = block[0].text, block[3], block[4]
+        texts = tuple(text.strip() for text in joined.text.split(","))
+        right = count.text.isdecimal() and int(count.text) == len(texts)
+        count.require(right, f"the number of the {len(texts)} steps of task {task} below", count.text)
+        joined.require(all(texts), f"a text for each step of task {task}")
+        block[0].require(task not in tasks, "each task once", f"{task} again", "remove one")
         tasks[task] = texts
     return tasks
-
-
-def _blocks(lines: Sequence[str]) -> list[tuple[int, int]]:
-    """Return the first and stop index of each run of lines that are not blank."""
-    return [(first, stop) for filled, first, stop in runs([int(bool(line)) for line in lines]) if filled]
 
 
 def _read_segments(
     path: Path, task: str, video: str, steps: int, left_out: Counter[str], adjusted: Counter[str]
 ) -> AnnotatedVideo:
     found, zero = [], 0
-    for number, line in enumerate(read_lines(path, f"the annotation of video {video}, here or as .npy"), 1):
-        if not line:
-            continue
-        segment = _parse_segment(path, number, line, steps)
+    for line in read_filled(path, f"the annotation of video {video}, here or as .npy"):
+        segment = _parse_segment(line, steps)
         if not 0 <= segment.start <= segment.end < math.inf:
             left_out[NO_TIMES] += 1
         elif segment.start == segment.end:
             zero += 1
         else:
             found.append(segment)
-    if not found:
-        what = "at least one annotation step,start,end that lasts"
-        raise InputError(f"{path}: expected {what}, found none: get the file again, or take {video} off the list")
+    advice = f"get the file again, or take {video} off the list"
+    require(bool(found), path, "at least one annotation step,start,end that lasts", "none", advice)
     segments, joined = join_overlapping(found)
     left_out.update({LENGTH_ZERO: zero} if zero else {})
     adjusted.update({JOINED: joined} if joined else {})
     return AnnotatedVideo(video, task, tuple(segments), path)
 
 
-def _parse_segment(path: Path, number: int, line: str, steps: int) -> Segment:
-    where = f"{path}: line {number}"
-    try:
-        step, start, end = (kind(part) for kind, part in zip((int, float, float), line.split(","), strict=True))
-    except ValueError:
-        raise InputError(f"{where}: expected step,start,end as numbers, times in seconds, found '{line}'") from None
-    if not 1 <= step <= steps:
-        raise InputError(f"{where}: expected a step from 1 to {steps}, the steps of this task, found {step}")
-    return Segment(int(step) - 1, start, end, f"line {number}")
+def _parse_segment(line: Line, steps: int) -> Segment:
+    step, start, end = line.columns("step,start,end as numbers, times in seconds", (int, float, float), ",")
+    line.require(1 <= step <= steps, f"a step from 1 to {steps}, the steps of this task", step)
+    return Segment(int(step) - 1, start, end, f"line {line.number}")
 
 
 def _read_matrix(path: Path, task: str, video: str, steps: int) -> AnnotatedVideo:
@@ -211,12 +187,11 @@ def _read_matrix(path: Path, task: str, video: str, steps: int) -> AnnotatedVide
             matrix = np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:
         raise InputError(f"{path}: expected {what}, found no such array ({' '.join(str(error).split())})") from None
-    if matrix.dtype.kind not in "biuf":
-        raise InputError(f"{path}: expected {what}, found an array of {matrix.dtype}: save it as one of numbers")
-    if matrix.ndim != 2 or matrix.shape[1] != steps or not len(matrix):
-        raise InputError(f"{path}: expected {what}, one column a step of task {task}, found {matrix.shape}")
-    if (bad := matrix[(matrix != 0) & (matrix != 1)]).size:
-        raise InputError(f"{path}: expected {what}, found {bad.size} other numbers such as {bad[0]:g}")
+    require(matrix.dtype.kind in "biuf", path, what, f"an array of {matrix.dtype}", "save it as one of numbers")
+    filled = matrix.ndim == 2 and matrix.shape[1] == steps and len(matrix) > 0
+    require(filled, path, f"{what}, one column a step of task {task}", matrix.shape)
+    bad = matrix[(matrix != 0) & (matrix != 1)]
+    require(not bad.size, path, what, f"{bad.size} other numbers such as {bad[:1]}")
     truth = matrix.astype(bool)
     segments = [
         Segment(step, float(first), float(stop), f"rows {first} to {stop - 1}")
@@ -224,8 +199,7 @@ def _read_matrix(path: Path, task: str, video: str, steps: int) -> AnnotatedVide
         for marked, first, stop in runs(truth[:, step])
         if marked
     ]
-    if not segments:
-        raise InputError(f"{path}: expected at least one 1, found only 0: take {video} off the list")
+    require(bool(segments), path, "at least one 1", "only 0", f"take {video} off the list")
     return AnnotatedVideo(video, task, tuple(join_overlapping(segments)[0]), path, truth)
 
 

@@ -26,6 +26,7 @@ from mcn_lightning.benchmarks.localization.class_list import (
     read_classes,
     without_background,
 )
+from mcn_lightning.benchmarks.localization.lines import Line, read_blocks, read_filled, require
 from mcn_lightning.errors import InputError
 from mcn_lightning.files import read_lines
 
@@ -34,6 +35,7 @@ CUT = "annotations cut at the start of the next one"
 UNKNOWN = "annotations of an unknown class"
 REVERSED = "annotations that end before they start"
 EMPTY = "videos of which no annotation is left"
+LEAVE_OUT = "correct it, or leave such annotations out (unknown: leave_out)"
 
 _TIMES = re.compile(r"(\d+):([0-5]\d):([0-5]\d)[,.](\d{3})\s*-->\s*(\d+):([0-5]\d):([0-5]\d)[,.](\d{3})")
 
@@ -74,9 +76,8 @@ def read_mining_youtube(
             if name == BACKGROUND_CLASS:
                 continue
             match = class_of(name, steps)
-            if match is None and unknown == "error":
-                advice = "correct it, or leave such annotations out (unknown: leave_out)"
-                raise InputError(f"{path}: {item}: expected a class of {classes}, found '{name}': {advice}")
+            accepted, where = match is not None or unknown == "leave_out", f"{path}: {item}"
+            require(accepted, where, f"a class of {classes}", f"'{name}'", LEAVE_OUT)
             if match is None:
                 left_out[UNKNOWN] += 1
                 continue
@@ -95,29 +96,22 @@ def read_mining_youtube(
 def _annotation_files(annotations: Path, videos: Path | None, frame_rate: float | None) -> list[Path]:
     """Return the annotation file of each video."""
     what = "annotations <id>.srt or <id>.gt"
-    if not annotations.is_dir():
-        raise InputError(f"{annotations}: expected a folder of {what}, found none: check the path")
+    require(annotations.is_dir(), annotations, f"a folder of {what}", "none", "check the path")
     files = {suffix: sorted(annotations.glob(f"*{suffix}")) for suffix in (".srt", ".gt")}
-    if all(files.values()) or not any(files.values()):
-        found = "both: keep one kind" if all(files.values()) else "neither: check the path"
-        raise InputError(f"{annotations}: expected {what}, found {found}")
-    if files[".gt"] and not (frame_rate and frame_rate > 0):
-        advice = "give the frames a second, for instance 29.97"
-        raise InputError(f"{annotations}: expected a frame rate for its .gt files, found {frame_rate}: {advice}")
+    found = "both: keep one kind" if all(files.values()) else "neither: check the path"
+    require(bool(files[".srt"]) != bool(files[".gt"]), annotations, what, found)
+    rated, advice = frame_rate is not None and frame_rate > 0, "give the frames a second, for instance 29.97"
+    require(not files[".gt"] or rated, annotations, "a frame rate for its .gt files", frame_rate, advice)
     by_id = {path.stem: path for paths in files.values() for path in paths}
     if videos is None:
         return list(by_id.values())
-    listed: dict[str, int] = {}
-    for number, video in enumerate(read_lines(videos, "a list of video ids"), 1):
-        if not video:
-            continue
-        if video in listed or video not in by_id:
-            wanted = f"each video once, found {video} in line {listed[video]} too" if video in listed else ""
-            wanted = wanted or f"a video with an annotation in {annotations}, found {video}"
-            raise InputError(f"{videos}: line {number}: expected {wanted}: remove the line")
-        listed[video] = number
-    if not listed:
-        raise InputError(f"{videos}: expected one video id a line, found none")
+    listed: dict[str, Line] = {}
+    for line in read_filled(videos, "a list of video ids", "one video id a line"):
+        known = f"a video with an annotation in {annotations}"
+        line.require(line.text in by_id, known, line.text, "remove the line")
+        earlier = listed.setdefault(line.text, line)
+        found = f"{line.text} in line {earlier.number} too"
+        line.require(earlier is line, "each video once", found, "remove the line")
     return [by_id[video] for video in listed]
 
 
@@ -128,9 +122,8 @@ def _items_of(path: Path, frame_rate: float | None) -> list[tuple[str, float, fl
     lines = read_lines(path, "one class a line")
     while lines and not lines[-1]:
         lines.pop()
-    if not lines or not all(lines):
-        found = f"a blank line {lines.index('') + 1}" if lines else "no line"
-        raise InputError(f"{path}: expected one class for each frame, found {found}: get the file again")
+    found = f"a blank line {lines.index('') + 1}" if "" in lines else "no line"
+    require(bool(lines) and all(lines), path, "one class for each frame", found, "get the file again")
     numbers = {name: number for number, name in enumerate(dict.fromkeys(lines))}
     frames = runs([numbers[line] for line in lines])
     places = [f"lines {first + 1} to {stop}" for _, first, stop in frames]
@@ -141,15 +134,12 @@ def _items_of(path: Path, frame_rate: float | None) -> list[tuple[str, float, fl
 
 
 def _read_srt(path: Path) -> list[tuple[str, float, float, str]]:
-    lines, found = read_lines(path, "subtitles of annotations"), []
-    for filled, first, stop in runs([int(bool(line)) for line in lines]):
-        if not filled:
-            continue
-        block = lines[first:stop]
-        if len(block) != 3 or not block[0].isdecimal():
-            what = "a number, a line of times and a class, and a blank line after them"
-            raise InputError(f"{path}: line {first + 1}: expected {what}, found '{' / '.join(block):.80}'")
-        number, times, name = block
+    found = []
+    for block in read_blocks(path, "subtitles of annotations"):
+        what = "a number, a line of times and a class, and a blank line after them"
+        joined = " / ".join(line.text for line in block)
+        block[0].require(len(block) == 3 and block[0].text.isdecimal(), what, f"'{joined:.80}'")
+        number, times, name = (line.text for line in block)
         match = _TIMES.fullmatch(times)
         if match is None:
             what = "times as 00:01:02,345 --> 00:01:06,789"
@@ -159,8 +149,7 @@ def _read_srt(path: Path) -> list[tuple[str, float, float, str]]:
         hours, minutes, seconds, thousandths = rest
         end = hours * 3600 + minutes * 60 + seconds + thousandths / 1000
         found.append((name, start, end, f"annotation {number}"))
-    if not found:
-        raise InputError(f"{path}: expected at least one annotation, found none: get the file again")
+    require(bool(found), path, "at least one annotation", "none", "get the file again")
     return found
 
 
@@ -175,10 +164,10 @@ def _in_order(
             continue
         if kept and segment.start < kept[-1].end:
             earlier = kept[-1]
-            if segment.start <= earlier.start or earlier.end - segment.start > overlap:
-                what = f"a start no more than {overlap:g} s before the end of {earlier.item}, {earlier.end:.3f} s"
-                found = f"{segment.start:.3f} to {segment.end:.3f} s"
-                raise InputError(f"{path}: {segment.item}: expected {what}, found {found}: correct the times")
+            fits = segment.start > earlier.start and earlier.end - segment.start <= overlap
+            what = f"a start no more than {overlap:g} s before the end of {earlier.item}, {earlier.end:.3f} s"
+            times = f"{segment.start:.3f} to {segment.end:.3f} s"
+            require(fits, f"{path}: {segment.item}", what, times, "correct the times")
             kept[-1] = replace(earlier, end=segment.start)
             adjusted[CUT] += 1
         kept.append(segment)
