@@ -61,7 +61,7 @@ _PUBLIC = {
     ),
     "models": ("AudioNetwork", "MCN", "MCNOutput", "NetworkConfig"),
     "module": ("MCNModule",),
-    "optimizer": ("OptimizerConfig",),
+    "training.optimizer": ("OptimizerConfig",),
 }  # fmt: skip
 """The public names by module. Each is imported on first use, as importing torch takes seconds."""
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}

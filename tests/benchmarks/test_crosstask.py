@@ -241,9 +241,12 @@ BAD = {
     ),
     "a number of steps": (
         {"steps": TABLE.replace("2", "3")},
-        "steps.txt: line 4: task 7: expected the number of the 2 s",
+        "steps.txt: line 4: expected the number of the 2 steps of t",
     ),
-    "no number of steps": ({"steps": TABLE.replace("2", "two")}, "expected the number of the 2 steps below, found two"),
+    "no number of steps": (
+        {"steps": TABLE.replace("2", "two")},
+        "expected the number of the 2 steps of task 7 below, found two",
+    ),
     "four lines": (
         {"steps": TABLE.replace("Cook\n", "")},
         "steps.txt: line 1: expected five lines of task, title, URL,",
@@ -254,7 +257,7 @@ BAD = {
     ),
     "an empty step": (
         {"steps": TABLE.replace("serve", "")},
-        "line 5: task 7: expected a text for each step, found 'sti",
+        "line 5: expected a text for each step of task 7, found 'sti",
     ),
     "a task twice": (
         {"steps": TABLE + "\n\n" + TABLE},

@@ -191,7 +191,7 @@ def _read_matrix(path: Path, task: str, video: str, steps: int) -> AnnotatedVide
     filled = matrix.ndim == 2 and matrix.shape[1] == steps and len(matrix) > 0
     require(filled, path, f"{what}, one column a step of task {task}", matrix.shape)
     bad = matrix[(matrix != 0) & (matrix != 1)]
-    require(not bad.size, path, what, f"{bad.size} other numbers such as {bad[:1]}")
+    require(not bad.size, path, what, f"{bad.size} other numbers such as {', '.join(f'{one:g}' for one in bad[:1])}")
     truth = matrix.astype(bool)
     segments = [
         Segment(step, float(first), float(stop), f"rows {first} to {stop - 1}")
