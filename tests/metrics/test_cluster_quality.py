@@ -74,14 +74,14 @@ def test_bad_input_is_refused():
     metric = ClusterQuality()
     with pytest.raises(ValueError, match="ClusterQuality has seen no items"):
         metric.compute()
-    with pytest.raises(ValueError, match="expected B ids"):
+    with pytest.raises(ValueError, match=r"expected ids \(B,\), assignments"):
         metric.update(["a"], whole, whole)
-    with pytest.raises(ValueError, match="expected B ids"):
+    with pytest.raises(ValueError, match=r"expected ids \(B,\), assignments"):
         metric.update(["a", "b"], whole, whole[:1])
-    with pytest.raises(ValueError, match="must be integers"):
+    with pytest.raises(ValueError, match=r"assignments \(B,\) integers .* found \(2,\) names, \(2,\) float32"):
         metric.update(["a", "b"], whole.float(), whole)
     for function in (purity, mean_entropy, adjusted_rand_index):
-        with pytest.raises(ValueError, match="one length"):
+        with pytest.raises(ValueError, match=r"found \(2,\) int64 and \(1,\) int64"):
             function(whole, whole[:1])
-        with pytest.raises(ValueError, match="at least 1"):
+        with pytest.raises(ValueError, match="no size 0"):
             function(whole[:0], whole[:0])

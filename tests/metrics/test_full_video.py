@@ -162,8 +162,11 @@ def test_shares_of_votes_that_add_up_to_the_same_tie():
         ({"videos": torch.zeros(3)}, "expected queries"),
         ({"ks": (0,)}, "ks must be"),
         ({"ks": ()}, "ks must be"),
-        ({"chunk": 0}, "chunk must be at least 1"),
-        ({"queries": torch.full((3, 4), math.nan)}, "3 of 3 query embeddings"),
+        ({"chunk": 0}, "chunk: expected a whole number above 0, found 0"),
+        (
+            {"queries": torch.full((3, 4), math.nan)},
+            "queries: expected finite embeddings, found .nan.* at 0, the first of 3",
+        ),
         ({"queries": torch.full((3, 4), 3e38), "gallery": torch.full((3, 4), 3e38)}, "score is not finite"),
     ],
 )
@@ -173,5 +176,5 @@ def test_bad_input_is_refused_in_one_line(change, message):
         full_video_metrics(**(arguments | change))
     assert "\n" not in str(error.value)
     empty = torch.ones(0, 4)
-    with pytest.raises(ValueError, match="queries and items to rank"):
+    with pytest.raises(ValueError, match="no size 0"):
         full_video_metrics(empty, empty, torch.zeros(0, dtype=torch.int64))

@@ -83,11 +83,11 @@ def test_assignment_closed_forms():
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        (np.zeros((2, 3)), "2 seconds are too few for 3 steps"),
-        (np.zeros(3), r"\(T, S\) with at least one second and step, got shape \(3,\)"),
-        (np.zeros((3, 0)), "at least one second and step"),
-        (np.array([[0.0], [math.nan]]), "finite, got nan at second 1, step 0"),
-        (np.array([[-math.inf, 0.0], [0.0, 0.0]]), "finite, got -inf at second 0, step 0"),
+        (np.zeros((2, 3)), "a second for each of 3 steps at least, found 2 seconds"),
+        (np.zeros(3), r"scores \(T, S\), no size 0, found \(3,\) float64"),
+        (np.zeros((3, 0)), r"no size 0, found \(3, 0\)"),
+        (np.array([[0.0], [math.nan]]), r"scores: expected finite numbers, found nan at \(1, 0\)"),
+        (np.array([[-math.inf, 0.0], [0.0, 0.0]]), r"found -inf at \(0, 0\)"),
     ],
 )
 def test_assignment_refuses_bad_scores_in_one_line(scores, message):
@@ -178,15 +178,15 @@ def test_an_impossible_frame_ends_a_run():
 @pytest.mark.parametrize(
     ("log_probs", "lengths", "message"),
     [
-        (np.zeros(3), None, r"\(T, L\) with at least one entry, got shape \(3,\)"),
-        (np.zeros((3, 0)), None, "at least one entry"),
-        (np.zeros((2, 3)), None, "2 frames are too few for 3 entries"),
-        (np.array([[0.0], [math.nan]]), None, "1 log_probs are NaN or .inf, first at frame 1, entry 0"),
-        (np.array([[0.0, math.inf], [math.inf, 0]]), None, "2 log_probs are NaN or .inf, first at frame 0, entry 1"),
+        (np.zeros(3), None, r"log_probs \(T, L\), no size 0, found \(3,\) float64"),
+        (np.zeros((3, 0)), None, r"no size 0, found \(3, 0\)"),
+        (np.zeros((2, 3)), None, "a frame for each of 3 entries at least, found 2 frames"),
+        (np.array([[0.0], [math.nan]]), None, r"numbers below infinity, found nan at \(1, 0\), the first of 1"),
+        (np.array([[0.0, math.inf], [math.inf, 0]]), None, r"found inf at \(0, 1\), the first of 2"),
         (np.full((3, 1), -1e308), None, "too large for float64"),
-        (np.zeros((3, 2)), np.ones(3), r"mean_lengths must be \(2,\)"),
-        (np.zeros((3, 2)), np.array([1.0, 0.0]), "above 0 and finite, got 0.0 for entry 1"),
-        (np.zeros((3, 2)), np.array([math.nan, 1.0]), "above 0 and finite, got nan for entry 0"),
+        (np.zeros((3, 2)), np.ones(3), r"mean_lengths \(L,\), no size 0, found \(3, 2\) float64 and \(3,\)"),
+        (np.zeros((3, 2)), np.array([1.0, 0.0]), "mean_lengths: expected finite numbers above 0, found 0.0 at 1"),
+        (np.zeros((3, 2)), np.array([math.nan, 1.0]), "above 0, found nan at 0"),
         (np.array([[0.0], [-math.inf]]), None, "no alignment of 2 frames to 1 entries is possible"),
         (np.array([[0.0, 0.0], [0.0, -math.inf]]), np.ones(2), "no alignment of 2 frames to 2 entries is possible"),
     ],
@@ -211,10 +211,10 @@ def test_frame_labels():
     assert frame_labels(np.array([0, 2, 3])).tolist() == [0, 0, 1]
     assert frame_labels(np.array([0, 2, 3])).dtype == np.int64
     for wrong, message in [
-        ([1, 2], "start at 0"),
-        ([0, 3, 2], "not decrease"),
-        ([0], "L . 1"),
-        ([0.0, 1.0], "integers"),
+        ([1, 2], "from 0 on"),
+        ([0, 3, 2], "not decreasing"),
+        ([0], "two or more"),
+        ([0.0, 1.0], r"boundaries \(L . 1,\) integers"),
     ]:
         with pytest.raises(ValueError, match=message):
             frame_labels(np.array(wrong))
@@ -225,11 +225,11 @@ def test_hits_are_annotated_seconds():
     assert step_hits(np.array([0, 1, 2]), truth).tolist() == [True, True, False]
     assert step_hits(np.array([2, 0, 0]), truth).tolist() == [False, False, False]
     for assigned, wrong, message in [
-        ([0, 1], truth, r"assigned must be \(S,\)"),
+        ([0, 1], truth, r"assigned \(S,\) integers and truth \(T, S\) bool, found \(2,\)"),
         ([0, 1, 2], truth.astype(int), "bool"),
         ([0, 1, 3], truth, "from 0 to 2"),
         ([0, -1, 2], truth, "from 0 to 2"),
-        ([0.0, 1.0, 2.0], truth, "whole seconds"),
+        ([0.0, 1.0, 2.0], truth, r"assigned \(S,\) integers .* found \(3,\) float64"),
     ]:
         with pytest.raises(ValueError, match=message):
             step_hits(np.array(assigned), wrong)
@@ -306,10 +306,10 @@ def test_average_precision_closed_forms():
 @pytest.mark.parametrize(
     ("scores", "truth", "message"),
     [
-        (np.zeros((3, 2)), np.zeros((3, 1), dtype=bool), r"truth must be \(3, 2\) bool"),
-        (np.zeros((3, 2)), np.zeros((3, 2)), "got .* float64"),
-        (np.zeros((0, 2)), np.zeros((0, 2), dtype=bool), r"\(N, S\) with at least one second"),
-        (np.full((1, 1), math.inf), np.ones((1, 1), dtype=bool), "finite, got inf"),
+        (np.zeros((3, 2)), np.zeros((3, 1), dtype=bool), r"truth \(N, S\) bool, no size 0, found .* \(3, 1\) bool"),
+        (np.zeros((3, 2)), np.zeros((3, 2)), "found .* float64 and .* float64"),
+        (np.zeros((0, 2)), np.zeros((0, 2), dtype=bool), "no size 0"),
+        (np.full((1, 1), math.inf), np.ones((1, 1), dtype=bool), r"finite numbers, found inf at \(0, 0\)"),
     ],
 )
 def test_average_precision_refuses_bad_input(scores, truth, message):
@@ -343,11 +343,15 @@ def test_overlap_equals_counting_frames(seed):
 def test_overlap_refuses_bad_input():
     good = np.array([[0.0, 1.0]])
     for aligned, annotated, message in [
-        (good, np.array([[0.0, 1.0], [1.0, 2.0]]), r"both be \(L, 2\)"),
-        (np.array([0.0, 1.0]), np.array([0.0, 1.0]), r"both be \(L, 2\)"),
-        (np.array([[1.0, 1.0]]), good, "aligned segment 0 must end after its start"),
-        (good, np.array([[2.0, 1.0]]), "annotated segment 0 must end after its start"),
-        (good, np.array([[0.0, math.nan]]), "annotated segment 0 must end"),
+        (good, np.array([[0.0, 1.0], [1.0, 2.0]]), r"aligned \(L, 2\) and annotated \(L, 2\), found"),
+        (np.array([0.0, 1.0]), np.array([0.0, 1.0]), r"aligned \(L, 2\) and annotated \(L, 2\), found"),
+        (
+            np.array([[1.0, 1.0]]),
+            good,
+            r"aligned: expected segments that end after their start, found \[1.0, 1.0\] at 0",
+        ),
+        (good, np.array([[2.0, 1.0]]), r"annotated: .* found \[2.0, 1.0\] at 0"),
+        (good, np.array([[0.0, math.nan]]), r"annotated: .* found \[0.0, nan\] at 0"),
     ]:
         with pytest.raises(ValueError, match=message):
             segment_overlap(aligned, annotated)
@@ -362,7 +366,7 @@ def test_frame_accuracy():
     assert frame_accuracy(np.array([9, 1, 1, 3]), truth, ignore=9) == 50
     assert frame_accuracy(np.array([0, 0, 1, 2]), truth, ignore=9) == 100
     assert math.isnan(frame_accuracy(truth[:2], truth[:2], ignore=9))
-    with pytest.raises(ValueError, match=r"both be \(T,\)"):
+    with pytest.raises(ValueError, match=r"predicted \(T,\) integers and truth \(T,\) integers, found"):
         frame_accuracy(truth, truth[:2])
     with pytest.raises(ValueError, match="integers"):
         frame_accuracy(truth.astype(float), truth)

@@ -134,10 +134,15 @@ def test_a_class_without_clips_is_nan_and_left_out_of_the_mean():
         (torch.ones(3), torch.zeros(3, dtype=torch.int64), (1,), "expected scores"),
         (torch.ones(3, 2), torch.zeros(2, dtype=torch.int64), (1,), "expected scores"),
         (torch.ones(3, 2), torch.zeros(3), (1,), "expected scores"),
-        (torch.ones(0, 2), torch.zeros(0, dtype=torch.int64), (1,), "at least one clip"),
-        (torch.ones(3, 2), torch.tensor([0, 1, 2]), (1,), "classes 0 to 1, got 0 to 2"),
-        (torch.ones(3, 2), torch.tensor([0, 1, -1]), (1,), "classes 0 to 1, got -1 to 1"),
-        (torch.tensor([[0.0, math.nan]]), torch.tensor([0]), (1,), "1 of 1 clips have NaN"),
+        (torch.ones(0, 2), torch.zeros(0, dtype=torch.int64), (1,), "no size 0"),
+        (torch.ones(3, 2), torch.tensor([0, 1, 2]), (1,), "labels: expected classes from 0 to 1, found 2 at 2"),
+        (torch.ones(3, 2), torch.tensor([0, 1, -1]), (1,), "labels: expected classes from 0 to 1, found -1 at 2"),
+        (
+            torch.tensor([[0.0, math.nan]]),
+            torch.tensor([0]),
+            (1,),
+            r"scores: expected finite numbers, found nan at \(0, 1\), the first of 1",
+        ),
         (torch.ones(1, 2), torch.tensor([0]), (0,), "ks must be"),
     ],
 )
@@ -150,13 +155,19 @@ def test_bad_scores_are_refused(scores, labels, ks, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"queries": torch.ones(2, 3)}, "one width D"),
-        ({"train": torch.ones(0, 4), "train_labels": torch.zeros(0, dtype=torch.int64)}, "queries and items to rank"),
-        ({"labels": torch.zeros(2)}, "labels must be int64 with one class for each of 2 clips"),
-        ({"train_labels": torch.zeros(1, dtype=torch.int64)}, "train_labels must be int64"),
-        ({"train_labels": torch.tensor([0, -1, 2])}, "got -1 to 2"),
-        ({"train": torch.full((3, 4), math.inf)}, "3 of 3 gallery embeddings"),
-        ({"chunk": 0}, "chunk must be at least 1"),
+        ({"queries": torch.ones(2, 3)}, r"gallery \(N, D\), no size 0, found \(2, 3\) float32 and \(3, 4\)"),
+        ({"train": torch.ones(0, 4), "train_labels": torch.zeros(0, dtype=torch.int64)}, "no size 0"),
+        ({"labels": torch.zeros(2)}, r"labels \(N,\) int64, no size 0, found .* \(2,\) float32"),
+        (
+            {"train_labels": torch.zeros(1, dtype=torch.int64)},
+            r"train_labels \(M,\) int64, no size 0, found \(3, 4\) float32 and \(1,\)",
+        ),
+        ({"train_labels": torch.tensor([0, -1, 2])}, "train_labels: expected classes from 0 to 2, found -1 at 1"),
+        (
+            {"train": torch.full((3, 4), math.inf)},
+            "gallery: expected finite embeddings, found .inf.* at 0, the first of 3",
+        ),
+        ({"chunk": 0}, "chunk: expected a whole number above 0, found 0"),
         ({"ks": ()}, "ks must be"),
     ],
 )

@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mcn_lightning.metrics.checks import check_arrays, check_values
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
@@ -74,22 +76,16 @@ def align(log_probs: np.ndarray, mean_lengths: np.ndarray | None = None) -> IntA
 
 def _checked(log_probs: np.ndarray, mean_lengths: np.ndarray | None) -> tuple[FloatArray, FloatArray | None]:
     scores = np.asarray(log_probs, dtype=np.float64)
-    if scores.ndim != 2 or scores.shape[1] == 0:
-        raise ValueError(f"log_probs must be (T, L) with at least one entry, got shape {scores.shape}")
+    check_arrays(log_probs=(scores, "(T, L)"))
     frames, entries = scores.shape
     if frames < entries:
-        raise ValueError(f"{frames} frames are too few for {entries} entries of at least one frame each")
-    if (bad := np.isnan(scores) | (scores == np.inf)).any():
-        frame, entry = (int(index) for index in np.argwhere(bad)[0])
-        raise ValueError(f"{int(bad.sum())} log_probs are NaN or +inf, first at frame {frame}, entry {entry}")
+        raise ValueError(f"expected a frame for each of {entries} entries at least, found {frames} frames")
+    check_values("log_probs", scores < np.inf, "numbers below infinity", scores)  # NaN compares as false
     if mean_lengths is None:
         return scores, None
     lengths = np.asarray(mean_lengths, dtype=np.float64)
-    if lengths.shape != (entries,):
-        raise ValueError(f"mean_lengths must be ({entries},), one for each entry, got shape {lengths.shape}")
-    if not (np.isfinite(lengths) & (lengths > 0)).all():
-        first = int(np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))[0])
-        raise ValueError(f"mean_lengths must be above 0 and finite, got {lengths[first]} for entry {first}")
+    check_arrays(log_probs=(scores, "(T, L)"), mean_lengths=(lengths, "(L,)"))
+    check_values("mean_lengths", np.isfinite(lengths) & (lengths > 0), "finite numbers above 0", lengths)
     return scores, lengths
 
 
@@ -169,11 +165,10 @@ def frame_labels(boundaries: np.ndarray) -> IntArray:
         ValueError: if the boundaries are no integers, do not start at 0, or decrease.
     """
     boundaries = np.asarray(boundaries)
-    if boundaries.ndim != 1 or len(boundaries) < 2 or not np.issubdtype(boundaries.dtype, np.integer):
-        raise ValueError(f"boundaries must be (L + 1,) integers, got shape {boundaries.shape} {boundaries.dtype}")
+    check_arrays(boundaries=(boundaries, "(L + 1,) integers"))
     lengths = np.diff(boundaries)
-    if boundaries[0] != 0 or (lengths < 0).any():
-        raise ValueError(f"boundaries must start at 0 and not decrease, got {boundaries.tolist()}")
+    if len(lengths) == 0 or boundaries[0] != 0 or (lengths < 0).any():
+        raise ValueError(f"boundaries: expected two or more, from 0 on, not decreasing, found {boundaries.tolist()}")
     return np.repeat(np.arange(len(lengths)), lengths)
 
 
@@ -195,13 +190,10 @@ def segment_overlap(aligned: np.ndarray, annotated: np.ndarray) -> tuple[FloatAr
         ValueError: if the shapes differ or a segment does not end after its start.
     """
     found, known = np.asarray(aligned, dtype=np.float64), np.asarray(annotated, dtype=np.float64)
-    if found.ndim != 2 or found.shape[1] != 2 or found.shape != known.shape:
-        raise ValueError(f"aligned and annotated must both be (L, 2), got {found.shape} and {known.shape}")
+    check_arrays(True, aligned=(found, "(L, 2)"), annotated=(known, "(L, 2)"))
     for name, segments in (("aligned", found), ("annotated", known)):
         good = np.isfinite(segments).all(axis=1) & (segments[:, 1] > segments[:, 0])
-        if not good.all():
-            first = int(np.flatnonzero(~good)[0])
-            raise ValueError(f"{name} segment {first} must end after its start, got {segments[first].tolist()}")
+        check_values(name, good, "segments that end after their start", segments)
     shared = np.minimum(found[:, 1], known[:, 1]) - np.maximum(found[:, 0], known[:, 0])
     shared = np.maximum(shared, 0)
     length, other = found[:, 1] - found[:, 0], known[:, 1] - known[:, 0]
@@ -222,9 +214,7 @@ def foreground_mean(overlaps: np.ndarray, background: np.ndarray) -> float:
         ValueError: if the shapes differ or the mask is not bool.
     """
     overlaps, background = np.asarray(overlaps, dtype=np.float64), np.asarray(background)
-    if overlaps.ndim != 1 or overlaps.shape != background.shape or background.dtype != np.bool_:
-        found = f"{overlaps.shape} and {background.shape} {background.dtype}"
-        raise ValueError(f"overlaps must be (L,) and background (L,) bool, got {found}")
+    check_arrays(True, overlaps=(overlaps, "(L,)"), background=(background, "(L,) bool"))
     return float(overlaps[~background].mean()) if not background.all() else float("nan")
 
 
@@ -243,9 +233,6 @@ def frame_accuracy(predicted: np.ndarray, truth: np.ndarray, ignore: int | None 
         ValueError: if the shapes differ or the arrays hold no integers.
     """
     predicted, truth = np.asarray(predicted), np.asarray(truth)
-    if predicted.ndim != 1 or predicted.shape != truth.shape:
-        raise ValueError(f"predicted and truth must both be (T,), got {predicted.shape} and {truth.shape}")
-    if not (np.issubdtype(predicted.dtype, np.integer) and np.issubdtype(truth.dtype, np.integer)):
-        raise ValueError(f"predicted and truth must be integers, got {predicted.dtype} and {truth.dtype}")
+    check_arrays(True, predicted=(predicted, "(T,) integers"), truth=(truth, "(T,) integers"))
     kept = np.ones(len(truth), dtype=bool) if ignore is None else truth != ignore
     return float(100 * (predicted == truth)[kept].mean()) if kept.any() else float("nan")

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.clustering import normalized_mutual_info_score
 
+from mcn_lightning.metrics.checks import check_arrays
 from mcn_lightning.metrics.items import concatenated, first_of_each, gather_rows, hash_ids
 
 
 def _contingency(assignments: Tensor, labels: Tensor) -> Tensor:
     """Return the number of items of each label in each non-empty cluster, ``(clusters, labels)`` float64 on the CPU."""
-    _check_lengths(assignments, labels)
+    check_arrays(assignments=(assignments, "(B,)"), labels=(labels, "(B,)"))
     from sklearn.metrics.cluster import contingency_matrix  # imported here, as it takes a quarter of a second
 
     return torch.from_numpy(contingency_matrix(assignments.cpu().numpy(), labels.cpu().numpy())).double()
-
-
-def _check_lengths(assignments: Tensor, labels: Tensor) -> None:
-    if assignments.shape != labels.shape or assignments.ndim != 1 or len(labels) == 0:
-        found = f"{tuple(assignments.shape)} and {tuple(labels.shape)}"
-        raise ValueError(f"assignments (B,) and labels (B,) must be of one length, at least 1, got {found}")
 
 
 def purity(assignments: Tensor, labels: Tensor) -> Tensor:
@@ -76,7 +70,7 @@ def adjusted_rand_index(assignments: Tensor, labels: Tensor) -> Tensor:
     Raises:
         ValueError: if the lengths differ or there is no item.
     """
-    _check_lengths(assignments, labels)
+    check_arrays(assignments=(assignments, "(B,)"), labels=(labels, "(B,)"))
     from sklearn.metrics import adjusted_rand_score
 
     return torch.tensor(adjusted_rand_score(labels.cpu().numpy(), assignments.cpu().numpy()), dtype=torch.float64)
@@ -123,7 +117,7 @@ class ClusterQuality(Metric):
     assignments: list[Tensor]
     labels: list[Tensor]
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: object) -> None:
         super().__init__(**{"dist_sync_fn": gather_rows, **kwargs})
         self.add_state("ids", default=[], dist_reduce_fx="cat")
         self.add_state("assignments", default=[], dist_reduce_fx="cat")
@@ -140,11 +134,8 @@ class ClusterQuality(Metric):
         Raises:
             ValueError: if the shapes do not fit or the tensors hold no integers.
         """
-        if assignments.ndim != 1 or assignments.shape != labels.shape or len(ids) != len(labels):
-            found = f"{len(ids)} ids, {tuple(assignments.shape)} and {tuple(labels.shape)}"
-            raise ValueError(f"expected B ids, assignments (B,) and labels (B,), got {found}")
-        if assignments.is_floating_point() or labels.is_floating_point():
-            raise ValueError(f"assignments and labels must be integers, got {assignments.dtype} and {labels.dtype}")
+        forms = {"assignments": (assignments, "(B,) integers"), "labels": (labels, "(B,) integers")}
+        check_arrays(True, ids=(ids, "(B,)"), **forms)
         self.ids.append(hash_ids(ids, labels.device))
         self.assignments.append(assignments.detach().long())
         self.labels.append(labels.detach().long())
@@ -174,7 +165,7 @@ class LabelledFeatures(Metric):
     features: list[Tensor]
     labels: list[Tensor]
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: object) -> None:
         super().__init__(**{"dist_sync_fn": gather_rows, **kwargs})
         for name in ("ids", "features", "labels"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
@@ -190,8 +181,7 @@ class LabelledFeatures(Metric):
         Raises:
             ValueError: if the numbers of rows differ.
         """
-        if not len(ids) == len(features) == len(labels):
-            raise ValueError(f"expected B ids, features and labels, got {len(ids)}, {len(features)} and {len(labels)}")
+        check_arrays(True, ids=(ids, "(B,)"), features=(features, "(B, D)"), labels=(labels, "(B,)"))
         self.ids.append(hash_ids(ids, labels.device))
         self.features.append(features.detach().float())
         self.labels.append(labels.detach().long())

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mcn_lightning.metrics.checks import check_arrays
 from mcn_lightning.metrics.retrieval import expected_ranks, retrieval_metrics
 from mcn_lightning.metrics.ties import (
     best_of_group,
@@ -80,11 +81,14 @@ def full_video_metrics(
             below 1.
     """
     check_ks(ks)
-    alike = queries.shape == gallery.shape if clips is None else clips.shape == queries.shape[:1]
-    if not alike or videos.shape != gallery.shape[:1] or videos.dtype != torch.int64:
-        found = f"{tuple(queries.shape)}, {tuple(gallery.shape)} and {tuple(videos.shape)} {videos.dtype}"
-        raise ValueError(f"expected queries (N, D), gallery (N, D) and videos (N,) int64, got {found}")
+    letter = "N" if clips is None else "Q"
     clips = torch.arange(len(queries), device=queries.device) if clips is None else clips
+    check_arrays(
+        queries=(queries, f"({letter}, D)"),
+        clips=(clips, f"({letter},) int64"),
+        gallery=(gallery, "(N, D)"),
+        videos=(videos, "(N,) int64"),
+    )
     clip_ranks = expected_ranks(queries, gallery, clips, chunk)
     numbers, videos = torch.unique(videos, return_inverse=True)
     asked = videos[clips]

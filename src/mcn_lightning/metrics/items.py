@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -52,7 +51,7 @@ def first_of_each(hashes: Tensor) -> Tensor:
     return rows[first]
 
 
-def gather_rows(rows: Tensor, group: Any = None) -> list[Tensor]:
+def gather_rows(rows: Tensor, group: dist.ProcessGroup | None = None) -> list[Tensor]:
     """Gather the rows of every process; the ``dist_sync_fn`` of the metrics here.
 
     Unlike the function of torchmetrics, it allows processes without rows, whatever width and type the others have. Rows
@@ -65,8 +64,9 @@ def gather_rows(rows: Tensor, group: Any = None) -> list[Tensor]:
     Returns:
         One tensor for each process, on the device of ``rows``.
     """
-    shapes: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(shapes, (tuple(rows.shape), rows.dtype), group=group)
+    own = (tuple(rows.shape), rows.dtype)
+    shapes = [own] * dist.get_world_size(group)
+    dist.all_gather_object(shapes, own, group=group)
     filled = [(shape, dtype) for shape, dtype in shapes if shape[0] > 0]
     if not filled:
         return [rows for _ in shapes]

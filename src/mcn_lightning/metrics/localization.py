@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mcn_lightning.metrics.checks import check_arrays, check_values
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -62,10 +64,12 @@ def assign_steps(scores: np.ndarray) -> IntArray:
     Raises:
         ValueError: if the shape does not fit, there are fewer seconds than steps, or a score is not finite.
     """
-    scores = _finite_matrix(scores, "(T, S)", "second", "step")
+    scores = np.asarray(scores, dtype=np.float64)
+    check_arrays(scores=(scores, "(T, S)"))
+    check_values("scores", np.isfinite(scores), "finite numbers", scores)
     seconds, steps = scores.shape
     if seconds < steps:
-        raise ValueError(f"{seconds} seconds are too few for {steps} steps of one second each")
+        raise ValueError(f"expected a second for each of {steps} steps at least, found {seconds} seconds")
     # totals[s, t] is the best sum of the steps up to s if step s is at second t
     totals = np.full((steps, seconds), -np.inf)
     totals[0] = scores[:, 0]
@@ -92,13 +96,9 @@ def step_hits(assigned: np.ndarray, truth: np.ndarray) -> BoolArray:
         ValueError: if shapes or types do not fit or a second lies outside the video.
     """
     assigned, truth = np.asarray(assigned), np.asarray(truth)
-    if truth.ndim != 2 or truth.dtype != np.bool_ or assigned.shape != truth.shape[1:]:
-        found = f"{assigned.shape} and {truth.shape} {truth.dtype}"
-        raise ValueError(f"assigned must be (S,) and truth (T, S) bool, got {found}")
-    if not np.issubdtype(assigned.dtype, np.integer):
-        raise ValueError(f"assigned must be whole seconds, got {assigned.dtype}")
-    if ((assigned < 0) | (assigned >= len(truth))).any():
-        raise ValueError(f"assigned seconds must be from 0 to {len(truth) - 1}, got {assigned.tolist()}")
+    check_arrays(True, assigned=(assigned, "(S,) integers"), truth=(truth, "(T, S) bool"))
+    inside = (assigned >= 0) & (assigned < len(truth))
+    check_values("assigned", inside, f"seconds from 0 to {len(truth) - 1}", assigned)
     return truth[assigned, np.arange(len(assigned))]
 
 
@@ -184,9 +184,9 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> FloatArray:
     Raises:
         ValueError: if shapes or types do not fit or a score is not finite.
     """
-    scores, truth = _finite_matrix(scores, "(N, S)", "second", "step"), np.asarray(truth)
-    if truth.shape != scores.shape or truth.dtype != np.bool_:
-        raise ValueError(f"truth must be {scores.shape} bool like the scores, got {truth.shape} {truth.dtype}")
+    scores, truth = np.asarray(scores, dtype=np.float64), np.asarray(truth)
+    check_arrays(scores=(scores, "(N, S)"), truth=(truth, "(N, S) bool"))
+    check_values("scores", np.isfinite(scores), "finite numbers", scores)
     from sklearn.metrics import average_precision_score  # imported here, as it takes a quarter of a second
 
     found = np.full(scores.shape[1], np.nan)
@@ -212,13 +212,3 @@ def mean_average_precision(precisions: np.ndarray) -> float:
     if len(known) == 0:
         raise ValueError(f"no average precision: none of {precisions.size} steps is annotated")
     return float(known.mean())
-
-
-def _finite_matrix(scores: np.ndarray, shape: str, row: str, column: str) -> FloatArray:
-    matrix = np.asarray(scores, dtype=np.float64)
-    if matrix.ndim != 2 or matrix.size == 0:
-        raise ValueError(f"scores must be {shape} with at least one {row} and {column}, got shape {matrix.shape}")
-    if not np.isfinite(matrix).all():
-        first = [int(index) for index in np.argwhere(~np.isfinite(matrix))[0]]
-        raise ValueError(f"scores must be finite, got {matrix[tuple(first)]} at {row} {first[0]}, {column} {first[1]}")
-    return matrix

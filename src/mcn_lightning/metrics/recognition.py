@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mcn_lightning.metrics.checks import check_arrays, check_values
 from mcn_lightning.metrics.ties import (
     best_of_group,
     check_embeddings,
@@ -21,6 +22,7 @@ from mcn_lightning.metrics.ties import (
     expected_hits,
     rows_at_once,
 )
+from mcn_lightning.options.ranges import PositiveInt, checked
 
 
 @torch.no_grad()
@@ -46,12 +48,9 @@ def class_metrics(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) ->
             a cut-off is below 1.
     """
     check_ks(ks)
-    if scores.ndim != 2 or labels.shape != scores.shape[:1] or labels.dtype != torch.int64 or scores.numel() == 0:
-        found = f"{tuple(scores.shape)} and {tuple(labels.shape)} {labels.dtype}"
-        raise ValueError(f"expected scores (N, C) and labels (N,) int64 of at least one clip and class, got {found}")
-    _check_labels(labels, scores.shape[1])
-    if bad := int((~scores.isfinite().all(dim=1)).sum()):
-        raise ValueError(f"the scores of {bad} of {len(scores)} clips have NaN or infinity")
+    check_arrays(scores=(scores, "(N, C)"), labels=(labels, "(N,) int64"))
+    _check_labels("labels", labels, scores.shape[1])
+    check_values("scores", scores.isfinite(), "finite numbers", scores)
     return _summary(expected_hits(scores, labels, [1, *ks]), labels, scores.shape[1], ks)
 
 
@@ -94,15 +93,12 @@ def neighbour_metrics(
     """
     check_ks(ks)
     check_embeddings(queries, train)
-    for name, rows, classes in (("labels", queries, labels), ("train_labels", train, train_labels)):
-        if classes.shape != rows.shape[:1] or classes.dtype != torch.int64:
-            found = f"{tuple(classes.shape)} {classes.dtype}"
-            raise ValueError(f"{name} must be int64 with one class for each of {len(rows)} clips, got {found}")
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    check_arrays(queries=(queries, "(N, D)"), labels=(labels, "(N,) int64"))
+    check_arrays(train=(train, "(M, D)"), train_labels=(train_labels, "(M,) int64"))
+    checked(PositiveInt, chunk, "chunk")
     count = 1 + int(torch.maximum(labels.max(), train_labels.max()))
-    for classes in (labels, train_labels):
-        _check_labels(classes, count)
+    for name, classes in (("labels", labels), ("train_labels", train_labels)):
+        _check_labels(name, classes, count)
     dtype = torch.promote_types(torch.promote_types(queries.dtype, train.dtype), torch.float32)
     # equal rows are merged before they are scaled: rounding in scaling or scoring could make them differ
     rows, column, _ = distinct_rows(train.to(dtype))
@@ -143,9 +139,8 @@ def _hits_of_first(higher: Tensor, tied: Tensor, mine: Tensor, ks: Sequence[int]
     return torch.stack([(1 - at_place[k]) * found for k in ks], dim=1)
 
 
-def _check_labels(labels: Tensor, classes: int) -> None:
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"labels must be classes 0 to {classes - 1}, got {int(labels.min())} to {int(labels.max())}")
+def _check_labels(name: str, labels: Tensor, classes: int) -> None:
+    check_values(name, (labels >= 0) & (labels < classes), f"classes from 0 to {classes - 1}", labels)
 
 
 def _summary(hits: Tensor, labels: Tensor, classes: int, ks: Sequence[int]) -> dict[str, Tensor]:

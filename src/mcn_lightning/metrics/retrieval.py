@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from mcn_lightning.metrics.checks import check_arrays, check_values
 from mcn_lightning.metrics.items import concatenated, first_of_each, gather_rows, hash_ids
 from mcn_lightning.metrics.ties import (
     best_of_group,
@@ -20,6 +21,7 @@ from mcn_lightning.metrics.ties import (
     expected_rank,
     rows_at_once,
 )
+from mcn_lightning.options.ranges import PositiveInt, checked
 
 
 @torch.no_grad()
@@ -50,7 +52,10 @@ def expected_ranks(queries: Tensor, gallery: Tensor, targets: Tensor, chunk: int
         ValueError: if shapes do not fit, a target is no gallery row, or an embedding or a score is not finite.
     """
     check_embeddings(queries, gallery)
-    _check_targets(targets, len(queries), len(gallery), chunk)
+    check_arrays(queries=(queries, "(N_q, D)"), targets=(targets, "(N_q,) int64"))
+    inside = (targets >= 0) & (targets < len(gallery))
+    check_values("targets", inside, f"gallery rows from 0 to {len(gallery) - 1}", targets)
+    checked(PositiveInt, chunk, "chunk")
     dtype = torch.promote_types(torch.promote_types(queries.dtype, gallery.dtype), torch.float32)
     rows, column_of_item, copies = distinct_rows(gallery.to(dtype))
     columns = column_of_item[targets]
@@ -90,10 +95,8 @@ def item_ranks(
         ValueError: if shapes do not fit, or an embedding or a score is not finite.
     """
     check_embeddings(queries, gallery)
-    for name, rows, items in (("query_items", queries, query_items), ("gallery_items", gallery, gallery_items)):
-        if items.shape != rows.shape[:1] or items.dtype != torch.int64:
-            found = f"{tuple(items.shape)} {items.dtype}"
-            raise ValueError(f"{name} must be int64 with one item for each of {len(rows)} rows, got {found}")
+    check_arrays(queries=(queries, "(N_q, D)"), query_items=(query_items, "(N_q,) int64"))
+    check_arrays(gallery=(gallery, "(N, D)"), gallery_items=(gallery_items, "(N,) int64"))
     ranks = torch.full((len(queries),), torch.inf, dtype=torch.float64, device=queries.device)
     asked = torch.isin(query_items, gallery_items)
     if not asked.any():
@@ -113,17 +116,6 @@ def item_ranks(
         blocks.append(higher + (tied + 1) / (mine + 1).double())
     ranks[asked] = torch.cat(blocks)
     return ranks
-
-
-def _check_targets(targets: Tensor, queries: int, items: int, chunk: int) -> None:
-    if targets.shape != (queries,) or targets.dtype != torch.int64:
-        found = f"{tuple(targets.shape)} {targets.dtype}"
-        raise ValueError(f"targets must be int64 with one gallery row for each of {queries} queries, got {found}")
-    if targets.min() < 0 or targets.max() >= items:
-        found = f"{int(targets.min())} to {int(targets.max())}"
-        raise ValueError(f"targets must be gallery rows from 0 to {items - 1}, got {found}")
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
 
 
 def query_density(gallery: Tensor, centroids: Tensor, sizes: Tensor, temperature: float) -> Tensor:
@@ -164,10 +156,8 @@ def retrieval_metrics(ranks: Tensor, ks: Sequence[int] = (1, 5, 10, 50)) -> dict
         ValueError: if there are no ranks, or one is below 1 or NaN, or a cut-off is below 1.
     """
     check_ks(ks)
-    if ranks.ndim != 1 or len(ranks) == 0:
-        raise ValueError(f"ranks must be (N_q,) with at least one query, got shape {tuple(ranks.shape)}")
-    if not (ranks >= 1).all():
-        raise ValueError("ranks are 1-based: every one must be at least 1 and not NaN")
+    check_arrays(ranks=(ranks, "(N_q,)"))
+    check_values("ranks", ranks >= 1, "numbers of at least 1", ranks)
     ranks = ranks.double()
     ordered = ranks.sort().values
     median = (ordered[(len(ranks) - 1) // 2] + ordered[len(ranks) // 2]) / 2
@@ -245,7 +235,7 @@ class RetrievalRecall(Metric):
         ks: Sequence[int] = (1, 5, 10, 50),
         chunk: int = 1024,
         captions: Literal["queries", "gallery"] | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(**{"dist_sync_fn": gather_rows, **kwargs})
         check_ks(ks)
@@ -279,19 +269,19 @@ class RetrievalRecall(Metric):
         Raises:
             ValueError: if the shapes do not fit each other or the rows that came before.
         """
-        if queries.ndim != 2 or queries.shape != gallery.shape or len(ids) != len(queries):
-            found = f"{len(ids)} ids, {tuple(queries.shape)} and {tuple(gallery.shape)}"
-            raise ValueError(f"expected B ids, queries (B, D) and gallery (B, D), got {found}")
-        if self.queries and self.queries[-1].shape[1] != queries.shape[1]:
-            raise ValueError(f"embeddings were {self.queries[-1].shape[1]} wide so far, got {queries.shape[1]}")
-        if items and len(items) != len(ids):
-            raise ValueError(f"expected an item for each of {len(ids)} ids, got {len(items)}")
+        width = self.queries[-1].shape[1] if self.queries else "D"
+        masks = {"has_query": has_query, "has_item": has_item}
+        check_arrays(
+            True,
+            ids=(ids, "(B,)"),
+            queries=(queries, f"(B, {width})"),
+            gallery=(gallery, f"(B, {width})"),
+            items=(items or ids, "(B,)"),
+            **{name: (mask, "(B,) bool") for name, mask in masks.items() if mask is not None},
+        )
         hashes = hash_ids(ids, queries.device)
         groups = hash_ids(items, queries.device) if items else hashes
         for side, rows, present in (("query", queries, has_query), ("gallery", gallery, has_item)):
-            if present is not None and (present.shape != hashes.shape or present.dtype != torch.bool):
-                found = f"{tuple(present.shape)} {present.dtype}"
-                raise ValueError(f"expected ({len(ids)},) bool for the rows of the {side}, got {found}")
             kept = slice(None) if present is None else present
             getattr(self, f"{side}_ids").append(hashes[kept])
             getattr(self, f"{side}_items").append(groups[kept])

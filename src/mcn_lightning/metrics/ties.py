@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from mcn_lightning.metrics.checks import check_arrays, check_values
+
 # most scores held at once, 256 MB in float32: for a larger gallery fewer queries are scored at a time
 MAX_SCORES = 2**26
 # most numbers in a temporary copy, so that it fits into the processor's cache
@@ -40,21 +42,12 @@ def check_embeddings(queries: Tensor, gallery: Tensor) -> None:
     Raises:
         ValueError: if they are not matrices of the same width, one is empty, or an embedding is not finite.
     """
-    if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
-        shapes = f"{tuple(queries.shape)} and {tuple(gallery.shape)}"
-        raise ValueError(f"queries (N_q, D) and gallery (N, D) must be matrices of one width D, got {shapes}")
-    if len(queries) == 0 or len(gallery) == 0:
-        raise ValueError(f"expected queries and items to rank, found {len(queries)} queries and {len(gallery)} items")
-    for name, embeddings in (("query", queries), ("gallery", gallery)):
+    check_arrays(queries=(queries, "(N_q, D)"), gallery=(gallery, "(N, D)"))
+    for name, embeddings in (("queries", queries), ("gallery", gallery)):
         finite = torch.empty(len(embeddings), dtype=torch.bool, device=embeddings.device)
         for part, found in _tiles(embeddings, finite):
             torch.all(part.isfinite(), dim=1, out=found)
-        if not finite.all():
-            bad = ~finite
-            first = int(bad.nonzero()[0])
-            raise ValueError(
-                f"{int(bad.sum())} of {len(bad)} {name} embeddings have NaN or infinity, first row {first}"
-            )
+        check_values(name, finite, "finite embeddings", embeddings)
 
 
 def check_ks(ks: Sequence[int]) -> None:
