@@ -11,9 +11,9 @@ from mcn_lightning.benchmarks.base import Benchmark
 from mcn_lightning.benchmarks.report import BenchmarkReport
 from mcn_lightning.callbacks.centroids import CentroidUpdate, kmeans_clustering
 from mcn_lightning.callbacks.evaluation import RetrievalEvaluation
-from mcn_lightning.callbacks.protocols import callbacks_of
 from mcn_lightning.callbacks.throughput import Throughput
 from mcn_lightning.runs.averaging import AveragedWeights, averages_weights, check_stochastic
+from mcn_lightning.runs.lightning import callbacks_of
 from mcn_lightning.runs.resume import Resume
 from mcn_lightning.runs.trainer_options import check_trainer
 

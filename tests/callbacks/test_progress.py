@@ -200,5 +200,5 @@ def test_a_users_bar_and_none_at_all(words, capsys):
 
 @pytest.mark.parametrize("name", ["every_minutes", "every_n_batches"])
 def test_intervals_are_checked(name):
-    with pytest.raises(InputError, match=f"--progress.{name}: expected 0 or more, found -1"):
+    with pytest.raises(InputError, match=f"--progress.{name}: expected a.* number of at least 0, found -1"):
         Progress(**{name: -1})

@@ -109,7 +109,7 @@ def test_labels_take_as_many_options_as_tell_rows_apart(tmp_path):
 
 def test_what_is_not_there_is_named(runs, tmp_path, capsys):
     for words, part in (
-        ((runs, "--metrics", "[val/R@3]"), "expected logged metrics (val/nmi, val/t->v/R@10), found"),
+        ((runs, "--metrics", "[val/R@3]"), "expected logged metrics, such as val/t->v/R@10, val/nmi, found"),
         ((tmp_path / "gone",), f"RUN {tmp_path / 'gone'}: expected the folder of a run, or one that holds some"),
         (
             (runs, "--metrics", "[val/nmi]", "--csv", tmp_path / "no" / "a.csv"),

@@ -14,11 +14,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from mcn_lightning.benchmarks.files import EvaluationData, evaluation_data
-from mcn_lightning.callbacks.protocols import EmbeddingModule, callbacks_of, embedding_module
+from mcn_lightning.callbacks.protocols import EmbeddingModule, embedding_module
 from mcn_lightning.distributed import world_size
 from mcn_lightning.errors import InputError
 from mcn_lightning.models import NetworkConfig
 from mcn_lightning.options.ranges import PositiveFloat, checked
+from mcn_lightning.runs.lightning import callbacks_of
 
 Kind = Literal["metric", "count", "detail"]
 _DIRECTION = re.compile(r"[vat]+->[vat]+[ /]")

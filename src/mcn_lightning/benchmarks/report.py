@@ -15,16 +15,15 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from mcn_lightning.benchmarks.base import Benchmark, Result
 from mcn_lightning.callbacks.evaluation_table import aligned
 from mcn_lightning.callbacks.progress import print_message
-from mcn_lightning.callbacks.protocols import callbacks_of
 from mcn_lightning.errors import InputError
 from mcn_lightning.files import replacing
+from mcn_lightning.metrics.clustering import CLUSTER_METRICS
 from mcn_lightning.runs.folder import run_folder
-
-_NOT_PER_CENT = ("nmi", "adjusted_rand_index", "purity", "mean_entropy")  # they need more decimals
+from mcn_lightning.runs.lightning import callbacks_of
 
 
 def _number(metric: str, value: float) -> str:
-    return f"{value:.3f}" if metric in _NOT_PER_CENT else f"{value:.1f}"
+    return f"{value:.3f}" if metric in CLUSTER_METRICS else f"{value:.1f}"
 
 
 def wide_table(results: Sequence[Result]) -> list[list[str]]:

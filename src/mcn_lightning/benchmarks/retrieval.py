@@ -30,6 +30,7 @@ from mcn_lightning.metrics.directions import (
     possible_directions,
 )
 from mcn_lightning.metrics.scoring import Fusion, Scoring
+from mcn_lightning.options.ranges import NonNegativeFloat, PositiveFloat
 from mcn_lightning.runs.folder import run_folder
 
 VIDEO_ID = 11
@@ -94,13 +95,13 @@ class RetrievalBenchmark(Benchmark):
         path: str,
         directions: list[str] | None = None,
         combine: Fusion = "sum",
-        audio_weight: float = 1.0,
+        audio_weight: PositiveFloat = 1.0,
         audio_frames: int = 5120,
         without_audio: Literal["error", "miss", "zero"] = "error",
         benchmark_size: int | None = None,
         full_video: bool = False,
-        calibrate: float = 0.0,
-        calibrate_temperature: float = 0.05,
+        calibrate: NonNegativeFloat = 0.0,
+        calibrate_temperature: PositiveFloat = 0.05,
         ranks_file: str | None = None,
         batch_size: int = 64,
         **published: Any,

@@ -17,6 +17,7 @@ from mcn_lightning.callbacks.protocols import EmbeddingModule, clip_data, embedd
 from mcn_lightning.clustering import Clustering, ClusteringConfig, KMeansReport
 from mcn_lightning.distributed import broadcast
 from mcn_lightning.errors import InputError
+from mcn_lightning.options.ranges import NonNegativeInt, PositiveShare, checked
 
 
 def kmeans_metrics(feature: str, report: KMeansReport) -> dict[str, float]:
@@ -66,13 +67,16 @@ class CentroidUpdate(Callback):
 
     def __init__(
         self,
-        every_n_steps: int = 20,
-        every_n_epochs: int = 0,
+        every_n_steps: NonNegativeInt = 20,
+        every_n_epochs: NonNegativeInt = 0,
         source: Literal["queue", "training_set"] = "queue",
-        share: float = 1.0,
+        share: PositiveShare = 1.0,
         start: Literal["warm", "fresh"] = "warm",
     ) -> None:
-        if every_n_steps < 0 or every_n_epochs < 0 or (every_n_steps > 0) == (every_n_epochs > 0):
+        self.every_n_steps = checked(NonNegativeInt, every_n_steps, "--centroids.every_n_steps")
+        self.every_n_epochs = checked(NonNegativeInt, every_n_epochs, "--centroids.every_n_epochs")
+        self.share = checked(PositiveShare, share, "--centroids.share")
+        if (every_n_steps > 0) == (every_n_epochs > 0):
             raise InputError(
                 "--centroids: expected exactly one of every_n_steps and every_n_epochs above 0, "
                 f"found {every_n_steps} and {every_n_epochs}"
@@ -82,13 +86,7 @@ class CentroidUpdate(Callback):
                 "--centroids.source: expected queue with every_n_steps, found training_set; "
                 "set --centroids.every_n_epochs, and every_n_steps to 0"
             )
-        if not 0 < share <= 1:
-            raise InputError(f"--centroids.share: expected a share in (0, 1], found {share}")
-        self.every_n_steps = every_n_steps
-        self.every_n_epochs = every_n_epochs
-        self.source = source
-        self.share = share
-        self.start = start
+        self.source, self.start = source, start
         self._step = -1
         self._pass_seconds: float | None = None
 

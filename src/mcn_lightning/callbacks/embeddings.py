@@ -17,10 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mcn_lightning.callbacks.progress import print_message
-from mcn_lightning.callbacks.protocols import EmbeddingModule, callbacks_of, clip_data, embedding_module
+from mcn_lightning.callbacks.protocols import EmbeddingModule, clip_data, embedding_module
 from mcn_lightning.distributed import gather_objects
 from mcn_lightning.errors import InputError
 from mcn_lightning.files import replacing
+from mcn_lightning.runs.lightning import callbacks_of
 
 SUFFIXES = (".safetensors", ".npz")
 MAX_SHOWN = 3  # clips named in a message

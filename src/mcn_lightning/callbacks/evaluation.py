@@ -29,6 +29,7 @@ from mcn_lightning.metrics.directions import (
 from mcn_lightning.metrics.items import hash_ids
 from mcn_lightning.metrics.scoring import Fusion, Scoring
 from mcn_lightning.models import MCNOutput
+from mcn_lightning.options.ranges import NonNegativeFloat, PositiveFloat
 
 
 class RetrievalEvaluation(Callback):
@@ -57,9 +58,9 @@ class RetrievalEvaluation(Callback):
         self,
         directions: list[str] | None = None,
         combine: Fusion = "sum",
-        audio_weight: float = 1.0,
-        calibrate: float = 0.0,
-        calibrate_temperature: float = 0.05,
+        audio_weight: PositiveFloat = 1.0,
+        calibrate: NonNegativeFloat = 0.0,
+        calibrate_temperature: PositiveFloat = 0.05,
     ) -> None:
         for direction in directions or ():
             parse_direction(direction)

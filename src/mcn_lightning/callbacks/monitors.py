@@ -6,17 +6,19 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
+import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 
-from mcn_lightning.callbacks.protocols import EmbeddingModule, callbacks_of
+from mcn_lightning.callbacks.protocols import EmbeddingModule
 from mcn_lightning.callbacks.throughput import Throughput
 from mcn_lightning.errors import InputError
+from mcn_lightning.metrics import retrieval_metrics
+from mcn_lightning.metrics.clustering import CLUSTER_METRICS
+from mcn_lightning.runs.lightning import callbacks_of, validates_by_time
 
 OWN_PACKAGES = ("mcn_lightning.", "pytorch_lightning.")
 """Packages of classes whose metrics are all known here."""
-RANK_METRICS = ("R@1", "R@5", "R@10", "R@50", "median_rank", "mean_rank")
-CLUSTER_METRICS = ("nmi", "adjusted_rand_index", "purity", "mean_entropy")
 MAX_SHOWN = 8  # metrics named in a message
 
 
@@ -37,7 +39,7 @@ def batches_until(trainer: Trainer) -> tuple[float, float]:
     Infinity stands for an unknown number: the data have no length, a time limit ends the run, or there is no limit.
     """
     batches, every, within = trainer.num_training_batches, trainer.check_val_every_n_epoch, trainer.val_check_batch
-    if not 0 < batches < math.inf or getattr(trainer, "_val_check_time_interval", None) is not None or within is None:
+    if not 0 < batches < math.inf or validates_by_time(trainer) or within is None:
         return 0.0, math.inf
     first = within if every is None else (every - 1) * batches + min(within, batches)
     end = math.inf if (trainer.max_epochs or -1) < 0 else float(trainer.max_epochs * batches)  # type: ignore[operator]
@@ -89,7 +91,8 @@ def validation_metrics(
     module: EmbeddingModule, callbacks: Iterable[Callback], directions: Sequence[str], topics: bool
 ) -> list[str]:
     """Return the metrics of every validation. A name that ends in ``/`` is a prefix of metrics."""
-    names = [f"val/{direction}/{metric}" for direction in directions for metric in RANK_METRICS]
+    ranked = retrieval_metrics(torch.ones(1))  # computed for one query, to learn the names
+    names = [f"val/{direction}/{metric}" for direction in directions for metric in ranked]
     if topics:
         names += ["val/topics_nmi"]
         names += [f"val/{metric}" for metric in CLUSTER_METRICS if module.clustering is not None]

@@ -14,9 +14,10 @@ from pytorch_lightning.callbacks import ModelSummary, ProgressBar, Timer, TQDMPr
 from torch import Tensor
 from tqdm import tqdm
 
-from mcn_lightning.callbacks.protocols import callbacks_of, embedding_module
+from mcn_lightning.callbacks.protocols import embedding_module
 from mcn_lightning.distributed import rank
-from mcn_lightning.errors import InputError
+from mcn_lightning.options.ranges import NonNegativeFloat, NonNegativeInt, checked
+from mcn_lightning.runs.lightning import callbacks_of, open_bars
 
 Item = TypeVar("Item")
 EVERY_MINUTES = 5.0
@@ -110,12 +111,10 @@ class Progress(TQDMProgressBar):
 
     BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
 
-    def __init__(self, every_minutes: float = EVERY_MINUTES, every_n_batches: int = 0) -> None:
-        for name, value in {"every_minutes": every_minutes, "every_n_batches": every_n_batches}.items():
-            if not 0 <= value < math.inf:
-                raise InputError(f"--progress.{name}: expected 0 or more, found {value}; 0 turns it off")
+    def __init__(self, every_minutes: NonNegativeFloat = EVERY_MINUTES, every_n_batches: NonNegativeInt = 0) -> None:
         super().__init__()
-        self.every_minutes, self.every_n_batches = every_minutes, every_n_batches
+        self.every_minutes = checked(NonNegativeFloat, every_minutes, "--progress.every_minutes")
+        self.every_n_batches = checked(NonNegativeInt, every_n_batches, "--progress.every_n_batches")
         self._terminal = False
         self._epoch, self._recent = Window(), Window()
         self._started = self._mark = self._last_line = self._refreshed = 0.0
@@ -135,7 +134,7 @@ class Progress(TQDMProgressBar):
     @property
     def has_lines(self) -> bool:
         """Whether there are lines in place of bars."""
-        return self._enabled and not self._terminal
+        return super().is_enabled and not self._terminal
 
     def print(self, *args: Any, sep: str = " ", **kwargs: Any) -> None:
         """Print between the bars."""
@@ -247,9 +246,8 @@ class Progress(TQDMProgressBar):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Close the bars, so that the error message has its own line."""
-        for stage in ("predict", "test", "val", "train"):
-            if (bar := getattr(self, f"_{stage}_progress_bar")) is not None:
-                bar.close()
+        for bar in open_bars(self):
+            bar.close()
 
     def time_left(self, trainer: Trainer) -> float | None:
         """Estimate the seconds until the run ends from its speed so far; ``None`` for a run without a limit."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from mcn_lightning.batch import ClipBatch
@@ -140,8 +140,3 @@ def clip_data(trainer: Trainer) -> ClipData | None:
     """Return the data module of a run if it gives clips, else ``None``."""
     data = getattr(trainer, "datamodule", None)
     return data if isinstance(data, ClipData) else None
-
-
-def callbacks_of(trainer: Trainer) -> list[Callback]:
-    """Return the trainer's list of callbacks, which is not annotated in Lightning."""
-    return getattr(trainer, "callbacks", [])

@@ -40,6 +40,7 @@ from mcn_lightning.commands.checks import (
     use_checkpoint_shape,
     video_width,
 )
+from mcn_lightning.commands.configs import check_kinds
 from mcn_lightning.commands.main import COMMANDS
 from mcn_lightning.commands.main import main as main  # the whole command; `run` is the part of it with a trainer
 from mcn_lightning.commands.parsers import OneLineErrors, parse_command, shorten_message
@@ -114,9 +115,9 @@ class MCNCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the given arguments, which need not be those of the process."""
-        self.config = parse_command(
-            parser, expand_class_paths(args), first=1 if self._command in self.subcommands() else 0
-        )
+        args = expand_class_paths(args)
+        check_kinds(args)
+        self.config = parse_command(parser, args, first=1 if self._command in self.subcommands() else 0)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks of every run, and the links from data options to model options."""

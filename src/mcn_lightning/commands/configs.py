@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -11,6 +11,7 @@ import yaml
 from mcn_lightning.commands.recipes import find_recipe
 from mcn_lightning.errors import InputError
 from mcn_lightning.files import read_text
+from mcn_lightning.runs.saved import flat_options
 
 CONFIG = ("--config", "-c")
 GROUPS = ("data", "model", "trainer")
@@ -57,6 +58,30 @@ def _values(args: Sequence[str]) -> list[tuple[int, str, str]]:
         elif place and args[place - 1].startswith("-") and "=" not in args[place - 1] and not arg.startswith("--"):
             found.append((place, args[place - 1], arg))
     return found
+
+
+def check_kinds(args: Sequence[str]) -> None:
+    """Refuse a ``kind`` that is given after a ``class_path``, as in a recipe: it would have no effect.
+
+    Args:
+        args: arguments after the command's name.
+
+    Raises:
+        InputError: naming the class.
+    """
+    classes: dict[str, object] = {}
+    for _, option, value in _values(args):
+        given: Mapping[str, object] = {option.removeprefix("--"): value}
+        if option in CONFIG and Path(value).is_file():
+            given = flat_options(yaml.load(read_text(Path(value), EXPECTED), Loader=yaml.BaseLoader))
+        own = {name.removesuffix(".class_path"): path for name, path in given.items() if name.endswith(".class_path")}
+        for group in (name.removesuffix(".kind") for name in given if name.endswith(".kind")):
+            if group not in own and (path := classes.get(group)) not in (None, "", "null"):
+                raise InputError(
+                    f"--{group}.kind: expected no class_path before it, found {path}; first give "
+                    f"--{group}.class_path null --{group}.init_args null"
+                )
+        classes |= own
 
 
 def _check_value(option: str, value: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn, get_args
 
@@ -135,12 +136,24 @@ def _of_class(message: str, given: str) -> str:
     if found := _IMPORT.match(message):
         return f"{found[1]}: {wanted}, found {found[2]} ({found[3]})"
     if found := _ABSTRACT.match(message):
-        return f"{found[1]}: {wanted}, found {found[2] or given}, which lacks a method; see docs/extending"
+        path = found[2] or given
+        if kinds := _subclasses(path):
+            return f"{found[1]}: expected a class that can be built, found the base class {path}; use {kinds}"
+        return f"{found[1]}: {wanted}, found {path}, which lacks a method; see docs/extending"
     if found := _OTHER.match(message):
         return f"{found[1]}: {wanted}, found {given}, which is no subclass of {found[2]}"
     if found := _NO_PATH.match(message):
         return f"{found[1]}: {wanted}, found {found[2]}"
     return message
+
+
+def _subclasses(path: str) -> str:
+    """Return the classes of this package that derive from an abstract class, as part of a sentence."""
+    module, _, name = path.rpartition(".")
+    kinds = (
+        getattr(sys.modules.get(module), name, object).__subclasses__() if module.startswith("mcn_lightning") else ()
+    )
+    return " or ".join(f"{module}.{kind.__name__}" for kind in kinds if kind.__module__.startswith("mcn_lightning"))
 
 
 def _options(parser: Any) -> list[str]:

@@ -76,6 +76,21 @@ def adjusted_rand_index(assignments: Tensor, labels: Tensor) -> Tensor:
     return torch.tensor(adjusted_rand_score(labels.cpu().numpy(), assignments.cpu().numpy()), dtype=torch.float64)
 
 
+def _nmi(assignments: Tensor, labels: Tensor) -> Tensor:
+    # torchmetrics builds a sparse table, and torch warns unless the check of sparse tensors is set explicitly
+    with torch.sparse.check_sparse_tensor_invariants():
+        return normalized_mutual_info_score(assignments, labels, average_method="arithmetic")
+
+
+CLUSTER_METRICS = {
+    "nmi": _nmi,
+    "adjusted_rand_index": adjusted_rand_index,
+    "purity": purity,
+    "mean_entropy": mean_entropy,
+}
+"""The metrics of ``cluster_quality`` by name."""
+
+
 def cluster_quality(assignments: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Compute all metrics of cluster assignments against known labels.
 
@@ -91,16 +106,7 @@ def cluster_quality(assignments: Tensor, labels: Tensor) -> dict[str, Tensor]:
         ValueError: if the lengths differ or there is no item.
     """
     assignments, labels = assignments.cpu(), labels.cpu()
-    # torchmetrics builds a sparse table, and torch warns unless the check of sparse tensors is set explicitly
-    with torch.sparse.check_sparse_tensor_invariants():
-        nmi = normalized_mutual_info_score(assignments, labels, average_method="arithmetic")
-    found = {
-        "nmi": nmi,
-        "adjusted_rand_index": adjusted_rand_index(assignments, labels),
-        "purity": purity(assignments, labels),
-        "mean_entropy": mean_entropy(assignments, labels),
-    }
-    return {name: value.float() for name, value in found.items()}
+    return {name: metric(assignments, labels).float() for name, metric in CLUSTER_METRICS.items()}
 
 
 class ClusterQuality(Metric):

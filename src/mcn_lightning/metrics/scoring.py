@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from mcn_lightning.metrics.directions import AUDIO_TEXT, embedding_names, parse_direction
 from mcn_lightning.metrics.retrieval import query_density
-from mcn_lightning.options.ranges import NonNegativeFloat, PositiveFloat, checked
+from mcn_lightning.options.config import check_fields
+from mcn_lightning.options.ranges import NonNegativeFloat, PositiveFloat
 
 Fusion = Literal["sum", "normalized_mean", "normalized_sum"]
 
@@ -49,20 +50,18 @@ class Scoring:
         combine: how the modalities of one side are fused.
         audio_weight: factor of the audio embedding where it is summed with others.
         calibrate: share of the density of queries that is subtracted from the scores of a gallery item.
-        temperature: of the similarities in the density.
+        calibrate_temperature: of the similarities in the density.
         where: prefix of option names in messages.
     """
 
     combine: Fusion = "sum"
-    audio_weight: float = 1.0
-    calibrate: float = 0.0
-    temperature: float = 0.05
+    audio_weight: PositiveFloat = 1.0
+    calibrate: NonNegativeFloat = 0.0
+    calibrate_temperature: PositiveFloat = 0.05
     where: str = "--retrieval."
 
     def __post_init__(self) -> None:
-        checked(PositiveFloat, self.audio_weight, f"{self.where}audio_weight")
-        checked(NonNegativeFloat, self.calibrate, f"{self.where}calibrate")
-        checked(PositiveFloat, self.temperature, f"{self.where}calibrate_temperature")
+        check_fields(self, self.where)
 
     def calibration_warning(self, clusters_of: ClustersOf, directions: Sequence[str], joint: bool) -> str:
         """Return a warning that names the directions without clusters to calibrate with, or "".
@@ -106,6 +105,6 @@ class Scoring:
         clusters = clusters_of(embedding_names(asked, AUDIO_TEXT in embeddings)) if self.calibrate else None
         if clusters is None:
             return queries, items
-        density = query_density(items, *clusters, self.temperature)
+        density = query_density(items, *clusters, self.calibrate_temperature)
         # the density is one more dimension: so the calibrated score is still a dot product, as ranking needs it
         return F.pad(queries, (0, 1), value=1.0), torch.cat([items, -self.calibrate * density[:, None]], dim=1)

@@ -41,13 +41,24 @@ class Options:
         Raises:
             InputError: if a value is not of its type.
         """
-        for name, hint in get_type_hints(type(self)).items():
-            if get_origin(hint) is ClassVar:
-                continue
-            value = getattr(self, name)
-            found = checked(hint, value, f"{self.option}.{name}")
-            if found is not value:
-                object.__setattr__(self, name, found)
+        check_fields(self, f"{self.option}.")
+
+
+def check_fields(options: object, prefix: str) -> None:
+    """Check every field of a dataclass against its annotated type, and make numbers plain Python numbers.
+
+    Args:
+        options: the dataclass, which may be frozen.
+        prefix: of the fields' names in messages, for instance ``--model.loss.``.
+
+    Raises:
+        InputError: if a value is not of its type.
+    """
+    for name, hint in get_type_hints(type(options)).items():
+        if get_origin(hint) is not ClassVar:
+            value = getattr(options, name)
+            if (found := checked(hint, value, prefix + name)) is not value:
+                object.__setattr__(options, name, found)
 
 
 def as_config(kind: type[Config], value: Config | Mapping[str, Any], option: str) -> Config:

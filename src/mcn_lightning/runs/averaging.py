@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
+from torch.nn import Module
 from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
 
 from mcn_lightning.clustering import Clustering
 from mcn_lightning.errors import InputError
-from mcn_lightning.runs.lightning import has_pending_schedule
+from mcn_lightning.runs.lightning import averaged_model, callbacks_of, has_pending_schedule
 
 CURRENT = "current_model_state"
 """Key of the current weights in a checkpoint of Lightning whose ``state_dict`` holds the averaged ones."""
@@ -21,8 +22,7 @@ CURRENT = "current_model_state"
 
 def averages_weights(trainer: Trainer) -> bool:
     """Return whether a callback averages weights."""
-    given: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return any(isinstance(each, (WeightAveraging, StochasticWeightAveraging)) for each in given)
+    return any(isinstance(each, (WeightAveraging, StochasticWeightAveraging)) for each in callbacks_of(trainer))
 
 
 def _same(mean: Tensor, current: Tensor) -> bool:
@@ -32,21 +32,21 @@ def _same(mean: Tensor, current: Tensor) -> bool:
 
 def average_only_weights(average: AveragedModel) -> None:
     """Make an averaged model copy counters, and skip tensors that it shares with the trained model."""
-    each: Callable[..., Tensor] = average.avg_fn or get_swa_avg_fn()
-    every: Callable[..., None] | None = average.multi_avg_fn
+    average_one: Callable[..., Tensor] = average.avg_fn or get_swa_avg_fn()
+    average_all: Callable[..., None] | None = average.multi_avg_fn
 
     def one(mean: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-        return current if _same(mean, current) else each(mean, current, count)
+        return current if _same(mean, current) else average_one(mean, current, count)
 
-    def several(means: Any, currents: Any, count: Tensor | int) -> None:
+    def several(means: Sequence[Tensor], currents: Sequence[Tensor], count: Tensor | int) -> None:
         kept = [pair for pair in zip(means, currents, strict=True) if not _same(*pair)]
         for mean, current in zip(means, currents, strict=True):
             if not mean.is_floating_point():
                 mean.copy_(current)
-        if kept and every is not None:
-            every([mean for mean, _ in kept], [current for _, current in kept], count)
+        if kept and average_all is not None:
+            average_all([mean for mean, _ in kept], [current for _, current in kept], count)
 
-    if every is None:
+    if average_all is None:
         average.avg_fn = one
     else:
         average.multi_avg_fn = several
@@ -61,23 +61,26 @@ class AveragedWeights(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Share the parts that are not averaged, once all parts exist and a checkpoint is loaded."""
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            average = getattr(callback, "_average_model", None)
-            if not isinstance(callback, WeightAveraging) or average is None:
+        for callback in callbacks_of(trainer):
+            if not isinstance(callback, WeightAveraging) or (average := averaged_model(callback)) is None:
                 continue
             clustering = getattr(pl_module, "clustering", None)
             if isinstance(clustering, Clustering) and next(clustering.parameters(), None) is None:
                 average.module.clustering = clustering
-            text: Any = getattr(getattr(pl_module, "network", None), "text", None)
-            if text is not None and text.embedder is not None:
-                average.module.network.text.set_embedder(text.embedder)
+            if (embedder := getattr(_text(pl_module), "embedder", None)) is not None:
+                _text(average.module).set_embedder(embedder)
             average_only_weights(average)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore SWA's schedule in a run that resumes in mid-epoch, where Lightning skips ``on_train_epoch_start``."""
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for callback in callbacks_of(trainer):
             if isinstance(callback, StochasticWeightAveraging) and has_pending_schedule(callback):
                 callback.on_train_epoch_start(trainer, pl_module)
+
+
+def _text(module: Module) -> Any:
+    """Return the text branch of a module's network, which has the word vectors; ``None`` for other modules."""
+    return getattr(getattr(module, "network", None), "text", None)
 
 
 def check_stochastic(trainer: Trainer, module: LightningModule) -> None:
@@ -86,8 +89,8 @@ def check_stochastic(trainer: Trainer, module: LightningModule) -> None:
     Raises:
         InputError: if the network has no batch norm, or the number of epochs is not known.
     """
-    given: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    if trainer.state.fn != TrainerFn.FITTING or not any(isinstance(e, StochasticWeightAveraging) for e in given):
+    stochastic = any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks_of(trainer))
+    if trainer.state.fn != TrainerFn.FITTING or not stochastic:
         return
     advice = "take EMAWeightAveraging or WeightAveraging in place of StochasticWeightAveraging"
     if not StochasticWeightAveraging.pl_module_contains_batch_norm(module):
@@ -98,7 +101,7 @@ def check_stochastic(trainer: Trainer, module: LightningModule) -> None:
         raise InputError(f"--trainer.max_epochs: expected a number for SWA, found -1; set it, or {advice}")
 
 
-def check_average(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+def check_average(trainer: Trainer, checkpoint: Mapping[str, object]) -> None:
     """Refuse to resume without the averaging callback. Training would continue from the averaged weights.
 
     Raises:

@@ -18,17 +18,22 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import (
+    Callback,
     DeviceStatsMonitor,
     EarlyStopping,
     ModelCheckpoint,
     StochasticWeightAveraging,
     Timer,
+    TQDMProgressBar,
+    WeightAveraging,
 )
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.plugins import LayerSync
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
 
 from mcn_lightning.distributed import world_size
 from mcn_lightning.errors import InputError
@@ -184,7 +189,7 @@ def adapt_stopping(trainer: Trainer, checkpoint: dict[str, Any]) -> bool:
         checkpoint: the states of its callbacks are changed in place.
     """
     states, stopped = checkpoint.get("callbacks", {}), False
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in callbacks_of(trainer):
         state = states.get(callback.state_key)
         if isinstance(callback, Timer) and state is None:  # max_time is new in this start: earlier hours count too
             seconds = 3600 * states.get("RunRecord", {}).get("hours", 0.0)
@@ -264,6 +269,27 @@ def relocate_checkpoints(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
             or (str(here / last) if (here / last).is_file() else ""),
             "best_k_models": {relocated(path): score for path, score in state["best_k_models"].items()},
         }
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """Return the trainer's list of callbacks, which is not annotated in Lightning."""
+    return getattr(trainer, "callbacks", [])
+
+
+def validates_by_time(trainer: Trainer) -> bool:
+    """Return whether validations are due by time (``val_check_interval`` as a duration), not by batches."""
+    return getattr(trainer, "_val_check_time_interval", None) is not None
+
+
+def open_bars(callback: TQDMProgressBar) -> list[tqdm]:
+    """Return the bars that a progress callback has made so far."""
+    bars = (getattr(callback, f"_{stage}_progress_bar") for stage in ("predict", "test", "val", "train"))
+    return [bar for bar in bars if bar is not None]
+
+
+def averaged_model(callback: WeightAveraging) -> AveragedModel | None:
+    """Return the averaged model of a callback, or ``None`` before training begins."""
+    return callback._average_model
 
 
 def csv_logger(trainer: Trainer) -> CSVLogger | None:

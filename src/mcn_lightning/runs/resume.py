@@ -19,6 +19,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from mcn_lightning.distributed import HostCopy, rank, world_size
 from mcn_lightning.errors import InputError
+from mcn_lightning.options.ranges import NonNegativeInt, checked
 from mcn_lightning.runs.averaging import check_average
 from mcn_lightning.runs.checkpoints import flatten_filename
 from mcn_lightning.runs.lightning import (
@@ -101,10 +102,8 @@ class Resume(Callback):
         every_n_steps: steps between two savings of ``newest.ckpt``; 0 saves it only before stopping.
     """
 
-    def __init__(self, every_n_steps: int = 0) -> None:
-        if every_n_steps < 0:
-            raise InputError(f"--resume.every_n_steps: expected 0 or more, found {every_n_steps}; 0 turns it off")
-        self.every_n_steps = every_n_steps
+    def __init__(self, every_n_steps: NonNegativeInt = 0) -> None:
+        self.every_n_steps = checked(NonNegativeInt, every_n_steps, "--resume.every_n_steps")
         self._received = 0
         self._trainer: Trainer | None = None
         self._pending_signal: HostCopy | None = None

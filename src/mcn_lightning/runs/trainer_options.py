@@ -26,7 +26,7 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from mcn_lightning.errors import InputError
 from mcn_lightning.runs import slurm
 from mcn_lightning.runs.checkpoints import AtomicCheckpointIO
-from mcn_lightning.runs.lightning import reads_cpu, syncs_batchnorm
+from mcn_lightning.runs.lightning import callbacks_of, reads_cpu, syncs_batchnorm
 from mcn_lightning.runs.resume import Resume
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -120,7 +120,7 @@ def check_trainer(trainer: Trainer) -> None:
         raise InputError(
             "--trainer.sync_batchnorm: expected GPUs, found CPUs, where torch cannot do it; set it to false"
         )
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in callbacks_of(trainer):
         if isinstance(callback, DeviceStatsMonitor) and reads_cpu(callback) and find_spec("psutil") is None:
             raise InputError(
                 "--trainer.callbacks: expected the package psutil for DeviceStatsMonitor, found none; "

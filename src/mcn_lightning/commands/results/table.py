@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from mcn_lightning.errors import InputError
 from mcn_lightning.runs.saved import starts_of
 
 FIRST = ("run", "options", "runs", "seeds")
+MAX_SHOWN = 4  # metrics named in a message
 LAST = ("commit", "hardware", "hours", "memory GB")
 
 
@@ -30,11 +32,12 @@ def check_metrics(rows: Sequence[Row], metrics: Sequence[str]) -> None:
     """
     logged = {metric for row in rows for run in row.runs for metric in run.last}
     if missing := [metric for metric in metrics if metric not in logged]:
-        every = sorted(metric for metric in logged if "/" in metric)
-        known = [metric for metric in every if metric.startswith(("val/", "test/"))] or every
+        evaluated = sorted(metric for metric in logged if metric.startswith(("val/", "test/")))
+        close = difflib.get_close_matches(missing[0], evaluated, MAX_SHOWN, 0.3) or evaluated[:MAX_SHOWN]
+        known = f"such as {', '.join(close)}" if close else "of an evaluation, and none is logged"
         raise InputError(
-            f"--metrics: expected logged metrics ({', '.join(known) or 'none'}), found {missing[0]}; "
-            "choose others, or evaluate more often (--trainer.check_val_every_n_epoch)"
+            f"--metrics: expected logged metrics, {known}, found {missing[0]}; the first line of a run's metrics.csv "
+            "lists all; evaluate more often for others (--trainer.check_val_every_n_epoch)"
         )
 
 
