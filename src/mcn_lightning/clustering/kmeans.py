@@ -261,7 +261,7 @@ class KMeans:
             features: this process's rows ``(n, D)``, or several such tensors (as many on every process) whose rows
                 follow each other, in any precision and on any device; n may be 0, over all processes it is at least K.
             init: centroids to start from ``(K, D)``, those of process 0; samples by ``init_method`` when ``None``.
-            generator: source of the drawn rows, on process 0.
+            generator: source of the sampled rows, on process 0.
             device: where to compute, and to exchange with other processes; by default where a tensor given is that is
                 not on the CPU, else the CPU.
 

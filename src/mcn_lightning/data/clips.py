@@ -138,10 +138,10 @@ def sample_indices(rng: np.random.Generator, count: int, n_pair: int, replacemen
 def sample_clips(
     rng: np.random.Generator, count: int, clips_of: Callable[[set[int]], Mapping[int, Clip]], config: ClipConfig
 ) -> list[Clip]:
-    """Draw the training clips of a video from its captions.
+    """Sample the training clips of a video from its captions.
 
     Args:
-        rng: where the draws come from.
+        rng: source of random numbers.
         count: captions of the video.
         clips_of: gives the clips of captions by their numbers.
         config: number of clips, and how they are sampled.
@@ -155,10 +155,10 @@ def sample_clips(
 
 
 def sample_windows(rng: np.random.Generator, duration: float, starts: int, config: ClipConfig) -> list[Clip]:
-    """Draw ``n_pair`` windows of ``min_time`` seconds that start at whole seconds.
+    """Sample ``n_pair`` windows of ``min_time`` seconds that start at whole seconds.
 
     Args:
-        rng: where the draws come from.
+        rng: source of random numbers.
         duration: of the video in seconds, where windows end at the latest.
         starts: how many seconds there are to start at, from 0; see ``count_starts``.
         config: how many windows, and how long they are.

@@ -156,7 +156,7 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
         return [clip._replace(query=k) for clip in clips for k in range(len(queries[clip.number]))]
 
     def _windows(self, rng: np.random.Generator, video: StoredVideo) -> list[Clip]:
-        """Draw windows of a video in training; return all of them in evaluation."""
+        """Sample windows of a video in training; return all of them in evaluation."""
         config, duration = self.clips, video.duration
         if self.may_lack:  # captions may be shorter than a window of whole seconds can be
             config = replace(config, min_time=max(config.min_time, 1.0))

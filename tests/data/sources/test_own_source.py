@@ -79,7 +79,7 @@ def test_the_commands_of_the_page_are_those_that_run():
 def test_check_and_prepare_and_predict_take_it(films, capsys):
     main(["check", *OPTIONS])
     shown = capsys.readouterr().out
-    assert "train: train: 6 of 6 videos can be used, 0.05 h" in shown and "training can start" in shown
+    assert "train: 6 of 6 videos can be used, 0.05 h" in shown and "training can start" in shown
     assert "--data.source NpzVideos: train: 100.0 % of 144 caption words known" in shown
     main(["prepare", *OPTIONS, "--pack.output", "shards"])
     assert "packed 8 videos (0.1 h) into 2 shards" in capsys.readouterr().out

@@ -231,6 +231,6 @@ def _shift_bands(clip: Tensor, most: int, rng: np.random.Generator) -> Tensor:
 
 
 def _random_block(rng: np.random.Generator, length: int, widest: int) -> tuple[int, int]:
-    """Draw the start and the width (0 to ``widest``) of a block within ``length``."""
+    """Sample the start and the width (0 to ``widest``) of a block within ``length``."""
     width = int(rng.integers(0, min(widest, length) + 1))
     return int(rng.integers(0, length - width + 1)), width
