@@ -41,6 +41,42 @@ SAID = {
 }  # fmt: skip
 
 
+def refusal(*args: str) -> str:
+    """Return the line with which ``fit`` ends."""
+    with pytest.raises(SystemExit) as stop:
+        run("fit", *args)
+    return str(stop.value.code)
+
+
+def test_a_base_class_is_refused_with_the_classes_to_use(tmp_path):
+    """The config of an earlier version, whose ``kind`` is a class now."""
+    options = "{name: crosstask, kind: crosstask, steps: b, annotations: c, features: d}"
+    path = "mcn_lightning.benchmarks.LocalizationBenchmark"
+    old = tmp_path / "old.yaml"
+    old.write_text(f"trainer: {{callbacks: [{{class_path: {path}, init_args: {options}}}]}}")
+    assert refusal("--config", str(old)) == (
+        f"error: {old}: {CALLBACKS}: expected a class that can be built, found the base class {path}; use "
+        "mcn_lightning.benchmarks.CrossTask or mcn_lightning.benchmarks.MiningYouTube"
+    )
+
+
+def test_a_kind_after_a_class_path_is_refused_even_if_it_is_the_default(tmp_path):
+    recipe, more = tmp_path / "recipe.yaml", tmp_path / "more.yaml"
+    recipe.write_text("model: {clustering: {class_path: mine5.Mine, kind: kmeans}}")  # as config.yaml holds both
+    more.write_text("model: {clustering: {kind: kmeans}}")
+    line = (
+        "error: --model.clustering.kind: expected no class_path before it, found mine5.Mine; first give "
+        "--model.clustering.class_path null --model.clustering.init_args null"
+    )
+    given = ("--config", str(recipe))
+    assert refusal(*given, "--model.clustering.kind", "kmeans") == line
+    assert refusal(*given, "--config", str(more)) == line
+    assert refusal("--model.clustering", "mine5.Mine", "--config", str(more)) == line
+    assert "expected a subclass of" in refusal(*given)
+    off = ("--model.clustering.class_path", "null", "--model.clustering.kind", "no_such")
+    assert "no_such" in refusal(*given, *off)
+
+
 @pytest.mark.parametrize("words", SAID)
 def test_a_wrong_class_or_argument_is_one_line_at_every_door(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -107,6 +107,18 @@ def test_labels_take_as_many_options_as_tell_rows_apart(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_wrong_metric_is_answered_with_the_closest_ones(tmp_path, capsys):
+    run = tmp_path / "a"
+    run.mkdir()
+    names = [f"val/{direction}/R@{k}" for direction in ("t->va", "t->v", "t->a", "v->a") for k in (1, 5, 10)]
+    (run / "metrics.csv").write_text(f"epoch,step,{','.join(names)}\n0,1{',1.0' * len(names)}\n")
+    with pytest.raises(SystemExit) as stop:
+        table(run, "--metrics", "[val/t->va/R10]", capsys=capsys)
+    line = str(stop.value.code)
+    assert "such as val/t->va/R@10, val/t->va/R@1, val/t->v/R@10, val/t->a/R@10, found val/t->va/R10; " in line
+    assert "the first line of a run's metrics.csv lists all" in line
+
+
 def test_what_is_not_there_is_named(runs, tmp_path, capsys):
     for words, part in (
         ((runs, "--metrics", "[val/R@3]"), "expected logged metrics, such as val/t->v/R@10, val/nmi, found"),

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback, DeviceStatsMonitor, ModelCheckpoint, StochasticWeightAveraging
+from pytorch_lightning.callbacks import (
+    Callback,
+    DeviceStatsMonitor,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    TQDMProgressBar,
+)
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -17,7 +24,7 @@ from mcn_lightning.runs import lightning
 SOURCE = Path(__file__).parents[2] / "src" / "mcn_lightning"
 ROOMS = ("runs", "callbacks", "benchmarks", "commands")
 OWN = {"lightning.py"}
-OTHERS = {"parsers.py", "fit.py", "messages.py"}
+OTHERS = {"parsers.py", "cli.py", "fit.py", "messages.py"}
 """These reach into argparse, LightningCLI (whose hooks begin with ``_``) and tqdm."""
 
 
@@ -153,20 +160,35 @@ def test_what_callbacks_and_strategies_keep_to_themselves():
         {"n_averaged": 0, "latest_update_epoch": 0, "scheduler_state": {}, "average_model_state": {}}
     )
     assert lightning.has_pending_schedule(averaging)
+    assert lightning.averaged_model(EMAWeightAveraging()) is None and lightning.open_bars(TQDMProgressBar()) == []
     for sync in (True, False):
         trainer = Trainer(accelerator="cpu", devices=2, sync_batchnorm=sync, logger=False)
         assert lightning.syncs_batchnorm(trainer) is sync
 
 
+def test_validations_are_due_by_batches_or_by_time(tmp_path):
+    loader = DataLoader(TensorDataset(torch.arange(2.0)))
+    for interval, by_time in ((1.0, False), ("00:01:00:00", True)):
+        trainer = Trainer(
+            accelerator="cpu", fast_dev_run=False, max_epochs=1, val_check_interval=interval, logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(Tiny(), loader, loader)
+        assert lightning.validates_by_time(trainer) is by_time
+
+
 def private_parts(path: Path) -> list[str]:
     """Return where a file takes or sets what begins with ``_`` of anything but ``self`` and ``cls``."""
-    return [
-        f"{path.relative_to(SOURCE)}:{node.lineno}: {ast.unparse(node)}"
-        for node in ast.walk(ast.parse(path.read_text()))
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    found = [
+        node for node in nodes
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
         and not (isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"})
         and not (isinstance(node.value, ast.Call) and ast.unparse(node.value) == "super()")
     ]  # fmt: skip
+    calls = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr"]
+    by_name = [node for node in calls if ast.unparse(node.args[1]).lstrip("f").startswith("'_")]
+    return [f"{path.relative_to(SOURCE)}:{node.lineno}: {ast.unparse(node)}" for node in [*found, *by_name]]
 
 
 def test_only_one_file_reaches_into_lightning():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -148,12 +149,12 @@ def _of_class(message: str, given: str) -> str:
 
 
 def _subclasses(path: str) -> str:
-    """Return the classes of this package that derive from an abstract class, as part of a sentence."""
+    """Return the classes that derive from an abstract class and lie beside it, as part of a sentence."""
     module, _, name = path.rpartition(".")
-    kinds = (
-        getattr(sys.modules.get(module), name, object).__subclasses__() if module.startswith("mcn_lightning") else ()
-    )
-    return " or ".join(f"{module}.{kind.__name__}" for kind in kinds if kind.__module__.startswith("mcn_lightning"))
+    beside: dict[str, object] = vars(sys.modules[module]) if module in sys.modules else {}
+    kinds: list[type] = base.__subclasses__() if isinstance(base := beside.get(name), type) else []
+    ready = (kind.__name__ for kind in kinds if beside.get(kind.__name__) is kind and not inspect.isabstract(kind))
+    return " or ".join(f"{module}.{name}" for name in ready)
 
 
 def _options(parser: Any) -> list[str]:

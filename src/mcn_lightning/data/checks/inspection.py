@@ -188,7 +188,7 @@ def inspect_splits(splits: Splits, max_bad_share: float) -> None:
     reports, names = {}, splits.names
     for split in splits.distinct():
         if split in splits.datasets:
-            reports[split] = inspect(splits.datasets[split], ": ".join(dict.fromkeys((split, names[split]))))
+            reports[split] = inspect(splits.datasets[split], ": ".join(dict.fromkeys((split, names[split] or split))))
             print(reports[split], flush=True)
     print("\n".join(splits.lines()))
     if (problem := first_problem(reports, max_bad_share)) is not None:
