@@ -18,7 +18,6 @@ from mcn_lightning.benchmarks.files import EvaluationText
 from mcn_lightning.data.text import TextConfig
 from mcn_lightning.errors import InputError
 from mcn_lightning.files import read_json
-from mcn_lightning.models import NetworkConfig
 from mcn_lightning.models.released import WeightsError
 from mcn_lightning.models.weights import OWN_CHECKPOINT, read_weights
 from mcn_lightning.module import MCNModule
@@ -46,7 +45,7 @@ def load(path: str | Path) -> MCNModule:
         raise InputError(str(error)) from None
     if weights.kind == OWN_CHECKPOINT:
         return MCNModule.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
-    module = MCNModule(NetworkConfig(**weights.shape, **weights.behaviour))
+    module = MCNModule(weights.config)
     weights.load(module.network)
     return module.eval()
 

@@ -1,5 +1,7 @@
 """Released weights: the network that reads them computes what the released network computes."""
 
+import dataclasses
+
 import pytest
 import torch
 from references import model as reference
@@ -10,7 +12,7 @@ from mcn_lightning.models.released import (
     load_released,
     read_released,
     released_config,
-    released_kind,
+    released_model,
 )
 from mcn_lightning.models.weights import read_weights
 
@@ -41,7 +43,7 @@ def inputs(batch=3, frames=80, video_dim=10, text_dim=6):
 
 
 def network_of(state):
-    network = MCN(NetworkConfig(**released_config(state)))
+    network = MCN(released_config(state))
     load_released(network, state)
     return network
 
@@ -77,7 +79,7 @@ def test_embeddings_equal_reference_at_released_widths(kind, training):
 @pytest.mark.parametrize("kind", KINDS)
 def test_kind_and_shape_are_found(kind):
     state = weights(**KINDS[kind])
-    assert released_kind(state) == kind == released_kind({f"module.{name}": v for name, v in state.items()})
+    assert released_model(state).name == kind == released_model({f"module.{name}": v for name, v in state.items()}).name
     assert state["DAVEnet.conv1.weight"].shape == (4, 1, 40, 1)
     expected = {
         "embedding_dim": 12,
@@ -90,7 +92,7 @@ def test_kind_and_shape_are_found(kind):
     }
     expected |= {"text_dim": 6} if kind != "AVLnet" else {}
     expected |= {"reconstruction_hidden": 5} if kind == "MCN with reconstruction" else {}
-    assert released_config(state) == expected
+    assert released_config(state) == NetworkConfig(**expected)
 
 
 def test_prefix_and_missing_counters():
@@ -160,7 +162,7 @@ def test_unexpected_weights_are_named(kind):
 def test_what_is_no_released_state_dict_is_said():
     for state, found in (({}, "found none"), ({"layer.weight": torch.ones(1)}, r"found layer\.weight")):
         with pytest.raises(WeightsError, match=rf"naming of the MCN and AVLnet releases .*{found}"):
-            released_kind(state)
+            released_model(state)
     with pytest.raises(WeightsError, match=r"GU_video\.fc\.weight: expected 2 dimensions"):
         released_config({**weights(), "GU_video.fc.weight": torch.ones(3)})
 
@@ -179,12 +181,12 @@ def refuse(network, state, *patterns):
 
 def test_what_does_not_fit_is_refused_whole():
     state = weights()
-    network = MCN(NetworkConfig(**released_config(state)))
+    network = MCN(released_config(state))
     refuse(network, {k: v for k, v in state.items() if k != "GU_video.fc.bias"}, "no weights for GU_video.fc.bias")
     refuse(network, {**state, "extra.weight": torch.ones(1)}, "no place in the network for extra.weight")
     refuse(network, weights(dim=14), "GU_video.fc.weight", "expected (12, 10)", "found (14, 10)")
     refuse(network, weights(recon=False), "no weights for recon_v.0.weight (reconstruction.video.0.weight)")
-    bare = MCN(NetworkConfig(**{**released_config(state), "reconstruction": False}))
+    bare = MCN(dataclasses.replace(released_config(state), reconstruction=False))
     refuse(bare, state, "no place in the network for recon_v.0.weight")
     refuse(network, weights(text="fused"), "no place in the network for GU_audio_text.fc_audio.weight")
 
@@ -223,7 +225,7 @@ def test_a_joint_embedding_needs_both():
 
 def test_word_embedder_is_left_alone():
     state = weights()
-    network = MCN(NetworkConfig(**released_config(state)))
+    network = MCN(released_config(state))
     embedder = torch.nn.Embedding(5, 6)
     network.text.set_embedder(embedder)
     before = embedder.weight.clone()
@@ -255,7 +257,7 @@ def test_bad_files(tmp_path):
 def test_frozen_batch_norm_and_masked_pooling_train_as_avlnet_fine_tunes():
     """AVLnet's fine-tuning trains the network in evaluation mode: values and gradients are those of that mode."""
     state = weights(recon=False)
-    config = NetworkConfig(**released_config(state), frozen_batch_norm=True, mask_audio="always")
+    config = dataclasses.replace(released_config(state), frozen_batch_norm=True, mask_audio="always")
     network = MCN(config)
     load_released(network, state)
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
@@ -279,7 +281,7 @@ def test_frozen_batch_norm_and_masked_pooling_train_as_avlnet_fine_tunes():
 
 
 def test_frozen_batch_norm_stays_so_through_evaluation_and_back():
-    network = MCN(NetworkConfig(**released_config(weights()), frozen_batch_norm=True))
+    network = MCN(dataclasses.replace(released_config(weights()), frozen_batch_norm=True))
     modes = [
         layer.training for layer in network.train().eval().train().modules() if "BatchNorm" in type(layer).__name__
     ]

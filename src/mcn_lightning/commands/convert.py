@@ -42,7 +42,7 @@ def convert_weights(weights: str, output: str) -> None:
             raise WeightsError(
                 f"{weights}: expected weights of a release, found a {OWN_CHECKPOINT}; give it to --ckpt_path"
             )
-        module = MCNModule(NetworkConfig(**start.shape), clustering=ClusteringConfig("none"))
+        module = MCNModule(start.config, clustering=ClusteringConfig("none"))
         start.load(module.network)
     except WeightsError as error:
         raise InputError(f"--weights {error}") from None

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from mcn_lightning.models.mcn import MCN
-from mcn_lightning.models.options import MODALITIES, NetworkConfig
-
-RECONSTRUCTING = "MCN with reconstruction"
-TRIMODAL = "MCN or AVLnet-Text-Tri"
-"""Without reconstruction heads both have the same names and shapes and cannot be distinguished."""
-PAIRED = "AVLnet"
-FUSED = "AVLnet-Text-Fused"
+from mcn_lightning.models.options import NetworkConfig
+from mcn_lightning.options.config import as_config
 
 _BLOCK_PARTS = {
     "conv1": "conv1",
@@ -55,11 +50,16 @@ _MODULES = {
 }
 """Names of this project's layers by their released names. The names of weights in a layer are the same."""
 _RELEASED = {ours: theirs for theirs, ours in _MODULES.items()}
-_UNUSED = {
-    "DAVEnet.batchnorm1": ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),
+_SIZES = {
+    "embedding_dim": ("GU_video.fc.weight", 0, 2),
+    "video_dim": ("GU_video.fc.weight", 1, 2),
+    "audio_bands": ("DAVEnet.conv1.weight", 1, 3),
+    "text_dim": ("text_pooling_caption.fc.weight", 1, 2),
+    "reconstruction_hidden": ("recon_v.0.weight", 0, 2),
 }
-_UNUSED_FUSED = {"GU_audio.fc": ("weight", "bias"), "GU_audio.cg.fc": ("weight", "bias")}
+"""Fields of ``NetworkConfig``: the weight that defines each, its axis, and the weight's number of dimensions."""
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
+_WEIGHTS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _COUNTER = "num_batches_tracked"
 """Counter of batch-norm steps, which may be missing, as no layer here uses it."""
 
@@ -68,25 +68,63 @@ class WeightsError(ValueError):
     """A weight file cannot be read or does not fit the network; the message is one line."""
 
 
+@dataclass(frozen=True)
+class ReleasedModel:
+    """A model of the releases.
+
+    Args:
+        name: of the model.
+        prefixes: names of its weights begin so. Of several models that match, the first in the table is meant.
+        config: options of its network, whose sizes follow from the weights.
+        unused: layers that the file has, and that the released ``forward`` never uses.
+    """
+
+    name: str
+    prefixes: tuple[str, ...]
+    config: NetworkConfig
+    unused: tuple[str, ...] = ()
+
+
+_MODELS = (
+    ReleasedModel(
+        "AVLnet-Text-Fused",
+        ("GU_audio_text.",),
+        NetworkConfig(reconstruction=False, fuse_audio_text=True),
+        ("GU_audio.fc", "GU_audio.cg.fc"),
+    ),
+    ReleasedModel("MCN with reconstruction", ("recon_",), NetworkConfig()),
+    # without reconstruction heads, both have the same names and shapes and cannot be distinguished
+    ReleasedModel(
+        "MCN or AVLnet-Text-Tri", ("text_pooling_caption.", "GU_text_captions."), NetworkConfig(reconstruction=False)
+    ),
+    ReleasedModel(
+        "AVLnet",
+        ("DAVEnet.", "DAVEnet_projection.", "GU_audio.", "GU_video."),
+        NetworkConfig(modalities=("video", "audio"), reconstruction=False),
+    ),
+)
+
+
 def _renamed(name: str, layers: Mapping[str, str]) -> str | None:
     """Rename a weight by the name of its layer; ``None`` for an unknown layer."""
     layer, _, weight = name.rpartition(".")
     return f"{layers[layer]}.{weight}" if layer in layers else None
 
 
-def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the prefix of ``DataParallel``, and the weights that the released ``forward`` never uses.
+def _plain(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], ReleasedModel | None]:
+    """Remove the prefix of ``DataParallel`` and the weights that are never used; find the model.
 
-    These are a batch norm, and in AVLnet-Text-Fused the gate of the audio.
+    Every released model has an unused batch norm, and AVLnet-Text-Fused an unused gate of the audio.
     """
     plain = {name.removeprefix("module."): value for name, value in state.items()}
-    unused = _UNUSED | (_UNUSED_FUSED if _is_fused(plain) else {})
-    names = {f"{layer}.{weight}" for layer, weights in unused.items() for weight in weights}
-    return {name: value for name, value in plain.items() if name not in names}
+    plain = _without_layers(plain, ("DAVEnet.batchnorm1",))
+    model = next((model for model in _MODELS if any(name.startswith(model.prefixes) for name in plain)), None)
+    return plain if model is None else _without_layers(plain, model.unused), model
 
 
-def _is_fused(names: Iterable[str]) -> bool:
-    return any(name.startswith("GU_audio_text.") for name in names)
+def _without_layers(plain: Mapping[str, Tensor], layers: Collection[str]) -> dict[str, Tensor]:
+    unused = {f"{layer}.{weight}" for layer in layers for weight in _WEIGHTS}
+    return {name: value for name, value in plain.items() if name not in unused}
 
 
 def first_names(names: Iterable[str]) -> str:
@@ -95,28 +133,18 @@ def first_names(names: Iterable[str]) -> str:
     return ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
 
 
-def released_kind(state: Mapping[str, Tensor]) -> str:
+def released_model(state: Mapping[str, Tensor]) -> ReleasedModel:
     """Return the released model that weights belong to, by their names.
 
     Args:
         state: state dict with the released names, with or without the prefix ``module.``.
 
-    Returns:
-        "MCN with reconstruction", "MCN or AVLnet-Text-Tri" (they cannot be distinguished without reconstruction heads),
-        "AVLnet" or "AVLnet-Text-Fused".
-
     Raises:
         WeightsError: if no weight has a released name.
     """
-    plain = _plain(state)
-    if _is_fused(plain):
-        return FUSED
-    if any(name.startswith("recon_") for name in plain):
-        return RECONSTRUCTING
-    if any(name.startswith(("text_pooling_caption.", "GU_text_captions.")) for name in plain):
-        return TRIMODAL
-    if any(name.startswith(("DAVEnet.", "DAVEnet_projection.", "GU_audio.", "GU_video.")) for name in plain):
-        return PAIRED
+    plain, model = _plain(state)
+    if model is not None:
+        return model
     raise WeightsError(
         "expected weights in the naming of the MCN and AVLnet releases (GU_video.fc.weight, DAVEnet.conv1.weight, and "
         "so on) or of this project (network.video.projection.weight, and so on), found "
@@ -140,7 +168,7 @@ def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Args:
         state: state dict with the released names, with or without the prefix ``module.``.
     """
-    plain = _plain(state)
+    plain, _ = _plain(state)
     return {_renamed(name, _MODULES) or name: _one_dimensional(name, value) for name, value in plain.items()}
 
 
@@ -165,8 +193,7 @@ def load_weights(
         WeightsError: if weights are missing or left over, or a shape differs.
     """
     expected = {name: value for name, value in network.state_dict().items() if not name.startswith("text.embedder.")}
-    missing = [name for name in expected if name not in given and not name.endswith(_COUNTER)]
-    unknown = [name for name in given if name not in expected]
+    missing, unknown = _compare(expected, given)
     shapes = [
         f"{_both_names(name)} expected {tuple(expected[name].shape)}, found {tuple(value.shape)}"
         for name, value in given.items()
@@ -184,6 +211,12 @@ def load_weights(
     network.load_state_dict(given, strict=False)
 
 
+def _compare(expected: Collection[str], given: Collection[str]) -> tuple[list[str], list[str]]:
+    """Return the names that are missing, except counters, and the names that are not expected."""
+    missing = [name for name in expected if name not in given and not name.endswith(_COUNTER)]
+    return missing, [name for name in given if name not in expected]
+
+
 def load_released(network: MCN, state: Mapping[str, Tensor], source: str = "weights") -> None:
     """Copy released weights into a network of the same shape. If any weight does not fit, no weight is copied.
 
@@ -195,11 +228,11 @@ def load_released(network: MCN, state: Mapping[str, Tensor], source: str = "weig
     Raises:
         WeightsError: if weights are missing or left over, or a shape differs.
     """
-    advice = "build the network of these weights, NetworkConfig(**released_config(state))"
+    advice = "build the network of these weights, MCN(released_config(state))"
     load_weights(network, rename(state), source, advice)
 
 
-def read_file(path: str | Path) -> Any:
+def read_file(path: str | Path) -> object:
     """Read a file of ``torch.save`` or safetensors, on the CPU and without running code from it.
 
     Raises:
@@ -220,7 +253,7 @@ def read_file(path: str | Path) -> Any:
         ) from error
 
 
-def find_state(content: Any, path: str | Path) -> dict[str, Tensor]:
+def find_state(content: object, path: str | Path) -> dict[str, Tensor]:
     """Return the state dict in the contents of a file, which may be nested under a key.
 
     Raises:
@@ -260,17 +293,15 @@ def _size(plain: Mapping[str, Tensor], name: str, axis: int, dims: int) -> int:
     return value.shape[axis]
 
 
-def _check_names(plain: Mapping[str, Tensor], kind: str, config: NetworkConfig) -> None:
-    """Refuse weights that are incomplete for their kind, or have unknown names.
+def _check_names(plain: Mapping[str, Tensor], model: ReleasedModel) -> None:
+    """Refuse weights that are incomplete for their model, or have unknown names.
 
     Raises:
         WeightsError: with the missing and the unknown names.
     """
     with torch.device("meta"):  # only the names are needed
-        ours = MCN(config).state_dict()
-    expected = {theirs: None for name in ours if (theirs := _renamed(name, _RELEASED)) is not None}
-    missing = [name for name in expected if name not in plain and not name.endswith(_COUNTER)]
-    unknown = [name for name in plain if name not in expected]
+        ours = MCN(replace(model.config, embedding_dim=2)).state_dict()
+    missing, unknown = _compare([theirs for name in ours if (theirs := _renamed(name, _RELEASED)) is not None], plain)
     problems = []
     if missing:
         problems.append(f"{first_names(missing)} {'is' if len(missing) == 1 else 'are'} missing")
@@ -278,36 +309,23 @@ def _check_names(plain: Mapping[str, Tensor], kind: str, config: NetworkConfig) 
         problems.append(f"{first_names(unknown)} {'is' if len(unknown) == 1 else 'are'} unexpected")
     if problems:
         raise WeightsError(
-            f"expected all weights of {kind} and no others, found that {' and that '.join(problems)}; "
+            f"expected all weights of {model.name} and no others, found that {' and that '.join(problems)}; "
             "give the released file as it is"
         )
 
 
-def released_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def released_config(state: Mapping[str, Tensor]) -> NetworkConfig:
     """Return the options of the network that fit released weights, by their names and shapes.
 
     Args:
         state: state dict with the released names.
 
-    Returns:
-        Values for the fields of ``NetworkConfig`` that follow from the weights.
-
     Raises:
         WeightsError: if weights are missing or have unknown names.
     """
-    plain, kind = _plain(state), released_kind(state)
-    config: dict[str, Any] = {
-        "modalities": [name for name in MODALITIES if name != "text" or kind != PAIRED],
-        "reconstruction": kind == RECONSTRUCTING,
-        "fuse_audio_text": kind == FUSED,
-    }
-    _check_names(plain, kind, NetworkConfig(embedding_dim=2, **config))
-    config["embedding_dim"] = _size(plain, "GU_video.fc.weight", 0, 2)
-    config["video_dim"] = _size(plain, "GU_video.fc.weight", 1, 2)
-    config["audio_bands"] = _size(plain, "DAVEnet.conv1.weight", 1, 3)
-    config["audio_widths"] = [_size(plain, f"DAVEnet.layer{stage}.0.conv1.weight", 0, 3) for stage in (1, 2, 3, 4)]
-    if kind != PAIRED:
-        config["text_dim"] = _size(plain, "text_pooling_caption.fc.weight", 1, 2)
-    if kind == RECONSTRUCTING:
-        config["reconstruction_hidden"] = _size(plain, "recon_v.0.weight", 0, 2)
-    return config
+    plain, model = _plain(state)[0], released_model(state)
+    _check_names(plain, model)
+    sizes = {field: _size(plain, *weight) for field, weight in _SIZES.items() if weight[0] in plain}
+    widths = [_size(plain, f"DAVEnet.layer{stage}.0.conv1.weight", 0, 3) for stage in (1, 2, 3, 4)]
+    lists = {"modalities": list(model.config.modalities), "audio_widths": widths}
+    return as_config(NetworkConfig, {**vars(model.config), **sizes, **lists}, "--model.network")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
+from mcn_lightning.errors import InputError
 from mcn_lightning.models.mcn import MCN
 from mcn_lightning.models.options import AUDIO_TEXT, MODALITIES, NetworkConfig
 from mcn_lightning.models.released import (
@@ -17,7 +17,7 @@ from mcn_lightning.models.released import (
     load_weights,
     read_file,
     released_config,
-    released_kind,
+    released_model,
     rename,
 )
 from mcn_lightning.options.config import as_config
@@ -52,17 +52,17 @@ class Weights:
 
     Args:
         source: path of the file.
-        kind: result of ``released_kind``, or a checkpoint or state dict of this project.
-        shape: fields of ``NetworkConfig`` that follow from the weights.
+        kind: name of the released model, or a checkpoint or state dict of this project.
+        config: options of their network.
         state: the weights under this project's names.
-        behaviour: fields of ``NetworkConfig`` that do not follow from the weights, as they were in training.
+        behaviour: fields of ``config`` that do not follow from the weights, and are as they were in training.
     """
 
     source: str
     kind: str
-    shape: dict[str, Any]
+    config: NetworkConfig
     state: dict[str, Tensor]
-    behaviour: dict[str, Any]
+    behaviour: tuple[str, ...] = ()
 
     def follow(self, config: NetworkConfig) -> NetworkConfig:
         """Return the options of the network for these weights, without modalities that the data lack.
@@ -73,24 +73,25 @@ class Weights:
         Raises:
             WeightsError: if the weights are for inputs of another size, or need a modality that the data lack.
         """
-        modalities = [name for name in config.modalities if name in self.shape["modalities"]]
-        split = self.shape["fuse_audio_text"] and len({"audio", "text"} & set(modalities)) == 1
+        own = self.config
+        modalities = [name for name in config.modalities if name in own.modalities]
+        split = own.fuse_audio_text and len({"audio", "text"} & set(modalities)) == 1
         # data with a single modality can be embedded, but not trained on
         if split or len(modalities) < min(2, len(config.modalities)):
             least = "all" if split else "at least two" if len(config.modalities) > 1 else "one"
             raise WeightsError(
                 f"{self.source}: expected {least} of "
-                f"{', '.join(self.shape['modalities'])}, of which the weights are, among the modalities of the data, "
+                f"{', '.join(own.modalities)}, of which the weights are, among the modalities of the data, "
                 f"found {', '.join(config.modalities)}; set --data.modalities"
             )
         for field, (modality, what, option) in _SET_BY_DATA.items():
-            if modality in modalities and (found := getattr(config, field)) != self.shape[field]:
+            if modality in modalities and (found := getattr(config, field)) != getattr(own, field):
                 raise WeightsError(
-                    f"{self.source}: expected {self.shape[field]} {what}, found {found} in the data; set {option} to "
+                    f"{self.source}: expected {getattr(own, field)} {what}, found {found} in the data; set {option} to "
                     "what the weights were trained with"
                 )
-        shape = {**self.shape, "modalities": modalities}
-        return as_config(NetworkConfig, {**vars(config), **shape}, "--model.network")
+        shape = {name: getattr(own, name) for name in SHAPE_FIELDS}
+        return replace(config, **{**shape, "modalities": modalities})
 
     def load(self, network: MCN) -> None:
         """Copy the weights into a network with the options that ``follow`` returned.
@@ -109,13 +110,13 @@ class Weights:
             config: options of the network that gets the weights.
         """
         text = f"{self.source}: {self.kind}, D = {config.embedding_dim}; model.network follows the weights"
-        absent = [name for name in self.shape["modalities"] if name not in config.modalities]
+        absent = [name for name in self.config.modalities if name not in config.modalities]
         if absent:
             text += f", without those of {' and '.join(absent)}, which data.modalities lacks"
         changed = [
-            f"{name} is {getattr(config, name)} here and was {value}"
-            for name, value in self.behaviour.items()
-            if getattr(config, name) != value
+            f"{name} is {getattr(config, name)} here and was {getattr(self.config, name)}"
+            for name in self.behaviour
+            if getattr(config, name) != getattr(self.config, name)
         ]
         return text + (f"; but model.network.{', '.join(changed)} in training" if changed else "")
 
@@ -144,16 +145,14 @@ def read_weights(path: str | Path) -> Weights:
         WeightsError: if the file is missing, or does not hold exactly the weights of a network.
     """
     content = read_file(path)
-    if isinstance(content, Mapping) and isinstance(content.get("hyper_parameters"), Mapping):
-        return _from_checkpoint(content, str(path))
+    if isinstance(content, Mapping) and isinstance(options := content.get("hyper_parameters"), Mapping):
+        return _from_checkpoint(options, content.get("state_dict"), str(path))
     state = find_state(content, path)
     if (plain := _network_part(state)) is not None:
-        return Weights(str(path), OWN_STATE_DICT, _own_shape(plain, str(path)), plain, {})
-    behaviour = {name: getattr(NetworkConfig(), name) for name in BEHAVIOUR_FIELDS}
+        return Weights(str(path), OWN_STATE_DICT, _own_config(plain, str(path)), plain)
     try:
-        return Weights(
-            str(path), released_kind(state), _with_defaults(released_config(state)), rename(state), behaviour
-        )
+        kind = released_model(state).name
+        return Weights(str(path), kind, released_config(state), rename(state), BEHAVIOUR_FIELDS)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
 
@@ -171,47 +170,48 @@ _SIZE_LAYERS = ("video.projection.", "audio.projection.", "text.word_projection.
 """Name prefixes of the layers that define the sizes of inputs and embeddings, one for each modality."""
 
 
-def _own_shape(plain: Mapping[str, Tensor], source: str) -> dict[str, Any]:
+def _own_config(plain: Mapping[str, Tensor], source: str) -> NetworkConfig:
     """Return the options of this project's network by the names and shapes of its weights.
 
     Raises:
         WeightsError: if a weight that defines a size is missing.
     """
-    shape: dict[str, Any] = {
-        "modalities": [name for name in MODALITIES if any(each.startswith(f"{name}.") for each in plain)],
-        "reconstruction": any(each.startswith("reconstruction.") for each in plain),
-        "fuse_audio_text": any(each.startswith("fusion.") for each in plain),
-    }
+    modalities = [name for name in MODALITIES if any(weight.startswith(f"{name}.") for weight in plain)]
+    reconstruction = any(weight.startswith("reconstruction.") for weight in plain)
+    fused = any(weight.startswith("fusion.") for weight in plain)
+    sizes: dict[str, object] = {}
     try:
-        if "video" in shape["modalities"]:
-            shape["embedding_dim"], shape["video_dim"] = plain["video.projection.weight"].shape
-        if "text" in shape["modalities"]:
-            shape["text_dim"] = plain["text.word_projection.weight"].shape[1]
-            if not shape["fuse_audio_text"]:
-                shape["embedding_dim"] = plain["text.gated.gate.weight"].shape[0]
-        if "audio" in shape["modalities"]:
-            shape["audio_bands"] = plain["audio.network.conv1.weight"].shape[1]
-            shape["audio_widths"] = [plain[f"audio.network.stages.{n}.0.conv1.weight"].shape[0] for n in range(4)]
-            shape.setdefault("embedding_dim", plain["audio.projection.weight"].shape[0])
-        if shape["reconstruction"]:
-            shape["reconstruction_hidden"] = plain[f"reconstruction.{shape['modalities'][0]}.0.weight"].shape[0]
+        if "video" in modalities:
+            sizes["embedding_dim"], sizes["video_dim"] = plain["video.projection.weight"].shape
+        if "text" in modalities:
+            sizes["text_dim"] = plain["text.word_projection.weight"].shape[1]
+            if not fused:
+                sizes["embedding_dim"] = plain["text.gated.gate.weight"].shape[0]
+        if "audio" in modalities:
+            sizes["audio_bands"] = plain["audio.network.conv1.weight"].shape[1]
+            sizes["audio_widths"] = [plain[f"audio.network.stages.{n}.0.conv1.weight"].shape[0] for n in range(4)]
+            sizes.setdefault("embedding_dim", plain["audio.projection.weight"].shape[0])
+        if reconstruction:
+            sizes["reconstruction_hidden"] = plain[f"reconstruction.{modalities[0]}.0.weight"].shape[0]
     except (KeyError, ValueError, IndexError) as error:
         raise WeightsError(
             f"{source}: expected all weights of a network of this project, found none that fits for {error}; save "
             "module.state_dict() or module.network.state_dict() whole"
         ) from None
-    return _with_defaults(shape)
+    found = {"modalities": modalities, "reconstruction": reconstruction, "fuse_audio_text": fused, **sizes}
+    return _as_config(found, source)
 
 
-def _with_defaults(shape: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill in defaults for sizes of parts that the weights do not have."""
-    defaults = NetworkConfig()
-    return {name: shape.get(name, getattr(defaults, name)) for name in SHAPE_FIELDS}
+def _as_config(found: Mapping[str, object], source: str) -> NetworkConfig:
+    """Return the options of a network, where parts that the weights do not have get the default sizes."""
+    try:
+        return as_config(NetworkConfig, found, "--model.network")
+    except InputError as error:
+        raise WeightsError(f"{source}: {error}") from None
 
 
-def _from_checkpoint(content: Mapping[str, Any], source: str) -> Weights:
-    network = content["hyper_parameters"].get("network")
-    state = content.get("state_dict")
+def _from_checkpoint(options: Mapping[str, object], state: object, source: str) -> Weights:
+    network = options.get("network")
     if not isinstance(network, Mapping) or not isinstance(state, Mapping):
         raise WeightsError(
             f"{source}: expected a checkpoint of this project, found one without "
@@ -220,11 +220,6 @@ def _from_checkpoint(content: Mapping[str, Any], source: str) -> Weights:
         )
     prefix = "network."
     names = [name for name in state if name.startswith(prefix) and not name.startswith("network.text.embedder.")]
-    behaviour = {name: network[name] for name in BEHAVIOUR_FIELDS if name in network}
-    return Weights(
-        source,
-        OWN_CHECKPOINT,
-        _with_defaults(network),
-        {name.removeprefix(prefix): state[name] for name in names},
-        behaviour,
-    )
+    config = _as_config({name: network[name] for name in (*SHAPE_FIELDS, *BEHAVIOUR_FIELDS) if name in network}, source)
+    weights = {name.removeprefix(prefix): state[name] for name in names}
+    return Weights(source, OWN_CHECKPOINT, config, weights, tuple(name for name in BEHAVIOUR_FIELDS if name in network))
