@@ -12,6 +12,8 @@ import pytest
 import torch
 import yaml
 from launch import environment
+from modules import NETWORK as SMALL
+from modules import make_data, make_trainer
 from processes import LIMIT
 from processes import run as run_processes
 
@@ -291,6 +293,10 @@ def network(**options):
             "class Net(AudioNetwork):\n    def __init__(self): ...\n    def forward(self, x): ...",
             r"expected Net\.__init__\(self, bands, \.\.\.\), found Net\(\) \(too many positional arguments\)",
         ),
+        (
+            "class Net(AudioNetwork):\n    def __init__(self, width=64): ...\n    def forward(self, x): ...",
+            r"expected Net\.__init__\(self, bands, \.\.\.\), found Net\(width=64\) \(width would get the bands\)",
+        ),
     ],
 )
 def test_a_network_gives_the_width_and_steps_that_it_says(own, text, found):
@@ -376,3 +382,14 @@ def test_a_target_of_another_shape_is_one_line(own, target, found):
         return
     with pytest.raises(InputError, match=rf"^--model\.clustering: mine\.Own\.targets: video: expected {found}"):
         check_targets(targets, features, "mine.Own")
+
+
+def test_a_training_step_checks_the_targets(own, tiny, tmp_path):
+    own(
+        "class Own(Clustering):\n    def assignments(self, features, present=None): ...\n"
+        "    def targets(self, features, step):\n"
+        "        return {'video': Target(torch.ones(3, 15), torch.zeros(len(features['video']), dtype=int))}"
+    )
+    module = MCNModule(SMALL, clustering={"class_path": "mine.Own"})
+    with pytest.raises(InputError, match=r"mine\.Own\.targets: video: expected prototypes \(K, 16\), found \(3, 15\)"):
+        make_trainer(tmp_path, max_steps=1).fit(module, make_data(tiny))

@@ -147,13 +147,18 @@ class ClassOptions(Options):
         if self.class_path is None:
             return kind(*args)
         check_written(kind, self.option)
-        given = _arguments(kind, self.init_args or {}, len(args), f"{self.option}.init_args")
+        signature = inspect.signature(kind)
         try:
-            inspect.signature(kind).bind(*args, **given)
+            # an argument of another name that has a default is one of the user's own: it must not get this value
+            for parameter, name in zip(signature.parameters.values(), first, strict=False):
+                if parameter.name != name and parameter.default is not parameter.empty:
+                    raise TypeError(f"{parameter.name} would get the {name}")
+            given = _arguments(kind, self.init_args or {}, len(args), f"{self.option}.init_args")
+            signature.bind(*args, **given)
         except TypeError as error:
             raise InputError(
                 f"{self.option}: expected {kind.__name__}.__init__(self, {', '.join(first)}, ...), found "
-                f"{kind.__name__}{inspect.signature(kind)} ({error}); take these first"
+                f"{kind.__name__}{signature} ({error}); take these first"
             ) from None
         return kind(*args, **given)
 
