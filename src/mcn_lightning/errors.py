@@ -9,6 +9,20 @@ class InputError(ValueError):
     """A file or an option of the user is wrong. The message is one line: what was expected and found, what to do."""
 
 
+def check_rules(*rules: tuple[object, str]) -> None:
+    """Check several rules of the options of one group.
+
+    Args:
+        *rules: whether the rule is broken, and the message if so.
+
+    Raises:
+        InputError: with the message of the first rule that is broken.
+    """
+    for broken, message in rules:
+        if broken:
+            raise InputError(message)
+
+
 def os_reason(error: OSError) -> str:
     """Return the operating system's reason of an error, as part of a sentence."""
     return f"{error.strerror or error}".lower()

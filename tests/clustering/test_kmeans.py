@@ -158,7 +158,9 @@ def test_the_largest_values_are_finite():
 
 @pytest.mark.parametrize("clusters", [0, -1])
 def test_no_clusters_are_refused(clusters):
-    with pytest.raises(ValueError, match=rf"--model\.clustering\.num_clusters: expected at least 1, found {clusters}"):
+    with pytest.raises(
+        ValueError, match=rf"--model\.clustering\.num_clusters: expected a whole number above 0, found {clusters}"
+    ):
         KMeans(clusters)
 
 

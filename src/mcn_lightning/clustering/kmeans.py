@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from mcn_lightning.clustering.rows import Rows
 from mcn_lightning.distributed import broadcast, gather_rows, rank, row_counts, sum_all, world_size
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, check_rules
+from mcn_lightning.options.ranges import PositiveInt, checked
 
 Metric = Literal["cosine", "euclidean"]
 Nearest = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -196,6 +197,25 @@ def _plus_plus_rows(rows: Rows, num_clusters: int, metric: Metric, generator: to
     return centroids
 
 
+def check_row_count(clusters: int, rows: int, what: str, advice: str) -> None:
+    """Refuse fewer rows than clusters.
+
+    Args:
+        clusters: K.
+        rows: number of rows to cluster.
+        what: the rows, in the message.
+        advice: how to get more of them.
+
+    Raises:
+        InputError: if K is larger.
+    """
+    if rows < clusters:
+        raise InputError(
+            f"--model.clustering.num_clusters: expected at most the {rows} {what}, found {clusters}; lower it or "
+            f"{advice}"
+        )
+
+
 class KMeans:
     """k-means of MCN (Chen et al., ICCV 2021): assignment by cosine, centroids not re-normalised; or Euclidean.
 
@@ -231,8 +251,7 @@ class KMeans:
         metric: Metric = "cosine",
         init_method: Literal["random", "kmeans++"] = "random",
     ) -> None:
-        if num_clusters < 1:
-            raise InputError(f"--model.clustering.num_clusters: expected at least 1, found {num_clusters}; raise it")
+        checked(PositiveInt, num_clusters, "--model.clustering.num_clusters")
         if engine == "faiss" and not _has_faiss():
             raise InputError(
                 "--model.clustering.engine: found faiss, which is not installed; "
@@ -283,11 +302,7 @@ class KMeans:
             return self._fit(rows, init, generator, started)
 
     def _check(self, rows: Rows, init: Tensor | None) -> None:
-        if rows.total < self.num_clusters:
-            raise InputError(
-                f"--model.clustering.num_clusters: expected at most the {rows.total} rows to cluster, "
-                f"found {self.num_clusters}; lower it or give larger batches"
-            )
+        check_row_count(self.num_clusters, rows.total, "rows to cluster", "give larger batches")
         shape = (self.num_clusters, rows.width)
         faults = torch.zeros(2, dtype=torch.int64, device=rows.device)
         faults[0] = init is not None and tuple(init.shape) != shape
@@ -296,17 +311,19 @@ class KMeans:
             if not bool(torch.isfinite(high - low)):
                 faults[1] += (~torch.isfinite(some)).any(dim=1).sum()
         wrong_shape, not_finite = sum_all(faults).tolist()
-        if wrong_shape:
-            found = "another on another process" if init is None or tuple(init.shape) == shape else tuple(init.shape)
-            raise InputError(
+        found = "another on another process" if init is None or tuple(init.shape) == shape else tuple(init.shape)
+        check_rules(
+            (
+                wrong_shape,
                 f"k-means: expected start centroids of shape {shape}, found {found}; "
-                "set --model.clustering.num_clusters to that of the checkpoint or start without"
-            )
-        if not_finite:
-            raise InputError(
+                "set --model.clustering.num_clusters to that of the checkpoint or start without",
+            ),
+            (
+                not_finite,
                 f"k-means: expected finite features, found {not_finite} of {rows.total} rows that are not finite; "
-                "lower --model.optimizer.lr"
-            )
+                "lower --model.optimizer.lr",
+            ),
+        )
 
     def _start(self, rows: Rows, init: Tensor | None, generator: torch.Generator | None) -> Tensor:
         if init is not None:

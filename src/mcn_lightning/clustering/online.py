@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcn_lightning.clustering.kmeans import KMeans, KMeansReport, assign
+from mcn_lightning.clustering.kmeans import KMeans, KMeansReport, assign, check_row_count
 from mcn_lightning.clustering.options import ClusteringConfig
 from mcn_lightning.clustering.queue import FeatureQueue
 from mcn_lightning.distributed import gather_rows, rank, row_counts, world_size
@@ -93,11 +93,8 @@ class OnlineClustering(nn.Module):
         """
         batch = sum(row_counts(len(features), features.device)) if batch_rows is None else batch_rows
         clusters, most = self.config.num_clusters, self.config.queue_rows + batch
-        if most < clusters:
-            raise InputError(
-                f"--model.clustering.num_clusters: expected at most the {most} rows of queue and batch, found "
-                f"{clusters}; lower it or raise --model.clustering.queue_rows (now {self.config.queue_rows})"
-            )
+        advice = f"raise --model.clustering.queue_rows (now {self.config.queue_rows})"
+        check_row_count(clusters, most, "rows of queue and batch", advice)
         if not self.queue.full and batch < clusters:
             return None
         init = self.centroids if self._ready and not fresh else None
@@ -119,12 +116,7 @@ class OnlineClustering(nn.Module):
         """
         parts = [part.to(self.queue.data.dtype) for part in rows]
         total = sum(row_counts(sum(map(len, parts)), self.centroids.device))
-        clusters = self.config.num_clusters
-        if total < clusters:
-            raise InputError(
-                f"--model.clustering.num_clusters: expected at most the {total} clips embedded, found {clusters}; "
-                "lower it or raise --centroids.share"
-            )
+        check_row_count(self.config.num_clusters, total, "clips embedded", "raise --centroids.share")
         init = self.centroids if self._ready and not fresh else None
         most = max(row_counts(len(parts), self.centroids.device))  # as many tensors on every process
         parts += [self.queue.data[:0]] * (most - len(parts))

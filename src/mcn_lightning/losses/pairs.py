@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, check_rules
 from mcn_lightning.options.config import ClassOptions
 from mcn_lightning.options.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -61,13 +61,17 @@ class ContrastiveConfig(ClassOptions, option="--model.loss.contrastive"):
         super().__post_init__()
         flag = self.option
         named = [frozenset(as_names(pair, joint=False)) for pair in self.pairs or ()]
-        if self.pairs is not None and (not named or len(set(named)) < len(named)):
-            raise InputError(f"{flag}.pairs: expected pairs as in t-va, each once, found {list(self.pairs)}")
-        if self.learn_temperature and self.temperature < 1 / MAX_SCALE:
-            raise InputError(
+        check_rules(
+            (
+                self.pairs is not None and (not named or len(set(named)) < len(named)),
+                f"{flag}.pairs: expected pairs as in t-va, each once, found {list(self.pairs or ())}",
+            ),
+            (
+                self.learn_temperature and self.temperature < 1 / MAX_SCALE,
                 f"{flag}.temperature: expected at least {1 / MAX_SCALE} when it is learned, found {self.temperature}; "
-                f"raise it or set {flag}.learn_temperature to false"
-            )
+                f"raise it or set {flag}.learn_temperature to false",
+            ),
+        )
 
     @property
     def active(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, check_rules
 from mcn_lightning.options.config import ClassOptions, Options
 from mcn_lightning.options.ranges import PositiveInt, ShareBelowOne
 
@@ -81,33 +81,32 @@ class NetworkConfig(Options, option="--model.network"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        unknown = [name for name in self.modalities if name not in MODALITIES]
-        if unknown or not self.modalities or len(set(self.modalities)) < len(self.modalities):
-            raise InputError(
-                f"--data.modalities: expected some of {', '.join(MODALITIES)}, each once, found {list(self.modalities)}"
-            )
-        if len(self.audio_widths) != 4:
-            raise InputError(f"--model.network.audio_widths: expected four widths, found {list(self.audio_widths)}")
-        if self.fuse_audio_text:
-            self._check_fused()
-
-    def _check_fused(self) -> None:
-        flag = "--model.network.fuse_audio_text"
-        if len({"audio", "text"} & set(self.modalities)) == 1:
-            raise InputError(
+        names, fused, flag = set(self.modalities), self.fuse_audio_text, f"{self.option}.fuse_audio_text"
+        check_rules(
+            (
+                not names or not names.issubset(MODALITIES) or len(names) < len(self.modalities),
+                f"--data.modalities: expected some of {', '.join(MODALITIES)}, each once, found {[*self.modalities]}",
+            ),
+            (
+                len(self.audio_widths) != 4,
+                f"{self.option}.audio_widths: expected four widths, found {list(self.audio_widths)}",
+            ),
+            (
+                fused and len({"audio", "text"} & names) == 1,
                 f"{flag}: expected --data.modalities with both or none of audio and text, which have one embedding, "
-                f"found {list(self.modalities)}; add what is missing or set {flag} to false"
-            )
-        if self.reconstruction:
-            raise InputError(
-                f"{flag}: expected --model.network.reconstruction false, found true: there is no embedding of audio or "
-                "of text alone to rebuild from; set one of the two to false"
-            )
-        if self.embedding_dim % 2:
-            raise InputError(
-                f"--model.network.embedding_dim: expected an even number with {flag}, which joins two features of half "
-                f"the width, found {self.embedding_dim}"
-            )
+                f"found {list(self.modalities)}; add what is missing or set {flag} to false",
+            ),
+            (
+                fused and self.reconstruction,
+                f"{flag}: expected {self.option}.reconstruction false, found true: there is no embedding of audio or "
+                "of text alone to rebuild from; set one of the two to false",
+            ),
+            (
+                fused and self.embedding_dim % 2,
+                f"{self.option}.embedding_dim: expected an even number with {flag}, which joins two features of half "
+                f"the width, found {self.embedding_dim}",
+            ),
+        )
 
     def follow_data(self, sizes: Mapping[str, Any], free: Collection[str]) -> NetworkConfig:
         """Return the options for inputs of the data's sizes.

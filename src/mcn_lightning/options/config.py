@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type
 
 from jsonargparse import ArgumentParser
 
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, check_rules
 from mcn_lightning.options.ranges import checked, rephrase_refusal
 
 Config = TypeVar("Config")
@@ -113,13 +113,17 @@ class ClassOptions(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         kind, default = getattr(self, "kind", None), getattr(type(self), "kind", None)
-        if self.class_path is not None and kind != default:  # both name a class, and neither may win silently
-            raise InputError(
+        check_rules(
+            (
+                self.class_path is not None and kind != default,  # both name a class, and neither may win silently
                 f"{self.option}.kind: expected {default}, its default, beside class_path {self.class_path}, found "
-                f"{kind}; leave one of them out"
-            )
-        if self.class_path is None and self.init_args:
-            raise InputError(f"{self.option}.init_args: expected class_path beside it, found none; give both or none")
+                f"{kind}; leave one of them out",
+            ),
+            (
+                self.class_path is None and self.init_args,
+                f"{self.option}.init_args: expected class_path beside it, found none; give both or none",
+            ),
+        )
 
     def find(self, base: type[Built], builtin: type[Built] | None) -> type[Built] | None:
         """Return the class that ``class_path`` names, or the built-in one.

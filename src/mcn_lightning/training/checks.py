@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mcn_lightning.batch import MODALITIES
 from mcn_lightning.clustering import ClusteringConfig, Target
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, check_rules
 from mcn_lightning.losses import LossConfig
 from mcn_lightning.models import NetworkConfig
 from mcn_lightning.models.options import AUDIO_TEXT
@@ -30,24 +30,28 @@ def check_terms(
     Raises:
         InputError: naming the option to change.
     """
-    if clusters is not None and loss.cluster_weight == 0 and next(clusters.parameters(), None) is not None:
-        raise InputError(
-            "--model.loss.cluster_weight: expected more than 0 for the prototypes of --model.clustering.kind "
-            f"{clustering.class_path or clustering.kind}, which learn by it alone, found 0; "
-            "set the kind to none for no clusters"
-        )
-    if loss.contrastive.exclude_same_cluster and clusters is None:
-        raise InputError(
-            "--model.loss.contrastive.exclude_same_cluster: expected clusters, found --model.clustering.kind none; "
-            "set it to false or choose a kind"
-        )
+    learned = clusters is not None and next(clusters.parameters(), None) is not None
     pairs = loss.contrastive.pairs or loss.contrastive.weighted_pairs(network.embeddings)  # fit checks the first
     alone = len(network.embeddings) < 2  # fit refuses it
-    if not (alone or pairs or network.reconstruction or (clusters is not None and loss.cluster_weight > 0)):
-        raise InputError(
+    some_loss = alone or pairs or network.reconstruction or (clusters is not None and loss.cluster_weight > 0)
+    check_rules(
+        (
+            learned and loss.cluster_weight == 0,
+            "--model.loss.cluster_weight: expected more than 0 for the prototypes of --model.clustering.kind "
+            f"{clustering.class_path or clustering.kind}, which learn by it alone, found 0; "
+            "set the kind to none for no clusters",
+        ),
+        (
+            loss.contrastive.exclude_same_cluster and clusters is None,
+            "--model.loss.contrastive.exclude_same_cluster: expected clusters, found --model.clustering.kind none; "
+            "set it to false or choose a kind",
+        ),
+        (
+            not some_loss,
             "--model.loss.contrastive: expected at least one loss, found contrastive (its kind, or every pair that "
-            "data.modalities leaves), clustering and reconstruction all off"
-        )
+            "data.modalities leaves), clustering and reconstruction all off",
+        ),
+    )
 
 
 def check_targets(targets: Mapping[str, Target], features: Mapping[str, Tensor], name: str | None) -> None:
@@ -64,17 +68,21 @@ def check_targets(targets: Mapping[str, Target], features: Mapping[str, Tensor],
     if name is None:
         return
     for feature, target in targets.items():
-        where = f"--model.clustering: {name}.targets: {feature}"
-        if feature not in features or not isinstance(target, Target):
-            expected = f"a Target for some of {', '.join(features)}"
-            raise InputError(f"{where}: expected {expected}, found a {type(target).__name__}")
-        rows = len(features[feature] if target.some is None else target.some.rows)
-        width, shape = features[feature].shape[1], tuple(target.prototypes.shape)
-        if len(shape) != 2 or shape[1] != width:
-            raise InputError(f"{where}: expected prototypes (K, {width}), found {shape}")
-        codes = tuple(target.codes.shape)
-        if codes not in ((rows,), (rows, shape[0])):
-            raise InputError(f"{where}: expected codes ({rows},) or ({rows}, {shape[0]}), found {codes}")
+        if fault := _target_fault(feature, target, features):
+            raise InputError(f"--model.clustering: {name}.targets: {feature}: expected {fault}")
+
+
+def _target_fault(feature: str, target: object, features: Mapping[str, Tensor]) -> str:
+    """Return what was expected of a target and what was found; "" if it fits."""
+    if feature not in features or not isinstance(target, Target):
+        return f"a Target for some of {', '.join(features)}, found a {type(target).__name__}"
+    rows = len(features[feature] if target.some is None else target.some.rows)
+    width, shape, codes = features[feature].shape[1], tuple(target.prototypes.shape), tuple(target.codes.shape)
+    if len(shape) != 2 or shape[1] != width:
+        return f"prototypes (K, {width}), found {shape}"
+    if codes not in ((rows,), (rows, shape[0])):
+        return f"codes ({rows},) or ({rows}, {shape[0]}), found {codes}"
+    return ""
 
 
 def check_trainable(network: NetworkConfig, loss: LossConfig) -> None:
