@@ -233,7 +233,7 @@ REFUSED = {
     "misspelt argument": ("--model.loss.contrastive my_loss.SigLIP --model.loss.contrastive.init_args.bais 1", "bais"),
     "wrong value": ("--model.loss.contrastive my_loss.SigLIP --model.loss.contrastive.init_args.bias x", "a number"),
     "kind and class": (
-        "--model.loss.contrastive my_loss.SigLIP --model.loss.contrastive.kind info_nce", "kind: expected mms"
+        "--model.loss.contrastive my_loss.SigLIP --model.loss.contrastive.kind info_nce", "kind: expected no class_path"
     ),
     "arguments alone": ("--model.clustering.init_args.momentum 1", "expected class_path beside it"),
 }  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mcn_lightning.benchmarks import Benchmark as Benchmark
     from mcn_lightning.clustering import Clustering as Clustering
     from mcn_lightning.clustering import ClusteringConfig as ClusteringConfig
+    from mcn_lightning.clustering import make_clustering as make_clustering
     from mcn_lightning.data.datamodule import NarratedVideos as NarratedVideos
     from mcn_lightning.data.sources.video_source import Video as Video
     from mcn_lightning.data.sources.video_source import VideoSource as VideoSource
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mcn_lightning.losses import LossConfig as LossConfig
     from mcn_lightning.losses import cluster_contrast as cluster_contrast
     from mcn_lightning.losses import info_nce as info_nce
+    from mcn_lightning.losses import make_contrastive as make_contrastive
     from mcn_lightning.losses import max_margin as max_margin
     from mcn_lightning.losses import mil_nce as mil_nce
     from mcn_lightning.losses import mms as mms
@@ -46,14 +48,14 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "batch": ("ClipBatch",),
     "benchmarks": ("Benchmark",),
-    "clustering": ("Clustering", "ClusteringConfig"),
+    "clustering": ("Clustering", "ClusteringConfig", "make_clustering"),
     "data.datamodule": ("NarratedVideos",),
     "data.sources.video_source": ("Video", "VideoSource"),
     "errors": ("InputError",),
     "inference": ("Embeddings", "embed_sentences", "load", "rank", "read_embeddings"),
     "losses": (
         "ContrastiveConfig", "ContrastiveLoss", "LossConfig", "cluster_contrast", "info_nce",
-        "max_margin", "mil_nce", "mms", "reconstruction_loss",
+        "make_contrastive", "max_margin", "mil_nce", "mms", "reconstruction_loss",
     ),
     "metrics": (
         "ClusterQuality", "RetrievalRecall", "expected_ranks",
@@ -68,11 +70,13 @@ _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in name
 __all__ = sorted(_MODULE_OF)
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"mcn_lightning.{_MODULE_OF[name]}"), name)
+if not TYPE_CHECKING:  # type checkers know the names above, and report any other
+
+    def __getattr__(name: str) -> object:
+        """Import a public name."""
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"mcn_lightning.{_MODULE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

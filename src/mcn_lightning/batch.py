@@ -99,7 +99,7 @@ class ClipBatch:
     frame_start: Tensor | None = None
     num_frames: int = 0
     pad_value: float = 0.0
-    about: tuple[Mapping[str, Any], ...] = ()
+    about: tuple[Mapping[str, object], ...] = ()
     items: tuple[str, ...] = ()
     present: Tensor | None = None
 

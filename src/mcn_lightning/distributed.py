@@ -8,12 +8,12 @@ so the loss is multiplied by ``world_size()`` before ``backward``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
 Object = TypeVar("Object")
@@ -57,7 +57,7 @@ def gather_objects(own: Object) -> list[Object]:
     """Gather an object from each process, in the order of ranks. Objects are pickled."""
     if world_size() == 1:
         return [own]
-    found: list[Any] = [None] * world_size()
+    found = [own] * world_size()
     dist.all_gather_object(found, own)
     return found
 
@@ -117,16 +117,20 @@ def reduce_scatter_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
     return summed[first : first + counts[rank()]]
 
 
+class _Counts(FunctionCtx):
+    counts: Sequence[int]
+
+
 class _GatherSummed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, counts: Sequence[int]) -> Tensor:
+    def forward(ctx: _Counts, rows: Tensor, counts: Sequence[int]) -> Tensor:
         ctx.counts = counts
         return gather_rows(rows, counts)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return reduce_scatter_rows(gradient, ctx.counts), None
+    def backward(ctx: _Counts, *gradients: Tensor) -> tuple[Tensor, None]:
+        return reduce_scatter_rows(gradients[0], ctx.counts), None
 
 
 def gather_summed(rows: Tensor, counts: Sequence[int]) -> Tensor:
@@ -146,13 +150,13 @@ def gather_summed(rows: Tensor, counts: Sequence[int]) -> Tensor:
 
 class _SumWithGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, part: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, part: Tensor) -> Tensor:
         return sum_all(part)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        return gradient
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> Tensor:
+        return gradients[0]
 
 
 def sum_with_gradient(part: Tensor) -> Tensor:
@@ -160,16 +164,20 @@ def sum_with_gradient(part: Tensor) -> Tensor:
     return part if world_size() == 1 else _SumWithGradient.apply(part)
 
 
+class _Count(FunctionCtx):
+    count: int
+
+
 class _ConnectParameters(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, loss: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: _Count, loss: Tensor, *parameters: Tensor) -> Tensor:
         ctx.count = len(parameters)
         return loss.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return gradient, *[None] * ctx.count
+    def backward(ctx: _Count, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return gradients[0], *[None] * ctx.count
 
 
 def connect_parameters(loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
@@ -202,11 +210,11 @@ class HostCopy:
         if self._event is not None:
             self._event.record()
 
-    def read(self) -> Any:
-        """Return the values, as ``Tensor.tolist`` does."""
+    def read(self) -> Tensor:
+        """Return the copy, on the CPU."""
         if self._event is not None:
             self._event.synchronize()
-        return self._copy.tolist()
+        return self._copy
 
 
 class Subset(NamedTuple):

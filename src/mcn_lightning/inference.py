@@ -51,7 +51,7 @@ def load(path: str | Path) -> MCNModule:
 
 
 @torch.no_grad()
-def embed_sentences(module: MCNModule, texts: Sequence[str], text: TextConfig | Mapping[str, Any]) -> Tensor:
+def embed_sentences(module: MCNModule, texts: Sequence[str], text: TextConfig | Mapping[str, object]) -> Tensor:
     """Embed N sentences.
 
     Args:

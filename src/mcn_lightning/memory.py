@@ -16,7 +16,6 @@ import os
 import sys
 import weakref
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +42,7 @@ class Blocks:
         self._blocks: list[np.ndarray] = []
         self._shared: list[tuple[torch.UntypedStorage, np.ndarray]] = []
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Pickle without the blocks: each process has its own."""
         return {"kept": self.kept, "_blocks": [], "_shared": []}
 

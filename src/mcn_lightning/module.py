@@ -146,10 +146,10 @@ class MCNModule(LightningModule):
             sizes = ", ".join(f"{name} {getattr(config, name)}" for name in SET_BY_DATA)
             rank_zero_info(f"the network follows the data: {sizes}")
 
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> object:
         """Load weights, which fix the sizes of the network."""
         self._unset_sizes = ()
-        return super().load_state_dict(*args, **kwargs)
+        return super().load_state_dict(state_dict, strict, assign)
 
     def setup(self, stage: str) -> None:
         """Take the frozen word vectors from the data.
@@ -245,7 +245,7 @@ class MCNModule(LightningModule):
         if now:
             self._watch.check()
 
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+    def backward(self, loss: Tensor, *args: object, **kwargs: object) -> None:
         """Compute the gradients. Data-parallel training needs every parameter in the graph, even if it is not used."""
         super().backward(connect_parameters(loss, self.parameters()), *args, **kwargs)
 
@@ -328,7 +328,7 @@ class MCNModule(LightningModule):
 
     test_step = validation_step  # type: ignore[assignment]
 
-    def predict_step(self, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+    def predict_step(self, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, object]:
         """Return the ``ids``, the embeddings ``(B, D)`` by name, and ``cluster`` ``(B,)`` if there are centroids.
 
         If clips may lack a modality, it adds ``has_<name>`` ``(B,)`` bool for each embedding. Rows of clips without an

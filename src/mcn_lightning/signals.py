@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 """Signals on which a run saves its state and ends."""
@@ -82,7 +82,7 @@ def _exit_interrupted() -> NoReturn:
     sys.exit(INTERRUPTED)
 
 
-def _exit_from_unraisable(error: Any) -> None:
+def _exit_from_unraisable(error: sys.UnraisableHookArgs) -> None:
     """Exit on Ctrl-C inside a destructor or callback, where Python would print the exception and go on."""
     if issubclass(error.exc_type, (Interrupted, KeyboardInterrupt)):
         write_line("stopped by SIGINT")

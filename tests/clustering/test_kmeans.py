@@ -6,7 +6,7 @@ from processes import run
 from references import clustering as reference
 
 from mcn_lightning.clustering import KMeans, assign
-from mcn_lightning.clustering import kmeans as room
+from mcn_lightning.clustering import kmeans as kmeans_module
 from mcn_lightning.clustering.rows import Rows
 
 ENGINES = ("torch", "faiss")
@@ -165,7 +165,7 @@ def test_no_clusters_are_refused(clusters):
 
 
 def test_without_faiss(monkeypatch):
-    monkeypatch.setattr(room, "_has_faiss", lambda: False)
+    monkeypatch.setattr(kmeans_module, "has_faiss", lambda: False)
     with pytest.raises(ValueError, match="faiss-cpu"):
         KMeans(2, engine="faiss")
     assert KMeans(2, engine="auto").fit(torch.eye(2))[2].iterations == 1
@@ -277,7 +277,7 @@ def fit_shares(sizes):
     results = []
     for case in CASES:
         options = {"engine": "torch", **case}
-        if options["engine"] == "faiss" and not room._has_faiss():
+        if options["engine"] == "faiss" and not kmeans_module.has_faiss():
             continue
         rows, start = empty_start(options.get("metric", "cosine"))
         if (method := options.pop("start")) == "empty":

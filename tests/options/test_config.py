@@ -69,3 +69,10 @@ def test_every_kind_has_a_class():
     assert {*get_args(Kind)} == {*CLUSTERINGS, "none"}
     assert {*get_args(get_type_hints(ContrastiveConfig)["kind"])} == {*LOSSES, "none"}
     assert len({*CLUSTERINGS.values()}) == len(CLUSTERINGS) and ClusteringConfig().kind in CLUSTERINGS
+
+
+def test_a_kind_beside_a_class_and_arguments_without_one_are_refused():
+    with pytest.raises(InputError, match=r"contrastive\.kind: expected mms, its default, beside class_path mine\.Own"):
+        ContrastiveConfig(kind="info_nce", class_path="mine.Own")
+    with pytest.raises(InputError, match=r"contrastive\.init_args: expected class_path beside it, found none"):
+        ContrastiveConfig(init_args={"bias": 1})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -33,7 +32,7 @@ class CentroidClustering(Clustering):
         """Return the features that are clustered, of embeddings of these names and their mean."""
         return [MEAN]
 
-    def predicted(self, features: Iterable[str], ready: Mapping[str, Any]) -> dict[str, str]:
+    def predicted(self, features: Iterable[str], ready: Mapping[str, object]) -> dict[str, str]:
         """Return the features that are attracted to centroids, each with the feature whose centroids these are.
 
         Args:
@@ -52,7 +51,7 @@ class CentroidClustering(Clustering):
         """Rows of each queue."""
         return self.config.queue_rows
 
-    def _each(self, features: Mapping[str, Any]) -> dict[str, OnlineClustering]:
+    def _each(self, features: Mapping[str, object]) -> dict[str, OnlineClustering]:
         """Return the clusterings whose features exist in this step."""
         return {name: one for name, one in self._online().items() if name in features}
 
@@ -125,7 +124,7 @@ class CentroidClustering(Clustering):
 class KMeansOfMean(CentroidClustering):
     """The mean of the modalities is clustered, and each modality is attracted to the centroid of its clip."""
 
-    def predicted(self, features: Iterable[str], ready: Mapping[str, Any]) -> dict[str, str]:
+    def predicted(self, features: Iterable[str], ready: Mapping[str, object]) -> dict[str, str]:
         """Return every embedding, attracted to the centroids of the mean."""
         return {name: MEAN for name in features if name != MEAN and MEAN in ready}
 

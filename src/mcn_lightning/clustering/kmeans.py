@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mcn_lightning.clustering.nearest import (
+    Index,
+    Metric,
+    Nearest,
+    faiss_index,
+    faiss_nearest,
+    has_faiss,
+    torch_nearest,
+)
 from mcn_lightning.clustering.rows import Rows
 from mcn_lightning.distributed import broadcast, gather_rows, rank, row_counts, sum_all, world_size
 from mcn_lightning.errors import InputError, check_rules
 from mcn_lightning.options.ranges import PositiveInt, checked
-
-Metric = Literal["cosine", "euclidean"]
-Nearest = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -40,65 +45,6 @@ class KMeansReport:
     counts: Tensor
     changed: float | None
     seconds: float
-
-
-def _has_faiss() -> bool:
-    return importlib.util.find_spec("faiss") is not None
-
-
-def _torch_nearest(centroids: Tensor, metric: Metric) -> Nearest:
-    """Return a function from rows ``(n, D)`` to the largest product ``(n,)`` and the nearest centroid's index ``(n,)``.
-
-    For cosine the product is with the centroid at length 1. Rows need not have length 1, which scales all products of a
-    row alike. For squared distances the square of the row is left out, as it is the same for all centroids.
-    """
-    if metric == "cosine":
-        targets, bias = F.normalize(centroids, dim=1), None
-    else:
-        targets, bias = centroids, -0.5 * centroids.square().sum(dim=1)
-    # max with indices, not argmax: it also returns the first of equal ones, and is several times as fast on a CPU
-    return lambda rows: F.linear(rows, targets, bias).max(dim=1)
-
-
-def _faiss_index(width: int, metric: Metric) -> Any:
-    import faiss
-
-    index = faiss.IndexFlatIP(width) if metric == "cosine" else faiss.IndexFlatL2(width)
-    return faiss.index_cpu_to_all_gpus(index) if getattr(faiss, "get_num_gpus", int)() else index
-
-
-def _faiss_nearest(index: Any, centroids: Tensor, metric: Metric) -> Nearest:
-    """Return the same function as ``_torch_nearest``, using a faiss index of the centroids."""
-    targets = F.normalize(centroids, dim=1) if metric == "cosine" else centroids
-    index.reset()
-    index.add(targets.contiguous().cpu().numpy())
-
-    def nearest(rows: Tensor) -> tuple[Tensor, Tensor]:
-        products, labels = index.search(rows.contiguous().cpu().numpy(), 1)
-        return torch.from_numpy(products[:, 0]).to(rows.device), torch.from_numpy(labels[:, 0]).to(rows.device)
-
-    return nearest
-
-
-@torch.no_grad()
-def assign(features: Tensor, centroids: Tensor, chunk: int = 8192, metric: Metric = "cosine") -> Tensor:
-    """Return the nearest centroid of each row.
-
-    Args:
-        features: ``(N, D)``.
-        centroids: ``(K, D)``; a zero centroid has cosine similarity 0 to everything.
-        chunk: rows that are compared at a time.
-        metric: cosine similarity or Euclidean distance.
-
-    Returns:
-        ``(N,)`` int64; of equally near centroids the one with the lowest index.
-    """
-    with torch.autocast(features.device.type, enabled=False):
-        nearest = _torch_nearest(centroids.float(), metric)
-        labels = torch.empty(len(features), dtype=torch.int64, device=features.device)
-        for first in range(0, len(features), chunk):
-            labels[first : first + chunk] = nearest(features[first : first + chunk].float())[1]
-        return labels
 
 
 def _closeness(rows: Tensor, point: Tensor, metric: Metric) -> Tensor:
@@ -252,7 +198,7 @@ class KMeans:
         init_method: Literal["random", "kmeans++"] = "random",
     ) -> None:
         checked(PositiveInt, num_clusters, "--model.clustering.num_clusters")
-        if engine == "faiss" and not _has_faiss():
+        if engine == "faiss" and not has_faiss():
             raise InputError(
                 "--model.clustering.engine: found faiss, which is not installed; "
                 "run pip install -e '.[faiss-cpu]' or choose torch"
@@ -337,11 +283,9 @@ class KMeans:
     ) -> tuple[Tensor, Tensor, KMeansReport]:
         centroids = self._start(given, init, generator)
         in_place = all(part.device.type == "cpu" for part in given.parts) and given.device.type == "cpu"
-        use_faiss = self.engine == "faiss" or (
-            self.engine == "auto" and in_place and world_size() == 1 and _has_faiss()
-        )
+        use_faiss = self.engine == "faiss" or (self.engine == "auto" and in_place and world_size() == 1 and has_faiss())
         rows = given.on_first_process() if use_faiss else given
-        index = _faiss_index(rows.width, self.metric) if use_faiss else None
+        index = faiss_index(rows.width, self.metric) if use_faiss else None
         labels = torch.zeros(rows.count, dtype=torch.int64, device=rows.device)
         before = labels
         iterations = reseeded = 0
@@ -363,10 +307,10 @@ class KMeans:
         seconds = time.perf_counter() - started
         return centroids, labels, KMeansReport(iterations, objective, reseeded, counts, changed, seconds)
 
-    def _nearest(self, index: Any, centroids: Tensor) -> Nearest:
+    def _nearest(self, index: Index | None, centroids: Tensor) -> Nearest:
         if index is None:
-            return _torch_nearest(centroids, self.metric)
-        return _faiss_nearest(index, centroids, self.metric)
+            return torch_nearest(centroids, self.metric)
+        return faiss_nearest(index, centroids, self.metric)
 
     def _pass(self, rows: Rows, nearest: Nearest, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Write the labels; return sum ``(K, D)`` and count ``(K,)`` int64 of each cluster's rows."""

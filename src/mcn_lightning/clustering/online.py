@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mcn_lightning.clustering.kmeans import KMeans, KMeansReport, assign, check_row_count
+from mcn_lightning.clustering.kmeans import KMeans, KMeansReport, check_row_count
+from mcn_lightning.clustering.nearest import assign
 from mcn_lightning.clustering.options import ClusteringConfig
 from mcn_lightning.clustering.queue import FeatureQueue
 from mcn_lightning.distributed import gather_rows, rank, row_counts, world_size
@@ -61,7 +61,7 @@ class OnlineClustering(nn.Module):
             init_method=config.init,
         )
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self._ready = bool(self.ready)
 

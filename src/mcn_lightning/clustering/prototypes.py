@@ -1,8 +1,9 @@
-"""Learned prototypes and balanced codes (SwAV, Caron et al. 2020), as in MCN's ablation."""
+"""Learned prototypes and balanced codes by Sinkhorn-Knopp (SwAV, Caron et al. 2020), as in MCN's ablation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,40 @@ from torch.nn import functional as F
 
 from mcn_lightning.clustering.base import ALL_PRESENT, MEAN, Clustering, Step, Target, mask_absent, present_rows
 from mcn_lightning.clustering.options import ClusteringConfig
-from mcn_lightning.clustering.sinkhorn import sinkhorn
+from mcn_lightning.distributed import gather_rows, world_size
+
+
+@torch.no_grad()
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int, counts: Sequence[int] | None = None) -> Tensor:
+    """Return soft codes that distribute all clips evenly over the prototypes.
+
+    Cuturi, "Sinkhorn distances" (2013), as SwAV uses it (Caron et al. 2020, eq. 3): ``Q`` maximises ``tr(Q^T S) +
+    epsilon H(Q)`` among codes with the same mass for every prototype. It works in logarithms, so that no score
+    overflows.
+
+    Args:
+        scores: similarities of the clips of this process to the prototypes, ``(n, K)``.
+        epsilon: smaller values give harder codes.
+        iterations: rounds of normalising prototypes, then clips.
+        counts: clips of each process, over which prototypes are normalised; ``None`` for this process alone.
+
+    Returns:
+        ``(n, K)``, at least float32, each row a distribution.
+    """
+    with torch.autocast(scores.device.type, enabled=False):
+        logits = (scores if scores.dtype == torch.float64 else scores.float()) / epsilon
+        for _ in range(iterations):
+            logits = logits - _prototype_mass(logits, counts)
+            logits = logits - logits.logsumexp(dim=1, keepdim=True)
+        return logits.exp()
+
+
+def _prototype_mass(logits: Tensor, counts: Sequence[int] | None) -> Tensor:
+    """Return the log-sum-exp over the clips of all processes, ``(K,)``."""
+    mass = logits.logsumexp(dim=0)
+    if counts is None or world_size() == 1:
+        return mass
+    return gather_rows(mass[None], [1] * world_size()).logsumexp(dim=0)
 
 
 class Sinkhorn(Clustering):
@@ -76,6 +110,10 @@ class SinkhornHard(Sinkhorn):
     hard = True
 
 
+def _has_others(name: str, found: set[str]) -> bool:
+    return name in found and len(found) > 1
+
+
 class SinkhornSwapped(Sinkhorn):
     """Each modality predicts the codes of the other modalities.
 
@@ -95,7 +133,7 @@ class SinkhornSwapped(Sinkhorn):
             others = [codes[other] for other in names if other != name]
             if step.present is None:
                 targets[name] = Target(self.prototypes, torch.stack(others).mean(dim=0), True)
-            elif some := step.present.select(lambda found, own=name: own in found and len(found) > 1):  # type: ignore[misc]
+            elif some := step.present.select(partial(_has_others, name)):
                 total = torch.stack([each[some.rows] for each in others]).sum(dim=0)
                 targets[name] = Target(self.prototypes, total / total.sum(dim=1, keepdim=True), True, some)
         return targets

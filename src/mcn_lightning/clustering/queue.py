@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ class FeatureQueue(nn.Module):
         kept = self.data if self.on_cpu else None
         return super()._apply(lambda tensor: tensor if tensor is kept else fn(tensor), recurse)
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self._filled, self._position = int(self.filled), int(self.position)
 

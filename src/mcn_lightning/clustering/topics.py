@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mcn_lightning.clustering.kmeans import KMeans, assign
+from mcn_lightning.clustering.kmeans import KMeans
+from mcn_lightning.clustering.nearest import assign
 from mcn_lightning.distributed import rank
 
 RESTARTS = 4

@@ -54,7 +54,7 @@ class FiniteWatch:
         """
         if self._values is None:
             return
-        (values, bad), self._values = self._values.read(), None
+        (values, bad), self._values = self._values.read().tolist(), None
         if not any(bad):
             return
         found = {

@@ -13,11 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from mcn_lightning.distributed import gather_rows, rank, sum_with_gradient, world_size
 
@@ -124,13 +124,19 @@ def log_sum_exp(values: Tensor, dim: int) -> Tensor:
     return exp_of_difference(values, largest).sum(dim).log_().add_(largest.squeeze(dim))
 
 
+class _Kept(FunctionCtx):
+    """What a forward pass keeps for the backward pass, besides its tensors."""
+
+    saved_tensors: tuple[Tensor, ...]
+    margin: float
+    tiling: Tiling
+
+
 class _Normalizers(torch.autograd.Function):
     """See ``normalizers``; the backward pass computes every tile again."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, y: Tensor, margin: float, tiling: Tiling
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: _Kept, x: Tensor, y: Tensor, margin: float, tiling: Tiling) -> tuple[Tensor, Tensor, Tensor]:
         """Return three vectors ``(B,)`` of own rows ``x`` ``(n, D)`` and all rows ``y`` ``(B, D)``."""
         row, column = (full_precision(z).new_full((len(z),), -math.inf) for z in (x, y))
         true = torch.empty_like(row)
@@ -149,13 +155,12 @@ class _Normalizers(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # type: ignore[override]
-        ctx: Any, row_gradient: Tensor, column_gradient: Tensor, true_gradient: Tensor
-    ) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: _Kept, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """Turn the gradients of the three vectors ``(B,)`` into those of ``x`` ``(n, D)`` and ``y`` ``(B, D)``."""
         x, y, row, column = ctx.saved_tensors
         own = ctx.tiling.own
-        row_gradient, true_gradient = row_gradient[own], true_gradient[own]
+        column_gradient = gradients[1]
+        row_gradient, true_gradient = gradients[0][own], gradients[2][own]
         x_gradient, y_gradient = (torch.zeros_like(z, dtype=row.dtype) for z in (x, y))
         with torch.autocast(x.device.type, enabled=False):
             for tile in tiles(x, y, ctx.tiling):
@@ -189,7 +194,7 @@ class _Hinge(torch.autograd.Function):
     """See ``hinge``. It sums over this process's rows; the backward pass computes every tile again."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, true: Tensor, margin: float, tiling: Tiling) -> Tensor:  # type: ignore[override]
+    def forward(ctx: _Kept, x: Tensor, y: Tensor, true: Tensor, margin: float, tiling: Tiling) -> Tensor:
         """Return this process's part of the sum, a scalar; ``x`` ``(n, D)``, ``y`` ``(B, D)``, ``true`` ``(B,)``."""
         bound = true - margin
         own_bound, cost = bound[tiling.own], bound.new_zeros(())
@@ -205,7 +210,7 @@ class _Hinge(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: _Kept, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         """Turn the gradient of the scalar into those of ``x`` ``(n, D)``, ``y`` ``(B, D)`` and ``true`` ``(B,)``."""
         x, y, bound = ctx.saved_tensors
         own_bound, true_gradient = bound[ctx.tiling.own], torch.zeros_like(bound)
@@ -220,6 +225,7 @@ class _Hinge(torch.autograd.Function):
                 costly = rows.to(x.dtype).add_(columns)
                 x_gradient[tile.rows] += costly @ y[tile.columns]
                 y_gradient[tile.columns] += costly.T @ x[tile.rows]
+        gradient = gradients[0]
         return gradient * x_gradient, gradient * y_gradient, gradient * true_gradient, None, None
 
 

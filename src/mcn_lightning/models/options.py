@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal, TypedDict
 
 from mcn_lightning.errors import InputError, check_rules
-from mcn_lightning.options.config import ClassOptions, Options
+from mcn_lightning.options.config import ClassOptions, Options, as_config
 from mcn_lightning.options.ranges import PositiveInt, ShareBelowOne
 
 Modality = Literal["video", "audio", "text"]
@@ -18,6 +18,15 @@ SET_BY_DATA = {"modalities": "", "video_dim": "streams", "audio_bands": "audio.b
 """Fields of ``NetworkConfig`` that the data set, and the data option behind each."""
 INPUT_OF = {"video_dim": "video", "audio_bands": "audio", "text_dim": "text"}
 """The modality of each input size."""
+
+
+class InputSizes(TypedDict):
+    """Fields of ``NetworkConfig`` that follow the data."""
+
+    modalities: Sequence[Modality]
+    video_dim: int
+    audio_bands: int
+    text_dim: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +117,11 @@ class NetworkConfig(Options, option="--model.network"):
             ),
         )
 
-    def follow_data(self, sizes: Mapping[str, Any], free: Collection[str]) -> NetworkConfig:
+    def follow_data(self, sizes: InputSizes, free: Collection[str]) -> NetworkConfig:
         """Return the options for inputs of the data's sizes.
 
         Args:
-            sizes: fields of ``SET_BY_DATA`` as the data have them.
+            sizes: of the data.
             free: fields that the user did not set, which take the data's values.
 
         Raises:
@@ -126,7 +135,8 @@ class NetworkConfig(Options, option="--model.network"):
                     f"--model.network.{name}: expected {found}, which --data.{SET_BY_DATA[name]} gives, found {own}; "
                     "leave it out, and it is taken from the data"
                 )
-        return replace(self, **{name: value for name, value in sizes.items() if name in free})
+        taken = {name: value for name, value in sizes.items() if name in free}
+        return as_config(NetworkConfig, {**vars(self), **taken}, self.option)
 
     @property
     def embeddings(self) -> tuple[str, ...]:
@@ -142,7 +152,7 @@ class NetworkConfig(Options, option="--model.network"):
         return self.embedding_dim // 2 if self.fuse_audio_text else self.embedding_dim
 
 
-def unset_sizes(network: NetworkConfig | Mapping[str, Any]) -> tuple[str, ...]:
+def unset_sizes(network: NetworkConfig | Mapping[str, object]) -> tuple[str, ...]:
     """Return the input sizes that were left out, or that have their default values."""
     if isinstance(network, Mapping):
         return tuple(name for name in SET_BY_DATA if name not in network)

@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 from mcn_lightning.errors import InputError, check_rules
 from mcn_lightning.options.ranges import checked, rephrase_refusal
 
-Config = TypeVar("Config")
+Config = TypeVar("Config", bound="Options")
 Built = TypeVar("Built")
 
 
@@ -61,7 +61,7 @@ def check_fields(options: object, prefix: str) -> None:
                 object.__setattr__(options, name, found)
 
 
-def as_config(kind: type[Config], value: Config | Mapping[str, Any], option: str) -> Config:
+def as_config(kind: type[Config], value: Config | Mapping[str, object], option: str) -> Config:
     """Return a dataclass of options. A mapping is read as its fields, at any depth.
 
     Args:
@@ -74,7 +74,7 @@ def as_config(kind: type[Config], value: Config | Mapping[str, Any], option: str
     """
     if isinstance(value, kind):
         return value
-    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    names = [field.name for field in dataclasses.fields(kind)]
     if not isinstance(value, Mapping):
         raise InputError(f"{option}: expected {kind.__name__} or a dict of its options, found {value!r:.60}")
     for name in value:
@@ -90,10 +90,10 @@ def as_config(kind: type[Config], value: Config | Mapping[str, Any], option: str
         raise InputError(f"{option}: expected the options of {kind.__name__}, found {dict(value)} ({error})") from None
 
 
-def _field(hint: Any, value: Any, option: str) -> Any:
+def _field(hint: object, value: object, option: str) -> object:
     """Return the value of a field. A mapping becomes the dataclass that the annotation names."""
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    nested = next((kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
+    nested = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Options)), None)
     return as_config(nested, value, option) if nested is not None and isinstance(value, Mapping) else value
 
 
@@ -137,7 +137,7 @@ class ClassOptions(Options):
         """
         return builtin if self.class_path is None else import_class(self.class_path, base, self.option)
 
-    def make(self, kind: type[Built], **first: Any) -> Built:
+    def make(self, kind: type[Built], **first: object) -> Built:
         """Return an object of a class that ``find`` returned.
 
         Args:
@@ -208,7 +208,7 @@ def check_written(kind: type, option: str) -> None:
         raise InputError(f"{option}: expected {kind.__name__} to have the method {methods}, found none; write it")
 
 
-def _arguments(kind: type, given: Mapping[str, Any], skip: int, option: str) -> dict[str, Any]:
+def _arguments(kind: type, given: Mapping[str, object], skip: int, option: str) -> dict[str, object]:
     """Return the keyword arguments of a class, checked against the annotations of its parameters."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind, skip={skip})

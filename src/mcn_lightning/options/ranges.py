@@ -39,17 +39,18 @@ _REFUSED = re.compile(
 )
 
 
-def describe_type(kind: Any) -> str | None:
+def describe_type(kind: object) -> str | None:
     """Describe the numbers of a restricted type, such as ``a whole number above 0``; ``None`` for other types.
 
     Args:
         kind: the type.
     """
-    if not hasattr(kind, "_restrictions"):
+    expression, number = getattr(kind, "_expression", None), getattr(kind, "_type", None)
+    if expression is None:
         return None
-    bounds = re.findall(r"v(>=|<=|>|<)(\S+)", kind._expression)
+    bounds = re.findall(r"v(>=|<=|>|<)(\S+)", expression)
     limits = [f"{_SIGNS[sign]} {bound}" for sign, bound in bounds if bound != "inf"]
-    return f"{'a whole number' if kind._type is int else 'a number'} {' and '.join(limits)}"
+    return f"{'a whole number' if number is int else 'a number'} {' and '.join(limits)}"
 
 
 def rephrase_refusal(message: str) -> str:
@@ -67,7 +68,7 @@ def rephrase_refusal(message: str) -> str:
     return f"{message[: found.start()]}expected {wanted}, found {value}"
 
 
-def checked(hint: Any, value: Any, option: str) -> Any:
+def checked(hint: object, value: Any, option: str) -> Any:
     """Check a value against its annotated type, and return it as a plain Python number.
 
     Args:

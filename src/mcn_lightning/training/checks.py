@@ -103,7 +103,7 @@ def check_trainable(network: NetworkConfig, loss: LossConfig) -> None:
     loss.contrastive.check_pairs(network.embeddings)
 
 
-def mark_epoch_unfinished(loop: dict[str, Any]) -> None:
+def mark_epoch_unfinished(loop: Mapping[str, Any]) -> None:
     """Mark an epoch that max_steps or max_time cut short as unfinished.
 
     Lightning counts it as done, and a resumed run would skip the rest of it.
