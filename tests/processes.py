@@ -6,12 +6,14 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import types
 from collections.abc import Callable
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,32 @@ WARM = ["mcn_lightning.commands.main", "mcn_lightning.commands.fit", "hypothesis
 """Imported once, by the process that those of ``python`` and ``run`` are forked from."""
 
 
+def share_server() -> None:
+    """Let all forks of this process, and theirs, come from one server that has imported ``WARM``.
+
+    Else the first data loader decides what the server imports, and Python 3.11 starts a new server in every fork.
+    """
+    forkserver.set_forkserver_preload(WARM)
+    forkserver.set_forkserver_preload = lambda names: None
+    server = forkserver._forkserver
+    if server._forkserver_pid is None and server._forkserver_address is not None:  # this process is a fork
+        server.ensure_running = forkserver.ensure_running = resource_tracker.ensure_running
+
+
+share_server()
+
+
 def python(
     *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run Python with arguments such as ``-m mcn_lightning fit`` or ``-c CODE``; return its output and status.
 
-    The process is forked from one that has imported the package: importing takes longer than a tiny run. A test of
-    start-up, signals or limits, and one that repeats a run to compare it, starts ``sys.executable`` instead.
+    The process is forked from one that has imported the package: importing takes longer than a tiny run. So are those
+    that Lightning starts for more devices. A test of start-up, a terminal or limits, and one that repeats a run to
+    compare it, starts ``sys.executable`` instead.
 
     Args:
-        arguments: ``-m`` or ``-c``, its value, and what ``sys.argv`` holds after the first.
+        arguments: ``-m`` or ``-c`` and its value, or a script; then what ``sys.argv`` holds after the first.
         cwd: working folder; by default the present one.
         env: environment; by default the present one.
     """
@@ -61,7 +79,6 @@ def run(function: Callable[..., Any], *arguments: Any, world: int = 2) -> list[A
 def _wait(tasks: list[tuple[Callable[..., None], tuple[Any, ...]]]) -> tuple[list[int | None], list[str], list[str]]:
     """Call functions at once in processes of their own; return exit codes, outputs, errors."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(WARM)
     with tempfile.TemporaryDirectory() as name:
         files = [(Path(name, f"out-{number}"), Path(name, f"err-{number}")) for number in range(len(tasks))]
         started = [context.Process(target=_call, args=(*to, *task)) for to, task in zip(files, tasks, strict=True)]
@@ -85,8 +102,9 @@ def _wait(tasks: list[tuple[Callable[..., None], tuple[Any, ...]]]) -> tuple[lis
 def _call(out: Path, err: Path, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     """Call a function with its output in files, and end as a Python process of its own does."""
     for path, number in ((out, 1), (err, 2)):
-        with path.open("wb") as file:
+        with path.open("ab") as file:  # several processes may write to it
             os.dup2(file.fileno(), number)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a data loader that starts the server blocks some there
     try:
         function(*arguments)
     finally:
@@ -94,17 +112,56 @@ def _call(out: Path, err: Path, function: Callable[..., None], arguments: tuple[
 
 
 def _python(arguments: list[str], cwd: str, env: dict[str, str]) -> None:
-    option, name, *rest = arguments
+    from pytorch_lightning.strategies.launchers import subprocess_script
+
+    subprocess_script.subprocess = types.SimpleNamespace(Popen=Forked)  # type: ignore[attr-defined]
+    option, *rest = arguments
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
     sys.path[:0] = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
-    sys.argv = [option, *rest]
     if option == "-m":
-        runpy.run_module(name, run_name="__main__", alter_sys=True)
-    else:
+        sys.argv = rest
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif option == "-c":
+        sys.argv = [option, *rest[1:]]
         module = sys.modules["__main__"] = types.ModuleType("__main__")
-        exec(compile(name, "<string>", "exec"), module.__dict__)
+        exec(compile(rest[0], "<string>", "exec"), module.__dict__)
+    else:
+        sys.argv = arguments
+        sys.path.insert(0, os.path.dirname(option))
+        runpy.run_path(option, run_name="__main__")
+
+
+class Forked:
+    """A Python process with what Lightning asks of ``Popen``, forked as this one was; its output goes where ours does.
+
+    Args:
+        command: the interpreter, and arguments as those of ``python``.
+        env: environment.
+        cwd: working folder; by default the present one.
+    """
+
+    def __init__(self, command: list[str], env: dict[str, str], cwd: str | None = None) -> None:
+        out, err = (Path(os.readlink(f"/proc/self/fd/{number}")) for number in (1, 2))
+        given = (out, err, _python, (command[1:], cwd or os.getcwd(), dict(env)))
+        self._process = multiprocessing.get_context("forkserver").Process(target=_call, args=given)
+        self._process.start()
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        """Return the exit status, or ``None`` before the end."""
+        return self._process.exitcode
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, or ``None`` before the end."""
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the process has ended."""
+        if self.pid is not None and self.poll() is None:
+            os.kill(self.pid, number)
 
 
 def _rank(folder: Path, number: int, world: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

@@ -7,13 +7,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
-from processes import LIMIT, python
+from processes import python
 from processes import run as run_processes
 from pytorch_lightning import Callback
 
@@ -27,15 +26,17 @@ from mcn_lightning.runs.resume import Resume, random_states, set_random_states
 from runs.resuming import assert_same_run, fit, logged, losses, saved, words
 
 KILL = """
-import os, signal, sys
-at, number, replace, saves = int(os.environ["KILL_AT"]), int(os.environ["KILL_BY"]), os.replace, []
+import os
+
 def stop(source, target):
     if str(target).endswith(".ckpt"):
         saves.append(target)
         if len(saves) == at:
             os.kill(os.getpid(), number)
     replace(source, target)
-if __name__ == "__main__":  # a forkserver imports this file again for every worker
+
+if __name__ == "__main__":  # every worker imports this file again
+    at, number, replace, saves = int(os.environ["KILL_AT"]), int(os.environ["KILL_BY"]), os.replace, []
     os.replace = stop
     from mcn_lightning.commands.fit import main
     main()
@@ -65,9 +66,8 @@ def killed(folder: Path, root: Path, name: str, save: int, number: int, *more: o
     """Run the command and send a signal to its first process just before a checkpoint takes its name."""
     script = folder / "kill.py"
     script.write_text(KILL)
-    command = [sys.executable, str(script), *words(folder, root, name, *more)]
     wish = os.environ | {"KILL_AT": str(save), "KILL_BY": str(int(number))}
-    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=wish)
+    return python(script, *words(folder, root, name, *more), env=wish)
 
 
 def test_a_run_killed_while_it_writes_goes_on_bit_for_bit(whole, tiny, tmp_path, capsys):
