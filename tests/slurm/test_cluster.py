@@ -76,14 +76,16 @@ def test_a_job_that_another_preempts_ends_bit_equal(cluster, tmp_path, whole):
 
     def stop(cluster: Cluster, job: int) -> None:
         start = next(starts)  # 0: while it imports; the others after a step
-        folder = tmp_path / "run" / "demo" / "version_0"
-        if start:
+        folder, log = tmp_path / "run" / "demo" / "version_0", tmp_path / "run.out"
+        if start == 0:
+            until(lambda: log.is_file() and "reading configs" in log.read_text(), "the first process")
+        else:
             until(lambda: begun(folder) >= start, f"start {start}")
             before = rows(folder)
             until(lambda: rows(folder) > before, "the first steps")
         preempt(cluster, job, grace=0 if start == 2 else int(LIMIT))
 
-    run = train(cluster, tmp_path, "run", (1.0, 0.0, 0.0), stop)
+    run = train(cluster, tmp_path, "run", (0.0, 0.0, 0.0), stop)
     assert run.restarts == 3 and run.log.count("by preemption, goes back into the queue") == 2, run.log
     assert run.log.count("stopped by SIGTERM after step") == 2, run.log  # without grace SLURM requeues by itself
     assert differences(whole, run) == []
@@ -94,19 +96,36 @@ def test_a_cancelled_job_saves_and_stays_away(cluster, tmp_path):
     log, folder = tmp_path / "cancelled.out", tmp_path / "cancelled" / "demo" / "version_0"
     until(lambda: (folder / "metrics.csv").is_file() or cluster.ended(job), "the first steps")
     cluster("scancel", job)
-    until(lambda: cluster.ended(job) and "stopped by SIGTERM" in log.read_text(), "the end of the job")
+    until(lambda: cluster.ended(job), "the end of the job")
+    assert "stopped by SIGTERM" in log.read_text()
     assert (folder / "checkpoints" / "newest.ckpt").is_file()
     # the batch script, which could put it back into the queue, is over when the job has ended
     assert cluster.state(job) == "CANCELLED" and cluster.job(job)["Restarts"] == "0"
+
+
+HELD = """
+import time
+from pytorch_lightning import Callback
+from mcn_lightning.runs.resume import Resume
+
+class Hold(Callback):
+    def on_train_batch_start(self, trainer, *_):
+        (resume,) = (each for each in trainer.callbacks if isinstance(each, Resume))
+        while trainer.global_step == 2 and not resume._received:
+            time.sleep(0.05)
+"""
+"""A callback that waits in the third step for a signal."""
 
 
 def test_tasks_of_an_array_go_on_and_finished_ones_are_left_out(cluster, tmp_path, tiny):
     (tmp_path / "files").mkdir()
     for name, rate in (("fast", 0.001), ("slow", 0.0001)):
         (tmp_path / "files" / f"{name}.yaml").write_text(f"model: {{optimizer: {{lr: {rate}}}}}")
-    few = {"logger": "pytorch_lightning.loggers.CSVLogger", "max_steps": 150, "limit_val_batches": 0}
-    small = write_overlay(tmp_path / "small.yaml", tiny, tmp_path, **few)
-    environment = {**ENVIRONMENT, "FOLDER": str(tmp_path / "files"), "SEEDS": "[0]"}
+    (tmp_path / "held.py").write_text(HELD)
+    few = {"logger": "pytorch_lightning.loggers.CSVLogger", "max_steps": 6, "limit_val_batches": 0}
+    small = write_overlay(tmp_path / "small.yaml", tiny, tmp_path, callbacks=["held.Hold"], **few)
+    path = f"{ENVIRONMENT['PYTHONPATH']}:{tmp_path}"
+    environment = {**ENVIRONMENT, "PYTHONPATH": path, "FOLDER": str(tmp_path / "files"), "SEEDS": "[0]"}
     words = ("--parsable", "--array=0-1", "--cpus-per-task=1", "--time=60", f"--chdir={ROOT}")
 
     def submitted(name: str) -> list[str]:

@@ -123,7 +123,7 @@ def test_several_processes_fetch_a_shard_once(tiny, folder, server, tmp_path):
     data.setup("validate")
     content = pickle.dumps(data.datasets["train"].source)
     before = Counter(server.asked)
-    with ProcessPoolExecutor(4, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(4, get_context("forkserver")) as pool:
         found = set(pool.map(read, [content] * 8, [0] * 8))
     assert len(found) == 1 and sum((server.asked - before).values()) == 1
 
