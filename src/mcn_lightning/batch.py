@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from mcn_lightning.errors import InputError
 from mcn_lightning.memory import Blocks, pinned, received
 
-_blocks = Blocks(kept=2)
+_blocks = Blocks(max_blocks=2)
 Modality = Literal["video", "audio", "text"]
 MODALITIES: tuple[Modality, ...] = ("video", "audio", "text")
 
@@ -78,7 +78,7 @@ class ClipBatch:
         frame_start: first row of each clip in ``frames``, ``(B,)`` int64.
         num_frames: T, to which ``ready`` pads the clips.
         pad_value: dB that it pads with.
-        about: description of each clip for ``predict`` (see ``prediction.DescribedVideos``); else empty.
+        metadata: description of each clip for ``predict`` (see ``data.dataset.DescribedVideos``); else empty.
         items: name of each row's gallery item, B names. Several captions of one clip are rows with the same item.
             Empty in training, which does not use it.
         present: which clips have video, audio and text, ``(B, 3)`` bool; ``None`` where all clips have all modalities.
@@ -99,7 +99,7 @@ class ClipBatch:
     frame_start: Tensor | None = None
     num_frames: int = 0
     pad_value: float = 0.0
-    about: tuple[Mapping[str, object], ...] = ()
+    metadata: tuple[Mapping[str, object], ...] = ()
     items: tuple[str, ...] = ()
     present: Tensor | None = None
 

@@ -24,7 +24,9 @@ def ordered(callbacks: Sequence[Callback]) -> list[Callback]:
     Lightning swaps the averaged weights in when a validation begins and out when it ends, in the order of the list.
     Callbacks that evaluate must come before the swap out, and ``Resume`` must save the weights after it.
     """
-    return sorted(callbacks, key=lambda each: 1 if isinstance(each, WeightAveraging) else 2 * isinstance(each, Resume))
+    return sorted(
+        callbacks, key=lambda callback: 1 if isinstance(callback, WeightAveraging) else 2 * isinstance(callback, Resume)
+    )
 
 
 def default_callbacks(trainer: Trainer, module: LightningModule) -> list[Callback]:
@@ -52,5 +54,7 @@ def default_callbacks(trainer: Trainer, module: LightningModule) -> list[Callbac
         Throughput: bool(trainer.loggers),
         BenchmarkReport: any(isinstance(callback, Benchmark) for callback in given),
     }
-    missing = (kind for kind, wanted in needed.items() if wanted and not any(isinstance(each, kind) for each in given))
+    missing = (
+        kind for kind, wanted in needed.items() if wanted and not any(isinstance(callback, kind) for callback in given)
+    )
     return [kind() for kind in missing]

@@ -92,14 +92,14 @@ def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
     """
     if world_size() == 1:
         return rows
-    most = max(counts)
+    longest = max(counts)
     # the collective takes tensors of one shape: shorter ones are padded, and the padding is cut off below
-    padded = F.pad(rows.detach(), [0, 0] * (rows.dim() - 1) + [0, most - len(rows)]).contiguous()
-    everyone = padded.new_empty(world_size() * most, *rows.shape[1:])
-    dist.all_gather_into_tensor(everyone, padded)
-    if all(count == most for count in counts):
-        return everyone
-    return torch.cat([everyone[number * most : number * most + count] for number, count in enumerate(counts)])
+    padded = F.pad(rows.detach(), [0, 0] * (rows.dim() - 1) + [0, longest - len(rows)]).contiguous()
+    gathered = padded.new_empty(world_size() * longest, *rows.shape[1:])
+    dist.all_gather_into_tensor(gathered, padded)
+    if all(count == longest for count in counts):
+        return gathered
+    return torch.cat([gathered[number * longest : number * longest + count] for number, count in enumerate(counts)])
 
 
 def reduce_scatter_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:

@@ -129,27 +129,27 @@ def decode_text(content: bytes, path: Path, what: str) -> str:
             text = content.decode("utf-8-sig")
             text = text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
             return text.replace("\n\ufeff", "\n")  # marks inside the text come from files that were concatenated
-        place = content.index(b"\x00")
+        position = content.index(b"\x00")
     except UnicodeDecodeError as error:
-        place = error.start  # utf-8-sig counts from after the byte order mark
+        position = error.start  # utf-8-sig counts from after the byte order mark
         if content.startswith(b"\xef\xbb\xbf"):
-            place += 3
-    raise InputError(f"{path}: expected {what}, as text in UTF-8, found {_other_text(content, place, path)}")
+            position += 3
+    raise InputError(f"{path}: expected {what}, as text in UTF-8, found {_other_text(content, position, path)}")
 
 
-def _other_text(content: bytes, place: int, path: Path) -> str:
+def _other_text(content: bytes, position: int, path: Path) -> str:
     """Describe bytes that are not UTF-8, and say what to do."""
     if (known := binary_form(content[:16])) is not None:
         return f"{known[0]}: {known[1]}"
     wide = next((name for mark, name in _WIDE if content.startswith(mark)), None) or _wide_ascii(content[:1000])
     if wide is not None:
         return f"{wide}: convert it with 'iconv -f {wide} -t UTF-8 {path} > NEW'"
-    line = content.count(b"\n", 0, place) + 1
-    where = f"byte 0x{content[place]:02x} at position {place} in line {line}"
+    line = content.count(b"\n", 0, position) + 1
+    where = f"byte 0x{content[position]:02x} at position {position} in line {line}"
     if any(byte in _CONTROL for byte in content):
         return f"binary data ({where}): check the path"
     # a letter that is cut off at the end of the file looks like another encoding, but the rest was UTF-8
-    rest, before = content[place:], content[:place].removeprefix(b"\xef\xbb\xbf")
+    rest, before = content[position:], content[:position].removeprefix(b"\xef\xbb\xbf")
     if rest[0] >= 0xC2 and len(rest) < 4 and not before.isascii() and all(0x80 <= byte < 0xC0 for byte in rest[1:]):
         return f"{where}, with which a letter begins and the file ends: it is cut short, get it again"
     name, code = ("Windows-1252", "CP1252") if any(0x80 <= byte < 0xA0 for byte in content) else ("Latin-1", "LATIN1")

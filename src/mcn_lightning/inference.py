@@ -110,8 +110,8 @@ def read_embeddings(path: str | Path) -> Embeddings:
         InputError: if a file is missing or damaged, or the two do not belong together.
     """
     path = Path(path)
-    about = read_json(path.with_suffix(".json"), "what lightning predict wrote")
-    clips = about.get("clips") if isinstance(about, Mapping) else None
+    content = read_json(path.with_suffix(".json"), "what lightning predict wrote")
+    clips = content.get("clips") if isinstance(content, Mapping) else None
     try:
         if path.suffix == ".npz":
             with np.load(path) as arrays:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-_KEPT = 12
+_MAX_BLOCKS = 12
 """Most blocks that are kept: three batches of four large tensors."""
 _HEADER = 64
 _MARK = np.frombuffer(b"mcnblock", dtype=np.uint8)
@@ -34,17 +34,17 @@ class Blocks:
     """A pool of memory blocks. A block is reused once no tensor uses it.
 
     Args:
-        kept: most blocks in the pool.
+        max_blocks: most blocks in the pool.
     """
 
-    def __init__(self, kept: int = _KEPT) -> None:
-        self.kept = kept
+    def __init__(self, max_blocks: int = _MAX_BLOCKS) -> None:
+        self.max_blocks = max_blocks
         self._blocks: list[np.ndarray] = []
         self._shared: list[tuple[torch.UntypedStorage, np.ndarray]] = []
 
     def __getstate__(self) -> dict[str, object]:
         """Pickle without the blocks: each process has its own."""
-        return {"kept": self.kept, "_blocks": [], "_shared": []}
+        return {"max_blocks": self.max_blocks, "_blocks": [], "_shared": []}
 
     def new(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Return an uninitialised tensor. In a worker of a data loader it lies in shared memory.
@@ -66,7 +66,7 @@ class Blocks:
             if size <= self._blocks[number].nbytes <= 2 * size and sys.getrefcount(self._blocks[number]) == 2:
                 return self._blocks[number]
         block = _fresh(size)
-        self._blocks = [*self._blocks, block][-self.kept :]
+        self._blocks = [*self._blocks, block][-self.max_blocks :]
         return block
 
     def _free_shared(self, size: int) -> torch.UntypedStorage:
@@ -77,7 +77,7 @@ class Blocks:
         storage = torch.UntypedStorage._new_shared(_HEADER + size)
         header = _bytes_of(storage)[:_HEADER]
         header[: len(_MARK)], header[len(_MARK)] = _MARK, 1
-        self._shared = [*self._shared, (storage, header)][-self.kept :]
+        self._shared = [*self._shared, (storage, header)][-self.max_blocks :]
         return storage
 
 
@@ -111,7 +111,7 @@ def received(tensor: Tensor) -> Tensor:
         return tensor
     storage = tensor.untyped_storage()
     _mapped[storage.data_ptr()] = storage
-    while len(_mapped) > 16 * _KEPT:
+    while len(_mapped) > 16 * _MAX_BLOCKS:
         del _mapped[next(iter(_mapped))]
     content = _bytes_of(storage)
     size = len(content) // tensor.element_size() * tensor.element_size()
@@ -149,17 +149,17 @@ class Slots:
         self._whole: dict[str, Tensor] = {}
         self._used: dict[str, int] = {}
 
-    def take(self, name: str, shape: Sequence[int], dtype: torch.dtype, room: int = 0) -> Tensor:
+    def take(self, name: str, shape: Sequence[int], dtype: torch.dtype, max_rows: int = 0) -> Tensor:
         """Return the next slot in a tensor of the batch. If it has another shape or is full, memory of its own.
 
         Args:
             name: of the batch's tensor.
             shape: of the slot. Its first dimension is the clips.
             dtype: of the slot.
-            room: most rows of a video, where videos have different numbers of rows.
+            max_rows: most rows of a video, where videos have different numbers of rows.
         """
         if name not in self._whole:
-            self._whole[name] = self.blocks.new((self.videos * max(shape[0], room), *shape[1:]), dtype)
+            self._whole[name] = self.blocks.new((self.videos * max(shape[0], max_rows), *shape[1:]), dtype)
             self._used[name] = 0
         whole, used = self._whole[name], self._used[name]
         if whole.shape[1:] != tuple(shape[1:]) or whole.dtype != dtype or used + shape[0] > len(whole):

@@ -62,9 +62,9 @@ class MCNModule(LightningModule):
         loss: losses and their weights.
         clustering: queue and k-means.
         optimizer: optimiser and learning rate.
-        weights: file of weights to start from: a state dict in the naming of the authors' releases (MCN,
-            AVLnet-Text-Tri, AVLnet, AVLnet-Text-Fused), a checkpoint of this project, or a state dict of its module or
-            network (.safetensors too); none for random weights.
+        weights: file of weights to start from; none for random weights. It is a state dict of the authors' releases
+            (MCN, AVLnet-Text-Tri, AVLnet, AVLnet-Text-Fused), or a checkpoint of this project. A state dict of the
+            module or of its network is accepted too (.safetensors as well).
 
     Raises:
         WeightsError: if the file holds no weights of a network, or weights for other inputs.
@@ -110,7 +110,7 @@ class MCNModule(LightningModule):
         network, config = self.network_config, self.clustering_config
         given = {"network": network, "loss": self.loss_config, "clustering": config, "optimizer": self.optimizer_config}
         # logger=False: the command logs all options under the names of the command line
-        self.save_hyperparameters({name: dataclasses.asdict(each) for name, each in given.items()}, logger=False)
+        self.save_hyperparameters({name: dataclasses.asdict(options) for name, options in given.items()}, logger=False)
         kind, names = clustering_class(config), network.embeddings
         check_memory(network, 0 if kind is None else kind.queue_bytes(config, network.embedding_dim, names))
         self.network = MCN(network)
@@ -163,8 +163,8 @@ class MCNModule(LightningModule):
         if self.network.text is not None and data is not None and (embedder := data.text_embedder()) is not None:
             self.network.text.set_embedder(embedder.to(self.device))
         # queue, centroids and word vectors are equal on all processes: DDP need not broadcast them in every step
-        alike = ("clustering.", "network.text.embedder.")
-        names = [name for name, _ in self.named_buffers() if name.startswith(alike)]
+        prefixes = ("clustering.", "network.text.embedder.")
+        names = [name for name, _ in self.named_buffers() if name.startswith(prefixes)]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
 
     def forward(self, batch: ClipBatch) -> MCNOutput:

@@ -29,7 +29,7 @@ class Interrupted(BaseException):
 
 def handled_signals() -> list[int]:
     """Return the signals of ``STOP_SIGNALS`` that are not ignored. ``nohup`` for instance ignores SIGHUP."""
-    return [each for each in STOP_SIGNALS if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
+    return [number for number in STOP_SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def is_first() -> bool:
@@ -162,11 +162,11 @@ def _signals_blocked() -> Iterator[None]:
 
 @contextmanager
 def _stderr_silenced() -> Iterator[None]:
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)

@@ -76,7 +76,7 @@ class EmbeddingWriter(Callback):
             *args: index of the loader.
         """
         self._skipped.update({bad.video: bad.reason for bad in batch.skipped})
-        about = batch.about or [{"video": name.rpartition(":")[0] or name} for name in batch.ids]
+        about = batch.metadata or [{"video": name.rpartition(":")[0] or name} for name in batch.ids]
         clips = [{"id": name} | dict(one) for name, one in zip(batch.ids, about, strict=True)]
         for name, value in outputs.items():
             if isinstance(value, Tensor):

@@ -115,9 +115,9 @@ class CentroidClustering(Clustering):
 
     def assignments(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> Tensor | None:
         """Return the cluster of each clip (of its first modality if each is clustered alone); see ``Clustering``."""
-        if not self.has_centroids or not (there := self._each(features)):
+        if not self.has_centroids or not (available := self._each(features)):
             return None
-        name, one = next(iter(there.items()))
+        name, one = next(iter(available.items()))
         return mask_absent(one.labels(features[name]), present, name)
 
 

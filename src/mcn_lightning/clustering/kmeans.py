@@ -83,31 +83,31 @@ def _split_largest(rows: Rows, labels: Tensor, means: Tensor, counts: Tensor, me
         moved = moves[sum(sizes[: rank()]) :][: len(members)]
         labels[members[moved]] = cluster
         halves = ((cluster, members[moved], len(order) // 2), (largest, members[~moved], -(-len(order) // 2)))
-        for index, places, size in halves:
-            means[index] = sum_all(_sum_of(rows, places)) / size
+        for index, positions, size in halves:
+            means[index] = sum_all(_sum_of(rows, positions)) / size
             counts[index] = size
     return len(empty)
 
 
-def _closeness_of(rows: Rows, places: Tensor, point: Tensor, metric: Metric) -> Tensor:
-    pieces = [_closeness(some, point, metric) for some in rows.take(places)]
+def _closeness_of(rows: Rows, positions: Tensor, point: Tensor, metric: Metric) -> Tensor:
+    pieces = [_closeness(some, point, metric) for some in rows.take(positions)]
     return torch.cat([torch.empty(0, device=rows.device), *pieces])
 
 
-def _sum_of(rows: Rows, places: Tensor) -> Tensor:
+def _sum_of(rows: Rows, positions: Tensor) -> Tensor:
     total = torch.zeros(rows.width, dtype=torch.float64, device=rows.device)
-    for some in rows.take(places):
+    for some in rows.take(positions):
         total += some.sum(dim=0)
     return total
 
 
-def _farthest(rows: Rows, places: Tensor, point: Tensor, metric: Metric) -> Tensor:
+def _farthest(rows: Rows, positions: Tensor, point: Tensor, metric: Metric) -> Tensor:
     """Return the row ``(1, D)`` that is least close to a point, among the rows at given places of all processes."""
-    closeness = _closeness_of(rows, places, point, metric)
+    closeness = _closeness_of(rows, positions, point, metric)
     row, value = torch.zeros(1, rows.width, device=rows.device), torch.full((1,), torch.inf, device=rows.device)
-    if len(places):
+    if len(positions):
         least = closeness.argmin()
-        row, value = next(rows.take(places[least][None])), closeness[least][None]
+        row, value = next(rows.take(positions[least][None])), closeness[least][None]
     owner = int(gather_rows(value, [1] * world_size()).argmin())
     return broadcast(row, owner)
 
@@ -136,10 +136,10 @@ def _plus_plus_rows(rows: Rows, num_clusters: int, metric: Metric, generator: to
     distances = torch.zeros(rows.count, device=rows.device)
     for index, share in enumerate(samples):
         centroids[index] = rows.by_number(rows.sample_row(distances, share))[0]
-        for place, some in rows.chunks():
+        for chunk_slice, some in rows.chunks():
             closeness = _closeness(some, centroids[index : index + 1], metric)
             found = ((1 - closeness) if metric == "cosine" else -closeness).clamp(min=0)
-            distances[place] = found if index == 0 else torch.minimum(distances[place], found)
+            distances[chunk_slice] = found if index == 0 else torch.minimum(distances[chunk_slice], found)
     return centroids
 
 
@@ -316,21 +316,21 @@ class KMeans:
         """Write the labels; return sum ``(K, D)`` and count ``(K,)`` int64 of each cluster's rows."""
         sums = torch.zeros(self.num_clusters, rows.width, device=rows.device)
         counts = torch.zeros(self.num_clusters, dtype=torch.int64, device=rows.device)
-        for place, some in rows.chunks():
+        for chunk_slice, some in rows.chunks():
             _, found = nearest(some)
             sizes = found.bincount(minlength=self.num_clusters)
             sums += _sums(some, found, sizes)
             counts += sizes
-            labels[place] = found
+            labels[chunk_slice] = found
         return sum_all(sums), sum_all(counts)
 
     def _final_pass(self, rows: Rows, nearest: Nearest, centroids: Tensor, labels: Tensor) -> tuple[float, Tensor]:
         """Write the labels; return the objective and the count ``(K,)`` int64 of each cluster's rows."""
         total = torch.zeros((), dtype=torch.float64, device=rows.device)
-        for place, some in rows.chunks():
-            products, labels[place] = nearest(some)
+        for chunk_slice, some in rows.chunks():
+            products, labels[chunk_slice] = nearest(some)
             if self.metric == "cosine":
                 total += (products / torch.linalg.vector_norm(some, dim=1).clamp(min=1e-12)).sum()
             else:  # not from the product: for rows far from the origin the difference would be lost by rounding
-                total += (some - centroids[labels[place]]).square().sum()
+                total += (some - centroids[labels[chunk_slice]]).square().sum()
         return float(sum_all(total)) / rows.total, sum_all(labels.bincount(minlength=self.num_clusters))

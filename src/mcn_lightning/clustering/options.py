@@ -25,10 +25,10 @@ class ClusteringConfig(ClassOptions, option="--model.clustering"):
     """Options of the clustering; the defaults are the released recipe, except where noted.
 
     Args:
-        kind: kmeans (centroids of the mean attract each modality), kmeans_joint (they attract the mean),
-            kmeans_per_modality (each modality has its own centroids), sinkhorn (each modality predicts the mean's code
-            over learned prototypes), sinkhorn_swapped (each predicts the others' codes), or none. The codes of both are
-            soft; those of sinkhorn_hard and sinkhorn_swapped_hard are hard.
+        kind: kmeans (centroids of the mean attract each modality), kmeans_joint (they attract the mean), or
+            kmeans_per_modality (each modality has its own centroids). With learned prototypes: sinkhorn (each modality
+            predicts the mean's code), or sinkhorn_swapped (each predicts the others' codes). The codes of both are
+            soft; those of sinkhorn_hard and sinkhorn_swapped_hard are hard. none turns the clustering off.
         num_clusters: number of clusters K.
         queue_rows: fused features of past steps that are clustered with the batch (20 steps of 128 videos of 16
             clips); 0 for none.
@@ -41,8 +41,8 @@ class ClusteringConfig(ClassOptions, option="--model.clustering"):
         metric: assignment by cosine or euclidean distance (released: cosine).
         init: initial centroids: random rows or kmeans++ (released: random). The random numbers depend on how often
             k-means has run, not on the seed of the run.
-        engine: torch (each process keeps its rows, on any device), faiss (all rows on process 0, and its GPUs if faiss
-            supports them), or auto (faiss on the CPU of a single process if installed, else torch).
+        engine: torch (each process keeps its rows, on any device), or faiss (all rows on process 0, and its GPUs if
+            faiss supports them). auto is faiss on the CPU of a single process if installed, else torch.
         reseed_empty: split the largest cluster when one is empty (released: no, it becomes the zero vector).
         restart_each_epoch: start from random rows in every epoch, and count the steps between two runs of k-means from
             its beginning (released: yes).

@@ -44,15 +44,15 @@ class Rows:
                 yield slice(first, first + len(rows)), self._load(rows)
                 first += len(rows)
 
-    def take(self, places: Tensor) -> Iterator[Tensor]:
+    def take(self, positions: Tensor) -> Iterator[Tensor]:
         """Yield selected rows of this process in chunks ``(n, D)`` float32.
 
         Args:
-            places: ``(m,)`` int64, ascending indices among the rows of this process.
+            positions: ``(m,)`` int64, ascending indices among the rows of this process.
         """
         first = 0
         for part in self.parts:
-            inside = places[(places >= first) & (places < first + len(part))] - first
+            inside = positions[(positions >= first) & (positions < first + len(part))] - first
             for some in inside.to(part.device).split(self.chunk) if len(inside) else ():
                 yield self._load(part[some])
             first += len(part)
@@ -86,8 +86,8 @@ class Rows:
         number = torch.zeros(1, dtype=torch.int64)
         if owner == rank():
             running = pieces[part].cumsum(0)
-            place = torch.searchsorted(running, target - (ends[segment] - sums[segment]), right=True)
-            number = place.clamp(max=len(running) - 1) + self.first_numbers[part]
+            position = torch.searchsorted(running, target - (ends[segment] - sums[segment]), right=True)
+            number = position.clamp(max=len(running) - 1) + self.first_numbers[part]
         return broadcast(number.to(self.device), owner)
 
     def on_first_process(self) -> Rows:

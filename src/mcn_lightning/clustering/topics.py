@@ -26,8 +26,8 @@ def find_topics(features: Tensor, topics: int) -> Tensor:
     best, found = -float("inf"), torch.zeros(len(features), dtype=torch.int64, device=features.device)
     for start in range(RESTARTS):
         kmeans = KMeans(topics, engine="torch", init_method="kmeans++")
-        mine = features if rank() == 0 else features[:0]  # one order of summation for any number of processes
-        centroids, _, report = kmeans.fit(mine, generator=torch.Generator().manual_seed(start))
+        own_rows = features if rank() == 0 else features[:0]  # one order of summation for any number of processes
+        centroids, _, report = kmeans.fit(own_rows, generator=torch.Generator().manual_seed(start))
         if report.objective > best:
             best, found = report.objective, assign(features, centroids)
     return found

@@ -235,9 +235,9 @@ def splits_of(split: str, lists: Mapping[str, str | None]) -> list[str]:
 class DescribedVideos(NarratedVideoDataset):
     """The clips of a split as in evaluation: every caption once, nothing augmented; each with what it is.
 
-    ``ClipBatch.about`` of a clip has the ``split``, the ``video``, its ``index`` in the list, ``start`` and ``end`` in
-    seconds (``None`` where the clip is a file of its own), the ``text`` (``None`` without), and with word vectors how
-    many ``known_words`` of it there are.
+    ``ClipBatch.metadata`` of a clip has the ``split``, the ``video``, its ``index`` in the list, ``start`` and ``end``
+    in seconds (``None`` where the clip is a file of its own), the ``text`` (``None`` without), and with word vectors
+    how many ``known_words`` of it there are.
 
     Args:
         videos: the split as it is trained or evaluated on.
@@ -268,4 +268,4 @@ class DescribedVideos(NarratedVideoDataset):
             place = {"split": self.split, "video": self.source.id(index), "index": index}
             span = {"start": clip.start if timed else None, "end": clip.end if timed else None, "text": text}
             about.append(place | span | ({} if counts is None or text is None else {"known_words": counts[number]}))
-        return replace(batch, about=tuple(about))
+        return replace(batch, metadata=tuple(about))

@@ -226,7 +226,7 @@ def collate(items: Sequence[ClipBatch | BadVideo]) -> ClipBatch:
         clips_per_video=good[0].clips_per_video,
         video_widths=good[0].video_widths,
         skipped=skipped,
-        about=tuple(one for item in good for one in item.about),
+        metadata=tuple(one for item in good for one in item.metadata),
     )
 
 

@@ -23,11 +23,11 @@ from mcn_lightning.errors import InputError
 class NewTensor(Protocol):
     """Gives memory for a tensor of a batch."""
 
-    def __call__(self, name: str, shape: Sequence[int], dtype: torch.dtype, room: int = 0) -> Tensor:
-        """Return a tensor of unknown contents; ``room``: the rows a video has at most, where that differs."""
+    def __call__(self, name: str, shape: Sequence[int], dtype: torch.dtype, max_rows: int = 0) -> Tensor:
+        """Return a tensor of unknown contents; ``max_rows``: the rows a video has at most, where that differs."""
 
 
-def new_tensor(name: str, shape: Sequence[int], dtype: torch.dtype, room: int = 0) -> Tensor:
+def new_tensor(name: str, shape: Sequence[int], dtype: torch.dtype, max_rows: int = 0) -> Tensor:
     """Return fresh memory for a tensor."""
     return torch.empty(tuple(shape), dtype=dtype)
 
@@ -65,8 +65,9 @@ def read_sound(
     columns, bands = frames.shape
     runs, place, length = clip_frames(columns, spans, config.num_frames, config.clamp_start)
     size = sum(stop - first for first, stop in runs)
-    room = min(len(spans) * config.num_frames, 4 * size)  # shared memory is really taken; a video may have more frames
-    out = copy_runs(frames, runs, new("frames", (size, bands), frames.dtype, room=room))
+    # shared memory is really taken, so no more than this; a video may have more frames
+    max_rows = min(len(spans) * config.num_frames, 4 * size)
+    out = copy_runs(frames, runs, new("frames", (size, bands), frames.dtype, max_rows=max_rows))
     if not checked:
         refuse_bad_frames(out, place, length, spans)
     return Sound(out, torch.from_numpy(np.array(place)), torch.from_numpy(np.array(length)))

@@ -20,7 +20,7 @@ Pair = tuple[str, str]
 
 def _sum(embeddings: Sequence[Tensor]) -> Tensor:
     """Return the sum of embeddings, each ``(n, D)``, computed in float32 or better and returned in their precision."""
-    return torch.stack([full_precision(each) for each in embeddings]).sum(dim=0).to(embeddings[0].dtype)
+    return torch.stack([full_precision(embedding) for embedding in embeddings]).sum(dim=0).to(embeddings[0].dtype)
 
 
 def _share_gradient(value: Tensor) -> Tensor:
@@ -214,11 +214,11 @@ class TiledContrastiveLoss(ContrastiveLoss):
         clusters = None if clusters is None else gather_rows(clusters, counts)
         # gathered once for all pairs, in the same order on all processes
         seconds = dict.fromkeys(second for _, second in pairs)
-        everyone = {name: gather_summed(full_precision(embeddings[name]), counts) for name in seconds}
+        gathered = {name: gather_summed(full_precision(embeddings[name]), counts) for name in seconds}
         values = {}
         for first, second in pairs:
             x, y = embeddings[first], embeddings[second]
             tiling = Tiling(counts, self.config.tile, product_precision(x, y), clusters)
             x = full_precision(x) / self.temperature
-            values[first, second] = self._scalar(self.of_tiles(x, full_precision(y), everyone[second], tiling))
+            values[first, second] = self._scalar(self.of_tiles(x, full_precision(y), gathered[second], tiling))
         return values

@@ -70,10 +70,10 @@ def _gather_terms(found: dict[str, float], ids: Sequence[str]) -> tuple[dict[str
     own = (found, list(dict.fromkeys(name.rsplit(":", 1)[0] for name in ids)) if found else [])
     if world_size() == 1:
         return own
-    everyone: list[tuple[dict[str, float], list[str]]] = [own] * world_size()
-    dist.all_gather_object(everyone, own)
-    terms = {name: value for part, _ in reversed(everyone) for name, value in part.items()}
-    return terms, [video for _, videos in everyone for video in videos]
+    gathered: list[tuple[dict[str, float], list[str]]] = [own] * world_size()
+    dist.all_gather_object(gathered, own)
+    terms = {name: value for part, _ in reversed(gathered) for name, value in part.items()}
+    return terms, [video for _, videos in gathered for video in videos]
 
 
 def _message(step: int, found: Mapping[str, float], videos: Sequence[str]) -> str:

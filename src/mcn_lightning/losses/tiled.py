@@ -148,10 +148,10 @@ class _Normalizers(torch.autograd.Function):
                 row[tile.rows] = torch.logaddexp(row[tile.rows], log_sum_exp(tile.values, 1))
                 column[tile.columns] = torch.logaddexp(column[tile.columns], log_sum_exp(tile.values, 0))
             column = gather_rows(column[None], [1] * world_size()).logsumexp(0)
-            everyone = gather_rows(torch.stack([row, true], 1), tiling.counts)
+            gathered = gather_rows(torch.stack([row, true], 1), tiling.counts)
         ctx.save_for_backward(x, y, row, column)
         ctx.margin, ctx.tiling = margin, tiling
-        return everyone[:, 0], column, everyone[:, 1]
+        return gathered[:, 0], column, gathered[:, 1]
 
     @staticmethod
     @once_differentiable

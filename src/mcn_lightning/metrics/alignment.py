@@ -17,11 +17,11 @@ IntArray = NDArray[np.int64]
 def align(log_probs: np.ndarray, mean_lengths: np.ndarray | None = None) -> IntArray:
     """Give each entry of an ordered transcript the run of frames that is most likely.
 
-    Maximises the sum of the frames' log-probabilities and, with ``mean_lengths``, of the logarithm of a Poisson
-    distribution of each length, ``l log(mean) - mean - log(l!)`` (Richard et al., "NeuralNetwork-Viterbi", CVPR 2018).
-    There is no beam and no stride, so the maximum is exact up to the rounding of float64. Of equal alignments, the one
-    whose last entry starts first is returned. If those are equal too, the entry before the last one decides, and so on.
-    Scores that are equal in exact arithmetic may differ by rounding.
+    Maximises the sum of the frames' log-probabilities. ``mean_lengths`` adds the logarithm of a Poisson distribution of
+    each length, ``l log(mean) - mean - log(l!)`` (Richard et al., "NeuralNetwork-Viterbi", CVPR 2018). There is no beam
+    and no stride, so the maximum is exact up to the rounding of float64. Of equal alignments, the one whose last entry
+    starts first is returned. If those are equal too, the entry before the last one decides, and so on. Scores that are
+    equal in exact arithmetic may differ by rounding.
 
     It takes O(L T) operations without lengths, O(L T log T) with them, and O(L T) memory.
 
@@ -38,22 +38,22 @@ def align(log_probs: np.ndarray, mean_lengths: np.ndarray | None = None) -> IntA
         ``boundaries[i]`` to ``boundaries[i + 1]``, the end excluded.
 
     Raises:
-        ValueError: if shapes do not fit, there are fewer frames than entries, a value is NaN or +inf, a mean length is
-            not above 0, or no alignment has a finite score.
+        ValueError: if shapes do not fit, or there are fewer frames than entries. Also if a value is NaN or +inf, a mean
+            length is not above 0, or no alignment has a finite score.
     """
     scores, lengths = _checked(log_probs, mean_lengths)
     frames, entries = scores.shape
     tables = _length_scores(frames, lengths, entries)
     forbidden = scores == -np.inf
-    # sums[i, t] is the score of the frames before t. places[i, t] - places[i, s] is the length of the run from s to t,
-    # or more than T if an impossible frame lies in between
+    # sums[i, t] is the score of the frames before t. positions[i, t] - positions[i, s] is the length of the run from s
+    # to t, or more than T if an impossible frame lies in between
     sums = np.zeros((entries, frames + 1))
     with np.errstate(over="ignore"):
         np.cumsum(np.where(forbidden, 0.0, scores).T, axis=1, out=sums[:, 1:])
     if not np.isfinite(sums).all():
         raise ValueError("sums of log_probs over frames are not finite: values are too large for float64")
-    places = np.tile(np.arange(frames + 1), (entries, 1))
-    places[:, 1:] += (frames + 1) * np.cumsum(forbidden.T, axis=1)
+    positions = np.tile(np.arange(frames + 1), (entries, 1))
+    positions[:, 1:] += (frames + 1) * np.cumsum(forbidden.T, axis=1)
 
     best = np.full(frames + 1, -np.inf)  # best score of the entries so far, if they end at each frame
     best[0] = 0
@@ -62,11 +62,11 @@ def align(log_probs: np.ndarray, mean_lengths: np.ndarray | None = None) -> IntA
         gains.append(best[:-1] - sums[i, :-1])
         if i < entries - 1:
             find = _best_runs if lengths is None else _best_runs_with_lengths
-            best = sums[i] + find(gains[i], places[i], tables[i])
+            best = sums[i] + find(gains[i], positions[i], tables[i])
     boundaries = np.zeros(entries + 1, dtype=np.int64)
     boundaries[entries] = end = frames
     for i in reversed(range(entries)):
-        runs = gains[i][:end] + tables[i].take(places[i, end] - places[i, :end], mode="clip")
+        runs = gains[i][:end] + tables[i].take(positions[i, end] - positions[i, :end], mode="clip")
         boundaries[i] = start = int(runs.argmax())
         if runs[start] == -np.inf:
             raise ValueError(f"no alignment of {frames} frames to {entries} entries is possible: -inf rules out all")
@@ -102,18 +102,18 @@ def _length_scores(frames: int, lengths: FloatArray | None, entries: int) -> Flo
     return table
 
 
-def _best_runs(gain: FloatArray, place: IntArray, table: FloatArray) -> FloatArray:
+def _best_runs(gain: FloatArray, positions: IntArray, table: FloatArray) -> FloatArray:
     """Largest gain among the possible starts of each end 0 to T, ``(T + 1,)``; all lengths are equally likely."""
     # complex numbers compare by their real part first: a start after an impossible frame exceeds all starts before it
     ordered = np.empty(len(gain), dtype=np.complex128)
-    ordered.real, ordered.imag = place[:-1] - np.arange(len(gain)), gain
-    best = np.full(len(place), -np.inf)
+    ordered.real, ordered.imag = positions[:-1] - np.arange(len(gain)), gain
+    best = np.full(len(positions), -np.inf)
     best[1:] = np.maximum.accumulate(ordered).imag
-    best[1:][np.diff(place) > 1] = -np.inf
+    best[1:][np.diff(positions) > 1] = -np.inf
     return best
 
 
-def _best_runs_with_lengths(gain: FloatArray, place: IntArray, table: FloatArray) -> FloatArray:
+def _best_runs_with_lengths(gain: FloatArray, positions: IntArray, table: FloatArray) -> FloatArray:
     """Largest sum of a start's gain and the run's length score for each end 0 to T, ``(T + 1,)``.
 
     The score is concave in the length. So of two starts the later one, once better, stays better as the end grows: the
@@ -124,7 +124,7 @@ def _best_runs_with_lengths(gain: FloatArray, place: IntArray, table: FloatArray
     """
     frames = len(gain)
     best = np.full(frames + 1, -np.inf)
-    ends = _possible_ends(gain, place)
+    ends = _possible_ends(gain, positions)
     stride = 1 << len(ends).bit_length()
     # best starts of ends[k * stride - 1] for k = 1, 2, ..., with a lower and an upper bound around them
     known = np.array([0, frames - 1])
@@ -135,7 +135,7 @@ def _best_runs_with_lengths(gain: FloatArray, place: IntArray, table: FloatArray
         first = np.cumsum(counts) - counts
         gap = np.repeat(np.arange(len(counts)), counts)
         starts = np.arange(len(gap)) + (known[:-1] - first)[gap]
-        values = gain[starts] + table.take(place[middle][gap] - place[starts], mode="clip")
+        values = gain[starts] + table.take(positions[middle][gap] - positions[starts], mode="clip")
         highest = np.maximum.reduceat(values, first)
         best[middle] = highest
         hits = np.flatnonzero(values == highest[gap])
@@ -144,10 +144,10 @@ def _best_runs_with_lengths(gain: FloatArray, place: IntArray, table: FloatArray
     return best
 
 
-def _possible_ends(gain: FloatArray, place: IntArray) -> IntArray:
+def _possible_ends(gain: FloatArray, positions: IntArray) -> IntArray:
     """Ends from 1 to T that some start with a finite gain reaches, ascending."""
-    after = np.arange(1, len(place))
-    earliest = np.maximum.accumulate(np.where(np.diff(place) > 1, after, 0))
+    after = np.arange(1, len(positions))
+    earliest = np.maximum.accumulate(np.where(np.diff(positions) > 1, after, 0))
     finite = np.concatenate([[0], np.cumsum(gain > -np.inf)])
     return after[finite[1:] > finite[earliest]]
 

@@ -135,11 +135,11 @@ def clips_of_sides(
     """
     if present is None:
         return None, None
-    asks, answers = (
+    has_query, has_item = (
         torch.stack([present[name] for name in embedding_names(side, joint)]).all(dim=0)
         for side in parse_direction(direction)
     )
-    return asks, answers
+    return has_query, has_item
 
 
 def captions_side(direction: str) -> Literal["queries", "gallery"] | None:

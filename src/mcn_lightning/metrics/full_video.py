@@ -91,22 +91,22 @@ def full_video_metrics(
     )
     clip_ranks = expected_ranks(queries, gallery, clips, chunk)
     numbers, videos = torch.unique(videos, return_inverse=True)
-    asked = videos[clips]
-    if len(numbers) > len(asked.unique()):
+    targets = videos[clips]
+    if len(numbers) > len(targets.unique()):
         raise ValueError("expected a caption for at least one clip of each video")
     dtype = torch.promote_types(torch.promote_types(queries.dtype, gallery.dtype), torch.float32)
     rows, column, _ = distinct_rows(gallery.to(dtype))
     # a block of videos keeps, for each of V candidates, the sum of the best scores and two kinds of votes for each k
-    kept = 1 + 2 * len(ks)
-    blocks = torch.arange(len(numbers), device=videos.device).split(rows_at_once(chunk, 2 * kept * len(numbers)))
+    num_sums = 1 + 2 * len(ks)
+    blocks = torch.arange(len(numbers), device=videos.device).split(rows_at_once(chunk, 2 * num_sums * len(numbers)))
     by_caption, by_video = [], []
     for block in blocks:
-        captions = ((asked >= block[0]) & (asked <= block[-1])).nonzero()[:, 0]
-        sums = queries.new_zeros(kept, len(block), len(numbers), dtype=torch.float64)
+        captions = ((targets >= block[0]) & (targets <= block[-1])).nonzero()[:, 0]
+        sums = queries.new_zeros(num_sums, len(block), len(numbers), dtype=torch.float64)
         for part in captions.split(rows_at_once(chunk, len(gallery))):
             scores = dot_products(queries[part], rows)
             size = max(1, MAX_BLOCK_SCORES // len(videos))
-            for piece, own in zip(scores.split(size), asked[part].split(size), strict=True):
+            for piece, own in zip(scores.split(size), targets[part].split(size), strict=True):
                 by_caption.append(_rank_and_vote(piece[:, column], videos, own, sums, block[0], ks))
             del scores  # before the next block is scored: two blocks at once would double the memory
         by_video.append(_rank_of_sums(sums, block, ks))
@@ -150,9 +150,9 @@ def _rank_and_vote(
         votes = torch.zeros_like(best, dtype=torch.float64).scatter_add_(1, index, expected_members(scores, k))
         sums[1 + len(ks) + position].index_add_(0, row, votes)
     ranks = expected_rank(best, best.gather(1, own[:, None])[:, 0], torch.ones_like(best[0]))
-    higher, tied, mine = best_of_group(scores, own[:, None] == videos)
-    # expected place of the first of `mine` among `tied` items in random order
-    return torch.stack([ranks, higher + (tied + 1) / (mine + 1).double()], dim=1)
+    higher, tied, own_tied = best_of_group(scores, own[:, None] == videos)
+    # expected place of the first of `own_tied` among `tied` items in random order
+    return torch.stack([ranks, higher + (tied + 1) / (own_tied + 1).double()], dim=1)
 
 
 def _rank_of_sums(sums: Tensor, own: Tensor, ks: Sequence[int]) -> Tensor:

@@ -64,22 +64,22 @@ def gather_rows(rows: Tensor, group: dist.ProcessGroup | None = None) -> list[Te
     Returns:
         One tensor for each process, on the device of ``rows``.
     """
-    own = (tuple(rows.shape), rows.dtype)
-    shapes = [own] * dist.get_world_size(group)
-    dist.all_gather_object(shapes, own, group=group)
+    form = (tuple(rows.shape), rows.dtype)
+    shapes = [form] * dist.get_world_size(group)
+    dist.all_gather_object(shapes, form, group=group)
     filled = [(shape, dtype) for shape, dtype in shapes if shape[0] > 0]
     if not filled:
         return [rows for _ in shapes]
     (_, *width), dtype = filled[0]
-    most = max(shape[0] for shape, _ in filled)
+    longest = max(shape[0] for shape, _ in filled)
 
     needs_cuda = rows.device.type == "cpu" and dist.get_backend(group) == "nccl"
-    mine = rows if rows.shape[0] else rows.new_zeros(0, *width)
-    mine = mine.to(dtype=dtype, device="cuda" if needs_cuda else rows.device)
-    padded = F.pad(mine, [0, 0] * len(width) + [0, most - len(mine)])
-    everyone = [torch.empty_like(padded) for _ in shapes]
-    dist.all_gather(everyone, padded.contiguous(), group=group)
-    return [part[: shape[0]].to(rows.device) for part, (shape, _) in zip(everyone, shapes, strict=True)]
+    own = rows if rows.shape[0] else rows.new_zeros(0, *width)
+    own = own.to(dtype=dtype, device="cuda" if needs_cuda else rows.device)
+    padded = F.pad(own, [0, 0] * len(width) + [0, longest - len(own)])
+    gathered = [torch.empty_like(padded) for _ in shapes]
+    dist.all_gather(gathered, padded.contiguous(), group=group)
+    return [part[: shape[0]].to(rows.device) for part, (shape, _) in zip(gathered, shapes, strict=True)]
 
 
 def concatenated(state: list[Tensor] | Tensor, metric: str) -> Tensor:

@@ -44,8 +44,8 @@ def class_metrics(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) ->
         clips; ``mean_class``, 0-d, the mean of these over the classes that have clips. Float32, in per cent.
 
     Raises:
-        ValueError: if the shapes do not fit, there is no clip or class, a label is no class, a score is not finite, or
-            a cut-off is below 1.
+        ValueError: if the shapes do not fit, or there is no clip or class. Also if a label is no class, a score is not
+            finite, or a cut-off is below 1.
     """
     check_ks(ks)
     check_arrays(scores=(scores, "(N, C)"), labels=(labels, "(N,) int64"))
@@ -88,8 +88,8 @@ def neighbour_metrics(
         no training clip is a miss.
 
     Raises:
-        ValueError: if the shapes do not fit, there is no clip to compare, a label is negative, an embedding is not
-            finite, or a cut-off is below 1.
+        ValueError: if the shapes do not fit, or there is no clip to compare. Also if a label is negative, an embedding
+            is not finite, or a cut-off is below 1.
     """
     check_ks(ks)
     check_embeddings(queries, train)
@@ -108,8 +108,8 @@ def neighbour_metrics(
     hits = []
     for part, own in zip(queries.split(size), labels.split(size), strict=True):
         scores = dot_products(scale(part.to(dtype)), rows)[:, column]
-        higher, tied, mine = best_of_group(scores, own[:, None] == train_labels)
-        hits.append(_hits_of_first(higher, tied, mine, [1, *ks]))
+        higher, tied, own_tied = best_of_group(scores, own[:, None] == train_labels)
+        hits.append(_hits_of_first(higher, tied, own_tied, [1, *ks]))
     return _summary(torch.cat(hits), labels, count, ks)
 
 
@@ -119,23 +119,23 @@ def _unit_length(rows: Tensor) -> Tensor:
     return F.normalize(rows / torch.where(largest > 0, largest, 1), dim=1)
 
 
-def _hits_of_first(higher: Tensor, tied: Tensor, mine: Tensor, ks: Sequence[int]) -> Tensor:
-    """Return the probability that one of ``mine`` candidates among the ``tied`` is at place k or before, ``(B, K)``.
+def _hits_of_first(higher: Tensor, tied: Tensor, own_tied: Tensor, ks: Sequence[int]) -> Tensor:
+    """Return the probability that one of ``own_tied`` candidates among the ``tied`` is at rank k or before.
 
-    The complement is that candidates of others fill all j = 0, 1, ... of the remaining places. Its probability is
-    ``prod_j (tied - mine - j) / (tied - j)``. Float64.
+    The complement is that candidates of others fill all j = 0, 1, ... of the remaining ranks. Its probability is
+    ``prod_j (tied - own_tied - j) / (tied - j)``. The result is ``(B, K)`` float64.
     """
     missed = torch.ones(len(higher), dtype=torch.float64, device=higher.device)
     at_place = [missed]
-    others, candidates = (tied - mine).double(), tied.double()
-    for place in range(max(ks)):
-        taken = place - higher  # places that candidates with the tied score have taken before this one
+    others, candidates = (tied - own_tied).double(), tied.double()
+    for rank in range(max(ks)):
+        taken = rank - higher  # places that candidates with the tied score have taken before this one
         # candidates scored higher fill the first places, and no candidate is left after the last
         open_place = (taken >= 0) & (taken < tied)
         factor = (others - taken).clamp(min=0) / (candidates - taken).clamp(min=1)
         missed = torch.where(open_place, missed * factor, missed)
         at_place.append(missed)
-    found = mine > 0
+    found = own_tied > 0
     return torch.stack([(1 - at_place[k]) * found for k in ks], dim=1)
 
 

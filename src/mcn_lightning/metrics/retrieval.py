@@ -98,23 +98,23 @@ def item_ranks(
     check_arrays(queries=(queries, "(N_q, D)"), query_items=(query_items, "(N_q,) int64"))
     check_arrays(gallery=(gallery, "(N, D)"), gallery_items=(gallery_items, "(N,) int64"))
     ranks = torch.full((len(queries),), torch.inf, dtype=torch.float64, device=queries.device)
-    asked = torch.isin(query_items, gallery_items)
-    if not asked.any():
+    answerable = torch.isin(query_items, gallery_items)
+    if not answerable.any():
         return ranks
-    ordered, places = gallery_items.sort()
+    ordered, order = gallery_items.sort()
     if (ordered[1:] != ordered[:-1]).all():  # one row for each item: no mask of (queries, rows) is needed
-        targets = places[torch.searchsorted(ordered, query_items[asked])]
-        ranks[asked] = expected_ranks(queries[asked], gallery, targets, chunk)
+        targets = order[torch.searchsorted(ordered, query_items[answerable])]
+        ranks[answerable] = expected_ranks(queries[answerable], gallery, targets, chunk)
         return ranks
     dtype = torch.promote_types(torch.promote_types(queries.dtype, gallery.dtype), torch.float32)
     rows, column, _ = distinct_rows(gallery.to(dtype))
     size = rows_at_once(chunk, 4 * len(gallery))
     blocks = []
-    for part, own in zip(queries[asked].split(size), query_items[asked].split(size), strict=True):
+    for part, own in zip(queries[answerable].split(size), query_items[answerable].split(size), strict=True):
         scores = dot_products(part, rows)[:, column]
-        higher, tied, mine = best_of_group(scores, own[:, None] == gallery_items)
-        blocks.append(higher + (tied + 1) / (mine + 1).double())
-    ranks[asked] = torch.cat(blocks)
+        higher, tied, own_tied = best_of_group(scores, own[:, None] == gallery_items)
+        blocks.append(higher + (tied + 1) / (own_tied + 1).double())
+    ranks[answerable] = torch.cat(blocks)
     return ranks
 
 
@@ -145,7 +145,7 @@ def retrieval_metrics(ranks: Tensor, ks: Sequence[int] = (1, 5, 10, 50)) -> dict
 
     Args:
         ranks: 1-based ranks of the true items, ``(N_q,)``. A query that the model cannot answer has an infinite rank
-            and is a miss at every k, such as a clip without audio in the MSR-VTT protocol.
+            and is a miss at every k. The MSR-VTT protocol has such queries: clips without audio.
         ks: cut-offs of the recall.
 
     Returns:
@@ -192,9 +192,9 @@ class Ranking:
         """Return the expected metrics of a random order of the gallery: ``R@k`` in per cent, and ``median_rank``."""
         missed = torch.ones(self.queries, dtype=torch.float64)
         found, own = {}, self.own.cpu()
-        for place in range(max(ks)):
-            missed = missed * ((self.items - own - place) / max(self.items - place, 1)).clamp(min=0)
-            if (k := place + 1) in ks:
+        for position in range(max(ks)):
+            missed = missed * ((self.items - own - position) / max(self.items - position, 1)).clamp(min=0)
+            if (k := position + 1) in ks:
                 single = min(1.0, k / self.items)
                 found[f"R@{k}"] = 100 * float(torch.where(own == 1, single, 1 - missed).mean())
         ranks = (self.items + 1) / (own + 1)
@@ -299,12 +299,12 @@ class RetrievalRecall(Metric):
         return (ids if by_id else items)[once], items[once], embeddings[once]
 
     def _ranked(self) -> Ranking:
-        ids, asked, queries = self._side("query", self.queries, self.captions == "queries")
+        ids, query_items, queries = self._side("query", self.queries, self.captions == "queries")
         _, items, gallery = self._side("gallery", self.gallery, self.captions == "gallery")
         distinct, counts = items.unique(return_counts=True)
-        place = torch.searchsorted(distinct, asked).clamp(max=len(distinct) - 1)
-        own = torch.where(distinct[place] == asked, counts[place], 0)
-        ranks = item_ranks(queries, gallery, asked, items, self.chunk)
+        position = torch.searchsorted(distinct, query_items).clamp(max=len(distinct) - 1)
+        own = torch.where(distinct[position] == query_items, counts[position], 0)
+        ranks = item_ranks(queries, gallery, query_items, items, self.chunk)
         kept = own > 0
         if not kept.any():
             raise ValueError("RetrievalRecall has no query whose item is in the gallery")

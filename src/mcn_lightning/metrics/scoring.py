@@ -73,7 +73,11 @@ class Scoring:
         """
         if not self.calibrate:
             return ""
-        plain = [each for each in directions if clusters_of(embedding_names(parse_direction(each)[0], joint)) is None]
+        plain = [
+            direction
+            for direction in directions
+            if clusters_of(embedding_names(parse_direction(direction)[0], joint)) is None
+        ]
         if not plain:
             return ""
         return (
@@ -99,10 +103,10 @@ class Scoring:
             direction: letters, for instance t->va.
             gallery: embeddings of the items, by modality. By default the items come with the queries.
         """
-        asked, answered = parse_direction(direction)
-        queries = combine(embeddings, asked, self.combine, self.audio_weight)
-        items = combine(gallery or embeddings, answered, self.combine, self.audio_weight)
-        clusters = clusters_of(embedding_names(asked, AUDIO_TEXT in embeddings)) if self.calibrate else None
+        query_names, item_names = parse_direction(direction)
+        queries = combine(embeddings, query_names, self.combine, self.audio_weight)
+        items = combine(gallery or embeddings, item_names, self.combine, self.audio_weight)
+        clusters = clusters_of(embedding_names(query_names, AUDIO_TEXT in embeddings)) if self.calibrate else None
         if clusters is None:
             return queries, items
         density = query_density(items, *clusters, self.calibrate_temperature)

@@ -144,7 +144,7 @@ class NetworkConfig(Options, option="--model.network"):
         if not self.fuse_audio_text:
             return tuple(self.modalities)
         found = {"video": "video" in self.modalities, AUDIO_TEXT: "audio" in self.modalities}
-        return tuple(name for name, there in found.items() if there)
+        return tuple(name for name, present in found.items() if present)
 
     @property
     def branch_width(self) -> int:

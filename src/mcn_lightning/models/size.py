@@ -22,13 +22,13 @@ def check_memory(config: NetworkConfig, queue_bytes: int = 0) -> None:
         InputError: if weights and queue are larger than the machine's memory.
     """
     with torch.device("meta"):  # shapes without memory
-        weights = sum(4 * each.numel() for each in MCN(config).parameters())
-    needed, there = weights + queue_bytes, _memory()
-    if needed > there:
+        weights = sum(4 * weight.numel() for weight in MCN(config).parameters())
+    needed, available = weights + queue_bytes, _memory()
+    if needed > available:
         queue = f" and {queue_bytes / 1e9:.1f} GB of queue (--model.clustering.queue_rows)" if queue_bytes else ""
         raise InputError(
             f"--model.network.embedding_dim {config.embedding_dim}: expected a network that fits into the "
-            f"{there / 1e9:.1f} GB of this machine, found {weights / 1e9:.1f} GB of weights{queue}; lower it"
+            f"{available / 1e9:.1f} GB of this machine, found {weights / 1e9:.1f} GB of weights{queue}; lower it"
         )
 
 

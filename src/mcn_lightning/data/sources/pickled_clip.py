@@ -78,6 +78,6 @@ class PickledClip:
         frames = self.record.audio
         source = torch.empty(0, self.config.bands) if frames is None else frames.T
         size = min(len(source), self.config.num_frames)
-        out = new("frames", (size, self.config.bands), source.dtype, room=self.config.num_frames)
+        out = new("frames", (size, self.config.bands), source.dtype, max_rows=self.config.num_frames)
         starts = torch.zeros(len(spans), dtype=torch.int64)
         return Sound(copy_runs(source, [(0, size)], out), starts, torch.full((len(spans),), size))
