@@ -14,6 +14,7 @@ from pytorch_lightning import Trainer
 from safetensors.torch import load_file
 from test_two_processes import fit
 
+from mcn_lightning.batch import ClipBatch
 from mcn_lightning.callbacks import CentroidUpdate, RetrievalEvaluation
 from mcn_lightning.clustering import ClusteringConfig
 from mcn_lightning.data.shards.job import PackConfig
@@ -261,3 +262,9 @@ def test_clips_of_a_pickle_may_lack_a_modality(tiny, tmp_path):
     strict = batches(make_data(tiny, train_csv=str(path), val_csv=None), epochs=(0,))
     assert [hasattr(batch, "reason") for batch in strict] == [False, True, True, True, True, True]
     assert found is not None
+
+
+def test_rows_that_are_taken_keep_what_is_present():
+    present = torch.tensor([[True, True, True], [True, False, True], [True, True, False]])
+    batch = ClipBatch(("a:0", "b:0", "c:0"), video=torch.eye(3), items=("a", "b", "c"), present=present).take([2, 1, 1])
+    assert batch.ids == ("c:0", "b:0", "b:0") and torch.equal(batch.present, present[[2, 1, 1]])

@@ -66,6 +66,7 @@ _PUBLIC = {
     "training.optimizer": ("OptimizerConfig",),
 }  # fmt: skip
 """The public names by module. Each is imported on first use, as importing torch takes seconds."""
+# a name that is not listed here raises an error at once, without an import
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = sorted(_MODULE_OF)
 

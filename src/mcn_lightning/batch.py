@@ -142,7 +142,8 @@ class ClipBatch:
         index = torch.tensor(rows, dtype=torch.int64)
         taken = {name: value[index] for name, value in self._tensors().items() if name != "frames"}
         ids, items = (tuple(names[row] for row in rows) if names else () for names in (self.ids, self.items))
-        return replace(self._with(taken), ids=ids, items=items)
+        present = None if self.present is None else self.present[index]
+        return replace(self._with(taken), ids=ids, items=items, present=present)
 
     def pin_memory(self) -> ClipBatch:
         """Return the batch with its tensors in page-locked memory (called by the data loader)."""
@@ -156,6 +157,7 @@ class ClipBatch:
         return replace(self, **tensors)
 
     def _tensors(self) -> dict[str, Tensor]:
+        # without `present`, which stays on the CPU
         names = ("video", "audio", "audio_frames", "words", "labels", "frames", "frame_start")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 

@@ -66,6 +66,7 @@ def sum_all(x: Tensor) -> Tensor:
     """Return the sum of a tensor over the processes, bit for bit the same on each; without gradient."""
     if world_size() == 1:
         return x
+    # all_reduce works in place, and the tensor is the caller's
     summed = x.detach().clone()
     dist.all_reduce(summed)
     return summed
@@ -75,6 +76,7 @@ def broadcast(x: Tensor, source: int = 0) -> Tensor:
     """Return the tensor of process ``source``. Every process passes one of the same shape and precision."""
     if world_size() == 1:
         return x
+    # broadcast works in place on the other processes
     sent = x.detach().clone().contiguous()
     dist.broadcast(sent, source)
     return sent
@@ -268,9 +270,11 @@ class Presence:
 
     def select(self, rule: Callable[[set[str]], bool]) -> Subset:
         """Return the clips whose set of embeddings fulfils a rule; results are cached."""
+        # rules are functions, which cannot be compared: the cache is by the sets that they choose
         wanted = tuple(rule(names) for names in self._sets)
         if wanted not in self._found:
             counts = [sum(count for count, want in zip(each, wanted, strict=True) if want) for each in self.histograms]
+            # on the CPU, where nonzero does not wait for the device
             rows = torch.tensor(wanted)[_codes(self.table)].nonzero()[:, 0]
             self._found[wanted] = Subset(rows.to(self.device, non_blocking=True), counts)
         return self._found[wanted]

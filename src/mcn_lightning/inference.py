@@ -44,6 +44,7 @@ def load(path: str | Path) -> MCNModule:
     except WeightsError as error:
         raise InputError(str(error)) from None
     if weights.kind == OWN_CHECKPOINT:
+        # a checkpoint also restores options and centroids, which weights alone do not have
         return MCNModule.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
     module = MCNModule(weights.config)
     weights.load(module.network)
@@ -78,6 +79,7 @@ def embed_sentences(module: MCNModule, texts: Sequence[str], text: TextConfig | 
     for sentence in texts:
         if opened.unknown([sentence]):
             raise InputError(f"{config.source}: expected a sentence with a known word, found {sentence!r}; reword it")
+    # in training mode dropout would change the embeddings
     training = network.training
     try:
         network.eval()
@@ -120,6 +122,7 @@ def read_embeddings(path: str | Path) -> Embeddings:
             tensors = load_file(path)
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{path}: expected tensors that lightning predict wrote, found {error}") from None
+    # centroids have a row for each cluster, so they are not counted
     rows = {len(tensors[name]) for name in ("video", "audio", "text", "cluster") if name in tensors}
     if clips is None or rows - {len(clips)}:
         found = "no clips" if clips is None else f"{len(clips)} clips there and {max(rows)} rows here"

@@ -24,6 +24,7 @@ from torch.utils.data import get_worker_info
 
 _MAX_BLOCKS = 12
 """Most blocks that are kept: three batches of four large tensors."""
+# 64 bytes: a cache line, and a multiple of the size of every number type
 _HEADER = 64
 _MARK = np.frombuffer(b"mcnblock", dtype=np.uint8)
 _mapped: dict[int, torch.UntypedStorage] = {}
@@ -56,6 +57,7 @@ class Blocks:
         size = int(np.prod(shape)) * dtype.itemsize
         if get_worker_info() is not None:
             storage = self._free_shared(size)
+            # the offset is in numbers of the tensor's type, not in bytes
             return _over(storage, dtype, tuple(shape), _HEADER // dtype.itemsize)
         block = self._free(size)
         return torch.from_numpy(block[:size]).view(dtype).view(tuple(shape))
@@ -111,6 +113,7 @@ def received(tensor: Tensor) -> Tensor:
         return tensor
     storage = tensor.untyped_storage()
     _mapped[storage.data_ptr()] = storage
+    # a worker that ended leaves its blocks behind, so the number is bounded
     while len(_mapped) > 16 * _MAX_BLOCKS:
         del _mapped[next(iter(_mapped))]
     content = _bytes_of(storage)

@@ -53,6 +53,7 @@ def exit_on_interrupt() -> Iterator[None]:
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
+    # _interrupt raises no KeyboardInterrupt, which Lightning treats as an error
     signal.signal(signal.SIGINT, _interrupt)
     hook, sys.unraisablehook = sys.unraisablehook, _exit_from_unraisable
     try:
@@ -76,6 +77,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _exit_interrupted() -> NoReturn:
+    # a forked process inherits the list of its parent
     if _interrupts and _interrupts[0] != os.getpid():  # a forked worker: the main process writes the line
         os._exit(INTERRUPTED)
     write_line("stopped by SIGINT")

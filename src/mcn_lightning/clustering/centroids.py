@@ -87,6 +87,7 @@ class CentroidClustering(Clustering):
 
     def targets(self, features: Mapping[str, Tensor], step: Step = ALL_PRESENT) -> dict[str, Target]:
         """Return the nearest centroid of each clip, for features that have centroids."""
+        # k-means of a modality that few clips have may run later than the others'
         ready = {name: one for name, one in self._each(features).items() if one.has_centroids}
         labels = {name: one.labels(features[name]) for name, one in ready.items()}
         found = {}

@@ -73,6 +73,7 @@ def _split_largest(rows: Rows, labels: Tensor, means: Tensor, counts: Tensor, me
     """
     empty = (counts == 0).nonzero()[:, 0].tolist()
     for cluster in empty:
+        # counts are equal on all processes, so all choose the same cluster
         largest = int(counts.argmax())
         members = (labels == largest).nonzero()[:, 0]
         sizes = row_counts(len(members), rows.device)
@@ -95,6 +96,7 @@ def _closeness_of(rows: Rows, positions: Tensor, point: Tensor, metric: Metric) 
 
 
 def _sum_of(rows: Rows, positions: Tensor) -> Tensor:
+    # float64, as the number of processes changes the order of summation
     total = torch.zeros(rows.width, dtype=torch.float64, device=rows.device)
     for some in rows.take(positions):
         total += some.sum(dim=0)
@@ -108,6 +110,7 @@ def _farthest(rows: Rows, positions: Tensor, point: Tensor, metric: Metric) -> T
     if len(positions):
         least = closeness.argmin()
         row, value = next(rows.take(positions[least][None])), closeness[least][None]
+    # the gathered values are the same on all processes, and so is the owner
     owner = int(gather_rows(value, [1] * world_size()).argmin())
     return broadcast(row, owner)
 
@@ -131,6 +134,7 @@ def _plus_plus_rows(rows: Rows, num_clusters: int, metric: Metric, generator: to
     shares = torch.empty(num_clusters, dtype=torch.float64, device=rows.device)
     if rank() == 0:
         shares = torch.rand(num_clusters, generator=generator, device=device, dtype=torch.float64).to(rows.device)
+    # all random numbers at once: one exchange instead of K
     samples = broadcast(shares).tolist()
     centroids = torch.empty(num_clusters, rows.width, device=rows.device)
     distances = torch.zeros(rows.count, device=rows.device)
@@ -302,6 +306,7 @@ class KMeans:
             centroids, iterations = updated, iterations + 1
         objective, counts = self._final_pass(rows, self._nearest(index, centroids), centroids, labels)
         changed = None if init is None else float(sum_all((labels != before).sum())) / rows.total
+        # process 0 assigned all rows, and each process needs the labels of its own
         if use_faiss:
             labels = given.from_first_process(labels)
         seconds = time.perf_counter() - started

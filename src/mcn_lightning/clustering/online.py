@@ -50,6 +50,7 @@ class OnlineClustering(nn.Module):
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
         self.register_buffer("runs", torch.zeros((), dtype=torch.int64))
         self.register_buffer("reseeded", torch.zeros((), dtype=torch.int64))
+        # a Python copy of the buffer: reading the buffer would wait for the GPU in each step
         self._ready = False
         self.kmeans = KMeans(
             config.num_clusters,
@@ -114,6 +115,7 @@ class OnlineClustering(nn.Module):
         Raises:
             InputError: if all processes together have fewer than K rows, or a value is not finite.
         """
+        # rows of a whole pass take as much memory as a large queue, so they have its precision
         parts = [part.to(self.queue.data.dtype) for part in rows]
         total = sum(row_counts(sum(map(len, parts)), self.centroids.device))
         check_row_count(self.config.num_clusters, total, "clips embedded", "raise --centroids.share")
@@ -136,6 +138,7 @@ class OnlineClustering(nn.Module):
         """Return this process's slice of the queue and its share of the batch. Every process holds the whole queue."""
         if not (self.queue.full and self.queue.rows):
             return [features]
+        # each process reads another slice, so that no row is counted twice
         first, last = (self.queue.rows * number // world_size() for number in (rank(), rank() + 1))
         return [self.queue.contents()[first:last], features]
 

@@ -62,7 +62,9 @@ class FeatureQueue(nn.Module):
         """Add rows ``(n, D)``, replacing the oldest ones when the queue is full. Of more than Q the last Q stay."""
         if self.rows == 0:
             return
+        # earlier rows would be overwritten within this push
         rows = rows.detach()[-self.rows :].to(self.data.dtype)
+        # rows that do not fit at the end continue at the beginning
         head = min(len(rows), self.rows - self._position)
         self.data[self._position : self._position + head] = rows[:head]
         self.data[: len(rows) - head] = rows[head:]

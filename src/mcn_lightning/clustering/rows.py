@@ -74,6 +74,7 @@ class Rows:
             weights: ``(n,)``, at least 0, one for each row of this process. If all are 0 they count as equal.
             share: in [0, 1).
         """
+        # float64 on the CPU: cumulative sums of float32 would lose small weights
         pieces = weights.cpu().double().split([len(part) for part in self.parts])
         own = torch.stack([piece.sum() for piece in pieces])[None].to(self.device)
         sums = gather_rows(own, [1] * world_size()).T.flatten().cpu()
@@ -98,6 +99,7 @@ class Rows:
         for part, sizes in zip(self.parts, self.sizes.tolist(), strict=True):
             if rank():
                 for rows in part.split(self.chunk) if len(part) else ():
+                    # in chunks, so that process 0 needs room for one chunk on its device
                     dist.send(self._load(rows).contiguous(), 0)
                 parts += [part[:0]] * world_size()
             else:

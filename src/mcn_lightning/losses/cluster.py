@@ -63,8 +63,10 @@ def cluster_contrast(
     with torch.autocast(x.device.type, enabled=False):
         x = full_precision(x)
         logits = x @ prototypes.to(x.dtype).T / temperature
+        # one_hot gives the margin of a hard code; cross_entropy takes hard codes as indices
         soft = codes.to(x.dtype) if codes.is_floating_point() else F.one_hot(codes, logits.shape[1]).to(x.dtype)
         target = soft if codes.is_floating_point() else codes
+        # after the division by the temperature: the margin is in the unit of the logits
         logits = logits - margin * soft
         if world_size() == 1:
             return F.cross_entropy(logits, target)

@@ -87,6 +87,7 @@ class ContrastiveLoss(nn.Module):
             similarity = x.to(precision) @ y.to(precision).T
         similarity = full_precision(similarity) / self.temperature
         if clusters is not None:
+            # clips without a cluster are negative numbers, which would match each other
             same = (clusters[:, None] == clusters) & (clusters >= 0)
             similarity = similarity.masked_fill(same.fill_diagonal_(False), -math.inf)
         return similarity

@@ -39,9 +39,11 @@ class FiniteWatch:
             NotFiniteError: if a term of the previous step is not finite on any process.
         """
         self.check()
+        # all processes have the same terms, so all return here together
         if not terms:
             return
         values = torch.stack([value.detach().float() for value in terms.values()])
+        # every process must know of it, or one would stop while the others wait for it
         bad = sum_all((~values.isfinite()).float())
         self._step, self._names, self._ids = step, list(terms), ids
         self._values = HostCopy(torch.stack([values, bad]))

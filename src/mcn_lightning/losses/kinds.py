@@ -28,6 +28,7 @@ def mms(similarity: Tensor, margin: float) -> Tensor:
     with torch.autocast(similarity.device.type, enabled=False):
         similarity = full_precision(similarity)
         shifted = similarity - margin * torch.eye(len(similarity), dtype=similarity.dtype, device=similarity.device)
+        # both directions share the diagonal, hence the factor 2 below
         normalizers = shifted.logsumexp(dim=1) + shifted.logsumexp(dim=0)
         return (normalizers - 2 * shifted.diagonal()).mean()
 

@@ -48,4 +48,5 @@ def _mean_squared_error(made: Tensor, target: Tensor, counts: Sequence[int] | No
     if world_size() == 1:
         return F.mse_loss(made, target)
     counts = row_counts(len(made), made.device) if counts is None else counts
+    # sums, not means: processes may have different numbers of clips
     return sum_with_gradient(F.mse_loss(made, target, reduction="sum")) / (sum(counts) * made.shape[1])

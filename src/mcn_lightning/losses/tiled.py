@@ -104,6 +104,7 @@ def tiles(x: Tensor, y: Tensor, tiling: Tiling) -> Iterator[Tile]:
             true = values.diagonal(offset)
             if tiling.clusters is not None:
                 own = tiling.clusters[first + rows.start : first + rows.stop]
+                # a clip is in its own cluster, but its own pair must stay
                 kept = true.clone()
                 # not -inf: a row with -inf alone has no finite log-sum-exp
                 same = (own[:, None] == tiling.clusters[columns]) & (own >= 0)[:, None]
@@ -147,6 +148,7 @@ class _Normalizers(torch.autograd.Function):
                 true[tile.true_rows] = tile.true
                 row[tile.rows] = torch.logaddexp(row[tile.rows], log_sum_exp(tile.values, 1))
                 column[tile.columns] = torch.logaddexp(column[tile.columns], log_sum_exp(tile.values, 0))
+            # a column of the matrix has rows on every process
             column = gather_rows(column[None], [1] * world_size()).logsumexp(0)
             gathered = gather_rows(torch.stack([row, true], 1), tiling.counts)
         ctx.save_for_backward(x, y, row, column)
@@ -161,6 +163,7 @@ class _Normalizers(torch.autograd.Function):
         own = ctx.tiling.own
         column_gradient = gradients[1]
         row_gradient, true_gradient = gradients[0][own], gradients[2][own]
+        # at least float32, as the gradients of many tiles are summed
         x_gradient, y_gradient = (torch.zeros_like(z, dtype=row.dtype) for z in (x, y))
         with torch.autocast(x.device.type, enabled=False):
             for tile in tiles(x, y, ctx.tiling):

@@ -43,6 +43,7 @@ def align(log_probs: np.ndarray, mean_lengths: np.ndarray | None = None) -> IntA
     """
     scores, lengths = _checked(log_probs, mean_lengths)
     frames, entries = scores.shape
+    # index 0 and T + 1 stand for impossible lengths, so that lookups need no condition
     tables = _length_scores(frames, lengths, entries)
     forbidden = scores == -np.inf
     # sums[i, t] is the score of the frames before t. positions[i, t] - positions[i, s] is the length of the run from s

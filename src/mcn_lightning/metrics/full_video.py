@@ -160,6 +160,7 @@ def _rank_of_sums(sums: Tensor, own: Tensor, ks: Sequence[int]) -> Tensor:
     ranks = expected_rank(sums[0], sums[0].gather(1, own[:, None])[:, 0], torch.ones_like(sums[0, 0]))
     hits = []
     for votes, k in zip(sums[1:], [*ks, *ks], strict=True):
+        # whole numbers of the tolerance: votes that are equal but for rounding then tie
         whole = (votes / VOTE_TOLERANCE).round()
         chosen = whole.gather(1, own[:, None])[:, 0] > 0
         hits.append(expected_hits(whole, own, [k])[:, 0] * chosen)

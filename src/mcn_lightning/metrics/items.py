@@ -31,6 +31,7 @@ def hash_ids(ids: Sequence[str], device: torch.device | str | None = None) -> Te
     if isinstance(ids, str) or not all(isinstance(name, str) for name in ids):
         raise ValueError(f"ids must be a sequence of strings, got {ids!r:.80}; pass one string for each row")
     digests = (blake2b(name.encode(), digest_size=8).digest() for name in ids)
+    # Python's own hash() of a string differs between processes
     numbers = [int.from_bytes(digest, "big", signed=True) for digest in digests]
     return torch.tensor(numbers, dtype=torch.int64, device=device)
 
@@ -45,6 +46,7 @@ def first_of_each(hashes: Tensor) -> Tensor:
         Row indices, int64, one for each different id, in the order of the hashes. This order does not depend on how the
         rows were distributed over batches and processes.
     """
+    # stable: of equal hashes the row that was added first comes first
     ordered, rows = torch.sort(hashes, stable=True)
     first = torch.ones_like(ordered, dtype=torch.bool)
     first[1:] = ordered[1:] != ordered[:-1]

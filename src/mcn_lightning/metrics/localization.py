@@ -45,6 +45,7 @@ def step_scores(similarities: np.ndarray, columns: slice | Sequence[int], softma
 def _log_softmax(scores: FloatArray) -> FloatArray:
     if scores.shape[1] == 0:
         return scores
+    # exp() of large scores would overflow
     shifted = scores - scores.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 

@@ -135,6 +135,7 @@ def query_density(gallery: Tensor, centroids: Tensor, sizes: Tensor, temperature
     Returns:
         ``(N,)`` float32, in the unit of the scores.
     """
+    # bfloat16 products, divided by a small temperature, would be too coarse
     with torch.autocast(gallery.device.type, enabled=False):
         shares = (sizes.double() / sizes.sum()).log().float()
         return temperature * torch.logsumexp(gallery.float() @ centroids.float().T / temperature + shares, dim=1)
@@ -160,8 +161,10 @@ def retrieval_metrics(ranks: Tensor, ks: Sequence[int] = (1, 5, 10, 50)) -> dict
     check_values("ranks", ranks >= 1, "numbers of at least 1", ranks)
     ranks = ranks.double()
     ordered = ranks.sort().values
+    # torch.median returns the lower of the two middle values
     median = (ordered[(len(ranks) - 1) // 2] + ordered[len(ranks) // 2]) / 2
     finite = ranks[ranks.isfinite()]
+    # without a finite rank the mean is infinite, as the first rank is
     mean = finite.mean() if len(finite) else ordered[0]
     result = {f"R@{k}": 100 * (ranks <= k).double().mean() for k in ks}
     return {name: value.float() for name, value in (result | {"median_rank": median, "mean_rank": mean}).items()}

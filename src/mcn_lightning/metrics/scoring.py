@@ -30,6 +30,7 @@ def combine(embeddings: Mapping[str, Tensor], names: Sequence[str], how: Fusion,
     parts = [embeddings[name].float() for name in names]
     if how == "normalized_mean":
         parts = [F.normalize(part, dim=1) for part in parts]
+    # alone, a factor would change no order of the scores
     if len(parts) > 1:
         parts = [audio_weight * part if name == "audio" else part for name, part in zip(names, parts, strict=True)]
     total = torch.stack(parts).sum(dim=0)

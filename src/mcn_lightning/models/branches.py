@@ -47,9 +47,12 @@ def check_features(network: AudioNetwork, name: str) -> None:
         if not isinstance(value, int) or value < 1:
             raise InputError(f"{name}: expected a whole number of at least 1 as its {option}, found {value}; set it")
     first = next(network.parameters(), torch.zeros(()))
+    # meta tensors have no values, and some operations are not defined for them
     if first.is_meta:  # the network is built for its shapes alone
         return
+    # layers may have modes of their own, so one call of train() would not restore them
     modes = {layer: layer.training for layer in network.modules()}
+    # two clips: a network that mixes batch and time is then seen in the shape
     spectrogram = torch.zeros((2, network.bands, _FRAMES), dtype=first.dtype, device=first.device)
     with torch.random.fork_rng([first.device] if first.is_cuda else []), torch.no_grad():
         features = network.eval()(spectrogram)

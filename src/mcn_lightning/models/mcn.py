@@ -47,6 +47,7 @@ class MCNOutput:
 
     def mean(self) -> Tensor:
         """Return the fused feature of each clip, the mean of its embeddings, ``(B, D)``."""
+        # absent rows are zeros, so a sum over all equals the sum over those present
         found = torch.stack(list(self.embeddings().values()))
         if self.present is None:
             return found.mean(dim=0)
@@ -164,6 +165,7 @@ class MCN(nn.Module):
             embeddings["text"], targets["text"] = self.text(inputs["text"])
         if self.fusion is not None:
             self._fuse(embeddings, masks, rows)
+        # before the embeddings are normalised: released heads take them at any length
         reconstructions = {
             name: self.reconstruction[name](embeddings[name]) for name in embeddings if name in self.reconstruction
         }
@@ -187,6 +189,7 @@ class MCN(nn.Module):
         branch = cast("AudioBranch", self.audio)
         if audio_frames is None:
             audio_frames = torch.full((len(audio),), audio.shape[2], device=audio.device)
+        # SyncBatchNorm accepts an empty batch, and waits for every process
         if len(audio) or any(isinstance(part, nn.SyncBatchNorm) for part in branch.modules()):
             return branch(audio, audio_frames)
         empty = branch.projection.weight.new_zeros(0, self.config.branch_width)  # batch norm fails on an empty batch

@@ -117,6 +117,7 @@ def _plain(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], ReleasedMode
     Every released model has an unused batch norm, and AVLnet-Text-Fused an unused gate of the audio.
     """
     plain = {name.removeprefix("module."): value for name, value in state.items()}
+    # before the model is found: this layer alone would pass for AVLnet
     plain = _without_layers(plain, ("DAVEnet.batchnorm1",))
     model = next((model for model in _MODELS if any(name.startswith(model.prefixes) for name in plain)), None)
     return plain if model is None else _without_layers(plain, model.unused), model
@@ -325,6 +326,7 @@ def released_config(state: Mapping[str, Tensor]) -> NetworkConfig:
     """
     plain, model = _plain(state)[0], released_model(state)
     _check_names(plain, model)
+    # names are known to be complete, so a missing weight means that the model has no such part
     sizes = {field: _size(plain, *weight) for field, weight in _SIZES.items() if weight[0] in plain}
     widths = [_size(plain, f"DAVEnet.layer{stage}.0.conv1.weight", 0, 3) for stage in (1, 2, 3, 4)]
     lists = {"modalities": list(model.config.modalities), "audio_widths": widths}

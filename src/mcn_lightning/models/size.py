@@ -22,6 +22,7 @@ def check_memory(config: NetworkConfig, queue_bytes: int = 0) -> None:
         InputError: if weights and queue are larger than the machine's memory.
     """
     with torch.device("meta"):  # shapes without memory
+        # weights are float32 in every precision of the trainer
         weights = sum(4 * weight.numel() for weight in MCN(config).parameters())
     needed, available = weights + queue_bytes, _memory()
     if needed > available:

@@ -148,6 +148,7 @@ def read_weights(path: str | Path) -> Weights:
     if isinstance(content, Mapping) and isinstance(options := content.get("hyper_parameters"), Mapping):
         return _from_checkpoint(options, content.get("state_dict"), str(path))
     state = find_state(content, path)
+    # own names are tried first: the released names have nothing in common with them
     if (plain := _network_part(state)) is not None:
         return Weights(str(path), OWN_STATE_DICT, _own_config(plain, str(path)), plain)
     try:
@@ -185,6 +186,7 @@ def _own_config(plain: Mapping[str, Tensor], source: str) -> NetworkConfig:
             sizes["embedding_dim"], sizes["video_dim"] = plain["video.projection.weight"].shape
         if "text" in modalities:
             sizes["text_dim"] = plain["text.word_projection.weight"].shape[1]
+            # with fusion the gate is that of both together, in another layer
             if not fused:
                 sizes["embedding_dim"] = plain["text.gated.gate.weight"].shape[0]
         if "audio" in modalities:

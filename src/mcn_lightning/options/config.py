@@ -74,6 +74,7 @@ def as_config(kind: type[Config], value: Config | Mapping[str, object], option: 
     """
     if isinstance(value, kind):
         return value
+    # keys are checked here, as a dataclass would refuse a wrong one without advice
     names = [field.name for field in dataclasses.fields(kind)]
     if not isinstance(value, Mapping):
         raise InputError(f"{option}: expected {kind.__name__} or a dict of its options, found {value!r:.60}")

@@ -60,6 +60,7 @@ def rephrase_refusal(message: str) -> str:
         message: one line from jsonargparse.
     """
     found = _REFUSED.search(message)
+    # jsonargparse names the type in its message, but does not give it
     known = {kind.__name__: kind for kind in restricted.registered_types.values()}
     wanted = describe_type(known.get(found[1])) if found else None
     if found is None or wanted is None:
@@ -81,6 +82,7 @@ def checked(hint: object, value: Any, option: str) -> Any:
         InputError: if the value is outside the type's range or choices.
     """
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    # None is checked only where the type does not allow it
     for kind in kinds if value is not None or type(None) not in kinds else ():
         if get_origin(kind) is Literal and value not in get_args(kind):
             choices = ", ".join(map(str, get_args(kind)))

@@ -143,6 +143,7 @@ def drop_absent_weights(state: Mapping[str, Tensor], network: NetworkConfig) -> 
         state: state dict of the checkpoint.
         network: shape of the network.
     """
+    # k-means of a modality has a queue and centroids of its own
     absent = [f"network.{start}" for start in absent_weights(network)]
     absent += [f"clustering.of.{name}." for name in (*MODALITIES, AUDIO_TEXT) if name not in network.embeddings]
     return {name: value for name, value in state.items() if not name.startswith(tuple(absent))}

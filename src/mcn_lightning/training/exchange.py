@@ -30,6 +30,7 @@ def present_embeddings(batch: ClipBatch, names: Sequence[str]) -> Tensor:
     """Return which clips have which embeddings, ``(B, names)`` bool, on the CPU."""
     if batch.present is None:
         return torch.ones(len(batch), len(names), dtype=torch.bool)
+    # the joint embedding needs both audio and text, the last two columns
     columns = dict(zip(MODALITIES, batch.present.T, strict=True)) | {AUDIO_TEXT: batch.present[:, 1:].all(dim=1)}
     return torch.stack([columns[name] for name in names], dim=1)
 
@@ -51,6 +52,7 @@ def exchange(batch: ClipBatch, network: NetworkConfig, device: torch.device | st
     given = {"video": batch.video, "audio": sound, "text": batch.words}
     wanted = [name for name in MODALITIES if name in network.modalities]
     table = present_embeddings(batch, network.embeddings)
+    # one list for all numbers: each collective operation makes every process wait
     own = [len(batch), *(given[name] is not None for name in wanted), *Presence.histogram(table)]
     found = gather_integers(own, device)
     counts = _checked_counts([row[: 1 + len(wanted)] for row in found], wanted)

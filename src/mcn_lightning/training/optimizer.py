@@ -54,6 +54,7 @@ def learning_rate_factor(
     if step < warmup_steps:
         return step / warmup_steps
     if schedule == "exponential":
+        # in steps, not continuously: the factor changes at the end of an epoch
         return decay ** (step // epoch_steps)
     if schedule == "constant" or not math.isfinite(total_steps):
         return 1.0
@@ -81,6 +82,7 @@ def make_optimizer(
             "use constant, or --trainer.limit_train_batches"
         )
     kind = torch.optim.Adam if config.kind == "adam" else torch.optim.AdamW
+    # one-dimensional parameters are biases, scales of batch norm and the temperature
     matrices = [parameter for parameter in parameters if parameter.dim() > 1]
     others = [parameter for parameter in parameters if parameter.dim() <= 1]
     # decay would pull biases, batch-norm scales and the temperature towards 0, which is no neutral value for them
