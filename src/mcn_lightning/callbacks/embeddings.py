@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mcn_lightning.batch import ClipBatch
 from mcn_lightning.callbacks.progress import print_message
 from mcn_lightning.callbacks.protocols import EmbeddingModule, clip_data, embedding_module
 from mcn_lightning.distributed import gather_objects
@@ -25,6 +26,9 @@ from mcn_lightning.runs.lightning import callbacks_of
 
 SUFFIXES = (".safetensors", ".npz")
 MAX_SHOWN = 3  # clips named in a message
+
+ClipEntry = dict[str, Any]
+"""Description of a clip in the JSON file, see ``EmbeddingWriter``."""
 
 
 class EmbeddingWriter(Callback):
@@ -47,7 +51,7 @@ class EmbeddingWriter(Callback):
         self.path = path
         self.folder: Path | None = None  # output folder without a checkpoint, see without_loggers
         self._rows: dict[str, list[Tensor]] = {}
-        self._clips: list[dict[str, Any]] = []
+        self._clips: list[ClipEntry] = []
         self._skipped: dict[str, str] = {}
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -63,7 +67,13 @@ class EmbeddingWriter(Callback):
                 raise _cannot_write(path, error) from None
 
     def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Mapping[str, Tensor],
+        batch: ClipBatch,
+        batch_idx: int,
+        *rest: int,
     ) -> None:
         """Keep the output of ``predict_step`` for a batch of B clips.
 
@@ -73,7 +83,7 @@ class EmbeddingWriter(Callback):
             outputs: embeddings ``(B, D)`` by name, ``cluster`` ``(B,)`` int64, and ``has_<name>`` ``(B,)`` bool.
             batch: the clips, with their descriptions.
             batch_idx: index of the batch.
-            *args: index of the loader.
+            *rest: index of the loader.
         """
         self._skipped.update({bad.video: bad.reason for bad in batch.skipped})
         about = batch.metadata or [{"video": name.rpartition(":")[0] or name} for name in batch.ids]
@@ -121,16 +131,16 @@ class EmbeddingWriter(Callback):
         return (folder.parent if folder.name == "checkpoints" else folder) / name
 
     @staticmethod
-    def _origin(trainer: Trainer, module: EmbeddingModule) -> dict[str, Any]:
+    def _origin(trainer: Trainer, module: EmbeddingModule) -> dict[str, object]:
         """Return the checkpoint or weights that made the embeddings; both are null for random weights."""
-        found: dict[str, Any] = {"checkpoint": None, "weights": module.weights_file}
+        found: dict[str, object] = {"checkpoint": None, "weights": module.weights_file}
         if trainer.ckpt_path is not None:
             saved = torch.load(trainer.ckpt_path, map_location="cpu", weights_only=True, mmap=True)
             place = os.path.abspath(trainer.ckpt_path)
             found["checkpoint"] = {"path": place, "step": saved["global_step"], "epochs": saved["epoch"] + 1}
         return found
 
-    def _gather_all(self) -> tuple[list[dict[str, Any]], dict[str, Tensor], dict[str, str]]:
+    def _gather_all(self) -> tuple[list[ClipEntry], dict[str, Tensor], dict[str, str]]:
         """Gather clips, rows and skipped videos of all processes: each clip once, in the order of the lists."""
         own = self._clips, {name: torch.cat(rows) for name, rows in self._rows.items()}, self._skipped
         self._rows, self._clips, self._skipped = {}, [], {}
@@ -175,7 +185,7 @@ def _cannot_write(path: Path, error: Exception) -> InputError:
     )
 
 
-def _warn_unknown_texts(clips: Sequence[Mapping[str, Any]]) -> None:
+def _warn_unknown_texts(clips: Sequence[ClipEntry]) -> None:
     """Warn about texts without an embedding, and name the first ones."""
     if clips:
         some = ", ".join(f"{clip['id']} ({clip.get('text')!r})" for clip in clips[:MAX_SHOWN])

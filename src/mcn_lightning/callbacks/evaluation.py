@@ -74,7 +74,8 @@ class RetrievalEvaluation(Callback):
         self._left_out: dict[str, list[str]] = {}
         self._pairs: dict[str, int] = {}  # clips of this process with both sides of a direction
 
-    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin an evaluation, and choose its directions by the modalities of the data."""
         module, data = embedding_module(pl_module), clip_data(trainer)
         config = module.network_config
         there = [name for name in config.modalities if data is None or name in data.modalities]
@@ -90,6 +91,8 @@ class RetrievalEvaluation(Callback):
         self._labelled.reset()
         self._items, self._unknown = set(), set()
         self._pairs = dict.fromkeys(chosen, 0)
+
+    on_test_epoch_start = on_validation_epoch_start
 
     def _update(self, module: EmbeddingModule, output: MCNOutput, batch: ClipBatch) -> None:
         if len(batch) == 0:  # an empty batch stands for the held-out clips where only benchmarks are evaluated
@@ -192,21 +195,18 @@ class RetrievalEvaluation(Callback):
             chosen = possible_directions(self.directions, DEFAULT_DIRECTIONS, config.modalities, config.fuse_audio_text)
         check_monitors(trainer, module, chosen, data is None or data.has_topics("val"))
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        self._start(trainer, pl_module)
-
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        self._start(trainer, pl_module)
-
     def on_validation_batch_end(  # noqa: D102
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: ClipBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         self._update(embedding_module(pl_module), outputs, batch)
 
-    def on_test_batch_end(  # noqa: D102
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
-    ) -> None:
-        self._update(embedding_module(pl_module), outputs, batch)
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._finish(trainer, pl_module, "val")

@@ -42,7 +42,8 @@ def batches_until(trainer: Trainer) -> tuple[float, float]:
     if not 0 < batches < math.inf or validates_by_time(trainer) or within is None:
         return 0.0, math.inf
     first = within if every is None else (every - 1) * batches + min(within, batches)
-    end = math.inf if (trainer.max_epochs or -1) < 0 else float(trainer.max_epochs * batches)  # type: ignore[operator]
+    epochs = trainer.max_epochs or -1
+    end = math.inf if epochs < 0 else float(epochs * batches)
     if trainer.max_steps >= 0:
         end = min(end, trainer.max_steps * trainer.accumulate_grad_batches)
     return first, end

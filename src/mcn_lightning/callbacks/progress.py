@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelSummary, ProgressBar, Timer, TQDMProgressBar
+from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
+from pytorch_lightning.utilities.types import STEP_OUTPUT as Output
 from torch import Tensor
 from tqdm import tqdm
 
-from mcn_lightning.callbacks.protocols import embedding_module
+from mcn_lightning.callbacks.protocols import SizedIterable, embedding_module
 from mcn_lightning.distributed import rank
 from mcn_lightning.options.ranges import NonNegativeFloat, NonNegativeInt, checked
 from mcn_lightning.runs.lightning import callbacks_of, open_bars
@@ -42,7 +44,7 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
 
 
-def progress(items: Iterable[Item], name: str, unit: str, shown: bool = True) -> Iterable[Item]:
+def progress(items: SizedIterable[Item], name: str, unit: str, shown: bool = True) -> Iterable[Item]:
     """Show the progress of the first process: a bar on a terminal, else a line every few minutes.
 
     Args:
@@ -58,8 +60,8 @@ def progress(items: Iterable[Item], name: str, unit: str, shown: bool = True) ->
     return _with_lines(items, name, unit)
 
 
-def _with_lines(items: Iterable[Item], name: str, unit: str) -> Iterator[Item]:
-    total, started = len(items), time.monotonic()  # type: ignore[arg-type]
+def _with_lines(items: SizedIterable[Item], name: str, unit: str) -> Iterator[Item]:
+    total, started = len(items), time.monotonic()
     last = started
     for number, item in enumerate(items):
         if (now := time.monotonic()) - last >= 60 * EVERY_MINUTES:
@@ -136,25 +138,25 @@ class Progress(TQDMProgressBar):
         """Whether there are lines in place of bars."""
         return super().is_enabled and not self._terminal
 
-    def print(self, *args: Any, sep: str = " ", **kwargs: Any) -> None:
+    def print(self, *args: object, sep: str = " ", **kwargs: object) -> None:
         """Print between the bars."""
         print_message(sep.join(map(str, args)))
 
-    def init_validation_tqdm(self) -> Any:
+    def init_validation_tqdm(self) -> Tqdm:
         """Return the bar of a validation."""
         return _named(super().init_validation_tqdm(), "validation")
 
-    def init_test_tqdm(self) -> Any:
+    def init_test_tqdm(self) -> Tqdm:
         """Return the bar of a test."""
         return _named(super().init_test_tqdm(), "test")
 
-    def init_predict_tqdm(self) -> Any:
+    def init_predict_tqdm(self) -> Tqdm:
         """Return the bar of a prediction."""
         return _named(super().init_predict_tqdm(), "predict")
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # type: ignore[override]
+    def on_train_start(self, *args: object) -> None:
         """Start the clock."""
-        super().on_train_start(trainer, pl_module)
+        super().on_train_start(*args)
         self._started = self._mark = self._last_line = self._refreshed = time.monotonic()
         self._epoch, self._recent, self._batch, self._first_shares = Window(), Window(), 0, {}
 
@@ -224,21 +226,39 @@ class Progress(TQDMProgressBar):
         self._begin()
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: object, batch_idx: int, *rest: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Output,
+        batch: object,
+        batch_idx: int,
+        *rest: int,
     ) -> None:
         """Show how far the validation is."""
         super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, *rest)
         self._evaluation_line("validation", batch_idx + 1, self.total_val_batches_current_dataloader)
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: object, batch_idx: int, *rest: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Output,
+        batch: object,
+        batch_idx: int,
+        *rest: int,
     ) -> None:
         """Show how far the test is."""
         super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, *rest)
         self._evaluation_line("test", batch_idx + 1, self.total_test_batches_current_dataloader)
 
     def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: object, batch_idx: int, *rest: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Output,
+        batch: object,
+        batch_idx: int,
+        *rest: int,
     ) -> None:
         """Show how far the prediction is."""
         super().on_predict_batch_end(trainer, pl_module, outputs, batch, batch_idx, *rest)
@@ -271,13 +291,12 @@ class Progress(TQDMProgressBar):
 
     def _epoch_text(self, trainer: Trainer) -> str:
         """Return the epoch, from 1, and the number of epochs where it is known."""
-        number, limits, batches = trainer.current_epoch + 1, [], trainer.num_training_batches
-        if (trainer.max_epochs or -1) > 0:
-            limits.append(trainer.max_epochs)
+        number, epochs, batches = trainer.current_epoch + 1, trainer.max_epochs or -1, trainer.num_training_batches
+        limits = [epochs] if epochs > 0 else []
         if trainer.max_steps > 0 and 0 < batches < math.inf:
             limits.append(math.ceil(trainer.max_steps / math.ceil(batches / trainer.accumulate_grad_batches)))
         timed = any(isinstance(each, Timer) for each in callbacks_of(trainer))
-        return f"epoch {number}" if timed or not limits else f"epoch {number}/{max(number, min(limits))}"  # type: ignore[type-var]
+        return f"epoch {number}" if timed or not limits else f"epoch {number}/{max(number, min(limits))}"
 
     def _left_text(self, trainer: Trainer) -> list[str]:
         return [] if (left := self.time_left(trainer)) is None else [f"{format_duration(left)} left"]
@@ -304,7 +323,9 @@ class Progress(TQDMProgressBar):
         bar.refresh()
         self._refreshed = time.monotonic()
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
         """Return the metrics for the bar, without the version of the run that Lightning adds."""
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
@@ -329,7 +350,7 @@ class Progress(TQDMProgressBar):
             self._last_line = now
 
 
-def _named(bar: Any, name: str) -> Any:
+def _named(bar: Tqdm, name: str) -> Tqdm:
     """Return a bar with a name in place of Lightning's, which shows the index of a loader."""
     bar.bar_format = name + " {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {remaining} left"
     return bar
@@ -343,15 +364,15 @@ class ParameterSummary(ModelSummary):
         summary_data: Sequence[tuple[str, list[str]]],
         total_parameters: int,
         trainable_parameters: int,
-        *args: Any,
-        **kwargs: Any,
+        *args: object,
+        **kwargs: object,
     ) -> None:
         """Print the line; see ``ModelSummary``."""
         frozen = total_parameters - trainable_parameters
         print_message(f"parameters: {trainable_parameters:,} trainable" + (f", {frozen:,} frozen" if frozen else ""))
 
 
-def with_displays(options: dict[str, Any], callbacks: Sequence[Callback]) -> list[Callback]:
+def with_displays(options: Mapping[str, object], callbacks: Sequence[Callback]) -> list[Callback]:
     """Return the command's callbacks with the parameter summary, without displays that the user disabled or replaced.
 
     Args:

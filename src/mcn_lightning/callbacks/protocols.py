@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -14,6 +14,12 @@ from mcn_lightning.clustering import Clustering, KMeansReport
 from mcn_lightning.errors import InputError
 from mcn_lightning.losses import LossConfig
 from mcn_lightning.models import MCNOutput, NetworkConfig
+
+Item = TypeVar("Item", covariant=True)
+
+
+class SizedIterable(Sized, Iterable[Item], Protocol[Item]):
+    """An iterable with a length: a list or a data loader."""
 
 
 @runtime_checkable
@@ -58,7 +64,7 @@ class EmbeddingModule(Protocol):
         """Run k-means on rows by feature, and keep the centroids."""
         ...
 
-    def train(self, mode: bool = True) -> Any:
+    def train(self, mode: bool = True) -> object:
         """Set the mode of training or evaluation."""
         ...
 
@@ -67,12 +73,12 @@ class EmbeddingModule(Protocol):
         ...
 
     @property
-    def log(self) -> Any:
+    def log(self) -> Callable[..., None]:
         """Lightning's method that logs a metric."""
         ...
 
     @property
-    def log_dict(self) -> Any:
+    def log_dict(self) -> Callable[..., None]:
         """Lightning's method that logs several metrics."""
         ...
 
@@ -120,7 +126,7 @@ class ClipData(Protocol):
         """Return a text that counts the captions of a split which cannot be used."""
         ...
 
-    def pass_dataloader(self, share: float) -> Iterable[ClipBatch]:
+    def pass_dataloader(self, share: float) -> SizedIterable[ClipBatch]:
         """Return one pass over a share of the training videos."""
         ...
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from mcn_lightning.callbacks.protocols import embedding_module
-from mcn_lightning.runs.lightning import logs_this_step
+from mcn_lightning.runs.lightning import CheckpointContents, logs_this_step
 
 
 class Throughput(Callback):
@@ -62,6 +61,6 @@ class Throughput(Callback):
         """Do not count the time until the next batch as waiting."""
         self._left = None
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: CheckpointContents) -> None:
         """Do not count the time until the next batch as waiting."""
         self._left = None

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
+from jsonargparse import Namespace
 
 from mcn_lightning.errors import InputError, why_unreadable
 from mcn_lightning.models.weights import SHAPE_FIELDS
 from mcn_lightning.runs import slurm
+from mcn_lightning.runs.lightning import CheckpointContents
 
 
-def video_width(streams: Sequence[Any]) -> int:
+def video_width(streams: Sequence[Namespace]) -> int:
     """Return the width C of the visual feature, the sum of the streams' widths.
 
     Without streams it is 1, a valid width: the data module refuses this case with its own message.
@@ -47,7 +48,7 @@ def data_seed(seed: int | bool) -> int:
     return int(seed)
 
 
-def check_trainer_numbers(trainer: Any) -> None:
+def check_trainer_numbers(trainer: Namespace) -> None:
     """Refuse numbers of the trainer that make Lightning divide by zero, or that it accepts and ignores.
 
     Args:
@@ -68,7 +69,7 @@ def check_trainer_numbers(trainer: Any) -> None:
         )
 
 
-def check_checkpoint(path: Path, resume: bool = False) -> dict[str, Any]:
+def check_checkpoint(path: Path, resume: bool = False) -> CheckpointContents:
     """Load a checkpoint, and refuse a file that is not a checkpoint of this project.
 
     Args:
@@ -98,7 +99,7 @@ def check_checkpoint(path: Path, resume: bool = False) -> dict[str, Any]:
     return found
 
 
-def use_checkpoint_shape(model: Any, saved: Mapping[str, Any]) -> None:
+def use_checkpoint_shape(model: Namespace, saved: CheckpointContents) -> None:
     """Set the shape of the network from a checkpoint, in place of the file that ``--model.weights`` names.
 
     The run started from that file, which may be gone by now. The checkpoint holds all weights.
@@ -119,7 +120,7 @@ def use_checkpoint_shape(model: Any, saved: Mapping[str, Any]) -> None:
     model["weights"] = None
 
 
-def set_log_root(trainer: Any, folder: str) -> None:
+def set_log_root(trainer: Namespace, folder: str) -> None:
     """Make every logger of a run write below a folder.
 
     Args:
@@ -132,7 +133,7 @@ def set_log_root(trainer: Any, folder: str) -> None:
     trainer.default_root_dir = folder
 
 
-def job_requirements(options: Any) -> slurm.JobRequirements:
+def job_requirements(options: Namespace) -> slurm.JobRequirements:
     """Return the requirements of a run on its SLURM job.
 
     Args:

@@ -16,7 +16,7 @@ import yaml
 from jsonargparse import set_parsing_settings
 from jsonargparse.typing import register_type
 from lightning_utilities.core.enums import StrEnum
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_only
@@ -43,7 +43,7 @@ from mcn_lightning.commands.checks import (
 from mcn_lightning.commands.configs import check_kinds
 from mcn_lightning.commands.main import COMMANDS
 from mcn_lightning.commands.main import main as main  # the whole command; `run` is the part of it with a trainer
-from mcn_lightning.commands.parsers import OneLineErrors, parse_command, shorten_message
+from mcn_lightning.commands.parsers import CommandParser, parse_command, shorten_message
 from mcn_lightning.data.dataset import PredictSplit
 from mcn_lightning.data.files.pooling import DEFAULT_STREAMS
 from mcn_lightning.errors import InputError
@@ -93,7 +93,7 @@ def expand_class_paths(args: Sequence[str]) -> list[str]:
     return found
 
 
-class OneLineParser(OneLineErrors, LightningArgumentParser):
+class OneLineParser(CommandParser, LightningArgumentParser):
     """The argument parser of the commands with a trainer."""
 
 
@@ -203,7 +203,7 @@ class MCNCLI(LightningCLI):
         if options.get("run_folder"):
             set_log_root(options.trainer, options.run_folder)
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+    def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """Build the trainer, which writes a ``metrics.csv`` with any logger.
 
         Raises:
@@ -215,12 +215,12 @@ class MCNCLI(LightningCLI):
         check_trainer(trainer)
         return trainer
 
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Build the trainer with progress bar, checkpoints and summary, unless the user disabled or replaced them."""
         if config.get("barebones"):
             self.save_config_callback, self.trainer_defaults = None, {}  # no files
-        config, callbacks = remove_checkpoints(*apply_barebones(config, with_displays(config, callbacks)))
-        return super()._instantiate_trainer(config, callbacks)
+        options, callbacks = remove_checkpoints(*apply_barebones(config, with_displays(config, callbacks)))
+        return super()._instantiate_trainer({**options}, callbacks)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Resolve ``--ckpt_path last`` or ``best`` among all runs of this name, and print the result.
@@ -238,7 +238,7 @@ class MCNCLI(LightningCLI):
                 print(f"--ckpt_path {asked}: {text}")
         if training:
             choose_folder(self.trainer, options, kwargs.get("ckpt_path"))
-            if is_first_process() and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            if is_first_process() and not getattr(self.trainer, "fast_dev_run", False):
                 claim_folder(self.trainer, kwargs.get("ckpt_path"))
         if kwargs.get("ckpt_path"):  # a resumed run writes into its old folder on purpose
             warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")

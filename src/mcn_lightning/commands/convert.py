@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pytorch_lightning import Trainer
@@ -96,7 +95,7 @@ def _options(config: NetworkConfig, title: str) -> str:
         name: list(value) if isinstance(value, (list, tuple)) else value
         for name, value in dataclasses.asdict(config).items()
     }
-    options: dict[str, Any] = {
+    options: dict[str, object] = {
         "data": {"modalities": fields["modalities"]},
         "model": {
             "network": {name: value for name, value in fields.items() if name not in SET_BY_DATA},

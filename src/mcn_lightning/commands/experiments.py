@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -27,7 +26,7 @@ from mcn_lightning.errors import InputError
 METRICS = ("val/t->va/R@1", "val/t->va/R@5", "val/t->va/R@10")
 
 
-def _first_line(command: Any) -> str:
+def _first_line(command: Callable[..., None]) -> str:
     return (command.__doc__ or "").split("\n")[0]
 
 

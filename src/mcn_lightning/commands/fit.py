@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeVar
 
 import yaml
+from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
@@ -24,7 +25,10 @@ from mcn_lightning.runs.folder import SaveConfig, release_folders
 from mcn_lightning.runs.messages import filter_messages, is_out_of_memory, is_refusal
 from mcn_lightning.runs.record import RunRecord
 from mcn_lightning.runs.resume import Stopped
+from mcn_lightning.runs.saved import Options
 from mcn_lightning.signals import Interrupted
+
+CLI = TypeVar("CLI", bound=MCNCLI)
 
 
 class DataCLI(MCNCLI):
@@ -32,7 +36,7 @@ class DataCLI(MCNCLI):
 
     stopped: str
 
-    def run_data(self, parts: Any) -> None:
+    def run_data(self, parts: Namespace) -> None:
         """Run the command on the data; subclasses implement it."""
         raise NotImplementedError
 
@@ -64,7 +68,7 @@ class PrepareCLI(DataCLI):
         super().add_arguments_to_parser(parser)
         parser.add_class_arguments(PackConfig, "pack")
 
-    def run_data(self, parts: Any) -> None:
+    def run_data(self, parts: Namespace) -> None:
         """Pack the data."""
         print(parts.data.pack(parts.pack))
 
@@ -74,7 +78,7 @@ class CheckCLI(DataCLI):
 
     stopped = "stopped"
 
-    def run_data(self, parts: Any) -> None:
+    def run_data(self, parts: Namespace) -> None:
         """Read the data."""
         parts.data.inspect()
 
@@ -95,7 +99,7 @@ class OptionsCLI(MCNCLI):
         """Do not start the run."""
 
 
-def build(command: Any, args: Sequence[str]) -> Any:
+def build(command: type[CLI], args: Sequence[str]) -> CLI:
     """Build a command's CLI object, which also runs the command.
 
     Args:
@@ -126,7 +130,7 @@ def build(command: Any, args: Sequence[str]) -> Any:
     )
 
 
-def fit_options(args: Sequence[str]) -> dict[str, Any]:
+def fit_options(args: Sequence[str]) -> Options:
     """Return all options for given arguments of ``fit``, as config.yaml would hold them."""
     command = build(OptionsCLI, ["fit", *args])
     return yaml.safe_load(command._parser("fit").dump(command.config["fit"], skip_unset=False))

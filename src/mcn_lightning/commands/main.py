@@ -8,7 +8,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from mcn_lightning import __version__
@@ -70,7 +70,7 @@ def _ablate(name: str, args: Sequence[str]) -> None:
     ablate(args, resolve_options=_fit_options)
 
 
-def _fit_options(args: Sequence[str]) -> dict[str, object]:
+def _fit_options(args: Sequence[str]) -> Mapping[str, object]:
     from mcn_lightning.commands.configs import resolve_configs
     from mcn_lightning.commands.fit import fit_options
 

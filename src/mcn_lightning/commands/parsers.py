@@ -6,10 +6,11 @@ import difflib
 import inspect
 import re
 import sys
+from argparse import Action
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn, get_args
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from omegaconf.errors import OmegaConfBaseException
 
 from mcn_lightning.commands.configs import config_args
@@ -50,8 +51,8 @@ _NO_CONFIG = re.compile(r"^Parser key \"(\S+)\": Unable to load config ['\"](\S+
 MAX_SHOWN = 3  # options named in a message
 
 
-class OneLineErrors:
-    """Mixin of a parser: errors are one line that suggests similar options, and options cannot be abbreviated."""
+class CommandParser(ArgumentParser):
+    """A parser whose errors are one line that suggests similar options. Options cannot be abbreviated."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
@@ -62,9 +63,9 @@ class OneLineErrors:
         Raises:
             InputError: always, unless another parser uses this one to try a value.
         """
-        if not self.exit_on_error:  # type: ignore[attr-defined]
-            super().error(message, ex)  # type: ignore[misc]
-        parser: Any = getattr(ex, "subcommand_parser", self)
+        if not self.exit_on_error:
+            super().error(message, ex)
+        parser: ArgumentParser = getattr(ex, "subcommand_parser", self)
         message = _LINK_PREFIX.sub("", " ".join(message.split()))
         if found := _NO_CONFIG.match(message):
             kinds = get_args(getattr(_action(parser, f"{found[1]}.kind"), "_typehint", None))
@@ -82,17 +83,13 @@ class OneLineErrors:
             InputError: if an option is refused, or an interpolation such as ``${oc.env:HOME}`` fails.
         """
         try:
-            return super().parse_args(*args, **kwargs)  # type: ignore[misc]
+            return super().parse_args(*args, **kwargs)
         except OmegaConfBaseException as error:
             vars(self).pop("print_config", None)
-            raise InputError(_interpolation(error, bool(self._subcommands_action))) from error  # type: ignore[attr-defined]
+            raise InputError(_interpolation(error, bool(self._subcommands_action))) from error
         except InputError:
             vars(self).pop("print_config", None)  # a later call must not print the config that this call asked for
             raise
-
-
-class CommandParser(OneLineErrors, ArgumentParser):
-    """The argument parser of the commands without a trainer."""
 
 
 def shorten_message(message: str, options: Iterable[str] = ()) -> str:
@@ -157,13 +154,13 @@ def _subclasses(path: str) -> str:
     return " or ".join(f"{module}.{name}" for name in ready)
 
 
-def _options(parser: Any) -> list[str]:
+def _options(parser: ArgumentParser) -> list[str]:
     """Return the options of a parser and of its subcommands."""
     inner = parser._subcommands_action.choices.values() if parser._subcommands_action else ()
     return [option for each in (parser, *inner) for option in each._option_string_actions]
 
 
-def _action(parser: Any, name: str) -> Any:
+def _action(parser: ArgumentParser, name: str) -> Action | None:
     """Return the action of an option, which may be one of a subcommand; ``None`` where there is none."""
     inner = parser._subcommands_action.choices.values() if parser._subcommands_action else ()
     return next((action for each in (parser, *inner) for action in each._actions if action.dest == name), None)
@@ -177,7 +174,7 @@ def similar_options(option: str, options: Sequence[str]) -> list[str]:
     )
 
 
-def parse_command(parser: Any, args: Sequence[str], first: int = 0) -> Any:
+def parse_command(parser: ArgumentParser, args: Sequence[str], first: int = 0) -> Namespace:
     """Parse the arguments of a command. The message about a wrong option in a config file names this file.
 
     Args:

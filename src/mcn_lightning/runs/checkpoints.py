@@ -6,9 +6,7 @@ import functools
 import pickle
 import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
@@ -17,10 +15,11 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from mcn_lightning.errors import InputError, why_unreadable
 from mcn_lightning.files import PARTIAL, replacing
-from mcn_lightning.runs.lightning import csv_logger, fixed_version
+from mcn_lightning.runs.lightning import CheckpointContents, csv_logger, fixed_version
 from mcn_lightning.runs.saved import (
     CONFIG,
     DEFINING_OPTIONS,
+    Options,
     differences,
     folder_of,
     read_options,
@@ -45,7 +44,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         super().__init__()
         self.tidy = tidy
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: CheckpointContents, path: str | Path, storage_options: object = None) -> None:
         """Write a temporary file beside the path, flush it to the disk, and rename it.
 
         Args:
@@ -91,9 +90,7 @@ def flatten_filename(callback: ModelCheckpoint) -> None:
         callback.auto_insert_metric_name = False
 
 
-def find_checkpoint(
-    trainer: Trainer, options: Mapping[str, Any], alias: str, training: bool
-) -> tuple[Path | None, str]:
+def find_checkpoint(trainer: Trainer, options: Options, alias: str, training: bool) -> tuple[Path | None, str]:
     """Find the last or the best checkpoint of the newest run with the same options.
 
     Args:

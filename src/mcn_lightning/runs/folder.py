@@ -6,9 +6,8 @@ import itertools
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from pytorch_lightning import LightningModule, Trainer
@@ -24,6 +23,7 @@ from mcn_lightning.runs.saved import (
     CONFIG,
     METRICS,
     RECORD,
+    Options,
     differences,
     folder_of,
     read_options,
@@ -47,7 +47,7 @@ def run_folder(trainer: Trainer) -> Path:
     return Path(getattr(trainer.logger, "log_dir", None) or trainer.default_root_dir)
 
 
-def choose_folder(trainer: Trainer, options: Mapping[str, Any], checkpoint: str | None) -> None:
+def choose_folder(trainer: Trainer, options: Options, checkpoint: str | None) -> None:
     """Choose the folder of a run: the user's, that of the checkpoint, or a new one.
 
     A run resumes in the folder of its checkpoint. If that folder has a newer checkpoint, or belongs to another name, a
@@ -91,7 +91,7 @@ def _fixed_folders(trainer: Trainer) -> Iterator[tuple[str, Path, str]]:
         yield f"--checkpoint.dirpath {callback.dirpath}", folder_of(Path(callback.dirpath)), "choose another folder"
 
 
-def _refuse_other_options(option: str, folder: Path, options: Mapping[str, Any], hint: str) -> None:
+def _refuse_other_options(option: str, folder: Path, options: Options, hint: str) -> None:
     """Refuse the folder of a run with other options. Length, devices, workers and the like may differ."""
     if unlike := differences(read_options(folder / CONFIG), options) if (folder / CONFIG).is_file() else []:
         raise InputError(
@@ -100,7 +100,7 @@ def _refuse_other_options(option: str, folder: Path, options: Mapping[str, Any],
         )
 
 
-def check_run_folder(folder: str, options: Mapping[str, Any]) -> None:
+def check_run_folder(folder: str, options: Options) -> None:
     """Check that all runs in ``--run_folder``, which is for a single run, have its options.
 
     Raises:

@@ -38,6 +38,9 @@ from tqdm import tqdm
 from mcn_lightning.distributed import world_size
 from mcn_lightning.errors import InputError
 
+CheckpointContents = dict[str, Any]
+"""The contents of a checkpoint file, by Lightning's keys. ``torch.load`` does not know their types."""
+
 
 @dataclass
 class CheckpointPosition:
@@ -57,10 +60,10 @@ class CheckpointPosition:
     validated: bool
     stepped: int
     limit: int
-    evaluated: dict[str, Any]
+    evaluated: dict[str, object]
 
 
-def check_limits(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+def check_limits(trainer: Trainer, checkpoint: CheckpointContents) -> None:
     """Refuse a checkpoint beyond the limits of the run.
 
     Raises:
@@ -80,7 +83,7 @@ def check_limits(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
             )
 
 
-def normalize_counters(trainer: Trainer, checkpoint: dict[str, Any], validated: bool) -> CheckpointPosition:
+def normalize_counters(trainer: Trainer, checkpoint: CheckpointContents, validated: bool) -> CheckpointPosition:
     """Change the counters of a checkpoint to a position between two steps or two epochs, and return the position.
 
     Args:
@@ -181,7 +184,7 @@ def set_gradients(module: LightningModule, found: dict[str, torch.Tensor]) -> No
             weight.grad = found[name].to(weight.device, weight.dtype, copy=True)
 
 
-def adapt_stopping(trainer: Trainer, checkpoint: dict[str, Any]) -> bool:
+def adapt_stopping(trainer: Trainer, checkpoint: CheckpointContents) -> bool:
     """Apply the current options of early stopping and ``max_time``, and return whether the run has stopped early.
 
     Args:
@@ -240,7 +243,7 @@ def requeues_itself(trainer: Trainer) -> bool:
     return isinstance(environment, SLURMEnvironment) and environment.auto_requeue
 
 
-def relocate_checkpoints(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+def relocate_checkpoints(trainer: Trainer, checkpoint: CheckpointContents) -> None:
     """Update the file paths of ``ModelCheckpoint`` for a folder that was moved, or that has newer files.
 
     Lightning would forget the files of a moved folder, and write ``last-v1.ckpt``.

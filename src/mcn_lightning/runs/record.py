@@ -12,7 +12,6 @@ import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning
 import torch
@@ -22,7 +21,8 @@ import mcn_lightning
 from mcn_lightning.errors import InputError
 from mcn_lightning.files import read_lines, replacing
 from mcn_lightning.runs.folder import run_folder
-from mcn_lightning.runs.saved import RECORD, read_record, starts_of
+from mcn_lightning.runs.lightning import CheckpointContents
+from mcn_lightning.runs.saved import RECORD, Record, read_record, starts_of
 from mcn_lightning.runs.tracking import update_wandb_summary, write_wandb_id
 
 UNKNOWN = "unknown"
@@ -57,7 +57,7 @@ def command_line() -> str:
     return shlex.join([*command, *sys.argv[1:]])
 
 
-def provenance() -> dict[str, Any]:
+def provenance() -> Record:
     """Return the origin of this process's results: ``commit``, whether it was ``changed``, and ``command``."""
     commit, changed = git_state(Path(mcn_lightning.__file__).parent)
     return {"commit": commit, "changed": changed, "command": command_line()}
@@ -106,12 +106,12 @@ class RunRecord(Callback):
     """
 
     def __init__(self) -> None:
-        self._before: dict[str, Any] = {}
+        self._before: Record = {}
         self._since: float | None = None
         self._memory = 0.0
         self._device = torch.device("cpu")
-        self._fixed: dict[str, Any] = {}
-        self._starts: list[dict[str, Any]] = []
+        self._fixed: Record = {}
+        self._starts: list[Record] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Record the commit now, as the code may change during a long run."""
@@ -130,11 +130,11 @@ class RunRecord(Callback):
                 },
             }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Record) -> None:
         """Take over the hours and memory of earlier starts."""
         self._before = state_dict
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Record:
         """Return the hours and memory of the run so far, for the checkpoint."""
         self._memory = max(self._memory, peak_memory(self._device))
         return {
@@ -154,7 +154,7 @@ class RunRecord(Callback):
             write_wandb_id(trainer, run_folder(trainer))
         self._write(trainer, finished=False)
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: CheckpointContents) -> None:
         """Write the file again, as the run may be killed later."""
         self._write(trainer, finished=False)
 

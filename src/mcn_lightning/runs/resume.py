@@ -17,12 +17,13 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
-from mcn_lightning.distributed import HostCopy, rank, world_size
+from mcn_lightning.distributed import HostCopy, gather_objects, rank, world_size
 from mcn_lightning.errors import InputError
 from mcn_lightning.options.ranges import NonNegativeInt, checked
 from mcn_lightning.runs.averaging import check_average
 from mcn_lightning.runs.checkpoints import flatten_filename
 from mcn_lightning.runs.lightning import (
+    CheckpointContents,
     CheckpointPosition,
     accumulates_gradients,
     adapt_stopping,
@@ -45,6 +46,9 @@ from mcn_lightning.signals import drop_closed_terminal, handled_signals, stop_no
 RANDOM_STATES, RESUME_STATE = "random_states", "resume"
 NEWEST = "newest.ckpt"
 
+RandomStates = dict[str, Any]
+"""State of each random generator by name, as plain data."""
+
 
 class Stopped(Exception):
     """A signal ended the run, and its state is saved. Every process raises this.
@@ -59,10 +63,10 @@ class Stopped(Exception):
         self.status = 128 + number
 
 
-def random_states() -> dict[str, Any]:
+def random_states() -> RandomStates:
     """Return the states of this process's random generators as plain data."""
     _, keys, *rest = np.random.get_state(legacy=True)
-    states: dict[str, Any] = {
+    states: RandomStates = {
         "torch": torch.get_rng_state(),
         "numpy": (torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
         "python": random.getstate(),
@@ -72,7 +76,7 @@ def random_states() -> dict[str, Any]:
     return states
 
 
-def set_random_states(states: dict[str, Any]) -> None:
+def set_random_states(states: RandomStates) -> None:
     """Restore the result of ``random_states``."""
     torch.set_rng_state(states["torch"])
     keys, *rest = states["numpy"]
@@ -107,9 +111,9 @@ class Resume(Callback):
         self._received = 0
         self._trainer: Trainer | None = None
         self._pending_signal: HostCopy | None = None
-        self._saved: list[dict[str, Any]] | None = None
+        self._saved: list[RandomStates] | None = None
         self._position: CheckpointPosition | None = None
-        self._gradients: dict[str, Any] = {}
+        self._gradients: dict[str, torch.Tensor] = {}
         self._metrics: dict[str, float] = {}
         self._stopped = False
         self._validated = -1
@@ -126,25 +130,20 @@ class Resume(Callback):
             if isinstance(callback, ModelCheckpoint):
                 flatten_filename(callback)
         if world_size() > 1 and trainer.ckpt_path is not None:
-            paths: list[Any] = [None] * world_size()
-            dist.all_gather_object(paths, str(trainer.ckpt_path))
-            if len(set(paths)) > 1:
-                raise InputError(f"--ckpt_path: expected one checkpoint for all processes, found {sorted(set(paths))}")
+            paths = set(gather_objects(str(trainer.ckpt_path)))
+            if len(paths) > 1:
+                raise InputError(f"--ckpt_path: expected one checkpoint for all processes, found {sorted(paths)}")
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: CheckpointContents) -> None:
         """Add the random states of all processes, accumulated gradients and monitored metrics."""
-        states: list[Any] = [random_states()]
-        if world_size() > 1:
-            own, states = states[0], [None] * world_size()
-            dist.all_gather_object(states, own)
-        checkpoint[RANDOM_STATES] = states
+        checkpoint[RANDOM_STATES] = gather_objects(random_states())
         checkpoint[RESUME_STATE] = {
             "validated": self._validated == trainer.fit_loop.total_batch_idx,
             "gradients": gradients(trainer, pl_module),
             "metrics": monitored_metrics(trainer),
         }
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: CheckpointContents) -> None:
         """Keep the states of the first step until training begins, as setting up would change them.
 
         Raises:
@@ -224,7 +223,7 @@ class Resume(Callback):
             drop_closed_terminal()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Save if it is due, and end the run if a process received a signal.
 

@@ -18,6 +18,11 @@ from mcn_lightning.files import read_json, read_text
 
 CONFIG, METRICS, RECORD = "config.yaml", "metrics.csv", "run.json"
 
+Options = Mapping[str, Any]
+"""Nested options, as in ``config.yaml``: a group of options is a mapping."""
+Record = dict[str, Any]
+"""The contents of a ``run.json``; its fields are those of ``RunRecord``."""
+
 IGNORED_OPTIONS = (
     "ckpt_path", "run_folder", "config", "verbose", "checkpoint", "resume", "report", "embeddings", "progress",
     "data.num_workers", "data.timeout", "data.eval_batch_size",
@@ -71,7 +76,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return [{name: float(value) for name, value in row.items()} for row in read_rows(path)]
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path) -> Record:
     """Return the contents of a run's ``run.json``; empty if there is no such file, as in older runs.
 
     Raises:
@@ -84,12 +89,12 @@ def read_record(folder: Path) -> dict[str, Any]:
     return found
 
 
-def starts_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def starts_of(record: Record) -> list[Record]:
     """Return the starts in the record of a run. A record without a list is from a version with one start."""
-    return list(record.get("starts") or ([dict(record)] if record else []))
+    return list(record.get("starts") or ([record] if record else []))
 
 
-def read_options(path: Path) -> dict[str, Any]:
+def read_options(path: Path) -> Options:
     """Return the options in the ``config.yaml`` of a run; empty if there is no such file.
 
     Raises:
@@ -112,7 +117,7 @@ def read_options(path: Path) -> dict[str, Any]:
     raise InputError(f"{path}: expected the options of a run, found something else ({found}); mend or remove the file")
 
 
-def logged_name(options: Mapping[str, Any]) -> str | None:
+def logged_name(options: Options) -> str | None:
     """Return the name of a run: the ``name`` of its first logger that has one."""
     loggers = (options.get("trainer") or {}).get("logger")
     for logger in loggers if isinstance(loggers, list) else [loggers]:
@@ -121,7 +126,7 @@ def logged_name(options: Mapping[str, Any]) -> str | None:
     return None
 
 
-def flat_options(options: Any, ignored: Collection[str] = (), prefix: str = "") -> dict[str, Any]:
+def flat_options(options: object, ignored: Collection[str] = (), prefix: str = "") -> dict[str, object]:
     """Flatten nested options to dotted names, as on the command line. Lists are not flattened.
 
     Args:
@@ -139,15 +144,15 @@ def flat_options(options: Any, ignored: Collection[str] = (), prefix: str = "") 
     return {name: value for item in items for name, value in item.items()}
 
 
-def comparable_options(options: Mapping[str, Any]) -> dict[str, str]:
+def comparable_options(options: Options) -> dict[str, str]:
     """Return the options that change the result of a run, except the seed, as texts by dotted name."""
     flat = flat_options(options, ("seed_everything", *IGNORED_OPTIONS))
     return {name: value if isinstance(value, str) else _text(value) for name, value in flat.items()}
 
 
 def differences(
-    there: Mapping[str, Any],
-    here: Mapping[str, Any],
+    there: Options,
+    here: Options,
     compared: Sequence[str] = DEFINING_OPTIONS,
     ignored: Collection[str] = (),
 ) -> list[str]:
@@ -181,12 +186,12 @@ def summarize_differences(unlike: Sequence[str]) -> str:
     return ", ".join(unlike[:MAX_SHOWN]) + more
 
 
-def _shown(options: Mapping[str, Any], name: str) -> str:
+def _shown(options: Options, name: str) -> str:
     if name not in options:
         return "not set"
     text = _text(options[name])
     return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return json.dumps(value, default=str)

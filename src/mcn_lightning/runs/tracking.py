@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from pytorch_lightning import Trainer
@@ -97,7 +96,7 @@ class MetricsFile(ExperimentWriter):
             writer.writerows(rows)
 
 
-def _names(metrics: Mapping[str, Any]) -> frozenset[str]:
+def _names(metrics: Mapping[str, object]) -> frozenset[str]:
     return frozenset(metrics) - {"step"}
 
 
@@ -128,7 +127,7 @@ def write_wandb_id(trainer: Trainer, folder: Path) -> None:
         (folder / WANDB_ID).write_text(f"{logger.version}\n")
 
 
-def start_wandb(trainer: Trainer, options: Mapping[str, Any], run_id: str | None = None) -> None:
+def start_wandb(trainer: Trainer, options: Mapping[str, object], run_id: str | None = None) -> None:
     """Start or continue the wandb run, with the options as its config. Without a connection it runs offline.
 
     Call it on the first process only. An id from the user or an agent is not replaced.
@@ -160,7 +159,7 @@ def start_wandb(trainer: Trainer, options: Mapping[str, Any], run_id: str | None
         run.config.update(news, allow_val_change=True)
 
 
-def update_wandb_summary(trainer: Trainer, record: Mapping[str, Any]) -> None:
+def update_wandb_summary(trainer: Trainer, record: Mapping[str, object]) -> None:
     """Update the summary of the wandb run, if there is one. Call it on the first process only.
 
     Args:

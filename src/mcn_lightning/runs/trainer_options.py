@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Any
 
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.accelerators import CPUAccelerator
@@ -28,6 +26,7 @@ from mcn_lightning.runs import slurm
 from mcn_lightning.runs.checkpoints import AtomicCheckpointIO
 from mcn_lightning.runs.lightning import callbacks_of, reads_cpu, syncs_batchnorm
 from mcn_lightning.runs.resume import Resume
+from mcn_lightning.runs.saved import Options
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Supported precisions. Weights, k-means and log-softmax are float32 in all of them."""
@@ -47,7 +46,7 @@ BAREBONES_OPTIONS = ("logger", "enable_checkpointing", "enable_progress_bar", "l
 """Options that ``--trainer.barebones`` forbids, and that the command sets by default."""
 
 
-def apply_barebones(options: Mapping[str, Any], callbacks: list[Callback]) -> tuple[dict[str, Any], list[Callback]]:
+def apply_barebones(options: Options, callbacks: list[Callback]) -> tuple[Options, list[Callback]]:
     """Remove the defaults that ``--trainer.barebones`` forbids: logger, checkpoints, progress bar and summary.
 
     Args:
@@ -55,12 +54,12 @@ def apply_barebones(options: Mapping[str, Any], callbacks: list[Callback]) -> tu
         callbacks: of the command.
     """
     if not options.get("barebones"):
-        return dict(options), callbacks
+        return options, callbacks
     shown = (ProgressBar, ModelSummary, Checkpoint)
-    return dict(options) | dict.fromkeys(BAREBONES_OPTIONS), [each for each in callbacks if not isinstance(each, shown)]
+    return {**options, **dict.fromkeys(BAREBONES_OPTIONS)}, [each for each in callbacks if not isinstance(each, shown)]
 
 
-def remove_checkpoints(options: Mapping[str, Any], callbacks: list[Callback]) -> tuple[dict[str, Any], list[Callback]]:
+def remove_checkpoints(options: Options, callbacks: list[Callback]) -> tuple[Options, list[Callback]]:
     """Remove the command's checkpoint callback if ``--trainer.enable_checkpointing`` is false.
 
     Args:
@@ -71,17 +70,17 @@ def remove_checkpoints(options: Mapping[str, Any], callbacks: list[Callback]) ->
         InputError: if ``--resume.every_n_steps`` contradicts it.
     """
     if options.get("enable_checkpointing") is not False:
-        return dict(options), callbacks
+        return options, callbacks
     for callback in callbacks:
         if isinstance(callback, Resume) and callback.every_n_steps:
             raise InputError(
                 f"--trainer.enable_checkpointing: expected true with --resume.every_n_steps {callback.every_n_steps}, "
                 "found false; set one of them otherwise"
             )
-    return dict(options), [each for each in callbacks if not isinstance(each, ModelCheckpoint)]
+    return options, [each for each in callbacks if not isinstance(each, ModelCheckpoint)]
 
 
-def add_plugins(plugins: Any) -> list[Any]:
+def add_plugins(plugins: object) -> list[object]:
     """Add this project's plugins: atomic checkpoints, and a SLURM environment without requeueing.
 
     A plugin of the user is kept. ``Resume`` handles the preemption of a SLURM job at the end of a step. Lightning's own

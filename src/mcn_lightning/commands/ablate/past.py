@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from mcn_lightning.commands.ablate.tasks import Task
 from mcn_lightning.errors import InputError
-from mcn_lightning.runs.saved import CONFIG, comparable_options, differences, logged_name, read_options, read_record
+from mcn_lightning.runs.saved import (
+    CONFIG,
+    Options,
+    comparable_options,
+    differences,
+    logged_name,
+    read_options,
+    read_record,
+)
 
-Options = Mapping[str, Any]
 ResolveOptions = Callable[[Sequence[str]], Options]
 
 

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mcn_lightning.errors import InputError
 
@@ -72,7 +71,7 @@ def plan(base: Path, folder: Path, seeds: Sequence[int], files: Sequence[str], m
     return [Task(number, base, path, seed, tuple(more)) for number, (path, seed) in enumerate(pairs)]
 
 
-def sweep(tasks: Sequence[Task], folder: Path) -> dict[str, Any]:
+def sweep(tasks: Sequence[Task], folder: Path) -> dict[str, object]:
     """Return the config of a wandb sweep whose agents run each file with each seed.
 
     Args:

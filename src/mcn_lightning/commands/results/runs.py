@@ -6,10 +6,18 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.runs.saved import CONFIG, METRICS, logged_name, read_metrics, read_options, read_record
+from mcn_lightning.runs.saved import (
+    CONFIG,
+    METRICS,
+    Options,
+    Record,
+    logged_name,
+    read_metrics,
+    read_options,
+    read_record,
+)
 
 Points = list[tuple[float, float]]
 
@@ -30,9 +38,9 @@ class Run:
 
     name: str
     place: str
-    options: Mapping[str, Any]
+    options: Options
     last: Mapping[str, float]
-    record: Mapping[str, Any]
+    record: Record
     finished: bool
     curve: Callable[[str], Points]
 
@@ -93,7 +101,7 @@ def _local_run(folder: Path, given: Path) -> Run:
     )
 
 
-def _cut_short(options: Mapping[str, Any], last: Mapping[str, float]) -> bool:
+def _cut_short(options: Options, last: Mapping[str, float]) -> bool:
     """Return whether a run logged fewer epochs than ``max_epochs``, if only ``max_epochs`` could end it."""
     trainer = options.get("trainer") or {}
     epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps")

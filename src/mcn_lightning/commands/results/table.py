@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import difflib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mcn_lightning.commands.results.rows import Row
 from mcn_lightning.commands.results.runs import Run
 from mcn_lightning.errors import InputError
-from mcn_lightning.runs.saved import starts_of
+from mcn_lightning.runs.saved import Record, starts_of
 
 FIRST = ("run", "options", "runs", "seeds")
 MAX_SHOWN = 4  # metrics named in a message
@@ -111,7 +110,7 @@ def hardware(runs: Sequence[Run]) -> str:
     return _each([_machine(record) for run in runs for record in starts_of(run.record) if record.get("hardware")])
 
 
-def _machine(record: Mapping[str, Any]) -> str:
+def _machine(record: Record) -> str:
     processes = record.get("processes") or 1
     return str(record["hardware"]) + (f", {processes} processes" if processes > 1 else "")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from mcn_lightning.commands.results.runs import Points, Run
 from mcn_lightning.errors import InputError
-from mcn_lightning.runs.saved import logged_name
+from mcn_lightning.runs.saved import Options, Record, logged_name
 
 PREFIX = "wandb:"
 SECONDS = 30  # timeout of a request to the server
@@ -64,9 +64,9 @@ def _run(run: Any, path: str) -> Run:
     )
 
 
-def _nested(options: dict[str, Any]) -> dict[str, Any]:
+def _nested(options: Options) -> Record:
     """Return options with dotted names, such as ``model.loss.cluster_weight``, as nested dicts."""
-    found: dict[str, Any] = {}
+    found: Record = {}
     for name, value in options.items():
         group = found
         *above, last = name.split(".")
@@ -78,10 +78,10 @@ def _nested(options: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _record(run: Any, summary: dict[str, Any]) -> dict[str, Any]:
+def _record(run: Any, summary: Record) -> Record:
     """Return the part of ``run.json`` that wandb has: values that the run logged, else those that wandb recorded."""
     metadata = run.metadata or {}
-    record: dict[str, Any] = {}
+    record: Record = {}
     if commit := (metadata.get("git") or {}).get("commit"):
         record["commit"] = commit
     if gpu := metadata.get("gpu"):
