@@ -329,7 +329,7 @@ def test_a_bad_video_is_one_line(case, files, tmp_path, capsys):
         ({"published": {"t->va/R@2": 1.0}, "source": "x"}, "published: expected results of"),
         ({"sources": {"t->va/R@1": "x"}}, "sources: expected results that are under published, found t->va/R@1"),
         ({"name": "a/b"}, "expected one without '/', found 'a/b'"),
-        ({"ranks_file": "/proc/none/ranks.csv"}, "ranks_file: expected a place to write"),
+        ({"ranks_file": "/proc/none/ranks.csv"}, "ranks_file: expected to write"),
     ],
 )  # fmt: skip
 def test_bad_options_are_one_line(options, expected, files, tmp_path, capsys):

@@ -16,7 +16,7 @@ from torch import Tensor
 from mcn_lightning.benchmarks.files import EvaluationData, evaluation_data
 from mcn_lightning.callbacks.protocols import EmbeddingModule, embedding_module
 from mcn_lightning.distributed import world_size
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, check_rules
 from mcn_lightning.models import NetworkConfig
 from mcn_lightning.options.ranges import PositiveFloat, checked
 from mcn_lightning.runs.lightning import callbacks_of
@@ -79,21 +79,18 @@ class Benchmark(Callback, ABC):
         source: str = "",
         sources: Mapping[str, str] | None = None,
     ) -> None:
-        if not name or "/" in name:
-            raise InputError(f"a benchmark's name: expected one without '/', found {name!r}")
-        self.sources = dict(sources or {})
-        if unknown := [key for key in self.sources if key not in (published or {})]:
-            raise InputError(
-                f"benchmark {name}: sources: expected results that are under published, found {unknown[0]}"
-            )
-        if published and not source and set(published) - set(self.sources):
-            raise InputError(f"benchmark {name}: expected the source of the published results, found none; give source")
-        self.name = name
-        self.published = dict(published or {})
-        for key, value in self.published.items():
-            if not math.isfinite(value):
-                raise InputError(f"benchmark {name}: published: {key}: expected a number, found {value}")
-        self.source = source
+        self.name, self.source = name, source
+        self.published, self.sources = dict(published or {}), dict(sources or {})
+        where = f"benchmark {name}:"
+        unknown = ", ".join(key for key in self.sources if key not in self.published)
+        infinite = ", ".join(f"{key} {value}" for key, value in self.published.items() if not math.isfinite(value))
+        unsourced = self.published.keys() - self.sources.keys() if not source else ()
+        check_rules(
+            (not name or "/" in name, f"a benchmark's name: expected one without '/', found {name!r}"),
+            (unknown, f"{where} sources: expected results that are under published, found {unknown}"),
+            (unsourced, f"{where} expected the source of the published results, found none; give source"),
+            (infinite, f"{where} published: expected numbers, found {infinite}"),
+        )
         self.results: list[Result] = []
         self._opened = False
         self._unsupported = ""

@@ -45,10 +45,10 @@ def embed_batches(
     # a process may have no batch at all: it learns the names of the embeddings from the others, and sends empty rows
     shared = [[number for numbers in batches[of :: world_size()] for number in numbers] for of in range(world_size())]
     sizes = [len(numbers) for numbers in shared]
-    place = torch.tensor([number for numbers in shared for number in numbers], device=module.device).argsort()
+    order = torch.tensor([number for numbers in shared for number in numbers], device=module.device).argsort()
     names = sorted({modality for found in gather_objects(sorted(parts)) for modality in found})
     empty = torch.zeros(0, module.network_config.embedding_dim, device=module.device)
-    return {each: gather_rows(torch.cat(parts.get(each, [empty])), sizes)[place] for each in names}
+    return {each: gather_rows(torch.cat(parts.get(each, [empty])), sizes)[order] for each in names}
 
 
 def embed_clips(module: EmbeddingModule, clips: EvaluationClips, name: str) -> dict[str, Tensor]:

@@ -141,7 +141,7 @@ class BenchmarkReport(Callback):
                 with replacing(Path(f"{path}{suffix}")) as partial:
                     partial.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise InputError(f"--report.path: expected a place to write {path}.csv, found {error}") from None
+            raise InputError(f"--report.path: expected to write {path}.csv, found {error}") from None
         print(f"{len(results)} results -> {path}.csv, .json, .md")
         # a second fit or test with the same trainer must not write these results again
         for benchmark in benchmarks:

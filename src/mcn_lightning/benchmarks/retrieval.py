@@ -19,7 +19,7 @@ from mcn_lightning.benchmarks.base import Benchmark, Result, UnsupportedNetworkE
 from mcn_lightning.benchmarks.embedding import embed_clips, run_on_first_process
 from mcn_lightning.benchmarks.files import EvaluationClips, EvaluationData
 from mcn_lightning.callbacks.protocols import EmbeddingModule
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, check_rules
 from mcn_lightning.files import replacing
 from mcn_lightning.metrics import full_video_metrics, item_ranks, retrieval_metrics
 from mcn_lightning.metrics.directions import (
@@ -136,22 +136,24 @@ class RetrievalBenchmark(Benchmark):
         modalities = [name for name in MODALITIES if name in used]
         silent = self.without_audio != "error"
         self._clips = data.clips(self.path, modalities, self.audio_frames, self.batch_size, silent=silent)
-        if self.benchmark_size is not None and self.benchmark_size < len(self._clips.ids):
-            raise InputError(
-                f"benchmark_size: expected at least the {len(self._clips.ids)} clips of {self.path}, "
-                f"found {self.benchmark_size}"
-            )
-        if self.benchmark_size is not None and len(self._clips.caption_clips) > len(self._clips.ids):
-            found = f"{len(self._clips.caption_clips)} captions of {len(self._clips.ids)} clips in {self.path}"
-            raise InputError(
-                f"benchmark_size: expected clips with one caption each, found {found}; set it to null: "
-                "the file cannot tell how many queries its missing clips have"
-            )
-        if self.full_video and (short := [name for name in self._clips.ids if len(name) <= VIDEO_ID]):
-            raise InputError(
-                f"full_video: expected clip ids that begin with the {VIDEO_ID} characters of the video id, "
-                f"found {short[0]!r} in {self.path}"
-            )
+        size, clips, captions = self.benchmark_size, len(self._clips.ids), len(self._clips.caption_clips)
+        short = next((name for name in self._clips.ids if self.full_video and len(name) <= VIDEO_ID), None)
+        check_rules(
+            (
+                size is not None and size < clips,
+                f"benchmark_size: expected at least the {clips} clips of {self.path}, found {size}",
+            ),
+            (
+                size is not None and captions > clips,
+                f"benchmark_size: expected clips with one caption each, found {captions} captions of {clips} clips in "
+                f"{self.path}; set it to null: the file cannot tell how many queries its missing clips have",
+            ),
+            (
+                short is not None,
+                f"full_video: expected clip ids that begin with the {VIDEO_ID} characters of the video id, found "
+                f"{short!r} in {self.path}",
+            ),
+        )
 
     def metric_names(self) -> list[str] | None:
         """Return the keys of the metrics; ``None`` with retrieval of whole videos, which has many more."""
@@ -218,10 +220,10 @@ class RetrievalBenchmark(Benchmark):
             yield self.result("", what, len(directions), "count")
         if silent.any():
             yield self.result("", "clips without audio", int(silent.sum()), "count")
-        alike = all(count == clips for count, what in counted if what in ("queries", "items"))
+        uniform = all(count == clips for count, what in counted if what in ("queries", "items"))
         kinds = ("queries", "items", "queries counted as misses")
         for (count, what), directions in sorted(counted.items(), key=lambda item: kinds.index(item[0][1])):
-            if not (alike and what in ("queries", "items")):
+            if not (uniform and what in ("queries", "items")):
                 yield self.result("", f"{what} in {', '.join(directions)}", count, "count")
 
     def _whole_videos(
@@ -246,4 +248,4 @@ class RetrievalBenchmark(Benchmark):
                 writer.writerow([*named, *ranks_of])
                 writer.writerows(zip_longest(*columns, fillvalue=""))
         except OSError as error:
-            raise InputError(f"ranks_file: expected a place to write {path}, found {error}") from None
+            raise InputError(f"ranks_file: expected to write {path}, found {error}") from None

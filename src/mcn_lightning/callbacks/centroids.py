@@ -16,7 +16,7 @@ from mcn_lightning.callbacks.progress import progress
 from mcn_lightning.callbacks.protocols import EmbeddingModule, clip_data, embedding_module
 from mcn_lightning.clustering import Clustering, ClusteringConfig, KMeansReport
 from mcn_lightning.distributed import broadcast
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, check_rules
 from mcn_lightning.options.ranges import NonNegativeInt, PositiveShare, checked
 
 
@@ -76,16 +76,18 @@ class CentroidUpdate(Callback):
         self.every_n_steps = checked(NonNegativeInt, every_n_steps, "--centroids.every_n_steps")
         self.every_n_epochs = checked(NonNegativeInt, every_n_epochs, "--centroids.every_n_epochs")
         self.share = checked(PositiveShare, share, "--centroids.share")
-        if (every_n_steps > 0) == (every_n_epochs > 0):
-            raise InputError(
+        check_rules(
+            (
+                (every_n_steps > 0) == (every_n_epochs > 0),
                 "--centroids: expected exactly one of every_n_steps and every_n_epochs above 0, "
-                f"found {every_n_steps} and {every_n_epochs}"
-            )
-        if source == "training_set" and not every_n_epochs:
-            raise InputError(
+                f"found {every_n_steps} and {every_n_epochs}",
+            ),
+            (
+                source == "training_set" and not every_n_epochs,
                 "--centroids.source: expected queue with every_n_steps, found training_set; "
-                "set --centroids.every_n_epochs, and every_n_steps to 0"
-            )
+                "set --centroids.every_n_epochs, and every_n_steps to 0",
+            ),
+        )
         self.source, self.start = source, start
         self._step = -1
         self._pass_seconds: float | None = None
@@ -154,8 +156,8 @@ class CentroidUpdate(Callback):
                 with trainer.precision_plugin.forward_context():
                     found = module.clustered_features(batch.to(module.device).ready())
                 for name, feature in found.items():
-                    place = "cpu" if config.queue_device == "cpu" else feature.device
-                    rows[name].append(feature.to(place, getattr(torch, config.queue_dtype)))
+                    device = "cpu" if config.queue_device == "cpu" else feature.device
+                    rows[name].append(feature.to(device, getattr(torch, config.queue_dtype)))
         module.train(training)
         return rows
 

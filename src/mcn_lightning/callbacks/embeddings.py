@@ -86,8 +86,8 @@ class EmbeddingWriter(Callback):
             *rest: index of the loader.
         """
         self._skipped.update({bad.video: bad.reason for bad in batch.skipped})
-        about = batch.metadata or [{"video": name.rpartition(":")[0] or name} for name in batch.ids]
-        clips = [{"id": name} | dict(one) for name, one in zip(batch.ids, about, strict=True)]
+        described = batch.metadata or [{"video": name.rpartition(":")[0] or name} for name in batch.ids]
+        clips = [{"id": name} | dict(one) for name, one in zip(batch.ids, described, strict=True)]
         for name, value in outputs.items():
             if isinstance(value, Tensor):
                 value = value.float() if value.is_floating_point() else value
@@ -109,13 +109,13 @@ class EmbeddingWriter(Callback):
         clustering = module.clustering
         centroids = {} if clustering is None else clustering.centroids_by_name()
         path = self._output_path(trainer)
-        about = self._origin(trainer, module) | {"tensors": path.name, "clips": clips}
+        contents = self._origin(trainer, module) | {"tensors": path.name, "clips": clips}
         if skipped:
-            about["skipped"] = [{"video": video, "reason": reason} for video, reason in skipped.items()]
+            contents["skipped"] = [{"video": video, "reason": reason} for video, reason in skipped.items()]
         try:
             _write_tensors(path, rows | {name: value.detach().float().cpu() for name, value in centroids.items()})
             with replacing(path.with_suffix(".json")) as partial:
-                partial.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+                partial.write_text(json.dumps(contents, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         except (OSError, SafetensorError) as error:
             raise _cannot_write(path, error) from None
         left_out = f", {len(skipped)} videos left out" if skipped else ""
@@ -136,8 +136,8 @@ class EmbeddingWriter(Callback):
         found: dict[str, object] = {"checkpoint": None, "weights": module.weights_file}
         if trainer.ckpt_path is not None:
             saved = torch.load(trainer.ckpt_path, map_location="cpu", weights_only=True, mmap=True)
-            place = os.path.abspath(trainer.ckpt_path)
-            found["checkpoint"] = {"path": place, "step": saved["global_step"], "epochs": saved["epoch"] + 1}
+            path = os.path.abspath(trainer.ckpt_path)
+            found["checkpoint"] = {"path": path, "step": saved["global_step"], "epochs": saved["epoch"] + 1}
         return found
 
     def _gather_all(self) -> tuple[list[ClipEntry], dict[str, Tensor], dict[str, str]]:

@@ -121,9 +121,9 @@ class RetrievalEvaluation(Callback):
         ids, labels = [batch.ids[row] for row in rows], batch.labels[rows]
         self._labelled.update(ids, output.mean()[rows], labels)
         if (clusters := module.assignments(output)) is not None:
-            clustered = [place for place, cluster in enumerate(clusters[rows].tolist()) if cluster >= 0]
+            clustered = [position for position, cluster in enumerate(clusters[rows].tolist()) if cluster >= 0]
             if clustered:
-                names = [ids[place] for place in clustered]
+                names = [ids[position] for position in clustered]
                 self._quality.update(names, clusters[rows][clustered], labels[clustered])
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from jsonargparse import Namespace
 
-from mcn_lightning.errors import InputError, why_unreadable
+from mcn_lightning.errors import InputError, check_rules, why_unreadable
 from mcn_lightning.models.weights import SHAPE_FIELDS
 from mcn_lightning.runs import slurm
 from mcn_lightning.runs.lightning import CheckpointContents
@@ -39,12 +39,10 @@ def data_seed(seed: int | bool) -> int:
     Raises:
         InputError: if it is random, or outside of NumPy's range.
     """
-    if seed is True:
-        raise InputError(
-            "--seed_everything: expected a number, found true; a run with a random seed cannot be repeated"
-        )
-    if not 0 <= int(seed) < 2**32:
-        raise InputError(f"--seed_everything: expected a number from 0 to {2**32 - 1}, found {seed}")
+    check_rules(
+        (seed is True, "--seed_everything: expected a number, found true; a random seed cannot be repeated"),
+        (not 0 <= seed < 2**32, f"--seed_everything: expected a number from 0 to {2**32 - 1}, found {seed}"),
+    )
     return int(seed)
 
 
@@ -86,16 +84,19 @@ def check_checkpoint(path: Path, resume: bool = False) -> CheckpointContents:
     except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
         reason = why_unreadable(path, error)
         raise InputError(f"--ckpt_path: expected a whole checkpoint, found {path}, which is not ({reason})") from None
-    if not isinstance(found, dict) or not {"state_dict", "pytorch-lightning_version"} <= set(found):
-        raise InputError(
+    keys = {*found} if isinstance(found, dict) else set()
+    check_rules(
+        (
+            not {"state_dict", "pytorch-lightning_version"} <= keys,
             f"--ckpt_path: expected a checkpoint of a run, found {path}, which is none; weights in the authors' naming "
-            "go to --model.weights"
-        )
-    if resume and "optimizer_states" not in found:
-        raise InputError(
+            "go to --model.weights",
+        ),
+        (
+            resume and "optimizer_states" not in keys,
             f"--ckpt_path: expected a checkpoint that a run can go on from, found {path}, which has weights alone; "
-            "start from them with --model.weights"
-        )
+            "start from them with --model.weights",
+        ),
+    )
     return found
 
 
@@ -112,8 +113,8 @@ def use_checkpoint_shape(model: Namespace, saved: CheckpointContents) -> None:
     for name in (name for name in SHAPE_FIELDS if name in network and name != "modalities"):
         value = network[name]
         for part, each in value.items() if isinstance(value, dict) else [(None, value)]:
-            place = model["network"] if part is None else model["network"][name]
-            place[part or name] = list(each) if isinstance(each, tuple) else each
+            group = model["network"] if part is None else model["network"][name]
+            group[part or name] = list(each) if isinstance(each, tuple) else each
     there, asked = network.get("modalities"), model["network"].get("modalities")
     if there and asked:  # the modalities of the data for which the checkpoint has weights
         model["network"]["modalities"] = [name for name in asked if name in there]

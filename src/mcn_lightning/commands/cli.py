@@ -85,11 +85,11 @@ CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(?<!\.yml)(?<!\.yaml)(?<!
 def expand_class_paths(args: Sequence[str]) -> list[str]:
     """Replace ``--model.clustering X`` by ``--model.clustering.class_path X``, for all options that take a class."""
     found = list(args)
-    for place, arg in enumerate(args):
+    for position, arg in enumerate(args):
         option, equals, value = arg.partition("=")
-        value = value if equals else "".join(args[place + 1 : place + 2])
+        value = value if equals else "".join(args[position + 1 : position + 2])
         if option.removeprefix("--") in CLASS_OPTIONS and CLASS_PATH.fullmatch(value):
-            found[place] = f"{option}.class_path{equals}{value if equals else ''}"
+            found[position] = f"{option}.class_path{equals}{value if equals else ''}"
     return found
 
 
@@ -247,9 +247,9 @@ class MCNCLI(LightningCLI):
             without_loggers(self.trainer)
         elif is_first_process():
             append_metrics(self.trainer)
-            about = {f"run.{name}": value for name, value in provenance().items()}
+            origin = {f"run.{name}": value for name, value in provenance().items()}
             run_id = read_wandb_id(run_folder(self.trainer)) if training else None
-            start_wandb(self.trainer, flat_options(options) | about, run_id)
+            start_wandb(self.trainer, flat_options(options) | origin, run_id)
         return kwargs
 
     def instantiate_classes(self) -> None:

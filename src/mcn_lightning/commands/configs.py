@@ -30,11 +30,11 @@ def resolve_configs(args: Sequence[str]) -> list[str]:
         InputError: if there is no such file or recipe, or the file holds no options.
     """
     found = list(args)
-    for place, option, value in _values(args):
+    for position, option, value in _values(args):
         path = Path(value)
         if option in CONFIG and NAME.fullmatch(value):
             path = find_recipe(value)
-            found[place] = f"{option}={path}" if "=" in found[place] else str(path)
+            found[position] = f"{option}={path}" if "=" in found[position] else str(path)
             check_config(path)
         elif "." not in option and path.suffix in (".yaml", ".yml") and path.is_file():  # a group's file: --data x.yaml
             check_config(path)
@@ -51,12 +51,13 @@ def config_args(args: Sequence[str]) -> list[list[str]]:
 def _values(args: Sequence[str]) -> list[tuple[int, str, str]]:
     """Return the index of the value, the option, and the value of each option that has a value."""
     found = []
-    for place, arg in enumerate(args):
+    for position, arg in enumerate(args):
         option, equals, value = arg.partition("=")
+        before = args[position - 1] if position else ""
         if equals and option.startswith("--"):
-            found.append((place, option, value))
-        elif place and args[place - 1].startswith("-") and "=" not in args[place - 1] and not arg.startswith("--"):
-            found.append((place, args[place - 1], arg))
+            found.append((position, option, value))
+        elif before.startswith("-") and "=" not in before and not arg.startswith("--"):
+            found.append((position, before, arg))
     return found
 
 

@@ -10,7 +10,7 @@ import yaml
 from pytorch_lightning import Trainer
 
 from mcn_lightning.clustering import ClusteringConfig
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, check_rules
 from mcn_lightning.models import NetworkConfig
 from mcn_lightning.models.released import WeightsError
 from mcn_lightning.models.weights import OWN_CHECKPOINT, read_weights
@@ -76,16 +76,14 @@ def _places(output: str) -> tuple[Path, Path]:
         InputError: if the name or folder is wrong, or a file exists already.
     """
     checkpoint = Path(output)
-    if checkpoint.suffix != ".ckpt":
-        raise InputError(f"--output: expected a name ending in .ckpt, found {output}; change its ending")
     options = checkpoint.with_suffix(".yaml")
-    if not checkpoint.parent.is_dir():
-        raise InputError(f"--output {output}: expected the folder {checkpoint.parent}, found none; make it first")
-    for path in (checkpoint, options):
-        if path.exists():
-            raise InputError(
-                f"--output {output}: expected no file at {path}, found one; remove it or choose another name"
-            )
+    taken = next((path for path in (checkpoint, options) if path.exists()), None)
+    no_folder = not checkpoint.parent.is_dir()
+    check_rules(
+        (checkpoint.suffix != ".ckpt", f"--output: expected a name ending in .ckpt, found {output}; change its ending"),
+        (no_folder, f"--output {output}: expected the folder {checkpoint.parent}, found none; make it first"),
+        (taken, f"--output {output}: expected no file at {taken}, found one; remove it or choose another name"),
+    )
     return checkpoint, options
 
 

@@ -67,10 +67,10 @@ def results(args: Sequence[str]) -> None:
     check_metrics(every, options.metrics)
     rows = every if options.unfinished else [done for row in every if (done := row.finished()).runs]
     print(results_table(rows, options.metrics))
-    if short := [run.place for row in every for run in row.runs if not run.finished]:
+    if short := [run.location for row in every for run in row.runs if not run.finished]:
         what = "counted though not finished" if options.unfinished else "left out, not finished"
         print(f"\n{what}: " + ", ".join(short))
-    if repeated := [run.place for row in every for run in row.repeated]:
+    if repeated := [run.location for row in every for run in row.repeated]:
         print("\nleft out, a seed that counts already: " + ", ".join(repeated))
     if options.csv:
         write_csv(Path(options.csv), rows, options.metrics)

@@ -112,7 +112,7 @@ def find_checkpoint(trainer: Trainer, options: Options, alias: str, training: bo
         raise InputError(
             "--ckpt_path: expected last or a file for fit, found best; start from its weights with --model.weights"
         )
-    place, folders = _checkpoint_folders(trainer)
+    root, folders = _checkpoint_folders(trainer)
     other, (groups, ignored) = "", (DEFINING_OPTIONS, ()) if training else (("model",), ("model.weights",))
     for folder in folders:
         config = folder_of(folder) / CONFIG
@@ -127,7 +127,7 @@ def find_checkpoint(trainer: Trainer, options: Options, alias: str, training: bo
             return path, f"goes on from {path}, step {steps[path]}"
         best = _best(path)
         return best, str(best)
-    reason = f"no checkpoint of a run with these options in {place} yet{other}"
+    reason = f"no checkpoint of a run with these options in {root} yet{other}"
     if not training:
         raise InputError(f"--ckpt_path {alias}: {reason}")
     return None, f"{reason}: the run starts from the beginning"
@@ -161,8 +161,8 @@ def _checkpoint_folders(trainer: Trainer) -> tuple[Path, list[Path]]:
     logger, own = trainer.loggers[0], csv_logger(trainer)
     if own is not None and fixed_version(own) is not None:
         return Path(own.log_dir), [Path(own.log_dir) / "checkpoints"]
-    place = Path(logger.save_dir or trainer.default_root_dir) / str(logger.name)
-    return place, sorted(place.glob("*/checkpoints"), key=_version_order, reverse=True)
+    root = Path(logger.save_dir or trainer.default_root_dir) / str(logger.name)
+    return root, sorted(root.glob("*/checkpoints"), key=_version_order, reverse=True)
 
 
 def _version_order(folder: Path) -> tuple[int, int]:

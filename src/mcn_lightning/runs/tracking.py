@@ -179,9 +179,9 @@ def _is_online(logger: WandbLogger) -> bool:
 
 def _go_offline(logger: WandbLogger, reason: str) -> None:
     set_wandb_offline(logger)
-    place = Path(logger.save_dir or ".") / "wandb"
+    folder = Path(logger.save_dir or ".") / "wandb"
     print(
-        f"warning: wandb: {reason}; the run goes on offline, and `wandb sync` sends what is in {place} later",
+        f"warning: wandb: {reason}; the run goes on offline, and `wandb sync` sends what is in {folder} later",
         file=sys.stderr,
     )
 
@@ -193,10 +193,10 @@ def _has_key() -> bool:
     settings = wandb.setup().settings
     if settings.api_key or getattr(settings, "identity_token_file", None):
         return True
-    places = [Path.home() / ".netrc", Path.home() / "_netrc"]
+    files = [Path.home() / ".netrc", Path.home() / "_netrc"]
     if given := os.environ.get("NETRC"):
-        places = [Path(given).expanduser()]
-    for path in places:
+        files = [Path(given).expanduser()]
+    for path in files:
         try:
             if netrc.netrc(str(path)).authenticators(urlsplit(settings.base_url).netloc):
                 return True

@@ -21,7 +21,7 @@ from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvi
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, check_rules
 from mcn_lightning.runs import slurm
 from mcn_lightning.runs.checkpoints import AtomicCheckpointIO
 from mcn_lightning.runs.lightning import callbacks_of, reads_cpu, syncs_batchnorm
@@ -107,24 +107,32 @@ def check_trainer(trainer: Trainer) -> None:
     Raises:
         InputError: naming the option, and what to do instead.
     """
-    if trainer.precision not in PRECISIONS:
-        raise InputError(f"--trainer.precision: expected {' or '.join(PRECISIONS)}, found {trainer.precision}")
-    strategy = trainer.strategy
-    if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
-        raise InputError(
+    strategy, cpu = trainer.strategy, isinstance(trainer.accelerator, CPUAccelerator)
+    callbacks, psutil = callbacks_of(trainer), find_spec("psutil") is not None
+    check_rules(
+        (
+            trainer.precision not in PRECISIONS,
+            f"--trainer.precision: expected {' or '.join(PRECISIONS)}, found {trainer.precision}",
+        ),
+        (
+            not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)),
             "--trainer.strategy: expected auto, or one of ddp, whose processes have the whole network each, found "
-            f"{type(strategy).__name__}; set it to auto"
-        )
-    if syncs_batchnorm(trainer) and trainer.world_size > 1 and isinstance(trainer.accelerator, CPUAccelerator):
-        raise InputError(
-            "--trainer.sync_batchnorm: expected GPUs, found CPUs, where torch cannot do it; set it to false"
-        )
-    for callback in callbacks_of(trainer):
-        if isinstance(callback, DeviceStatsMonitor) and reads_cpu(callback) and find_spec("psutil") is None:
-            raise InputError(
-                "--trainer.callbacks: expected the package psutil for DeviceStatsMonitor, found none; "
-                "pip install psutil, or set its cpu_stats to false"
+            f"{type(strategy).__name__}; set it to auto",
+        ),
+        (
+            syncs_batchnorm(trainer) and trainer.world_size > 1 and cpu,
+            "--trainer.sync_batchnorm: expected GPUs, found CPUs, where torch cannot do it; set it to false",
+        ),
+        (
+            not psutil and any(isinstance(each, DeviceStatsMonitor) and reads_cpu(each) for each in callbacks),
+            "--trainer.callbacks: expected the package psutil for DeviceStatsMonitor, found none; "
+            "pip install psutil, or set its cpu_stats to false",
+        ),
+        *(
+            (
+                any(isinstance(each, kind) for each in callbacks),
+                f"--trainer.callbacks: expected callbacks without {kind.__name__}, found it: {reason}",
             )
-        for kind, reason in REFUSED_CALLBACKS.items():
-            if isinstance(callback, kind):
-                raise InputError(f"--trainer.callbacks: expected callbacks without {kind.__name__}, found it: {reason}")
+            for kind, reason in REFUSED_CALLBACKS.items()
+        ),
+    )

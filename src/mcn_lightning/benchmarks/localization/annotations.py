@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from mcn_lightning.errors import InputError
+from mcn_lightning.benchmarks.localization.lines import require
 
 LENGTH_ZERO = "annotations of length 0"
 
@@ -27,7 +26,7 @@ class Segment:
         step: index of the step in its task, from 0.
         start: in seconds.
         end: in seconds, after ``start``.
-        item: its place in the file, for messages: "line 3", "annotation 12".
+        item: its position in the file, for messages: "line 3", "annotation 12".
     """
 
     step: int
@@ -129,17 +128,14 @@ def check_length(
     """
     advice = "check that annotation and features are of the same video"
     if video.truth is not None:
-        rows = len(video.truth)
-        if abs(rows - seconds) > tolerance:
-            what = f"a matrix of about {seconds:g} rows, the seconds of {video.id}'s features"
-            raise InputError(f"{video.file}: expected {what}, found {rows}: {advice}")
+        rows, what = len(video.truth), f"a matrix of about {seconds:g} rows, the seconds of {video.id}'s features"
+        require(abs(rows - seconds) <= tolerance, video.file, what, rows, advice)
         return video, {}
     kept, done = [], Counter[str]()
     for segment in video.segments:
-        if segment.end > seconds + tolerance:
-            what = f"an annotation within the {seconds:g} s of {video.id}'s features"
-            found = f"{segment.start:g} to {segment.end:g} s"
-            raise InputError(f"{video.file}: {segment.item}: expected {what}, found {found}: {advice}")
+        what = f"an annotation within the {seconds:g} s of {video.id}'s features"
+        found = f"{segment.start:g} to {segment.end:g} s"
+        require(segment.end <= seconds + tolerance, f"{video.file}: {segment.item}", what, found, advice)
         if segment.start >= seconds:
             done["annotations that start after the end of the video, left out"] += 1
             continue
@@ -163,11 +159,11 @@ def join_overlapping(segments: Iterable[Segment]) -> tuple[list[Segment], int]:
     last: dict[int, int] = {}  # index of the latest segment of each step
     count = 0
     for segment in sorted(segments, key=_by_start):
-        place = last.get(segment.step)
-        if place is not None and segment.start < joined[place].end:
-            earlier = joined[place]
+        position = last.get(segment.step)
+        if position is not None and segment.start < joined[position].end:
+            earlier = joined[position]
             end = max(earlier.end, segment.end)
-            joined[place] = replace(earlier, end=end, item=f"{earlier.item} and {segment.item}")
+            joined[position] = replace(earlier, end=end, item=f"{earlier.item} and {segment.item}")
             count += 1
         else:
             last[segment.step] = len(joined)
@@ -177,12 +173,3 @@ def join_overlapping(segments: Iterable[Segment]) -> tuple[list[Segment], int]:
 
 def _by_start(segment: Segment) -> tuple[float, float, int]:
     return segment.start, segment.end, segment.step
-
-
-def runs(labels: Sequence[int] | np.ndarray) -> list[tuple[int, int, int]]:
-    """Return the runs of equal labels as (label, first, stop), stop excluded."""
-    values = np.asarray(labels)
-    if not len(values):
-        return []
-    bounds = [0, *(np.flatnonzero(values[1:] != values[:-1]) + 1).tolist(), len(values)]
-    return [(int(values[first]), first, stop) for first, stop in pairwise(bounds)]

@@ -20,10 +20,10 @@ from mcn_lightning.benchmarks.embedding import embed_texts, map_over_processes
 from mcn_lightning.benchmarks.files import EvaluationData
 from mcn_lightning.benchmarks.localization.annotations import LocalizationSet
 from mcn_lightning.benchmarks.localization.class_list import BACKGROUND_CLASS
+from mcn_lightning.benchmarks.localization.lines import require
 from mcn_lightning.benchmarks.localization.transcripts import BACKGROUND, Entry, second_labels, transcript
 from mcn_lightning.benchmarks.localization.videos import EvaluationVideos, SecondsOfVideo
 from mcn_lightning.callbacks.protocols import EmbeddingModule
-from mcn_lightning.errors import InputError
 from mcn_lightning.metrics import (
     RecallSoftmax,
     StepCounts,
@@ -146,18 +146,14 @@ class LocalizationBenchmark(Benchmark):
         """
         self.require_embeddings(module.network_config, ["text", *self._gallery])
         found = self.read(data.root)
-        if not found.videos:
-            what = "; ".join(f"{count} {what}" for what, count in found.left_out.items()) or "none"
-            raise InputError(
-                f"{data.root / self.annotations}: expected annotated videos, found none that is left ({what})"
-            )
+        left_out = "; ".join(f"{count} {what}" for what, count in found.left_out.items()) or "none"
+        what = f"none that is left ({left_out})"
+        require(bool(found.videos), data.root / self.annotations, "annotated videos", what)
         texts = [text for own in found.tasks.values() for text in own]
         texts += [BACKGROUND_CLASS] if self.background else []
         lengths = self.read_lengths(data.root)
-        if lengths is not None and len(lengths) < len(texts):
-            raise InputError(
-                f"{data.root / self.steps}: expected the class {BACKGROUND_CLASS}, found none; set background to false"
-            )
+        listed = lengths is None or len(lengths) >= len(texts)
+        require(listed, data.root / self.steps, f"the class {BACKGROUND_CLASS}", "none", "set background to false")
         layout = replace(
             data.layout,
             features=data.root / self.features,
@@ -231,8 +227,7 @@ class LocalizationBenchmark(Benchmark):
             rows = combine(module(batch).embeddings(), self._gallery, self.combine)
             parts.append(rows @ texts.T)
         scores = torch.cat(parts).double()  # alignment sums thousands of log-probabilities
-        if not scores.isfinite().all():
-            raise InputError(f"video {video.id}: expected finite scores, found NaN or infinity among them")
+        require(bool(scores.isfinite().all()), f"video {video.id}", "finite scores", "NaN or infinity among them")
         log_probs = torch.log_softmax(scores, dim=1).cpu().numpy()
         changed = dict(video.changed)
         counts, precision = self._recall(video, scores.cpu().numpy(), changed)

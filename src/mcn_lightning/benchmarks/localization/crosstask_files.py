@@ -16,9 +16,8 @@ from mcn_lightning.benchmarks.localization.annotations import (
     LocalizationSet,
     Segment,
     join_overlapping,
-    runs,
 )
-from mcn_lightning.benchmarks.localization.lines import Line, read_blocks, read_filled, require
+from mcn_lightning.benchmarks.localization.lines import Line, read_blocks, read_filled, require, runs
 from mcn_lightning.errors import InputError
 from mcn_lightning.files import read_json, read_lines
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mcn_lightning.benchmarks.localization.lines import require
 from mcn_lightning.data.files.arrays import all_finite
 from mcn_lightning.data.files.pooling import read_rows
 from mcn_lightning.data.files.spectrograms import FRAME_RATE, frames_at, read_spectrogram
@@ -55,14 +56,11 @@ def open_features(layout: VideoLayout, video: str, finite: bool = True) -> Video
     if "video" in layout.modalities:
         for stream in layout.streams:
             rows.append(_read_stream(layout.features / f"{video}{stream.suffix}", stream.width, finite))
-        lasts = [seconds_of(len(found), stream.rate) for found, stream in zip(rows, layout.streams, strict=True)]
+        lasts = [seconds_of(len(stored), stream.rate) for stored, stream in zip(rows, layout.streams, strict=True)]
         seconds = lasts[0]
-        if max(lasts) - min(lasts) > TOLERANCE:
-            each = ", ".join(f"{stream.suffix} {last} s" for stream, last in zip(layout.streams, lasts, strict=True))
-            raise InputError(
-                f"{layout.features / video}: expected streams that last as long as one another, found {each}; check "
-                "--data.streams and the files"
-            )
+        found = ", ".join(f"{stream.suffix} {last} s" for stream, last in zip(layout.streams, lasts, strict=True))
+        what, advice = "streams that last as long as one another", "check --data.streams and the files"
+        require(max(lasts) - min(lasts) <= TOLERANCE, layout.features / video, what, found, advice)
     if "audio" in layout.modalities:
         stems = [f"{video}{suffix}" for suffix in (layout.audio.suffix, "")]
         choices = [layout.audio_root / f"{stem}{ending}" for stem in stems for ending in (".npz", ".npy")]

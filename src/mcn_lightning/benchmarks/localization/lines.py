@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
-from mcn_lightning.benchmarks.localization.annotations import runs
+import numpy as np
+
 from mcn_lightning.errors import InputError
 from mcn_lightning.files import read_lines
 
@@ -101,3 +103,12 @@ def read_blocks(path: Path, what: str) -> list[list[Line]]:
     """
     lines = [Line(path, number, line) for number, line in enumerate(read_lines(path, what), 1)]
     return [lines[first:stop] for filled, first, stop in runs([int(bool(line.text)) for line in lines]) if filled]
+
+
+def runs(labels: Sequence[int] | np.ndarray) -> list[tuple[int, int, int]]:
+    """Return the runs of equal labels as (label, first, stop), stop excluded."""
+    values = np.asarray(labels)
+    if not len(values):
+        return []
+    bounds = [0, *(np.flatnonzero(values[1:] != values[:-1]) + 1).tolist(), len(values)]
+    return [(int(values[first]), first, stop) for first, stop in pairwise(bounds)]

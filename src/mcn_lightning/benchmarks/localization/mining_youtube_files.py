@@ -18,7 +18,6 @@ from mcn_lightning.benchmarks.localization.annotations import (
     AnnotatedVideo,
     LocalizationSet,
     Segment,
-    runs,
 )
 from mcn_lightning.benchmarks.localization.class_list import (
     BACKGROUND_CLASS,
@@ -26,7 +25,7 @@ from mcn_lightning.benchmarks.localization.class_list import (
     read_classes,
     without_background,
 )
-from mcn_lightning.benchmarks.localization.lines import Line, read_blocks, read_filled, require
+from mcn_lightning.benchmarks.localization.lines import Line, read_blocks, read_filled, require, runs
 from mcn_lightning.errors import InputError
 from mcn_lightning.files import read_lines
 
@@ -126,10 +125,10 @@ def _items_of(path: Path, frame_rate: float | None) -> list[tuple[str, float, fl
     require(bool(lines) and all(lines), path, "one class for each frame", found, "get the file again")
     numbers = {name: number for number, name in enumerate(dict.fromkeys(lines))}
     frames = runs([numbers[line] for line in lines])
-    places = [f"lines {first + 1} to {stop}" for _, first, stop in frames]
+    items = [f"lines {first + 1} to {stop}" for _, first, stop in frames]
     return [
-        (lines[first], first / frame_rate, stop / frame_rate, place)
-        for (_, first, stop), place in zip(frames, places, strict=True)
+        (lines[first], first / frame_rate, stop / frame_rate, item)
+        for (_, first, stop), item in zip(frames, items, strict=True)
     ]
 
 

@@ -55,15 +55,15 @@ class PastRuns:
         return Path(named.get("save_dir") or options["trainer"].get("default_root_dir") or ".")
 
     def _runs(self, task: Task) -> list[tuple[Path, Options]]:
-        place = self.log_folder(task)
-        if place not in self._found:
-            self._found[place] = []
-            for path in sorted(place.rglob(CONFIG)):
+        folder = self.log_folder(task)
+        if folder not in self._found:
+            self._found[folder] = []
+            for path in sorted(folder.rglob(CONFIG)):
                 try:
-                    self._found[place].append((path.parent, read_options(path)))
+                    self._found[folder].append((path.parent, read_options(path)))
                 except InputError as error:
                     print(f"warning: {error}; it counts as no run", file=sys.stderr)
-        return [(folder, one) for folder, one in self._found[place] if logged_name(one) == task.file.stem]
+        return [(run, one) for run, one in self._found[folder] if logged_name(one) == task.file.stem]
 
     def finished(self, task: Task) -> Path | None:
         """Return the folder of a finished run with the same options, if there is one."""

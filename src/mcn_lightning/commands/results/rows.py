@@ -58,7 +58,7 @@ def _once_each(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
     """Return one run for each seed, which finished or has the most steps, by seed; and the other finished ones."""
     chosen: dict[int | str, Run] = {}
     for run in runs:
-        key = run.place if run.seed is None else run.seed  # unknown seeds are taken as different
+        key = run.location if run.seed is None else run.seed  # unknown seeds are taken as different
         other = chosen.get(key, run)
         if (run.finished, run.last.get("step", 0.0)) >= (other.finished, other.last.get("step", 0.0)):
             chosen[key] = run

@@ -28,7 +28,7 @@ class Run:
 
     Args:
         name: the name that the user gave, else the folders above it. Runs of one recipe with other seeds share a name.
-        place: folder of the run, or its address in wandb.
+        location: folder of the run, or its address in wandb.
         options: as in ``config.yaml``; empty if they were not saved.
         last: the last value of every metric.
         record: contents of ``run.json``: commit, hardware, hours and memory; empty without this file.
@@ -37,7 +37,7 @@ class Run:
     """
 
     name: str
-    place: str
+    location: str
     options: Options
     last: Mapping[str, float]
     record: Record
@@ -83,14 +83,14 @@ def _version_order(path: Path) -> tuple[Path, int, int]:
 
 
 def _local_run(folder: Path, given: Path) -> Run:
-    place = folder.resolve()
+    location = folder.resolve()
     above = folder.parent.relative_to(given).parts if folder.is_relative_to(given) and folder != given else ()
     options, record = read_options(folder / CONFIG), read_record(folder)
     rows = read_metrics(folder / METRICS)
     last = {name: value for row in rows for name, value in row.items()}
     return Run(
-        name=logged_name(options) or "/".join(above) or place.parent.name,
-        place=str(place),
+        name=logged_name(options) or "/".join(above) or location.parent.name,
+        location=str(location),
         options=options,
         last=last,
         record=record,

@@ -15,18 +15,18 @@ OF_ABLATE = ("files", "seeds")
 """Options of ``ablate`` that a sweep sets. wandb adds them to the config of each run, which has no such options."""
 
 
-def wandb_runs(place: str) -> list[Run]:
+def wandb_runs(location: str) -> list[Run]:
     """Return the runs of a project, or one run.
 
     Args:
-        place: ``wandb:entity/project`` or ``wandb:entity/project/run``.
+        location: ``wandb:entity/project`` or ``wandb:entity/project/run``.
 
     Raises:
         InputError: if wandb has no key, does not answer, or knows no such project or run.
     """
-    path = place.removeprefix(PREFIX)
+    path = location.removeprefix(PREFIX)
     if path.count("/") not in (1, 2) or not all(path.split("/")):
-        raise InputError(f"RUN {place}: expected wandb:entity/project or wandb:entity/project/run")
+        raise InputError(f"RUN {location}: expected wandb:entity/project or wandb:entity/project/run")
     import wandb  # takes a second, and only these runs need it
 
     try:
@@ -36,22 +36,22 @@ def wandb_runs(place: str) -> list[Run]:
     except (wandb.Error, ValueError, OSError) as error:  # requests' errors are OSErrors
         reason = str(error).strip().split("\n")[0]
         raise InputError(
-            f"RUN {place}: expected runs on the wandb server, found none to read ({reason}); `wandb login` stores a "
+            f"RUN {location}: expected runs on the wandb server, found none to read ({reason}); `wandb login` stores a "
             "key, WANDB_BASE_URL names a server of your own"
         ) from None
     if not runs:
-        raise InputError(f"RUN {place}: expected runs, found a project without any")
+        raise InputError(f"RUN {location}: expected runs, found a project without any")
     return runs
 
 
 def _run(run: Any, path: str) -> Run:
     summary = dict(run.summary)
     options = _nested({str(name): value for name, value in dict(run.config).items() if name not in OF_ABLATE})
-    about = options.pop("run", None)  # commit and command differ between runs of one row
-    known = {name: about[name] for name in ("commit", "changed") if name in about} if isinstance(about, dict) else {}
+    origin = options.pop("run", None)  # commit and command differ between runs of one row
+    known = {name: origin[name] for name in ("commit", "changed") if name in origin} if isinstance(origin, dict) else {}
     return Run(
         name=logged_name(options) or path.split("/")[1],  # wandb's random names would differ for every seed
-        place=PREFIX + "/".join([*path.split("/")[:2], str(run.id)]),
+        location=PREFIX + "/".join([*path.split("/")[:2], str(run.id)]),
         options=options,
         last={
             name: float(value)
