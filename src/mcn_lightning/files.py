@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, os_reason
 
 PARTIAL = ".partial"
 """Suffix of a file that is still being written. A killed process may leave one behind."""
@@ -48,6 +48,23 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         partial.unlink(missing_ok=True)
     _to_disk(path.parent)  # the rename itself, which is an entry of the folder
+
+
+@contextmanager
+def writing(what: str, advice: str = "give another file") -> Iterator[None]:
+    """Report an error of the operating system in the block in one line.
+
+    Args:
+        what: the option and the path that is written.
+        advice: what to do instead.
+
+    Raises:
+        InputError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{what}: expected to write there, found {os_reason(error)}; {advice}") from None
 
 
 def _to_disk(path: Path) -> None:

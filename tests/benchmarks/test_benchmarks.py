@@ -320,7 +320,7 @@ def test_a_bad_video_is_one_line(case, files, tmp_path, capsys):
         ({"directions": ["t->tv"]}, "t->tv"),
         ({"audio_weight": -1.0}, "benchmark it: audio_weight: expected a number above 0, found -1.0"),
         ({"published": {"t->x/R@1": 1.0}, "source": "x"}, "published: expected results of"),
-        ({"published": {"t->va/R@1": float("nan")}, "source": "x"}, "expected a number, found nan"),
+        ({"published": {"t->va/R@1": float("nan")}, "source": "x"}, "expected numbers, found t->va/R@1 nan"),
         ({"directions": []}, None),
         ({"audio_frames": 0}, "audio_frames: expected a number above 0, found 0"),
         ({"benchmark_size": 10}, "expected at least the 20 clips of msrvtt_jsfusion_test.pkl, found 10"),
@@ -329,7 +329,7 @@ def test_a_bad_video_is_one_line(case, files, tmp_path, capsys):
         ({"published": {"t->va/R@2": 1.0}, "source": "x"}, "published: expected results of"),
         ({"sources": {"t->va/R@1": "x"}}, "sources: expected results that are under published, found t->va/R@1"),
         ({"name": "a/b"}, "expected one without '/', found 'a/b'"),
-        ({"ranks_file": "/proc/none/ranks.csv"}, "ranks_file: expected to write"),
+        ({"ranks_file": "/proc/none/ranks.csv"}, "ranks_file /proc/none/ranks.csv: expected to write there, found "),
     ],
 )  # fmt: skip
 def test_bad_options_are_one_line(options, expected, files, tmp_path, capsys):

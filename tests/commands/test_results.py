@@ -125,7 +125,7 @@ def test_what_is_not_there_is_named(runs, tmp_path, capsys):
         ((tmp_path / "gone",), f"RUN {tmp_path / 'gone'}: expected the folder of a run, or one that holds some"),
         (
             (runs, "--metrics", "[val/nmi]", "--csv", tmp_path / "no" / "a.csv"),
-            "expected to write there, found No such",
+            "expected to write there, found no such",
         ),
         ((runs, "--metrics", "[val/nmi]", "--plot", "a.jpg"), "--plot a.jpg: expected a name ending in .svg or .png"),
         ((runs, "--metircs", "[val/nmi]"), "--metircs"),

@@ -215,5 +215,6 @@ def check_positive(name: str, **options: float) -> None:
     Raises:
         InputError: naming the first wrong option.
     """
+    # not by annotated types: the parser's message about a list of callbacks would not name the benchmark
     for option, value in options.items():
         checked(PositiveFloat, value, f"benchmark {name}: {option}")

@@ -15,8 +15,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from mcn_lightning.benchmarks.base import Benchmark, Result
 from mcn_lightning.callbacks.evaluation_table import aligned
 from mcn_lightning.callbacks.progress import print_message
-from mcn_lightning.errors import InputError
-from mcn_lightning.files import replacing
+from mcn_lightning.files import replacing, writing
 from mcn_lightning.metrics.clustering import CLUSTER_METRICS
 from mcn_lightning.runs.folder import run_folder
 from mcn_lightning.runs.lightning import callbacks_of
@@ -135,13 +134,11 @@ class BenchmarkReport(Callback):
             return
         path = run_folder(trainer) / self.path
         written = {".csv": as_csv(results), ".json": as_json(results), ".md": as_markdown(results)}
-        try:
+        with writing(f"--report.path {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             for suffix, text in written.items():
                 with replacing(Path(f"{path}{suffix}")) as partial:
                     partial.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"--report.path: expected to write {path}.csv, found {error}") from None
         print(f"{len(results)} results -> {path}.csv, .json, .md")
         # a second fit or test with the same trainer must not write these results again
         for benchmark in benchmarks:

@@ -20,7 +20,7 @@ from mcn_lightning.benchmarks.embedding import embed_clips, run_on_first_process
 from mcn_lightning.benchmarks.files import EvaluationClips, EvaluationData
 from mcn_lightning.callbacks.protocols import EmbeddingModule
 from mcn_lightning.errors import InputError, check_rules
-from mcn_lightning.files import replacing
+from mcn_lightning.files import replacing, writing
 from mcn_lightning.metrics import full_video_metrics, item_ranks, retrieval_metrics
 from mcn_lightning.metrics.directions import (
     AUDIO_TEXT,
@@ -30,7 +30,6 @@ from mcn_lightning.metrics.directions import (
     possible_directions,
 )
 from mcn_lightning.metrics.scoring import Fusion, Scoring
-from mcn_lightning.options.ranges import NonNegativeFloat, PositiveFloat
 from mcn_lightning.runs.folder import run_folder
 
 VIDEO_ID = 11
@@ -95,13 +94,13 @@ class RetrievalBenchmark(Benchmark):
         path: str,
         directions: list[str] | None = None,
         combine: Fusion = "sum",
-        audio_weight: PositiveFloat = 1.0,
+        audio_weight: float = 1.0,
         audio_frames: int = 5120,
         without_audio: Literal["error", "miss", "zero"] = "error",
         benchmark_size: int | None = None,
         full_video: bool = False,
-        calibrate: NonNegativeFloat = 0.0,
-        calibrate_temperature: PositiveFloat = 0.05,
+        calibrate: float = 0.0,
+        calibrate_temperature: float = 0.05,
         ranks_file: str | None = None,
         batch_size: int = 64,
         **published: Any,
@@ -241,11 +240,9 @@ class RetrievalBenchmark(Benchmark):
         ids = [self._clips.ids[clip] for clip in self._clips.caption_clips]
         named = {"id": ids} | ({"caption": captions} if len(captions) > len(self._clips.ids) else {})
         columns = [*named.values(), *(ranks.tolist() for ranks in ranks_of.values())]
-        try:
+        with writing(f"ranks_file {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file)
                 writer.writerow([*named, *ranks_of])
                 writer.writerows(zip_longest(*columns, fillvalue=""))
-        except OSError as error:
-            raise InputError(f"ranks_file: expected to write {path}, found {error}") from None

@@ -11,6 +11,7 @@ from pytorch_lightning import Trainer
 
 from mcn_lightning.clustering import ClusteringConfig
 from mcn_lightning.errors import InputError, check_rules
+from mcn_lightning.files import writing
 from mcn_lightning.models import NetworkConfig
 from mcn_lightning.models.released import WeightsError
 from mcn_lightning.models.weights import OWN_CHECKPOINT, read_weights
@@ -47,20 +48,15 @@ def convert_weights(weights: str, output: str) -> None:
         raise InputError(f"--weights {error}") from None
     except ValueError as error:
         raise InputError(f"--weights {weights}: {error}") from None
-    try:
+    with writing(f"--output {checkpoint}"):
         options.write_text(_options(module.network_config, f"{start.kind}, D = {module.network_config.embedding_dim}"))
         try:
             _save(module, checkpoint)
-        except BaseException:
-            options.unlink(missing_ok=True)
-            raise
-    except InputError as error:
-        raise InputError(f"--output {str(error).partition(';')[0]}; give another place") from None
-    except OSError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"--output {checkpoint}: expected to write there, found {reason}; give another place"
-        ) from None
+        except InputError as error:
+            raise InputError(f"--output {str(error).partition(';')[0]}; give another file") from None
+        finally:
+            if not checkpoint.exists():  # options without a checkpoint would be in the way of the next attempt
+                options.unlink(missing_ok=True)
     count = sum(value.numel() for value in start.state.values())
     print(
         f"{weights}: {start.kind}, D = {module.network_config.embedding_dim}, {len(start.state)} weights "

@@ -10,6 +10,7 @@ from typing import Any
 
 from mcn_lightning.commands.results.rows import Row
 from mcn_lightning.errors import InputError
+from mcn_lightning.files import writing
 
 LOSS = "train/loss"
 ENDINGS = (".svg", ".png", ".pdf")
@@ -53,10 +54,8 @@ def plot_curves(path: Path, rows: Sequence[Row], metric: str) -> None:
     handles, labels = panel.get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize="small", frameon=False)
-    try:
+    with writing(f"--plot {path}"):
         figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise InputError(f"--plot {path}: expected to write there, found {error.strerror}; give another file") from None
 
 
 def _line(panel: Any, row: Row, metric: str, number: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from mcn_lightning.commands.results.rows import Row
 from mcn_lightning.commands.results.runs import Run
 from mcn_lightning.errors import InputError
+from mcn_lightning.files import writing
 from mcn_lightning.runs.saved import Record, starts_of
 
 FIRST = ("run", "options", "runs", "seeds")
@@ -74,21 +75,18 @@ def write_csv(path: Path, rows: Sequence[Row], metrics: Sequence[str]) -> None:
         InputError: if the file cannot be written.
     """
     heads = [*FIRST, *(head for metric in metrics for head in (metric, f"{metric} sd")), *LAST]
-    try:
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(heads)
-            for row in rows:
-                cells: list[float | str] = []
-                for metric in metrics:
-                    values = [run.last[metric] for run in row.runs if metric in run.last]
-                    cells += [statistics.fmean(values) if values else ""]
-                    cells += [statistics.stdev(values) if len(values) > 1 else ""]
-                head = [row.name, row.options, len(row.runs), _seeds(row.runs, " ")]
-                tail = [commits(row.runs), hardware(row.runs), _hours(row.runs), _memory(row.runs)]
-                writer.writerow([*head, *cells, *tail])
-    except OSError as error:
-        raise InputError(f"--csv {path}: expected to write there, found {error.strerror}; give another file") from None
+    with writing(f"--csv {path}"), open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(heads)
+        for row in rows:
+            cells: list[float | str] = []
+            for metric in metrics:
+                values = [run.last[metric] for run in row.runs if metric in run.last]
+                cells += [statistics.fmean(values) if values else ""]
+                cells += [statistics.stdev(values) if len(values) > 1 else ""]
+            head = [row.name, row.options, len(row.runs), _seeds(row.runs, " ")]
+            tail = [commits(row.runs), hardware(row.runs), _hours(row.runs), _memory(row.runs)]
+            writer.writerow([*head, *cells, *tail])
 
 
 def format_mean(values: Sequence[float], digits: int) -> str:
