@@ -107,8 +107,7 @@ def check_trainer(trainer: Trainer) -> None:
     Raises:
         InputError: naming the option, and what to do instead.
     """
-    strategy, cpu = trainer.strategy, isinstance(trainer.accelerator, CPUAccelerator)
-    callbacks, psutil = callbacks_of(trainer), find_spec("psutil") is not None
+    strategy, callbacks = trainer.strategy, callbacks_of(trainer)
     check_rules(
         (
             trainer.precision not in PRECISIONS,
@@ -119,8 +118,13 @@ def check_trainer(trainer: Trainer) -> None:
             "--trainer.strategy: expected auto, or one of ddp, whose processes have the whole network each, found "
             f"{type(strategy).__name__}; set it to auto",
         ),
+    )
+    # only now: other strategies do not know the number of their processes yet
+    several_cpus = trainer.world_size > 1 and isinstance(trainer.accelerator, CPUAccelerator)
+    psutil = find_spec("psutil") is not None
+    check_rules(
         (
-            syncs_batchnorm(trainer) and trainer.world_size > 1 and cpu,
+            syncs_batchnorm(trainer) and several_cpus,
             "--trainer.sync_batchnorm: expected GPUs, found CPUs, where torch cannot do it; set it to false",
         ),
         (
