@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from mcn_lightning.data.captions import parse_captions
 from mcn_lightning.data.sources.clip_pickles import PickledClips
+from mcn_lightning.data.sources.clip_records import ClipFields
 
 CLIPS, EACH = 8, 20
 
@@ -182,10 +183,10 @@ def test_training_takes_the_caption_and_not_that_of_evaluation(tmp_path):
     path = write(tmp_path / "a.pkl", [{"id": "a", "caption": "spoken", "eval_caption": "asked"},
                                       {"id": "b", "caption": "spoken", "eval_caption": [None]},
                                       {"id": "c", "caption": None, "eval_caption": ["asked"]}])  # fmt: skip
-    source = PickledClips(path, (), None)
+    source = PickledClips(path, ClipFields())
     assert [source.open(number).captions.choices for number in range(3)] == [(("spoken",),), (("spoken",),), None]
     assert source.open(2).captions.text == ("asked",) and source.dropped() == {}
-    asked = PickledClips(path, (), None, merge=True)
+    asked = PickledClips(path, ClipFields(), merge=True)
     assert [asked.open(number).captions.text for number in range(2)] == [("asked",)] * 2 and asked.ids == ["a", "c"]
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +67,45 @@ def writing(what: str, advice: str = "give another file") -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"{what}: expected to write there, found {os_reason(error)}; {advice}") from None
+
+
+@contextmanager
+def making_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside a folder, and rename it to the folder when the block ends.
+
+    Several processes may make the same folder: the first one to finish wins. Temporary folders of killed processes of
+    this host are removed.
+
+    Args:
+        path: the folder, which must not exist or be empty when the block ends.
+
+    Raises:
+        OSError: if the temporary folder cannot be made or renamed, or another process was faster.
+    """
+    # every node has its own names, as the first process of each may write to one disk
+    prefix = f"{path.name}{PARTIAL}-{socket.gethostname()}-"
+    for left in list(path.parent.iterdir()) if path.parent.is_dir() else ():
+        process = left.name.removeprefix(prefix)
+        if left.name.startswith(prefix) and process.isdecimal() and not _is_running(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
+    partial = path.with_name(f"{prefix}{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(path)  # this also replaces an empty folder
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # a process of another user, or not a process number
+        pass
+    return True
 
 
 def _to_disk(path: Path) -> None:

@@ -32,6 +32,7 @@ from mcn_lightning.data.files.pooling import VisualStream
 from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.sources.class_names import class_text
 from mcn_lightning.data.sources.clip_pickles import PickledClips
+from mcn_lightning.data.sources.clip_records import ClipFields
 from mcn_lightning.data.text import TextConfig
 
 TOP = Path(__file__).parents[2]
@@ -223,7 +224,8 @@ RELEASES = {
 
 def embedded_by_reference(state: dict, files: Path, pickle: str) -> dict[str, torch.Tensor | None]:
     """Embed the clips of a pickle, in its order, by the slow formula in evaluation mode."""
-    clips = PickledClips(files / pickle, [VisualStream(**stream) for stream in STREAMS], AudioConfig())
+    fields = ClipFields([VisualStream(**stream) for stream in STREAMS], AudioConfig())
+    clips = PickledClips(files / pickle, fields)
     config = TextConfig(source="word_vectors.txt", dim=8, max_words=8)
     text = EvaluationText(config, files / "word_vectors.txt", clips.texts())
     records = [clips.open(number).record for number in range(len(clips))]

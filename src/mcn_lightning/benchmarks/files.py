@@ -18,6 +18,7 @@ from mcn_lightning.data.dataset import NarratedVideoDataset
 from mcn_lightning.data.loading import collate
 from mcn_lightning.data.sources.class_names import class_text
 from mcn_lightning.data.sources.clip_pickles import PickledClips
+from mcn_lightning.data.sources.clip_records import ClipFields
 from mcn_lightning.data.sources.howto100m import VideoLayout
 from mcn_lightning.data.text import TextConfig, open_text
 from mcn_lightning.errors import InputError
@@ -80,7 +81,7 @@ class EvaluationClips:
         self.source, self.dataset, self.text, self.batch_size = source, dataset, text, batch_size
         self.ids = tuple(source.ids)
         records = [source.open(number).record for number in range(len(source))]  # raises if a clip cannot be used
-        reads_audio = source.reader.audio is not None
+        reads_audio = source.fields.audio is not None
         self.silent = tuple(reads_audio and record.audio is None for record in records)
         more = [(row, k) for row, record in enumerate(records) for k in range(1, len(record.texts))]
         self._more = more if source.classes is None else []
@@ -194,15 +195,12 @@ class EvaluationData:
             InputError: if the file or one of its clips cannot be used.
         """
         audio = replace(self.layout.audio, num_frames=audio_frames)
-        source = PickledClips(
-            self.root / path,
+        fields = ClipFields(
             self.layout.streams if "video" in modalities else (),
             audio if "audio" in modalities else None,
             "text" in modalities,
-            with_classes,
-            silent,
-            merge=not with_classes,
         )
+        source = PickledClips(self.root / path, fields, with_classes, silent, merge=not with_classes)
         text = self.text(source.texts()) if "text" in modalities else None
         config = ClipConfig(n_pair=1, min_time=0.0)
         dataset = NarratedVideoDataset(source, config, audio, None if text is None else text.source, training=False)

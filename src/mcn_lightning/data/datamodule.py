@@ -322,7 +322,7 @@ class NarratedVideos(LightningDataModule):
 
     def _sampler(self, split: str, training: bool | None = None) -> ClipSampler:
         if split not in self.datasets:
-            raise InputError(self.splits.sources[split].absent(split))
+            raise InputError(self.splits.sources[split].missing_message(split))
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         count, training = len(self.datasets[split]), split == "train" if training is None else training
         batch, end = (self.batch_size, self.epoch_end) if training else (1, "pad")

@@ -1,4 +1,4 @@
-"""One video, opened, and the videos of a split: what the data set of clips asks of them, wherever they are stored."""
+"""Interfaces of an opened video and of the videos of a split, for every kind of storage."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from mcn_lightning.batch import BadVideo
 from mcn_lightning.data.captions import Captions
 from mcn_lightning.data.checks.consistency import Length, VideoLengths, odd_streams
 from mcn_lightning.data.clips import Clip
-from mcn_lightning.data.files.spectrograms import AudioConfig, clip_frames, copy_runs, refuse_bad_frames
+from mcn_lightning.data.files.spectrograms import AudioConfig, check_frames_finite, clip_frames, copy_runs
 from mcn_lightning.data.text import TextSource
 from mcn_lightning.errors import InputError
 
 
 class NewTensor(Protocol):
-    """Gives memory for a tensor of a batch."""
+    """Allocates memory for a tensor of a batch."""
 
     def __call__(self, name: str, shape: Sequence[int], dtype: torch.dtype, max_rows: int = 0) -> Tensor:
-        """Return a tensor of unknown contents; ``max_rows``: the rows a video has at most, where that differs."""
+        """Return an uninitialised tensor. ``max_rows`` is the largest number of rows of a video, if videos differ."""
 
 
 def new_tensor(name: str, shape: Sequence[int], dtype: torch.dtype, max_rows: int = 0) -> Tensor:
@@ -37,9 +37,9 @@ class Sound:
     """The spectrograms of B clips of one video.
 
     Args:
-        frames: their frames, each once, ``(F, M)`` in the stored precision.
-        start: row with which each clip begins, ``(B,)`` int64.
-        length: frames of each clip, ``(B,)`` int64.
+        frames: frames of all clips, each frame once, ``(F, M)`` in the stored precision.
+        start: first row of each clip, ``(B,)`` int64.
+        length: number of frames of each clip, ``(B,)`` int64.
     """
 
     frames: Tensor
@@ -56,25 +56,25 @@ def read_sound(
         frames: spectrogram of the video in dB, time-major, ``(columns, M)``.
         spans: start and end of each clip in seconds.
         config: how they are cut.
-        new: gives the memory.
-        checked: all frames are known to be finite.
+        new: allocates the memory.
+        checked: whether all frames are known to be finite.
 
     Raises:
         InputError: if a used frame holds NaN or infinity.
     """
     columns, bands = frames.shape
-    runs, place, length = clip_frames(columns, spans, config.num_frames, config.clamp_start)
+    runs, start, length = clip_frames(columns, spans, config.num_frames, config.clamp_start)
     size = sum(stop - first for first, stop in runs)
-    # shared memory is really taken, so no more than this; a video may have more frames
+    # not the largest possible size, as shared memory is taken at once; a video with more frames gets memory of its own
     max_rows = min(len(spans) * config.num_frames, 4 * size)
     out = copy_runs(frames, runs, new("frames", (size, bands), frames.dtype, max_rows=max_rows))
     if not checked:
-        refuse_bad_frames(out, place, length, spans)
-    return Sound(out, torch.from_numpy(np.array(place)), torch.from_numpy(np.array(length)))
+        check_frames_finite(out, start, length, spans)
+    return Sound(out, torch.from_numpy(np.array(start)), torch.from_numpy(np.array(length)))
 
 
 def join_streams(streams: Sequence[Tensor], new: NewTensor) -> Tensor:
-    """Put the features of several streams, ``(B, width)`` each, side by side, ``(B, C)``."""
+    """Concatenate the features of several streams, ``(B, width)`` each, to ``(B, C)``."""
     dtype = streams[0].dtype
     for stream in streams[1:]:
         dtype = torch.promote_types(dtype, stream.dtype)
@@ -87,25 +87,25 @@ class HasLengths(Protocol):
 
     @property
     def captions(self) -> Captions | None:
-        """Its captions; ``None`` for clips without captions."""
+        """Its captions, or ``None`` for clips without captions."""
 
     @property
     def duration(self) -> float:
-        """Seconds of the longest stream of features; infinite where none is read."""
+        """Seconds of the longest stream of features, infinite if none is read."""
 
     @property
     def lengths(self) -> tuple[Length, ...]:
-        """How long each stream lasts; none where that is not known."""
+        """The length of each stream, empty if not known."""
 
 
 class StoredVideo(HasLengths, Protocol):
-    """One video, opened; what a modality lacks is ``None``."""
+    """One opened video. A missing modality is ``None``."""
 
     def faults(self) -> list[tuple[str, str | None]]:
-        """Return the name of each stream, and what is wrong with its numbers, of which a few are read."""
+        """Return the name of each stream and what is wrong with its numbers. Only some numbers are read."""
 
     def visual(self, clips: Sequence[Clip], new: NewTensor) -> Tensor | None:
-        """Return the maxima of each stream over B clips, side by side, ``(B, C)`` in the stored precision."""
+        """Return the maxima of all streams over B clips, ``(B, C)`` in the stored precision."""
 
     def audio(self, spans: Sequence[tuple[float, float]], new: NewTensor) -> Sound | None:
         """Return the spectrogram frames of B spans in seconds."""
@@ -115,8 +115,8 @@ class Videos(ABC):
     """The videos of a split.
 
     Attributes:
-        named: the ids are names, and not numbers of a place in a list.
-        repeated: videos that have the name of an earlier one; their ids have a count behind it.
+        named: whether the ids are names and not positions in a list.
+        repeated: number of videos that repeat the name of an earlier one. Their ids end in a count.
     """
 
     named: bool = True
@@ -129,7 +129,7 @@ class Videos(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Return how many videos there are, those that cannot be used included."""
+        """Return the number of videos, including unusable ones."""
 
     @abstractmethod
     def id(self, index: int) -> str:
@@ -144,38 +144,39 @@ class Videos(ABC):
         """
 
     def all_texts(self) -> Iterable[str]:
-        """Return every text, or every word, of the captions of all videos, usable or not."""
+        """Return every text, or every word, of the captions of all videos, including unusable ones."""
         return ()
 
     def some_texts(self, count: int) -> Iterable[str]:
-        """Return about ``count`` captions, evenly spread over the videos, or all of them where there are fewer."""
+        """Return about ``count`` captions, evenly spread over the videos, or all of them if there are fewer."""
         if not len(self):
             return
+        # the number of captions is estimated from 16 videos: opening all could take minutes
         sample = [len(self.captions_at(index)) for index in np.linspace(0, len(self) - 1, 16).astype(int).tolist()]
         for index in range(0, len(self), max(1, round(len(self) * sum(sample) / len(sample) / count))):
             yield from self.captions_at(index)
 
     def captions_at(self, index: int) -> Sequence[str]:
-        """Return the captions of a video; none of one that cannot be used, which is told where it is read."""
+        """Return the captions of a video, empty if it cannot be used. ``open`` gives the reason."""
         try:
             found = self.open(index).captions
         except InputError:
             return ()
         return () if found is None else list(found.text)
 
-    def set_text(self, text: TextSource | None) -> None:  # noqa: B027 (most have no use for it)
-        """Take the text source that gives words their indices; once, before processes share what comes of it."""
+    def set_text(self, text: TextSource | None) -> None:  # noqa: B027 (most sources do not need it)
+        """Set the text source that maps words to indices. It is called once, before worker processes start."""
 
     def repeated_names(self) -> list[str]:
-        """Return the names that come more than once."""
+        """Return the names that occur more than once."""
         return []
 
     def damage(self, index: int, error: Exception) -> str | None:
-        """Return what is damaged where reading a video ended in an error; ``None`` where it is nothing stored."""
+        """Return the damaged file after an error in reading a video, or ``None`` if no stored file can be the cause."""
         return None
 
     def dropped(self) -> Mapping[str, int]:
-        """Return how many captions of its usable videos were dropped, by reason."""
+        """Return the number of dropped captions of usable videos, by reason."""
         return {}
 
     def lost(self) -> Sequence[BadVideo]:
@@ -183,22 +184,22 @@ class Videos(ABC):
         return ()
 
     def is_here(self) -> bool:
-        """Tell whether all videos can be looked at without fetching anything."""
+        """Tell whether all videos can be read without fetching files."""
         return True
 
 
 def video_lengths(name: str, video: HasLengths) -> VideoLengths:
-    """Return how long the parts of a video last."""
+    """Return the lengths of the parts of a video."""
     return VideoLengths(name, video.lengths, None if video.captions is None else float(video.captions.end.max()))
 
 
 def check_lengths(name: str, video: HasLengths, overrun: float) -> None:
-    """Refuse a video whose streams cannot be of one video, or whose captions go on after its features.
+    """Refuse a video whose streams have too different lengths, or whose captions end after its features.
 
     Args:
         name: of the video.
         video: opened.
-        overrun: seconds by which captions may end after the features, and by which streams may differ in any case.
+        overrun: seconds by which captions may end after the features, and by which streams may always differ.
 
     Raises:
         InputError: naming the video or the file.

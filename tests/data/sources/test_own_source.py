@@ -170,12 +170,12 @@ def test_the_validation_videos_are_tested_where_there_are_no_others(vectors):
 
 
 BAD = [
-    ({"streams": [np.zeros((20, 7))]}, r"b_2d: expected floating-point numbers of shape \(any, 8\), found \(20, 7\)"),
-    ({"streams": [np.zeros((20, 8), dtype=int)]}, "b_2d: expected floating-point numbers .*, found int64"),
+    ({"streams": [np.zeros((20, 7))]}, r"b_2d: expected floating-point numbers of shape \(rows, 8\), found \(20, 7\)"),
+    ({"streams": [np.zeros((20, 8), dtype=int)]}, "b_2d: expected floating-point numbers, found int64"),
     ({"streams": []}, "b: expected 1 visual streams, as --data.streams has, found 0"),
-    ({"streams": [None]}, "b_2d: expected floating-point numbers .*, found none"),
+    ({"streams": [None]}, "b_2d: expected floating-point numbers, found none"),
     ({"streams": [np.full((20, 8), np.nan)]}, "b_2d: expected finite numbers"),
-    ({"spectrogram": np.zeros((2000, 40))}, r"b_spec: expected .* shape \(40, any\), found \(2000, 40\)"),
+    ({"spectrogram": np.zeros((2000, 40))}, r"b_spec: expected .* shape \(40, frames\), found \(2000, 40\)"),
     ({"captions": None}, "captions of b: expected an entry for this video, found none"),
     ({"captions": {"start": [0.0]}}, "captions of b: expected the columns start, end and text, found no end"),
     (FileNotFoundError(2, "none", "films/b.npz"), "films/b.npz: expected a file of the video b, found none"),

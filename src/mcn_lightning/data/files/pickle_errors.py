@@ -1,4 +1,4 @@
-"""What a file is that is no pickle of ours, and the line of Python that converts it."""
+"""Descriptions of files that cannot be unpickled, and the Python command that converts them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def describe_unreadable_pickle(path: Path, reason: str) -> str:
 
     Args:
         path: the file.
-        reason: what the unpickler says.
+        reason: message of the unpickler.
     """
     content = path.read_bytes() if path.is_file() else b""
     if content.startswith(b"PK\x03\x04") and b"data.pkl" in content[:200]:
@@ -27,15 +27,14 @@ def describe_unreadable_pickle(path: Path, reason: str) -> str:
         return "text that may be JSON: name it .json"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about escapes in the texts of protocol 0
+            warnings.simplefilter("ignore")  # protocol 0 has texts with escapes that Python warns about
             texts = [item for code, item, _ in pickletools.genops(content) if isinstance(item, str)]
     except (ValueError, OverflowError, IndexError, SyntaxError):
         return f"a damaged one ({reason}): get the file again"
-    others = [
-        name for name in ("pandas", "torch", "numpy") if any(text.startswith((name, f"{name}.")) for text in texts)
-    ]
-    versions = f"other versions of {' and '.join(others)}" if others else "another program"
-    return f"one of {versions} that cannot be rebuilt here ({reason}){conversion_advice(path, *others[:1])}"
+    packages = ("pandas", "torch", "numpy")
+    named = [name for name in packages if any(text.startswith((name, f"{name}.")) for text in texts)]
+    versions = f"other versions of {' and '.join(named)}" if named else "another program"
+    return f"one of {versions} that cannot be rebuilt here ({reason}){conversion_advice(path, *named[:1])}"
 
 
 def describe_torch_file(path: Path) -> str:
@@ -45,9 +44,9 @@ def describe_torch_file(path: Path) -> str:
 
 
 def conversion_advice(path: Path, module: str = "") -> str:
-    """Return the Python command that converts a pickle which needs another library to one of plain lists.
+    """Return the Python command that converts a pickle of another library to one of plain lists.
 
-    There is none for names of Python's own library beside a few types: reading them may do anything.
+    Names of the standard library get a warning instead, except for a few types: reading such a file may run any code.
     """
     package = module.split(".")[0]
     if (package in sys.stdlib_module_names or package in ("__builtin__", "nt")) and package not in _TYPES:
@@ -75,3 +74,4 @@ def _is_list(path: Path) -> bool:
 
 
 _TYPES = ("collections", "datetime", "decimal", "fractions", "pathlib", "uuid")
+"""Modules of the standard library whose types may be unpickled safely."""

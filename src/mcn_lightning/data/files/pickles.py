@@ -1,6 +1,6 @@
-"""Unpickling without running code: NumPy arrays, torch tensors, pandas frames and builtin containers, nothing else.
+"""Unpickling without running code: NumPy arrays, torch tensors, pandas frames and builtin containers.
 
-Files of Python 2 and of older libraries name their parts otherwise: ``_RENAMED`` has what these are today.
+Files of Python 2 and of older libraries use other names. ``_RENAMED`` maps them to the names of today.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, NoReturn
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ import torch
 from mcn_lightning.data.files.pickle_errors import conversion_advice, describe_torch_file, describe_unreadable_pickle
 from mcn_lightning.errors import InputError
 
-# Every name is written out: a whole module admitted would admit what it imports, and calls such as numpy's runstring.
+# Names are listed one by one. A whole module would also admit what it imports, and calls such as numpy's runstring.
 _ADMITTED = {
     "builtins": "bool bytearray bytes complex dict float frozenset int list range set slice str tuple",
     "collections": "Counter OrderedDict",
@@ -59,22 +59,22 @@ _RENAMED = {
     ("__builtin__", "unicode"): ("builtins", "str"),
     ("__builtin__", "xrange"): ("builtins", "range"),
 }
-"""Names of Python 2 and of older releases of pandas, and those of today."""
+"""Names of Python 2 and of older releases of pandas, with the names of today."""
 _FACTORIES = (None, bool, dict, float, int, list, set, str, tuple)
-_TORCH_SAVED = 0x1950A86A20F9469CFC6C  # the number with which a file of torch.save before release 1.6 begins
+_TORCH_SAVED = 0x1950A86A20F9469CFC6C  # first number in a file of torch.save before release 1.6
 
-# what the standard unpickler and the rebuilders raise on bytes that are no pickle
+# exceptions of the standard unpickler and of the rebuilders for bytes that are not a pickle
 _DAMAGED = (
     *(pickle.PickleError, ArithmeticError, AttributeError, EOFError, ImportError, LookupError, MemoryError),
     *(AssertionError, OSError, RuntimeError, TypeError, ValueError),  # torch asserts
 )
 
-Record = Mapping[str, Any]
-"""One of the dicts that a pickle of clips holds; what is in it is not known before it is looked at."""
+Record = Mapping[str, object]
+"""One dict of a pickle of clips. Its values are not checked yet."""
 
 
 class _RefusedError(pickle.UnpicklingError):
-    """A pickle that may be whole, and holds what is not admitted."""
+    """The pickle needs a global that is not admitted."""
 
     def __init__(self, module: str, name: str, more: str = "") -> None:
         super().__init__(f"the global {module}.{name}{more}")
@@ -82,18 +82,18 @@ class _RefusedError(pickle.UnpicklingError):
 
 
 class RestrictedUnpickler(pickle.Unpickler):
-    """An unpickler that admits a written list of names and refuses every other one."""
+    """An unpickler that admits a fixed list of names and refuses all others."""
 
     def find_class(self, module: str, name: str) -> object:
         """Return an admitted name, and refuse the others with ``pickle.UnpicklingError``."""
-        if (made := _STAND_INS.get((module, name))) is not None:
-            return made
+        if (substitute := _SUBSTITUTES.get((module, name))) is not None:
+            return substitute
         wanted, name = _RENAMED.get((module, name), (module, name))
-        # NumPy 2 renamed numpy.core; either name may stand in the file, and either NumPy may read it
+        # NumPy 2 renamed numpy.core: the file may have either name, and either release may read it
         wanted = "numpy._core" + wanted[len("numpy.core") :] if wanted.startswith("numpy.core") else wanted
         if (wanted, name) not in _ALLOWED:
             raise _RefusedError(module, name)
-        if wanted == "pandas.core.indexes.numeric":  # pandas 2 has Index alone
+        if wanted == "pandas.core.indexes.numeric":  # pandas 2 has only Index
             import pandas
 
             return getattr(pandas, name, pandas.Index)
@@ -108,80 +108,80 @@ class RestrictedUnpickler(pickle.Unpickler):
 
 
 class _Manager:
-    """Stands for the columns of a data frame, which pandas before 1.3 made without arguments."""
+    """Substitute for the columns of a data frame, which pandas before 1.3 made without arguments."""
 
-    def __new__(cls, *parts: object) -> Any:
+    def __new__(cls, *parts: object) -> object:  # type: ignore[misc]  # an instance of the other class is wanted
         from pandas.core.internals.managers import BlockManager
 
         return BlockManager(*parts) if parts else BlockManager.__new__(BlockManager, (), [], False)
 
     def __setstate__(self, state: object) -> None:
-        """Refuse that the class itself is changed."""
+        """Refuse a change of the class itself."""
         raise _RefusedError("pandas", "BlockManager", " with a state of its own")
 
 
-class _StandIn:
-    """A function that a pickle may call, and cannot change."""
+class _Function:
+    """A function that a pickle may call but not change."""
 
     __slots__ = ("make",)
 
     def __init__(self, make: Callable[..., object]) -> None:
         self.make = make
 
-    def __call__(self, *parts: object) -> Any:
+    def __call__(self, *parts: object) -> object:
         return self.make(*parts)
 
     def __setstate__(self, state: object) -> None:
         raise _RefusedError("builtins", self.make.__name__, " with a state of its own")
 
 
-def _object(*_: object) -> object:
-    """Stand for the class ``object``, which old protocols name and which is not to be called."""
+def _object(*_: object) -> NoReturn:
+    """Refuse a call of the class ``object``. Old protocols name it without calling it."""
     raise _RefusedError("builtins", "object")
 
 
-def _reconstruct(cls: Any, base: Any, state: Any) -> Any:
-    """Make an instance of an admitted class, as protocols 0 and 1 ask for it."""
+def _reconstruct(cls: type[object], base: object, state: object) -> object:
+    """Make an instance of an admitted class, as protocols 0 and 1 require."""
     if base is not _OBJECT or state is not None or not isinstance(cls, type):
         raise _RefusedError("copyreg", "_reconstructor", " of a builtin type")
-    return cls.__new__(cls)  # type: ignore[call-overload]
+    return cls.__new__(cls)
 
 
-def _default_dict(factory: Any = None, *items: Any) -> dict:
-    """Make a plain dict of a ``defaultdict``: what is absent shall not come into being when it is looked up."""
+def _default_dict(factory: object = None, *items: Mapping[object, object]) -> dict[object, object]:
+    """Make a plain dict of a ``defaultdict``, so that looking up a missing key does not create it."""
     if not any(factory is known for known in (*_FACTORIES, _DEFAULT_DICT)):
         raise _RefusedError("collections", "defaultdict", f" of {factory!r}")
     return dict(*items)
 
 
 def _load_storage(data: bytes | str) -> object:
-    """Read the numbers of a tensor; torch's own function for it would unpickle anything."""
-    content = data.encode("latin1") if isinstance(data, str) else data  # of Python 2
+    """Read the numbers of a tensor. torch's function for it would unpickle anything."""
+    content = data.encode("latin1") if isinstance(data, str) else data  # text in files of Python 2
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def _encode_latin1(text: str, encoding: str) -> bytes:
-    """Make bytes of the text that old pickle protocols store them as."""
+    """Return the bytes of a text, which is how old pickle protocols store bytes."""
     if encoding != "latin1":
         raise _RefusedError("_codecs", "encode", f" to {encoding}")
     return text.encode("latin1")
 
 
-_OBJECT, _DEFAULT_DICT, _RECONSTRUCT = _StandIn(_object), _StandIn(_default_dict), _StandIn(_reconstruct)
-_STAND_INS = {
-    ("torch.storage", "_load_from_bytes"): _StandIn(_load_storage),
-    ("_codecs", "encode"): _StandIn(_encode_latin1),
+_OBJECT, _DEFAULT_DICT, _RECONSTRUCT = _Function(_object), _Function(_default_dict), _Function(_reconstruct)
+_SUBSTITUTES = {
+    ("torch.storage", "_load_from_bytes"): _Function(_load_storage),
+    ("_codecs", "encode"): _Function(_encode_latin1),
     ("collections", "defaultdict"): _DEFAULT_DICT,
     ("copyreg", "_reconstructor"): _RECONSTRUCT,
     ("copy_reg", "_reconstructor"): _RECONSTRUCT,
     ("builtins", "object"): _OBJECT,
     ("__builtin__", "object"): _OBJECT,
 }
-"""What is made in place of names that do more than is needed."""
+"""Substitutes for names that could do more than is needed."""
 
 
-def load_pickle(path: Path) -> Any:
-    """Read a pickle of arrays, tensors, frames and builtin containers, without running what else it may hold.
+def load_pickle(path: Path) -> object:
+    """Read a pickle of arrays, tensors, frames and builtin containers. No other code of the file runs.
 
     Args:
         path: the file.
@@ -202,24 +202,24 @@ def load_pickle(path: Path) -> Any:
         found = f"{error}{conversion_advice(path, error.module)}"
         raise InputError(f"{path}: expected a pickle of {kinds}, found {found}") from None
     except _DAMAGED as error:
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"{path}: expected a whole pickle, found {describe_unreadable_pickle(path, what)}") from None
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{path}: expected a whole pickle, found {describe_unreadable_pickle(path, reason)}") from None
     if isinstance(found, int) and found == _TORCH_SAVED:
         raise InputError(f"{path}: expected a pickle, found {describe_torch_file(path)}")
     return found
 
 
-def _load(file: BinaryIO) -> Any:
-    """Load a pickle, of Python 2 with its byte strings as text."""
+def _load(file: BinaryIO) -> object:
+    """Load a pickle. Byte strings of Python 2 become text."""
     try:
         return RestrictedUnpickler(file).load()
-    except UnicodeDecodeError:  # only strings of Python 2 are decoded as ASCII; arrays are in them as Latin-1
+    except UnicodeDecodeError:  # only strings of Python 2 are decoded as ASCII; its arrays need Latin-1
         file.seek(0)
         return _decoded(RestrictedUnpickler(file, encoding="latin1").load())
 
 
-def _decoded(value: Any) -> Any:
-    """Return containers with the texts in UTF-8 that Python 2 had as bytes, and that were read as Latin-1."""
+def _decoded(value: object) -> object:
+    """Decode UTF-8 texts in containers that Python 2 had as bytes and that were read as Latin-1."""
     if isinstance(value, str):
         try:
             return value if value.isascii() else value.encode("latin1").decode()
@@ -231,6 +231,7 @@ def _decoded(value: Any) -> Any:
         return type(value)([_decoded(item) for item in value])
     if isinstance(value, np.ndarray) and value.dtype == object:
         return np.frompyfunc(_decoded, 1, 1)(value)
-    if type(value).__name__ in ("DataFrame", "Series") and hasattr(value, "map"):
-        return value.map(_decoded) if value.ndim == 1 else value.map(_decoded).rename(columns=_decoded)
+    if (name := type(value).__name__) in ("DataFrame", "Series") and hasattr(value, "map"):
+        texts = value.map(_decoded)
+        return texts if name == "Series" else texts.rename(columns=_decoded)
     return value

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcn_lightning.data.files.arrays import all_finite, read_array, refuse_non_finite
+from mcn_lightning.data.files.arrays import all_finite, check_clip_finite, read_array
 from mcn_lightning.errors import InputError
 from mcn_lightning.options.config import Options
 from mcn_lightning.options.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, ShareBelowOne
@@ -28,17 +28,17 @@ class AudioConfig(Options, option="--data.audio"):
     """How spectrograms are stored, cut and augmented.
 
     Args:
-        suffix: what follows the video id in the file name, before ``.npz`` or ``.npy``.
+        suffix: part of the file name between the video id and ``.npz`` or ``.npy``.
         bands: mel bands of the stored spectrogram.
         num_frames: frames of 10 ms that every clip is cut or padded to.
-        time_shift: training only: the audio window moves by a random time, uniform up to this many seconds either way.
-        time_stretch: training only: the clip is played faster or slower by a random share, uniform up to this one.
-        band_shift: training only: the bands move up or down by a random number up to this; the edge band is repeated.
-        mask_bands: training only: one random block of up to this many bands is set to the clip's mean.
-        mask_frames: training only: one random block of up to this many frames is set to the clip's mean.
-        pad_value: dB written after the end of a short clip; the released code writes 0.
-        clamp_start: take a window that begins in the first 12.5 ms from the first frame on. The released code slices
-            from the wrong end there and gets silence (False).
+        time_shift: training only: largest random shift of the audio window, in seconds, in both directions.
+        time_stretch: training only: largest random change of the clip's speed, as a share of its length.
+        band_shift: training only: largest random shift of the bands, up or down. The edge band is repeated.
+        mask_bands: training only: one random block of at most this many bands is set to the clip's mean.
+        mask_frames: training only: one random block of at most this many frames is set to the clip's mean.
+        pad_value: dB written after the end of a short clip. The released code writes 0.
+        clamp_start: read a window that begins in the first 12.5 ms from the first frame on. With False it is sliced
+            from the wrong end and gives silence, as in the released code.
     """
 
     suffix: str = "_spec"
@@ -54,13 +54,13 @@ class AudioConfig(Options, option="--data.audio"):
 
     @property
     def augments(self) -> bool:
-        """Whether training changes the spectrograms, beyond moving the window."""
+        """Whether training changes the spectrograms. Moving the window does not count."""
         return bool(self.time_stretch or self.band_shift or self.mask_bands or self.mask_frames)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        most = {"band_shift": self.bands - 1, "mask_bands": self.bands, "mask_frames": self.num_frames}
-        for name, limit in most.items():
+        limits = {"band_shift": self.bands - 1, "mask_bands": self.bands, "mask_frames": self.num_frames}
+        for name, limit in limits.items():
             if getattr(self, name) > limit:
                 raise InputError(f"--data.audio.{name}: expected at most {limit}, found {getattr(self, name)}")
         if not math.isfinite(self.pad_value):
@@ -68,26 +68,15 @@ class AudioConfig(Options, option="--data.audio"):
 
 
 def read_spectrogram(path: Path, bands: int) -> Tensor:
-    """Read the spectrogram file of one video.
-
-    Args:
-        path: an ``.npz`` file with the array ``arr_0``, or an ``.npy`` file.
-        bands: mel bands expected.
-
-    Returns:
-        ``(bands, frames)`` in the stored precision, memory-mapped where possible.
-
-    Raises:
-        InputError: if the file is missing, damaged, empty or of another shape.
-    """
-    frames = read_array(path, "arr_0")
-    if frames.ndim != 2 or frames.shape[0] != bands:
-        raise InputError(f"{path}: expected arr_0 of shape ({bands}, frames), found {tuple(frames.shape)}")
-    return frames
+    """Read the spectrogram of a video, ``(bands, frames)``, from the array ``arr_0``; see ``read_array``."""
+    return read_array(path, "arr_0", (bands, "frames"))
 
 
 def frames_at(seconds: Sequence[Sequence[float]]) -> np.ndarray:
-    """Return the spectrogram frames that times fall in, ``floor((int(t * 16000) - 200) / 160)``: -2 or -1 at first."""
+    """Return the spectrogram frame of each time: ``floor((int(t * 16000) - 200) / 160)``.
+
+    It is negative in the first 12.5 ms.
+    """
     return ((np.array(seconds) * SAMPLE_RATE).astype(np.int64) - N_FFT // 2) // HOP
 
 
@@ -97,15 +86,14 @@ def seconds_of_frames(frames: int) -> float:
 
 
 def window_span(start: float, num_frames: int) -> tuple[float, float]:
-    """Return the span whose spectrogram has ``num_frames`` frames from ``start`` on, where there are so many.
-
-    ``frames_at`` is negative in the first 12.5 ms, so that a window from 0 to 10 s would lack two of its 1,000 frames:
-    as in the released code it begins at the first frame.
+    """Return start and end, in seconds, of the span with ``num_frames`` spectrogram frames from ``start`` on.
 
     Args:
         start: in seconds.
         num_frames: frames to read.
     """
+    # frames_at is negative before this time, and a window from 0 to 10 s would lack two of its 1,000 frames; as in the
+    # released code, it begins at the first frame
     begin = max(start, N_FFT / 2 / SAMPLE_RATE)
     return begin, begin + seconds_of_frames(num_frames + 1)
 
@@ -118,81 +106,81 @@ def clip_frames(
     Args:
         columns: frames of the video.
         clips: start and end of each of the B clips, in seconds.
-        num_frames: T, the frames that a clip has at most.
+        num_frames: T, the largest number of frames of a clip.
         clamp_start: False slices from the wrong end where ``frames_at`` is negative, as the released code does.
 
     Returns:
-        Runs of frames (first, stop) in ascending order; the place in all runs together where each clip begins; and the
-        frames of each clip.
+        Three lists: runs of frames (first, stop) in ascending order, the row of the concatenated runs where each clip
+        begins, and the number of frames of each clip.
     """
     found = frames_at(clips)
     if not clamp_start:
-        found[found < 0] += columns  # where Python's slices begin
+        found[found < 0] += columns  # as Python's slices do
     found = found.clip(0, columns)
     found[:, 1] = found[:, 1].clip(found[:, 0], found[:, 0] + num_frames)
     spans = list(zip(*found.T.tolist(), strict=True))
     runs: list[tuple[int, int]] = []
-    places, size, last = {}, 0, -1
+    rows, size, last = {}, 0, -1
     for first, stop in sorted(set(spans)):
         if first > last:  # a run of its own
             runs.append((first, stop))
-            places[first], size, last = size, size + stop - first, stop
+            rows[first], size, last = size, size + stop - first, stop
             continue
-        places[first] = size - (last - first)
+        rows[first] = size - (last - first)
         if stop > last:
             runs[-1] = (runs[-1][0], stop)
             size, last = size + stop - last, stop
-    return runs, [places[first] for first, _ in spans], [stop - first for first, stop in spans]
+    return runs, [rows[first] for first, _ in spans], [stop - first for first, stop in spans]
 
 
 def copy_runs(frames: Tensor, runs: Sequence[tuple[int, int]], out: Tensor) -> Tensor:
-    """Copy runs of frames, one after the other.
+    """Copy runs of frames into one tensor.
 
     Args:
         frames: spectrogram of a video, time-major, ``(columns, M)``.
         runs: first and stop of each run.
         out: where to write, ``(F, M)``.
     """
-    source, target, row = frames.numpy(), out.numpy(), 0
+    source, target, row = frames.numpy(), out.numpy(), 0  # NumPy's slices cost less than torch's
     for first, stop in runs:
         target[row : row + stop - first] = source[first:stop]
         row += stop - first
     return out
 
 
-def refuse_bad_frames(
-    cut: Tensor, place: Sequence[int], length: Sequence[int], clips: Sequence[tuple[float, float]]
+def check_frames_finite(
+    frames: Tensor, rows: Sequence[int], lengths: Sequence[int], clips: Sequence[tuple[float, float]]
 ) -> None:
     """Refuse clips with NaN or infinity in their frames.
 
     Args:
-        cut: frames of the clips, ``(F, M)``.
-        place: row with which each clip begins.
-        length: frames of each clip.
+        frames: frames of the clips, ``(F, M)``.
+        rows: first row of each clip.
+        lengths: number of frames of each clip.
         clips: start and end of each clip in seconds.
 
     Raises:
         InputError: naming the first such clip.
     """
-    if len(cut) and not all_finite(cut):
-        for first, count, (start, end) in zip(place, length, clips, strict=True):
-            refuse_non_finite(cut[first : first + count], start, end)
+    if len(frames) and not all_finite(frames):
+        for first, count, (start, end) in zip(rows, lengths, clips, strict=True):
+            check_clip_finite(frames[first : first + count], start, end)
 
 
 def augment_audio(cut: Tensor, lengths: Tensor, config: AudioConfig, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Stretch, shift and mask the clips of a training video, as far as the options ask for it.
+    """Stretch, shift and mask the clips of a training video, as set in the options.
 
-    Speed perturbation (Ko et al., "Audio augmentation for speech recognition", 2015) on the spectrogram, a shift of the
-    bands, and one masked block of bands and one of frames (SpecAugment, Park et al. 2019).
+    Speed perturbation (Ko et al., "Audio augmentation for speech recognition", 2015) is applied to the spectrogram. The
+    bands are shifted. One block of bands and one of frames are masked (SpecAugment, Park et al., 2019).
 
     Args:
         cut: spectrograms, ``(B, M, T)``.
-        lengths: frames of each that are not padding, ``(B,)`` int64.
-        config: how far each may go.
+        lengths: number of frames of each that are not padding, ``(B,)`` int64.
+        config: limits of each change.
         rng: random generator.
 
     Returns:
-        ``(B, M, T)`` float32 and the frames that are not padding ``(B,)``; the inputs where nothing is asked for.
+        ``(B, M, T)`` float32, and the number of frames that are not padding ``(B,)``. Without augmentation, the inputs.
     """
     if not config.augments:
         return cut, lengths
@@ -214,23 +202,23 @@ def augment_audio(cut: Tensor, lengths: Tensor, config: AudioConfig, rng: np.ran
     return changed, frames
 
 
-def _stretch(clip: Tensor, most: float, rng: np.random.Generator) -> Tensor:
-    """Play a clip ``(M, frames)`` faster or slower by up to ``most`` of its length, by linear interpolation."""
-    if not most:
+def _stretch(clip: Tensor, limit: float, rng: np.random.Generator) -> Tensor:
+    """Change the speed of a clip ``(M, frames)`` by at most the share ``limit``, with linear interpolation."""
+    if not limit:
         return clip
-    size = max(1, round(clip.shape[1] * rng.uniform(1 - most, 1 + most)))
+    size = max(1, round(clip.shape[1] * rng.uniform(1 - limit, 1 + limit)))
     return F.interpolate(clip[None], size=size, mode="linear", align_corners=False)[0]
 
 
-def _shift_bands(clip: Tensor, most: int, rng: np.random.Generator) -> Tensor:
-    """Move the bands of a clip ``(M, frames)`` up or down by up to ``most``, repeating the edge band."""
-    if not most:
+def _shift_bands(clip: Tensor, limit: int, rng: np.random.Generator) -> Tensor:
+    """Move the bands of a clip ``(M, frames)`` up or down by at most ``limit``, and repeat the edge band."""
+    if not limit:
         return clip
-    by = int(rng.integers(-most, most + 1))
-    return clip[(torch.arange(len(clip)) - by).clamp(0, len(clip) - 1)]
+    shift = int(rng.integers(-limit, limit + 1))
+    return clip[(torch.arange(len(clip)) - shift).clamp(0, len(clip) - 1)]
 
 
-def _random_block(rng: np.random.Generator, length: int, widest: int) -> tuple[int, int]:
-    """Sample the start and the width (0 to ``widest``) of a block within ``length``."""
-    width = int(rng.integers(0, min(widest, length) + 1))
+def _random_block(rng: np.random.Generator, length: int, max_width: int) -> tuple[int, int]:
+    """Sample the start and the width (0 to ``max_width``) of a block within ``length``."""
+    width = int(rng.integers(0, min(max_width, length) + 1))
     return int(rng.integers(0, length - width + 1)), width

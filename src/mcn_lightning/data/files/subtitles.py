@@ -1,8 +1,8 @@
-"""Subtitles, WebVTT and SubRip, as captions: their markup dropped, YouTube's rolling repetitions undone.
+"""WebVTT and SubRip subtitles as captions, without markup and without YouTube's rolling repetitions.
 
-YouTube's automatic captions show two lines that roll: each line comes below the one before it, stays for 10 ms, and
-comes once more above the next one. A line that is new carries the times of its words, but for lines of one word; a
-conversion to SubRip loses these times. So a line is new where it has word times or was not shown in the cue before.
+YouTube's automatic captions show two rolling lines. Each new line appears below the previous one, stays for 10 ms, and
+appears again above the next one. A new line carries the times of its words, unless it is a single word. A conversion to
+SubRip loses these times. So a line counts as new if it has word times or the cue before did not show it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ _WORD_TIME = re.compile(rf"<{_CLOCK}>")
 _MARKUP = re.compile(r"<[^>]*>|\{\\[^}]*\}")
 _COMMENT = re.compile(r"(NOTE|STYLE|REGION)\b")
 _ROLLING = 0.3
-"""Share of the cues that begin with the line before, from which on a file without word times rolls."""
+"""A file without word times rolls if more than this share of its cues begins with the previous line."""
 
 
 @dataclass(frozen=True)
 class Cue:
-    """What is shown for some time.
+    """Lines that are shown together.
 
     Args:
         start: in seconds.
         end: in seconds.
-        lines: as they stand in the file, without blank ones.
+        lines: unchanged, without blank ones.
     """
 
     start: float
@@ -40,10 +40,10 @@ def read_subtitles(text: str) -> list[tuple[float, float, str]]:
     """Return the captions of a WebVTT or SubRip file.
 
     Args:
-        text: of the file.
+        text: content of the file.
 
     Returns:
-        Start and end in seconds and the words of each caption, in the order of the file; none where it has no times.
+        Start and end in seconds and the text of each caption, in the order of the file. Empty for a file without times.
     """
     cues = parse_cues(text)
     if not _rolls(cues):
@@ -61,37 +61,37 @@ def read_subtitles(text: str) -> list[tuple[float, float, str]]:
 def parse_cues(text: str) -> list[Cue]:
     """Return the cues of a WebVTT or SubRip file.
 
-    A line of times begins a cue, so that blank lines inside of one, which some conversions leave, do no harm.
+    Only a line of times begins a cue: some conversions leave blank lines inside one.
     """
     cues, lines = list[Cue](), text.split("\n")
     times: tuple[float, float] | None = None
-    own: list[str] = []
-    skipped = False
+    spoken: list[str] = []
+    in_comment = False
 
     def close() -> None:
         if times is not None:
-            cues.append(Cue(*times, tuple(line for line in own if line.strip())))
+            cues.append(Cue(*times, tuple(line for line in spoken if line.strip())))
 
     for number, line in enumerate(lines):
         if (match := _TIMES.fullmatch(line)) is not None:
-            if own and _names_a_cue(own, lines, number):
-                own.pop()
+            if spoken and _is_cue_name(spoken, lines, number):
+                spoken.pop()
             close()
-            times, own, skipped = _seconds(match), [], False
+            times, spoken, in_comment = _seconds(match), [], False
         elif _COMMENT.match(line) and (number == 0 or not lines[number - 1].strip()):
-            skipped = True
+            in_comment = True
         elif not line.strip():
-            skipped = False
-            own.append(line)
-        elif not skipped:
-            own.append(line)
+            in_comment = False
+            spoken.append(line)
+        elif not in_comment:
+            spoken.append(line)
     close()
     return cues
 
 
-def _names_a_cue(own: list[str], lines: list[str], number: int) -> bool:
-    """Tell whether the line before a line of times is the number or name of a cue, and not spoken."""
-    before = own[-1].strip()
+def _is_cue_name(spoken: list[str], lines: list[str], number: int) -> bool:
+    """Tell whether the line before a line of times is the number or name of a cue, which nobody speaks."""
+    before = spoken[-1].strip()
     return bool(before) and (before.isdecimal() or number < 2 or not lines[number - 2].strip())
 
 
@@ -105,7 +105,7 @@ def _seconds(match: re.Match[str]) -> tuple[float, float]:
 
 
 def _rolls(cues: list[Cue]) -> bool:
-    """Tell whether lines roll: words have times, or many cues begin with the last line of the one before."""
+    """Tell whether lines roll: words have times, or many cues begin with the last line of the previous cue."""
     if any(_WORD_TIME.search(line) for cue in cues for line in cue.lines):
         return True
     repeated = sum(

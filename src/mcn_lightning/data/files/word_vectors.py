@@ -1,4 +1,4 @@
-"""Reading the vectors of the wanted words out of a word-vector file that may hold millions."""
+"""Reading the vectors of some words from a word-vector file of millions."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ class _Lines(Protocol):
 def read_word_vectors(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
     """Read the vectors of some words.
 
-    A word2vec binary file is memory-mapped and scanned, so that only the wanted rows are copied (with ``.gz`` the whole
-    of it is unpacked into memory). A text file has a word and its numbers on each line, with or without a first line
-    that gives their counts.
+    A word2vec binary file is memory-mapped, and only the wanted rows are copied. A ``.gz`` file is unpacked into
+    memory. A text file has a word and its numbers on each line. A first line with their counts is optional.
 
     Args:
-        path: ``.bin`` or ``.bin.gz`` in binary format, anything else in text format (with ``.gz`` unpacked).
-        wanted: words to look for, in their exact case.
+        path: ``.bin`` or ``.bin.gz`` for the binary format, any other suffix for text, with or without ``.gz``.
+        wanted: words to look for. Case counts.
 
     Returns:
-        The words found, in the order of the file, and their vectors ``(words, E)`` float32.
+        The words that were found, in the order of the file, and their vectors ``(words, E)`` float32.
 
     Raises:
         InputError: if the file is missing, cut short or not in the format.
@@ -63,13 +62,13 @@ def _mapped(path: Path) -> Iterator[bytes | mmap.mmap]:
 
 
 def _read_binary(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
-    looked_for = {word.encode() for word in wanted}
+    wanted_bytes = {word.encode() for word in wanted}
     with _mapped(path) as data:
         position = data.find(b"\n", 0, 100) + 1
         counts = data[:position].split()
         if len(counts) != 2 or not all(count.isdigit() for count in counts):
-            what = "a first line with the counts of words and numbers"
-            raise InputError(f"{path}: expected {what}, found {_other_form(data[:100], 'text or another form')}")
+            form = _describe_form(data[:100], "text or another form")
+            raise InputError(f"{path}: expected a first line with the counts of words and numbers, found {form}")
         count, dim = int(counts[0]), int(counts[1])
         entries = _Entries(data, dim)
         found: dict[bytes, np.ndarray] = {}
@@ -78,19 +77,19 @@ def _read_binary(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
             if numbers < 0 or numbers + entries.size > len(data):
                 raise InputError(f"{path}: expected {count} words, found {number}: the file is cut short")
             position = numbers + entries.size
-            if word in looked_for and word not in found:
+            if word in wanted_bytes and word not in found:
                 found[word] = np.frombuffer(data[numbers:position], "<f4")
-        if extra := len(data[position : position + 100].strip()):
+        if data[position : position + 100].strip():
             extra = len(data) - position
             raise InputError(f"{path}: expected {count} words of {dim} numbers, found {extra} bytes after them")
     return _as_table(found, dim)
 
 
 class _Entries:
-    """Splits the entries of a binary file, each a word, a space and its numbers, into these.
+    """Splits each entry of a binary file into the word and its numbers, which a space separates.
 
-    A word may hold spaces itself ("New York"). Its end is the first space behind which numbers stand that may be those
-    of a vector. Where no space is so, it is the first one.
+    A word may itself hold spaces ("New York"). It ends at the first space that is followed by plausible numbers of a
+    vector. If there is no such space, it ends at the first one.
 
     Args:
         data: the whole file.
@@ -102,33 +101,33 @@ class _Entries:
         self.size = 4 * dim
 
     def split(self, position: int, last: bool) -> tuple[bytes, int]:
-        """Return the word of the entry at a position, and where its numbers begin; -1 where there is no space."""
+        """Return the word of the entry at a position, and the position of its numbers, -1 if there is no space."""
         data = self.data
-        if data[position : position + 1] == b"\n":  # some writers end each vector with one
+        if data[position : position + 1] == b"\n":  # some writers end each vector with a line break
             position += 1
         first = space = data.find(b" ", position)
-        if first < 0 or self._usual(first + 1):
+        if first < 0 or self._plausible(first + 1):
             return data[position:first], first + 1 if first >= 0 else -1
-        while 0 <= (space := data.find(b" ", space + 1)) <= position + _LONGEST:
+        while 0 <= (space := data.find(b" ", space + 1)) <= position + _MAX_WORD:
             if not _is_word(data[position:space]):
                 break
-            if self._usual(space + 1) and self._continues(space + 1 + self.size, last):
+            if self._plausible(space + 1) and self._continues(space + 1 + self.size, last):
                 return data[position:space], space + 1
         return data[position:first], first + 1
 
-    def _usual(self, numbers: int) -> bool:
-        """Tell whether the first numbers at a place are of a usual size, by their high bytes; letters are not."""
-        return not self.data[numbers + 3 : numbers + min(self.size, 128) : 4].translate(None, _EXPONENTS)
+    def _plausible(self, position: int) -> bool:
+        """Tell whether the numbers at a position have the size of usual vectors. Letters there would be far larger."""
+        return not self.data[position + 3 : position + min(self.size, 128) : 4].translate(None, _EXPONENTS)
 
     def _continues(self, end: int, last: bool) -> bool:
-        """Return whether another word begins at a place, or the file ends there after the last vector."""
+        """Tell whether another word begins at a position, or the file ends there after the last vector."""
         if end > len(self.data) or last:
             return end <= len(self.data) and not self.data[end : end + 100].strip()
         end += self.data[end : end + 1] == b"\n"
         return _is_word(self.data[end : self.data.find(b" ", end)])
 
 
-_LONGEST = 256  # bytes of a word with spaces
+_MAX_WORD = 256  # bytes of a word with spaces
 _EXPONENTS = bytes(sign + high for sign in (0, 128) for high in (0, *range(0x28, 0x48)))
 """High bytes of a float32 of 0, or of 1e-13 to 1e5."""
 _CONTROL = bytes(range(32)) + b"\x7f"
@@ -136,7 +135,7 @@ _CONTROL = bytes(range(32)) + b"\x7f"
 
 def _is_word(word: bytes) -> bool:
     """Tell whether bytes are text without control characters."""
-    if word.isalnum():  # of ASCII
+    if word.isalnum():  # true for ASCII only, and much faster than the test below
         return True
     try:
         return bool(word) and word.translate(None, _CONTROL) == word and bool(word.decode())
@@ -145,7 +144,7 @@ def _is_word(word: bytes) -> bool:
 
 
 def _read_text(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
-    looked_for = {word.encode() for word in wanted}
+    wanted_bytes = {word.encode() for word in wanted}
     found: dict[bytes, np.ndarray] = {}
     lines = 0
     with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
@@ -158,9 +157,10 @@ def _read_text(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
                 continue
             lines += 1
             word = line.split(None, 1)[0]
+            # counting spaces is faster than splitting millions of lines
             if line.count(b" ") < dim and (fields := len(line.split())) <= dim:
                 raise InputError(f"{path}: expected a word and {dim} numbers in entry {lines}, found {fields} fields")
-            if word in looked_for and word not in found and len(line.split()) <= dim + 1:  # more: a word with spaces
+            if word in wanted_bytes and word not in found and len(line.split()) <= dim + 1:  # more: a word with spaces
                 found[word] = _numbers(path, line, dim, lines)
             line = file.readline()
     if count is not None and lines != count:
@@ -169,27 +169,27 @@ def _read_text(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
 
 
 def _read_counts(path: Path, file: _Lines) -> tuple[int | None, int, bytes]:
-    """Return the number of words (None without a first line for it), the width, and the first line with a vector."""
+    """Return the number of words (``None`` if no first line gives it), the width, and the first line of a vector."""
     line = file.readline().removeprefix(b"\xef\xbb\xbf")  # a byte order mark
     fields = line.split()
     if len(fields) == 2 and all(field.isdigit() for field in fields):
         return int(fields[0]), int(fields[1]), file.readline()
     if len(fields) < 2:
-        found = _other_form(line[:100], repr(line[:40]))
-        raise InputError(f"{path}: expected a word and its numbers on each line, found {found}")
+        form = _describe_form(line[:100], repr(line[:40]))
+        raise InputError(f"{path}: expected a word and its numbers on each line, found {form}")
     return None, len(fields) - 1, line
 
 
-def _other_form(head: bytes, otherwise: str) -> str:
-    """Say what a file is that does not begin as word vectors do, and what to do."""
+def _describe_form(head: bytes, unknown: str) -> str:
+    """Describe a file that does not begin as word vectors do, and what to do with it."""
     if head.startswith(_FASTTEXT):
         return "a model of fastText: save its words and their vectors as text (.vec)"
     if (form := binary_form(head)) is not None:
         return f"{form[0]}: {form[1]}"
-    return f"{otherwise}: name word2vec's binary form .bin, and text .txt or .vec" if head else "an empty file"
+    return f"{unknown}: name word2vec's binary form .bin, and text .txt or .vec" if head else "an empty file"
 
 
-_FASTTEXT = (793712314).to_bytes(4, "little")  # the number with which fastText's own binary models begin
+_FASTTEXT = (793712314).to_bytes(4, "little")  # first number of fastText's binary models
 
 
 def _numbers(path: Path, line: bytes, dim: int, number: int) -> np.ndarray:

@@ -38,9 +38,9 @@ class Shards(DataSource):
         """Return what messages call the split that was packed."""
         return self.packed[split].label(split)
 
-    def absent(self, split: str) -> str:
+    def missing_message(self, split: str) -> str:
         """Return the message about a requested split that was not packed."""
-        return self.packed[split].absent(split)
+        return self.packed[split].missing_message(split)
 
     def open(self, splits: Sequence[str], needed: Collection[str], reading: Reading) -> dict[str, Videos]:
         """Open the splits that were packed, and fetch those that are needed and elsewhere.

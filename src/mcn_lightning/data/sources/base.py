@@ -1,4 +1,4 @@
-"""Where the videos of a data set come from: what a run reads, and the base class of all kinds of sources."""
+"""Base classes of video sources, and what a run reads of its videos."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Reading:
-    """What a run reads of its videos, by the options of the data.
+    """What a run reads of its videos, from the options of the data.
 
     Args:
-        modalities: what a clip has; nothing is read for the others.
+        modalities: modalities of a clip. The others are not read.
         streams: the visual streams, in the order in which their features are joined.
         audio: how spectrograms are stored and cut.
         text: which captions are read.
         clips: how clips are chosen.
-        allow_missing: a video may lack modalities.
+        allow_missing: whether a video may lack modalities.
     """
 
     modalities: tuple[Modality, ...]
@@ -42,12 +42,12 @@ class Reading:
 
     @property
     def read_streams(self) -> tuple[VisualStream, ...]:
-        """The visual streams; none without video."""
+        """The visual streams, empty without video."""
         return self.streams if "video" in self.modalities else ()
 
     @property
     def read_audio(self) -> AudioConfig | None:
-        """How spectrograms are cut; ``None`` without audio."""
+        """How spectrograms are cut, or ``None`` without audio."""
         return self.audio if "audio" in self.modalities else None
 
     @property
@@ -56,7 +56,7 @@ class Reading:
         return self.clips.kind == "captions"
 
     def sizes(self) -> dict[str, int | tuple[str, ...]]:
-        """Return what a network has to know of these data: its fields ``modalities``, ``video_dim`` and so on."""
+        """Return the options of a network that depend on the data: ``modalities``, ``video_dim`` and so on."""
         found: dict[str, int | tuple[str, ...]] = {"modalities": self.modalities}
         if self.read_streams:
             found["video_dim"] = sum(stream.width for stream in self.read_streams)
@@ -67,57 +67,58 @@ class Reading:
         return found
 
     def min_time(self, split: str) -> float:
-        """Return the seconds to which the captions of a split grow."""
+        """Return the minimum length, in seconds, to which the captions of a split grow."""
         return self.clips.min_time if split == "train" else self.clips.eval_min_time
 
 
 class DataSource(ABC):
-    """Where the videos of some splits come from: one class for each kind of storage.
+    """Source of the videos of some splits: one class for each kind of storage.
 
     Attributes:
-        packable: the features of its videos can be packed into shards.
+        packable: whether the features of its videos can be packed into shards.
     """
 
     packable: bool = True
 
     @abstractmethod
     def name(self, split: str) -> str | None:
-        """Return what a split is called; ``None`` where there is none. Splits of one name have the same videos."""
+        """Return the name of a split, or ``None`` if it does not exist. Splits of one name have the same videos."""
 
     @abstractmethod
     def open(self, splits: Sequence[str], needed: Collection[str], reading: Reading) -> dict[str, Videos]:
         """Open splits of a run.
 
         Args:
-            splits: those to open, as far as they are there.
-            needed: those that must be there.
+            splits: splits to open if they exist.
+            needed: splits that must exist.
             reading: what is read.
 
         Raises:
-            InputError: if a split that is needed is not there, or cannot be used.
+            InputError: if a needed split does not exist, or a split cannot be used.
         """
 
     @abstractmethod
     def label(self, split: str) -> str:
-        """Return what messages call a split: the option, and what it was given."""
+        """Return the name of a split in messages: the option and its value."""
 
     @abstractmethod
-    def absent(self, split: str) -> str:
+    def missing_message(self, split: str) -> str:
         """Return the message about a requested split that does not exist."""
 
     def require(self, split: str) -> None:  # noqa: B027 (most kinds have nothing to add)
-        """Refuse a split that is not there, once the others are open.
+        """Refuse a split that does not exist, after the others were opened.
 
         Raises:
             InputError: naming the option that should give it.
         """
 
     def all_texts(self, opened: Iterable[Videos]) -> Iterable[str]:
-        """Return every text of the captions of splits that it opened, or every word of them."""
-        return (text for videos in {id(each): each for each in opened}.values() for text in videos.all_texts())
+        """Return every text of the captions of opened splits, or every word of them."""
+        distinct = {id(videos): videos for videos in opened}  # val and test may be the same videos
+        return (text for videos in distinct.values() for text in videos.all_texts())
 
     def captions_checksum(self, opened: Iterable[Videos]) -> str:
-        """Return a checksum of the captions of splits that it opened: shards know by it whether they are of these."""
+        """Return a checksum of the captions of opened splits. Shards store it to detect changed captions."""
         digest = hashlib.sha256()
         for videos in opened:
             for index in range(len(videos)):
@@ -137,11 +138,11 @@ def _plain(captions: Captions | None) -> object:
 
 
 class ListedSource(DataSource):
-    """A source whose splits are files below the folder of the data set, given by ``--data.train_csv`` and so on.
+    """A source with one file for each split in the folder of the data set, named by ``--data.train_csv`` and so on.
 
     Args:
         root: folder of the data set.
-        lists: name of the file of each split, relative to ``root`` or absolute; ``None`` for no such split.
+        lists: name of the file of each split, relative to ``root`` or absolute, or ``None`` for no such split.
     """
 
     def __init__(self, root: str | Path, lists: Mapping[str, str | None]) -> None:
@@ -155,12 +156,12 @@ class ListedSource(DataSource):
         """Return the option and the file."""
         return f"--data.{split}_csv {self.lists[split]}"
 
-    def absent(self, split: str) -> str:
+    def missing_message(self, split: str) -> str:
         """Return the message about a requested split that does not exist."""
         return f"--data.{split}_csv: expected a list of videos, found none"
 
     def check_root(self) -> None:
-        """Refuse a folder that is not there.
+        """Refuse a folder that does not exist.
 
         Raises:
             InputError: naming the option.

@@ -16,13 +16,15 @@ def class_text(name: str) -> str:
 
 
 def class_names(path: Path, entries: Sequence[Record]) -> list[str]:
-    """Return the classes of a pickle with classes, in alphabetical order, which numbers them.
+    """Return the class names of a pickle in alphabetical order. The position of a name is its label.
 
     Raises:
         InputError: if a clip has no class.
     """
+    names = set()
     for number, entry in enumerate(entries):
-        if not isinstance(entry.get("class"), str) or not entry["class"]:
-            found = entry.get("class")
-            raise InputError(f"{path}: clip number {number}: expected a name under 'class', found {found!r}")
-    return sorted({entry["class"] for entry in entries})
+        name = entry.get("class")
+        if not isinstance(name, str) or not name:
+            raise InputError(f"{path}: clip number {number}: expected a name under 'class', found {name!r}")
+        names.add(name)
+    return sorted(names)

@@ -1,4 +1,4 @@
-"""Benchmark pickles: a list of dicts, one a clip, as YouCook2, MSR-VTT, LSMDC, UCF101 and HMDB51 are handed around."""
+"""Benchmark pickles: a list of dicts, one a clip, the usual form of YouCook2, MSR-VTT, LSMDC, UCF101 and HMDB51."""
 
 from __future__ import annotations
 
@@ -6,29 +6,33 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mcn_lightning.data.files.caption_files import PICKLES
 from mcn_lightning.data.files.pickles import Record, load_pickle
-from mcn_lightning.data.files.pooling import VisualStream
-from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.sources.base import ListedSource, Reading
 from mcn_lightning.data.sources.class_names import class_names, class_text
-from mcn_lightning.data.sources.clip_records import ClipReader, ClipRecord, all_captions, captions_of, why_silent
+from mcn_lightning.data.sources.clip_records import (
+    ClipFields,
+    ClipReader,
+    ClipRecord,
+    all_captions,
+    captions_of,
+    why_silent,
+)
 from mcn_lightning.data.sources.pickled_clip import PickledClip
 from mcn_lightning.data.videos import Videos
 from mcn_lightning.errors import InputError
 
-PICKLES = (".pkl", ".pickle", ".p")
 WITHOUT_TEXT = "without text"
 LEFT_OUT = "without text (left out with their clips, which have no other)"
 
 
 def is_pickle(path: str | Path) -> bool:
-    """Tell whether a file is a pickle by its name."""
+    """Tell whether a file is a pickle, by its name."""
     return Path(path).suffix in PICKLES
 
 
@@ -39,18 +43,12 @@ def read_clip_dicts(path: Path) -> list[Record]:
         InputError: if the file is missing, damaged, needs code to be run, or is no list of dicts with clips.
     """
     table = load_pickle(path)
-    if not isinstance(table, list | tuple) or not all(isinstance(entry, Mapping) for entry in table):
-        raise InputError(f"{path}: expected a list of dicts, one a clip, found {_kind(table)}")
-    if not table:
-        raise InputError(f"{path}: expected at least one clip, found none")
-    return list(table)
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, list | tuple):
-        other = next(entry for entry in value if not isinstance(entry, Mapping))
-        return f"a list with a {type(other).__name__}"
-    return f"a {type(value).__name__}"
+    entries = list(table) if isinstance(table, list | tuple) else []
+    others = [type(entry).__name__ for entry in entries if not isinstance(entry, Mapping)]
+    if others or not entries:
+        found = f"a list with a {others[0]}" if others else f"a {type(table).__name__} without clips"
+        raise InputError(f"{path}: expected a list of dicts, one a clip, found {found}")
+    return entries
 
 
 def _equal(one: Tensor | None, other: Tensor | None) -> bool:
@@ -59,8 +57,8 @@ def _equal(one: Tensor | None, other: Tensor | None) -> bool:
     return one.shape == other.shape and torch.equal(one.double(), other.double())
 
 
-def _rows_of_each(names: Sequence[str]) -> list[list[int]]:
-    """Return the rows of each name, in the order in which names first come."""
+def _group_rows(names: Sequence[str]) -> list[list[int]]:
+    """Return the row numbers of each distinct name, in the order of their first rows."""
     rows: dict[str, list[int]] = {}
     for number, name in enumerate(names):
         rows.setdefault(name, []).append(number)
@@ -68,12 +66,12 @@ def _rows_of_each(names: Sequence[str]) -> list[list[int]]:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Return the names, those that come again with their count behind them."""
-    seen: dict[str, int] = {}
+    """Return the names. A repeated name gets its count as suffix: ``name#2``."""
+    counts = Counter[str]()
     found = []
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        found.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+        counts[name] += 1
+        found.append(name if counts[name] == 1 else f"{name}#{counts[name]}")
     return found
 
 
@@ -82,69 +80,56 @@ class PickledClips(Videos):
 
     Args:
         path: the pickle.
-        streams: visual streams that are read; empty for no video.
-        audio: how spectrograms are cut; ``None`` for no audio.
-        text: captions are read.
-        with_classes: the pickle has classes (UCF101, HMDB51), whose names are the captions.
-        silent: a clip without sound is silence; otherwise it is refused.
-        merge: for evaluation: rows of one name are one clip with the captions of all of them, and a clip without any
-            caption is left out and counted; otherwise each row is a clip of its own.
-        allow_missing: a clip may lack sound, captions or visual streams, and has no such modality then.
+        fields: what is read.
+        with_classes: whether the pickle has classes (UCF101, HMDB51), whose names are the captions.
+        silent: whether a clip without sound is silence; otherwise it is refused.
+        merge: for evaluation: rows of one name are one clip with all their captions, and a clip without any caption is
+            left out and counted. Otherwise each row is a clip of its own.
 
     Raises:
-        InputError: if the file cannot be read, rows that are merged differ in more than their captions, or no clip is
-            left.
+        InputError: if the file cannot be read, merged rows differ in more than their captions, or no clip is left.
     """
 
     def __init__(
-        self,
-        path: Path,
-        streams: Sequence[VisualStream],
-        audio: AudioConfig | None,
-        text: bool = True,
-        with_classes: bool = False,
-        silent: bool = False,
-        merge: bool = False,
-        allow_missing: bool = False,
+        self, path: Path, fields: ClipFields, with_classes: bool = False, silent: bool = False, merge: bool = False
     ) -> None:
-        self.path = path
+        self.path, self.fields, self.merge = path, fields, merge
         entries = read_clip_dicts(path)
         self.classes = class_names(path, entries) if with_classes else None
-        self.reader = ClipReader(path, streams, audio, text, self.classes, allow_missing, not merge)
-        self.silent, self.allow_missing = silent or allow_missing, allow_missing
+        self.reader = ClipReader(path, fields, self.classes, training=not merge)
+        self.silent = silent or fields.allow_missing
         names = [self.reader.name(entry, number) for number, entry in enumerate(entries)]
-        rows = _rows_of_each(names) if merge else [[number] for number in range(len(names))]
+        rows = _group_rows(names) if merge else [[number] for number in range(len(names))]
         self._dropped = Counter[str]()
-        if merge and text and not with_classes and not allow_missing:
+        if merge and fields.text and not with_classes and not fields.allow_missing:
             rows = self._with_captions(entries, rows)
         self.ids = _distinct([names[first] for first, *_ in rows])
         self.repeated = len(rows) - len({names[first] for first, *_ in rows})
         self.named = any(name != str(number) for number, name in enumerate(names))
-        self._texts = [caption for entry in entries for caption in all_captions(entry)] if text else []
+        self._texts = [caption for entry in entries for caption in all_captions(entry)] if fields.text else []
         self._bad: dict[int, str] = {}
         self._no_sound: dict[int, str] = {}
-        self._several = merge
-        self._keep([self._checked(entries, index, numbers) for index, numbers in enumerate(rows)])
+        self._store([self._checked(entries, index, numbers) for index, numbers in enumerate(rows)])
 
     def _with_captions(self, entries: Sequence[Record], rows: list[list[int]]) -> list[list[int]]:
-        """Leave out the clips that have no caption with text, and count their captions."""
-        kept = []
+        """Return the rows of clips that have a caption with text, and count the captions of the others."""
+        found = []
         for own in rows:
-            found = [captions_of(entries[number], False) for number in own]
-            if any(texts for texts, _, _ in found):
-                kept.append(own)
+            captions = [captions_of(entries[number], False) for number in own]
+            if any(texts for texts, _, _ in captions):
+                found.append(own)
             else:
-                self._dropped[LEFT_OUT] += sum(dropped for _, _, dropped in found)
-        if not kept:
+                self._dropped[LEFT_OUT] += sum(dropped for _, _, dropped in captions)
+        if not found:
             keys = sorted(map(str, entries[0]))
             raise InputError(f"{self.path}: expected a caption under 'caption' or 'eval_caption', found none in {keys}")
-        return kept
+        return found
 
-    def _checked(self, entries: list[Any], index: int, rows: Sequence[int]) -> ClipRecord | None:
-        """Check a clip, and let go of what is not needed of it (features over time are many times those pooled).
+    def _checked(self, entries: list[Record], index: int, rows: Sequence[int]) -> ClipRecord | None:
+        """Check a clip. ``None`` stands for an unusable clip, whose reason is noted.
 
         Args:
-            entries: all rows of the pickle; those that are read are let go.
+            entries: all rows of the pickle. Those of this clip are emptied.
             index: number of the clip.
             rows: numbers of its rows.
 
@@ -153,7 +138,8 @@ class PickledClips(Videos):
         """
         first: ClipRecord | None = None
         for number in rows:
-            entry, entries[number] = entries[number], None
+            # frees the memory of features over time, which are many times larger than the pooled ones
+            entry, entries[number] = entries[number], {}
             try:
                 record = self.reader.record(entry, number)
             except InputError as error:
@@ -161,51 +147,54 @@ class PickledClips(Videos):
                 continue
             if first is None:
                 first = record
-                if record.audio is None and self.reader.audio is not None:
+                if record.audio is None and self.fields.audio is not None:
                     self._no_sound[index] = why_silent(entry)
             else:
-                self._refuse_other_features(first, record, (rows[0], number))
+                self._check_same_features(first, record, (rows[0], number))
                 first = replace(
                     first,
                     texts=(*first.texts, *record.texts),
                     choices=(*first.choices, *record.choices),
                     dropped=first.dropped + record.dropped,
                 )
-        if first is not None and not (first.texts or first.choices) and self.reader.text and not self.allow_missing:
+        needs_text = self.fields.text and not self.fields.allow_missing
+        if first is not None and not (first.texts or first.choices) and needs_text:
             self._bad.setdefault(index, f"{self.path}: clip {first.id}: expected a caption with text, found none")
         if first is None or index in self._bad:
             return None
         self._dropped[WITHOUT_TEXT] += first.dropped if first.texts or first.choices else 0
         return first
 
-    def _refuse_other_features(self, one: ClipRecord, other: ClipRecord, rows: tuple[int, int]) -> None:
-        names = [*(stream.suffix.lstrip("_") for stream in self.reader.streams), "audio"]
-        for name, a, b in zip(names, (*one.streams, one.audio), (*other.streams, other.audio), strict=True):
-            if not _equal(a, b):
-                raise InputError(
-                    f"{self.path}: clip {one.id}: expected one clip, or rows of one name with the same features and "
-                    f"several captions, found another {name} in row {rows[1]} than in row {rows[0]}; "
-                    "give each clip a name of its own"
-                )
+    def _check_same_features(self, one: ClipRecord, other: ClipRecord, rows: tuple[int, int]) -> None:
+        names = [*(stream.suffix.lstrip("_") for stream in self.fields.streams), "audio"]
+        pairs = zip(names, (*one.streams, one.audio), (*other.streams, other.audio), strict=True)
+        if different := [name for name, a, b in pairs if not _equal(a, b)]:
+            raise InputError(
+                f"{self.path}: clip {one.id}: expected one clip, or rows of one name with the same features and "
+                f"several captions, found another {different[0]} in row {rows[1]} than in row {rows[0]}; "
+                "give each clip a name of its own"
+            )
 
-    def _keep(self, records: list[ClipRecord | None]) -> None:
-        """Keep all clips in a few tensors: thousands could not be handed to the processes that read."""
-        self._meta = [
-            None if one is None else (one.texts, one.choices, one.label, one.split, one.seen) for one in records
-        ]
-        self._streams = []
-        for place, stream in enumerate(self.reader.streams):
-            nothing = torch.zeros(1, stream.width, dtype=torch.float16)
-            self._streams.append(torch.cat([nothing if one is None else one.streams[place] for one in records]))
-        sounds = [None if one is None else one.audio for one in records]
-        records.clear()
+    def _store(self, records: list[ClipRecord | None]) -> None:
+        """Store the features of all clips in a few tensors.
+
+        Each tensor that goes to a worker process takes a file descriptor, so thousands of tensors would be too many.
+        """
+        # an unusable clip takes a row of zeros, so that all rows have the index of their clip
+        zeros = [torch.zeros(1, stream.width, dtype=torch.float16) for stream in self.fields.streams]
+        rows = [zeros if record is None else record.streams for record in records]
+        self._streams = [torch.cat(column) for column in zip(*rows, strict=True)]
+        sounds = [None if record is None else record.audio for record in records]
+        self._records = [None if record is None else replace(record, streams=(), audio=None) for record in records]
+        records.clear()  # with the lines below, this keeps the features from being in memory twice
+        del rows
         lengths = [0 if sound is None else sound.shape[1] for sound in sounds]
         self._starts = [0, *np.cumsum(lengths).tolist()]
-        kinds = {sound.dtype for sound in sounds if sound is not None}
+        dtypes = {sound.dtype for sound in sounds if sound is not None}
         dtype = torch.float16
-        for kind in kinds:
-            dtype = torch.promote_types(dtype, kind) if len(kinds) > 1 else kind
-        bands = 0 if self.reader.audio is None else self.reader.audio.bands
+        for found in dtypes:
+            dtype = torch.promote_types(dtype, found) if len(dtypes) > 1 else found
+        bands = 0 if self.fields.audio is None else self.fields.audio.bands
         self._frames = torch.empty(self._starts[-1], bands, dtype=dtype)
         for number, sound in enumerate(sounds):
             if sound is not None:
@@ -218,7 +207,7 @@ class PickledClips(Videos):
     @property
     def widths(self) -> tuple[int, ...]:
         """Widths of the visual streams that are read."""
-        return tuple(stream.width for stream in self.reader.streams)
+        return tuple(stream.width for stream in self.fields.streams)
 
     def id(self, index: int) -> str:
         """Return the name of a clip."""
@@ -237,60 +226,57 @@ class PickledClips(Videos):
         return self.texts()[:count]
 
     def repeated_names(self) -> list[str]:
-        """Return the names of clips that have the name of an earlier one."""
+        """Return the names of clips that repeat the name of an earlier one."""
         return [name.removesuffix("#2") for name in self.ids if name.endswith("#2")] if self.repeated else []
 
     def texts(self) -> list[str]:
-        """Return all captions, those of clips that cannot be used among them, and the names of classes as words."""
+        """Return all captions, also those of unusable clips, and the class names as words."""
         return self._texts + [class_text(name) for name in self.classes or ()]
 
     def open(self, index: int) -> PickledClip:
-        """Take what is read of a clip.
+        """Return a clip.
 
         Raises:
             InputError: if it cannot be used.
         """
-        if (reason := self._bad.get(index)) is not None:
-            raise InputError(reason)
+        if (record := self._records[index]) is None:
+            raise InputError(self._bad[index])
         if not self.silent and (found := self._no_sound.get(index)) is not None:
             where = f"{self.path}: clip {self.ids[index]}"
             raise InputError(f"{where}: expected a spectrogram under 'audio', found {found}")
-        texts, choices, label, split, seen = self._meta[index]  # type: ignore[misc]
         streams = tuple(stream[index : index + 1] for stream in self._streams)
         sound = None
-        if self.reader.audio is not None and index not in self._no_sound:
+        if self.fields.audio is not None and index not in self._no_sound:
             sound = self._frames[self._starts[index] : self._starts[index + 1]].T
-        record = ClipRecord(self.ids[index], texts, choices, streams, sound, label, split, seen)
-        return PickledClip(record, self.reader.audio, self._several, self.allow_missing, self.reader.text)
+        whole = replace(record, id=self.ids[index], streams=streams, audio=sound)
+        return PickledClip(whole, self.fields, all_captions=self.merge)
 
 
 class ClipPickles(ListedSource):
-    """Splits that are pickles of clips, as those of YouCook2 and MSR-VTT: each clip is a video of one clip."""
+    """Splits that are pickles of clips, such as those of YouCook2 and MSR-VTT. Each clip is a video of one clip."""
 
     packable = False
 
     def open(self, splits: Sequence[str], needed: Collection[str], reading: Reading) -> dict[str, Videos]:
-        """Open the pickles that are needed or there; one of two held-out splits once.
+        """Open the pickles that are needed or exist. A pickle of two held-out splits is opened once.
 
         Training visits every row. Evaluation takes rows of one name as one clip with several captions.
 
         Raises:
-            InputError: if the folder is not there, or a pickle cannot be used.
+            InputError: if the folder does not exist, or a pickle cannot be used.
         """
         self.check_root()
         opened, found = dict[tuple[str, bool], PickledClips](), dict[str, Videos]()
         text = "text" in reading.modalities
+        fields = ClipFields(reading.read_streams, reading.read_audio, text, reading.allow_missing)
         for split in splits:
             name = self.lists[split]
             if name is None or not (split in needed or (self.root / name).is_file()):
                 continue
             key = name, split != "train"
             if key not in opened:
-                streams, audio, missing = reading.read_streams, reading.read_audio, reading.allow_missing
                 try:
-                    opened[key] = PickledClips(
-                        self.root / name, streams, audio, text, merge=split != "train", allow_missing=missing
-                    )
+                    opened[key] = PickledClips(self.root / name, fields, merge=split != "train")
                 except InputError as error:
                     raise InputError(f"--data.{split}_csv: {error}") from None
             found[split] = opened[key]

@@ -1,17 +1,16 @@
-"""One clip of a benchmark pickle: what its dict has to hold, and how it is checked."""
+"""One clip of a benchmark pickle: the required contents of its dict, and their checks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mcn_lightning.data.files.arrays import all_finite
+from mcn_lightning.data.files.arrays import Shape, as_float_tensor, check_finite, check_shape
 from mcn_lightning.data.files.pickles import Record
 from mcn_lightning.data.files.pooling import VisualStream
 from mcn_lightning.data.files.spectrograms import AudioConfig
@@ -20,21 +19,38 @@ from mcn_lightning.errors import InputError
 
 
 @dataclass(frozen=True)
+class ClipFields:
+    """The fields of a clip that are read.
+
+    Args:
+        streams: visual streams. The key of a stream is its suffix without the underscore (``2d``, ``3d``). The array
+            under ``<key>_pooled`` is preferred. An array over time is pooled by its maximum. Empty for no video.
+        audio: how spectrograms are stored and cut, or ``None`` for no audio.
+        text: whether captions are read.
+        allow_missing: whether a clip may lack sound, captions or visual streams.
+    """
+
+    streams: Sequence[VisualStream] = ()
+    audio: AudioConfig | None = None
+    text: bool = True
+    allow_missing: bool = False
+
+
+@dataclass(frozen=True)
 class ClipRecord:
     """One clip of a benchmark pickle, checked.
 
     Args:
         id: its name.
-        texts: the captions that evaluation asks for the clip with, or the words of the class; empty where text is not
-            read.
+        texts: queries of the clip in evaluation: captions, or the words of the class. Empty if text is not read.
         choices: captions from which training samples.
-        streams: pooled feature of each visual stream, ``(1, width)``; empty where video is not read, zeros where a
-            stream is missing.
-        audio: spectrogram ``(M, frames)``; ``None`` where audio is not read, or the clip has no sound.
-        seen: whether the clip has a visual stream.
-        label: class of the clip, where the pickle has classes.
+        streams: pooled feature of each visual stream, ``(1, width)``, zeros for a missing stream. Empty if video is not
+            read.
+        audio: spectrogram ``(M, frames)``, or ``None`` if audio is not read or the clip has no sound.
+        label: class of the clip, if the pickle has classes.
         split: of a pickle with classes: 1 for training, 0 for test, 2 for neither.
-        dropped: captions without text, which are not among the others.
+        seen: whether the clip has a visual stream.
+        dropped: number of captions without text, which are left out.
     """
 
     id: str
@@ -49,34 +65,19 @@ class ClipRecord:
 
 
 class ClipReader:
-    """Checks the clips of one pickle and takes of them what is asked for.
+    """Checks the clips of one pickle and reads the requested fields.
 
     Args:
         path: the pickle.
-        streams: visual streams; the suffix without its underline is the key (``2d``, ``3d``), and the array under
-            ``<key>_pooled`` goes before it. An array with time is pooled by its maximum. Empty for no video.
-        audio: how spectrograms are stored; ``None`` for no audio.
-        text: captions are read.
-        classes: name of each class in the order of the labels; ``None`` where there are no classes.
-        allow_missing: a clip may lack captions or visual streams.
-        training: captions without text are counted among those from which training samples, not those of evaluation.
+        fields: what is read.
+        classes: name of each class in the order of the labels, or ``None`` for a pickle without classes.
+        training: whether captions without text are counted for training or for evaluation.
     """
 
     def __init__(
-        self,
-        path: Path,
-        streams: Sequence[VisualStream],
-        audio: AudioConfig | None,
-        text: bool = True,
-        classes: Sequence[str] | None = None,
-        allow_missing: bool = False,
-        training: bool = True,
+        self, path: Path, fields: ClipFields, classes: Sequence[str] | None = None, training: bool = True
     ) -> None:
-        self.allow_missing, self.training = allow_missing, training
-        self.path = path
-        self.streams = tuple(streams)
-        self.audio = audio
-        self.text = text
+        self.path, self.fields, self.training = path, fields, training
         self.labels = None if classes is None else {name: number for number, name in enumerate(classes)}
 
     def record(self, entry: Record, number: int) -> ClipRecord:
@@ -84,37 +85,35 @@ class ClipReader:
 
         Args:
             entry: its dict.
-            number: its place in the list, from 0; it names the clip until its id is known.
+            number: its index in the list, which names a clip without an id.
 
         Raises:
-            InputError: if something of it is missing or cannot be used.
+            InputError: if a field is missing or cannot be used.
         """
-        name = self.name(entry, number)
+        name, fields = self.name(entry, number), self.fields
         where = f"{self.path}: clip {name}"
-        label: int | None = None
-        split = 0
-        texts: tuple[str, ...] = ()
-        choices: tuple[str, ...] = ()
-        dropped = 0
+        label, split, dropped = None, 0, 0
+        texts, choices = tuple[str, ...](), tuple[str, ...]()
         if self.labels is not None:
-            label, split, texts = self.labels[entry["class"]], _split(entry, where), (class_text(entry["class"]),)
-        elif self.text:
+            class_name = str(entry["class"])
+            label, split, texts = self.labels[class_name], _split(entry, where), (class_text(class_name),)
+        elif fields.text:
             texts, choices, dropped = captions_of(entry, self.training)
-        there = [not self.allow_missing or self._key(entry, stream) is not None for stream in self.streams]
+        present = [not fields.allow_missing or self._key(entry, stream) is not None for stream in fields.streams]
         streams = tuple(
             self._visual(entry, stream, where) if found else torch.zeros(1, stream.width, dtype=torch.float16)
-            for stream, found in zip(self.streams, there, strict=True)
+            for stream, found in zip(fields.streams, present, strict=True)
         )
         audio = self._audio(entry, where)
-        if self.allow_missing and not (any(there) or texts or audio is not None):
+        if fields.allow_missing and not (any(present) or texts or audio is not None):
             raise InputError(f"{where}: expected features, a spectrogram or a caption, found none of them")
-        return ClipRecord(name, texts, choices, streams, audio, label, split, any(there), dropped)
+        return ClipRecord(name, texts, choices, streams, audio, label, split, any(present), dropped)
 
     def name(self, entry: Record, number: int) -> str:
-        """Return the name of a clip; its number where the file gives none.
+        """Return the name of a clip, or its number if the file gives no name.
 
         Raises:
-            InputError: if it is something else than a text or a number.
+            InputError: if it is neither text nor a number.
         """
         key = "id" if self.labels is None else "video"
         value = entry.get(key, number)
@@ -124,7 +123,7 @@ class ClipReader:
 
     @staticmethod
     def _key(entry: Record, stream: VisualStream) -> str | None:
-        """Return under which key a clip has a stream; ``None`` where it has it not."""
+        """Return the key of a stream in the dict of a clip, or ``None`` if the clip lacks the stream."""
         key = stream.suffix.lstrip("_")
         return next((name for name in (f"{key}_pooled", key) if entry.get(name) is not None), None)
 
@@ -133,25 +132,21 @@ class ClipReader:
         if name is None:
             raise InputError(f"{where}: expected the array '{key}_pooled' or '{key}', found {sorted(map(str, entry))}")
         rows = _tensor(entry[name], name, where)
-        if rows.ndim == 0 or rows.shape[-1] != stream.width or rows.ndim > 2 or rows.numel() == 0:
-            expected = f"({stream.width},) or (rows, {stream.width})"
-            raise InputError(f"{where}: expected '{name}' of shape {expected}, found {tuple(rows.shape)}")
-        _refuse_non_finite(rows, name, where)
+        shape: Shape = (stream.width,) if rows.ndim == 1 else ("rows", stream.width)
+        check_shape(rows, shape, f"{where}: expected '{name}'")
+        _check_finite(rows, name, where)
         return rows[None] if rows.ndim == 1 else rows.amax(dim=0, keepdim=True)
 
     def _audio(self, entry: Record, where: str) -> Tensor | None:
-        """Return the spectrogram, ``None`` where the clip has no sound."""
-        found = entry.get("audio")
-        if self.audio is None or found is None or _is_false(entry.get("has_audio", True)):
+        """Return the spectrogram, or ``None`` if the clip has no sound."""
+        value, config = entry.get("audio"), self.fields.audio
+        if config is None or value is None or _is_false(entry.get("has_audio", True)):
             return None
-        frames = _tensor(found, "audio", where)
-        if frames.ndim == 3 and len(frames) == 1:
+        frames = _tensor(value, "audio", where)
+        if frames.ndim == 3 and len(frames) == 1:  # one channel
             frames = frames[0]
-        if frames.ndim != 2 or frames.shape[0] != self.audio.bands:
-            raise InputError(
-                f"{where}: expected 'audio' of shape ({self.audio.bands}, frames), found {tuple(frames.shape)}"
-            )
-        _refuse_non_finite(frames, "audio", where)
+        check_shape(frames, (config.bands, "frames"), f"{where}: expected 'audio'", empty=True)
+        _check_finite(frames, "audio", where)
         return frames if frames.shape[1] else None
 
 
@@ -171,58 +166,47 @@ def _split(entry: Record, where: str) -> int:
 
 
 def captions_of(entry: Record, training: bool) -> tuple[tuple[str, ...], tuple[str, ...], int]:
-    """Return the captions of evaluation, those from which training samples, and how many are left out without text.
+    """Return the captions of evaluation, the captions of training, and the number left out without text.
 
-    Both are those under ``caption``, one or several, unless ``eval_caption`` names those of evaluation.
+    Both come from ``caption``, which holds one or several. ``eval_caption`` replaces those of evaluation.
     """
-    given, asked = _several(entry.get("caption")), _several(entry.get("eval_caption"))
-    asking, learning = asked or given, given or asked
-    texts, choices = (tuple(text for text in found if _is_text(text)) for found in (asking, learning))
-    dropped = len(learning) - len(choices) if training else len(asking) - len(texts)
+    caption, eval_caption = _as_tuple(entry.get("caption")), _as_tuple(entry.get("eval_caption"))
+    evaluated, trained = eval_caption or caption, caption or eval_caption
+    texts, choices = _with_text(evaluated), _with_text(trained)
+    dropped = len(trained) - len(choices) if training else len(evaluated) - len(texts)
     return texts, choices, dropped if texts or choices else max(dropped, 1)
 
 
-def _is_text(caption: object) -> bool:
-    return isinstance(caption, str) and bool(caption.strip())
+def _with_text(captions: Sequence[object]) -> tuple[str, ...]:
+    return tuple(caption for caption in captions if isinstance(caption, str) and caption.strip())
 
 
-def _several(found: object) -> tuple[Any, ...]:
-    """Return one caption, or several, as several; none where there is none."""
-    if isinstance(found, list | tuple | np.ndarray):
-        return tuple(np.atleast_1d(found).tolist() if isinstance(found, np.ndarray) else found)
-    return (found,) if isinstance(found, str) and found else ()
+def _as_tuple(value: object) -> tuple[object, ...]:
+    """Return one caption or several as a tuple."""
+    if isinstance(value, list | tuple | np.ndarray):
+        return tuple(np.atleast_1d(value).tolist() if isinstance(value, np.ndarray) else value)
+    return (value,) if isinstance(value, str) and value else ()
 
 
 def _tensor(value: object, name: str, where: str) -> Tensor:
-    if isinstance(value, Tensor):
-        found = value.detach()
-    elif isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.dtype.itemsize <= 8:
-        found = torch.from_numpy(np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("=")))
-    else:
-        what = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
-        raise InputError(f"{where}: expected '{name}' to be an array of floating-point numbers, found {what}")
-    if not found.is_floating_point():
-        raise InputError(f"{where}: expected '{name}' to hold floating-point numbers, found {found.dtype}")
-    return found.contiguous()
+    expected = f"{where}: expected '{name}' to be an array of floating-point numbers"
+    return as_float_tensor(value, expected).contiguous()
 
 
-def _refuse_non_finite(values: Tensor, name: str, where: str) -> None:
-    wide = values.float() if values.dtype in (torch.bfloat16, torch.float64) else values  # 1e300 is no float32
-    if wide.numel() and not all_finite(wide):
-        bad = int((~wide.isfinite()).sum())
-        raise InputError(f"{where}: expected finite numbers in '{name}', found {bad} NaN or infinite")
+def _check_finite(values: Tensor, name: str, where: str) -> None:
+    # all_finite needs a type that NumPy has, and 1e300 overflows in the float32 of the network
+    wide = values.float() if values.dtype in (torch.bfloat16, torch.float64) else values
+    check_finite(wide, f"{where}: expected finite numbers in '{name}'")
 
 
 def all_captions(entry: Record) -> list[str]:
     """Return every caption of a clip, those of training and those of evaluation."""
-    found: list[str] = []
-    for value in (entry.get("caption"), entry.get("eval_caption")):
-        found.extend(text for text in _several(value) if isinstance(text, str))
-    return found
+    values = (*_as_tuple(entry.get("caption")), *_as_tuple(entry.get("eval_caption")))
+    return [text for text in values if isinstance(text, str)]
 
 
 def why_silent(entry: Record) -> str:
-    """Return in words what a clip without sound has in its place."""
+    """Return what a clip without sound has in place of a spectrogram, for messages."""
     if entry.get("audio") is None:
         return "none"
     return "has_audio false" if _is_false(entry.get("has_audio", True)) else "an empty one"

@@ -15,7 +15,7 @@ from mcn_lightning.data.files.pooling import DEFAULT_STREAMS, VisualStream, read
 from mcn_lightning.data.files.spectrograms import AudioConfig, read_spectrogram
 from mcn_lightning.data.shards.store import checksum
 from mcn_lightning.data.sources.base import ListedSource, Reading
-from mcn_lightning.data.sources.raw import Absent, RawVideo, RawVideos
+from mcn_lightning.data.sources.raw import PartReader, RawVideo, RawVideos
 from mcn_lightning.data.sources.video_lists import read_video_list, video_id
 from mcn_lightning.data.videos import Videos
 from mcn_lightning.errors import InputError
@@ -23,14 +23,14 @@ from mcn_lightning.errors import InputError
 
 @dataclass(frozen=True)
 class VideoLayout:
-    """Where the features of a video are, and which of them are read.
+    """The folders of the features of a video, and which features are read.
 
     Args:
         features: folder of the visual features.
         audio_root: folder of the spectrograms.
         streams: visual streams, in the order in which their features are joined.
         audio: how spectrograms are stored, cut and augmented.
-        modalities: what a clip has; nothing is read for the others.
+        modalities: modalities of a clip. The others are not read.
     """
 
     features: Path
@@ -44,11 +44,11 @@ class HowTo100M(ListedSource):
     """The layout of the release: lists of videos, one file of captions, and a file for each stream of each video.
 
     Args:
-        root: folder of the data set; the other names are relative to it, or absolute.
-        lists: name of the list of each split; ``None`` for no such split.
+        root: folder of the data set. The other names are relative to it, or absolute.
+        lists: name of the list of each split, or ``None`` for no such split.
         captions: captions of all videos.
         features: folder of the visual features.
-        audio_root: folder of the spectrograms; ``features`` where none is given.
+        audio_root: folder of the spectrograms, by default ``features``.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class HowTo100M(ListedSource):
         self.audio_root = self.root / (audio_root or features)
 
     def open(self, splits: Sequence[str], needed: Collection[str], reading: Reading) -> dict[str, Videos]:
-        """Read the lists that are needed or there, and the captions of all their videos at once.
+        """Read the lists that are needed or exist, and the captions of all their videos at once.
 
         Raises:
             InputError: if the folder, a list or the captions are missing or unusable.
@@ -80,12 +80,12 @@ class HowTo100M(ListedSource):
         }
 
     def require(self, split: str) -> None:
-        """Refuse a list that is not there."""
+        """Refuse a list that does not exist."""
         self.check_root()
         self._list(split, required=True)
 
     def _list(self, split: str, required: bool) -> list[str]:
-        """Read the list of a split; an empty one where there is none and none is required."""
+        """Read the list of a split. It is empty if the file does not exist and is not required."""
         name = self.lists[split]
         if name is None or not (required or (self.root / name).is_file()):
             return []
@@ -97,7 +97,7 @@ class HowTo100M(ListedSource):
     def _read_captions(
         self, videos: Mapping[str, Sequence[str]], reading: Reading
     ) -> dict[str, Captions | BadVideo] | None:
-        """Read the captions of the videos of all splits; ``None`` where clips are windows."""
+        """Read the captions of the videos of all splits. For windows, return ``None``."""
         if not reading.captions or not any(videos.values()):
             return None
         try:
@@ -111,21 +111,21 @@ class HowTo100M(ListedSource):
         return captions
 
     def captions_checksum(self, opened: Iterable[Videos]) -> str:
-        """Return the checksum of the captions; of a folder, that of the checksums of its files."""
+        """Return the checksum of the captions file, or of the checksums of all files in a folder."""
         if not self.captions.is_dir():
             return checksum(self.captions)
-        each = (f"{video} {checksum(path)}" for video, path in caption_files(self.captions).items())
-        return hashlib.sha256("\n".join(sorted(each)).encode()).hexdigest()
+        lines = (f"{video} {checksum(path)}" for video, path in caption_files(self.captions).items())
+        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 class LayoutVideos(RawVideos):
     """The videos of a list, read from the layout's files.
 
     Args:
-        videos: path of each video below the feature folder.
-        captions: captions of each video by its id, or why they cannot be used; ``None`` for clips without captions.
-        layout: where the features are, and which are read.
-        allow_missing: a video may lack captions, a spectrogram, or files of visual features.
+        videos: path of each video in the feature folder.
+        captions: captions of each video by its id, or why they cannot be used. ``None`` for clips without captions.
+        layout: folders of the features, and which features are read.
+        allow_missing: whether a video may lack captions, a spectrogram, or files of visual features.
     """
 
     def __init__(
@@ -156,58 +156,56 @@ class LayoutVideos(RawVideos):
     def _streams(self) -> Sequence[VisualStream]:
         return self.layout.streams if "video" in self.layout.modalities else ()
 
-    def path(self, index: int, what: VisualStream | AudioConfig) -> Path:
-        """Return the feature file of a video, ``.npz`` or ``.npy``, in a folder of its own or beside the others."""
-        root = self.layout.audio_root if isinstance(what, AudioConfig) else self.layout.features
+    def path(self, index: int, feature: VisualStream | AudioConfig) -> Path:
+        """Return the feature file of a video, ``.npz`` or ``.npy``, in its own folder or in the parent folder."""
+        root = self.layout.audio_root if isinstance(feature, AudioConfig) else self.layout.features
         path = self.videos[index]
-        name = f"{video_id(path)}{what.suffix}"
+        name = f"{video_id(path)}{feature.suffix}"
         own = feature_file(root / path / name)
         if own.is_file():
             return own
-        beside = feature_file((root / path).with_name(name))  # no folder of its own
-        return beside if beside.is_file() else own
+        shared = feature_file((root / path).with_name(name))
+        return shared if shared.is_file() else own
 
     def open(self, index: int) -> RawVideo:
-        """Open the files of a video and look its captions up, without reading its features.
+        """Open the files of a video and look up its captions, without reading its features.
 
         Raises:
             InputError: if a file is missing, damaged or of another width, or the captions cannot be used.
         """
-        layout, absent = self.layout, Absent(self.allow_missing)
-        places = [self.path(index, stream) for stream in self._streams]
-        rows = [absent.read(read_rows, path, stream.width) for path, stream in zip(places, self._streams, strict=True)]
+        layout, parts = self.layout, PartReader(self.allow_missing)
+        files = [self.path(index, stream) for stream in self._streams]
+        rows = [parts.read(read_rows, path, stream.width) for path, stream in zip(files, self._streams, strict=True)]
         frames = None
         if "audio" in layout.modalities:
-            places.append(self.path(index, layout.audio))
-            frames = absent.read(read_spectrogram, places[-1], layout.audio.bands)
-        captions = absent.read(self._captions, self.id(index))
-        return absent.checked(RawVideo(captions, rows, frames, self._streams, layout.audio, places))
+            files.append(self.path(index, layout.audio))
+            frames = parts.read(read_spectrogram, files[-1], layout.audio.bands)
+        captions = parts.read(self._captions, self.id(index))
+        return parts.check(RawVideo(captions, rows, frames, self._streams, layout.audio, files))
 
     def _files(self, index: int) -> tuple[list[Path], list[Path]]:
-        """Return the files of the visual features and of the spectrogram of a video that are there."""
-        audio = [self.layout.audio] if "audio" in self.layout.modalities else []
-        visual, heard = ([self.path(index, what) for what in kind] for kind in (self._streams, audio))
-        return [path for path in visual if path.is_file()], [path for path in heard if path.is_file()]
+        """Return the existing files of the visual features and of the spectrogram of a video."""
+        visual = [self.path(index, stream) for stream in self._streams]
+        audio = [self.path(index, self.layout.audio)] if "audio" in self.layout.modalities else []
+        return [path for path in visual if path.is_file()], [path for path in audio if path.is_file()]
 
     def stored_bytes(self, index: int) -> tuple[int, int]:
-        """Return the bytes of the visual feature files and of the spectrogram file of a video; 0 where absent."""
+        """Return the bytes of the visual feature files and of the spectrogram file of a video, 0 if absent."""
         visual, audio = (sum(path.stat().st_size for path in paths) for paths in self._files(index))
         return visual, audio
 
     def changed_at(self, index: int) -> int:
-        """Return when the latest of the feature files of a video was changed, in nanoseconds; 0 where there is none."""
+        """Return the latest time at which a feature file of a video changed, in nanoseconds, or 0 if there is none."""
         visual, audio = self._files(index)
         return max((path.stat().st_mtime_ns for path in (*visual, *audio)), default=0)
 
     def dropped(self) -> Mapping[str, int]:
-        """Return how many captions of its videos were dropped, by reason; those of a video without any other are not
-        counted: it is unusable as a whole.
-        """
+        """Return the number of dropped captions by reason. Captions of unusable videos are not counted."""
         entries = [(self.captions or {}).get(self.id(index)) for index in range(len(self))]
         return total_reasons(entry.dropped for entry in entries if isinstance(entry, Captions))
 
     def texts(self, index: int) -> list[str]:
-        """Return every text of the captions of a video, be its features usable or not."""
+        """Return every text of the captions of a video, even if its features cannot be used."""
         entry = None if self.captions is None else self.captions.get(self.id(index))
         return entry.all_texts() if isinstance(entry, Captions) else []
 

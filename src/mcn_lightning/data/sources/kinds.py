@@ -1,4 +1,4 @@
-"""Which kind of source the short forms of the options mean: lists, pickles of clips, shards."""
+"""The sources that the short options stand for: lists of videos, pickles of clips, shards."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mcn_lightning.data.sources.howto100m import HowTo100M
 def stored_at(
     root: Path, lists: Mapping[str, str | None], captions: str, features: str, audio_root: str | None
 ) -> dict[str, DataSource]:
-    """Return where the videos of each split are by the name of its list: in the layout of the release, or a pickle.
+    """Return the source of each split by the name of its list: the layout of the release, or a pickle.
 
     Args:
         root: folder of the data set.
-        lists: name of the list, or pickle, of each split; ``None`` for no such split.
+        lists: name of the list or pickle of each split, or ``None`` for no such split.
         captions: captions of the layout, relative to ``root``.
         features: folder of its visual features.
         audio_root: folder of its spectrograms.
@@ -28,12 +28,12 @@ def stored_at(
 
 
 def packed_in(shards: str, stored: Mapping[str, DataSource], cache: str | None) -> dict[str, DataSource]:
-    """Return where the videos of each split are once they are packed; what cannot be packed stays where it is.
+    """Return the source of each split after packing. Sources that cannot be packed stay the same.
 
     Args:
         shards: folder or URL.
-        stored: where the videos of each split were before.
-        cache: folder for what comes from a URL.
+        stored: source of each split before packing.
+        cache: folder for shards that come from a URL.
     """
     packed = Shards(shards, stored, cache)
     return {split: packed if source.packable else source for split, source in stored.items()}

@@ -1,4 +1,4 @@
-"""Videos whose features are stored as they are: rows of each visual stream, and a spectrogram."""
+"""Videos with unpooled features: rows of each visual stream, and a spectrogram."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Arguments = ParamSpec("Arguments")
 
 
 class RawVideos(Videos):
-    """The videos of a split, with their features as they are; such videos can be packed into shards."""
+    """The videos of a split with unpooled features, which can be packed into shards."""
 
     @abstractmethod
     def open(self, index: int) -> RawVideo:
@@ -35,14 +35,14 @@ class RawVideos(Videos):
 
     @abstractmethod
     def texts(self, index: int) -> list[str]:
-        """Return every text of the captions of a video, be its features usable or not."""
+        """Return every text of the captions of a video, even if its features cannot be used."""
 
     @abstractmethod
     def stored_bytes(self, index: int) -> tuple[int, int]:
-        """Return the bytes of the visual features and of the spectrogram of a video as stored; 0 where absent."""
+        """Return the stored bytes of the visual features and of the spectrogram of a video, 0 if absent."""
 
     def changed_at(self, index: int) -> int:
-        """Return when the latest of its files was changed, in nanoseconds; 0 where that is not known."""
+        """Return the latest time at which a file of a video changed, in nanoseconds, or 0 if unknown."""
         return 0
 
     def all_texts(self) -> Iterable[str]:
@@ -50,39 +50,39 @@ class RawVideos(Videos):
         return (text for index in range(len(self)) for text in self.texts(index))
 
     def captions_at(self, index: int) -> Sequence[str]:
-        """Return the captions of a video, be its features usable or not."""
+        """Return the captions of a video, even if its features cannot be used."""
         return self.texts(index)
 
 
-class Absent:
-    """What a video lacks, while it is opened.
+class PartReader:
+    """Reads the parts of one video, some of which may be missing.
 
     Args:
-        allowed: it may lack something, as long as it has anything.
+        allow_missing: whether parts may be missing, as long as one is present.
     """
 
-    def __init__(self, allowed: bool) -> None:
-        self.allowed, self.found = allowed, list[AbsentError]()
+    def __init__(self, allow_missing: bool) -> None:
+        self.allow_missing, self.errors = allow_missing, list[AbsentError]()
 
     def read(self, read: Callable[Arguments, Value], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Value | None:
-        """Return what is read; where it may be missing and is, ``None``, and take note of it."""
+        """Return a part, or ``None`` if it is missing and may be."""
         try:
             return read(*args, **kwargs)
         except AbsentError as error:
-            if not self.allowed:
+            if not self.allow_missing:
                 raise
-            self.found.append(error)
+            self.errors.append(error)
             return None
 
-    def checked(self, video: RawVideo) -> RawVideo:
-        """Return a video.
+    def check(self, video: RawVideo) -> RawVideo:
+        """Return a video that has at least one part.
 
         Raises:
-            AbsentError: if all is missing.
+            AbsentError: if all parts are missing.
         """
         parts = (video.frames, video.captions, *video.rows)
-        if self.found and all(part is None for part in parts):
-            raise self.found[0]
+        if self.errors and all(part is None for part in parts):
+            raise self.errors[0]
         return video
 
 
@@ -90,13 +90,12 @@ class RawVideo:
     """One video, opened.
 
     Args:
-        captions: its captions; ``None`` for clips without captions.
-        rows: rows of each visual stream, ``(rows, width)``; ``None`` for one that is missing; empty where video is not
-            read.
-        frames: spectrogram ``(M, columns)``; ``None`` where audio is not read or missing.
+        captions: its captions, or ``None`` for clips without captions.
+        rows: rows of each visual stream, ``(rows, width)``, or ``None`` for a missing one. Empty if video is not read.
+        frames: spectrogram ``(M, columns)``, or ``None`` if audio is missing or not read.
         streams: the visual streams.
         audio: how spectrograms are cut.
-        places: what messages call each visual stream, and after these the spectrogram: its file.
+        files: file of each visual stream and then of the spectrogram, for messages.
     """
 
     def __init__(
@@ -106,48 +105,48 @@ class RawVideo:
         frames: Tensor | None,
         streams: Sequence[VisualStream],
         audio: AudioConfig,
-        places: Sequence[str | Path],
+        files: Sequence[str | Path],
     ) -> None:
         self.captions, self.rows, self.frames = captions, rows, frames
-        self.streams, self.config, self.places = streams, audio, places
+        self.streams, self.config, self.files = streams, audio, files
 
     @property
     def duration(self) -> float:
-        """Seconds of the longest stream; infinite without any, since nothing bounds the captions then."""
+        """Seconds of the longest stream. Without streams it is infinite, as captions have no bounds then."""
         return max((length.seconds for length in self.lengths), default=float("inf"))
 
     @property
     def lengths(self) -> tuple[Length, ...]:
-        """How long each stream lasts."""
+        """The length of each stream."""
         found = [
-            Length(stream.suffix, str(place), len(rows), stream.rate, f"data.streams[{number}].rate")
-            for number, (rows, stream, place) in enumerate(zip(self.rows, self.streams, self.places, strict=False))
+            Length(stream.suffix, str(file), len(rows), stream.rate, f"data.streams[{number}].rate")
+            for number, (rows, stream, file) in enumerate(zip(self.rows, self.streams, self.files, strict=False))
             if rows is not None
         ]
         if self.frames is not None:
-            found.append(Length(self.config.suffix, str(self.places[-1]), self.frames.shape[1], FRAME_RATE))
+            found.append(Length(self.config.suffix, str(self.files[-1]), self.frames.shape[1], FRAME_RATE))
         return tuple(found)
 
     def faults(self) -> list[tuple[str, str | None]]:
-        """Return the name of each stream, and what is wrong with its numbers; see ``StoredVideo``."""
-        rows = [each for each in self.rows if each is not None]
+        """Return the name of each stream and what is wrong with its numbers; see ``StoredVideo``."""
+        rows = [part for part in self.rows if part is not None]
         found = content_faults(rows, None if self.frames is None else self.frames.T)
         return list(zip((length.name for length in self.lengths), found, strict=True))
 
     def maxima(self, clips: Sequence[Clip]) -> list[Tensor]:
         """Return the maximum over the rows of each clip, ``(B, width)`` for each stream, in the stored precision.
 
-        Zeros for a stream that is missing, as for a clip without a row.
+        A missing stream gives zeros, as a clip without rows does.
 
         Raises:
             InputError: if a used row holds NaN or infinity.
         """
         spans, found = [(clip.start, clip.end) for clip in clips], []
-        for stream, rows, place in zip(self.streams, self.rows, self.places, strict=False):
+        for stream, rows, file in zip(self.streams, self.rows, self.files, strict=False):
             try:
                 found.append(max_rows(empty_rows(stream) if rows is None else rows, spans, stream.rate))
             except InputError as error:
-                raise InputError(f"{place}: {error}") from None
+                raise InputError(f"{file}: {error}") from None
         return found
 
     def visual(self, clips: Sequence[Clip], new: NewTensor) -> Tensor | None:
@@ -161,4 +160,4 @@ class RawVideo:
         try:
             return read_sound(self.frames.T, spans, self.config, new)
         except InputError as error:
-            raise InputError(f"{self.places[-1]}: {error}") from None
+            raise InputError(f"{self.files[-1]}: {error}") from None

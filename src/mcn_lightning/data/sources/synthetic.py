@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
-import shutil
-import socket
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, os_reason
+from mcn_lightning.files import making_folder
 from mcn_lightning.options.config import Options
 from mcn_lightning.options.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ShareBelowOne
 
@@ -29,15 +28,15 @@ class SyntheticConfig(Options, option="--data.synthetic"):
     """A generated data set.
 
     Args:
-        videos: training videos.
-        held_out: validation videos.
+        videos: number of training videos.
+        held_out: number of validation videos.
         seconds: length of a video in seconds.
-        length_spread: each video is longer or shorter by a random share, uniform up to this one, 0 to below 1.
-        caption_seconds: seconds a caption lasts on average.
-        topics: number of topics; a video is about one of them.
-        strength: how far a topic moves the features, against 1 for what is the clip's own.
-        noise: how much every row and frame scatters, against 1 for what is the clip's own.
-        widths: widths of the two visual streams, 1 and 1.5 rows a second.
+        length_spread: largest random change of a video's length, as a share of it, 0 to below 1.
+        caption_seconds: average length of a caption in seconds.
+        topics: number of topics. A video has one of them.
+        strength: effect of the topic on the features, relative to the effect of the clip's own content.
+        noise: standard deviation of the noise of every row and frame, relative to the clip's own content.
+        widths: widths of the two visual streams, which have 1 and 1.5 rows a second.
         word_dim: width of the word vectors.
         seed: the same seed gives the same bytes.
     """
@@ -56,17 +55,16 @@ class SyntheticConfig(Options, option="--data.synthetic"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.seconds * (1 - self.length_spread) >= self.caption_seconds:
-            raise InputError(
-                f"--data.synthetic.seconds: expected at least caption_seconds ({self.caption_seconds}) in the "
-                f"shortest video, found {self.seconds * (1 - self.length_spread):g}"
-            )
+        shortest = self.seconds * (1 - self.length_spread)
+        if not shortest >= self.caption_seconds:  # also true for NaN
+            expected = f"expected at least caption_seconds ({self.caption_seconds}) in the shortest video"
+            raise InputError(f"--data.synthetic.seconds: {expected}, found {shortest:g}")
         if len(self.widths) != 2:
             raise InputError(f"--data.synthetic.widths: expected two widths, found {self.widths}")
 
 
 class _World:
-    """What all videos share: topic directions, and how a latent shows in each modality."""
+    """Constants of all videos: directions of the topics, and projections of a latent to each modality."""
 
     def __init__(self, config: SyntheticConfig) -> None:
         rng = np.random.default_rng((config.seed, 0))
@@ -80,10 +78,9 @@ class _World:
 
 
 def write_synthetic(root: Path, config: SyntheticConfig) -> None:
-    """Write a generated data set, or leave the very same one in place.
+    """Write a generated data set, unless the same one exists already.
 
-    A clip has a topic and a latent of its own; both show in its rows, its sound and its words. What generations that
-    were killed left beside the folder is removed.
+    A clip has a topic and a latent of its own. Both determine its rows, its sound and its words.
 
     Args:
         root: folder to write. It appears whole or not at all.
@@ -93,72 +90,40 @@ def write_synthetic(root: Path, config: SyntheticConfig) -> None:
         InputError: if the folder holds something else, or cannot be made.
     """
     manifest = json.dumps(dataclasses.asdict(config), indent=1, sort_keys=True)
-    _remove_left(root)
-    if _occupied(root):
-        if _same(root, manifest):
-            return
+    if _is_same(root, manifest):
+        return
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
         expected = "expected an empty folder, or data generated with the same --data.synthetic options"
         raise InputError(f"{root}: {expected}, found other files: choose another --data.root or delete it")
-    # a name of its own: the first process of every node generates, on what may be one disk
-    partial = root.with_name(f"{_partial(root)}{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
+        with making_folder(root) as partial:
+            _write_data(partial, config)
+            (partial / "synthetic.json").write_text(manifest)
     except OSError as error:
-        reason = f"{error.strerror}".lower()
-        raise InputError(f"{root}: expected a place for the generated data, found {reason}; give another") from None
+        if not _is_same(root, manifest):  # or another process was faster
+            found = os_reason(error)
+            raise InputError(f"{root}: expected a place for the generated data, found {found}; give another") from None
+
+
+def _write_data(root: Path, config: SyntheticConfig) -> None:
     world, captions = _World(config), {}
     splits = (("train", 0, config.videos), ("val", config.videos, config.held_out))
     total = config.videos + config.held_out
-    with tqdm(total=total, desc="generating videos", unit=" videos", disable=None) as bar:  # none without a terminal
+    with tqdm(total=total, desc="generating videos", unit=" videos", disable=None) as bar:  # no bar without a terminal
         for split, first, count in splits:
             paths = []
             for number in range(first, first + count):
                 name = f"synthetic_{number:05d}"
-                captions[name] = _write_video(partial / "features" / split / name, name, number, world, config)
+                captions[name] = _write_video(root / "features" / split / name, name, number, world, config)
                 paths.append(f"{split}/{name}")
                 bar.update()
-            (partial / f"{split}.csv").write_text("path\n" + "\n".join(paths) + "\n")
-    (partial / "captions.json").write_text(json.dumps(captions))
-    _write_word_vectors(partial / "word_vectors.txt", world)
-    (partial / "synthetic.json").write_text(manifest)
-    try:
-        partial.rename(root)  # which also replaces an empty folder
-    except OSError:
-        if not _same(root, manifest):
-            raise
-        shutil.rmtree(partial)
+            (root / f"{split}.csv").write_text("path\n" + "\n".join(paths) + "\n")
+    (root / "captions.json").write_text(json.dumps(captions))
+    _write_word_vectors(root / "word_vectors.txt", world)
 
 
-def _partial(root: Path) -> str:
-    """Return how the names of folders begin that processes of this host generate in; the process ends them."""
-    return f"{root.name}.partial-{socket.gethostname()}-"
-
-
-def _remove_left(root: Path) -> None:
-    """Remove what processes of this host that are gone left half-written; of other hosts it cannot be known."""
-    start = _partial(root)
-    for path in list(root.parent.iterdir()) if root.parent.is_dir() else ():
-        process = path.name.removeprefix(start)
-        if path.name.startswith(start) and process.isdecimal() and not _runs(int(process)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):  # somebody else's, or no number of a process
-        pass
-    return True
-
-
-def _occupied(root: Path) -> bool:
-    return root.exists() and (not root.is_dir() or any(root.iterdir()))
-
-
-def _same(root: Path, manifest: str) -> bool:
+def _is_same(root: Path, manifest: str) -> bool:
+    """Tell whether a folder holds data that were generated with the same options."""
     known = root / "synthetic.json"
     return known.is_file() and known.read_bytes() == manifest.encode()
 
@@ -171,7 +136,9 @@ def _write_word_vectors(path: Path, world: _World) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def _write_video(folder: Path, name: str, number: int, world: _World, config: SyntheticConfig) -> dict[str, list]:
+def _write_video(
+    folder: Path, name: str, number: int, world: _World, config: SyntheticConfig
+) -> Mapping[str, list[object]]:
     rng = np.random.default_rng((config.seed, 1, number))
     topic = int(rng.integers(config.topics))
     seconds = config.seconds
@@ -181,7 +148,7 @@ def _write_video(folder: Path, name: str, number: int, world: _World, config: Sy
     edges = np.linspace(0.0, seconds, count + 1)
     own = rng.standard_normal((count, LATENT))
     latents = config.strength * world.topics[topic] + own
-    captions: dict[str, list] = {"start": [], "end": [], "text": [], "topic": []}
+    captions: dict[str, list[object]] = {"start": [], "end": [], "text": [], "topic": []}
     for index in range(count):
         pause = 0.1 * config.caption_seconds * rng.random()
         captions["start"].append(round(float(edges[index] + pause), 2))
@@ -202,22 +169,22 @@ def _write_video(folder: Path, name: str, number: int, world: _World, config: Sy
 
 
 def _at(latents: np.ndarray, edges: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Return the latent of the caption that is spoken at each time."""
+    """Return the latent of the caption at each time."""
     return latents[np.clip(np.searchsorted(edges, times, side="right") - 1, 0, len(latents) - 1)]
 
 
 def _sentence(rng: np.random.Generator, topic: int, own: np.ndarray, world: _World) -> str:
-    """Two words of the topic, the clip's four strongest traits, two fillers."""
-    about = [world.words[topic * WORDS_A_TOPIC + int(i)] for i in rng.choice(WORDS_A_TOPIC, 2, replace=False)]
+    """Return two words of the topic, the clip's four strongest traits and two fillers, in random order."""
+    topic_words = [world.words[topic * WORDS_A_TOPIC + int(i)] for i in rng.choice(WORDS_A_TOPIC, 2, replace=False)]
     strongest = np.argsort(-np.abs(own))[:4]
     traits = [world.traits[2 * int(i) + int(own[i] < 0)] for i in strongest]
-    words = [*about, *traits, *rng.choice(FILLERS, 2)]
+    words = [*topic_words, *traits, *rng.choice(FILLERS, 2)]
     return " ".join(str(word) for word in rng.permutation(words))
 
 
 def _save(path: Path, key: str, array: np.ndarray) -> None:
-    """Write an npz whose bytes depend on the array alone (NumPy's own writer stamps the time)."""
-    content = io.BytesIO()
+    """Write an ``.npz`` file."""
+    content = io.BytesIO()  # not np.savez, which writes the time into the file: the same seed gives the same bytes
     np.save(content, np.ascontiguousarray(array, dtype=np.float16))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(zipfile.ZipInfo(f"{key}.npy", (1980, 1, 1, 0, 0, 0)), content.getvalue())
