@@ -1,15 +1,16 @@
-"""The index of a folder of shards: its reading without torch, and the verification of shards by it."""
+"""The index of a folder of shards, read without torch, and the verification of shards by it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
+from numpy.typing import ArrayLike
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
@@ -17,12 +18,54 @@ from mcn_lightning.data.shards.store import ShardStore, StoreError, checksum, op
 from mcn_lightning.errors import InputError
 from mcn_lightning.signals import is_first
 
-IndexOptions = dict[str, Any]
-"""Fields of the index, as in its JSON."""
 FORMAT = "mcn-lightning shards 1"
 INDEX = "index.safetensors"
 FETCHING = 4
-"""Shards that a process fetches at once."""
+"""Number of shards that a process fetches at once."""
+
+
+class SplitOptions(TypedDict):
+    """Options of one split: the length, in seconds, to which captions grow."""
+
+    min_time: float
+
+
+class IndexOptions(TypedDict, total=False):
+    """Options of packing, which a reader must know or must not change. Older shards lack some."""
+
+    bands: int
+    train_column: str
+    modalities: list[str]
+    kind: str
+    overrun: float
+    captions: str | None
+    span: str
+    allow_missing: bool
+    splits: dict[str, SplitOptions]
+    streams: list[dict[str, object]]
+    keep_frames: bool
+    shard_size: int
+
+
+class ShardInfo(TypedDict):
+    """Size and checksum of a shard file, seconds of video in it, and bytes of the files that it was packed from."""
+
+    bytes: int
+    sha256: str
+    seconds: float
+    bytes_in: int
+
+
+class IndexMetadata(TypedDict, total=False):
+    """Metadata of the index. Older shards lack ``dropped`` and ``sha256``."""
+
+    format: str
+    fingerprint: str
+    options: IndexOptions
+    shards: list[ShardInfo]
+    skipped: dict[str, dict[str, str]]
+    dropped: dict[str, dict[str, int]]
+    sha256: str
 
 
 def shard_name(number: int) -> str:
@@ -30,14 +73,15 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
 
 
-def index_checksum(tensors: IndexOptions, about: IndexOptions) -> str:
-    """Return the SHA-256 of what an index holds, its own checksum excepted.
+def index_checksum(tensors: Mapping[str, ArrayLike], metadata: IndexMetadata) -> str:
+    """Return the SHA-256 of the contents of an index, without its own checksum.
 
     Args:
         tensors: tables by name, as arrays or tensors.
-        about: metadata.
+        metadata: of the index.
     """
-    digest = hashlib.sha256(json.dumps({name: about[name] for name in sorted(about) if name != "sha256"}).encode())
+    items = {name: value for name, value in sorted(metadata.items()) if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(items).encode())
     for name in sorted(tensors):
         table = np.asarray(tensors[name])
         digest.update(f"\n{name} {table.dtype} {table.shape}\n".encode())
@@ -46,33 +90,32 @@ def index_checksum(tensors: IndexOptions, about: IndexOptions) -> str:
 
 
 class ShardHeader:
-    """The header of the index: the options of packing, size and checksum of each shard, and what was skipped.
+    """The header of the index: the options of packing, size and checksum of each shard, and the skipped videos.
 
     Args:
-        where: folder of the shards, or URL; or their store, where another process has opened it.
-        cache: folder for what is fetched from a URL; a default one where none is given.
+        where: folder of the shards, their URL, or the store that another process has opened.
+        cache: folder for files that are fetched from a URL, by default ``default_cache()``.
 
     Raises:
         InputError: if there is no index, or it is damaged or of another format.
-        StoreError: if a URL cannot be read, or the cache not written.
+        StoreError: if a URL cannot be read, or the cache cannot be written.
     """
 
     def __init__(self, where: str | Path | ShardStore, cache: str | Path | None = None) -> None:
         self.store = where if isinstance(where, ShardStore) else _opened(where, cache)
         self.gone: dict[int, str] = {}
-        path = self.store.place(INDEX)
+        path = self.store.location(INDEX)
+        stored = _read_metadata(self.index_path)
         try:
-            about = json.loads(_metadata(self.index_path)["index"])
-            if about["format"] != FORMAT:
-                raise ValueError(about["format"])
-            self._about = about
-            self.fingerprint: str = about["fingerprint"]
-            self.options: IndexOptions = about["options"]
-            self.shards: list[IndexOptions] = about["shards"]
-            self.reasons: dict[str, dict[str, str]] = about["skipped"]
-            self.dropped: dict[str, dict[str, int]] = about.get("dropped", {})  # which older shards do not know
-        except InputError:
-            raise
+            metadata: IndexMetadata = json.loads(stored["index"])
+            if metadata["format"] != FORMAT:
+                raise ValueError(metadata["format"])
+            self._metadata = metadata
+            self.fingerprint = metadata["fingerprint"]
+            self.options = metadata["options"]
+            self.shards = metadata["shards"]
+            self.reasons = metadata["skipped"]
+            self.dropped = metadata.get("dropped", {})
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: expected an index of {FORMAT}, found something else ({error})") from None
         if self.store.url and not isinstance(where, ShardStore) and (reason := self.verify_index()) is not None:
@@ -80,7 +123,7 @@ class ShardHeader:
 
     @property
     def folder(self) -> Path:
-        """The folder of the shards; of those that are elsewhere, their part of the cache."""
+        """The folder of the shards. For shards of a URL it is a folder in the cache."""
         return self.store.folder
 
     @property
@@ -89,40 +132,37 @@ class ShardHeader:
         return self.folder / INDEX
 
     def verify_index(self) -> str | None:
-        """Return what is wrong with the index by its checksum, or ``None``.
-
-        An index of an older version has no checksum: see ``has_checksum``.
-        """
+        """Return what is wrong with the index by its checksum, or ``None``; see ``has_checksum``."""
         if not self.has_checksum:
             return None
         file = safe_open(self.index_path, framework="numpy")
         tensors = {name: file.get_tensor(name) for name in file.keys()}
-        expected, found = self._about["sha256"], index_checksum(tensors, self._about)
+        expected, found = self._metadata["sha256"], index_checksum(tensors, self._metadata)
         if found == expected:
             return None
         advice = "pack again with --pack.overwrite true, or copy it anew"
-        return f"{self.store.place(INDEX)}: expected contents with SHA-256 {expected}, found {found}; {advice}"
+        return f"{self.store.location(INDEX)}: expected contents with SHA-256 {expected}, found {found}; {advice}"
 
     @property
     def has_checksum(self) -> bool:
-        """Whether the index has a checksum of itself, which those of older versions lack."""
-        return "sha256" in self._about
+        """Whether the index has a checksum of itself. An index of an older version has none."""
+        return "sha256" in self._metadata
 
     def path(self, number: int) -> Path:
-        """Return the file of a shard, which is fetched first where it is elsewhere and not in the cache.
+        """Return the file of a shard, which is fetched first if it is only at the URL.
 
         Raises:
-            InputError: if it is elsewhere and cannot be fetched; see ``ShardStore.fetch``.
+            InputError: if it cannot be fetched; see ``ShardStore.fetch``.
         """
         shard = self.shards[number]
         return self.store.fetch(shard_name(number), shard["bytes"], shard["sha256"])
 
     def is_here(self, number: int) -> bool:
-        """Tell whether a shard need not be fetched."""
+        """Tell whether a shard is on this machine."""
         return self.store.url is None or self.store.has(shard_name(number), self.shards[number]["bytes"])
 
     def fetch(self, numbers: Iterable[int]) -> None:
-        """Fetch the shards that are elsewhere and not in the cache, and note those that are not there or others.
+        """Fetch the shards that are not on this machine, and note those that are missing or changed at the URL.
 
         Raises:
             StoreError: if they cannot be fetched, or do not fit on the disk of the cache.
@@ -131,8 +171,8 @@ class ShardHeader:
         if not absent:
             return
         size = sum(self.shards[number]["bytes"] for number in absent)
-        self.store.check_room(size)
-        title = f"fetching {len(absent)} shards"
+        self.store.check_space(size)
+        title = f"fetching {len(absent)} shard{'s' * (len(absent) > 1)}"
         with (
             tqdm(total=size, unit="B", unit_scale=True, desc=title, disable=not is_first()) as bar,
             ThreadPoolExecutor(FETCHING) as pool,
@@ -144,16 +184,18 @@ class ShardHeader:
                 waiting[task] = number
             try:
                 for task in as_completed(waiting):
-                    if isinstance(error := task.exception(), StoreError) or not isinstance(error, InputError | None):
-                        raise error
-                    if error is not None:
+                    try:
+                        task.result()
+                    except StoreError:  # concerns all shards, such as a lost connection
+                        raise
+                    except InputError as error:
                         self.gone[waiting[task]] = str(error)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
     def broken(self, number: int) -> str | None:
-        """Return what is wrong with a shard at first sight (missing, or of another size), or ``None``."""
+        """Return what is wrong with a shard without reading it (missing, or of another size), or ``None``."""
         if self.store.url is not None:
             return self.gone.get(number)
         expected, path = self.shards[number], self.folder / shard_name(number)
@@ -170,10 +212,10 @@ class ShardHeader:
         )
 
     def verify(self, number: int) -> str | None:
-        """Return what is wrong with a shard by its checksum, or ``None``; of a shard elsewhere, every byte is fetched.
+        """Return what is wrong with a shard by its checksum, or ``None``. A shard of a URL is fetched for it.
 
         Raises:
-            StoreError: if a shard that is elsewhere cannot be fetched.
+            StoreError: if it cannot be fetched.
         """
         if (wrong := self.broken(number)) is not None:
             return wrong
@@ -187,22 +229,22 @@ class ShardHeader:
 
 
 def _opened(where: str | Path, cache: str | Path | None) -> ShardStore:
-    """Find the shards, and refuse a place without an index."""
-    expected = "expected the index of finished shards, found no file; mcn-lightning prepare writes it last"
+    """Open the store of the shards, and refuse one without an index."""
     try:
         store = open_store(where, INDEX, cache)
     except StoreError:
         raise
     except InputError:
-        raise InputError(f"{str(where).rstrip('/')}/{INDEX}: {expected}") from None
-    if any(store.folder.glob("*/index.json")):
+        store = None
+    if store is not None and any(store.folder.glob("*/index.json")):
         raise InputError(f"{where}: expected shards, found LitData records of an older version; pack them again")
-    if not (store.folder / INDEX).is_file():
-        raise InputError(f"{store.folder / INDEX}: {expected}")
+    if store is None or not (store.folder / INDEX).is_file():
+        expected = "expected the index of finished shards, found no file; mcn-lightning prepare writes it last"
+        raise InputError(f"{str(where).rstrip('/')}/{INDEX}: {expected}")
     return store
 
 
-def _metadata(path: Path) -> dict[str, str]:
+def _read_metadata(path: Path) -> dict[str, str]:
     try:
         return safe_open(path, framework="numpy").metadata() or {}
     except (OSError, SafetensorError) as error:

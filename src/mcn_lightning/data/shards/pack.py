@@ -18,7 +18,7 @@ from torch import Tensor
 from mcn_lightning.data.captions import total_reasons
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.files.pooling import VisualStream
-from mcn_lightning.data.shards.files import BAD, COLUMNS, STREAM_COLUMNS, ShardIndex
+from mcn_lightning.data.shards.files import BAD, COLUMNS, STREAM_COLUMNS, ShardIndex, column_names
 from mcn_lightning.data.shards.header import FORMAT, INDEX, IndexOptions, index_checksum, shard_name
 from mcn_lightning.data.shards.job import SKIPPED, Job, PackConfig, PackReport, Range
 from mcn_lightning.data.shards.packed_from import (
@@ -31,7 +31,7 @@ from mcn_lightning.data.shards.packed_from import (
     read_sources,
 )
 from mcn_lightning.data.shards.workers import remove_partial, run
-from mcn_lightning.data.shards.writer import Split, bytes_of, column_names
+from mcn_lightning.data.shards.writer import Split, bytes_of
 from mcn_lightning.errors import InputError
 from mcn_lightning.files import read_json, replacing
 

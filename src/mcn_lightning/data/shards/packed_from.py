@@ -88,8 +88,7 @@ def read_sources(path: Path) -> dict[str, Stamps]:
         return {}
     tensors, found = load_file(path), {}
     for name in dict.fromkeys(key.split("/")[0] for key in sorted(tensors)):
-        ends = tensors[f"{name}/id_end"].numpy()
-        ids = list(Strings(tensors[f"{name}/ids"].numpy(), ends, 0, len(ends)))
+        ids = list(Strings(tensors[f"{name}/ids"].numpy(), tensors[f"{name}/id_end"].numpy()))
         found[name] = Stamps(ids, *(tensors[f"{name}/{column}"] for column in ("visual", "audio", "time")))
     return found
 

@@ -1,4 +1,4 @@
-"""Where the files of shards are: a folder, or a URL that fsspec knows and a folder as its cache."""
+"""Storage of shard files: a folder, or a URL of fsspec with a folder as its cache."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ logger = logging.getLogger(__name__)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 ATTEMPTS = 3
-"""Times that a file is fetched before a lost connection ends the run."""
+"""Number of attempts to fetch a file before a lost connection ends the run."""
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "http": "aiohttp",
             "https": "aiohttp"}  # fmt: skip
-"""The packages of the protocols that are used most."""
+"""The packages of the most common protocols."""
 Progress = Callable[[int], object]
-"""Is told how many more bytes have come."""
+"""A function that is called with the number of bytes received since the last call."""
 
 
 class StoreError(InputError):
@@ -40,12 +40,12 @@ class StoreError(InputError):
 
 
 def is_url(where: str | Path) -> bool:
-    """Tell whether shards are elsewhere, by their name."""
+    """Tell whether the name of a folder is a URL."""
     return "://" in str(where)
 
 
 def default_cache() -> Path:
-    """Return the folder in which shards are kept that come from elsewhere."""
+    """Return the folder of shards that are fetched from a URL."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcn-lightning" / "shards"
 
 
@@ -60,11 +60,11 @@ def checksum(path: Path) -> str:
 
 @dataclass(frozen=True)
 class ShardStore:
-    """A folder of shards on this machine, and where its files come from.
+    """A folder of shards on this machine, and the URL of its files.
 
     Args:
-        folder: the folder; of shards elsewhere, the part of the cache that belongs to one index.
-        url: where the files come from; ``None`` for a folder that has them.
+        folder: the folder. For a URL, the subfolder of the cache that belongs to one index.
+        url: URL of the files, or ``None`` for a folder that has them.
     """
 
     folder: Path
@@ -73,72 +73,70 @@ class ShardStore:
     def __str__(self) -> str:
         return self.url or str(self.folder)
 
-    def place(self, name: str) -> str:
-        """Return what messages call a file: its path, or its URL."""
+    def location(self, name: str) -> str:
+        """Return the URL of a file, or its path, for messages."""
         return f"{self.url}/{name}" if self.url else str(self.folder / name)
 
     def has(self, name: str, size: int) -> bool:
-        """Tell whether a file lies in the folder, by its size."""
+        """Tell whether the folder has a file of this size."""
         path = self.folder / name
         return path.is_file() and path.stat().st_size == size
 
     def fetch(self, name: str, size: int, sha256: str, progress: Progress | None = None) -> Path:
-        """Return the path of a file, which is fetched first where it comes from elsewhere and is not in the cache.
+        """Return the path of a file, which is fetched first if it is not in the cache.
 
-        Of several processes that ask for one file, one fetches it and the others wait for it.
+        If several processes need a file, one fetches it and the others wait.
 
         Args:
             name: of the file.
-            size: bytes that it must have.
-            sha256: checksum that it must have.
-            progress: is told of the bytes as they come.
+            size: expected number of bytes.
+            sha256: expected checksum.
+            progress: called with the number of new bytes.
 
         Raises:
-            InputError: if there is no such file, or another one.
+            InputError: if the file is missing or differs.
             StoreError: if it cannot be fetched or written.
         """
-        from filelock import FileLock
+        from filelock import FileLock  # imported here, as most runs read a local folder
 
         path = self.folder / name
         if self.url is None or self.has(name, size):
             return path
-        with _writing(self.folder), FileLock(self.folder / f"{name}.lock"):
+        with _cache_errors(self.folder), FileLock(self.folder / f"{name}.lock"):
             if self.has(name, size):  # another process has fetched it meanwhile
                 return path
-            logger.info("fetching %s (%.2f GB)", self.place(name), size / 1e9)
+            logger.info("fetching %s (%.2f GB)", self.location(name), size / 1e9)
             with replacing(path) as target:
                 self.download(name, target, size, sha256, progress)
         return path
 
     def download(self, name: str, target: Path, size: int, sha256: str, progress: Progress | None = None) -> None:
-        """Fetch a file anew, and compare it with what was packed; see ``fetch``."""
-        _download(self.place(name), target, progress)
-        found = target.stat().st_size
-        if found != size:
-            raise InputError(f"{self.place(name)}: expected {size} bytes, found {found}; upload it anew")
-        if (other := checksum(target)) != sha256:
-            raise InputError(f"{self.place(name)}: expected SHA-256 {sha256}, found {other}; upload it anew")
+        """Fetch a file again, and compare it with the index; see ``fetch``."""
+        url = self.location(name)
+        _download(url, target, progress)
+        expected, found = f"{size} bytes", f"{target.stat().st_size} bytes"
+        if found == expected:  # the checksum takes seconds, and says less than the size
+            expected, found = f"SHA-256 {sha256}", f"SHA-256 {checksum(target)}"
+        if found != expected:
+            raise InputError(f"{url}: expected {expected}, found {found}; upload it anew")
 
     def verify(self, name: str, size: int, sha256: str) -> str | None:
-        """Return what is wrong with a file where it comes from, or ``None``; nothing of it is kept.
+        """Return what is wrong with a file at the URL, or ``None``. The fetched copy is removed.
 
         Raises:
             StoreError: if it cannot be fetched.
         """
-        with _writing(self.folder), tempfile.TemporaryDirectory(dir=self.folder, prefix="verify-") as place:
+        with _cache_errors(self.folder), tempfile.TemporaryDirectory(dir=self.folder, prefix="verify-") as folder:
             try:
-                self.download(name, Path(place) / name, size, sha256)
+                self.download(name, Path(folder) / name, size, sha256)
             except StoreError:
                 raise
             except InputError as error:
                 return str(error)
         return None
 
-    def check_room(self, size: int) -> None:
-        """Refuse to fetch more than the disk of the cache has room for.
-
-        Args:
-            size: bytes that are to come.
+    def check_space(self, size: int) -> None:
+        """Refuse to fetch more bytes than the disk of the cache has free.
 
         Raises:
             StoreError: if they do not fit.
@@ -152,12 +150,12 @@ class ShardStore:
 
 
 def open_store(where: str | Path, index: str, cache: str | Path | None = None) -> ShardStore:
-    """Find the shards; of those that are elsewhere the index is fetched anew, as it may have changed.
+    """Open a folder or a URL of shards. The index of a URL is always fetched, as it may have changed.
 
     Args:
         where: folder or URL.
         index: file name of the index.
-        cache: folder for what is fetched; ``default_cache()`` where none is given.
+        cache: folder for files that are fetched, by default ``default_cache()``.
 
     Raises:
         InputError: if there is no index.
@@ -165,57 +163,71 @@ def open_store(where: str | Path, index: str, cache: str | Path | None = None) -
     """
     if not is_url(where):
         return ShardStore(Path(where))
+    from filelock import FileLock
+
     url, cache = str(where).rstrip("/"), Path(cache or default_cache())
-    with _writing(cache):
+    with _cache_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix="index-") as place:
-            fetched = Path(place) / index
+        with tempfile.TemporaryDirectory(dir=cache, prefix="index-") as temporary:
+            fetched = Path(temporary) / index
             _download(f"{url}/{index}", fetched)
-            # the folder belongs to this very index: shards that are packed anew under one URL are never mixed
+            # the folder belongs to this version of the index: old and new shards of one URL are never mixed
             name = re.sub(r"[^\w.-]", "_", url.rpartition("/")[2])
             folder = cache / f"{name}-{checksum(fetched)[:16]}"
             folder.mkdir(exist_ok=True)
-            fetched.replace(folder / index)
+            with FileLock(folder / f"{index}.lock"), replacing(folder / index) as target:
+                shutil.copyfile(fetched, target)
     return ShardStore(folder, url)
 
 
 def _download(url: str, target: Path, progress: Progress | None = None) -> None:
-    """Copy a file from its URL; what may be a lost connection is tried again."""
+    """Copy a file from its URL. It is tried again if the connection may be lost."""
     from fsspec.callbacks import Callback
 
     for attempt in range(ATTEMPTS):
         files, path = _file_system(url)
-        told: list[int] = []
-        callback = Callback(hooks={} if progress is None else {"told": partial(_tell, progress, told)})
+        received: list[int] = []
+        callback = Callback(hooks={} if progress is None else {"progress": partial(_report, progress, received)})
         try:
             files.get_file(path, str(target), callback=callback)
             return
-        except Exception as error:  # each file system has errors of its own: all of them end in one line
+        except Exception as error:  # each file system has its own exceptions, and all of them end in one line
             if isinstance(error, OSError) and error.errno in FULL:
                 raise
-            expected = f"{url}: expected a file that can be read, found"
-            what = " ".join(str(error).split())[:200] or type(error).__name__
-            status = getattr(error, "status", None) or getattr(error, "code", None)
-            if isinstance(error, FileNotFoundError) or status == 404:
-                raise InputError(f"{expected} no file") from None
-            if isinstance(error, PermissionError) or status in (401, 403) or "credential" in what.lower():
-                raise StoreError(
-                    f"{expected} no rights ({what}); log in, or set the credentials of the store"
-                ) from None
-            if attempt == ATTEMPTS - 1:
-                raise StoreError(
-                    f"{expected} a failing connection, {ATTEMPTS} times ({what}); start again when the store can be "
-                    "reached: what was fetched is kept"
-                ) from error
+            final = _final_error(url, error)
+            if final is not None or attempt == ATTEMPTS - 1:
+                raise final or _lost_connection(url, error) from error
         if progress is not None:
-            progress(-sum(told))  # the same bytes come again
+            progress(-sum(received))  # the next attempt starts at the first byte
         time.sleep(2**attempt)
 
 
-def _tell(progress: Progress, told: list[int], size: int | None, value: int, **_: object) -> None:
-    """Tell how many bytes have come since the last time (called by fsspec)."""
-    more = value - sum(told)
-    told.append(more)
+def _final_error(url: str, error: Exception) -> InputError | None:
+    """Return the error for a file that another attempt cannot fetch, or ``None``."""
+    expected, reason = f"{url}: expected a file that can be read", _one_line(error)
+    status = getattr(error, "status", None) or getattr(error, "code", None)  # of aiohttp and of urllib
+    if isinstance(error, FileNotFoundError) or status == 404:
+        return InputError(f"{expected}, found no file")
+    if isinstance(error, PermissionError) or status in (401, 403) or "credential" in reason.lower():
+        return StoreError(f"{expected}, found no rights ({reason}); log in, or set the credentials of the store")
+    return None
+
+
+def _lost_connection(url: str, error: Exception) -> StoreError:
+    return StoreError(
+        f"{url}: expected a file that can be read, found a failing connection, {ATTEMPTS} times ({_one_line(error)}); "
+        "start again when the store can be reached: what was fetched is kept"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _report(progress: Progress, received: list[int], size: int | None, value: int, **_: object) -> None:
+    """Report the bytes since the last call. fsspec calls this with the total number."""
+    more = value - sum(received)
+    received.append(more)
     progress(more)
 
 
@@ -230,19 +242,17 @@ def _file_system(url: str) -> tuple[AbstractFileSystem, str]:
     protocol = url.partition("://")[0]
     try:
         return url_to_fs(url)
-    except ImportError as error:
-        package = PACKAGES.get(protocol)
-        advice = f"pip install {package}" if package else "install it"
-        raise StoreError(
-            f"{url}: expected the package that reads {protocol}://, found none ({error}); {advice}"
-        ) from None
-    except ValueError as error:
-        raise StoreError(f"{url}: expected a URL such as s3://, gs:// or hf://, found {error}") from None
+    except (ImportError, ValueError) as error:
+        advice = f"pip install {PACKAGES[protocol]}" if protocol in PACKAGES else "install it"
+        message = f"expected the package that reads {protocol}://, found none ({error}); {advice}"
+        if isinstance(error, ValueError):
+            message = f"expected a URL such as s3://, gs:// or hf://, found {error}"
+        raise StoreError(f"{url}: {message}") from None
 
 
 @contextmanager
-def _writing(cache: Path) -> Iterator[None]:
-    """Say in one line that the cache cannot be written, or is full; what is in it stays."""
+def _cache_errors(cache: Path) -> Iterator[None]:
+    """Turn an error of the disk into a ``StoreError``. Files in the cache stay."""
     try:
         yield
     except OSError as error:

@@ -14,7 +14,7 @@ from mcn_lightning.data.captions import Captions, total_reasons
 from mcn_lightning.data.clips import Clip, ClipConfig
 from mcn_lightning.data.files.arrays import all_finite
 from mcn_lightning.data.files.pooling import VisualStream, empty_rows, max_rows
-from mcn_lightning.data.shards.files import BAD, COLUMNS, STREAM_COLUMNS
+from mcn_lightning.data.shards.files import BAD, column_names
 from mcn_lightning.data.sources.raw import RawVideo, RawVideos
 from mcn_lightning.data.text import split_words
 from mcn_lightning.data.videos import check_lengths
@@ -152,11 +152,6 @@ class ShardContents:
             "seconds": self.seconds,
             "bytes_in": self.bytes_in,
         }
-
-
-def column_names(streams: int) -> list[str]:
-    """Return the columns of the index for a number of visual streams."""
-    return [*COLUMNS, *(f"{name}_{number}" for name in STREAM_COLUMNS for number in range(streams))]
 
 
 def _windows(duration: float, min_time: float) -> tuple[Captions, list[Clip]]:
