@@ -11,6 +11,7 @@ from mcn_lightning.batch import AbsentError, BadVideo
 from mcn_lightning.data.checks.first_look import inspect_sample
 from mcn_lightning.data.checks.first_words import check_known_words, overlaps, repeated_names
 from mcn_lightning.data.dataset import NarratedVideoDataset
+from mcn_lightning.data.shards.header import IndexOptions
 from mcn_lightning.data.shards.job import PackConfig, PackReport
 from mcn_lightning.data.shards.pack import pack
 from mcn_lightning.data.shards.source import check_eval_column, fixed_options
@@ -178,15 +179,17 @@ class Splits:
         videos = {split: each for split, each in opened.items() if isinstance(each, RawVideos)}
         for split, each in videos.items():
             inspect_sample(each, reading.clips.overrun, sources[split].label(split))
-        options = fixed_options(reading) | {
+        options: IndexOptions = {
+            **fixed_options(reading),
             "modalities": list(reading.modalities),
             "kind": reading.clips.kind,
             "overrun": reading.clips.overrun,
             "captions": sources["train"].captions_checksum(videos.values()) if reading.captions else None,
         }
-        if reading.clips.span != "widest":  # older shards do not know of it
+        # defaults are left out, so that the fingerprint of shards from before these options stays valid
+        if reading.clips.span != "widest":
             options["span"] = reading.clips.span
-        if reading.allow_missing:  # shards without it stay what they were
+        if reading.allow_missing:
             options["allow_missing"] = True
         splits = {split: Split(each, reading.min_time(split)) for split, each in videos.items()}
         return pack(splits, options, reading.read_streams, reading.clips, config)

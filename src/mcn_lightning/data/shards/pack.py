@@ -1,4 +1,4 @@
-"""Packing a data set into shards: in parallel, and byte for byte the same however often it is stopped."""
+"""Packing a data set into shards, in parallel. Interrupted packing continues, and gives the same bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from mcn_lightning.data.captions import total_reasons
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.files.pooling import VisualStream
 from mcn_lightning.data.shards.files import BAD, COLUMNS, STREAM_COLUMNS, ShardIndex, column_names
-from mcn_lightning.data.shards.header import FORMAT, INDEX, IndexOptions, index_checksum, shard_name
+from mcn_lightning.data.shards.header import (
+    FORMAT,
+    INDEX,
+    IndexMetadata,
+    IndexOptions,
+    ShardInfo,
+    index_checksum,
+    shard_name,
+)
 from mcn_lightning.data.shards.job import SKIPPED, Job, PackConfig, PackReport, Range
 from mcn_lightning.data.shards.packed_from import (
     SOURCES,
@@ -44,18 +52,18 @@ def pack(splits: dict[str, Split], options: IndexOptions, streams: Sequence[Visu
          config: PackConfig) -> PackReport:  # fmt: skip
     """Pack a data set into shards.
 
-    A shard is written under another name, then renamed; the index comes last. Every shard holds one run of videos of
-    one split, so what it holds does not depend on who writes it, or when.
+    A shard is written under another name and then renamed. The index comes last. Every shard holds consecutive videos
+    of one split, so its contents do not depend on the process or the time of writing.
 
     Args:
-        splits: what to pack, by name.
-        options: what a reader has to know and must not change (streams, bands, captions column); kept in the index.
+        splits: the splits to pack, by name.
+        options: options that a reader must know or must not change. The index stores them.
         streams: visual streams, in their order.
         clips: how captions become clips.
-        config: where to, and how.
+        config: options of packing.
 
     Returns:
-        What was done.
+        A report.
 
     Raises:
         InputError: if the folder holds something else, or the disk is full.
@@ -64,7 +72,7 @@ def pack(splits: dict[str, Split], options: IndexOptions, streams: Sequence[Visu
     started, output = time.monotonic(), Path(config.output)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        # the processes of a run that was killed need a moment to notice
+        # the workers of a killed run hold the lock until they notice that it is gone
         with FileLock(output / LOCK, timeout=LOCK_SECONDS):
             try:
                 _pack(splits, options, streams, clips, config, output)
@@ -80,15 +88,16 @@ def pack(splits: dict[str, Split], options: IndexOptions, streams: Sequence[Visu
 
 def _pack(splits: dict[str, Split], options: IndexOptions, streams: Sequence[VisualStream], clips: ClipConfig,
           config: PackConfig, output: Path) -> None:  # fmt: skip
-    options = options | {
+    more: IndexOptions = {
         "splits": {name: {"min_time": split.min_time} for name, split in splits.items()},
         "streams": [dataclasses.asdict(stream) for stream in streams],
         "keep_frames": config.keep_frames,
         "shard_size": config.shard_size,
     }
+    options = {**options, **more}
     sources = gather(splits)
     job = Job(splits, options, list(streams), clips, config, output, sources)
-    remove_partial(output)  # of a run that was killed
+    remove_partial(output)  # files of a run that was killed
     known = fingerprint(options, sources)
     if (changes := _changes(job, known)) is not None:
         if not config.overwrite:
@@ -106,13 +115,14 @@ def _pack(splits: dict[str, Split], options: IndexOptions, streams: Sequence[Vis
 
 
 def _changes(job: Job, known: str) -> list[str] | None:
-    """Return how what a folder holds differs from what is to be packed; ``None`` where it does not.
+    """Return the differences between the contents of the folder and the job, or ``None`` if there are none.
 
     Args:
         job: what is to be packed.
         known: its fingerprint.
     """
-    output, packed = job.output, None
+    output = job.output
+    packed: IndexOptions | None = None
     if (output / INDEX).is_file():
         try:
             index = ShardIndex(output)
@@ -133,21 +143,21 @@ def _changes(job: Job, known: str) -> list[str] | None:
     stamps = read_sources(output / SOURCES)
     changes = [*differing_options(packed, job.options), *differing_files(stamps, job.sources)]
     if not changes and found == known and (stamps or not job.config.overwrite):
-        return None  # of older shards no times are known: overwrite packs them anew in any case
+        return None  # older shards have no times of their files: overwrite packs them anew in any case
     return changes or ["the videos, or the size of their features"]
 
 
 def _remove(output: Path) -> None:
-    """Remove what a run of packing wrote, the index first: no reader finds a mixture."""
+    """Remove the files of packing. The index goes first, so that no reader finds old and new shards together."""
     for path in (output / INDEX, output / PLAN, *output.glob("shard-*"), output / SOURCES, output / SKIPPED):
         path.unlink(missing_ok=True)
 
 
 def _repair(job: Job, index: ShardIndex) -> None:
-    """Write the shards anew that a finished folder lacks.
+    """Write missing shards of a finished folder again.
 
     Raises:
-        InputError: if they do not come out as the index has them.
+        InputError: if a new shard differs from the index.
     """
     lost = [number for number in range(len(index.shards)) if index.broken(number) is not None]
     for number in lost:
@@ -169,10 +179,10 @@ def _holds_something_else(output: Path, changes: Sequence[str]) -> InputError:
 
 
 def _plan(job: Job, known: str) -> list[Range]:
-    """Return which videos each shard holds: as an earlier run has it, else by the sizes of the stored files."""
+    """Return the videos of each shard: from the plan of an earlier run, else by the sizes of the stored files."""
     path = job.output / PLAN
     if path.is_file():
-        return [tuple(each) for each in read_json(path, "the plan of packing")["shards"]]
+        return [tuple(row) for row in read_json(path, "the plan of packing")["shards"]]
     plan = _ranges(job)
     _write(job.output / SOURCES, save(as_tensors(job.sources)))
     _write(path, json.dumps({"fingerprint": known, "options": job.options, "shards": plan}).encode())
@@ -180,7 +190,7 @@ def _plan(job: Job, known: str) -> list[Range]:
 
 
 def _ranges(job: Job) -> list[Range]:
-    """Return which videos each shard holds by the sizes of the stored files."""
+    """Return the videos of each shard by the sizes of the stored files."""
     plan: list[Range] = []
     for name, split in job.splits.items():
         first, size = 0, 0
@@ -196,24 +206,28 @@ def _ranges(job: Job) -> list[Range]:
 
 
 def _write_index(job: Job, plan: list[Range], fingerprint: str) -> None:
-    """Join what is known of the shards into the index."""
+    """Write the index from the JSON file beside each shard."""
     columns: dict[str, dict[str, list[int]]] = {
         name: {column: [] for column in column_names(len(job.streams)) if column != "id_end"} for name in job.splits
     }
-    spoken: list[list[str]] = []
-    shards: list[IndexOptions] = []
+    vocabularies: list[list[str]] = []
+    shards: list[ShardInfo] = []
     skipped: dict[str, dict[str, str]] = {name: {} for name in job.splits}
     dropped: dict[str, dict[str, int]] = {name: {} for name in job.splits}
     for number, (name, _, _) in enumerate(plan):
-        about = read_json((job.output / shard_name(number)).with_suffix(".json"), "what is known of a shard")
-        rows = about["rows"]
-        rows["shard"] = [number if shard != BAD else BAD for shard in rows["shard"]]
+        shard = read_json((job.output / shard_name(number)).with_suffix(".json"), "the description of a shard")
+        rows = shard["rows"]
+        rows["shard"] = [number if row != BAD else BAD for row in rows["shard"]]
         for column, values in rows.items():
             columns[name][column].extend(values)
-        spoken.append(about["words"])
-        skipped[name].update(about["skipped"])
-        dropped[name] = total_reasons([dropped[name], about.get("dropped", {})])
-        shards.append({key: about[key] for key in ("bytes", "sha256", "seconds", "bytes_in")})
+        vocabularies.append(shard["words"])
+        skipped[name].update(shard["skipped"])
+        dropped[name] = total_reasons([dropped[name], shard.get("dropped", {})])
+        shards.append(
+            ShardInfo(
+                bytes=shard["bytes"], sha256=shard["sha256"], seconds=shard["seconds"], bytes_in=shard["bytes_in"]
+            )
+        )
     tensors: dict[str, Tensor] = {}
     kinds = COLUMNS | {f"{name}_{n}": kind for name, kind in STREAM_COLUMNS.items() for n in range(len(job.streams))}
     for name, split in job.splits.items():
@@ -221,12 +235,13 @@ def _write_index(job: Job, plan: list[Range], fingerprint: str) -> None:
             tensors[f"{name}/{column}"] = torch.tensor(values, dtype=kinds[column])
         ids = (split.source.id(index) for index in range(len(split.source)))
         tensors[f"{name}/ids"], tensors[f"{name}/id_end"] = bytes_of(ids)
-    words = sorted({word for each in spoken for word in each})
+    spoken = [word for vocabulary in vocabularies for word in vocabulary]
+    words = sorted({*spoken})
     tensors["words"], tensors["word_end"] = bytes_of(words)
     numbers = {word: number for number, word in enumerate(words)}
-    tensors["shard_word"] = torch.tensor([numbers[word] for each in spoken for word in each], dtype=torch.int32)
-    tensors["shard_word_end"] = torch.tensor([len(each) for each in spoken], dtype=torch.int64).cumsum(0)
-    about = {
+    tensors["shard_word"] = torch.tensor([numbers[word] for word in spoken], dtype=torch.int32)
+    tensors["shard_word_end"] = torch.tensor([len(vocabulary) for vocabulary in vocabularies]).cumsum(0)
+    metadata: IndexMetadata = {
         "format": FORMAT,
         "fingerprint": fingerprint,
         "options": job.options,
@@ -234,7 +249,7 @@ def _write_index(job: Job, plan: list[Range], fingerprint: str) -> None:
         "skipped": skipped,
         "dropped": dropped,
     }
-    about["sha256"] = index_checksum(tensors, about)
+    metadata["sha256"] = index_checksum(tensors, metadata)
     if any(skipped.values()):
         rows = [(split, job.splits[split].source.id(int(number)), reason)
                 for split, reasons in skipped.items() for number, reason in reasons.items()]  # fmt: skip
@@ -242,19 +257,20 @@ def _write_index(job: Job, plan: list[Range], fingerprint: str) -> None:
         csv.writer(text).writerows([("split", "video", "reason"), *rows])
         _write(job.output / SKIPPED, text.getvalue().encode())
     with replacing(job.output / INDEX) as partial:
-        save_file(tensors, partial, {"index": json.dumps(about)})  # one key: the order of several is not fixed
+        # one key, as safetensors does not fix the order of several, and the bytes must not vary
+        save_file(tensors, partial, {"index": json.dumps(metadata)})
 
 
 def _clean(output: Path) -> None:
-    """Remove what only an unfinished run needs."""
+    """Remove files that only an unfinished run needs."""
     for path in (*output.glob("shard-*.json"), output / PLAN):
         path.unlink(missing_ok=True)
     remove_partial(output)
 
 
 def _report(index: ShardIndex, seconds: float) -> PackReport:
-    beside = [path.stat().st_size for name in (INDEX, SOURCES) if (path := index.folder / name).is_file()]
-    sizes = [shard["bytes"] for shard in index.shards] + beside
+    others = [path.stat().st_size for name in (INDEX, SOURCES) if (path := index.folder / name).is_file()]
+    sizes = [shard["bytes"] for shard in index.shards] + others
     skipped, videos = {}, 0
     for split in index.splits:
         videos += int((index.tables[f"{split}/shard"] != BAD).sum())
@@ -273,6 +289,6 @@ def _report(index: ShardIndex, seconds: float) -> PackReport:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a small file so that it is whole under its name."""
+    """Write a small file whole or not at all."""
     with replacing(path) as partial:
         partial.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Shards as a source of videos: which options of a run they serve, and which they were packed without."""
+"""Shards as a source of videos, and the options of a run that they can serve."""
 
 from __future__ import annotations
 
@@ -14,28 +14,25 @@ from mcn_lightning.data.text import TextConfig
 from mcn_lightning.data.videos import Videos
 from mcn_lightning.errors import InputError
 
-NAMES = {"streams": "streams", "bands": "audio.bands", "train_column": "text.train_column"}
-"""IndexOptions of packing under their names among those of the data."""
-
 
 class Shards(DataSource):
     """Shards that ``lightning prepare`` wrote.
 
     Args:
-        where: their folder, or URL.
-        packed: what each split was packed from, which gives the splits their names.
-        cache: folder for what is fetched from a URL; a default one where none is given.
+        where: their folder or URL.
+        packed: the source that each split was packed from, which names the splits.
+        cache: folder for shards that are fetched from a URL, by default ``default_cache()``.
     """
 
     def __init__(self, where: str | Path, packed: Mapping[str, DataSource], cache: str | None = None) -> None:
         self.where, self.packed, self.cache = where, dict(packed), cache
 
     def name(self, split: str) -> str | None:
-        """Return what the split was called that was packed."""
+        """Return the name of the packed split."""
         return self.packed[split].name(split)
 
     def label(self, split: str) -> str:
-        """Return what messages call the split that was packed."""
+        """Return the name of the packed split in messages."""
         return self.packed[split].label(split)
 
     def missing_message(self, split: str) -> str:
@@ -43,14 +40,14 @@ class Shards(DataSource):
         return self.packed[split].missing_message(split)
 
     def open(self, splits: Sequence[str], needed: Collection[str], reading: Reading) -> dict[str, Videos]:
-        """Open the splits that were packed, and fetch those that are needed and elsewhere.
+        """Open the packed splits, and fetch the shards of those that are needed.
 
         Raises:
-            InputError: if the shards cannot be read, or were packed in another way than this run needs.
+            InputError: if the shards cannot be read, or were packed with options that this run cannot use.
         """
         check_eval_column(reading.text)
         index = ShardIndex(self.where, self.cache)
-        # a test list that is the validation list is packed once
+        # if test and validation have one list, it is packed once, as val
         same = self.name("test") == self.name("val")
         names = {split: "val" if split == "test" and same else split for split in splits}
         found = {
@@ -67,7 +64,6 @@ class Shards(DataSource):
         }
         if found:
             check_packed(index.options, self.where, reading)
-            check_options(index.options, self.where, reading)
         for split in needed:
             if split in found:
                 found[split].fetch()
@@ -79,7 +75,7 @@ class Shards(DataSource):
 
 
 def check_eval_column(text: TextConfig) -> None:
-    """Refuse a column of texts for evaluation: shards hold one text a caption.
+    """Refuse a column of texts for evaluation, as shards hold one text a caption.
 
     Raises:
         InputError: naming the option.
@@ -91,64 +87,68 @@ def check_eval_column(text: TextConfig) -> None:
         )
 
 
+def fixed_options(reading: Reading) -> IndexOptions:
+    """Return the options of packing that a run must not change, besides streams and clips."""
+    return {"bands": reading.audio.bands, "train_column": reading.text.train_column}
+
+
+Rule = tuple[str, object, object, bool, str]
+"""An option, the value of packing, the value of the run, whether the shards can serve it, and what to do if not."""
+
+
 def check_packed(packed: IndexOptions, where: str | Path, reading: Reading) -> None:
-    """Refuse to read what was not packed at all.
+    """Refuse options of a run that the shards cannot serve.
 
     Args:
-        packed: options that the videos were packed with.
+        packed: options of packing.
         where: the shards, for messages.
         reading: what the run reads.
 
     Raises:
         InputError: naming the first option that cannot be served.
     """
-    if absent := [name for name in reading.modalities if name not in packed["modalities"]]:
-        raise InputError(
-            f"--data.modalities: expected some of {', '.join(packed['modalities'])}, which {where} was packed "
-            f"with, found {absent[0]}; pack again to add it"
-        )
-    clips, kind = reading.clips, reading.clips.kind
-    if kind != packed["kind"] and not (kind == "windows" and packed["keep_frames"]):
-        raise InputError(
-            f"--data.clips.kind: expected {packed['kind']}, which {where} was packed with, found {kind}; "
-            "pack again, captions with --pack.keep_frames true to serve windows too"
-        )
-    if reading.captions and not packed["keep_frames"] and clips.span != packed.get("span", "widest"):
-        raise InputError(
-            f"--data.clips.span: expected {packed.get('span', 'widest')}, which {where} was packed with, "
-            f"found {clips.span}; pack again, or once with --pack.keep_frames true"
-        )
-    if reading.captions and clips.overrun > packed["overrun"]:
-        raise InputError(
-            f"--data.clips.overrun: expected at most {packed['overrun']:g}, which {where} was packed with, "
-            f"found {clips.overrun:g}; pack again to take more videos"
-        )
-
-
-def fixed_options(reading: Reading) -> dict[str, object]:
-    """Return what shards are packed with besides streams and clips, and a run must not change."""
-    return {"bands": reading.audio.bands, "train_column": reading.text.train_column}
-
-
-def check_options(packed: IndexOptions, where: str | Path, reading: Reading) -> None:
-    """Refuse options of a run that are others than those of packing; its arguments are those of ``check_packed``.
-
-    Raises:
-        InputError: naming the first option that differs.
-    """
-    wanted = fixed_options(reading) | {"streams": [dataclasses.asdict(stream) for stream in reading.streams]}
-    for option, value in wanted.items():
-        if packed[option] != value and not (option == "streams" and "video" not in packed["modalities"]):
+    for option, expected, found, served, advice in (*_contents(packed, reading), *_values(packed, reading)):
+        if not served:
             raise InputError(
-                f"--data.{NAMES[option]}: expected {packed[option]}, which {where} was packed with, "
-                f"found {value}; pack again to change it"
+                f"--data.{option}: expected {_describe(expected)}, which {where} was packed with, "
+                f"found {_describe(found)}; pack again{advice}"
             )
-    if packed["keep_frames"] or not reading.captions:
-        return
-    for split, kind in packed["splits"].items():
-        if kind["min_time"] != reading.min_time(split):
-            option = "min_time" if split == "train" else "eval_min_time"
-            raise InputError(
-                f"--data.clips.{option}: expected {kind['min_time']:g}, which {where} was packed with, "
-                f"found {reading.min_time(split):g}; pack again, or once with --pack.keep_frames true"
-            )
+
+
+def _describe(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _contents(packed: IndexOptions, reading: Reading) -> list[Rule]:
+    """Return rules for what the shards hold."""
+    clips, kind, span, frames = reading.clips, packed["kind"], packed.get("span", "widest"), packed["keep_frames"]
+    absent = [name for name in reading.modalities if name not in packed["modalities"]]
+    some, most = f"some of {', '.join(packed['modalities'])}", f"at most {packed['overrun']:g}"
+    served = clips.kind == kind or (clips.kind == "windows" and frames)
+    fits = not reading.captions or frames or clips.span == span
+    again = ", or once with --pack.keep_frames true"
+    return [
+        ("modalities", some, "".join(absent[:1]), not absent, " to add it"),
+        ("clips.kind", kind, clips.kind, served, ", captions with --pack.keep_frames true to serve windows too"),
+        ("clips.span", span, clips.span, fits, again),
+        ("clips.overrun", most, clips.overrun, not reading.captions or clips.overrun <= packed["overrun"],
+         " to take more videos"),
+    ]  # fmt: skip
+
+
+def _values(packed: IndexOptions, reading: Reading) -> list[Rule]:
+    """Return rules for options that must have the same value as in packing."""
+    wanted, change = fixed_options(reading), " to change it"
+    streams = [dataclasses.asdict(stream) for stream in reading.streams]
+    same = packed["streams"] == streams or "video" not in packed["modalities"]
+    rules: list[Rule] = [
+        ("audio.bands", packed["bands"], wanted["bands"], packed["bands"] == wanted["bands"], change),
+        ("text.train_column", packed["train_column"], wanted["train_column"],
+         packed["train_column"] == wanted["train_column"], change),
+        ("streams", packed["streams"], streams, same, change),
+    ]  # fmt: skip
+    for split, stored in packed["splits"].items():
+        option, found = "min_time" if split == "train" else "eval_min_time", reading.min_time(split)
+        fits = packed["keep_frames"] or not reading.captions or stored["min_time"] == found
+        rules.append((f"clips.{option}", stored["min_time"], found, fits, ", or once with --pack.keep_frames true"))
+    return rules
