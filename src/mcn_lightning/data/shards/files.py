@@ -1,7 +1,7 @@
 """The files of the streaming format: memory-mapped safetensors shards with one index.
 
-A folder of shards holds ``index.safetensors``, ``shard-00000.safetensors`` and so on. A shard has these tensors, each of
-which concatenates the videos:
+A folder of shards holds ``index.safetensors``, ``shard-00000.safetensors`` and so on. A shard has these tensors, in
+each of which the videos follow one another:
 
 =============== ==========================================================================================
 ``start``       start of each caption in seconds ``(captions,)`` float64, and ``end``

@@ -1,4 +1,4 @@
-"""What a run of packing is asked to do, and what it did."""
+"""Options, job and report of packing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mcn_lightning.options.config import Options
 from mcn_lightning.options.ranges import NonNegativeInt, PositiveInt
 
 SKIPPED = "skipped.csv"
-"""File beside the index: every video that was left out, and why."""
+"""File beside the index that lists every skipped video and the reason."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,13 @@ class PackConfig(Options, option="--pack"):
     """How shards are written.
 
     Args:
-        output: folder to write, on this machine; shards of an earlier, unfinished run with the same options in it are
-            kept. To read them from a URL, upload the folder.
-        shard_size: bytes of a shard, about; a process needs twice as much memory.
-        keep_frames: store the rows of the visual features in place of the pooled vector of each caption: twice the
-            bytes, but any clips.min_time, and windows.
-        processes: processes that read and write; 0 for one a core.
-        overwrite: pack anew where the folder holds shards of other options, or of source files that have changed since;
-            otherwise that is refused.
+        output: folder to write, on this machine. Finished shards of an interrupted run with the same options are kept.
+            To read shards from a URL, upload the folder.
+        shard_size: approximate bytes of a shard. A process needs twice as much memory.
+        keep_frames: store the rows of the visual features in place of the pooled vector of each caption. This takes
+            twice the bytes, but serves any clips.min_time, and windows.
+        processes: processes that read and write, or 0 for one a core.
+        overwrite: replace shards of other options, or of source files that have changed. Otherwise they are refused.
     """
 
     output: str
@@ -52,17 +51,17 @@ class PackConfig(Options, option="--pack"):
 
 @dataclass(frozen=True)
 class PackReport:
-    """What a run of packing did.
+    """Result of packing.
 
     Args:
-        videos: videos packed, those of earlier runs included.
+        videos: packed videos, including those of earlier runs.
         hours: their length.
         bytes_in: bytes of their feature files.
         bytes_out: bytes of the shards and the index.
-        shards: how many shards.
-        skipped: id of each video that was left out, and why.
-        dropped: captions of the other videos that were left out, by reason.
-        seconds: what this run took.
+        shards: number of shards.
+        skipped: reason of each skipped video, by id.
+        dropped: number of dropped captions of the other videos, by reason.
+        seconds: duration of this run.
     """
 
     videos: int
@@ -91,14 +90,14 @@ class PackReport:
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be packed, and how.
+    """Input of packing.
 
     Args:
         splits: the videos of each split.
-        options: what a reader has to know and must not change.
+        options: options that a reader must know or must not change.
         streams: visual streams, in their order.
         clips: how captions become clips.
-        config: where to, and how.
+        config: options of packing.
         output: folder to write.
         sources: size and time of the source files of each video.
     """
@@ -113,4 +112,4 @@ class Job:
 
 
 Range = tuple[str, int, int]
-"""Videos ``first`` to before ``stop`` of a split: what one shard holds."""
+"""Split, first video and stop of the videos in one shard."""

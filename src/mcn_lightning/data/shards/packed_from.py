@@ -1,4 +1,4 @@
-"""What shards were packed from: size and time of the source files of each video, and the options; what has changed."""
+"""Source files and options of shards, and what has changed in them since packing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mcn_lightning.data.shards.files import Strings
 from mcn_lightning.data.shards.writer import Split, bytes_of
 
 SOURCES = "sources.safetensors"
-"""File beside the index; nothing that reads shards needs it."""
+"""File beside the index. Only packing reads it."""
 _OPTIONS = {
     "bands": "--data.audio.bands",
     "captions": "--data.captions (its contents)",
@@ -41,7 +41,7 @@ class Stamps:
         ids: of the videos.
         visual: bytes of their visual features, ``(videos,)`` int64.
         audio: bytes of their spectrograms, ``(videos,)`` int64.
-        time: when the latest of these files was changed, in nanoseconds, ``(videos,)`` int64; 0 where there is none.
+        time: latest change of these files, in nanoseconds, ``(videos,)`` int64, or 0 if there is no file.
     """
 
     ids: Sequence[str]
@@ -51,7 +51,7 @@ class Stamps:
 
 
 def gather(splits: Mapping[str, Split]) -> dict[str, Stamps]:
-    """Look at the source files of every video."""
+    """Return size and time of the source files of every video."""
     found = {}
     for name, split in splits.items():
         source, rows = split.source, []
@@ -73,7 +73,7 @@ def fingerprint(options: Mapping[str, object], sources: Mapping[str, Stamps]) ->
 
 
 def as_tensors(sources: Mapping[str, Stamps]) -> dict[str, Tensor]:
-    """Return what the file of the sources holds."""
+    """Return the contents of the file of the sources."""
     tensors = {}
     for name, stamps in sources.items():
         tensors[f"{name}/ids"], tensors[f"{name}/id_end"] = bytes_of(stamps.ids)
@@ -83,7 +83,7 @@ def as_tensors(sources: Mapping[str, Stamps]) -> dict[str, Tensor]:
 
 
 def read_sources(path: Path) -> dict[str, Stamps]:
-    """Read the file of the sources; empty where there is none, as of older versions."""
+    """Read the file of the sources. The result is empty if there is none, as in older versions."""
     if not path.is_file():
         return {}
     tensors, found = load_file(path), {}
@@ -94,15 +94,15 @@ def read_sources(path: Path) -> dict[str, Stamps]:
 
 
 def differing_options(packed: Mapping[str, object] | None, wanted: Mapping[str, object]) -> list[str]:
-    """Return the options that are others than those of packing, in words.
+    """Describe the options that differ from those of packing.
 
     Args:
-        packed: those of packing; ``None`` where they are not known.
-        wanted: those of now.
+        packed: options of packing, or ``None`` if not known.
+        wanted: present options.
     """
     if packed is None:
         return []
-    now = json.loads(json.dumps(wanted))
+    now = json.loads(json.dumps(wanted))  # tuples become lists, as in the stored options
     changed = [name for name in sorted({*packed, *now}) if packed.get(name) != now.get(name)]
     return [
         _OPTIONS.get(name, name)
@@ -112,11 +112,11 @@ def differing_options(packed: Mapping[str, object] | None, wanted: Mapping[str, 
 
 
 def differing_files(packed: Mapping[str, Stamps], now: Mapping[str, Stamps]) -> list[str]:
-    """Return which videos and source files are others than those of packing, in words.
+    """Describe the videos and source files that differ from those of packing.
 
     Args:
-        packed: those of packing; empty where they are not known.
-        now: those of now.
+        packed: source files of packing, empty if not known.
+        now: present source files.
     """
     found = []
     for name in packed.keys() & now.keys():

@@ -1,10 +1,9 @@
-"""The videos of a folder of shards: a video source whose batches are those of the layout, bit for bit."""
+"""The videos of a folder of shards. Their batches equal those of the unpacked files bit for bit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -15,28 +14,28 @@ from mcn_lightning.data.checks.consistency import Length, content_faults
 from mcn_lightning.data.clips import Clip
 from mcn_lightning.data.files.pooling import VisualStream, empty_rows, max_rows
 from mcn_lightning.data.files.spectrograms import FRAME_RATE, AudioConfig
-from mcn_lightning.data.shards.files import BAD, COLUMNS, STREAM_COLUMNS, Choices, Shard, ShardIndex, Strings
+from mcn_lightning.data.shards.files import BAD, Choices, Shard, ShardIndex, Strings, column_names
 from mcn_lightning.data.shards.header import shard_name
-from mcn_lightning.data.shards.store import StoreError
+from mcn_lightning.data.shards.store import ShardStore, StoreError
 from mcn_lightning.data.text import TextSource
 from mcn_lightning.data.videos import NewTensor, Sound, Videos, join_streams, read_sound
 from mcn_lightning.errors import InputError
 
 OPEN_SHARDS = 4096
-"""Shards that a process keeps open, 18 kB of its memory each; opening one anew takes a quarter of a millisecond."""
+"""Number of shards that a process keeps open. One takes 18 kB of memory, and opening it a quarter of a millisecond."""
 
 
 class ShardVideos(Videos):
-    """The videos of a split, read from shards; a video source for ``NarratedVideoDataset``.
+    """The videos of a split in shards, a video source for ``NarratedVideoDataset``.
 
     Args:
         index: the index of the folder.
-        split: which split.
+        split: name of the split.
         streams: visual streams to read, all of them or none.
-        audio: how spectrograms are cut; ``None`` to read none.
+        audio: how spectrograms are cut, or ``None`` to read none.
         captions: whether clips are captions.
-        text: gives words their indices; ``None`` where there is no text.
-        allow_missing: a video may lack modalities, if it was packed so.
+        text: maps words to indices, or ``None`` without text.
+        allow_missing: whether a video may lack modalities, if it was packed without them.
     """
 
     def __init__(
@@ -57,21 +56,21 @@ class ShardVideos(Videos):
 
     def _open(self) -> None:
         self.keep_frames = bool(self.index.options["keep_frames"])
-        streams = range(len(self.index.options["streams"]))
-        names = [*COLUMNS, *(f"{name}_{number}" for name in STREAM_COLUMNS for number in streams)]
+        names = column_names(len(self.index.options["streams"]))
         self._columns = {name: self.index.tables[f"{self.split}/{name}"].numpy() for name in names}
         self._ids = self.index.ids(self.split)
         self._shards: dict[int, Shard] = {}
         self._broken: dict[int, str] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave what is mapped behind: a process that gets a copy maps it itself."""
-        kept = ("split", "streams", "audio", "with_captions", "text", "_table", "allow_missing")
-        return {name: getattr(self, name) for name in kept} | {"store": self.index.store}
+    def __getstate__(self) -> tuple[ShardStore, dict[str, object]]:
+        """Pickle without the memory maps. The process that gets a copy opens them itself."""
+        names = ("split", "streams", "audio", "with_captions", "text", "_table", "allow_missing")
+        return self.index.store, {name: getattr(self, name) for name in names}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.index = ShardIndex(state.pop("store"))
-        self.__dict__.update(state)
+    def __setstate__(self, state: tuple[ShardStore, dict[str, object]]) -> None:
+        store, attributes = state
+        self.index = ShardIndex(store)
+        self.__dict__.update(attributes)
         self._open()
 
     def __len__(self) -> int:
@@ -82,7 +81,7 @@ class ShardVideos(Videos):
         return self._ids[index]
 
     def open(self, index: int) -> ShardVideo:
-        """Find a video in its shard.
+        """Open a video in its shard.
 
         Raises:
             InputError: if it could not be packed, or its shard is missing or damaged.
@@ -90,30 +89,30 @@ class ShardVideos(Videos):
         number = int(self._columns["shard"][index])
         if number == BAD:
             raise InputError(self.index.reasons[self.split][str(index)])
-        return ShardVideo(self, self._shard(number), index).checked()
+        return ShardVideo(self, self._shard(number), index).check()
 
     def damage(self, index: int, error: Exception) -> str | None:
-        """Return which shard is damaged: contents that cannot be have been written over."""
+        """Return the damaged shard. Values that packing never writes show that its contents have changed."""
         number = int(self._columns["shard"][index])
         path, expected = self.index.folder / shard_name(number), self.index.shards[number]["sha256"]
         return f"{path}: expected contents with SHA-256 {expected}, found others ({error}); copy it anew"
 
     def fetch(self) -> None:
-        """Fetch the shards of these videos where they are elsewhere; see ``ShardHeader.fetch``."""
-        self.index.fetch(self._numbers())
+        """Fetch the shards of these videos that are not on this machine; see ``ShardHeader.fetch``."""
+        self.index.fetch(self._shard_numbers())
 
     def is_here(self) -> bool:
-        """Tell whether no shard of these videos has to be fetched."""
-        return all(number in self.index.gone or self.index.is_here(number) for number in self._numbers())
+        """Tell whether all shards of these videos are on this machine, or missing at the URL."""
+        return all(number in self.index.gone or self.index.is_here(number) for number in self._shard_numbers())
 
-    def _numbers(self) -> list[int]:
+    def _shard_numbers(self) -> list[int]:
         shards = self._columns["shard"]
         return np.unique(shards[shards != BAD]).tolist()
 
     def lost(self) -> list[BadVideo]:
-        """Return the videos that could not be packed or whose shard is missing or of another size."""
+        """Return the videos that could not be packed, or whose shard is missing or of another size."""
         shards = self._columns["shard"]
-        broken = {number: self.index.broken(number) for number in self._numbers()}
+        broken = {number: self.index.broken(number) for number in self._shard_numbers()}
         lost = [number for number, reason in broken.items() if reason is not None]
         return [
             BadVideo(self.id(index), broken.get(int(shards[index])) or self.index.reasons[self.split][str(index)])
@@ -121,7 +120,7 @@ class ShardVideos(Videos):
         ]
 
     def dropped(self) -> Mapping[str, int]:
-        """Return how many captions were dropped when its videos were packed, by reason."""
+        """Return the number of captions that packing dropped, by reason."""
         return self.index.dropped.get(self.split, {}) if self.with_captions else {}
 
     def all_texts(self) -> list[str]:
@@ -134,21 +133,21 @@ class ShardVideos(Videos):
         return tuple(stream.width for stream in self.streams)
 
     def set_text(self, text: TextSource | None) -> None:
-        """Take the text source that gives words their indices; once, before processes share what comes of it."""
+        """Set the text source that maps words to indices. It is called once, before worker processes start."""
         self.text = text
         self._table = None if text is None else text.word_table(self.index.words())
 
     @property
     def knows_words(self) -> bool:
-        """Whether ``word_indices`` gives indices."""
+        """Whether ``word_indices`` returns indices."""
         return self._table is not None
 
     def word_indices(self, numbers: np.ndarray, index: int) -> np.ndarray | None:
-        """Return the indices of words, 0 where not known, or ``None`` where the text source needs the text.
+        """Return the indices of words, 0 for unknown ones, or ``None`` if the text source needs the text.
 
         Args:
-            numbers: numbers of words in the vocabulary of the video's shard.
-            index: which video.
+            numbers: positions of the words in the vocabulary of the video's shard.
+            index: index of the video.
         """
         if self._table is None:
             return None
@@ -158,17 +157,17 @@ class ShardVideos(Videos):
         if (shard := self._shards.get(number)) is not None:
             return shard
         if number not in self._broken:
-            wrong = self.index.broken(number)
-            if wrong is None:
+            reason = self.index.broken(number)
+            if reason is None:
                 try:
                     if len(self._shards) >= OPEN_SHARDS:
                         del self._shards[next(iter(self._shards))]
                     return self._shards.setdefault(number, Shard(self.index.path(number)))
-                except StoreError:  # may be over the next time
+                except StoreError:  # not remembered, as the connection may be back at the next video
                     raise
                 except InputError as error:
-                    wrong = f"{error}; its SHA-256 should be {self.index.shards[number]['sha256']}"
-            self._broken[number] = wrong
+                    reason = f"{error}; its SHA-256 should be {self.index.shards[number]['sha256']}"
+            self._broken[number] = reason
         raise InputError(self._broken[number])
 
     def column(self, name: str, index: int) -> int:
@@ -187,7 +186,7 @@ class ShardCaptions(Captions):
     video: ShardVideo
 
     def clips(self, indices: Iterable[int], min_time: float, widest: bool = True) -> dict[int, Clip]:
-        """Return the clips of captions as they were packed; grown anew where frames are kept, for any ``min_time``."""
+        """Return the stored clips of captions. With ``keep_frames`` they are computed, for any ``min_time``."""
         video = self.video
         if video.source.keep_frames:
             return super().clips(indices, min_time, widest)
@@ -199,7 +198,7 @@ class ShardCaptions(Captions):
         return {i: Clip(i, spans[i][0], spans[i][1], tuple(members[ends[i] : ends[i + 1]])) for i in indices}
 
     def texts(self, clips: Sequence[Clip]) -> list[str]:
-        """Return the words of some of its clips as one text each, in the order that is stored."""
+        """Return the text of some clips, with the captions in the stored order."""
         if self.video.source.keep_frames:
             return super().texts(clips)
         order, bounds = self.video.shard.between("order", self.video.first, len(self))
@@ -207,7 +206,7 @@ class ShardCaptions(Captions):
         return [" ".join(self.text[n] for n in members[ends[clip.number] : ends[clip.number + 1]]) for clip in clips]
 
     def word_rows(self, clips: Sequence[Clip], max_words: int) -> np.ndarray | None:
-        """Return the first word indices of some of its clips, ``(B, W)`` int32; ``None`` where the text is needed."""
+        """Return the first word indices of some clips, ``(B, W)`` int32, or ``None`` if the text is needed."""
         source, shard = self.video.source, self.video.shard
         if source.keep_frames:
             return None
@@ -224,11 +223,11 @@ class ShardCaptions(Captions):
             return None
         known = np.flatnonzero(indices)
         row = row[known]
-        first = np.searchsorted(row, np.arange(len(clips)))  # of the known words of each clip
-        place = np.arange(len(row)) - first[row]
-        kept = place < max_words
+        first = np.searchsorted(row, np.arange(len(clips)))  # position of each clip's first known word
+        column = np.arange(len(row)) - first[row]
+        inside = column < max_words
         rows = np.zeros((len(clips), max_words), dtype=np.int32)
-        rows[row[kept], place[kept]] = indices[known[kept]]
+        rows[row[inside], column[inside]] = indices[known[inside]]
         return rows
 
 
@@ -238,7 +237,7 @@ class ShardVideo:
     Args:
         source: the split.
         shard: its shard.
-        index: which video of the split.
+        index: index of the video in the split.
     """
 
     def __init__(self, source: ShardVideos, shard: Shard, index: int) -> None:
@@ -250,7 +249,7 @@ class ShardVideo:
 
     @property
     def duration(self) -> float:
-        """Seconds of the longest stream that is read; infinite without any."""
+        """Seconds of the longest stream that is read, infinite without streams."""
         seconds = [rows / stream.rate for rows, stream in zip(self.rows, self.source.streams, strict=False)]
         if self.source.audio is not None:
             seconds.append(self.frames / FRAME_RATE)
@@ -258,7 +257,7 @@ class ShardVideo:
 
     @property
     def lengths(self) -> tuple[Length, ...]:
-        """How long each stream lasts."""
+        """The length of each stream."""
         source, name, found = self.source, self.source.id(self.index), []
         for number, stream in enumerate(source.streams):
             if (rows := self.rows[number]) == 0:
@@ -270,17 +269,17 @@ class ShardVideo:
         return tuple(found)
 
     def faults(self) -> list[tuple[str, str | None]]:
-        """Return the name of each stream, and what is wrong with its numbers; see ``StoredVideo``."""
+        """Return the name of each stream and what is wrong with its numbers; see ``StoredVideo``."""
         stored = list(self._stored_rows()) if any(self.rows) else []
         rows = [part for part, count in zip(stored, self.rows, strict=False) if count]
-        if not self.source.keep_frames:  # clips that grew over the whole video have equal maxima
+        if not self.source.keep_frames:  # clips over the whole video have equal maxima, which is no fault
             rows = [maxima.amax(dim=0, keepdim=True) for maxima in rows]
-        first, heard = self.source.column("frame", self.index), self.source.audio is not None and self.frames
-        frames = self.shard["audio"][first : first + self.frames] if heard else None
+        first, has_sound = self.source.column("frame", self.index), self.source.audio is not None and self.frames
+        frames = self.shard["audio"][first : first + self.frames] if has_sound else None
         return list(zip((length.name for length in self.lengths), content_faults(rows, frames), strict=True))
 
     def _stored_rows(self) -> Sequence[Tensor]:
-        """Return what is stored of each visual stream: its rows, or the maxima over the clips of captions."""
+        """Return the stored rows of each visual stream, or its maxima over the clips of captions."""
         if not self.source.keep_frames:
             maxima = self.shard["visual"][self.first : self.first + abs(self.source.column("captions", self.index))]
             return maxima.split(self.source.widths, dim=1)
@@ -290,21 +289,21 @@ class ShardVideo:
             found.append(self.shard[f"visual_{number}"][first : first + count] if count else empty_rows(stream))
         return found
 
-    def checked(self) -> ShardVideo:
+    def check(self) -> ShardVideo:
         """Return this video.
 
         Raises:
-            InputError: if it lacks what it may not lack, or everything.
+            InputError: if a required part or all parts are missing.
         """
         source = self.source
-        there = {
+        present = {
             **{f"features{stream.suffix}": rows > 0 for rows, stream in zip(self.rows, source.streams, strict=False)},
             **({"a spectrogram": self.frames > 0} if source.audio is not None else {}),
             **({"captions": self.captions is not None} if source.with_captions else {}),
         }
-        lacking = [name for name, found in there.items() if not found]
-        if lacking and not (source.allow_missing and len(lacking) < len(there)):
-            raise InputError(f"{source.id(self.index)}: expected {lacking[0]}, found none; it was packed without")
+        missing = [name for name, found in present.items() if not found]
+        if missing and not (source.allow_missing and len(missing) < len(present)):
+            raise InputError(f"{source.id(self.index)}: expected {missing[0]}, found none; it was packed without")
         return self
 
     def _captions(self) -> Captions | None:
@@ -312,13 +311,13 @@ class ShardVideo:
         count = source.column("captions", self.index)
         if count <= 0:
             return None
-        here = slice(self.first, self.first + count)
+        rows = slice(self.first, self.first + count)
         return ShardCaptions(
             video=self,
-            start=shard.numpy("start")[here],
-            end=shard.numpy("end")[here],
+            start=shard.numpy("start")[rows],
+            end=shard.numpy("end")[rows],
             text=Strings(shard.numpy("text"), shard.numpy("text_end"), self.first, count),
-            topics=shard.numpy("topic")[here] if source.column("topics", self.index) else None,
+            topics=shard.numpy("topic")[rows] if source.column("topics", self.index) else None,
             choices=Choices(shard, self.first, count) if "choice" in shard.tensors else None,
         )
 
@@ -331,7 +330,8 @@ class ShardVideo:
             out = new("video", (len(clips), stored.shape[1]), stored.dtype)
             if not 0 <= min(chosen) <= max(chosen) < len(stored):
                 raise IndexError(f"captions {min(chosen)} to {max(chosen)} of {len(stored)}")
-            np.take(stored.numpy(), chosen, axis=0, out=out.numpy(), mode="clip")  # faster than with mode "raise"
+            # mode "clip" is faster than "raise", which is why the line above checks the range
+            np.take(stored.numpy(), chosen, axis=0, out=out.numpy(), mode="clip")
             return out
         spans, pooled = [(clip.start, clip.end) for clip in clips], []
         for rows, stream in zip(self._stored_rows(), self.source.streams, strict=True):

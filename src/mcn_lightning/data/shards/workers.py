@@ -1,4 +1,4 @@
-"""The processes that write shards: each shard by one of them, until all are there or the run is stopped."""
+"""The worker processes that write shards. One process writes a whole shard."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from mcn_lightning.files import PARTIAL, replacing
 
 
 def run(job: Job, plan: list[Range], todo: list[int]) -> None:
-    """Write the shards that are missing, in processes, with a progress bar.
+    """Write the missing shards in worker processes, with a progress bar.
 
     Args:
         job: what is packed.
-        plan: what each shard holds.
-        todo: numbers of the shards that are missing.
+        plan: videos of each shard.
+        todo: numbers of the missing shards.
 
     Raises:
         InputError: if the disk is full, or a process was killed.
@@ -44,7 +44,7 @@ def run(job: Job, plan: list[Range], todo: list[int]) -> None:
     if not todo:
         return
     count = min(job.config.processes or len(os.sched_getaffinity(0)), len(todo))
-    context = multiprocessing.get_context("fork")  # the captions of a data set may be large: shared, not copied
+    context = multiprocessing.get_context("fork")  # forked processes share the captions, which may be large
     counter, halt = context.Value("q", done), context.Value("b", 0)
     pool = ProcessPoolExecutor(count, context, _start_worker, (job, plan, counter, halt, os.getpid()))
     former = signal.getsignal(signal.SIGINT)
@@ -60,20 +60,11 @@ def run(job: Job, plan: list[Range], todo: list[int]) -> None:
             if interrupted.is_set():
                 raise KeyboardInterrupt
     except BaseException as error:
-        kept = sum((job.output / shard_name(number)).is_file() for number in range(len(plan)))
-        state = f"{kept} of {len(plan)} shards are finished and kept"
-        if _is_full_disk(error):
-            raise InputError(
-                f"--pack.output {job.output}: the disk is full; {state}: free some space and start again"
-            ) from None
-        if isinstance(error, BrokenProcessPool):
-            raise InputError(
-                f"--pack.processes: a process was killed, perhaps for want of memory; {state}: give the same command "
-                "again, with fewer processes or a smaller --pack.shard_size"
-            ) from None
+        if (message := _describe_failure(error, job, len(plan))) is not None:
+            raise InputError(message) from None
         raise
     finally:
-        halt.value = 1  # workers look at it after each video, so that nobody has to be killed with a lock in his hands
+        halt.value = 1  # workers read it after each video: a killed worker could leave a lock behind
         pool.shutdown(cancel_futures=True)
         bar.close()
         remove_partial(job.output)
@@ -82,22 +73,31 @@ def run(job: Job, plan: list[Range], todo: list[int]) -> None:
 
 
 def _take_interrupt() -> threading.Event:
-    """Let the first Ctrl-C set an event: an exception just anywhere could leave a lock of the pool behind."""
+    """Return an event that the first Ctrl-C sets. An exception at any line could leave a lock of the pool behind."""
     event = threading.Event()
 
-    def note(*_: object) -> None:
+    def handle(*_: object) -> None:
         event.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, note)
+        signal.signal(signal.SIGINT, handle)
     return event
 
 
-def _is_full_disk(error: BaseException) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return isinstance(error, SafetensorError) and "No space left" in str(error)
+def _describe_failure(error: BaseException, job: Job, shards: int) -> str | None:
+    """Return the message for a full disk or a killed process, or ``None`` for other errors."""
+    finished = sum((job.output / shard_name(number)).is_file() for number in range(shards))
+    state = f"{finished} of {shards} shards are finished and kept"
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or (isinstance(error, SafetensorError) and "No space left" in str(error)):
+        return f"--pack.output {job.output}: the disk is full; {state}: free some space and start again"
+    if isinstance(error, BrokenProcessPool):
+        return (
+            f"--pack.processes: a process was killed, perhaps for want of memory; {state}: give the same command "
+            "again, with fewer processes or a smaller --pack.shard_size"
+        )
+    return None
 
 
 _worker: tuple[Job, list[Range], Synchronized, Synchronized]
@@ -107,19 +107,19 @@ def _start_worker(job: Job, plan: list[Range], counter: Synchronized, halt: Sync
     global _worker
     _worker = job, plan, counter, halt
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and sets halt
+    threading.Thread(target=_exit_without, args=(parent,), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    """End this process when its parent has been killed: nobody would ever stop it."""
+def _exit_without(parent: int) -> None:
+    """End this process when its parent was killed, as nothing else would stop it."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
 
 
 def _pack_shard(number: int) -> None:
-    """Write one shard, and what the index will say of it."""
+    """Write one shard, and its description for the index."""
     job, plan, counter, halt = _worker
     name, first, stop = plan[number]
     split, shard = job.splits[name], ShardContents(job.streams, job.clips, job.config.keep_frames)
@@ -132,12 +132,13 @@ def _pack_shard(number: int) -> None:
     path = job.output / shard_name(number)
     with replacing(path) as partial:
         save_file(shard.tensors(), partial, {"format": FORMAT})
-        about = shard.about() | {"bytes": partial.stat().st_size, "sha256": checksum(partial)}
-        with replacing(path.with_suffix(".json")) as known:
-            known.write_text(json.dumps(about))
+        description = shard.describe() | {"bytes": partial.stat().st_size, "sha256": checksum(partial)}
+        # first, so that a shard with its final name always has a description
+        with replacing(path.with_suffix(".json")) as file:
+            file.write_text(json.dumps(description))
 
 
 def remove_partial(output: Path) -> None:
-    """Remove what a killed run left half-written."""
+    """Remove unfinished files of a killed run."""
     for path in output.glob(f"*{PARTIAL}"):
         path.unlink(missing_ok=True)

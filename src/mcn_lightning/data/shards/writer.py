@@ -1,4 +1,4 @@
-"""What goes into a shard: the videos of a source, one after the other, as the tensors of one file."""
+"""Contents of a shard: consecutive videos of a source as the tensors of one file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mcn_lightning.data.captions import Captions, total_reasons
 from mcn_lightning.data.clips import Clip, ClipConfig
-from mcn_lightning.data.files.arrays import all_finite
+from mcn_lightning.data.files.arrays import check_finite
 from mcn_lightning.data.files.pooling import VisualStream, empty_rows, max_rows
 from mcn_lightning.data.shards.files import BAD, column_names
 from mcn_lightning.data.sources.raw import RawVideo, RawVideos
@@ -23,11 +23,11 @@ from mcn_lightning.errors import InputError
 
 @dataclass(frozen=True)
 class Split:
-    """A part of the data set that is packed.
+    """A split that is packed.
 
     Args:
         source: its videos.
-        min_time: seconds to which the clip of each caption grows.
+        min_time: length in seconds to which the clip of each caption grows.
     """
 
     source: RawVideos
@@ -35,7 +35,7 @@ class Split:
 
 
 class ShardContents:
-    """The contents of a shard while they are gathered.
+    """Collects the contents of a shard.
 
     Args:
         streams: visual streams, in their order.
@@ -47,14 +47,15 @@ class ShardContents:
         self.streams, self.clips, self.keep_frames = list(streams), clips, keep_frames
         self.parts: dict[str, list[Tensor]] = {}
         self.rows: dict[str, list[int]] = {name: [] for name in column_names(len(self.streams)) if name != "id_end"}
-        self.at = dict.fromkeys(("caption", "frame", *(f"row_{s}" for s in range(len(self.streams)))), 0)
+        self.next = dict.fromkeys(("caption", "frame", *(f"row_{s}" for s in range(len(self.streams)))), 0)
         self.skipped: dict[str, str] = {}
         self.dropped: Mapping[str, int] = {}
         self.words: dict[str, int] = {}
         self.seconds, self.bytes_in = 0.0, 0
 
     def add(self, split: Split, index: int) -> None:
-        """Add a video, or note why it is left out; its words count in any case, as they do for the layout."""
+        """Add a video, or note the reason why it is skipped."""
+        # words of skipped videos count too, so that the vocabulary equals that of the unpacked data set
         for text in split.source.texts(index):
             for word in split_words(text):
                 self.words.setdefault(word, len(self.words))
@@ -70,10 +71,10 @@ class ShardContents:
             self.parts.setdefault(name, []).append(part)
         for name, column in self.rows.items():
             column.append(counts.get(name, 0))
-        for name, following in (("caption", "captions"), ("frame", "frames")):
-            self.at[name] += abs(counts[following])
+        for name, size in (("caption", "captions"), ("frame", "frames")):
+            self.next[name] += abs(counts[size])
         for number in range(len(self.streams) if self.keep_frames else 0):
-            self.at[f"row_{number}"] += counts[f"rows_{number}"]
+            self.next[f"row_{number}"] += counts[f"rows_{number}"]
         if video.captions is not None:
             self.dropped = total_reasons([self.dropped, video.captions.dropped])
         self.seconds += video.duration if np.isfinite(video.duration) else 0.0
@@ -81,7 +82,7 @@ class ShardContents:
 
     def _read(self, split: Split, index: int, video: RawVideo) -> tuple[dict[str, Tensor], dict[str, int]]:
         parts: dict[str, Tensor] = {}
-        counts = {name: self.at[name] for name in self.at}
+        counts = dict(self.next)
         name, captions = split.source.id(index), video.captions
         counts["captions"] = 0 if captions is None else len(captions)
         check_lengths(name, video, self.clips.overrun)
@@ -100,36 +101,33 @@ class ShardContents:
             parts["word"], parts["word_end"] = self._words(windows, clips)
         for number, (stream, rows) in enumerate(zip(self.streams, video.rows, strict=False)):
             counts[f"rows_{number}"] = 0 if rows is None else len(rows)
-            if rows is None:  # zeros, beside the streams that are there
-                if not self.keep_frames:
-                    pooled.append(_maxima(name, stream, empty_rows(stream), spans))
-            elif self.keep_frames:
-                _check_finite(rows, name, stream.suffix)
+            if not self.keep_frames:  # a missing stream becomes zeros beside the others
+                pooled.append(_maxima(name, stream, empty_rows(stream) if rows is None else rows, spans))
+            elif rows is not None:
+                check_finite(rows, f"{name}: expected finite numbers in {stream.suffix}")
                 parts[f"visual_{number}"] = rows
-            else:
-                pooled.append(_maxima(name, stream, rows, spans))
         if pooled:
             parts["visual"] = torch.cat(pooled, dim=1)
         counts["frames"] = 0
         if video.frames is not None:
-            _check_finite(video.frames, name, "the spectrogram")
+            check_finite(video.frames, f"{name}: expected finite numbers in the spectrogram")
             counts["frames"] = video.frames.shape[1]
             parts["audio"] = video.frames.T
         return parts, counts
 
     def _words(self, captions: Captions, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
-        """Return the numbers of the words of each clip, and where each clip's end."""
-        spoken = [[self.words[word] for word in split_words(text)] for text in captions.text]
-        merged = [[number for caption in clip.order for number in spoken[caption]] for clip in clips]
-        numbers = torch.tensor([number for each in merged for number in each], dtype=torch.int32)
-        return numbers, torch.tensor([len(each) for each in merged], dtype=torch.int64).cumsum(0)
+        """Return the word indices of all clips, and the end of each clip's indices."""
+        indices = [[self.words[word] for word in split_words(text)] for text in captions.text]
+        merged = [[index for caption in clip.order for index in indices[caption]] for clip in clips]
+        joined = torch.tensor([index for clip in merged for index in clip], dtype=torch.int32)
+        return joined, torch.tensor([len(clip) for clip in merged], dtype=torch.int64).cumsum(0)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors of the shard, and let go of the parts."""
-        if not any(len(part) for part in self.parts.get("choice", ())):  # those of windows
+        """Return the tensors of the shard, and free the parts."""
+        if not any(len(part) for part in self.parts.get("choice", ())):  # windows have none
             for name in ("choice", "choice_end", "choices_end"):
                 self.parts.pop(name, None)
-        made = {}
+        joined = {}
         for name in sorted(self.parts):
             parts = self.parts.pop(name)
             if name.endswith("_end"):  # ends within each video become ends within the shard
@@ -138,12 +136,12 @@ class ShardContents:
                     moved.append(part + shift)
                     shift = int(moved[-1][-1]) if len(part) else shift
                 parts = moved
-            made[name] = torch.cat(parts).contiguous()
-        made["vocabulary"], made["vocabulary_end"] = bytes_of(self.words)
-        return made
+            joined[name] = torch.cat(parts).contiguous()
+        joined["vocabulary"], joined["vocabulary_end"] = bytes_of(self.words)
+        return joined
 
-    def about(self) -> dict[str, object]:
-        """Return what the index needs to know of the shard."""
+    def describe(self) -> dict[str, object]:
+        """Return the description of the shard for the index."""
         return {
             "rows": self.rows,
             "skipped": self.skipped,
@@ -158,7 +156,7 @@ def _windows(duration: float, min_time: float) -> tuple[Captions, list[Clip]]:
     """Return the windows of a video without captions, one at each whole second, as captions without text."""
     seconds = range(math.ceil(duration))
     clips = [Clip(second, float(second), min(second + min_time, duration)) for second in seconds]
-    start, end = (np.array([clip[place] for clip in clips]) for place in (1, 2))
+    start, end = np.array([clip.start for clip in clips]), np.array([clip.end for clip in clips])
     return Captions(start, end, [""] * len(clips), choices=[()] * len(clips)), clips
 
 
@@ -182,9 +180,9 @@ def _caption_parts(captions: Captions, clips: Sequence[Clip]) -> dict[str, Tenso
 
 
 def bytes_of(texts: Iterable[str]) -> tuple[Tensor, Tensor]:
-    """Return strings as UTF-8 bytes one after the other ``(bytes,)``, and where each ends ``(strings,)`` int64."""
-    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-    ends = torch.tensor([len(each) for each in encoded], dtype=torch.int64).cumsum(0)
+    """Return strings as concatenated UTF-8 bytes ``(bytes,)``, and the end of each string ``(strings,)`` int64."""
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]  # JSON may hold lone surrogates
+    ends = torch.tensor([len(text) for text in encoded], dtype=torch.int64).cumsum(0)
     return torch.from_numpy(np.frombuffer(b"".join(encoded), dtype=np.uint8).copy()), ends
 
 
@@ -193,9 +191,3 @@ def _maxima(name: str, stream: VisualStream, rows: Tensor, spans: list[tuple[flo
         return max_rows(rows, spans, stream.rate)
     except InputError as error:
         raise InputError(f"{name}{stream.suffix}: {error}") from None
-
-
-def _check_finite(values: Tensor, name: str, what: str) -> None:
-    if not all_finite(values):
-        bad = int((~torch.isfinite(values)).sum())
-        raise InputError(f"{name}: expected finite numbers in {what}, found {bad} NaN or infinite")
