@@ -156,11 +156,11 @@ def test_a_missing_file_is_refused_by_path_and_option(copy, missing, part):
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"batch_size": 0}, "--data.batch_size is 0"),
-        ({"eval_batch_size": 0}, "--data.eval_batch_size is 0"),
-        ({"num_workers": -1}, "--data.num_workers is -1"),
-        ({"seed": -1}, "--data.seed is -1"),
-        ({"max_bad_share": 1.5}, "--data.max_bad_share is 1.5"),
+        ({"batch_size": 0}, "--data.batch_size: expected a whole number above 0, found 0"),
+        ({"eval_batch_size": 0}, "--data.eval_batch_size: expected a whole number above 0, found 0"),
+        ({"num_workers": -1}, "--data.num_workers: expected a whole number of at least 0, found -1"),
+        ({"seed": -1}, "--data.seed: expected a whole number of at least 0, found -1"),
+        ({"max_bad_share": 1.5}, "--data.max_bad_share: expected a number of at least 0 and at most 1, found 1.5"),
         ({"modalities": []}, "--data.modalities"),
         ({"modalities": ["video", "video"]}, "--data.modalities"),
         ({"modalities": ["smell"]}, "--data.modalities"),

@@ -1,4 +1,4 @@
-"""The LightningDataModule: the splits of a data set in the release's layout as batches of clips."""
+"""The LightningDataModule: the splits of a data set as batches of clips."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
@@ -19,24 +18,16 @@ from mcn_lightning.data.captions import describe_dropped
 from mcn_lightning.data.checks.inspection import inspect_splits
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.dataset import DescribedVideos, NarratedVideoDataset, PredictSplit, splits_of
-from mcn_lightning.data.epoch import EpochPlace
+from mcn_lightning.data.epoch import EpochPosition
 from mcn_lightning.data.files.pooling import DEFAULT_STREAMS, VisualStream
 from mcn_lightning.data.files.spectrograms import AudioConfig
-from mcn_lightning.data.loading import (
-    ClipLoader,
-    ClipSampler,
-    OverfitSampler,
-    collate,
-    one_empty_batch,
-    serve_parent,
-    start_method,
-)
+from mcn_lightning.data.loading import ClipSampler, Keys, OverfitSampler, make_loader, one_empty_batch
 from mcn_lightning.data.options import (
     as_streams,
-    check_least,
     check_modalities,
     check_overfit,
     check_pickles,
+    check_ranges,
     check_training_batch,
 )
 from mcn_lightning.data.shards.job import PackConfig, PackReport
@@ -61,38 +52,36 @@ class NarratedVideos(LightningDataModule):
     In Python, streams, audio, text, clips and synthetic may also be plain dicts of their options.
 
     Args:
-        root: folder of the data set; the names below are relative to it, or absolute. It must be given unless there is
-            a ``source``.
-        train_csv: list of the training videos, with the header ``path``; or a pickle of clips (.pkl), as those of
-            YouCook2 and MSR-VTT: a clip is then a video of one clip.
-        val_csv: the same of the held-out videos; none for no validation.
-        test_csv: the same of the test videos; ``val_csv`` where none is given.
+        root: folder of the data set. The names below are relative to it, or absolute. Required without ``source``.
+        train_csv: list of the training videos, with the header ``path``. Or a pickle of clips (.pkl), such as those of
+            YouCook2 and MSR-VTT. Each clip is then a video of one clip.
+        val_csv: the same for validation videos; none for no validation.
+        test_csv: the same for test videos, by default ``val_csv``.
         captions: captions with their seconds: JSON, pickle or CSV, YouCook2's or COOT's JSON, or a folder with
             <video id>.vtt, .srt or .json for each video.
         features: folder of the visual features.
-        audio_root: folder of the spectrograms; ``features`` where none is given.
-        modalities: which of video, audio and text are read; the others are absent from every batch.
+        audio_root: folder of the spectrograms, by default ``features``.
+        modalities: which of video, audio and text are read. No batch has the others.
         streams: visual streams, joined in this order: suffix of the file, rate in rows a second, width of a row
             (--data.streams.help shows them).
         audio: how spectrograms are stored, cut and augmented.
         text: how captions become vectors.
         clips: how the clips of a video are chosen.
-        source: a source of one's own, in place of lists, captions and features: see ``VideoSource``. Only the text
-            source is still taken from ``root``.
+        source: your own source in place of lists, captions and features: see ``VideoSource``. Only the text source is
+            still read from ``root``.
         shards: folder that ``lightning prepare`` wrote, relative to the working directory, or its URL (``s3://``,
-            ``gs://``, ``hf://`` and others). It is read in place of captions and features, with the lists of packing.
-            Only the text source is still taken from ``root``.
-        shards_cache: folder for shards that come from a URL; ``~/.cache/mcn-lightning/shards`` by default.
-        synthetic: generate the data set under ``root`` first, unless it is there already (--data.synthetic.help shows
-            the options).
-        batch_size: videos of a training batch in each process; the batch holds ``clips.n_pair`` clips of each.
-        eval_batch_size: videos of an evaluation batch in each process; the batch holds every caption of each.
-        epoch_end: what happens to the training videos after the last full batch of an epoch: drop leaves them out of
-            it, pad fills the batch up with videos that the epoch had already.
+            ``gs://``, ``hf://`` and others). It replaces captions and features, and needs the lists of packing. Only
+            the text source is still read from ``root``.
+        shards_cache: folder for shards that come from a URL, by default ``~/.cache/mcn-lightning/shards``.
+        synthetic: generate the data set in ``root`` first, unless it exists (--data.synthetic.help shows the options).
+        batch_size: videos of a training batch in each process. The batch holds ``clips.n_pair`` clips of each.
+        eval_batch_size: videos of an evaluation batch in each process. The batch holds every caption of each.
+        epoch_end: use of the training videos after the last full batch of an epoch: drop skips them, pad fills the
+            batch with videos from the start of the epoch.
         num_workers: processes that read; 0 reads in the main process.
-        timeout: seconds to wait for a batch of these processes before the run stops with a message; 0 waits for ever.
-        seed: with the epoch and the video it determines all random numbers.
-        max_bad_share: share of the training videos, 0 to 1, that may be unusable before the run stops.
+        timeout: seconds to wait for a batch of these processes before the run stops with a message; 0 has no limit.
+        seed: determines all random numbers, with the epoch and the video.
+        max_bad_share: largest share of unusable training videos, 0 to 1, before the run stops.
         allow_missing: a video may lack modalities: captions, a spectrogram, or the files of visual features. It trains
             with those it has, and is evaluated in the directions that it can serve. Otherwise such a video is unusable.
     """
@@ -133,10 +122,8 @@ class NarratedVideos(LightningDataModule):
         lists = {"train": train_csv, "val": val_csv, "test": test_csv or val_csv}
         check_modalities(modalities, streams, clips)
         check_pickles(lists, audio)
-        check_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
-        check_least(0, num_workers=num_workers, timeout=timeout, seed=seed)
-        if not 0 <= max_bad_share <= 1:
-            raise InputError(f"--data.max_bad_share is {max_bad_share}: give a share from 0 to 1")
+        check_ranges(batch_size=batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, timeout=timeout,
+                     seed=seed, max_bad_share=max_bad_share)  # fmt: skip
         if root is None and source is None:
             raise InputError("--data.root: expected a value, found none; give it")
         self.root = Path(root or ".")
@@ -156,44 +143,44 @@ class NarratedVideos(LightningDataModule):
         self.seed = seed
         self.predict_split: PredictSplit = "test"
         self._skipped = SkippedVideos(max_bad_share)
-        self._lacking = MissingModalities(modalities)
-        self._place = EpochPlace()
+        self._missing = MissingModalities(modalities)
+        self._position = EpochPosition()
 
     @property
     def datasets(self) -> dict[str, NarratedVideoDataset]:
-        """The data set of each split; after ``setup``."""
+        """The data set of each split, after ``setup``."""
         return self.splits.datasets
 
     @property
     def lists(self) -> dict[str, str | None]:
-        """What each split is called, such as its list; ``None`` where there is none."""
+        """The name of each split, such as its list, or ``None`` if it does not exist."""
         return self.splits.names
 
     @property
     def text(self) -> TextSource | None:
-        """What turns text into indices, ``None`` without text; after ``setup``."""
+        """The text source, or ``None`` without text, after ``setup``."""
         return self.splits.text
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """What a clip has: some of video, audio and text."""
+        """Modalities of a clip: some of video, audio and text."""
         return tuple(self.layout.modalities)
 
     @property
     def video_dim(self) -> int:
-        """C, the widths of all visual streams together; 0 without video."""
+        """C, the sum of the widths of all visual streams, 0 without video."""
         return sum(stream.width for stream in self.splits.reading.read_streams)
 
     def input_sizes(self) -> dict[str, int | tuple[str, ...]]:
-        """Return what a network has to know of these data: its fields ``modalities``, ``video_dim`` and so on."""
+        """Return the options of a network that depend on the data: ``modalities``, ``video_dim`` and so on."""
         return self.splits.reading.sizes()
 
     def text_embedder(self) -> nn.Module | None:
-        """Return the frozen module that turns word indices into vectors, or ``None`` without text; after ``setup``."""
+        """Return the frozen module that maps word indices to vectors, or ``None`` without text, after ``setup``."""
         return None if self.text is None else self.text.embedder()
 
     def prepare_data(self) -> None:
-        """Generate the data set if it is a generated one."""
+        """Generate a synthetic data set."""
         evaluated = {TrainerFn.VALIDATING: "val", TrainerFn.TESTING: "test"}.get(self._activity or TrainerFn.FITTING)
         if self.synthetic is not None and not (evaluated and self._has_only_benchmarks(evaluated)):
             write_synthetic(self.root, self.synthetic)
@@ -201,8 +188,8 @@ class NarratedVideos(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read the lists, the captions and the vectors of their words, once for all stages.
 
-        The word indices of every split belong to one table, so all lists that exist are read at the first call; only
-        those that the stage needs must exist.
+        The word indices of all splits belong to one table, so the first call reads all lists that exist. Only those
+        that the stage needs must exist.
 
         Args:
             stage: "fit", "validate", "test" or "predict".
@@ -214,7 +201,7 @@ class NarratedVideos(LightningDataModule):
         if stage == "predict":
             needed = tuple(splits_of(self.predict_split, self.lists))
         if stage in ("validate", "test") and self._has_only_benchmarks(needed[0]):
-            return  # nothing of this data is used, and its captions may be those of a million videos
+            return  # the stage does not use these data, and reading the captions of a million videos takes long
         opened = bool(self.datasets)
         self.splits.open(needed)
         if not opened:
@@ -222,24 +209,24 @@ class NarratedVideos(LightningDataModule):
             self._skipped.add(self.splits.lost())
             for line in self.splits.lines():
                 rank_zero_info(line)
-            if self.trainer is None or self.trainer.is_global_zero:  # the same captions on every process: one says it
+            if self.trainer is None or self.trainer.is_global_zero:  # all processes have the same captions: log once
                 self._skipped.captions = self.dropped_captions("train")
         for split in needed if stage == "predict" else ():
             if dropped := self.dropped_captions(split):
                 rank_zero_info(f"{split} is embedded without {dropped}")
 
     def dropped_captions(self, split: str) -> str:
-        """Return in words how many captions of a split cannot be used, and why; empty for none; after ``setup``."""
+        """Return how many captions of a split were dropped and why, as text, empty for none, after ``setup``."""
         dataset = self.datasets.get(split)
         return "" if dataset is None else describe_dropped(dataset.source.dropped())
 
     def pack(self, config: PackConfig) -> PackReport:
-        """Pack every split that has a list into shards, generated first if it is a generated one; see ``Splits``."""
+        """Pack every split that has a list into shards, after generating synthetic data; see ``Splits``."""
         self.prepare_data()
         return self.splits.pack(self._stored, config)
 
     def inspect(self) -> None:
-        """Read every video of every list once and print what is there.
+        """Read every video of every list once, and print a report.
 
         Raises:
             InputError: if training could not start, for the first reason.
@@ -251,7 +238,7 @@ class NarratedVideos(LightningDataModule):
         print("training can start")
 
     def check_held_out(self) -> None:
-        """Open the files of every validation video, before the training that a bad one would end.
+        """Open the files of every validation video, as an unusable one would end the training later.
 
         Raises:
             InputError: if a video cannot be evaluated.
@@ -263,17 +250,17 @@ class NarratedVideos(LightningDataModule):
         return self.splits.has_topics(split)
 
     def train_dataloader(self) -> DataLoader:
-        """Return the training batches; ``epoch_end`` says what is done after the last full batch of an epoch.
+        """Return the training batches.
 
         Raises:
             InputError: if a process has too few videos for one batch.
         """
         sampler = self._sampler("train")
         check_training_batch(sampler, self.clip_config.n_pair)
-        self._place.begin(sampler, self.trainer)
+        self._position.begin(sampler, self.trainer)
         if note := sampler.note():
             rank_zero_info(note)
-        loader = self._loader("train", sampler, self.batch_size)
+        loader = self._loader(self.datasets["train"], sampler, self.batch_size)
         check_overfit(self._overfits(), len(loader), "training", "--data.batch_size")
         return loader
 
@@ -286,38 +273,42 @@ class NarratedVideos(LightningDataModule):
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
         sampler = self._sampler("train")
         sampler.set_epoch(epoch)
-        return self._loader("train", sampler.some(share), self.batch_size, persistent=False)
+        return self._loader(self.datasets["train"], sampler.some(share), self.batch_size, persistent=False)
 
     def val_dataloader(self) -> DataLoader | list:
-        """Return the held-out clips; in training, nothing where there is no list of them."""
+        """Return the validation clips. In training, the list is empty if there is no validation split."""
         if self._has_only_benchmarks("val"):
             return one_empty_batch()
         if self.lists["val"] is None and self._activity != TrainerFn.VALIDATING:
             return []
-        loader = self._loader("val", self._sampler("val"), self.eval_batch_size)
+        sampler = self._sampler("val")
+        loader = self._loader(self.datasets["val"], sampler, self.eval_batch_size)
         check_overfit(self._overfits(), len(loader), "validation", "--data.eval_batch_size")
         return loader
 
     def _overfits(self) -> float:
-        """Return ``--trainer.overfit_batches`` in training: batches, or their share; 0 for none."""
+        """Return ``--trainer.overfit_batches`` in training: a number of batches or their share, 0 for all."""
         return getattr(self.trainer, "overfit_batches", 0) if self._activity == TrainerFn.FITTING else 0
 
     def test_dataloader(self) -> DataLoader:
         """Return the test clips."""
         if self._has_only_benchmarks("test"):
             return one_empty_batch()
-        return self._loader("test", self._sampler("test"), self.eval_batch_size)
+        sampler = self._sampler("test")
+        return self._loader(self.datasets["test"], sampler, self.eval_batch_size)
 
     def _has_only_benchmarks(self, split: str) -> bool:
-        """Tell whether there is no list of held-out clips, and benchmarks among the callbacks bring their own."""
+        """Tell whether a split does not exist, and benchmarks among the callbacks have their own data."""
         callbacks: Any = getattr(self.trainer, "callbacks", ())
         return self.lists[split] is None and any(getattr(callback, "brings_data", False) for callback in callbacks)
 
     def predict_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Return the clips of ``predict_split`` to embed, as in evaluation; of all splits a loader each."""
-        splits = splits_of(self.predict_split, self.lists)
-        size = self.eval_batch_size
-        loaders = [self._loader(split, self._sampler(split, False), size, described=True) for split in splits]
+        """Return the clips of ``predict_split`` as in evaluation. For "all", there is one loader for each split."""
+        loaders = []
+        for split in splits_of(self.predict_split, self.lists):
+            sampler = self._sampler(split, training=False)
+            described = DescribedVideos(self.datasets[split], split)
+            loaders.append(self._loader(described, sampler, self.eval_batch_size))
         return loaders if self.predict_split == "all" else loaders[0]
 
     def _sampler(self, split: str, training: bool | None = None) -> ClipSampler:
@@ -331,30 +322,14 @@ class NarratedVideos(LightningDataModule):
         return ClipSampler(count, self.seed, training, rank, world, batch, end)
 
     def _loader(
-        self,
-        split: str,
-        sampler: ClipSampler | list[tuple[int, int]],
-        batch_size: int,
-        persistent: bool = True,
-        described: bool = False,
+        self, dataset: NarratedVideoDataset, sampler: Keys, batch_size: int, persistent: bool = True
     ) -> DataLoader:
-        return ClipLoader(  # torch gives each worker one thread
-            DescribedVideos(self.datasets[split], split) if described else self.datasets[split],
-            batch_size=batch_size,
-            sampler=sampler,  # type: ignore[arg-type]  # any sequence of keys will do
-            num_workers=self.num_workers,
-            collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=persistent and self.num_workers > 0,
-            multiprocessing_context=start_method(self._processes) if self.num_workers else None,
-            timeout=self.timeout if self.num_workers else 0,
-            # a generator of its own: a resumed run starts more workers, which must not change other random numbers
-            generator=torch.Generator().manual_seed(self.seed),
-            worker_init_fn=serve_parent,
+        return make_loader(
+            dataset, sampler, batch_size, self.num_workers, self.timeout, self.seed, self._processes, persistent
         )
 
     def on_before_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
-        """Take note of unusable videos, and stop where there are too many.
+        """Count unusable videos, and stop if there are too many.
 
         Raises:
             InputError: in training when more than ``max_bad_share`` of the videos are bad; in evaluation at the first.
@@ -362,7 +337,7 @@ class NarratedVideos(LightningDataModule):
         if self.trainer is not None and self.trainer.training:
             self._skipped.begin(self.trainer.current_epoch)
             self._skipped.add(batch.skipped)
-            self._lacking.note(self.trainer.current_epoch, batch)
+            self._missing.add(self.trainer.current_epoch, batch)
         elif batch.skipped and self._predicts_train(dataloader_idx):
             self._skipped.add(batch.skipped)
         elif batch.skipped:
@@ -377,18 +352,18 @@ class NarratedVideos(LightningDataModule):
         return batch.ready()
 
     def teardown(self, stage: str) -> None:
-        """Say what the last epoch went without."""
+        """Log the skipped videos of the last epoch."""
         self._skipped.end()
-        self._lacking.end()
+        self._missing.end()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the epoch and the videos of it that are done, so that a resumed run goes on with the next batch."""
-        return {} if self.trainer is None else self._place.state(self.trainer, self.batch_size * self._processes)
+        """Return the position in the epoch. A resumed run continues with the next batch."""
+        return {} if self.trainer is None else self._position.state(self.trainer, self.batch_size * self._processes)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what ``state_dict`` gave; an evaluation leaves a later training run alone."""
+        """Restore the position of a training run. Evaluations ignore it."""
         if state_dict and self.trainer is not None and self.trainer.training:
-            self._place.load(state_dict)
+            self._position.load(state_dict)
 
     @property
     def _activity(self) -> TrainerFn | None:

@@ -16,7 +16,7 @@ from mcn_lightning.batch import MODALITIES, AbsentError, BadVideo, ClipBatch, Mo
 from mcn_lightning.data.captions import Captions
 from mcn_lightning.data.clips import Clip, ClipConfig, all_windows, count_starts, sample_clips, sample_windows
 from mcn_lightning.data.files.spectrograms import AudioConfig, augment_audio, seconds_of_frames, window_span
-from mcn_lightning.data.text import TextSource, WordVectorText
+from mcn_lightning.data.text import TextSource
 from mcn_lightning.data.videos import NewTensor, StoredVideo, Videos, check_lengths, new_tensor
 from mcn_lightning.errors import InputError
 from mcn_lightning.memory import Blocks, Slots
@@ -260,9 +260,7 @@ class DescribedVideos(NarratedVideoDataset):
         assert self._chosen is not None  # set by _choose
         clips, video = self._chosen
         texts = [None] * len(clips) if video.captions is None or self.text is None else video.captions.texts(clips)
-        counts = None
-        if batch.words is not None and isinstance(self.text, WordVectorText):
-            counts = (batch.words != 0).sum(dim=1).tolist()
+        counts = None if batch.words is None or self.text is None else self.text.count_known(batch.words)
         timed, about = getattr(video, "timed", True), list[dict[str, object]]()
         for number, (clip, text) in enumerate(zip(clips, texts, strict=True)):
             place = {"split": self.split, "video": self.source.id(index), "index": index}

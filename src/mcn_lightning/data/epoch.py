@@ -1,4 +1,4 @@
-"""Where a run is in its epoch, counted in videos: a resumed run may have another batch size, or other processes."""
+"""Position of a run in its epoch, in videos: a resumed run may have another batch size or number of processes."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ if TYPE_CHECKING:
     from pytorch_lightning import Trainer
 
 
-class EpochPlace:
-    """The epoch, and how many of its videos are done."""
+class EpochPosition:
+    """The epoch, and the number of its videos that are done."""
 
     def __init__(self) -> None:
         self._next = (0, 0)
-        self._resumed = (-1, 0, 0)  # epoch, videos of it that were done, and in how many batches of today's size
+        self._resumed = (-1, 0, 0)  # epoch, its videos that were done, and their number of batches of the present size
 
     def begin(self, sampler: ClipSampler, trainer: Trainer | None) -> None:
-        """Let the sampler begin where the run is, and the next one at the beginning.
+        """Set the sampler to the position of the run. The next sampler starts at the beginning of its epoch.
 
         Args:
             sampler: of the training videos.
-            trainer: is told how many batches of the epoch are done, in batches of the processes there are now.
+            trainer: its progress is converted to batches of the present processes.
         """
         epoch, seen = self._next
-        sampler.set_epoch(epoch)  # workers read ahead: on resuming, Lightning tells the epoch after they have begun
+        sampler.set_epoch(epoch)  # Lightning sets the epoch of a resumed run after the workers have started to read
         sampler.skip(seen)
         if seen:
             done = (len(sampler) - sampler.size(seen)) // sampler.batch_size
@@ -39,10 +39,10 @@ class EpochPlace:
         self._next = (0, 0)
 
     def state(self, trainer: Trainer, videos: int) -> dict[str, int]:
-        """Return the epoch and the videos of it that are done, so that a resumed run goes on with the next batch.
+        """Return the epoch and the number of its videos that are done. A resumed run continues with the next batch.
 
         Args:
-            trainer: knows how many batches are done.
+            trainer: has the number of batches that are done.
             videos: of a batch, over all processes.
         """
         epochs, batches = trainer.fit_loop.epoch_progress.current.ready, _batches(trainer)
@@ -54,10 +54,10 @@ class EpochPlace:
         return {"epoch": epoch, "seen": start + (batches.current.processed - done) * videos}
 
     def load(self, state: Mapping[str, int]) -> None:
-        """Take up what ``state`` gave."""
+        """Restore the result of ``state``."""
         self._next = (int(state["epoch"]), int(state["seen"]))
 
 
 def _batches(trainer: Trainer) -> Any:
-    """Return how many batches of the epoch are done, which Lightning types too widely."""
+    """Return the progress of the batches in the epoch. Its type in Lightning lacks fields."""
     return trainer.fit_loop.epoch_loop.batch_progress

@@ -1,4 +1,4 @@
-"""The order of an epoch over all processes, a loader that does not wait for ever, and the batch of several videos."""
+"""The order of an epoch over all processes, a loader with a time limit, and batches of several videos."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
 
 from mcn_lightning.batch import MODALITIES, BadVideo, ClipBatch
 from mcn_lightning.errors import InputError
@@ -22,27 +22,26 @@ from mcn_lightning.signals import start_forkserver
 
 
 def start_method(processes: int) -> str | None:
-    """Return how the workers of a loader are started: never by forking a process that has the threads of others' calls.
+    """Return the start method of a loader's workers.
 
     Args:
-        processes: of the run.
+        processes: number of processes of the run.
     """
     if processes == 1:
         return None
-    # imported once and not by every worker
+    # a process of a distributed run has threads, and forking it could copy a held lock into the worker; the server
+    # imports the data set once, and its workers do not have to
     multiprocessing.get_context("forkserver").set_forkserver_preload(["mcn_lightning.data.dataset"])
     start_forkserver()
     return "forkserver"
 
 
 def serve_parent(worker: int) -> None:
-    """Have a worker end when the process that it reads for is gone, and not before (called in workers).
-
-    What tells a run to end is ignored here: that process decides when. torch asks whether the system's parent is alive,
-    which is another process for workers of a forkserver.
-    """
+    """Let a worker end when its training process ends, and not before (called in workers)."""
+    # the training process handles these signals and decides when its workers end
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    # torch watches the parent of the system, which is the server for workers of a forkserver
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -53,10 +52,10 @@ def _end_with_parent() -> None:
 
 
 class ClipLoader(DataLoader):
-    """A data loader that says in one line what it waited for in vain."""
+    """A data loader whose timeout is one clear line."""
 
     def __iter__(self) -> Iterator[ClipBatch]:  # type: ignore[override]
-        """Give the batches.
+        """Return the batches.
 
         Raises:
             InputError: if no batch came in time.
@@ -82,7 +81,8 @@ class ClipLoader(DataLoader):
             yield batch.received() if self.num_workers and isinstance(batch, ClipBatch) else batch
 
     def _watch(self, batches: Any, late: threading.Event) -> threading.Timer | None:
-        """Kill workers that are far too late: one that stalls with Python's lock held blocks this process too."""
+        """Kill workers that are far too late."""
+        # torch's own timeout does not help if a worker stalls while it holds a lock that this process needs
         if not self.num_workers or not self.timeout:
             return None
 
@@ -101,20 +101,20 @@ class ClipLoader(DataLoader):
 class ClipSampler(DistributedSampler[tuple[int, int]]):
     """The order of the videos of an epoch, as (epoch, index) pairs.
 
-    It is a ``DistributedSampler`` so that Lightning leaves it alone. The order belongs to all processes together: each
-    step takes the next videos of it, the first process the first of these. So the clips of a step lie in the order in
-    which one process would have them, where an epoch was stopped is one number (the videos seen by all processes), and
-    a run may go on with another number of processes.
+    It is a ``DistributedSampler`` so that Lightning does not replace it. All processes share one order. Each step takes
+    its next videos, and the first process takes the first of these. So the clips of a step have the order of a run with
+    one process. The position in an epoch is one number, the videos seen by all processes, and a run may continue with
+    another number of processes.
 
     Args:
-        count: videos of the data set.
-        seed: the order is a function of (seed, epoch) only.
+        count: number of videos of the data set.
+        seed: the order depends only on (seed, epoch).
         shuffle: use a random order in each epoch; otherwise the listed one.
-        rank: which share this process takes.
-        world: number of shares.
-        batch_size: videos of a batch in each process; an epoch holds whole batches only.
-        end: what happens to the videos after the last whole batch of all processes: "drop" leaves them out of this
-            epoch, "pad" fills the batch up with the first videos of the order (evaluation counts each clip id once).
+        rank: rank of this process.
+        world: number of processes.
+        batch_size: videos of a batch in each process. An epoch holds whole batches only.
+        end: use of the videos after the last whole batch of all processes. "drop" skips them in this epoch. "pad" fills
+            the batch with the first videos of the order. Evaluation counts each clip id once.
     """
 
     def __init__(
@@ -134,11 +134,11 @@ class ClipSampler(DistributedSampler[tuple[int, int]]):
         self._seen = 0
 
     def skip(self, videos: int) -> None:
-        """Leave out the first videos of the order in the next pass only: all processes have seen them already."""
+        """Skip the first videos of the order in the next pass only, as all processes have seen them."""
         self._seen = videos
 
     def size(self, seen: int = 0) -> int:
-        """Return how many videos this process takes of an epoch of which ``seen`` videos are done."""
+        """Return the number of videos of this process in an epoch of which ``seen`` videos are done."""
         left, whole = max(self.count - seen, 0), self.num_replicas * self.batch_size
         return (left // whole if self.end == "drop" else -(-left // whole)) * self.batch_size
 
@@ -147,11 +147,11 @@ class ClipSampler(DistributedSampler[tuple[int, int]]):
 
     @property
     def videos_a_step(self) -> int:
-        """Videos of a batch, over all processes."""
+        """Number of videos of a batch, over all processes."""
         return self.batch_size * self.num_replicas
 
     def note(self) -> str:
-        """Return what happens to the videos after the last whole batch; empty where there are none."""
+        """Return a line about the videos after the last whole batch, empty if there are none."""
         left = self.count % self.videos_a_step
         if left and self.end == "drop":
             return f"each epoch leaves out {left} of {self.count} training videos, which fill no batch"
@@ -161,14 +161,14 @@ class ClipSampler(DistributedSampler[tuple[int, int]]):
     def some(self, share: float) -> list[tuple[int, int]]:
         """Return this process's part of a share of the videos, in the order of the epoch.
 
-        Batch after batch goes over the processes, as in training: their first batches come first in the order of one.
+        The processes take batches in turn, as in training.
         """
         order = self.order()[: max(1, round(share * self.count))].tolist()
         batches = [order[first : first + self.batch_size] for first in range(0, len(order), self.batch_size)]
         return [(self.epoch, index) for batch in batches[self.rank :: self.num_replicas] for index in batch]
 
     def order(self) -> np.ndarray:
-        """Return the order of the epoch, of all processes together."""
+        """Return the order of the epoch for all processes."""
         if not self.shuffle:
             return np.arange(self.count)
         return np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
@@ -185,15 +185,57 @@ class ClipSampler(DistributedSampler[tuple[int, int]]):
 class OverfitSampler(ClipSampler, SequentialSampler):  # type: ignore[misc]  # keys are pairs
     """The first videos of the list with the same clips at each visit, for ``--trainer.overfit_batches``.
 
-    It is a ``SequentialSampler``, which Lightning would otherwise put in its place.
+    It is a ``SequentialSampler``, as Lightning replaces all others in this mode.
     """
 
     def set_epoch(self, epoch: int) -> None:
         """Stay in the first epoch, whose random numbers determine the clips."""
 
 
+Keys = ClipSampler | list[tuple[int, int]]
+"""The (epoch, index) pairs of a pass."""
+
+
+def make_loader(
+    dataset: Dataset[ClipBatch | BadVideo],
+    keys: Keys,
+    batch_size: int,
+    num_workers: int,
+    timeout: float,
+    seed: int,
+    processes: int,
+    persistent: bool = True,
+) -> DataLoader:
+    """Return the batches of a pass.
+
+    Args:
+        dataset: the videos.
+        keys: the order of the pass.
+        batch_size: videos of a batch.
+        num_workers: worker processes.
+        timeout: seconds to wait for a batch, 0 for no limit.
+        seed: of the generator that seeds the workers.
+        processes: number of processes of the run.
+        persistent: whether the workers live longer than one pass.
+    """
+    return ClipLoader(  # torch gives each worker one thread
+        dataset,
+        batch_size=batch_size,
+        sampler=keys,  # type: ignore[arg-type]  # any sequence of keys will do
+        num_workers=num_workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=persistent and num_workers > 0,
+        multiprocessing_context=start_method(processes) if num_workers else None,
+        timeout=timeout if num_workers else 0,
+        # a separate generator: a resumed run starts more workers, which must not change other random numbers
+        generator=torch.Generator().manual_seed(seed),
+        worker_init_fn=serve_parent,
+    )
+
+
 def one_empty_batch() -> DataLoader:
-    """Return a pass without clips: Lightning leaves out an evaluation that has no batch, and with it the benchmarks."""
+    """Return a loader with one batch without clips. Lightning skips an evaluation, and its callbacks, without batch."""
     return DataLoader([ClipBatch(ids=())], batch_size=None)  # type: ignore[arg-type]
 
 
@@ -201,10 +243,10 @@ def collate(items: Sequence[ClipBatch | BadVideo]) -> ClipBatch:
     """Join the clips of several videos into one batch.
 
     Args:
-        items: the clips of each video, or why it could not be used.
+        items: the clips of each video, or the reason why it cannot be used.
 
     Returns:
-        A batch of all clips, the unusable videos under ``skipped``; of length 0 where no video could be used.
+        A batch of all clips, with the unusable videos in ``skipped``. It is empty if no video can be used.
     """
     good = [item for item in items if isinstance(item, ClipBatch)]
     skipped = tuple(item for item in items if isinstance(item, BadVideo))
@@ -231,13 +273,13 @@ def collate(items: Sequence[ClipBatch | BadVideo]) -> ClipBatch:
 
 
 def _join(parts: Sequence[Tensor | None]) -> Tensor | None:
-    """Join the clips of several videos; None where any video lacks the column."""
+    """Join the clips of several videos, or return ``None`` if a video lacks the column."""
     present = [part for part in parts if part is not None]
     return join(present) if len(present) == len(parts) else None
 
 
 def _join_labels(items: Sequence[ClipBatch]) -> Tensor | None:
-    """Join the topics of several videos; -1 for the clips of a video without captions among others that have topics."""
+    """Join the topics of several videos. Clips without captions get -1 if other videos have topics."""
     labels = [item.labels for item in items]
     if any(label is not None for label in labels):
         column = MODALITIES.index("text")
@@ -251,7 +293,7 @@ def _join_labels(items: Sequence[ClipBatch]) -> Tensor | None:
 
 
 def _join_starts(items: Sequence[ClipBatch]) -> Tensor | None:
-    """Join the rows with which clips begin, now that the frames of all videos stand one after the other."""
+    """Join the first rows of the clips, which shift as the frames of all videos are concatenated."""
     starts, size = [], 0
     for item in items:
         if item.frames is None or item.frame_start is None:

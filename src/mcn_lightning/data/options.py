@@ -1,4 +1,4 @@
-"""Options of the data that must fit one another."""
+"""Checks of the options of the data: ranges, and rules between options."""
 
 from __future__ import annotations
 
@@ -10,34 +10,43 @@ from mcn_lightning.data.files.pooling import VisualStream
 from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.loading import ClipSampler
 from mcn_lightning.data.sources.clip_pickles import is_pickle
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, check_rules
 from mcn_lightning.options.config import as_config
+from mcn_lightning.options.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Share, checked
+
+_RANGES = {
+    "batch_size": PositiveInt,
+    "eval_batch_size": PositiveInt,
+    "num_workers": NonNegativeInt,
+    "timeout": NonNegativeFloat,
+    "seed": NonNegativeInt,
+    "max_bad_share": Share,
+}
+
+
+def check_ranges(**options: float) -> None:
+    """Refuse numbers outside their range.
+
+    Raises:
+        InputError: naming the option.
+    """
+    for name, value in options.items():
+        checked(_RANGES[name], value, f"--data.{name}")
 
 
 def as_streams(streams: Sequence[VisualStream | Mapping[str, object]]) -> tuple[VisualStream, ...]:
     """Return visual streams, which may be given as dicts of their options.
 
     Raises:
-        InputError: if they are no list of streams.
+        InputError: if they are not a list of streams.
     """
     if isinstance(streams, (str, Mapping)):
         raise InputError(f"--data.streams: expected a list of streams, found {streams!r:.60}")
     return tuple(as_config(VisualStream, stream, "--data.streams") for stream in streams)
 
 
-def check_least(least: float, **options: float) -> None:
-    """Refuse numbers below ``least``.
-
-    Raises:
-        InputError: naming the option.
-    """
-    for name, value in options.items():
-        if value < least:
-            raise InputError(f"--data.{name} is {value}: give at least {least}")
-
-
 def check_pickles(lists: Mapping[str, str | None], audio: AudioConfig) -> None:
-    """Refuse a shift of the sound where a split is a pickle of clips.
+    """Refuse a shift of the sound if a split is a pickle of clips.
 
     Raises:
         InputError: naming the option.
@@ -50,29 +59,37 @@ def check_pickles(lists: Mapping[str, str | None], audio: AudioConfig) -> None:
 
 
 def check_modalities(modalities: Sequence[Modality], streams: Sequence[VisualStream], clips: ClipConfig) -> None:
-    """Refuse modalities that are none, and clips that have not what they need.
+    """Refuse unknown modalities, and clips that need other modalities.
 
     Args:
-        modalities: what a clip has.
+        modalities: modalities of a clip.
         streams: visual streams.
         clips: how clips are chosen.
 
     Raises:
         InputError: naming the option.
     """
-    names = list(modalities)
-    if not names or len(set(names)) < len(names) or not set(names) <= set(MODALITIES):
-        raise InputError(f"--data.modalities is {names}: give some of {', '.join(MODALITIES)}, each once")
-    if "video" in names and not streams:
-        raise InputError("--data.streams is empty: give at least one stream, or leave video out of --data.modalities")
-    if clips.kind == "windows" and "text" in names:
-        raise InputError("--data.clips.kind is windows, which have no text: leave text out of --data.modalities")
-    if clips.kind == "windows" and not {"video", "audio"} & set(names):
-        raise InputError("--data.clips.kind is windows, which need video or audio among --data.modalities")
+    names, windows = list(modalities), clips.kind == "windows"
+    known = bool(names) and len(set(names)) == len(names) and set(names) <= set(MODALITIES)
+    check_rules(
+        (not known, f"--data.modalities is {names}: give some of {', '.join(MODALITIES)}, each once"),
+        (
+            "video" in names and not streams,
+            "--data.streams is empty: give at least one stream, or leave video out of --data.modalities",
+        ),
+        (
+            windows and "text" in names,
+            "--data.clips.kind is windows, which have no text: leave text out of --data.modalities",
+        ),
+        (
+            windows and not {"video", "audio"} & set(names),
+            "--data.clips.kind is windows, which need video or audio among --data.modalities",
+        ),
+    )
 
 
 def check_training_batch(sampler: ClipSampler, n_pair: int) -> None:
-    """Refuse a batch that there are too few videos for, or of one clip, which has none to be compared with.
+    """Refuse a batch with more videos than there are, and a batch of one clip, which lacks negatives.
 
     Args:
         sampler: of the training videos.
@@ -81,26 +98,28 @@ def check_training_batch(sampler: ClipSampler, n_pair: int) -> None:
     Raises:
         InputError: naming the option.
     """
-    if len(sampler) == 0:
-        found = f"{sampler.count} training videos on {sampler.num_replicas} process(es)"
-        raise InputError(
+    found = f"{sampler.count} training videos on {sampler.num_replicas} process(es)"
+    check_rules(
+        (
+            len(sampler) == 0,
             f"--data.batch_size {sampler.batch_size}: expected at most the videos there are, found {found}; "
-            "lower it or set --data.epoch_end to pad"
-        )
-    if sampler.videos_a_step * n_pair == 1:
-        raise InputError(
+            "lower it or set --data.epoch_end to pad",
+        ),
+        (
+            sampler.videos_a_step * n_pair == 1,
             "--data.batch_size 1: expected at least two clips in a batch, so that a clip has others to be compared "
-            "with, found one; raise it or --data.clips.n_pair (now 1)"
-        )
+            "with, found one; raise it or --data.clips.n_pair (now 1)",
+        ),
+    )
 
 
-def check_overfit(share: float, batches: int, what: str, option: str) -> None:
-    """Refuse a share of the batches that makes none.
+def check_overfit(share: float, batches: int, kind: str, option: str) -> None:
+    """Refuse a share of the batches that is less than one batch.
 
     Args:
-        share: ``--trainer.overfit_batches``: batches, or their share.
-        batches: that there are.
-        what: of which kind they are.
+        share: ``--trainer.overfit_batches``: a number of batches, or their share.
+        batches: number of batches.
+        kind: of the batches, for messages.
         option: the option that makes them smaller.
 
     Raises:
@@ -108,6 +127,6 @@ def check_overfit(share: float, batches: int, what: str, option: str) -> None:
     """
     if isinstance(share, float) and 0 < share * batches < 1:
         raise InputError(
-            f"--trainer.overfit_batches: expected a share of the {batches} {what} batches that makes one, "
+            f"--trainer.overfit_batches: expected a share of the {batches} {kind} batches that makes one, "
             f"found {share}; give a number of batches, such as 1, or lower {option}"
         )

@@ -1,4 +1,4 @@
-"""Messages about training videos that cannot be used, or lack a modality."""
+"""Messages about training videos that are skipped, or lack a modality."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ logger = logging.getLogger(__name__)
 
 
 class SkippedVideos:
-    """The training videos and captions that could not be used.
+    """Counts the training videos that cannot be used.
 
-    The reason of each video is logged once, the number of videos and captions once an epoch.
+    The reason of each video is logged once, and the number of videos and captions once an epoch.
 
     Args:
-        max_share: share of the training videos that may be unusable.
-        total: training videos.
+        max_share: largest share of the training videos that may be unusable.
+        total: number of training videos.
     """
 
     def __init__(self, max_share: float, total: int = 0) -> None:
         self.max_share, self.total = max_share, total
         self.videos: set[str] = set()
-        self.captions = ""  # how many of the usable videos' captions were dropped, in words
+        self.captions = ""  # text with the number of dropped captions of usable videos
         self._reasons: set[str] = set()
         self._epoch: int | None = None
         self._in_epoch = 0
 
     def begin(self, epoch: int) -> None:
-        """Begin an epoch, unless it is the present one; say what the one before went without."""
+        """Begin an epoch, unless it is the present one, and log the counts of the previous one."""
         if epoch != self._epoch:
             self.end()
             self._epoch = epoch
 
     def end(self) -> None:
-        """Say what the epoch went without."""
+        """Log the counts of the epoch."""
         if self._epoch is not None and self._in_epoch:
             logger.warning("epoch %d went without %d of %d videos", self._epoch + 1, self._in_epoch, self.total)
         if self._epoch is not None and self.captions:
@@ -44,14 +44,14 @@ class SkippedVideos:
         self._epoch, self._in_epoch = None, 0
 
     def add(self, skipped: Sequence[BadVideo]) -> None:
-        """Take note of videos.
+        """Count videos.
 
         Raises:
-            InputError: if more than the share allowed are unusable.
+            InputError: if more than the allowed share are unusable.
         """
         self._in_epoch += len(skipped)
         for bad in skipped:
-            known = bad.video in self.videos or bad.reason in self._reasons  # a lost shard is one reason for many
+            known = bad.video in self.videos or bad.reason in self._reasons  # a lost shard is one reason of many videos
             self.videos.add(bad.video)
             self._reasons.add(bad.reason)
             if not known:
@@ -65,21 +65,23 @@ class SkippedVideos:
 
 
 class MissingModalities:
-    """The training videos that lack a modality: said for the first of each, their numbers once an epoch.
+    """Counts the training videos that lack a modality.
+
+    The first video without a modality is logged, and the number of videos once an epoch.
 
     Args:
-        modalities: those that the data should have.
+        modalities: modalities of the data.
     """
 
     def __init__(self, modalities: Sequence[str]) -> None:
         self.modalities = [name for name in MODALITIES if name in modalities]
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
         self._epoch: int | None = None
         self._counts = dict.fromkeys(self.modalities, 0)
         self._videos = 0
 
-    def note(self, epoch: int, batch: ClipBatch) -> None:
-        """Count the videos of a batch, and say which is the first that lacks a modality."""
+    def add(self, epoch: int, batch: ClipBatch) -> None:
+        """Count the videos of a batch, and log the first that lacks a modality."""
         if epoch != self._epoch:
             self.end()
             self._epoch = epoch
@@ -89,14 +91,14 @@ class MissingModalities:
             return
         rows = dict(zip(videos, batch.present[list(videos.values())].tolist(), strict=True))
         for name in self.modalities:
-            lacking = [video for video, there in rows.items() if not there[MODALITIES.index(name)]]
-            self._counts[name] += len(lacking)
-            if lacking and name not in self._said:
-                self._said.add(name)
-                logger.warning("video %s has no %s, and trains without it (--data.allow_missing)", lacking[0], name)
+            missing = [video for video, present in rows.items() if not present[MODALITIES.index(name)]]
+            self._counts[name] += len(missing)
+            if missing and name not in self._logged:
+                self._logged.add(name)
+                logger.warning("video %s has no %s, and trains without it (--data.allow_missing)", missing[0], name)
 
     def end(self) -> None:
-        """Say how many videos of the epoch lacked what."""
+        """Log the counts of the epoch."""
         counts = ", ".join(f"{count} had no {name}" for name, count in self._counts.items() if count)
         if self._epoch is not None and counts:
             logger.warning("epoch %d: of %d videos %s", self._epoch + 1, self._videos, counts)

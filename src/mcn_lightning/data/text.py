@@ -1,23 +1,24 @@
-"""From the text of a clip to word indices, and the frozen modules that turn indices into vectors.
+"""From the text of a clip to word indices, and the frozen modules that map indices to vectors.
 
-Two sources with one interface: ``indices`` runs where the data is read, and gives ``(W,)`` int32 with 0 for "no word";
-``embedder`` gives the module that belongs to the model and maps ``(B, W)`` indices to ``(B, W, E)`` vectors.
+``TextSource.indices`` runs in the worker processes. ``TextSource.embedder`` returns a module that becomes part of the
+model and runs on its device.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mcn_lightning.data.files.word_vectors import read_word_vectors
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, check_rules
 from mcn_lightning.options.config import Options
 from mcn_lightning.options.ranges import PositiveInt, Share
 
@@ -29,18 +30,18 @@ class TextConfig(Options, option="--data.text"):
     """How captions become vectors.
 
     Args:
-        kind: "word_vectors" looks each word up in a table; "tokens" takes the token embeddings of a frozen sentence
-            encoder in place of word vectors; "sentence" takes its one embedding of the whole text.
-        source: word vector file (word2vec ``.bin``, or text format; ``.gz`` too), or the name or folder of a
-            sentence-transformers model that is on this machine (nothing is downloaded here).
+        kind: "word_vectors" looks each word up in a table. "tokens" takes the token embeddings of a frozen sentence
+            encoder instead. "sentence" takes its one embedding of the whole text.
+        source: word-vector file (word2vec ``.bin`` or text format, with or without ``.gz``). Or the name or folder of a
+            sentence-transformers model that is on this machine. Nothing is downloaded.
         dim: E, width of the vectors.
-        max_words: W, words that are kept of a text; for a sentence encoder its tokens, the special ones included.
-        lowercase: make the words lower case before they are looked up (word vectors only).
-        train_column: column of the caption file that training takes its texts from; where it holds several texts for a
-            caption, one is sampled at each visit.
-        eval_column: the same for evaluation; where it holds several texts for a caption, each is a query for its clip.
-        max_unknown_share: a run stops at its start where more than this share of the caption words of a split has no
-            vector (word vectors only). 1 stops only where no word has one.
+        max_words: W, number of words of a text. For a sentence encoder, number of tokens, including special ones.
+        lowercase: change words to lower case before they are looked up (word vectors only).
+        train_column: column of the caption file with the texts of training. If a caption has several texts, one is
+            sampled at each visit.
+        max_unknown_share: largest share of the caption words of a split without a vector (word vectors only). A run
+            with more stops at its start. 1 stops only if no word has a vector.
+        eval_column: column with the texts of evaluation. If a caption has several texts, each is a query for its clip.
     """
 
     kind: Literal["word_vectors", "tokens", "sentence"] = "word_vectors"
@@ -54,45 +55,68 @@ class TextConfig(Options, option="--data.text"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kind != "word_vectors" and self.max_words < 3:
-            raise InputError(f"--data.text.max_words: expected at least 3 for {self.kind}, found {self.max_words}")
+        if self.max_words < (least := KINDS[self.kind].min_words):
+            raise InputError(
+                f"--data.text.max_words: expected at least {least} for {self.kind}, found {self.max_words}"
+            )
 
 
-class TextSource(Protocol):
-    """What turns text into indices, and indices into vectors."""
+class TextSource(ABC):
+    """Maps text to indices, and indices to vectors: one class for each ``kind`` of ``TextConfig``.
 
-    max_words: int
+    Args:
+        config: options of the text.
+        path: the word-vector file, if the kind reads one.
+        texts: all captions of the data set, if the kind needs its vocabulary.
 
+    Raises:
+        InputError: if it cannot be read, or does not fit the options.
+
+    Attributes:
+        min_words: smallest ``max_words`` that leaves room for a word.
+    """
+
+    min_words: ClassVar[int] = 1
+
+    def __init__(self, config: TextConfig, path: Path, texts: Iterable[str]) -> None:
+        self.config, self.max_words = config, config.max_words
+
+    @abstractmethod
     def indices(self, text: str) -> np.ndarray:
-        """Return the indices of a text, ``(W,)`` int32; 0 is "no word"."""
+        """Return the indices of a text, ``(W,)`` int32. The index 0 means "no word"."""
 
-    def word_table(self, words: Sequence[str]) -> np.ndarray | None:
-        """Return the index of each word, int32, 0 where it is not known; ``None`` where a text is more than words."""
-
+    @abstractmethod
     def embedder(self) -> nn.Module:
         """Return the frozen module that maps ``(B, W)`` int32 to ``(B, W, E)`` float32."""
 
+    def word_table(self, words: Sequence[str]) -> np.ndarray | None:
+        """Return the index of each word, int32, 0 for unknown words, or ``None`` if a text is more than its words."""
+        return None
+
+    def count_known(self, indices: Tensor) -> list[int] | None:
+        """Return the number of known words of each text ``(B, W)``, or ``None`` if all words are known."""
+        return None
+
 
 def split_words(text: str, lowercase: bool = False) -> list[str]:
-    r"""Return the words of a text by the regular expression ``[\w']+``, their case kept unless ``lowercase``."""
+    r"""Return the words of a text by the regular expression ``[\w']+``. Their case stays unless ``lowercase``."""
     return _WORD.findall(text.lower() if lowercase else text)
 
 
-class WordVectorText:
-    """Text as words of a word-vector file, those outside its vocabulary dropped.
+class WordVectorText(TextSource):
+    """Text as words of a word-vector file. Words outside its vocabulary are dropped.
 
     Args:
-        config: the file, its width, and how many words a text keeps.
-        path: the file that ``config.source`` stands for.
-        texts: all captions of the data set: only the vectors of their words are read.
+        config: the file, its width, and the number of words of a text.
+        path: the file of ``config.source``.
+        texts: all captions of the data set. Only the vectors of their words are read.
 
     Raises:
         InputError: if the file cannot be read, has another width, or knows no word of the captions.
     """
 
     def __init__(self, config: TextConfig, path: Path, texts: Iterable[str]) -> None:
-        self.config = config
-        self.max_words = config.max_words
+        super().__init__(config, path, texts)
         wanted = {word for text in texts for word in split_words(text, config.lowercase)}
         if not wanted:
             raise InputError(
@@ -100,31 +124,37 @@ class WordVectorText:
                 "or leave text out of --data.modalities"
             )
         words, self.vectors = read_word_vectors(path, wanted)
-        if self.vectors.shape[1] != config.dim:
-            found = self.vectors.shape[1]
-            raise InputError(f"{path}: expected vectors of --data.text.dim {config.dim}, found {found}")
-        if not words:
-            sample = ", ".join(sorted(wanted)[:3])
-            advice = "check --data.text.source and --data.text.lowercase"
-            raise InputError(f"{path}: knows none of the {len(wanted)} words of the captions ({sample}, ...): {advice}")
+        width, sample = self.vectors.shape[1], ", ".join(sorted(wanted)[:3])
+        check_rules(
+            (width != config.dim, f"{path}: expected vectors of --data.text.dim {config.dim}, found {width}"),
+            (
+                not words,
+                f"{path}: knows none of the {len(wanted)} words of the captions ({sample}, ...): check "
+                "--data.text.source and --data.text.lowercase",
+            ),
+        )
         self.vocabulary = {word: number + 1 for number, word in enumerate(words)}
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the vectors behind: a process that reads needs the vocabulary only."""
+    def __getstate__(self) -> dict[str, object]:
+        """Pickle without the vectors: a worker process needs only the vocabulary."""
         return {name: value for name, value in vars(self).items() if name != "vectors"}
 
     def indices(self, text: str) -> np.ndarray:
-        """Return the indices of the first W known words of a text, ``(W,)`` int32, zeros after them."""
+        """Return the indices of the first W known words of a text, ``(W,)`` int32, padded with zeros."""
         known = [self.vocabulary.get(word, 0) for word in split_words(text, self.config.lowercase)]
         return _padded([index for index in known if index], self.config.max_words)
 
     def word_table(self, words: Sequence[str]) -> np.ndarray | None:
-        """Return the index of each word, int32, 0 where it is not known."""
+        """Return the index of each word, int32, 0 for unknown words."""
         if self.config.lowercase:
             words = [word.lower() for word in words]
-            if any(split_words(word) != [word] for word in words):  # a few letters fall apart in lower case
+            if any(split_words(word) != [word] for word in words):  # some letters become two characters in lower case
                 return None
         return np.array([self.vocabulary.get(word, 0) for word in words], dtype=np.int32)
+
+    def count_known(self, indices: Tensor) -> list[int]:
+        """Return the number of known words of each text, ``(B, W)``."""
+        return (indices != 0).sum(dim=1).tolist()
 
     def embedder(self) -> nn.Module:
         """Return the table of the words as a frozen module."""
@@ -132,10 +162,10 @@ class WordVectorText:
 
 
 class WordVectors(nn.Module):
-    """A frozen table of word vectors; it has no parameters and no entry in the state dict.
+    """A frozen table of word vectors, without parameters and without entries in the state dict.
 
     Args:
-        vectors: ``(words, E)`` float32; index 1 is the first of them, and index 0 gives zeros.
+        vectors: ``(words, E)`` float32. The first has index 1. Index 0 gives zeros.
     """
 
     table: Tensor
@@ -149,55 +179,70 @@ class WordVectors(nn.Module):
         return nn.functional.embedding(indices, self.table)
 
 
-class SentenceEncoderText:
-    """Text as tokens of a sentence-transformers model.
+class TokenText(TextSource):
+    """Text as token embeddings of a sentence-transformers model.
 
     Args:
-        config: the model, the width of its vectors, and how many tokens a text keeps.
+        config: the model, the width of its vectors, and the number of tokens of a text.
+        path: not used.
+        texts: not used.
 
     Raises:
         InputError: if the model cannot be loaded or has another width.
+
+    Attributes:
+        output: key of the vectors in the output of the model.
     """
 
-    def __init__(self, config: TextConfig) -> None:
-        self.config = config
-        self.max_words = config.max_words
-        self._model: Any = _load_encoder(config.source)
-        self._tokenizer = self._model.tokenizer
-        width = _width(self._model, config.kind)
+    min_words = 3  # the tokenizer adds two special tokens
+    output: ClassVar[str] = "token_embeddings"
+
+    def __init__(self, config: TextConfig, path: Path, texts: Iterable[str]) -> None:
+        super().__init__(config, path, texts)
+        model = _load_encoder(config.source)
+        self._model: nn.Module | None = model
+        self._tokenizer: Callable[..., Mapping[str, list[int]]] = model.tokenizer
+        with torch.no_grad():
+            width = model(dict(model.tokenizer("a", return_tensors="pt")))[self.output].shape[-1]
         if width != config.dim:
             raise InputError(f"{config.source}: expected vectors of --data.text.dim {config.dim}, found {width}")
 
     def indices(self, text: str) -> np.ndarray:
-        """Return the token ids of a text plus one, ``(W,)`` int32, zeros after them."""
+        """Return the token ids of a text plus one, ``(W,)`` int32, padded with zeros."""
         tokens = self._tokenizer(text, truncation=True, max_length=self.config.max_words)["input_ids"]
         return _padded([token + 1 for token in tokens], self.config.max_words)
 
-    def word_table(self, words: Sequence[str]) -> np.ndarray | None:
-        """Return nothing: the tokens of a text are not those of its words."""
-        return None
-
     def embedder(self) -> nn.Module:
         """Return the model as a frozen module."""
-        return SentenceEncoder(self._model or _load_encoder(self.config.source), self.config.kind == "sentence")
+        return SentenceEncoder(self._model or _load_encoder(self.config.source), self.output)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the model behind when a worker process gets a copy: it needs the tokenizer only."""
+    def __getstate__(self) -> dict[str, object]:
+        """Pickle without the model: a worker process needs only the tokenizer."""
         return {**self.__dict__, "_model": None}
 
 
+class SentenceText(TokenText):
+    """Text as one embedding of a sentence-transformers model; see ``TokenText``."""
+
+    output = "sentence_embedding"
+
+
+KINDS: dict[str, type[TextSource]] = {"word_vectors": WordVectorText, "tokens": TokenText, "sentence": SentenceText}
+"""The class of each ``--data.text.kind``."""
+
+
 class SentenceEncoder(nn.Module):
-    """A frozen sentence-transformers model; it has no parameters and no entry in the state dict.
+    """A frozen sentence-transformers model, without parameters and without entries in the state dict.
 
     Args:
         model: the sentence-transformers model.
-        whole: give one embedding of the whole text in place of one of each token.
+        output: key of the vectors in its output.
     """
 
-    def __init__(self, model: nn.Module, whole: bool) -> None:
+    def __init__(self, model: nn.Module, output: str) -> None:
         super().__init__()
-        self._hidden = (model.eval().requires_grad_(False),)  # in a tuple: not registered, so neither saved nor trained
-        self.whole = whole
+        self._hidden = (model.eval().requires_grad_(False),)  # a tuple hides it from saving and training
+        self.output = output
 
     @torch.no_grad()
     def forward(self, indices: Tensor) -> Tensor:
@@ -206,40 +251,26 @@ class SentenceEncoder(nn.Module):
         model.to(indices.device)
         real = indices != 0
         mask = real.clone()
-        mask[:, 0] = True  # a text without any token would leave the attention nothing to look at
+        mask[:, 0] = True  # attention over a text without tokens would divide by zero
         ids = (indices.long() - 1).clamp_min(0)
-        output = model({"input_ids": ids, "attention_mask": mask.long()})
-        if self.whole:
-            return output["sentence_embedding"].float()[:, None]
-        return output["token_embeddings"].float() * real[:, :, None]
+        vectors = model({"input_ids": ids, "attention_mask": mask.long()})[self.output].float()
+        return vectors[:, None] if vectors.ndim == 2 else vectors * real[:, :, None]
 
 
 def open_text(config: TextConfig, path: Path, texts: Iterable[str]) -> TextSource:
-    """Open the text source that a configuration asks for.
-
-    Args:
-        config: which kind, and of what width.
-        path: the word-vector file; not used for a sentence encoder.
-        texts: all captions of the data set; not used for a sentence encoder.
-
-    Returns:
-        The source.
-
-    Raises:
-        InputError: if it cannot be read or does not fit the configuration.
-    """
-    return WordVectorText(config, path, texts) if config.kind == "word_vectors" else SentenceEncoderText(config)
+    """Return the text source of a configuration; see ``TextSource``."""
+    return KINDS[config.kind](config, path, texts)
 
 
 def _padded(indices: list[int], length: int) -> np.ndarray:
     padded = np.zeros(length, dtype=np.int32)
-    kept = indices[:length]
-    padded[: len(kept)] = kept
+    first = indices[:length]
+    padded[: len(first)] = first
     return padded
 
 
 def _load_encoder(source: str) -> Any:
-    from sentence_transformers import SentenceTransformer  # seconds to import: only those who use it wait for it
+    from sentence_transformers import SentenceTransformer  # the import takes seconds
 
     try:
         return SentenceTransformer(source, device="cpu", local_files_only=True)
@@ -247,11 +278,3 @@ def _load_encoder(source: str) -> Any:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         expected = f"--data.text.source {source}: expected a sentence-transformers model on this machine"
         raise InputError(f"{expected} (fetch it once with hf download), found {reason}") from None
-
-
-def _width(model: Any, kind: str) -> int:
-    """Width of the vectors that the model gives, seen on one text."""
-    tokens = model.tokenizer("a", return_tensors="pt")
-    with torch.no_grad():
-        output = model({"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]})
-    return output["sentence_embedding" if kind == "sentence" else "token_embeddings"].shape[-1]
