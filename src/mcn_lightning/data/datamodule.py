@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mcn_lightning.batch import MODALITIES, ClipBatch, Modality
-from mcn_lightning.data.captions import describe_dropped
 from mcn_lightning.data.checks.inspection import inspect_splits
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.dataset import DescribedVideos, NarratedVideoDataset, PredictSplit, splits_of
@@ -22,17 +20,10 @@ from mcn_lightning.data.epoch import EpochPosition
 from mcn_lightning.data.files.pooling import DEFAULT_STREAMS, VisualStream
 from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.loading import ClipSampler, Keys, OverfitSampler, make_loader, one_empty_batch
-from mcn_lightning.data.options import (
-    as_streams,
-    check_modalities,
-    check_overfit,
-    check_pickles,
-    check_ranges,
-    check_training_batch,
-)
+from mcn_lightning.data.options import check_overfit, check_pickles, check_ranges, check_training_batch, make_reading
 from mcn_lightning.data.shards.job import PackConfig, PackReport
 from mcn_lightning.data.skipped import MissingModalities, SkippedVideos
-from mcn_lightning.data.sources.base import SPLITS, DataSource, Reading
+from mcn_lightning.data.sources.base import SPLITS, DataSource
 from mcn_lightning.data.sources.howto100m import VideoLayout
 from mcn_lightning.data.sources.kinds import packed_in, stored_at
 from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
@@ -40,8 +31,6 @@ from mcn_lightning.data.splits import Splits, cannot_be_evaluated
 from mcn_lightning.data.text import TextConfig, TextSource
 from mcn_lightning.errors import InputError
 from mcn_lightning.options.config import as_config
-
-logger = logging.getLogger(__name__)
 
 _NEEDED = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
 
@@ -114,30 +103,27 @@ class NarratedVideos(LightningDataModule):
         allow_missing: bool = False,
     ) -> None:
         super().__init__()
-        streams = as_streams(streams)
-        audio = as_config(AudioConfig, audio, "--data.audio")
-        text = as_config(TextConfig, text, "--data.text")
-        clips = as_config(ClipConfig, clips, "--data.clips")
+        reading = make_reading(modalities, streams, audio, text, clips, allow_missing)
         synthetic = None if synthetic is None else as_config(SyntheticConfig, synthetic, "--data.synthetic")
         lists = {"train": train_csv, "val": val_csv, "test": test_csv or val_csv}
-        check_modalities(modalities, streams, clips)
-        check_pickles(lists, audio)
+        check_pickles(lists, reading.audio)
         check_ranges(batch_size=batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, timeout=timeout,
                      seed=seed, max_bad_share=max_bad_share)  # fmt: skip
         if root is None and source is None:
             raise InputError("--data.root: expected a value, found none; give it")
         self.root = Path(root or ".")
         self.layout = VideoLayout(
-            self.root / features, self.root / (audio_root or features), streams, audio, tuple(modalities)
+            self.root / features,
+            self.root / (audio_root or features),
+            reading.streams,
+            reading.audio,
+            reading.modalities,
         )
-        reading = Reading(tuple(modalities), streams, audio, text, clips, allow_missing)
-        if source is None:
-            self._stored = stored_at(self.root, lists, captions, features, audio_root)
-        else:
-            self._stored = dict.fromkeys(SPLITS, source)
+        stored = stored_at(self.root, lists, captions, features, audio_root)
+        self._stored = stored if source is None else dict.fromkeys(SPLITS, source)
         sources = self._stored if shards is None else packed_in(shards, self._stored, shards_cache)
         self.splits = Splits(sources, reading, self.root, seed)
-        self.text_config, self.clip_config, self.synthetic = text, clips, synthetic
+        self.text_config, self.clip_config, self.synthetic = reading.text, reading.clips, synthetic
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.epoch_end, self.timeout = epoch_end, timeout
         self.seed = seed
@@ -217,8 +203,7 @@ class NarratedVideos(LightningDataModule):
 
     def dropped_captions(self, split: str) -> str:
         """Return how many captions of a split were dropped and why, as text, empty for none, after ``setup``."""
-        dataset = self.datasets.get(split)
-        return "" if dataset is None else describe_dropped(dataset.source.dropped())
+        return self.splits.dropped_captions(split)
 
     def pack(self, config: PackConfig) -> PackReport:
         """Pack every split that has a list into shards, after generating synthetic data; see ``Splits``."""
@@ -260,7 +245,7 @@ class NarratedVideos(LightningDataModule):
         self._position.begin(sampler, self.trainer)
         if note := sampler.note():
             rank_zero_info(note)
-        loader = self._loader(self.datasets["train"], sampler, self.batch_size)
+        loader = self._loader("train", sampler, self.batch_size)
         check_overfit(self._overfits(), len(loader), "training", "--data.batch_size")
         return loader
 
@@ -273,7 +258,7 @@ class NarratedVideos(LightningDataModule):
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
         sampler = self._sampler("train")
         sampler.set_epoch(epoch)
-        return self._loader(self.datasets["train"], sampler.some(share), self.batch_size, persistent=False)
+        return self._loader("train", sampler.some(share), self.batch_size, persistent=False)
 
     def val_dataloader(self) -> DataLoader | list:
         """Return the validation clips. In training, the list is empty if there is no validation split."""
@@ -281,8 +266,7 @@ class NarratedVideos(LightningDataModule):
             return one_empty_batch()
         if self.lists["val"] is None and self._activity != TrainerFn.VALIDATING:
             return []
-        sampler = self._sampler("val")
-        loader = self._loader(self.datasets["val"], sampler, self.eval_batch_size)
+        loader = self._loader("val", self._sampler("val"), self.eval_batch_size)
         check_overfit(self._overfits(), len(loader), "validation", "--data.eval_batch_size")
         return loader
 
@@ -294,8 +278,7 @@ class NarratedVideos(LightningDataModule):
         """Return the test clips."""
         if self._has_only_benchmarks("test"):
             return one_empty_batch()
-        sampler = self._sampler("test")
-        return self._loader(self.datasets["test"], sampler, self.eval_batch_size)
+        return self._loader("test", self._sampler("test"), self.eval_batch_size)
 
     def _has_only_benchmarks(self, split: str) -> bool:
         """Tell whether a split does not exist, and benchmarks among the callbacks have their own data."""
@@ -304,11 +287,8 @@ class NarratedVideos(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader | list[DataLoader]:
         """Return the clips of ``predict_split`` as in evaluation. For "all", there is one loader for each split."""
-        loaders = []
-        for split in splits_of(self.predict_split, self.lists):
-            sampler = self._sampler(split, training=False)
-            described = DescribedVideos(self.datasets[split], split)
-            loaders.append(self._loader(described, sampler, self.eval_batch_size))
+        splits, size = splits_of(self.predict_split, self.lists), self.eval_batch_size
+        loaders = [self._loader(split, self._sampler(split, False), size, described=True) for split in splits]
         return loaders if self.predict_split == "all" else loaders[0]
 
     def _sampler(self, split: str, training: bool | None = None) -> ClipSampler:
@@ -322,10 +302,11 @@ class NarratedVideos(LightningDataModule):
         return ClipSampler(count, self.seed, training, rank, world, batch, end)
 
     def _loader(
-        self, dataset: NarratedVideoDataset, sampler: Keys, batch_size: int, persistent: bool = True
+        self, split: str, keys: Keys, batch_size: int, persistent: bool = True, described: bool = False
     ) -> DataLoader:
+        dataset = DescribedVideos(self.datasets[split], split) if described else self.datasets[split]
         return make_loader(
-            dataset, sampler, batch_size, self.num_workers, self.timeout, self.seed, self._processes, persistent
+            dataset, keys, batch_size, self.num_workers, self.timeout, self.seed, self._processes, persistent
         )
 
     def on_before_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:

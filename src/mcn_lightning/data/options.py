@@ -9,7 +9,9 @@ from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.files.pooling import VisualStream
 from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.loading import ClipSampler
+from mcn_lightning.data.sources.base import Reading
 from mcn_lightning.data.sources.clip_pickles import is_pickle
+from mcn_lightning.data.text import TextConfig
 from mcn_lightning.errors import InputError, check_rules
 from mcn_lightning.options.config import as_config
 from mcn_lightning.options.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Share, checked
@@ -34,15 +36,35 @@ def check_ranges(**options: float) -> None:
         checked(_RANGES[name], value, f"--data.{name}")
 
 
-def as_streams(streams: Sequence[VisualStream | Mapping[str, object]]) -> tuple[VisualStream, ...]:
-    """Return visual streams, which may be given as dicts of their options.
+Given = Mapping[str, object]
+"""Options as a plain dict."""
+
+
+def make_reading(
+    modalities: Sequence[Modality],
+    streams: Sequence[VisualStream | Given],
+    audio: AudioConfig | Given,
+    text: TextConfig | Given,
+    clips: ClipConfig | Given,
+    allow_missing: bool,
+) -> Reading:
+    """Return what a run reads, from options that may be plain dicts.
 
     Raises:
-        InputError: if they are not a list of streams.
+        InputError: if an option is wrong, or options do not fit together.
     """
     if isinstance(streams, (str, Mapping)):
         raise InputError(f"--data.streams: expected a list of streams, found {streams!r:.60}")
-    return tuple(as_config(VisualStream, stream, "--data.streams") for stream in streams)
+    reading = Reading(
+        tuple(modalities),
+        tuple(as_config(VisualStream, stream, "--data.streams") for stream in streams),
+        as_config(AudioConfig, audio, "--data.audio"),
+        as_config(TextConfig, text, "--data.text"),
+        as_config(ClipConfig, clips, "--data.clips"),
+        allow_missing,
+    )
+    _check_modalities(reading.modalities, reading.streams, reading.clips)
+    return reading
 
 
 def check_pickles(lists: Mapping[str, str | None], audio: AudioConfig) -> None:
@@ -58,17 +80,8 @@ def check_pickles(lists: Mapping[str, str | None], audio: AudioConfig) -> None:
         )
 
 
-def check_modalities(modalities: Sequence[Modality], streams: Sequence[VisualStream], clips: ClipConfig) -> None:
-    """Refuse unknown modalities, and clips that need other modalities.
-
-    Args:
-        modalities: modalities of a clip.
-        streams: visual streams.
-        clips: how clips are chosen.
-
-    Raises:
-        InputError: naming the option.
-    """
+def _check_modalities(modalities: Sequence[Modality], streams: Sequence[VisualStream], clips: ClipConfig) -> None:
+    """Refuse unknown modalities, and clips that need other modalities."""
     names, windows = list(modalities), clips.kind == "windows"
     known = bool(names) and len(set(names)) == len(names) and set(names) <= set(MODALITIES)
     check_rules(

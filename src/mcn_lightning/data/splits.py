@@ -1,4 +1,4 @@
-"""The data set of every split, from whatever sources their videos come."""
+"""The data sets of all splits, from any kind of source."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from mcn_lightning.batch import AbsentError, BadVideo
+from mcn_lightning.data.captions import describe_dropped
 from mcn_lightning.data.checks.first_look import inspect_sample
 from mcn_lightning.data.checks.first_words import check_known_words, overlaps, repeated_names
 from mcn_lightning.data.dataset import NarratedVideoDataset
@@ -27,16 +28,16 @@ class Splits:
     """The data set of every split, and the text source that all of them share.
 
     Args:
-        sources: where the videos of each split come from.
-        reading: what is read of them.
+        sources: source of each split.
+        reading: what is read of the videos.
         root: folder that the name of the word vectors is relative to.
         seed: of all random numbers.
 
     Attributes:
-        datasets: the data set of each split, once they are opened.
-        text: what turns text into indices, once they are opened; ``None`` without text.
-        notes: lines about the captions, once they are opened: how many words are known.
-        warnings: lines about videos that are in several lists, or more than once in one.
+        datasets: the data set of each split, after ``open``.
+        text: the text source, after ``open``, or ``None`` without text.
+        notes: lines about the captions, after ``open``: how many words are known.
+        warnings: lines about videos that are in several lists, or repeated in one.
     """
 
     def __init__(self, sources: Mapping[str, DataSource], reading: Reading, root: Path, seed: int) -> None:
@@ -48,26 +49,31 @@ class Splits:
 
     @cached_property
     def names(self) -> dict[str, str | None]:
-        """What each split is called; ``None`` where there is none. Two of one name have the same videos."""
+        """The name of each split, or ``None`` if it does not exist. Splits of one name have the same videos."""
         return {split: source.name(split) for split, source in self.sources.items()}
 
     def distinct(self) -> list[str]:
-        """Return the splits without a test split that has the validation videos."""
+        """Return the splits. A test split with the validation videos is left out."""
         names = self.names
         return [split for split in SPLITS if not (split == "test" and names["test"] == names["val"])]
 
     def lines(self) -> list[str]:
-        """Return notes and warnings as they are told."""
+        """Return notes and warnings as lines."""
         return [*self.notes, *(f"warning: {warning}" for warning in self.warnings)]
 
     def lost(self) -> Sequence[BadVideo]:
         """Return the training videos that are known to be unusable before any is read."""
         return self.datasets["train"].source.lost() if "train" in self.datasets else ()
 
-    def open(self, needed: Sequence[str]) -> None:
-        """Open the videos of all splits that there are, and the vectors of the words of their captions.
+    def dropped_captions(self, split: str) -> str:
+        """Return how many captions of a split were dropped and why, as text, empty for none."""
+        dataset = self.datasets.get(split)
+        return "" if dataset is None else describe_dropped(dataset.source.dropped())
 
-        The word indices of every split belong to one table, so all of them are opened at the first call.
+    def open(self, needed: Sequence[str]) -> None:
+        """Open the videos of all splits that exist, and the vectors of the words of their captions.
+
+        The word indices of all splits belong to one table, so the first call opens all of them.
 
         Args:
             needed: splits that must exist.
@@ -84,7 +90,7 @@ class Splits:
     def _videos(
         self, sources: Mapping[str, DataSource], splits: Sequence[str], needed: Sequence[str]
     ) -> dict[str, Videos]:
-        """Open splits, those of one source at once."""
+        """Open splits. Splits of one source are opened together."""
         found: dict[str, Videos] = {}
         for source in dict.fromkeys(sources[split] for split in splits):
             own = [split for split in splits if sources[split] is source]
@@ -96,14 +102,14 @@ class Splits:
             return
         if "text" in self.reading.modalities:
             texts = [
-                source.all_texts([each for split, each in videos.items() if self.sources[split] is source])
+                source.all_texts([opened for split, opened in videos.items() if self.sources[split] is source])
                 for source in dict.fromkeys(self.sources.values())
             ]
             path = self.root / self.reading.text.source
             self.text = open_text(self.reading.text, path, chain.from_iterable(texts))
-        for each in videos.values():
-            each.set_text(self.text)
-        self.datasets = {split: self._dataset(split, each) for split, each in videos.items()}
+        for opened in videos.values():
+            opened.set_text(self.text)
+        self.datasets = {split: self._dataset(split, opened) for split, opened in videos.items()}
         for split, dataset in self.datasets.items():
             if dataset.source.is_here():
                 inspect_sample(dataset.source, self.reading.clips.overrun, self.sources[split].label(split))
@@ -117,18 +123,18 @@ class Splits:
         )
 
     def _note(self) -> None:
-        """Count known words, refuse captions of too few, and find videos that several splits have."""
+        """Count known words, refuse captions with too few, and find videos of several splits."""
         videos = {split: self.datasets[split].source for split in self.distinct() if split in self.datasets}
         labels = {split: self.sources[split].label(split) for split in videos}
-        for split, each in videos.items():
-            if each.is_here():
-                self.warnings += repeated_names(each, labels[split])
-                note = check_known_words(self.text, each, labels[split], self.root / self.reading.text.source)
+        for split, opened in videos.items():
+            if opened.is_here():
+                self.warnings += repeated_names(opened, labels[split])
+                note = check_known_words(self.text, opened, labels[split], self.root / self.reading.text.source)
                 self.notes += [note] if note else []
         self.warnings += overlaps(videos, labels)
 
     def check_held_out(self) -> None:
-        """Open the files of every validation video, before the training that a bad one would end.
+        """Open the files of every validation video, as an unusable one would end the training later.
 
         Raises:
             InputError: if a video cannot be evaluated.
@@ -154,14 +160,14 @@ class Splits:
         return False
 
     def pack(self, sources: Mapping[str, DataSource], config: PackConfig) -> PackReport:
-        """Pack every split whose features are stored as they are.
+        """Pack every split of a packable source.
 
         Args:
-            sources: where the videos of each split come from.
-            config: where to, and how.
+            sources: source of each split.
+            config: options of packing.
 
         Returns:
-            What was done.
+            A report.
 
         Raises:
             InputError: if the data set cannot be read, or the folder holds something else.
@@ -176,9 +182,9 @@ class Splits:
                 f"--data.train_csv: expected a list of videos to pack, found the pickle {name}, which is packed"
             )
         opened = self._videos(sources, [split for split in self.distinct() if sources[split].packable], ("train",))
-        videos = {split: each for split, each in opened.items() if isinstance(each, RawVideos)}
-        for split, each in videos.items():
-            inspect_sample(each, reading.clips.overrun, sources[split].label(split))
+        videos = {split: found for split, found in opened.items() if isinstance(found, RawVideos)}
+        for split, raw in videos.items():
+            inspect_sample(raw, reading.clips.overrun, sources[split].label(split))
         options: IndexOptions = {
             **fixed_options(reading),
             "modalities": list(reading.modalities),
@@ -191,11 +197,11 @@ class Splits:
             options["span"] = reading.clips.span
         if reading.allow_missing:
             options["allow_missing"] = True
-        splits = {split: Split(each, reading.min_time(split)) for split, each in videos.items()}
+        splits = {split: Split(raw, reading.min_time(split)) for split, raw in videos.items()}
         return pack(splits, options, reading.read_streams, reading.clips, config)
 
 
 def cannot_be_evaluated(bad: BadVideo) -> InputError:
-    """Return the refusal of a video that cannot be evaluated."""
+    """Return the error for a video that cannot be evaluated."""
     hint = "; --data.allow_missing true evaluates it without" if bad.absent else ""
     return InputError(f"video {bad.video} cannot be evaluated: {bad.reason}{hint}")
