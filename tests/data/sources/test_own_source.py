@@ -222,6 +222,13 @@ def test_a_split_that_is_needed_must_have_videos(vectors):
         opened(vectors, Films(names=()))
 
 
+def test_an_empty_folder_of_a_source_is_named(vectors, tmp_path):
+    source = Films(names=())
+    source.folder = tmp_path / "empty"
+    with pytest.raises(InputError, match=rf"found none \(folder {re.escape(str(source.folder))}\): check the path$"):
+        opened(vectors, source)
+
+
 @pytest.mark.parametrize(
     ("words", "found"),
     [
