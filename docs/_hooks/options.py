@@ -19,7 +19,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from mcn_lightning.commands.main import COMMANDS, main
-from mcn_lightning.commands.parsers import OneLineErrors
+from mcn_lightning.commands.parsers import CommandParser
 from mcn_lightning.options.ranges import describe_type
 
 FIRST = "fit"
@@ -41,7 +41,7 @@ def parser_of(command: str) -> Any:
     def stop(parser: Any, *args: Any, **kwargs: Any) -> None:
         raise _Parser(parser)
 
-    with patch.object(OneLineErrors, "parse_args", stop), redirect_stderr(StringIO()):
+    with patch.object(CommandParser, "parse_args", stop), redirect_stderr(StringIO()):
         try:
             main([command])
         except _Parser as found:
