@@ -140,7 +140,7 @@ def test_a_text_among_several_that_is_none_is_left_out_of_the_draw():
         ("captions.json", b"", "whole JSON"),
         ("captions.json", b'{"a": {"start": [0.0', "whole JSON"),
         ("captions.json", b"\xff\xfe", "UTF-16"),
-        ("captions.json", b"[1, 2]", "mapping from video id to captions, found a list"),
+        ("captions.json", b"[1, 2]", "mapping from video id to captions with start and end, found a list"),
         ("captions.pickle", None, "found no file"),
         ("captions.pickle", b"", "damaged"),
         ("captions.pickle", pickle.dumps(GOOD)[:-5], "pickle"),
