@@ -134,15 +134,18 @@ def test_the_reference_lists_what_is_public(site):
     assert all(f'id="mcn_lightning.{name}"' in written for name in mcn.__all__)
 
 
-def test_the_reference_lists_what_the_pages_of_extending_import():
+def test_the_reference_lists_what_the_pages_import():
     imported: dict[str, set[str]] = {}
-    for page in DOCS.glob("extending/*.md"):
-        for module, names in re.findall(r"^from (mcn_lightning[\w.]*) import (.+)$", page.read_text(), re.M):
+    for page in (*DOCS.glob("extending/*.md"), DOCS / "guides" / "python.md"):
+        text = page.read_text()
+        found = re.findall(r"^from (mcn_lightning\.[\w.]+) import (.+)$", text, re.M)
+        found += [(module, name) for name, module in re.findall(r"`[^`]*?(\w+)(?:\(\)\])?` \(from `([\w.]+)`\)", text)]
+        for module, names in found:
             imported.setdefault(module, set()).update(names.split(", "))
     text = (DOCS / "reference" / "python.md").read_text()
     rows = re.findall(r"^\| `(mcn_lightning[\w.]*)` \| (.*) \|$", text, re.M)
     assert {module: set(re.findall(r"`(\w+)`", names)) for module, names in rows} == imported
-    assert len(imported) > 5
+    assert len(imported) > 5 and "Progress" in imported["mcn_lightning.callbacks"]
     for module, names in imported.items():
         assert all(hasattr(importlib.import_module(module), name) for name in names), module
 

@@ -122,6 +122,9 @@ def test_rank_finds_the_highest_products_best_first():
     assert mcn.rank(torch.ones(1, 2), gallery, top=9).rows.shape == (1, 3)
     with pytest.raises(ValueError, match=r"found \(1, 3\) and \(3, 2\)"):
         mcn.rank(torch.ones(1, 3), gallery)
+    for top in (0, -1):
+        with pytest.raises(mcn.InputError, match=rf"^top: expected at least 1 item for each query, found {top}$"):
+            mcn.rank(torch.ones(1, 2), gallery, top=top)
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".npz"])

@@ -111,7 +111,7 @@ def test_a_checkpoint_that_finds_no_room_is_one_line(small, tmp_path):
     done = subprocess.run(["bash", "-c", f"ulimit -f 40; {words}"], capture_output=True, text=True)
     assert done.returncode == 1
     line = done.stderr.strip().splitlines()[-1]
-    assert line.startswith("error: ") and "expected to write a checkpoint, found no room for all of it" in line
+    assert line.startswith("error: ") and "expected to write a checkpoint, found no space for all of it" in line
     assert not list(tmp_path.rglob("*.partial"))
 
 

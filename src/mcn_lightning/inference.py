@@ -152,7 +152,10 @@ def rank(queries: Tensor, gallery: Tensor, top: int = 10) -> Ranked:
 
     Raises:
         ValueError: if the widths differ.
+        InputError: if ``top`` is below 1.
     """
+    if top < 1:
+        raise InputError(f"top: expected at least 1 item for each query, found {top}")
     if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
         found = f"{tuple(queries.shape)} and {tuple(gallery.shape)}"
         raise ValueError(f"expected queries (Q, D) and gallery (N, D), found {found}")

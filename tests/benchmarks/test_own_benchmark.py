@@ -29,6 +29,7 @@ from mcn_lightning.module import MCNModule
 PAGE = (Path(__file__).parents[2] / "docs" / "extending" / "benchmark.md").read_text()
 TEXT = {"source": "word_vectors.txt", "dim": 8, "max_words": 8}
 ANIMALS = ["topic0word0 topic0word1", "topic1word0", "topic2word3"]
+RUN = "runs/run/version_0"
 CLASSES = [0, 2, 1, 0, 1, 2, 2]
 
 
@@ -50,15 +51,6 @@ def folder(tiny, tmp_path) -> Path:
     rng = np.random.default_rng(0)
     clips = [{"animal": ANIMALS[label], "video": rng.uniform(0, 2, 16).round(3).tolist()} for label in CLASSES]
     (root / "animals.json").write_text(json.dumps({"animals": ANIMALS, "clips": clips}))
-    network = {
-        "embedding_dim": 16,
-        "video_dim": 16,
-        "text_dim": 8,
-        "modalities": ("video", "text"),
-        "reconstruction": False,
-    }
-    torch.manual_seed(0)
-    torch.save(MCNModule(network, clustering={"kind": "none"}).state_dict(), tmp_path / "weights.pth")
     options = {
         "data": {"streams": STREAMS, "text": TEXT, "modalities": ["video", "text"], "num_workers": 0, "batch_size": 2},
         "model": {"network": {"embedding_dim": 16, "reconstruction": False}, "clustering": {"kind": "none"}},
@@ -71,9 +63,17 @@ def folder(tiny, tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def trained(folder) -> Path:
+    """The folder, with a trained run in it."""
+    done = lightning(folder, "lightning fit --config tiny.yaml --data.root DATA")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 def lightning(folder: Path, command: str, *words: object) -> subprocess.CompletedProcess[str]:
     """Run the command as it is installed, from the folder that holds the files."""
-    given = [*shlex.split(command), "--config", "tiny.yaml", *map(str, words)]
+    given = [*shlex.split(command), *map(str, words)]
     return subprocess.run(given, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=LIMIT)
 
 
@@ -84,7 +84,7 @@ def written(folder: Path) -> list[dict]:
 
 def top1(folder: Path) -> float:
     """Return the share of clips whose nearest name is that of their animal, found without the benchmark."""
-    module = load(folder / "weights.pth")
+    module = load(folder / RUN / "checkpoints" / "last.ckpt")
     lines = (folder / "DATA" / TEXT["source"]).read_text().splitlines()[1:]
     vectors = {line.split()[0]: [float(number) for number in line.split()[1:]] for line in lines}
     words = torch.zeros(len(ANIMALS), TEXT["max_words"], TEXT["dim"])
@@ -100,8 +100,9 @@ def top1(folder: Path) -> float:
     return 100 * float(((clips @ names.T).argmax(dim=1) == torch.tensor(CLASSES)).double().mean())
 
 
-def test_the_page_works_as_it_stands_on_any_number_of_processes(folder):
-    command = block("sh").strip()
+def test_the_page_works_as_it_stands_on_any_number_of_processes(trained):
+    folder = trained
+    command = block("sh").strip().replace("RUN", RUN)
     done = lightning(folder, command)
     assert done.returncode == 0, done.stderr
     found = written(folder)
@@ -110,7 +111,8 @@ def test_the_page_works_as_it_stands_on_any_number_of_processes(folder):
     }  # fmt: skip
     assert found[0]["value"] == pytest.approx(top1(folder))
     assert "animals t->v" in done.stdout and "animals: 7 clips" in done.stdout
-    (row,) = csv.DictReader(next(folder.rglob("metrics.csv")).open())
+    path = max(folder.rglob("metrics.csv"), key=lambda found: found.stat().st_mtime_ns)
+    (row,) = csv.DictReader(path.open())
     assert float(row["test/animals/t->v/top1"]) == pytest.approx(found[0]["value"])
     done = lightning(folder, command, "--trainer.devices", 2)
     assert done.returncode == 0, done.stderr
@@ -128,25 +130,37 @@ def here(folder, monkeypatch) -> Path:
 
 def refused(*words: object) -> str:
     with pytest.raises(SystemExit) as stop:
-        run(*words, "--config", "tiny.yaml")
+        run(*words)
     return str(stop.value.code)
 
 
 def test_it_is_evaluated_in_training_and_its_metrics_are_planned(here, capsys):
-    words = "fit --config demo --config mine.yaml --data.root DATA --data.synthetic null".split()
+    words = "fit --config demo --config mine.yaml --data.root DATA --data.synthetic null --config tiny.yaml".split()
     said = refused(*words, "--checkpoint.monitor", "val/animals/t->v/top2")
     assert said.startswith("error: --checkpoint.monitor: expected a metric of this run (val/animals/t->v/top1, ")
     assert said.endswith("found val/animals/t->v/top2")
-    words += ["--config", "tiny.yaml", "--trainer.check_val_every_n_epoch", "1"]
+    words += ["--trainer.check_val_every_n_epoch", "1"]
     run(*words, "--checkpoint.monitor", "val/animals/t->v/top1")
     assert "animals t->v" in capsys.readouterr().out and list(here.rglob("epoch=*.ckpt"))
 
 
-def test_bad_files_end_in_one_line(here):
+def test_the_file_of_the_page_has_the_form_that_the_class_reads(here):
+    import animals
+
+    (here / "page.json").write_text(block("json"))
+    streams = (SimpleNamespace(width=2), SimpleNamespace(width=2))
+    benchmark = animals.Animals("zoo", "page.json")
+    module = MCNModule({"modalities": ("video", "text"), "reconstruction": False}, clustering={"kind": "none"})
+    benchmark.open(SimpleNamespace(root=here, layout=SimpleNamespace(streams=streams), text=list), module)
+    assert benchmark.labels.tolist() == [0, 1] and benchmark.video.shape == (2, 4)
+    assert benchmark.text == ["cow", "white horse"]
+
+
+def test_bad_files_end_in_one_line(trained, here):
     path = here / "DATA" / "animals.json"
     table = json.loads(path.read_text())
     path.write_text(json.dumps(table | {"clips": [{"animal": ANIMALS[0], "video": [1.0]}]}))
-    said = refused(*shlex.split(block("sh"))[1:])
+    said = refused(*shlex.split(block("sh").replace("RUN", RUN))[1:])
     assert said == "error: benchmark animals: animals.json: expected 16 numbers a clip, found 1"
 
 
@@ -182,6 +196,6 @@ def test_a_class_without_metrics_is_refused_before_it_is_made(here):
     lines = ["from mcn_lightning.benchmarks import Benchmark", "class Half(Benchmark):", "    def open(*args): ..."]
     (here / "half.py").write_text("\n".join(lines) + "\n")
     (here / "half.yaml").write_text("trainer: {callbacks: [{class_path: half.Half, init_args: {name: it}}]}\n")
-    assert refused("test", "--config", "half.yaml").endswith(
+    assert refused("test", "--config", "half.yaml", "--config", "tiny.yaml").endswith(
         "found half.Half, which lacks a method; see docs/extending"
     )

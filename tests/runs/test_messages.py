@@ -121,9 +121,9 @@ def test_no_batches_and_no_words(config, tiny, tmp_path, recwarn):
 @pytest.mark.parametrize(
     ("command", "advice"),
     [
-        ("fit", "; make room or give another place, and go on with --ckpt_path last"),
-        ("predict", "; make room or give another place"),
-        ("synthetic", "; make room or give another place"),
+        ("fit", "; free space or give another folder, and go on with --ckpt_path last"),
+        ("predict", "; free space or give another folder"),
+        ("synthetic", "; free space or give another folder"),
     ],
 )
 def test_only_a_run_is_advised_to_go_on(command, advice):

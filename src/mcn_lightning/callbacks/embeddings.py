@@ -181,7 +181,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def _cannot_write(path: Path, error: Exception) -> InputError:
     reason = (getattr(error, "strerror", None) or str(error)).lower()
     return InputError(
-        f"{path}: expected to write the embeddings, found {reason}; make room or give another place (--embeddings.path)"
+        f"{path}: expected to write the embeddings, found {reason}; free space or give another path (--embeddings.path)"
     )
 
 

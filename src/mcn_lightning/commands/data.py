@@ -16,8 +16,8 @@ def verify_shards(shards: str, shards_cache: str | None = None) -> None:
 
     Args:
         shards: folder that ``prepare`` wrote, or its URL.
-        shards_cache: folder for downloads from a URL, with room for one shard; ``~/.cache/mcn-lightning/shards`` by
-            default.
+        shards_cache: folder for downloads from a URL, with free space for one shard; by default
+            ``~/.cache/mcn-lightning/shards``.
 
     Raises:
         InputError: if the index is damaged; or, after all shards were checked, if any is missing or damaged.

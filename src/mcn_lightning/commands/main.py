@@ -159,7 +159,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if error.errno not in CANNOT_WRITE:
             raise
         where = error.filename or "a file of the run"
-        advice = "make room or give another place" + (
+        advice = "free space or give another folder" + (
             ", and go on with --ckpt_path last" if args[:1] == ["fit"] else ""
         )
         sys.exit(f"error: {where}: expected to write it, found {os_reason(error)}; {advice}")

@@ -73,7 +73,7 @@ class TextSource(ABC):
         InputError: if it cannot be read, or does not fit the options.
 
     Attributes:
-        min_words: smallest ``max_words`` that leaves room for a word.
+        min_words: smallest ``max_words`` that is enough for a word.
     """
 
     min_words: ClassVar[int] = 1

@@ -68,10 +68,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             # torch reports a full disk as a RuntimeError about positions in the file
             if isinstance(error, RuntimeError) and "inline_container" not in str(error):
                 raise
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else "no room for all of it"
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else "no space for all of it"
             raise InputError(
-                f"{path}: expected to write a checkpoint, found {reason.lower()}; make room or give another place, and "
-                "go on with --ckpt_path last"
+                f"{path}: expected to write a checkpoint, found {reason.lower()}; free space or give another folder, "
+                "and go on with --ckpt_path last"
             ) from None
 
 

@@ -170,7 +170,7 @@ def _check_writable(folder: Path) -> None:
             file.flush()
     except OSError as error:
         raise InputError(
-            f"{folder}: expected a folder for the results of the run, found {os_reason(error)}; make room, change its "
+            f"{folder}: expected a folder for the results of the run, found {os_reason(error)}; free space, change its "
             "rights or give another one (--run_folder, or save_dir of --trainer.logger)"
         ) from None
 

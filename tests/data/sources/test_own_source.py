@@ -67,13 +67,28 @@ def films(tmp_path, monkeypatch):
     sys.modules.pop("my_source", None)
 
 
-OPTIONS = ["--data.source", "my_source.NpzVideos", "--data.source.folder", "films", "--config", "my.yaml"]
+OPTIONS = ["--config", "my.yaml", "--data.source", "my_source.NpzVideos", "--data.source.folder", "films"]
 
 
 def test_the_commands_of_the_page_are_those_that_run():
     for command in ("check", "fit"):
         (line,) = (line for line in block("bash").splitlines() if line.split()[1] == command)
-        assert line.split() == ["lightning", command, *OPTIONS]
+        assert line.split() == ["lightning", command, "--config", "own", *OPTIONS]
+
+
+def test_the_page_trains_as_it_stands(tmp_path, monkeypatch):
+    """Its blocks in an empty folder, with its own films; two epochs of one step each in place of 30."""
+    source, make_films = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (tmp_path / "my_source.py").write_text(source)
+    (tmp_path / "my.yaml").write_text(block("yaml"))
+    monkeypatch.chdir(tmp_path)
+    exec(make_films, {})
+    (line,) = (line for line in block("bash").splitlines() if line.startswith("lightning fit"))
+    command = [Path(sys.executable).with_name("lightning"), *line.split()[1:], "--trainer.max_epochs", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.rglob("last.ckpt")
+    assert torch.load(path, weights_only=True)["global_step"] == 2
 
 
 def test_check_and_prepare_and_predict_take_it(films, capsys):

@@ -36,7 +36,7 @@ Progress = Callable[[int], object]
 
 
 class StoreError(InputError):
-    """The files cannot be fetched at all: no package for the protocol, no rights, no connection, or no room."""
+    """The files cannot be fetched at all: no package for the protocol, no rights, no connection, or no free space."""
 
 
 def is_url(where: str | Path) -> bool:
@@ -144,7 +144,7 @@ class ShardStore:
         free = shutil.disk_usage(self.folder).free
         if self.url is not None and size > free:
             raise StoreError(
-                f"{self.folder}: expected {size / 1e9:.2f} GB of room for the shards of {self.url}, found "
+                f"{self.folder}: expected {size / 1e9:.2f} GB of free space for the shards of {self.url}, found "
                 f"{free / 1e9:.2f} GB; free some space, or give another --data.shards_cache"
             )
 
@@ -257,6 +257,6 @@ def _cache_errors(cache: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(
-            f"{cache}: expected a folder with room for shards that are fetched, found {os_reason(error)}; free some "
-            "space, or give another --data.shards_cache: what was fetched is kept"
+            f"{cache}: expected a folder with free space for shards that are fetched, found {os_reason(error)}; "
+            "free some space, or give another --data.shards_cache: what was fetched is kept"
         ) from None
