@@ -211,7 +211,8 @@ def test_options_and_recipes_of_the_pages_exist(page, monkeypatch):
         assert not [each for each in quoted if each != "data.predict_split" and not exists(each)]
     recipes = re.findall(r"--(?:config|base)[ =]([\w/.-]+)", text)
     for name in recipes:
-        if not name.startswith(("runs/", "mine", "...")) and f"`{name}`" not in text:  # the page has the file itself
+        outside = name.startswith(("runs/", "RUN/", "mine", "..."))
+        if not outside and f"`{name}`" not in text:  # the page has the file itself
             find_recipe(name)
 
 
