@@ -74,6 +74,7 @@ def check_kinds(args: Sequence[str]) -> None:
     for _, option, value in _values(args):
         given: Mapping[str, object] = {option.removeprefix("--"): value}
         if option in CONFIG and Path(value).is_file():
+            # BaseLoader keeps values as text, as on the command line
             given = flat_options(yaml.load(read_text(Path(value), EXPECTED), Loader=yaml.BaseLoader))
         own = {name.removesuffix(".class_path"): path for name, path in given.items() if name.endswith(".class_path")}
         for group in (name.removesuffix(".kind") for name in given if name.endswith(".kind")):

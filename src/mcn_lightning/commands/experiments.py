@@ -61,6 +61,7 @@ def results(args: Sequence[str]) -> None:
     )
     parser.add_argument("--unfinished", type=bool, default=False, help="whether unfinished runs count as well")
     options = parser.parse_args(list(args))
+    # before runs are read, which takes long for many of them
     if options.plot:
         check_plot(Path(options.plot))
     every = group_runs(collect(options.runs))
@@ -89,6 +90,7 @@ def ablate(args: Sequence[str], resolve_options: ResolveOptions) -> None:
         InputError: if there is no run, or an option is refused.
     """
     own, more = list(args), []
+    # split by hand, as this parser does not know the options of `fit`
     if "--" in own:
         own, more = own[: own.index("--")], own[own.index("--") + 1 :]
     parser = CommandParser(

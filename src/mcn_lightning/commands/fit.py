@@ -125,6 +125,7 @@ def build(command: type[CLI], args: Sequence[str]) -> CLI:
             },
             "callbacks": [Throughput(), RunRecord()],
             "num_sanity_val_steps": 0,
+            # the samplers of the data module know the processes already
             "use_distributed_sampler": False,
         },
     )

@@ -138,6 +138,7 @@ def parse_captions(entry: Any, train_column: str = "text", eval_column: str = "t
     if not text:
         raise AbsentError("expected at least one caption, found none")
     topics = _topics(entry["topic"], len(text)) if "topic" in columns else None
+    # each column once, also where training and evaluation use the same
     others = dict.fromkeys(name for name in (train_column, eval_column) if name != "text")
     several = {name: _choices(entry[name], name, len(text)) for name in others}
     faults = [_fault(*caption) for caption in zip(start.tolist(), end.tolist(), text, strict=True)]
@@ -207,6 +208,7 @@ def _choices(column: Any, name: str, count: int) -> tuple[tuple[str, ...], ...]:
 def _times(column: object, name: str) -> np.ndarray:
     """Return the times of a column; NaN for what is no number."""
     values = _column(column, name)
+    # all at once is fast; only a column with a wrong cell is converted one by one
     try:
         times = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):

@@ -181,6 +181,7 @@ def count_starts(duration: float, min_time: float, sound: float | None = None, h
     """
     if sound is None:
         return max(int(duration - min_time), 0) + 1
+    # at least one start, so that a short video has a window
     return max(1, int(sound) - (max(math.ceil(min_time), int(heard)) + 1))
 
 

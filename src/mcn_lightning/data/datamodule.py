@@ -219,6 +219,7 @@ class NarratedVideos(LightningDataModule):
         self.prepare_data()
         self.splits.open(("train",))
         inspect_splits(self.splits, self._skipped.max_share)
+        # checks what only a loader can tell, such as too few videos for a batch
         self.train_dataloader()
         print("training can start")
 
@@ -257,6 +258,7 @@ class NarratedVideos(LightningDataModule):
         """
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
         sampler = self._sampler("train")
+        # Lightning does not know this loader, so it would stay in epoch 0
         sampler.set_epoch(epoch)
         return self._loader("train", sampler.some(share), self.batch_size, persistent=False)
 
@@ -296,6 +298,7 @@ class NarratedVideos(LightningDataModule):
             raise InputError(self.splits.sources[split].missing_message(split))
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         count, training = len(self.datasets[split]), split == "train" if training is None else training
+        # evaluation: no video may be left out, and what "pad" repeats is counted once by its id
         batch, end = (self.batch_size, self.epoch_end) if training else (1, "pad")
         if self._overfits():
             return OverfitSampler(count, self.seed, False, rank, world, batch, end)
@@ -320,8 +323,10 @@ class NarratedVideos(LightningDataModule):
             self._skipped.add(batch.skipped)
             self._missing.add(self.trainer.current_epoch, batch)
         elif batch.skipped and self._predicts_train(dataloader_idx):
+            # training videos may be unusable, also where they are embedded
             self._skipped.add(batch.skipped)
         elif batch.skipped:
+            # metrics without some of the videos would not be those of the data set
             raise cannot_be_evaluated(batch.skipped[0])
         return batch
 

@@ -80,6 +80,7 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
         except InputError as error:
             return BadVideo(self.source.id(index), str(error), isinstance(error, AbsentError))
         except (IndexError, OverflowError, ValueError, RuntimeError) as error:
+            # a damaged file can raise these anywhere; without damage it is a mistake in the code
             if (reason := self.source.damage(index, error)) is None:
                 raise
             return BadVideo(self.source.id(index), reason)
@@ -196,6 +197,7 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
             if (rows := captions.word_rows(clips, self.text.max_words)) is not None:
                 return torch.from_numpy(rows)
         else:
+            # one for every caption of the video, so the random numbers do not depend on the chosen clips
             text = [choices[int(rng.integers(len(choices)))] for choices in captions.choices]
         texts = [" ".join(text[number] for number in clip.order) for clip in clips]
         return torch.from_numpy(np.stack([self.text.indices(each) for each in texts]))
@@ -245,6 +247,7 @@ class DescribedVideos(NarratedVideoDataset):
     """
 
     def __init__(self, videos: NarratedVideoDataset, split: str) -> None:
+        # the same opened videos: reading lists and captions again would take minutes
         vars(self).update(vars(videos))
         self.training, self.split = False, split
         self._blocks = Blocks()

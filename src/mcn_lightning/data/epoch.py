@@ -46,6 +46,7 @@ class EpochPosition:
             videos: of a batch, over all processes.
         """
         epochs, batches = trainer.fit_loop.epoch_progress.current.ready, _batches(trainer)
+        # the epoch is over: a resumed run begins the next one
         if batches.is_last_batch:
             return {"epoch": epochs, "seen": 0}
         epoch, start, done = max(epochs - 1, 0), 0, 0

@@ -93,6 +93,7 @@ class ClipLoader(DataLoader):
                     os.kill(worker.pid, signal.SIGKILL)
 
         watch = threading.Timer(self.timeout + min(self.timeout, 10.0), kill)
+        # a timer that waits must not keep a finished run alive
         watch.daemon = True
         watch.start()
         return watch
@@ -171,12 +172,14 @@ class ClipSampler(DistributedSampler[tuple[int, int]]):
         """Return the order of the epoch for all processes."""
         if not self.shuffle:
             return np.arange(self.count)
+        # no rank in the seed: all processes must take their videos from one order
         return np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
         order = self.order()
         size, left = self.size(self._seen), order[self._seen :]
         self._seen = 0
+        # repeats the order as often as needed, for "pad" with fewer videos than a step takes
         filled = np.resize(np.concatenate([left, order]), max(size * self.num_replicas, 1))
         steps = filled[: size * self.num_replicas].reshape(-1, self.num_replicas, self.batch_size)
         return iter([(self.epoch, index) for index in steps[:, self.rank].flatten().tolist()])
@@ -249,6 +252,7 @@ def collate(items: Sequence[ClipBatch | BadVideo]) -> ClipBatch:
         A batch of all clips, with the unusable videos in ``skipped``. It is empty if no video can be used.
     """
     good = [item for item in items if isinstance(item, ClipBatch)]
+    # in the batch and not logged here: a worker process has no view of the whole run
     skipped = tuple(item for item in items if isinstance(item, BadVideo))
     if not good:
         return ClipBatch(ids=(), skipped=skipped)

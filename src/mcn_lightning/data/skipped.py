@@ -56,6 +56,7 @@ class SkippedVideos:
             self._reasons.add(bad.reason)
             if not known:
                 logger.warning("skipped video %s (%d so far): %s", bad.video, len(self.videos), bad.reason)
+        # distinct videos: one that is skipped in every epoch counts once
         if skipped and len(self.videos) > self.max_share * self.total:
             found = f"{len(self.videos)} of {self.total} training videos ({len(self.videos) / self.total:.1%})"
             raise InputError(
@@ -85,6 +86,7 @@ class MissingModalities:
         if epoch != self._epoch:
             self.end()
             self._epoch = epoch
+        # ids end in the number of the clip; all clips of a video have the same modalities
         videos = {name.rsplit(":", 1)[0]: row for row, name in enumerate(batch.ids)}
         self._videos += len(videos)
         if batch.present is None:

@@ -92,6 +92,7 @@ class Splits:
     ) -> dict[str, Videos]:
         """Open splits. Splits of one source are opened together."""
         found: dict[str, Videos] = {}
+        # once for all its splits: the captions of a million videos are read a single time
         for source in dict.fromkeys(sources[split] for split in splits):
             own = [split for split in splits if sources[split] is source]
             found |= source.open(own, [split for split in needed if split in own], self.reading)
@@ -107,10 +108,12 @@ class Splits:
             ]
             path = self.root / self.reading.text.source
             self.text = open_text(self.reading.text, path, chain.from_iterable(texts))
+        # before workers start, so that they get the vocabulary with the data set
         for opened in videos.values():
             opened.set_text(self.text)
         self.datasets = {split: self._dataset(split, opened) for split, opened in videos.items()}
         for split, dataset in self.datasets.items():
+            # a look at shards that are still at their URL would fetch them
             if dataset.source.is_here():
                 inspect_sample(dataset.source, self.reading.clips.overrun, self.sources[split].label(split))
         self._note()
@@ -173,6 +176,7 @@ class Splits:
             InputError: if the data set cannot be read, or the folder holds something else.
         """
         reading = self.reading
+        # checked before any file is read, as packing may take hours
         check_eval_column(reading.text)
         if not reading.captions and not config.keep_frames and reading.read_streams:
             raise InputError("--pack.keep_frames: expected true for --data.clips.kind windows, found false")

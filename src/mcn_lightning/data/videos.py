@@ -75,6 +75,7 @@ def read_sound(
 
 def join_streams(streams: Sequence[Tensor], new: NewTensor) -> Tensor:
     """Concatenate the features of several streams, ``(B, width)`` each, to ``(B, C)``."""
+    # float16 beside float32 becomes float32, so no stream loses digits
     dtype = streams[0].dtype
     for stream in streams[1:]:
         dtype = torch.promote_types(dtype, stream.dtype)

@@ -40,6 +40,7 @@ def average_only_weights(average: AveragedModel) -> None:
 
     def several(means: Sequence[Tensor], currents: Sequence[Tensor], count: Tensor | int) -> None:
         kept = [pair for pair in zip(means, currents, strict=True) if not _same(*pair)]
+        # integer counters have no mean, so they are copied
         for mean, current in zip(means, currents, strict=True):
             if not mean.is_floating_point():
                 mean.copy_(current)
@@ -65,6 +66,7 @@ class AveragedWeights(Callback):
             if not isinstance(callback, WeightAveraging) or (average := averaged_model(callback)) is None:
                 continue
             clustering = getattr(pl_module, "clustering", None)
+            # learned prototypes are weights, which are averaged; centroids of k-means are not
             if isinstance(clustering, Clustering) and next(clustering.parameters(), None) is None:
                 average.module.clustering = clustering
             if (embedder := getattr(_text(pl_module), "embedder", None)) is not None:

@@ -59,6 +59,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return super().save_checkpoint(checkpoint, path, storage_options)
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        # a process that was killed while it wrote leaves its partial file
         for left in path.parent.glob(f"*{PARTIAL}") if self.tidy else ():
             left.unlink(missing_ok=True)
         try:
@@ -122,6 +123,7 @@ def find_checkpoint(trainer: Trainer, options: Options, alias: str, training: bo
         if unlike := differences(read_options(config), options, groups, ignored):
             other = other or f" ({config.parent.name} was run with other ones: {summarize_differences(unlike)})"
             continue
+        # of equal steps the later file: `newest.ckpt` and `last.ckpt` may be of one step
         path = max(steps, key=lambda path: (steps[path], path.stat().st_mtime_ns))
         if alias == "last":
             return path, f"goes on from {path}, step {steps[path]}"

@@ -140,6 +140,7 @@ def claim_folder(trainer: Trainer, checkpoint: str | None) -> None:
         _check_writable(folder)
         _lock(folder)
         source = folder_of(Path(checkpoint).parent) if checkpoint is not None else folder
+        # copied, so that the folder of the earlier run stays as it was
         for name in (METRICS, RECORD) if (source / CONFIG).is_file() else ():
             if (source / name).is_file() and not (folder / name).exists():
                 with replacing(folder / name) as partial:
@@ -151,9 +152,11 @@ def claim_folder(trainer: Trainer, checkpoint: str | None) -> None:
 def _make_version(trainer: Trainer, logger: CSVLogger) -> None:
     """Make the folder of a new run. Two runs that start at the same moment get different ones."""
     _check_writable(Path(logger.root_dir))
+    # agents of a sweep start together, and the id of the run gives each a name of its own
     agents = [os.environ["WANDB_RUN_ID"]] if {"WANDB_RUN_ID", "WANDB_SWEEP_ID"} <= {*os.environ} else []
     for version in itertools.chain(agents, iter(lambda: next_version(logger), None)):
         folder = Path(logger.root_dir, f"version_{version}")
+        # without exist_ok: of two runs that start at once, mkdir succeeds for one
         try:
             folder.mkdir(parents=True)
         except FileExistsError:

@@ -148,6 +148,7 @@ class RunRecord(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file, and beside it the id of the wandb run, so that a later start can continue it."""
+        # monotonic, as the clock of a machine may be set during a run
         self._since = time.monotonic()
         if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             self._starts = starts_of(read_record(run_folder(trainer)))

@@ -136,6 +136,7 @@ class Resume(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: CheckpointContents) -> None:
         """Add the random states of all processes, accumulated gradients and monitored metrics."""
+        # on every process, as Lightning lets all of them save and gathering needs all
         checkpoint[RANDOM_STATES] = gather_objects(random_states())
         checkpoint[RESUME_STATE] = {
             "validated": self._validated == trainer.fit_loop.total_batch_idx,
@@ -214,6 +215,7 @@ class Resume(Callback):
     def _handle_signal(self, number: int, frame: FrameType | None) -> None:
         again = number == self._received == signal.SIGINT
         self._received = number
+        # no saving on the second Ctrl-C: the user does not want to wait
         if again:
             stop_now()
         elif number == signal.SIGINT:

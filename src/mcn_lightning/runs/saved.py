@@ -59,6 +59,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     text = read_text(path, "the metrics of a run")
     if not text:
         raise InputError(f"{path}: expected the metrics of a run, found an empty file")
+    # every whole row ends with a line break
     if not text.endswith("\n"):
         text = text[: text.rfind("\n") + 1]
         print(f"warning: {path}: the last line breaks off and is left out", file=sys.stderr)

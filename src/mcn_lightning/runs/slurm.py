@@ -74,6 +74,7 @@ def job_problems(environ: Mapping[str, str], required: JobRequirements) -> Itera
     tasks = int(environ["SLURM_NTASKS"])
     nodes = int(environ.get("SLURM_STEP_NUM_NODES") or environ.get("SLURM_JOB_NUM_NODES", "1"))
     per_node = environ.get("SLURM_NTASKS_PER_NODE")
+    # without srun the first process would wait for others that never start
     if tasks > 1 and "SLURM_STEP_ID" not in environ:
         yield f"srun: expected {tasks} processes started by it, found one without; put srun before the command"
     if per_node is None:
@@ -130,6 +131,7 @@ def node_problems(environ: Mapping[str, str], required: JobRequirements, interfa
             f"{here} --data.root: expected a folder on every node, found none at {required.root.absolute()}; copy it "
             "there, or give one that all nodes share"
         )
+    # a single process opens no connection, so interfaces and address do not matter
     if int(environ["SLURM_NTASKS"]) == 1:
         return
     variable = "GLOO_SOCKET_IFNAME" if required.gpus is None else "NCCL_SOCKET_IFNAME"

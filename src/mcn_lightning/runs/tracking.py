@@ -140,6 +140,7 @@ def start_wandb(trainer: Trainer, options: Mapping[str, object], run_id: str | N
     for logger in wandb_loggers(trainer):
         import wandb
 
+        # an id from outside wins: a sweep has made its run already
         if run_id and logger.version is None and not os.environ.get("WANDB_RUN_ID"):
             set_wandb_id(logger, run_id)
         Path(logger.save_dir or ".").mkdir(parents=True, exist_ok=True)
@@ -150,6 +151,7 @@ def start_wandb(trainer: Trainer, options: Mapping[str, object], run_id: str | N
         try:
             run = logger.experiment
         except wandb.errors.Error as error:
+            # a server that does not answer must not cost a training run
             if not _is_online(logger):
                 raise
             _go_offline(logger, " ".join(str(error).split()))

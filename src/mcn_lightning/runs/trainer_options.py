@@ -92,6 +92,7 @@ def add_plugins(plugins: object) -> list[object]:
     found = list(plugins) if isinstance(plugins, list) else [plugins] if plugins else []
     if not any(isinstance(plugin, CheckpointIO) for plugin in found):
         found.append(AtomicCheckpointIO())
+    # torchrun inside of a SLURM job starts the processes itself
     chosen = any(isinstance(plugin, ClusterEnvironment) for plugin in found)
     if not chosen and slurm.launched_by_srun(os.environ) and not TorchElasticEnvironment.detect():
         found.append(SLURMEnvironment(auto_requeue=False))

@@ -57,6 +57,7 @@ class PastRuns:
     def _runs(self, task: Task) -> list[tuple[Path, Options]]:
         folder = self.log_folder(task)
         if folder not in self._found:
+            # read once: hundreds of configs take long, and all tasks share the folder
             self._found[folder] = []
             for path in sorted(folder.rglob(CONFIG)):
                 try:

@@ -88,6 +88,7 @@ class Runner:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
             file.write(f"$ {shlex.join(command)}\n".encode())
+            # before the run writes to the same file by its descriptor
             file.flush()
             return self._wait(command, file)
 

@@ -21,5 +21,6 @@ def collect(locations: Sequence[str]) -> list[Run]:
     found: dict[str, Run] = {}
     for location in locations:
         runs = wandb_runs(location) if location.startswith(PREFIX) else local_runs(Path(location))
+        # a folder may lie in another that was given too
         found.update({run.location: run for run in runs if run.location not in found})
     return list(found.values())

@@ -88,6 +88,7 @@ def check_known_words(text: TextSource | None, source: Videos, where: str, path:
     if not found.words:
         raise InputError(f"{where}: expected captions with words, found none in {len(captions)} captions")
     hint = ""
+    # a file of lower-case words misses every capital, which one option mends
     if not text.config.lowercase and found.cased > CASED * found.words:
         hint = _lower_case(text, captions, path, found)
     allowed = text.config.max_unknown_share

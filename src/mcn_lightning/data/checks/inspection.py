@@ -134,6 +134,7 @@ def inspect(dataset: NarratedVideoDataset, title: str) -> SplitReport:
         What is there, and which videos would be skipped and why.
     """
     source = dataset.source
+    # as in evaluation, where every caption is a clip: training would read a random part
     whole = NarratedVideoDataset(
         source, dataset.clips, dataset.audio, dataset.text, dataset.seed, training=False, may_lack=dataset.may_lack
     )

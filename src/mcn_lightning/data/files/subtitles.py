@@ -46,6 +46,7 @@ def read_subtitles(text: str) -> list[tuple[float, float, str]]:
         Start and end in seconds and the text of each caption, in the order of the file. Empty for a file without times.
     """
     cues = parse_cues(text)
+    # spoken repetitions stay where lines do not roll
     if not _rolls(cues):
         return [(cue.start, cue.end, joined) for cue in cues if (joined := _plain(" ".join(cue.lines)))]
     found, before = [], set[str]()
@@ -74,6 +75,7 @@ def parse_cues(text: str) -> list[Cue]:
 
     for number, line in enumerate(lines):
         if (match := _TIMES.fullmatch(line)) is not None:
+            # the last line before the times may name the cue that begins, and belongs to no text
             if spoken and _is_cue_name(spoken, lines, number):
                 spoken.pop()
             close()

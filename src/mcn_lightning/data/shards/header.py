@@ -80,10 +80,12 @@ def index_checksum(tensors: Mapping[str, ArrayLike], metadata: IndexMetadata) ->
         tensors: tables by name, as arrays or tensors.
         metadata: of the index.
     """
+    # the checksum cannot be part of what it is made of
     items = {name: value for name, value in sorted(metadata.items()) if name != "sha256"}
     digest = hashlib.sha256(json.dumps(items).encode())
     for name in sorted(tensors):
         table = np.asarray(tensors[name])
+        # type and shape too, as other tables may have the same bytes
         digest.update(f"\n{name} {table.dtype} {table.shape}\n".encode())
         digest.update(np.ascontiguousarray(table).data)
     return digest.hexdigest()
@@ -171,6 +173,7 @@ class ShardHeader:
         if not absent:
             return
         size = sum(self.shards[number]["bytes"] for number in absent)
+        # before the first byte, and not after hours of fetching
         self.store.check_space(size)
         title = f"fetching {len(absent)} shard{'s' * (len(absent) > 1)}"
         with (
@@ -191,6 +194,7 @@ class ShardHeader:
                     except InputError as error:
                         self.gone[waiting[task]] = str(error)
             except BaseException:
+                # also Ctrl-C: the pool would wait for every shard that is queued
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 

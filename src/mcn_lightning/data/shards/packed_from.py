@@ -128,6 +128,7 @@ def differing_files(packed: Mapping[str, Stamps], now: Mapping[str, Stamps]) -> 
             )
             continue
         sizes = (old.visual != new.visual) | (old.audio != new.audio)
+        # each video once: one of another size has another time as well
         for what, changed in (("size", sizes), ("time", (old.time != new.time) & ~sizes)):
             if count := int(changed.sum()):
                 first = new.ids[int(changed.nonzero()[0])]

@@ -54,6 +54,7 @@ def read_clip_dicts(path: Path) -> list[Record]:
 def _equal(one: Tensor | None, other: Tensor | None) -> bool:
     if one is None or other is None:
         return one is other
+    # in double, as rows of one clip may be stored in different precisions
     return one.shape == other.shape and torch.equal(one.double(), other.double())
 
 
@@ -98,6 +99,7 @@ class PickledClips(Videos):
         self.classes = class_names(path, entries) if with_classes else None
         self.reader = ClipReader(path, fields, self.classes, training=not merge)
         self.silent = silent or fields.allow_missing
+        # before entries are emptied below
         names = [self.reader.name(entry, number) for number, entry in enumerate(entries)]
         rows = _group_rows(names) if merge else [[number] for number in range(len(names))]
         self._dropped = Counter[str]()
@@ -215,6 +217,7 @@ class PickledClips(Videos):
 
     def dropped(self) -> Mapping[str, int]:
         """Return how many captions were dropped, by reason."""
+        # the plus leaves out reasons with a count of 0
         return +self._dropped
 
     def all_texts(self) -> list[str]:

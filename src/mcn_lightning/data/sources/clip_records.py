@@ -171,6 +171,7 @@ def captions_of(entry: Record, training: bool) -> tuple[tuple[str, ...], tuple[s
     Both come from ``caption``, which holds one or several. ``eval_caption`` replaces those of evaluation.
     """
     caption, eval_caption = _as_tuple(entry.get("caption")), _as_tuple(entry.get("eval_caption"))
+    # a pickle with one kind of captions serves both
     evaluated, trained = eval_caption or caption, caption or eval_caption
     texts, choices = _with_text(evaluated), _with_text(trained)
     dropped = len(trained) - len(choices) if training else len(evaluated) - len(texts)

@@ -100,6 +100,7 @@ class HowTo100M(ListedSource):
         """Read the captions of the videos of all splits. For windows, return ``None``."""
         if not reading.captions or not any(videos.values()):
             return None
+        # only those of the lists: the captions of the release have over a million videos
         try:
             wanted = {video_id(path) for paths in videos.values() for path in paths}
             captions = read_captions(self.captions, wanted, reading.text.train_column, reading.text.eval_column)
@@ -115,6 +116,7 @@ class HowTo100M(ListedSource):
         if not self.captions.is_dir():
             return checksum(self.captions)
         lines = (f"{video} {checksum(path)}" for video, path in caption_files(self.captions).items())
+        # sorted, as file systems list a folder in any order
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
