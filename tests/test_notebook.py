@@ -125,6 +125,17 @@ def test_the_notebook_of_released_weights_evaluates_them(tmp_path):
     assert "embedding_dim=12" in shown and "t->va" in shown and "torch.Size([1, 12])" in shown
 
 
+def test_the_lines_for_the_network_alone_embed_clips(tmp_path, monkeypatch):
+    block = re.search(r"^```python notest\n(.*?)^```", (PAGES / PAGE).read_text(), re.M | re.S)[1]
+    torch.save(
+        random_released_state_dict(12, video_dim=16, text_dim=8, audio_widths=(4, 4, 6, 8)), tmp_path / "e16.pth"
+    )
+    monkeypatch.chdir(tmp_path)
+    given = {"video": torch.rand(3, 16), "audio": -torch.rand(3, 40, 64), "words": torch.rand(3, 5, 8)}
+    exec(block, names := dict(given))
+    assert names["output"].embeddings()["text"].shape == (3, 12)
+
+
 def test_predict_gives_ids_embeddings_and_clusters(page):
     text, ids = page["text"], [name for batch in page["batches"] for name in batch["ids"]]
     assert len(ids) == len(set(ids)) == len(text) and text.shape[1] == 128
