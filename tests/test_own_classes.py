@@ -230,7 +230,10 @@ REFUSED = {
     "no module": ("--model.loss.contrastive.class_path no_such.Loss", "No module named 'no_such'"),
     "no class": ("--model.loss.contrastive my_loss.Other", "has no attribute 'Other'"),
     "of another kind": ("--model.clustering my_loss.SigLIP", "expected a subclass of mcn_lightning.clustering"),
-    "misspelt argument": ("--model.loss.contrastive my_loss.SigLIP --model.loss.contrastive.init_args.bais 1", "bais"),
+    "misspelt argument": (
+        "--model.loss.contrastive my_loss.SigLIP --model.loss.contrastive.init_args.bais 1",
+        "init_args.bais: expected an argument of SigLIP (bias), found no such one; did you mean bias?",
+    ),
     "wrong value": ("--model.loss.contrastive my_loss.SigLIP --model.loss.contrastive.init_args.bias x", "a number"),
     "kind and class": (
         "--model.loss.contrastive my_loss.SigLIP --model.loss.contrastive.kind info_nce", "kind: expected no class_path"
@@ -324,7 +327,7 @@ def test_the_trial_of_a_network_changes_neither_random_numbers_nor_state(own, mo
     ("kind", "text", "found"),
     [
         ("loss", "class Own(ContrastiveLoss): ...", "Own to have the method of_similarity or of_pair, found none"),
-        ("clustering", "class Own(Clustering): ...", "Own to have the method assignments and targets, found none"),
+        ("clustering", "class Own(Clustering): ...", "Own to have the methods assignments and targets, found none"),
         (
             "clustering",
             "class Own(Clustering):\n    def targets(self): ...\n    def assignments(self): ...\n"

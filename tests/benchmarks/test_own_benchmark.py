@@ -161,7 +161,10 @@ def test_bad_files_end_in_one_line(trained, here):
     table = json.loads(path.read_text())
     path.write_text(json.dumps(table | {"clips": [{"animal": ANIMALS[0], "video": [1.0]}]}))
     said = refused(*shlex.split(block("sh").replace("RUN", RUN))[1:])
-    assert said == "error: benchmark animals: animals.json: expected 16 numbers a clip, found 1"
+    assert said == (
+        "error: benchmark animals: animals.json: expected 16 numbers a clip, found 1; give the options of the trained "
+        "run (--config RUN/config.yaml), or other features"
+    )
 
 
 @pytest.mark.parametrize(
@@ -197,5 +200,5 @@ def test_a_class_without_metrics_is_refused_before_it_is_made(here):
     (here / "half.py").write_text("\n".join(lines) + "\n")
     (here / "half.yaml").write_text("trainer: {callbacks: [{class_path: half.Half, init_args: {name: it}}]}\n")
     assert refused("test", "--config", "half.yaml", "--config", "tiny.yaml").endswith(
-        "found half.Half, which lacks a method; see docs/extending"
+        "--trainer.callbacks: expected Half to have the method evaluate, found none; write it"
     )

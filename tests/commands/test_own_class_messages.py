@@ -9,7 +9,12 @@ from launch import run
 
 MINE = """
 from mcn_lightning.benchmarks import Benchmark
+from mcn_lightning.clustering import Clustering
 from mcn_lightning.data.sources.video_source import VideoSource
+from mcn_lightning.losses import ContrastiveLoss
+from mcn_lightning.models import AudioNetwork
+import torch
+from torch import nn
 
 class Half(VideoSource):
     def ids(self, split): ...
@@ -20,21 +25,71 @@ class Animals(Benchmark):
     def evaluate(self, trainer, module): ...
 
 class Other: ...
+
+class Refusing:
+    def __init__(self, *args, k: int = 1, **rest):
+        raise ValueError("k: expected at least 2,\\n  found 1")
+
+class Films(Refusing, VideoSource):
+    def ids(self, split): ...
+    def read(self, video, split): ...
+
+class Zoo(Refusing, Benchmark):
+    def open(self, data, module): ...
+    def evaluate(self, trainer, module): ...
+
+class Loss(Refusing, ContrastiveLoss):
+    def of_similarity(self, similarity): ...
+
+class Bare:
+    def __init__(self, *args, **rest): ...
+
+class BareLoss(Bare, ContrastiveLoss):
+    def of_similarity(self, similarity): ...
+
+class WeightedLoss(ContrastiveLoss):
+    def __init__(self, config):
+        self.bias = nn.Parameter(torch.zeros(()))
+    def of_similarity(self, similarity): ...
+
+class BareClusters(Bare, Clustering):
+    def assignments(self, features): ...
+    def targets(self, features): ...
+
+class BareNet(Bare, AudioNetwork):
+    def forward(self, spectrogram): ...
+
+class BareZoo(Bare, Benchmark):
+    def open(self, data, module): ...
+    def evaluate(self, trainer, module): ...
 """
 WANTED = "expected a class of your own, as in my_file.MyClass"
 CALLBACKS = "--trainer.callbacks"
+BARE = "expected {}.__init__ to call super().__init__({}) first, found no such call; add it"
+CLASSES = {"refused zoo": "Zoo", "bare zoo": "BareZoo"}
 SAID = {
     "--data.source mine5.Misspelt": f"--data.source: {WANTED}, found mine5.Misspelt (module 'mine5' has no",
-    "--data.source no_such.Films": f"--data.source: {WANTED}, found no_such.Films (No module named 'no_such')",
-    "--data.source mine5.Half": f"--data.source: {WANTED}, found mine5.Half, which lacks a method",
-    "--data.source mine5.Other": f"--data.source: {WANTED}, found mine5.Other, which is no subclass of DataSource",
+    "--data.source no_such.Films": f"--data.source: {WANTED}, found no_such.Films (No module named 'no_such'); its "
+    "file must lie in the folder where the command runs, or on PYTHONPATH",
+    "--data.source mine5.Half": "--data.source: expected Half to have the method read, found none; write it",
+    "--data.source mine5.Other": f"--data.source: {WANTED}, found mine5.Other, which is no subclass of DataSource; "
+    "derive the class from it",
     "--data.source films": f"--data.source: {WANTED}, found films",
-    "--data.source.kind x": f"--data.source: {WANTED}, found mcn_lightning.data.sources.base.DataSource, which lacks",
+    "--data.source.kind x": f"--data.source: {WANTED}, found the base class "
+    "mcn_lightning.data.sources.base.DataSource; derive a class from it, see docs/extending",
     "pth": f"{CALLBACKS}: mine5.Animals: expected an argument of this class, found pth, which it lacks",
     "no path": f"{CALLBACKS}: mine5.Animals: expected the argument path, found none; give it",
     "--model.loss.contrastive info_nce": f"--model.loss.contrastive: {WANTED}, or a "
     "file of options, found info_nce; --model.loss.contrastive.kind takes mms, mil_nce, info_nce, max_margin, none; or",
     "--model.loss.contrastive SigLIP": "found SigLIP; --model.loss.contrastive.kind takes mms, mil_nce",
+    "--data.source mine5.Films": "--data.source: mine5.Films: k: expected at least 2, found 1",
+    "refused zoo": f"{CALLBACKS}: mine5.Zoo: k: expected at least 2, found 1",
+    "--model.loss.contrastive mine5.Loss": "--model.loss.contrastive: mine5.Loss: k: expected at least 2, found 1",
+    "--model.loss.contrastive mine5.BareLoss": "--model.loss.contrastive: " + BARE.format("BareLoss", "config"),
+    "--model.loss.contrastive mine5.WeightedLoss": BARE.format("WeightedLoss", "config"),
+    "--model.clustering mine5.BareClusters": BARE.format("BareClusters", "config, dim, names"),
+    "--model.network.audio_network mine5.BareNet": "audio_network: " + BARE.format("BareNet", "bands"),
+    "bare zoo": f"{CALLBACKS}: " + BARE.format("BareZoo", "name"),
     "--model.clustering sinkhorn": "found sinkhorn; --model.clustering.kind takes kmeans",
     "--model.network.audio_network Net": f"--model.network.audio_network: {WANTED}, "
     "or a file of options, found Net; check the name",
@@ -83,10 +138,11 @@ def test_a_wrong_class_or_argument_is_one_line_at_every_door(words, tmp_path, mo
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "mine5.py").write_text(MINE)
     monkeypatch.delitem(sys.modules, "mine5", raising=False)
-    args = {"pth": "{name: a, pth: x}", "no path": "{name: a}"}.get(words)
-    text = f"trainer: {{callbacks: [{{class_path: mine5.Animals, init_args: {args}}}]}}"
+    args = {"pth": "{name: a, pth: x}", "no path": "{name: a}"}.get(words, "{}" if words in CLASSES else None)
+    kind = CLASSES.get(words, "Animals")
+    text = f"trainer: {{callbacks: [{{class_path: mine5.{kind}, init_args: {args}}}]}}"
     (tmp_path / "b.yaml").write_text(text if args else "{}")
     with pytest.raises(SystemExit) as stop:
-        run("fit", "--config", "b.yaml", *([] if args else words.split()))
+        run("fit", "--config", "demo", "--config", "b.yaml", *([] if args else words.split()))
     line = str(stop.value.code)
     assert SAID[words] in line and "\n" not in line and "Union" not in line and "Subclass" not in line

@@ -18,6 +18,7 @@ from mcn_lightning.callbacks.protocols import EmbeddingModule, embedding_module
 from mcn_lightning.distributed import world_size
 from mcn_lightning.errors import InputError, check_rules
 from mcn_lightning.models import NetworkConfig
+from mcn_lightning.options.config import no_super
 from mcn_lightning.options.ranges import PositiveFloat, checked
 from mcn_lightning.runs.lightning import callbacks_of
 
@@ -144,9 +145,15 @@ class Benchmark(Callback, ABC):
         Raises:
             InputError: if a file cannot be used.
         """
-        if stage == "predict" or self._opened:
+        if stage == "predict":
             return
-        names = [each.name for each in callbacks_of(trainer) if isinstance(each, Benchmark)]
+        benchmarks = [each for each in callbacks_of(trainer) if isinstance(each, Benchmark)]
+        for each in benchmarks:
+            if "_opened" not in vars(each):
+                raise InputError(f"--trainer.callbacks: {no_super(type(each), 'name')}")
+        if self._opened:
+            return
+        names = [each.name for each in benchmarks]
         if names.count(self.name) > 1:
             raise InputError(f"trainer.callbacks: expected each benchmark's name once, found {self.name} twice")
         try:

@@ -9,11 +9,11 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
-from jsonargparse import set_parsing_settings
+from jsonargparse import add_instantiator, set_parsing_settings
 from jsonargparse.typing import register_type
 from lightning_utilities.core.enums import StrEnum
 from pytorch_lightning import Callback, Trainer
@@ -21,7 +21,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_only
 
-from mcn_lightning.benchmarks import BenchmarkReport
+from mcn_lightning.benchmarks import Benchmark, BenchmarkReport
 from mcn_lightning.callbacks import (
     CentroidUpdate,
     EmbeddingWriter,
@@ -46,8 +46,10 @@ from mcn_lightning.commands.main import main as main  # the whole command; `run`
 from mcn_lightning.commands.parsers import CommandParser, parse_command, shorten_message
 from mcn_lightning.data.dataset import PredictSplit
 from mcn_lightning.data.files.pooling import DEFAULT_STREAMS
+from mcn_lightning.data.sources.base import DataSource
 from mcn_lightning.errors import InputError
 from mcn_lightning.models.released import WeightsError
+from mcn_lightning.options.config import build_own
 from mcn_lightning.runs import slurm
 from mcn_lightning.runs.checkpoints import CHECKPOINT_ALIASES, find_checkpoint
 from mcn_lightning.runs.folder import (
@@ -61,6 +63,8 @@ from mcn_lightning.runs.resume import Resume
 from mcn_lightning.runs.saved import flat_options
 from mcn_lightning.runs.tracking import add_csv_logger, append_metrics, read_wandb_id, start_wandb
 from mcn_lightning.runs.trainer_options import add_plugins, apply_barebones, check_trainer, remove_checkpoints
+
+Part = TypeVar("Part")
 
 
 def is_first_process() -> bool:
@@ -91,6 +95,17 @@ def expand_class_paths(args: Sequence[str]) -> list[str]:
         if option.removeprefix("--") in CLASS_OPTIONS and CLASS_PATH.fullmatch(value):
             found[position] = f"{option}.class_path{equals}{value if equals else ''}"
     return found
+
+
+def _build_part(class_type: type[Part], *args: Any, **given: Any) -> Part:
+    """Build a source or benchmark. What a class of the user refuses gets the option and the class before it."""
+    own = not class_type.__module__.startswith("mcn_lightning.")  # built-in ones name themselves
+    option = "--data.source" if issubclass(class_type, DataSource) else "--trainer.callbacks"
+    return build_own(class_type, option, *args, **given) if own else class_type(*args, **given)
+
+
+add_instantiator(_build_part, DataSource)
+add_instantiator(_build_part, Benchmark)
 
 
 class OneLineParser(CommandParser, LightningArgumentParser):

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mcn_lightning.commands.configs import config_args
 from mcn_lightning.errors import InputError
+from mcn_lightning.options.config import CLASS_FILE, lacking_methods
 from mcn_lightning.options.ranges import rephrase_refusal
 
 UNKNOWN = re.compile(
@@ -132,24 +133,33 @@ def _of_class(message: str, given: str) -> str:
         return f"{option}: {kind}: expected the argument {missing}, found none; give it"
     wanted = "expected a class of your own, as in my_file.MyClass"
     if found := _IMPORT.match(message):
-        return f"{found[1]}: {wanted}, found {found[2]} ({found[3]})"
+        return f"{found[1]}: {wanted}, found {found[2]} ({found[3]}); {CLASS_FILE}"
     if found := _ABSTRACT.match(message):
         path = found[2] or given
         if kinds := _subclasses(path):
             return f"{found[1]}: expected a class that can be built, found the base class {path}; use {kinds}"
-        return f"{found[1]}: {wanted}, found {path}, which lacks a method; see docs/extending"
+        if (kind := _loaded(path)) is None or path.startswith("mcn_lightning."):
+            return f"{found[1]}: {wanted}, found the base class {path}; derive a class from it, see docs/extending"
+        return f"{found[1]}: {lacking_methods(kind)}"
     if found := _OTHER.match(message):
-        return f"{found[1]}: {wanted}, found {given}, which is no subclass of {found[2]}"
+        return f"{found[1]}: {wanted}, found {given}, which is no subclass of {found[2]}; derive the class from it"
     if found := _NO_PATH.match(message):
         return f"{found[1]}: {wanted}, found {found[2]}"
     return message
 
 
+def _loaded(path: str) -> type | None:
+    """Return the class of a path, which the parser has imported; ``None`` if it has not."""
+    module, _, name = path.rpartition(".")
+    found = getattr(sys.modules.get(module), name, None)
+    return found if isinstance(found, type) else None
+
+
 def _subclasses(path: str) -> str:
     """Return the classes that derive from an abstract class and lie beside it, as part of a sentence."""
-    module, _, name = path.rpartition(".")
+    module = path.rpartition(".")[0]
     beside: dict[str, object] = vars(sys.modules[module]) if module in sys.modules else {}
-    kinds: list[type] = base.__subclasses__() if isinstance(base := beside.get(name), type) else []
+    kinds: list[type] = base.__subclasses__() if (base := _loaded(path)) else []
     ready = (kind.__name__ for kind in kinds if beside.get(kind.__name__) is kind and not inspect.isabstract(kind))
     return " or ".join(f"{module}.{name}" for name in ready)
 

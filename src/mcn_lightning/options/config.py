@@ -18,6 +18,8 @@ from mcn_lightning.options.ranges import checked, rephrase_refusal
 
 Config = TypeVar("Config", bound="Options")
 Built = TypeVar("Built")
+CLASS_FILE = "its file must lie in the folder where the command runs, or on PYTHONPATH"
+"""What to do about a class that is not found."""
 
 
 @dataclasses.dataclass(frozen=True)  # the parser takes a dataclass of dataclasses alone as a group of options
@@ -146,12 +148,14 @@ class ClassOptions(Options):
             **first: positional arguments in their order; ``init_args`` follow by name.
 
         Raises:
-            InputError: if the class lacks a method, or does not take these arguments.
+            InputError: if the class lacks a method, does not take these arguments, refuses their values, or does not
+                call the constructor of its base class.
         """
         args = [*first.values()]
         if self.class_path is None:
             return kind(*args)
-        check_written(kind, self.option)
+        if lacking := lacking_methods(kind):
+            raise InputError(f"{self.option}: {lacking}")
         signature = inspect.signature(kind)
         try:
             # an argument of another name that has a default is one of the user's own: it must not get this value
@@ -165,7 +169,21 @@ class ClassOptions(Options):
                 f"{self.option}: expected {kind.__name__}.__init__(self, {', '.join(first)}, ...), found "
                 f"{kind.__name__}{signature} ({error}); take these first"
             ) from None
-        return kind(*args, **given)
+        return self._build(kind, first, given)
+
+    def _build(self, kind: type[Built], first: Mapping[str, object], given: Mapping[str, object]) -> Built:
+        """Return an object of a class of the user, which must call the constructor of its base class."""
+        whole = True
+        try:
+            made = build_own(kind, self.option, *first.values(), **given)
+        except AttributeError as error:
+            if "before Module.__init__() call" not in str(error):  # what torch says of a layer or weight set too early
+                raise
+            whole = False
+        # torch sets _modules in the constructor of every module
+        if not whole or (hasattr(kind, "register_module") and "_modules" not in vars(made)):
+            raise InputError(f"{self.option}: {no_super(kind, ', '.join(first))}")
+        return made
 
 
 def import_class(path: str, base: type[Built], option: str) -> type[Built]:
@@ -184,35 +202,63 @@ def import_class(path: str, base: type[Built], option: str) -> type[Built]:
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{wanted}, as in my_file.MyClass, found {path} ({error}); its file must lie in the folder where the "
-            "command runs, or on PYTHONPATH"
-        ) from None
+        raise InputError(f"{wanted}, as in my_file.MyClass, found {path} ({error}); {CLASS_FILE}") from None
     if not (isinstance(found, type) and issubclass(found, base)):
         raise InputError(f"{wanted}, found {path}, which is none; derive the class from it")
     return found
 
 
-def check_written(kind: type, option: str) -> None:
-    """Refuse a class of one's own that lacks a method which its base class leaves to it.
+def build_own(kind: type[Built], option: str, *args: object, **given: object) -> Built:
+    """Return an object of a class of the user.
 
     Args:
         kind: the class.
-        option: the group of options that names it, for messages.
+        option: that names the class, for messages.
+        *args: of the class.
+        **given: arguments of the class by name.
 
     Raises:
-        InputError: naming the methods.
+        InputError: if the class refuses its arguments by a ``ValueError``. Option and class come before its message.
     """
+    try:
+        return kind(*args, **given)
+    except ValueError as error:
+        if str(error).startswith("--"):  # of the base class, which names the option
+            raise
+        message = " ".join(str(error).split())
+        raise InputError(f"{option}: {kind.__module__}.{kind.__qualname__}: {message}") from error
+
+
+def lacking_methods(kind: type) -> str:
+    """Return which methods a class lacks that its base class leaves to it, as part of a message; empty for none."""
     lacking = sorted(getattr(kind, "__abstractmethods__", ()))
-    if lacking:
-        methods = " and ".join(lacking)
-        raise InputError(f"{option}: expected {kind.__name__} to have the method {methods}, found none; write it")
+    method, them = ("method", "it") if len(lacking) == 1 else ("methods", "them")
+    text = f"expected {kind.__name__} to have the {method} {' and '.join(lacking)}, found none; write {them}"
+    return text if lacking else ""
+
+
+def no_super(kind: type, first: str) -> str:
+    """Return that a class does not call the constructor of its base class, as part of a message.
+
+    Args:
+        kind: the class.
+        first: arguments of the base class.
+    """
+    return f"expected {kind.__name__}.__init__ to call super().__init__({first}) first, found no such call; add it"
 
 
 def _arguments(kind: type, given: Mapping[str, object], skip: int, option: str) -> dict[str, object]:
     """Return the keyword arguments of a class, checked against the annotations of its parameters."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind, skip={skip})
+    names = list(dict.fromkeys(action.dest.partition(".")[0] for action in parser._actions if action.dest != "help"))
+    for name in (each for each in given if each.partition(".")[0] not in names):
+        near = get_close_matches(name, names, 1)
+        takes = ", ".join(names) or "it takes none"
+        raise InputError(
+            f"{option}.{name}: expected an argument of {kind.__name__} ({takes}), found no such one; "
+            + (f"did you mean {near[0]}?" if near else "leave it out")
+        )
     try:
         return dict(vars(parser.instantiate(parser.parse_object(dict(given)))))
     except (ArgumentError, TypeError, ValueError) as error:
