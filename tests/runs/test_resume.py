@@ -19,10 +19,12 @@ from pytorch_lightning import Callback
 from mcn_lightning.batch import ClipBatch
 from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.distributed import rank
+from mcn_lightning.errors import InputError
 from mcn_lightning.losses import FiniteWatch, NotFiniteError, check_state
 from mcn_lightning.module import MCNModule
 from mcn_lightning.runs.checkpoints import AtomicCheckpointIO
 from mcn_lightning.runs.resume import Resume, random_states, set_random_states
+from mcn_lightning.training.checks import check_sizes
 from runs.resuming import assert_same_run, fit, logged, losses, saved, words
 
 KILL = """
@@ -246,6 +248,15 @@ def test_the_watch_names_few_videos_and_looks_before_weights_are_kept():
     watch.check()  # told once
     with pytest.raises(NotFiniteError, match=r"after step 7: w and 1 more"):
         check_state(7, {"n": torch.zeros(2, dtype=torch.int64), "w": bad[None], "q": -bad, "good": torch.ones(3)})
+
+
+def test_a_weight_of_another_shape_is_said_with_both():
+    scalar, row = {"bias": torch.tensor(1.0)}, {"bias": torch.ones(3)}
+    cases = (({}, scalar, "no such weight", "a scalar"), (row, scalar, r"\(3,\)", "a scalar"))
+    for own, there, expected, found in (*cases, (row, {}, r"\(3,\)", "no such weight")):
+        with pytest.raises(InputError, match=rf"^--ckpt_path: bias: expected {expected}, found {found} in the check"):
+            check_sizes(own, there)
+    check_sizes(scalar, {"bias": torch.tensor(2.0)})
 
 
 def in_two_processes(folder: Path, root: Path) -> dict[str, str]:

@@ -127,13 +127,17 @@ def check_sizes(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
         InputError: naming the first weight that differs.
     """
     for name in sorted({*own, *saved}):
-        expected = tuple(own[name].shape) if name in own else "no such weight"
-        found = tuple(saved[name].shape) if name in saved else "no such weight"
+        expected, found = _shape_of(name, own), _shape_of(name, saved)
         if expected != found:
             raise InputError(
                 f"--ckpt_path: {name}: expected {expected}, found {found} in the checkpoint; "
                 "use the options saved beside it (config.yaml, or what convert wrote)"
             )
+
+
+def _shape_of(name: str, state: Mapping[str, Tensor]) -> str:
+    """Return the shape of a weight, as part of a sentence."""
+    return f"{tuple(state[name].shape) or 'a scalar'}" if name in state else "no such weight"
 
 
 def drop_absent_weights(state: Mapping[str, Tensor], network: NetworkConfig) -> dict[str, Tensor]:
