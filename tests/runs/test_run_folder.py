@@ -16,6 +16,7 @@ import yaml
 from filelock import FileLock
 from launch import CONFIGS, folder_of, refusal, run, write_overlay
 
+from mcn_lightning.runs import folder as folders
 from mcn_lightning.runs import resume
 from mcn_lightning.runs.tracking import MetricsFile
 
@@ -59,6 +60,34 @@ def test_a_folder_or_checkpoint_of_another_run_is_refused_with_the_options_that_
     run(*demo, *longer, version, 0, "--ckpt_path", checkpoint)
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 4
     run(*demo, *weight, version, 1)  # a new folder
+
+
+def test_a_refused_start_leaves_no_folder(overlay, capsys):
+    demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay)
+    many, version = ("--data.batch_size", 5000), ("--trainer.logger.init_args.version", 7)
+    for words in (many, (*many, *version)):
+        assert "expected at most the videos there are" in refusal(capsys, *demo, *words)
+        assert not list(overlay.parent.glob("runs/**/.lock")) and not list(overlay.parent.glob("runs/*/version_*"))
+    run(*demo, *version)
+    folder = folder_of(overlay)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    refusal(capsys, *demo, *many, *version, "--ckpt_path", folder / "checkpoints" / "last.ckpt")
+    assert before.items() <= {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}.items()
+
+
+def test_a_folder_that_was_there_or_has_a_file_stays(overlay, capsys, tmp_path):
+    name = yaml.safe_load(overlay.read_text())["trainer"]["logger"]["init_args"].get("name", "mcn")
+    empty = tmp_path / "runs" / name / "version_7"
+    empty.mkdir(parents=True)
+    words = ("--data.batch_size", 5000, "--trainer.logger.init_args.version", 7)
+    refusal(capsys, "fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, *words)
+    assert empty.is_dir()
+    made = tmp_path / "version_8"
+    made.mkdir()
+    (made / "notes.txt").write_text("keep")
+    with patch.object(folders, "_made", {made}):
+        folders.release_folders()
+    assert (made / "notes.txt").read_text() == "keep"
 
 
 def test_a_run_folder_is_that_of_one_run(overlay, capsys, tmp_path):

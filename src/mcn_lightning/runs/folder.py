@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -32,6 +33,8 @@ from mcn_lightning.runs.saved import (
 
 LOCK = ".lock"
 _locks: list[FileLock] = []
+_made: set[Path] = set()
+"""Folders that this process has made."""
 _UNSERIALIZED = re.compile(rb"Unable to serialize instance ([\w.]+)$", re.MULTILINE)
 """What jsonargparse writes in place of a function's name, if an option may be a function or its name."""
 
@@ -137,6 +140,8 @@ def claim_folder(trainer: Trainer, checkpoint: str | None) -> None:
         if fixed_version(logger) is None:
             _make_version(trainer, logger)
         folder = Path(logger.log_dir)
+        if not folder.exists():
+            _made.add(folder)
         _check_writable(folder)
         _lock(folder)
         source = folder_of(Path(checkpoint).parent) if checkpoint is not None else folder
@@ -161,6 +166,7 @@ def _make_version(trainer: Trainer, logger: CSVLogger) -> None:
             folder.mkdir(parents=True)
         except FileExistsError:
             continue
+        _made.add(folder)
         return set_log_folder(trainer, folder)
 
 
@@ -194,7 +200,13 @@ def _lock(folder: Path) -> None:
 
 
 def release_folders() -> None:
-    """Release the locks of this process's folders after the run."""
+    """Release the locks of this process's folders after the run. A folder that the run made and left empty goes."""
+    for folder in _made:
+        if folder.is_dir() and {each.name for each in folder.iterdir()} <= {LOCK}:
+            (folder / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # another run has just written into it
+                folder.rmdir()
+    _made.clear()
     while _locks:
         _locks.pop().release()
 
