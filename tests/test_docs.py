@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import runpy
 import subprocess
 import sys
 from functools import cache
@@ -168,13 +169,12 @@ def test_links_between_files_lead_somewhere(page):
 @cache
 def known_options() -> set[str]:
     """Return the names of all options of all commands, without dashes."""
-    sys.path.insert(0, str(DOCS / "_hooks"))
-    import options
-
     from mcn_lightning.commands.main import COMMANDS
 
-    groups = [actions for name in COMMANDS for _, actions in options.groups_of(options.parser_of(name))]
-    return {options.name_of(action).lstrip("-") for actions in groups for action in actions} | {"help", "print_config"}
+    options = runpy.run_path(str(DOCS / "_hooks" / "options.py"))  # by its path: tests has an `options` of its own
+    parser_of, groups_of, name_of = options["parser_of"], options["groups_of"], options["name_of"]
+    groups = [actions for name in COMMANDS for _, actions in groups_of(parser_of(name))]
+    return {name_of(action).lstrip("-") for actions in groups for action in actions} | {"help", "print_config"}
 
 
 def exists(option: str) -> bool:
