@@ -86,6 +86,12 @@ def _synthetic(name: str, args: Sequence[str]) -> None:
         raise InputError(str(error).replace("--data.synthetic", "--synthetic")) from error
 
 
+def _extract(name: str, args: Sequence[str]) -> None:
+    from mcn_lightning.commands.extract import run_extract
+
+    run_extract(args)
+
+
 def _verify(name: str, args: Sequence[str]) -> None:
     from mcn_lightning.commands.data import verify_shards
 
@@ -125,6 +131,7 @@ COMMANDS = {
     "predict": Command("write the embeddings of a dataset", _with_trainer),
     "check": Command("read a dataset once, and report its contents and what is skipped", _with_trainer),
     "prepare": Command("pack a dataset into shards, once, to train from", _with_trainer),
+    "extract": Command("make a dataset of a folder of videos", _extract),
     "verify": Command("check every byte of the shards", _verify),
     "synthetic": Command("write generated videos with known topics", _synthetic),
     "results": Command("print a table of the metrics of runs, and plot their curves", _results),

@@ -6,6 +6,7 @@ whose picture begins after its sound. Times are presentation timestamps: variabl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -42,8 +43,13 @@ class PictureSize:
 class FrameSink(Protocol):
     """What takes the frames of one visual stream."""
 
-    size: PictureSize
-    frame_rate: float
+    @property
+    def size(self) -> PictureSize:
+        """How its pictures are scaled and cut."""
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
 
     def take(self, picture: np.ndarray) -> None:
         """Take the next picture ``(height, width, 3)`` uint8 RGB, upright.
@@ -78,7 +84,7 @@ class Outcome:
     cut: str = ""
 
 
-def decode_video(path: Path, frames: list[FrameSink], sound: SoundSink | None = None) -> Outcome:
+def decode_video(path: Path, frames: Sequence[FrameSink], sound: SoundSink | None = None) -> Outcome:
     """Read a file once, and give its frames and its sound to those who take them.
 
     Args:
@@ -108,7 +114,7 @@ def _reason(error: Exception) -> str:
 class _Decoding:
     """One pass over a container."""
 
-    def __init__(self, container: InputContainer, frames: list[FrameSink], sound: SoundSink | None) -> None:
+    def __init__(self, container: InputContainer, frames: Sequence[FrameSink], sound: SoundSink | None) -> None:
         import av
 
         self.container, self.outcome = container, Outcome()

@@ -1,0 +1,165 @@
+"""The files that make a data set of the extracted videos: lists, captions, ``failed.csv`` and ``data.yaml``."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from mcn_lightning.extract.options import ExtractConfig, JobShare, Layout
+from mcn_lightning.extract.videos import SPLITS, split_videos
+from mcn_lightning.files import read_json, replacing
+
+ROWS_FILE = "rows.json"
+"""Rate and width of each stream."""
+
+
+def write_array(path: Path, key: str, array: np.ndarray) -> None:
+    """Write one array as ``.npz``, whole or not at all, with the same bytes every time.
+
+    Args:
+        path: of the file.
+        key: name of the array.
+        array: of any shape.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial, open(partial, "wb") as file:
+        np.savez(file, allow_pickle=False, **{key: array})
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON, whole or not at all.
+
+    Args:
+        path: of the file.
+        content: plain data.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def write_failures(root: Path, share: JobShare, failed: Mapping[str, str]) -> None:
+    """Write the videos that failed in a job, for the last step.
+
+    Args:
+        root: folder of the data set.
+        share: of the job.
+        failed: reason by the name of the video.
+    """
+    write_json(root / f"failed_{share.index}_of_{share.jobs}.json", failed)
+
+
+def read_failures(root: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return the videos that failed in any job and are not done since, with their reasons.
+
+    Args:
+        root: folder of the data set.
+        names: of all videos.
+    """
+    found: dict[str, str] = {}
+    for path in sorted(root.glob("failed_*_of_*.json")):
+        found |= read_json(path, "the failed videos of a job")
+    return {name: found[name] for name in names if name in found and not Layout(root).record(name).is_file()}
+
+
+def write_dataset(config: ExtractConfig, names: Sequence[str], failed: Mapping[str, str]) -> dict[str, int]:
+    """Write lists, captions, ``failed.csv`` and ``data.yaml`` of the videos that are done.
+
+    Args:
+        config: options of the command.
+        names: of all videos.
+        failed: reason of each video that cannot be read.
+
+    Returns:
+        Number of videos by split, and ``failed``, ``silent``, ``without captions``.
+    """
+    layout = Layout(Path(config.output))
+    root, done = layout.root, [name for name in names if layout.record(name).is_file()]
+    records = {name: read_json(layout.record(name), "the record of a video") for name in done}
+    captions = {name.rpartition("/")[2]: record["captions"] for name, record in records.items() if record["captions"]}
+    write_json(root / "captions.json", captions)
+    splits = split_videos(list(records), {"val": config.val_share, "test": config.test_share})
+    for split in SPLITS:
+        _write_rows(root / f"{split}.csv", ["path"], ([name] for name in splits[split]))
+    _write_rows(root / "failed.csv", ["path", "reason"], failed.items())
+    silent = sum(not record["sound"] for record in records.values())
+    without = sum(not record["captions"] for record in records.values())
+    with replacing(root / "data.yaml") as partial:
+        partial.write_text(_data_yaml(config, bool(silent or without)), encoding="utf-8")
+    counts = {split: len(splits[split]) for split in SPLITS}
+    return counts | {"failed": len(failed), "silent": silent, "without captions": without}
+
+
+def _write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def _data_yaml(config: ExtractConfig, lacking: bool) -> str:
+    """Return a config that ``lightning fit`` takes as it is."""
+    rows = read_json(Path(config.output) / ROWS_FILE, "the rows of a data set")
+    streams = [{"suffix": f"_{name}", **found} for name, found in rows.items()]
+    found: dict[str, Any] = {
+        "seed_everything": 0,
+        "data": {
+            "root": str(Path(config.output).resolve()),
+            "val_csv": "val.csv",
+            "test_csv": "test.csv",
+            "streams": streams,
+            "modalities": ["video", "audio", "text"] if config.sound else ["video", "text"],
+            "audio": {"bands": config.bands, "num_frames": 600},
+            "text": text_options(config.text),
+            "clips": {"n_pair": 8, "min_time": 3.0},
+            "batch_size": 8,
+            "eval_batch_size": 4,
+            "num_workers": 1,
+            "max_bad_share": 0.05,
+            "allow_missing": lacking,
+        },
+        "model": {
+            "network": {
+                "embedding_dim": 512,
+                "audio_widths": [32, 64, 96, 192],
+                "audio_pool": "max",
+                "normalize": True,
+                "reconstruction": False,
+                "dropout": 0.2,
+            },
+            "loss": {"contrastive": {"temperature": 0.05}, "cluster": {"temperature": 0.1}, "cluster_weight": 0.5},
+            "clustering": {"num_clusters": 32, "queue_rows": 640},
+            "optimizer": {"kind": "adamw", "lr": 1.0e-3, "weight_decay": 0.01, "warmup_steps": 20},
+        },
+        "trainer": {
+            "accelerator": "auto",
+            "devices": 1,
+            "max_epochs": 30,
+            "check_val_every_n_epoch": 5,
+            "log_every_n_steps": 10,
+            "logger": {
+                "class_path": "pytorch_lightning.loggers.CSVLogger",
+                "init_args": {"save_dir": "runs", "name": Path(config.output).resolve().name},
+            },
+        },
+    }
+    intro = "# Written by `lightning extract`. Train: lightning fit --config data.yaml\n"
+    return intro + yaml.safe_dump(found, sort_keys=False)
+
+
+def text_options(text: str) -> dict[str, object]:
+    """Return ``data.text`` for a sentence encoder, or for a file of word vectors.
+
+    Args:
+        text: name or folder of a sentence encoder, or a file of word vectors (``.bin``, ``.txt``, ``.vec``, ``.gz``).
+    """
+    if Path(text).suffix in (".bin", ".txt", ".vec", ".gz"):
+        return {"kind": "word_vectors", "source": str(Path(text).resolve()), "lowercase": True}
+    source = str(Path(text).resolve()) if Path(text).is_dir() else text
+    return {"kind": "tokens", "source": source, "dim": 384, "max_words": 30}

@@ -1,0 +1,258 @@
+"""Reading videos and writing their files: what is done stays done, and a broken video does not stop the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from mcn_lightning.errors import InputError
+from mcn_lightning.extract.captions import CaptionFiles
+from mcn_lightning.extract.dataset import (
+    ROWS_FILE,
+    read_failures,
+    write_array,
+    write_dataset,
+    write_failures,
+    write_json,
+)
+from mcn_lightning.extract.encoders.kinds import make_encoder
+from mcn_lightning.extract.features import FeatureStream, finished
+from mcn_lightning.extract.options import ExtractConfig, JobShare, Layout
+from mcn_lightning.extract.pool import Decoded, DecodingPool, Failed, Pictures, StreamShape
+from mcn_lightning.extract.videos import VideoFile, find_videos, hash_fraction
+from mcn_lightning.files import read_json
+
+OPTIONS_FILE = "extract.json"
+"""Options that all jobs of a data set share."""
+SHARED = ("streams", "sound", "bands", "language", "captions")
+
+
+def extract(config: ExtractConfig) -> str:
+    """Extract a folder of videos, or go on with it.
+
+    Args:
+        config: what is extracted, and how.
+
+    Returns:
+        A line on what there is now.
+
+    Raises:
+        InputError: if there are no videos, an encoder cannot be made, the folder holds a data set of other options, or
+            more videos failed than ``max_bad_share`` allows.
+    """
+    share, layout = JobShare.parse(config.share), Layout(Path(config.output))
+    videos = find_videos(Path(config.videos))
+    own = [video for video in videos if int(hash_fraction(video.id) * share.jobs) == share.index - 1]
+    _check_options(layout.root, config)
+    failed: dict[str, str] = {}
+    if not config.merge:
+        job = _Job(config, layout, videos)
+        failed = job.run([video for video in own if not layout.record(video.name).is_file()])
+        write_failures(layout.root, share, failed)
+    if share.jobs > 1 and not config.merge:
+        return f"job {share.index} of {share.jobs}: {len(own) - len(failed)} of {len(own)} videos are done"
+    return _merge(config, layout, videos)
+
+
+def _merge(config: ExtractConfig, layout: Layout, videos: Sequence[VideoFile]) -> str:
+    names = [video.name for video in videos]
+    failed = read_failures(layout.root, names)
+    missing = [name for name in names if not layout.record(name).is_file() and name not in failed]
+    if missing:
+        raise InputError(
+            f"--output {layout.root}: expected all {len(names)} videos to be extracted, found {len(missing)} that are "
+            f"not, such as {missing[0]}; run the jobs that are left"
+        )
+    counts = write_dataset(config, names, failed)
+    if len(failed) > config.max_bad_share * len(names):
+        raise InputError(
+            f"--max_bad_share: expected at most {config.max_bad_share:g} of the videos to fail, found {len(failed)} of "
+            f"{len(names)}, listed in {layout.root / 'failed.csv'}; the others are ready"
+        )
+    return f"{layout.root}: " + ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def _check_options(root: Path, config: ExtractConfig) -> None:
+    """Keep the options that all videos must share, and refuse others when a job goes on.
+
+    Raises:
+        InputError: naming the first option that differs.
+    """
+    own: dict[str, Any] = {name: dataclasses.asdict(config)[name] for name in SHARED}
+    own["streams"] = list(own["streams"])
+    path = root / OPTIONS_FILE
+    if not path.is_file():
+        if config.merge:
+            raise InputError(f"--output {root}: expected extracted videos, found none; run the jobs first")
+        write_json(path, own)
+        return
+    for name, kept in read_json(path, "the options of a data set").items():
+        if own.get(name) != kept:
+            raise InputError(
+                f"--output {root}: expected the options that its videos were extracted with, found another {name} "
+                f"({own.get(name)}, not {kept}); give another folder"
+            )
+
+
+class _Job:
+    """One run over videos: decoding beside encoding, and files as each video is complete."""
+
+    def __init__(self, config: ExtractConfig, layout: Layout, videos: Sequence[VideoFile]) -> None:
+        self.config, self.layout = config, layout
+        self.captions = CaptionFiles(config.captions, config.language)
+        device = _device(config.device)
+        self.encoders = [make_encoder(stream.encoder, stream.weights).eval().to(device) for stream in config.streams]
+        self.streams = [
+            FeatureStream(encoder, config.batch_size, stream.normalize, device.type == "cuda")
+            for encoder, stream in zip(self.encoders, config.streams, strict=True)
+        ]
+        self.shapes = [
+            StreamShape(encoder.size, encoder.frame_rate or stream.rate, encoder.frames)
+            for encoder, stream in zip(self.encoders, config.streams, strict=True)
+        ]
+        rows = {
+            stream.name: {"rate": shape.frame_rate / shape.frames, "width": encoder.width}
+            for stream, shape, encoder in zip(config.streams, self.shapes, self.encoders, strict=True)
+        }
+        write_json(layout.root / ROWS_FILE, rows)
+        self.decoded: dict[int, Decoded] = {}
+        self.locks: dict[int, FileLock] = {}
+        self.failed: dict[str, str] = {}
+
+    def run(self, videos: Sequence[VideoFile]) -> dict[str, str]:
+        """Extract videos. Returns the reasons of those that failed."""
+        if not videos:
+            return {}
+        workers = min(self.config.workers or max(_cores() - 1, 1), len(videos))
+        pool = DecodingPool(self.shapes, self.config.bands if self.config.sound else None, workers)
+        with closing(pool), tqdm(total=len(videos), desc="extracting", unit="video") as bar:
+            self._run(pool, videos, bar)
+        return self.failed
+
+    def _run(self, pool: DecodingPool, videos: Sequence[VideoFile], bar: tqdm[Any]) -> None:
+        begin, hours, first = time.monotonic(), 0.0, True
+        for message in pool.messages(self._tasks(videos)):
+            if isinstance(message, Pictures):
+                self.streams[message.stream].add(message.video, message.pictures)
+            elif isinstance(message, Failed):
+                self._fail(videos[message.video], message, bar)
+            elif self.streams and not message.outcome.picture:
+                reason = f"{videos[message.video].path}: expected a video, found no picture"
+                self._fail(videos[message.video], Failed(message.video, reason), bar)
+            else:
+                self.decoded[message.video] = message
+                hours += max(message.outcome.picture, message.outcome.sound) / 3600
+            if first and self.decoded:  # the first video goes through everything before hours of work
+                self._flush()
+            for number in self._complete():
+                self._write(videos[number], self.decoded.pop(number))
+                if first:
+                    bar.write(self._forecast(videos, number, time.monotonic() - begin))
+                    first = False
+                bar.update()
+                bar.set_postfix_str(f"{hours:.2f} h of video")
+                self._unlock(number)
+        self._flush()
+        for number in self._complete():
+            self._write(videos[number], self.decoded.pop(number))
+            bar.update()
+            self._unlock(number)
+
+    def _tasks(self, videos: Sequence[VideoFile]) -> Iterator[tuple[int, Path]]:
+        """Give the videos that no other job has or has done, each locked until its files are there."""
+        for number, video in enumerate(videos):
+            folder = self.layout.record(video.name).parent
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / ".lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            if self.layout.record(video.name).is_file():
+                lock.release()
+                continue
+            self.locks[number] = lock
+            yield number, video.path
+
+    def _unlock(self, number: int) -> None:
+        lock = self.locks.pop(number)
+        Path(lock.lock_file).unlink(missing_ok=True)  # whoever waits for it looks for the record first
+        lock.release()
+
+    def _flush(self) -> None:
+        for stream in self.streams:
+            stream.flush()
+
+    def _complete(self) -> list[int]:
+        return list(finished(self.streams, {number: found.rows for number, found in self.decoded.items()}))
+
+    def _fail(self, video: VideoFile, failed: Failed, bar: tqdm[Any]) -> None:
+        for stream in self.streams:
+            stream.forget(failed.video)
+        self.failed[video.name] = failed.reason
+        bar.write(f"failed: {failed.reason}")
+        bar.update()
+        self._unlock(failed.video)
+
+    def _write(self, video: VideoFile, decoded: Decoded) -> None:
+        """Write the files of a video, its record last."""
+        for stream, options in zip(self.streams, self.config.streams, strict=True):
+            rows = stream.pop(decoded.video)
+            write_array(self.layout.file(video.name, f"_{options.name}.npz"), "features", rows)
+        if decoded.spectrogram is not None:
+            write_array(self.layout.file(video.name, "_spec.npz"), "arr_0", decoded.spectrogram)
+        outcome = decoded.outcome
+        record = {
+            "file": str(video.path.resolve()),
+            "picture_seconds": round(outcome.picture, 3),
+            "sound_seconds": round(outcome.sound, 3),
+            "sound": decoded.spectrogram is not None,
+            "cut": outcome.cut,
+            "captions": self.captions.read(video),
+        }
+        write_json(self.layout.record(video.name), record)
+
+    def _forecast(self, videos: Sequence[VideoFile], number: int, seconds: float) -> str:
+        """Return what the first video has shown: shapes, bytes, hours and disk for all."""
+        name = videos[number].name
+        files = sorted(self.layout.record(name).parent.glob("*.npz"))
+        shapes = []
+        for path in files:
+            with np.load(path) as archive:
+                shapes.append(f"{path.name} {archive[archive.files[0]].shape}")
+        here, whole = videos[number].path.stat().st_size, sum(video.path.stat().st_size for video in videos)
+        need = sum(path.stat().st_size for path in files) * whole / max(here, 1)
+        free = shutil.disk_usage(self.layout.root).free
+        if need > free:
+            raise InputError(
+                f"--output {self.layout.root}: expected room for about {need / 1e9:.1f} GB, found {free / 1e9:.1f} GB "
+                "free; give another place"
+            )
+        hours = seconds * whole / max(here, 1) / 3600
+        return (
+            f"{', '.join(shapes)}; all {len(videos)} videos: about {need / 1e9:.2f} GB of {free / 1e9:.0f} GB free, "
+            f"{hours:.1f} h at most at this rate"
+        )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device: expected a GPU, found none; give cpu or auto")
+    return torch.device(name)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

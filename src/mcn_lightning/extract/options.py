@@ -1,0 +1,137 @@
+"""Options of ``lightning extract``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mcn_lightning.errors import InputError
+from mcn_lightning.options.config import Options
+from mcn_lightning.options.ranges import PositiveFloat, PositiveInt, Share
+
+
+@dataclass(frozen=True)
+class EncodedStream(Options, option="streams"):
+    """One visual stream to extract.
+
+    Args:
+        name: files are called ``<id>_<name>.npz``.
+        encoder: kind and model, such as ``timm:resnet50.a1_in1k``, or the path of a class of your own.
+        rate: rows a second of an image encoder. Row k shows the last frame before ``(k + 0.5) / rate`` seconds. Clip
+            encoders have a rate of their own.
+        weights: file of weights; those of the library if left out.
+        normalize: scale rows to length 1.
+    """
+
+    name: str = "image"
+    encoder: str = "timm:mobilenetv4_conv_small.e2400_r224_in1k"
+    rate: PositiveFloat = 1.0
+    weights: str | None = None
+    normalize: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.name.replace("_", "").isalnum():
+            raise InputError(f"--streams.name: expected letters, digits and _, found {self.name!r}; rename it")
+
+
+@dataclass(frozen=True)
+class JobShare:
+    """The part of the videos that a job reads.
+
+    Args:
+        index: of the job, from 1.
+        jobs: number of jobs.
+    """
+
+    index: int = 1
+    jobs: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> JobShare:
+        """Read ``i/n``.
+
+        Raises:
+            InputError: if it is none.
+        """
+        first, _, last = text.partition("/")
+        if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+            raise InputError(f"--share: expected i/n with 1 <= i <= n, such as 2/8, found {text!r}")
+        return cls(int(first), int(last))
+
+
+@dataclass(frozen=True)
+class ExtractConfig(Options, option="extract"):
+    """What is extracted, and how.
+
+    Args:
+        videos: folder of videos, at any depth; or a text file with a path on each line.
+        output: folder of the data set.
+        streams: visual streams.
+        sound: write log-mel spectrograms of videos with sound.
+        bands: mel bands of the spectrograms.
+        captions: folder or table of captions; files beside the videos if left out.
+        language: of captions, where a video has several.
+        text: sentence encoder by name or folder, or a file of word vectors; written into ``data.yaml``.
+        val_share: share of the videos for validation.
+        test_share: share of the videos for test.
+        batch_size: pictures in a batch of an encoder.
+        workers: processes that decode; one fewer than the cores if left out.
+        device: of the encoders; ``auto`` takes a GPU if there is one.
+        max_bad_share: share of the videos that may fail before the command ends with an error.
+        share: part of the videos that this job reads, such as 2/8 for the second of eight jobs.
+        merge: read no video, and write the lists and captions of what all jobs have extracted.
+    """
+
+    videos: str
+    output: str
+    streams: tuple[EncodedStream, ...] = (EncodedStream(),)
+    sound: bool = True
+    bands: PositiveInt = 40
+    captions: str | None = None
+    language: str = "en"
+    text: str = "sentence-transformers/all-MiniLM-L6-v2"
+    val_share: Share = 0.1
+    test_share: Share = 0.1
+    batch_size: PositiveInt = 16
+    workers: PositiveInt | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    max_bad_share: Share = 0.05
+    share: str = "1/1"
+    merge: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = [stream.name for stream in self.streams]
+        if len(set(names)) < len(names) or "spec" in names:
+            raise InputError(f"--streams: expected names that differ, and none called spec, found {names}")
+        if self.val_share + self.test_share >= 1:
+            raise InputError(
+                f"--val_share: expected val_share and test_share below 1 together, found "
+                f"{self.val_share + self.test_share:g}; lower one"
+            )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the files of a data set lie.
+
+    Args:
+        root: folder of the data set.
+    """
+
+    root: Path
+
+    def file(self, name: str, ending: str) -> Path:
+        """Return a file of a video, such as ``features/cooking/abc/abc_image.npz``.
+
+        Args:
+            name: of the video, its line in the lists.
+            ending: what follows the id, such as ``_image.npz``.
+        """
+        return self.root / "features" / name / f"{name.rpartition('/')[2]}{ending}"
+
+    def record(self, name: str) -> Path:
+        """Return the record of a video, which is written last: where it is, the video is done."""
+        return self.file(name, "_record.json")

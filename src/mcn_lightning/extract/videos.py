@@ -1,0 +1,103 @@
+"""Finding the videos to read, and dividing them between training, validation and test."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcn_lightning.errors import InputError
+from mcn_lightning.files import read_lines
+
+SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".mpg", ".mpeg", ".ts", ".m4v", ".flv", ".wmv", ".3gp", ".ogv")
+"""Of the files that are taken for videos in a folder. A list may name others."""
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, order=True)
+class VideoFile:
+    """A video to read.
+
+    Args:
+        name: its line in the lists of the data set: its path below the folder of videos, without the ending.
+        path: the file.
+    """
+
+    name: str
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """The last part of the name, by which captions know the video."""
+        return self.name.rpartition("/")[2]
+
+
+def find_videos(source: Path) -> list[VideoFile]:
+    """Return the videos of a folder and those below it, or of a list, in the order of their names.
+
+    Args:
+        source: a folder; or a text file with a path on each line, relative to the folder of the list.
+
+    Raises:
+        InputError: if there are none, a listed one is missing, or two have the same id.
+    """
+    if source.is_dir():
+        paths = [path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+        found = [VideoFile(path.relative_to(source).with_suffix("").as_posix(), path) for path in paths]
+        if not found:
+            raise InputError(f"--videos {source}: expected videos ({', '.join(SUFFIXES)}), found none in this folder")
+    else:
+        found = [_listed(source, line) for line in read_lines(source, "a folder of videos, or a list of them") if line]
+        if not found:
+            raise InputError(f"--videos {source}: expected a path on each line, found an empty list")
+    _check_ids(found)
+    return sorted(found)
+
+
+def _listed(source: Path, line: str) -> VideoFile:
+    path = source.parent / line
+    if not path.is_file():
+        raise InputError(f"--videos {source}: expected videos on its lines, found {line}, which is no file; correct it")
+    inside = not Path(line).is_absolute() and ".." not in Path(line).parts
+    return VideoFile(Path(line).with_suffix("").as_posix() if inside else path.stem, path)
+
+
+def _check_ids(videos: Iterable[VideoFile]) -> None:
+    known: dict[str, VideoFile] = {}
+    for video in videos:
+        other = known.setdefault(video.id, video)
+        if other is not video:
+            raise InputError(
+                f"--videos: expected one video for each id, found {other.path} and {video.path} for {video.id}; rename "
+                "one, as captions and features are kept by this id"
+            )
+
+
+def hash_fraction(video_id: str) -> float:
+    """Return a number in [0, 1) that depends on the id alone, so that a video stays in its split as others come."""
+    return int.from_bytes(hashlib.sha256(video_id.encode()).digest()[:8], "big") / 2**64
+
+
+def split_videos(names: Sequence[str], shares: Mapping[str, float]) -> dict[str, list[str]]:
+    """Divide videos between splits by a hash of their ids.
+
+    A split with a share is never empty where there are enough videos: it takes the video that is nearest to it.
+
+    Args:
+        names: of the videos.
+        shares: of ``val`` and ``test``; training has the rest.
+
+    Returns:
+        The names of each split, sorted.
+    """
+    order = sorted(names, key=lambda name: hash_fraction(name.rpartition("/")[2]))
+    found: dict[str, list[str]] = {}
+    bound = 0.0
+    for split in ("test", "val"):
+        bound += shares[split]
+        wanted = [name for name in order if hash_fraction(name.rpartition("/")[2]) < bound]
+        if not wanted and shares[split] > 0 and len(order) > 1:
+            wanted = order[:1]
+        found[split], order = wanted, order[len(wanted) :]
+    return {"train": sorted(order), "val": sorted(found["val"]), "test": sorted(found["test"])}
