@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from mcn_lightning.commands.configs import resolve_configs
+from mcn_lightning.commands.fit import run
 from mcn_lightning.commands.parsers import CommandParser
+from mcn_lightning.errors import InputError
 from mcn_lightning.extract.job import extract
-from mcn_lightning.extract.options import ExtractConfig
+from mcn_lightning.extract.options import ExtractConfig, JobShare
+from mcn_lightning.signals import Interrupted
 
 
 def run_extract(args: Sequence[str]) -> None:
-    """Parse the options and extract the videos.
+    """Parse the options and extract the videos. Then look at the data set as ``lightning check`` does, and pack it.
 
     Args:
         args: arguments after the command's name.
+
+    Raises:
+        InputError: if an option, the videos or the data set are wrong.
     """
     parser = CommandParser(prog="lightning extract", description="Make a data set of a folder of videos.")
     parser.add_argument("--config", action="config", help="file or recipe with options")
     parser.add_class_arguments(ExtractConfig)
     found = parser.instantiate(parser.parse_args(resolve_configs(args)))
-    options = {name: value for name, value in vars(found).items() if name != "config"}
-    print(extract(ExtractConfig(**options)))
+    config = ExtractConfig(**{name: value for name, value in vars(found).items() if name != "config"})
+    try:
+        print(extract(config))
+    except (Interrupted, KeyboardInterrupt):
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    if JobShare.parse(config.share).jobs == 1 or config.merge:
+        _finish(config)
+
+
+def _finish(config: ExtractConfig) -> None:
+    """Check the data set, and pack it where that is asked for."""
+    data = str(Path(config.output) / "data.yaml")
+    try:
+        run(["check", "--config", data])
+        if config.pack is not None:
+            run(["prepare", "--config", data, "--pack.output", config.pack])
+    except InputError as error:
+        raise InputError(f"{data} is written, but: {error}") from error
+    print(f"train: lightning fit --config {data}")

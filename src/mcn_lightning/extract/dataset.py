@@ -17,6 +17,8 @@ from mcn_lightning.files import read_json, replacing
 
 ROWS_FILE = "rows.json"
 """Rate and width of each stream."""
+CLIPS = 8
+"""Clips of a video in a training batch."""
 
 
 def write_array(path: Path, key: str, array: np.ndarray) -> None:
@@ -91,7 +93,8 @@ def write_dataset(config: ExtractConfig, names: Sequence[str], failed: Mapping[s
     silent = sum(not record["sound"] for record in records.values())
     without = sum(not record["captions"] for record in records.values())
     with replacing(root / "data.yaml") as partial:
-        partial.write_text(_data_yaml(config, bool(silent or without)), encoding="utf-8")
+        text = _data_yaml(config, len(splits["train"]), bool(silent or without))
+        partial.write_text(text, encoding="utf-8")
     counts = {split: len(splits[split]) for split in SPLITS}
     return counts | {"failed": len(failed), "silent": silent, "without captions": without}
 
@@ -103,8 +106,14 @@ def _write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]
         writer.writerows(rows)
 
 
-def _data_yaml(config: ExtractConfig, lacking: bool) -> str:
-    """Return a config that ``lightning fit`` takes as it is."""
+def _data_yaml(config: ExtractConfig, videos: int, lacking: bool) -> str:
+    """Return a config that ``lightning fit`` takes as it is.
+
+    Batch, queue and number of clusters follow the number of training videos: a queue must fill within the run.
+    """
+    batch_size = min(32, max(videos // 2, 1))
+    rows = videos // batch_size * batch_size * CLIPS  # of an epoch
+    queue_rows = min(4 * rows, 8192)
     rows = read_json(Path(config.output) / ROWS_FILE, "the rows of a data set")
     streams = [{"suffix": f"_{name}", **found} for name, found in rows.items()]
     found: dict[str, Any] = {
@@ -117,8 +126,8 @@ def _data_yaml(config: ExtractConfig, lacking: bool) -> str:
             "modalities": ["video", "audio", "text"] if config.sound else ["video", "text"],
             "audio": {"bands": config.bands, "num_frames": 600},
             "text": text_options(config.text),
-            "clips": {"n_pair": 8, "min_time": 3.0},
-            "batch_size": 8,
+            "clips": {"n_pair": CLIPS, "min_time": 3.0},
+            "batch_size": batch_size,
             "eval_batch_size": 4,
             "num_workers": 1,
             "max_bad_share": 0.05,
@@ -134,7 +143,7 @@ def _data_yaml(config: ExtractConfig, lacking: bool) -> str:
                 "dropout": 0.2,
             },
             "loss": {"contrastive": {"temperature": 0.05}, "cluster": {"temperature": 0.1}, "cluster_weight": 0.5},
-            "clustering": {"num_clusters": 32, "queue_rows": 640},
+            "clustering": {"num_clusters": max(2, min(queue_rows // 20, 256)), "queue_rows": queue_rows},
             "optimizer": {"kind": "adamw", "lr": 1.0e-3, "weight_decay": 0.01, "warmup_steps": 20},
         },
         "trainer": {
@@ -142,7 +151,7 @@ def _data_yaml(config: ExtractConfig, lacking: bool) -> str:
             "devices": 1,
             "max_epochs": 30,
             "check_val_every_n_epoch": 5,
-            "log_every_n_steps": 10,
+            "log_every_n_steps": min(10, max(videos // batch_size, 1)),
             "logger": {
                 "class_path": "pytorch_lightning.loggers.CSVLogger",
                 "init_args": {"save_dir": "runs", "name": Path(config.output).resolve().name},

@@ -81,6 +81,7 @@ class ExtractConfig(Options, option="extract"):
         device: of the encoders; ``auto`` takes a GPU if there is one.
         max_bad_share: share of the videos that may fail before the command ends with an error.
         share: part of the videos that this job reads, such as 2/8 for the second of eight jobs.
+        pack: folder of shards to pack the data set into; none for no shards.
         merge: read no video, and write the lists and captions of what all jobs have extracted.
     """
 
@@ -99,6 +100,7 @@ class ExtractConfig(Options, option="extract"):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_bad_share: Share = 0.05
     share: str = "1/1"
+    pack: str | None = None
     merge: bool = False
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract.decode import Outcome, PictureSize, decode_video
 from mcn_lightning.extract.log_mel import LogMel
+from mcn_lightning.signals import start_forkserver
 
 CHUNK = 16
 """Pictures that are sent together, at most."""
@@ -155,7 +156,9 @@ class DecodingPool:
 
     def __init__(self, shapes: Sequence[StreamShape], bands: int | None, processes: int) -> None:
         self._shapes, self._bands = shapes, bands
-        self._context = multiprocessing.get_context("spawn")
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["mcn_lightning.extract.pool"])  # imported once, not by every process
+        start_forkserver()
         self._workers = [self._start() for _ in range(processes)]
 
     def _start(self) -> tuple[BaseProcess, Connection]:
@@ -211,5 +214,5 @@ class DecodingPool:
         """End the processes."""
         for process, pipe in self._workers:
             pipe.close()
-            process.terminate()
+            process.kill()  # its signals are blocked, and it holds nothing that must be saved
             process.join()

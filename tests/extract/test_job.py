@@ -1,0 +1,177 @@
+"""A folder of videos becomes a data set: its files, going on, shares, and broken videos."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("av", reason="the extra `extract` is not installed")
+
+from mcn_lightning.commands.main import main
+from mcn_lightning.errors import InputError
+from mcn_lightning.extract.job import extract
+from mcn_lightning.extract.options import EncodedStream, ExtractConfig
+from tests.extract.making import write_captions, write_video
+
+STREAMS = (EncodedStream("colour", "tests.extract.making.Colours", 2.0),)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Six films of 2 to 4 seconds in two folders, the last without sound, with captions beside the first five."""
+    folder = tmp_path_factory.mktemp("videos")
+    for number in range(6):
+        path = folder / ("a" if number < 3 else "b") / f"film_{number}.{'mp4' if number % 2 else 'mkv'}"
+        write_video(path, 2.0 + number % 3, seed=number, sound=number != 5)
+        if number < 5:
+            write_captions(path.with_suffix(".srt"), (0.0, 1.0, f"word{number} one"), (1.0, 2.0, "two"))
+    return folder
+
+
+def config_of(videos, output, **more) -> ExtractConfig:
+    return ExtractConfig(**({"videos": str(videos), "output": str(output), "streams": STREAMS, "workers": 2} | more))
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    """Return the files of a data set but for what names its own folder."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "data.yaml"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def whole(videos, tmp_path_factory):
+    output = tmp_path_factory.mktemp("whole")
+    extract(config_of(videos, output))
+    return output
+
+
+def paths_of(file: Path) -> list[str]:
+    with open(file, newline="") as rows:
+        return [row["path"] for row in csv.DictReader(rows)]
+
+
+def test_every_video_has_its_files(whole):
+    for number in range(6):
+        folder = whole / "features" / ("a" if number < 3 else "b") / f"film_{number}"
+        rows = np.load(folder / f"film_{number}_colour.npz")["features"]
+        assert rows.shape == (2 * (2 + number % 3), 48) and rows.dtype == np.float16
+        assert (folder / f"film_{number}_spec.npz").is_file() == (number != 5)
+        assert not (folder / ".lock").exists()
+    spectrogram = np.load(whole / "features/a/film_0/film_0_spec.npz")["arr_0"]
+    assert spectrogram.shape[0] == 40 and spectrogram.dtype == np.float16 and spectrogram.max() == 0
+    assert abs(spectrogram.shape[1] - 201) <= 8  # the coder of the sound adds a block
+
+
+def test_lists_hold_every_video_once_and_captions_are_by_id(whole):
+    lists = {split: paths_of(whole / f"{split}.csv") for split in ("train", "val", "test")}
+    every = [name for names in lists.values() for name in names]
+    assert sorted(every) == [f"{'a' if number < 3 else 'b'}/film_{number}" for number in range(6)]
+    assert all(lists.values()), "no split is empty"
+    captions = json.loads((whole / "captions.json").read_text())
+    assert sorted(captions) == [f"film_{number}" for number in range(5)]
+    assert captions["film_3"]["text"] == ["word3 one", "two"] and captions["film_3"]["end"] == [1.0, 2.0]
+    assert paths_of(whole / "failed.csv") == []
+
+
+def test_a_second_run_does_nothing_and_a_new_video_is_added(videos, whole, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*_record.json")}
+    assert "0 failed, 1 silent, 1 without captions" in extract(config_of(videos, whole))
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*_record.json")} == before
+
+
+def test_jobs_of_shares_and_a_merge_end_in_the_same_bytes(videos, whole, tmp_path):
+    said = [extract(config_of(videos, tmp_path, share=f"{index}/3")) for index in (1, 2, 3)]
+    assert all(f"job {index} of 3" in text for index, text in enumerate(said, 1))
+    assert not (tmp_path / "train.csv").exists()
+    extract(config_of(videos, tmp_path, merge=True))
+    found, wanted = bytes_of(tmp_path), bytes_of(whole)
+    assert {name: content for name, content in found.items() if not name.startswith("failed_")} == {
+        name: content for name, content in wanted.items() if not name.startswith("failed_")
+    }
+
+
+def test_a_merge_before_all_jobs_names_what_is_missing(videos, tmp_path):
+    extract(config_of(videos, tmp_path, share="1/2"))
+    with pytest.raises(InputError, match=r"expected all 6 videos to be extracted, found \d that are not, such as "):
+        extract(config_of(videos, tmp_path, merge=True))
+
+
+def test_other_options_are_refused(videos, whole):
+    with pytest.raises(InputError, match="that its videos were extracted with, found another bands"):
+        extract(config_of(videos, whole, bands=20))
+
+
+def test_an_encoder_that_fails_leaves_what_was_done_and_the_next_run_goes_on(videos, whole, tmp_path):
+    failing = (EncodedStream("colour", "tests.extract.making.Failing", 2.0),)
+    with pytest.raises(RuntimeError, match="stopped here"):
+        extract(config_of(videos, tmp_path, streams=failing, workers=1))
+    assert len(list(tmp_path.rglob("*_record.json"))) == 1
+    (tmp_path / "extract.json").unlink()  # its options name the other class
+    extract(config_of(videos, tmp_path))
+    assert bytes_of(tmp_path) == bytes_of(whole)
+
+
+def test_killed_anywhere_it_goes_on_to_the_same_bytes(videos, whole, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text("streams: [{name: colour, encoder: tests.extract.making.Colours, rate: 2.0}]\nworkers: 2\n")
+    command = [sys.executable, "-m", "mcn_lightning", "extract", "--config", str(config)]
+    command += ["--videos", str(videos), "--output", str(tmp_path / "out")]
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list((tmp_path / "out").rglob("*_record.json")):
+        time.sleep(0.01)  # until a video is done
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "out" / "train.csv").exists()
+    extract(config_of(videos, tmp_path / "out"))
+    assert bytes_of(tmp_path / "out") == bytes_of(whole)
+
+
+def test_broken_videos_are_listed_and_the_others_are_ready(videos, tmp_path):
+    folder = tmp_path / "some"
+    write_video(folder / "good.mp4")
+    (folder / "empty.mp4").touch()
+    (folder / "text.mkv").write_text("no video at all")
+    with pytest.raises(InputError, match=r"expected at most 0\.05 of the videos to fail, found 2 of 3, listed in"):
+        extract(config_of(folder, tmp_path / "out"))
+    with open(tmp_path / "out" / "failed.csv", newline="") as rows:
+        failed = {row["path"]: row["reason"] for row in csv.DictReader(rows)}
+    assert sorted(failed) == ["empty", "text"] and all("expected a video, found" in text for text in failed.values())
+    assert (tmp_path / "out/features/good/good_colour.npz").is_file() and (tmp_path / "out/data.yaml").is_file()
+    said = extract(config_of(folder, tmp_path / "out", max_bad_share=0.7))
+    assert "2 failed" in said
+
+
+def test_a_broken_video_that_is_mended_is_read_by_the_next_run(tmp_path):
+    folder = tmp_path / "some"
+    write_video(folder / "good.mp4")
+    (folder / "other.mp4").touch()
+    extract(config_of(folder, tmp_path / "out", max_bad_share=1.0))
+    write_video(folder / "other.mp4", seed=3)
+    assert "0 failed" in extract(config_of(folder, tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), "expected videos (.mp4, .mkv, "),
+        (("a/x.mp4", "b/x.mp4"), "for x; rename one"),
+        (("x.mp4", "x.mkv"), "for x; rename one"),
+    ],
+)
+def test_folders_that_cannot_be_read_as_a_data_set(tmp_path, names, message):
+    for name in names:
+        (tmp_path / "some" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "some" / name).touch()
+    (tmp_path / "some").mkdir(exist_ok=True)
+    with pytest.raises(SystemExit) as stop:
+        main(["extract", "--videos", str(tmp_path / "some"), "--output", str(tmp_path / "out")])
+    assert message in str(stop.value) and "\n" not in str(stop.value)
