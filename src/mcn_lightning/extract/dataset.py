@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mcn_lightning.extract.options import ExtractConfig, JobShare, Layout
+from mcn_lightning.extract.options import ExtractConfig, Layout
 from mcn_lightning.extract.videos import SPLITS, split_videos
 from mcn_lightning.files import read_json, replacing
 
@@ -46,28 +46,15 @@ def write_json(path: Path, content: object) -> None:
         partial.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def write_failures(root: Path, share: JobShare, failed: Mapping[str, str]) -> None:
-    """Write the videos that failed in a job, for the last step.
+def read_failures(layout: Layout, names: Sequence[str]) -> dict[str, str]:
+    """Return the reasons of the videos that failed, by name.
 
     Args:
-        root: folder of the data set.
-        share: of the job.
-        failed: reason by the name of the video.
-    """
-    write_json(root / f"failed_{share.index}_of_{share.jobs}.json", failed)
-
-
-def read_failures(root: Path, names: Sequence[str]) -> dict[str, str]:
-    """Return the videos that failed in any job and are not done since, with their reasons.
-
-    Args:
-        root: folder of the data set.
+        layout: of the data set.
         names: of all videos.
     """
-    found: dict[str, str] = {}
-    for path in sorted(root.glob("failed_*_of_*.json")):
-        found |= read_json(path, "the failed videos of a job")
-    return {name: found[name] for name in names if name in found and not Layout(root).record(name).is_file()}
+    paths = {name: layout.failure(name) for name in names if not layout.record(name).is_file()}
+    return {name: read_json(path, "a failure")["reason"] for name, path in paths.items() if path.is_file()}
 
 
 def write_dataset(config: ExtractConfig, names: Sequence[str], failed: Mapping[str, str]) -> dict[str, int]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,6 @@ from mcn_lightning.extract.dataset import (
     read_failures,
     write_array,
     write_dataset,
-    write_failures,
     write_json,
 )
 from mcn_lightning.extract.encoders.kinds import make_encoder
@@ -55,19 +57,57 @@ def extract(config: ExtractConfig) -> str:
     videos = find_videos(Path(config.videos))
     own = [video for video in videos if int(hash_fraction(video.id) * share.jobs) == share.index - 1]
     _check_options(layout.root, config)
-    failed: dict[str, str] = {}
     if not config.merge:
-        job = _Job(config, layout, videos)
-        failed = job.run([video for video in own if not layout.record(video.name).is_file()])
-        write_failures(layout.root, share, failed)
+        for video in own:
+            layout.failure(video.name).unlink(missing_ok=True)  # perhaps it was mended
+        _run_on_devices(config, layout, [video for video in own if not layout.record(video.name).is_file()])
     if share.jobs > 1 and not config.merge:
-        return f"job {share.index} of {share.jobs}: {len(own) - len(failed)} of {len(own)} videos are done"
+        done = sum(layout.record(video.name).is_file() for video in own)
+        return f"job {share.index} of {share.jobs}: {done} of {len(own)} videos are done"
     return _merge(config, layout, videos)
+
+
+def _run_on_devices(config: ExtractConfig, layout: Layout, videos: Sequence[VideoFile]) -> None:
+    """Extract videos with a process for each device. Every process takes the next video that no other has taken."""
+    devices = _devices(config)
+    if len(devices) == 1:
+        _Job(config, layout, devices[0], len(devices)).run(videos)
+        return
+    context = multiprocessing.get_context("spawn")
+    errors = context.SimpleQueue()
+    tasks = [(config, layout, device, len(devices), videos, errors) for device in devices]
+    processes = [context.Process(target=_run_on_device, args=task) for task in tasks]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if not errors.empty():
+        raise InputError(errors.get())
+    if broken := [str(device) for device, process in zip(devices, processes, strict=True) if process.exitcode]:
+        raise InputError(
+            f"--devices: expected every process to end, found an error on {' and '.join(broken)}, see above"
+        )
+
+
+def _run_on_device(
+    config: ExtractConfig,
+    layout: Layout,
+    device: torch.device,
+    devices: int,
+    videos: Sequence[VideoFile],
+    errors: SimpleQueue[str],
+) -> None:
+    try:
+        _Job(config, layout, device, devices).run(videos)
+    except InputError as error:
+        errors.put(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _merge(config: ExtractConfig, layout: Layout, videos: Sequence[VideoFile]) -> str:
     names = [video.name for video in videos]
-    failed = read_failures(layout.root, names)
+    failed = read_failures(layout, names)
     missing = [name for name in names if not layout.record(name).is_file() and name not in failed]
     if missing:
         raise InputError(
@@ -108,10 +148,9 @@ def _check_options(root: Path, config: ExtractConfig) -> None:
 class _Job:
     """One run over videos: decoding beside encoding, and files as each video is complete."""
 
-    def __init__(self, config: ExtractConfig, layout: Layout, videos: Sequence[VideoFile]) -> None:
-        self.config, self.layout = config, layout
+    def __init__(self, config: ExtractConfig, layout: Layout, device: torch.device, devices: int) -> None:
+        self.config, self.layout, self.devices = config, layout, devices
         self.captions = CaptionFiles(config.captions, config.language)
-        device = _device(config.device)
         self.encoders = [make_encoder(stream.encoder, stream.weights).eval().to(device) for stream in config.streams]
         self.streams = [
             FeatureStream(encoder, config.batch_size, stream.normalize, device.type == "cuda")
@@ -128,17 +167,15 @@ class _Job:
         write_json(layout.root / ROWS_FILE, rows)
         self.decoded: dict[int, Decoded] = {}
         self.locks: dict[int, FileLock] = {}
-        self.failed: dict[str, str] = {}
 
-    def run(self, videos: Sequence[VideoFile]) -> dict[str, str]:
-        """Extract videos. Returns the reasons of those that failed."""
+    def run(self, videos: Sequence[VideoFile]) -> None:
+        """Extract the videos that no other process extracts."""
         if not videos:
-            return {}
-        workers = min(self.config.workers or max(_cores() - 1, 1), len(videos))
+            return
+        workers = min(self.config.workers or max((_cores() - 1) // self.devices, 1), len(videos))
         pool = DecodingPool(self.shapes, self.config.bands if self.config.sound else None, workers)
         with closing(pool), tqdm(total=len(videos), desc="extracting", unit="video") as bar:
             self._run(pool, videos, bar)
-        return self.failed
 
     def _run(self, pool: DecodingPool, videos: Sequence[VideoFile], bar: tqdm[Any]) -> None:
         begin, hours, first = time.monotonic(), 0.0, True
@@ -179,7 +216,7 @@ class _Job:
                 lock.acquire(timeout=0)
             except Timeout:
                 continue
-            if self.layout.record(video.name).is_file():
+            if self.layout.record(video.name).is_file() or self.layout.failure(video.name).is_file():
                 lock.release()
                 continue
             self.locks[number] = lock
@@ -200,7 +237,7 @@ class _Job:
     def _fail(self, video: VideoFile, failed: Failed, bar: tqdm[Any]) -> None:
         for stream in self.streams:
             stream.forget(failed.video)
-        self.failed[video.name] = failed.reason
+        write_json(self.layout.failure(video.name), {"reason": failed.reason})
         bar.write(f"failed: {failed.reason}")
         bar.update()
         self._unlock(failed.video)
@@ -246,12 +283,19 @@ class _Job:
         )
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device: expected a GPU, found none; give cpu or auto")
-    return torch.device(name)
+def _devices(config: ExtractConfig) -> list[torch.device]:
+    """Return the devices of the encoders.
+
+    Raises:
+        InputError: if there are fewer GPUs.
+    """
+    there = torch.cuda.device_count() if config.device != "cpu" else 0
+    if config.device == "cuda" or there:
+        count = config.devices or there
+        if not 1 <= count <= there:
+            raise InputError(f"--devices: expected at most the GPUs of this machine, found {count}, with {there} there")
+        return [torch.device("cuda", index) for index in range(count)]
+    return [torch.device("cpu")] * (config.devices or 1)
 
 
 def _cores() -> int:

@@ -77,8 +77,9 @@ class ExtractConfig(Options, option="extract"):
         val_share: share of the videos for validation.
         test_share: share of the videos for test.
         batch_size: pictures in a batch of an encoder.
-        workers: processes that decode; one fewer than the cores if left out.
-        device: of the encoders; ``auto`` takes a GPU if there is one.
+        workers: processes that decode for each device; by the number of cores if left out.
+        device: of the encoders; ``auto`` takes GPUs if there are any.
+        devices: GPUs of this machine to use, each by a process of its own; all if left out.
         max_bad_share: share of the videos that may fail before the command ends with an error.
         share: part of the videos that this job reads, such as 2/8 for the second of eight jobs.
         pack: folder of shards to pack the data set into; none for no shards.
@@ -98,6 +99,7 @@ class ExtractConfig(Options, option="extract"):
     batch_size: PositiveInt = 16
     workers: PositiveInt | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: PositiveInt | None = None
     max_bad_share: Share = 0.05
     share: str = "1/1"
     pack: str | None = None
@@ -137,3 +139,7 @@ class Layout:
     def record(self, name: str) -> Path:
         """Return the record of a video, which is written last: where it is, the video is done."""
         return self.file(name, "_record.json")
+
+    def failure(self, name: str) -> Path:
+        """Return the file with the reason why a video failed; the next run tries it again."""
+        return self.file(name, "_failed.json")
