@@ -18,6 +18,7 @@ ALLOWED = {
     "options": {"errors"},
     **{room: {"options", "distributed", "errors"} for room in TENSORS},
     "data": GROUND,
+    "extract": {"data"} | GROUND,
     "training": {"models", "losses", "clustering"} | GROUND,
     "module": {"training"} | TENSORS | GROUND,
     "inference": {"module", "benchmarks.embedding", "benchmarks.files", "models", "data.text"} | GROUND,
