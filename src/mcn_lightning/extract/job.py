@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.extract.captions import CaptionFiles
+from mcn_lightning.extract.captions import CaptionSource
 from mcn_lightning.extract.dataset import (
     ROWS_FILE,
     read_failures,
@@ -150,7 +150,7 @@ class _Job:
 
     def __init__(self, config: ExtractConfig, layout: Layout, device: torch.device, devices: int) -> None:
         self.config, self.layout, self.devices = config, layout, devices
-        self.captions = CaptionFiles(config.captions, config.language)
+        self.captions = CaptionSource(None if config.captions is None else Path(config.captions), config.language)
         self.encoders = [make_encoder(stream.encoder, stream.weights).eval().to(device) for stream in config.streams]
         self.streams = [
             FeatureStream(encoder, config.batch_size, stream.normalize, device.type == "cuda")
@@ -249,14 +249,18 @@ class _Job:
             write_array(self.layout.file(video.name, f"_{options.name}.npz"), "features", rows)
         if decoded.spectrogram is not None:
             write_array(self.layout.file(video.name, "_spec.npz"), "arr_0", decoded.spectrogram)
-        outcome = decoded.outcome
+        outcome, captions = decoded.outcome, self.captions.find(video.path, video.id)
+        for problem in captions.problems:
+            tqdm.write(problem)
         record = {
             "file": str(video.path.resolve()),
             "picture_seconds": round(outcome.picture, 3),
             "sound_seconds": round(outcome.sound, 3),
             "sound": decoded.spectrogram is not None,
             "cut": outcome.cut,
-            "captions": self.captions.read(video),
+            "captions": captions.entry() if captions else None,
+            "dropped_captions": dict(captions.dropped),
+            "caption_problems": list(captions.problems),
         }
         write_json(self.layout.record(video.name), record)
 

@@ -64,7 +64,7 @@ def open_table(path: Path) -> Table:
     """
     if path.is_dir():
         files = caption_files(path)
-        return lambda video: None if (found := files.get(video)) is None else _one_video(found)
+        return lambda video: None if (found := files.get(video)) is None else read_video_captions(found)
     if path.suffix in PICKLES:
         return _of_mapping(path, load_pickle(path))
     if not path.is_file():
@@ -107,7 +107,7 @@ def _stem(path: Path) -> tuple[str, str]:
     return (match[1], match[2]) if match is not None else (path.stem, "")
 
 
-def _one_video(path: Path) -> object:
+def read_video_captions(path: Path) -> object:
     """Read the file of one video."""
     text = read_text(path, "the captions of a video")
     if (entry := _subtitles(path, text)) is not None:
@@ -238,20 +238,21 @@ def _of_rows(path: Path, text: str) -> dict[str, Columns]:
     first = text[:_MAX_HEAD].lstrip("\n").partition("\n")[0]
     mark = max("\t,;", key=first.count)
     try:
-        rows = [row for row in csv.reader(text.split("\n"), delimiter=mark) if row]
+        reader = csv.reader(text.split("\n"), delimiter=mark)
+        rows = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
         raise InputError(f"{path}: expected {FORMS}, found {error}") from None
-    header = [name.strip().lower() for name in rows[0]] if rows else []
+    header = [name.strip().lower() for name in rows[0][1]] if rows else []
     columns = {name: header.index(key) for name, keys in COLUMNS.items() for key in reversed(keys) if key in header}
     if (found := _missing_columns(first, columns)) is not None:
         raise InputError(f"{path}: expected {FORMS}, found {found}")
     # the other columns may hold texts of training or evaluation, see data.text.train_column
     columns |= {name: column for column, name in enumerate(header) if name and column not in columns.values()}
     videos: dict[str, list[tuple[float, Row]]] = {}
-    for row in rows[1:]:
+    for line, row in rows[1:]:
         cells = {name: row[column] if column < len(row) else "" for name, column in columns.items()}
         video, start, end = cells.pop("video").strip(), seconds_of(cells["start"]), seconds_of(cells["end"])
-        caption = {**cells, "start": start, "end": end, "text": cells["text"] or None}
+        caption = {"line": line, **cells, "start": start, "end": end, "text": cells["text"] or None}
         videos.setdefault(video, []).append((start, caption))
     return {video: _by_start(captions) for video, captions in videos.items()}
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 _CLOCK = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
 _TIMES = re.compile(rf"\s*{_CLOCK}\s*-->\s*{_CLOCK}(?:\s.*)?")
+_LIKE_TIMES = re.compile(r"-->|^\s*\d+:\d[\d:.,]*\s*-+>?\s*\d+:\d")
 _WORD_TIME = re.compile(rf"<{_CLOCK}>")
 _MARKUP = re.compile(r"<[^>]*>|\{\\[^}]*\}")
 _COMMENT = re.compile(r"(NOTE|STYLE|REGION)\b")
@@ -46,16 +48,21 @@ def read_subtitles(text: str) -> list[tuple[float, float, str]]:
         Start and end in seconds and the text of each caption, in the order of the file. Empty for a file without times.
     """
     cues = parse_cues(text)
+    return [(cue.start, cue.end, said) for cue in undo_rolling(cues) if (said := _plain(" ".join(cue.lines)))]
+
+
+def undo_rolling(cues: list[Cue]) -> list[Cue]:
+    """Return cues with each rolling line once, where it is new. Cues that do not roll are returned unchanged."""
     # spoken repetitions stay where lines do not roll
     if not _rolls(cues):
-        return [(cue.start, cue.end, joined) for cue in cues if (joined := _plain(" ".join(cue.lines)))]
+        return cues
     found, before = [], set[str]()
     for cue in cues:
-        shown = [(_plain(line), _WORD_TIME.search(line) is not None) for line in cue.lines]
-        new = " ".join(line for line, timed in shown if line and (timed or line not in before))
+        shown = [(line, _plain(line)) for line in cue.lines]
+        new = tuple(line for line, plain in shown if plain and (_WORD_TIME.search(line) or plain not in before))
         if new:
-            found.append((cue.start, cue.end, new))
-        before = {line for line, _ in shown}
+            found.append(Cue(cue.start, cue.end, new))
+        before = {plain for _, plain in shown}
     return found
 
 
@@ -98,12 +105,12 @@ def _is_cue_name(spoken: list[str], lines: list[str], number: int) -> bool:
 
 
 def _seconds(match: re.Match[str]) -> tuple[float, float]:
-    first, last = match.groups()[:4], match.groups()[4:]
-    start, end = (
-        int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds) + int(part.ljust(3, "0")) / 1000
-        for hours, minutes, seconds, part in (first, last)
-    )
-    return start, end
+    return _clock(match.groups()[:4]), _clock(match.groups()[4:])
+
+
+def _clock(parts: Sequence[str | None]) -> float:
+    hours, minutes, seconds, part = (each or "0" for each in parts)
+    return int(hours) * 3600 + int(minutes) * 60 + int(seconds) + int(part.ljust(3, "0")) / 1000
 
 
 def _rolls(cues: list[Cue]) -> bool:
@@ -120,3 +127,39 @@ def _rolls(cues: list[Cue]) -> bool:
 def _plain(line: str) -> str:
     """Return a line without markup and entities, with single spaces."""
     return " ".join(html.unescape(_MARKUP.sub("", line)).split())
+
+
+def timed_parts(cue: Cue) -> list[tuple[float, str]]:
+    """Return the parts of a cue between the times of its words: when each begins, and its text without tags.
+
+    A part keeps its spaces, line breaks and entities. A cue without word times is one part.
+    """
+    text = "\n".join(cue.lines)
+    marks = [*_WORD_TIME.finditer(text)]
+    begins = [cue.start, *(_clock(mark.groups()) for mark in marks)]
+    bounds = [0, *(mark.end() for mark in marks)], [*(mark.start() for mark in marks), len(text)]
+    parts = [_MARKUP.sub("", text[first:last]) for first, last in zip(*bounds, strict=True)]
+    return [(begin, part) for begin, part in zip(begins, parts, strict=True) if part.strip()]
+
+
+def readable_cues(text: str) -> tuple[list[Cue], dict[int, str]]:
+    """Return the cues of a WebVTT or SubRip file, without those whose times are damaged or run backwards.
+
+    ``parse_cues`` takes a line of damaged times, and the words below it, for words of the cue before.
+
+    Returns:
+        The cues, and the damaged lines of times by their number from 1.
+    """
+    lines, kept, damaged = text.split("\n"), list[str](), dict[int, str]()
+    times = list[int]()
+    skipping = False
+    for number, line in enumerate(lines, 1):
+        if _TIMES.fullmatch(line) is not None:
+            skipping = False
+            times.append(number)
+        elif _LIKE_TIMES.search(line) is not None and not _COMMENT.match(line):
+            skipping, damaged[number] = True, line.strip()
+        kept.append("" if skipping else line)
+    cues = [*zip(times, parse_cues("\n".join(kept)), strict=True)]  # each line of times begins one cue
+    damaged |= {number: lines[number - 1].strip() for number, cue in cues if cue.end <= cue.start}
+    return [cue for number, cue in cues if number not in damaged], dict(sorted(damaged.items()))
