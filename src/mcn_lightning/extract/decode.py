@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from mcn_lightning.errors import InputError
+from mcn_lightning.extract.decoding.clock import Clock
+from mcn_lightning.extract.decoding.pictures import Picker, Unseen
+from mcn_lightning.extract.decoding.sound import SoundWriter
 
 if TYPE_CHECKING:
     import av
     from av.container import InputContainer
-
-GAP = 0.1
-"""Seconds without sound from which on silence is filled in. Shorter ones are rounding of the timestamps."""
-MAX_JUMP = 3600.0
-"""Seconds between two frames from which on a timestamp is damaged."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class FrameSink(Protocol):
         """Frames a second."""
 
     def take(self, picture: np.ndarray) -> None:
-        """Take the next picture ``(height, width, 3)`` uint8 RGB, upright.
+        """Take the next picture ``(height, width, 3)`` uint8 RGB, upright. All pictures of a file have one shape.
 
         Picture k is the last frame before ``(k + 0.5) / frame_rate`` seconds, or the first frame where there is none.
         """
@@ -74,8 +72,8 @@ class Outcome:
     Args:
         picture: seconds from the start of the container to the end of the picture; 0 without one.
         sound: seconds from the start of the container to the end of the sound; 0 without one.
-        frames: decoded frames.
-        cut: why reading ended before the end of the file; empty if it did not.
+        frames: decoded frames. Frames that no sink asks for are passed over where the codec allows it.
+        cut: why a part of the file is missing; empty if all was read.
     """
 
     picture: float = 0.0
@@ -84,50 +82,80 @@ class Outcome:
     cut: str = ""
 
 
-def decode_video(path: Path, frames: Sequence[FrameSink], sound: SoundSink | None = None) -> Outcome:
+def decode_video(path: Path, frames: Sequence[FrameSink], sound: SoundSink | None = None, threads: int = 0) -> Outcome:
     """Read a file once, and give its frames and its sound to those who take them.
 
     Args:
         path: of the video.
         frames: what takes frames, each at its own rate and size.
         sound: what takes the sound.
+        threads: that decode the picture; 0 for as many as the machine has cores.
 
     Returns:
         The lengths, and why a damaged file ended early. What was read until then has been given.
 
     Raises:
-        InputError: if the file cannot be opened, or has neither picture nor sound that can be read.
+        InputError: if the file cannot be opened, is encrypted, or has neither picture nor sound that can be read.
     """
     import av
 
+    # a name may hold a colon, which would be a protocol; and no playlist may open a connection
+    options = {"protocol_whitelist": "file"}
     try:
-        with av.open(str(path), metadata_errors="ignore") as container:
-            return _Decoding(container, frames, sound).run()
+        with av.open(f"file:{path}", metadata_errors="ignore", options=options) as container:
+            outcome = _Decoding(container, frames, sound, threads).run()
     except av.FFmpegError as error:
-        raise InputError(f"{path}: expected a video, found a file that cannot be read ({_reason(error)})") from None
+        raise _refused(path, f"a file that cannot be read ({_reason(error)})") from None
+    except _EncryptedError:
+        raise _refused(path, "an encrypted one: decrypt it first") from None
+    if not outcome.frames and not outcome.sound:
+        raise _refused(path, f"no picture and no sound that can be read{outcome.cut and f' ({outcome.cut})'}")
+    return outcome
+
+
+class _EncryptedError(Exception):
+    pass
+
+
+def _refused(path: Path, found: str) -> InputError:
+    return InputError(f"{path}: expected a video, found {found}")
 
 
 def _reason(error: Exception) -> str:
+    """Return FFmpeg's message without its number and the path."""
     return str(error).partition("]")[2].partition(":")[0].strip() or type(error).__name__
 
 
 class _Decoding:
     """One pass over a container."""
 
-    def __init__(self, container: InputContainer, frames: Sequence[FrameSink], sound: SoundSink | None) -> None:
-        import av
-
-        self.container, self.outcome = container, Outcome()
-        self.start = (container.start_time or 0) / av.time_base
+    def __init__(
+        self, container: InputContainer, frames: Sequence[FrameSink], sound: SoundSink | None, threads: int
+    ) -> None:
+        self.container, self.outcome, self.clock = container, Outcome(), Clock(container)
         picture = _main_picture(container) if frames else None
-        aspect = 1.0 if picture is None else float(picture.sample_aspect_ratio or 1)
-        self.pickers = [_Picker(sink, aspect) for sink in frames]
         heard = next(iter(container.streams.audio), None) if sound is not None else None
-        self.writer = None if heard is None or sound is None else _SoundWriter(sound)
-        self.streams = [stream for stream in (picture, heard) if stream is not None]
-        if picture is not None:
-            picture.thread_type = "AUTO"
-        self.frame_time = 0.0 if picture is None or not picture.average_rate else float(1 / picture.average_rate)
+        self.streams = [stream for stream in (picture, heard) if stream is not None and self._readable(stream)]
+        self.writer = SoundWriter(sound) if sound is not None and heard in self.streams else None
+        self.pickers: list[Picker] = []
+        self.unseen: Unseen | None = None
+        self.frame_time = 0.0
+        if picture is not None and picture in self.streams:
+            picture.thread_type, picture.codec_context.thread_count = "AUTO", threads
+            aspect = float(picture.sample_aspect_ratio or 1)
+            self.pickers = [Picker(sink, aspect, threads) for sink in frames]
+            self.unseen = Unseen(picture, [sink.frame_rate for sink in frames])
+            self.frame_time = float(1 / picture.average_rate) if picture.average_rate else 0.0
+
+    def _readable(self, stream: av.VideoStream | av.AudioStream) -> bool:
+        """Tell whether there is a decoder; what is missing is noted."""
+        if stream.codec_context is None:
+            self._note(f"{'picture' if stream.type == 'video' else 'sound'} of an unknown codec")
+            return False
+        return True
+
+    def _note(self, reason: str) -> None:
+        self.outcome.cut = self.outcome.cut or reason
 
     def run(self) -> Outcome:
         """Decode all packets. A damaged packet costs its frames, and an unreadable rest ends the file early."""
@@ -138,52 +166,53 @@ class _Decoding:
             try:
                 packet = next(packets, None)
             except (av.FFmpegError, OSError) as error:
-                self.outcome.cut = _reason(error)
+                self._note(_reason(error))
                 break
             if packet is None:
                 break
             self._packet(packet)
-        if self.outcome.picture:
-            for picker in self.pickers:
-                picker.close(self.outcome.picture)
+        for picker in self.pickers:
+            picker.close(self.outcome.picture)
         if self.writer is not None:
             self.outcome.sound = self.writer.close()
-        self._mark_cut()
+        self._note_what_is_missing()
         return self.outcome
 
     def _packet(self, packet: av.Packet) -> None:
         import av
 
+        if packet.has_sidedata("encryption_info"):
+            raise _EncryptedError
+        self.clock.mend(packet)
+        if self.unseen is not None and packet.stream is self.unseen.stream:
+            self.unseen.look(packet, self.clock.seconds(packet, packet.stream_index))
         try:
             decoded = packet.decode()
         except av.FFmpegError as error:  # damaged bytes: the decoder goes on with the next packet
-            self.outcome.cut = self.outcome.cut or f"damaged data: {_reason(error)}"
+            self._note(f"damaged data: {_reason(error)}")
             return
         for frame in decoded:
-            time = None if frame.pts is None or frame.time_base is None else float(frame.pts * frame.time_base)
             if isinstance(frame, av.VideoFrame):
-                self._picture(frame, time)
+                self._picture(frame, packet.stream_index)
             elif isinstance(frame, av.AudioFrame) and self.writer is not None:
-                self.writer.write(frame, None if time is None else time - self.start)
+                self.writer.write(frame, self.clock.time(frame, packet.stream_index, self.writer.next_time))
 
-    def _picture(self, frame: av.VideoFrame, time: float | None) -> None:
-        begin = self.outcome.picture if time is None else time - self.start
-        if not -MAX_JUMP < begin - self.outcome.picture < MAX_JUMP:
-            begin = self.outcome.picture  # a damaged timestamp
+    def _picture(self, frame: av.VideoFrame, stream: int) -> None:
+        begin = self.clock.time(frame, stream, self.outcome.picture)
         for picker in self.pickers:
             picker.show(begin, frame)
         length = float((frame.duration or 0) * (frame.time_base or 0)) or self.frame_time
-        self.outcome.picture = max(self.outcome.picture, begin + length)
+        self.outcome.picture = max(self.outcome.picture, float(begin) + length)
         self.outcome.frames += 1
 
-    def _mark_cut(self) -> None:
-        """Tell of a file that is much shorter than its header says."""
-        import av
-
-        told = (self.container.duration or 0) / av.time_base
-        found = max(self.outcome.picture, self.outcome.sound)
-        if self.streams and not self.outcome.cut and self.container.duration and found < told - max(2.0, 0.02 * told):
-            self.outcome.cut = f"the file ends after {found:.1f} of {told:.1f} s"
+    def _note_what_is_missing(self) -> None:
+        """Note that a file is much shorter than its header says."""
+        for stream in self.streams:
+            told = self.clock.told(stream, len(self.streams) == len([*self.container.streams]))
+            found = self.outcome.picture if stream.type == "video" else self.outcome.sound
+            if found < told - max(2.0, 0.02 * told):
+                kind = "picture" if stream.type == "video" else "sound"
+                self._note(f"the {kind} ends after {found:.1f} of {told:.1f} s")
 
 
 def _main_picture(container: InputContainer) -> av.VideoStream | None:
@@ -192,103 +221,3 @@ def _main_picture(container: InputContainer) -> av.VideoStream | None:
 
     cover = av.stream.Disposition.attached_pic
     return next((stream for stream in container.streams.video if not stream.disposition & cover), None)
-
-
-class _Picker:
-    """Gives a sink, for each time that it asks for, the last frame before it."""
-
-    def __init__(self, sink: FrameSink, aspect: float) -> None:
-        self.sink, self.aspect, self.taken = sink, aspect, 0
-        self.last: av.VideoFrame | None = None
-
-    def show(self, time: float, frame: av.VideoFrame) -> None:
-        """Take the frame that is shown from ``time`` on; the frame before serves what was asked until then."""
-        if self.last is not None:
-            self._serve(time)
-        self.last = frame
-
-    def close(self, end: float) -> None:
-        """Serve what is asked until the end of the picture, at least one frame."""
-        self._serve(max(end, 0.5 / self.sink.frame_rate))
-        self.last = None
-
-    def _serve(self, end: float) -> None:
-        picture = None
-        while self.last is not None and (self.taken + 0.5) / self.sink.frame_rate <= end:
-            if picture is None:  # one frame may serve several times
-                picture = scale_frame(self.last, self.sink.size, self.aspect)
-            self.sink.take(picture)
-            self.taken += 1
-
-
-def scale_frame(frame: av.VideoFrame, size: PictureSize, aspect: float = 1.0) -> np.ndarray:
-    """Return a frame upright, scaled and cut to the middle: ``(height, width, 3)`` uint8 RGB.
-
-    Args:
-        frame: as decoded.
-        size: to bring it to.
-        aspect: width of a pixel by its height; pixels of old discs are no squares.
-    """
-    wide, high = frame.width * aspect, float(frame.height)
-    factor = size.short_side / min(wide, high)
-    columns, rows = round(wide * factor), round(high * factor)
-    picture = frame.reformat(columns, rows, format="rgb24", interpolation=size.resample.upper()).to_ndarray()
-    if size.crop is not None:
-        top, left = max(rows - size.crop, 0) // 2, max(columns - size.crop, 0) // 2
-        picture = picture[top : top + size.crop, left : left + size.crop]
-    # after scaling, as fewer pixels are to be turned; what is cut from the middle stays in the middle
-    return np.ascontiguousarray(np.rot90(picture, frame.rotation // 90))
-
-
-class _SoundWriter:
-    """Resamples sound, takes the mean of its channels, and puts it where its timestamps say."""
-
-    def __init__(self, sink: SoundSink) -> None:
-        self.sink = sink
-        self.written = 0  # samples that the sink has
-        self.surplus = 0  # samples to drop, as they lie before zero or were given already
-        self.next_time = 0.0  # when the next frame is heard, if the sound goes on
-        self.resampler: av.AudioResampler | None = None
-        self.format: tuple[object, ...] = ()
-
-    def write(self, frame: av.AudioFrame, time: float | None) -> None:
-        """Take decoded sound that is heard from ``time`` on."""
-        import av
-
-        kind = (frame.format.name, frame.layout.name, frame.sample_rate)
-        begin = self.next_time if time is None or abs(time - self.next_time) > MAX_JUMP else time
-        if self.resampler is None or kind != self.format or abs(begin - self.next_time) > GAP:
-            self._flush()
-            self._move_to(round(begin * self.sink.sample_rate))
-            self.resampler, self.format = av.AudioResampler(format="fltp", rate=self.sink.sample_rate), kind
-            self.next_time = begin
-        self.next_time += frame.samples / frame.sample_rate
-        frame.pts = None  # the place is known, and the resampler would fill gaps in its own way
-        self._give(self.resampler.resample(frame))
-
-    def close(self) -> float:
-        """Give what the resampler still holds, and return the seconds of sound."""
-        self._flush()
-        return self.written / self.sink.sample_rate
-
-    def _flush(self) -> None:
-        if self.resampler is not None:
-            self._give(self.resampler.resample(None))
-            self.resampler = None
-
-    def _move_to(self, sample: int) -> None:
-        """Let the next sample be this one: silence before it, or what is given already is dropped."""
-        if sample > self.written:
-            silence = np.zeros(min(sample - self.written, self.sink.sample_rate), dtype=np.float32)
-            while self.written < sample:
-                part = silence[: sample - self.written]
-                self.sink.take(part)
-                self.written += len(part)
-        self.surplus = self.written - sample
-
-    def _give(self, frames: list[av.AudioFrame]) -> None:
-        for frame in frames:
-            samples = frame.to_ndarray().mean(axis=0)[self.surplus :]
-            self.surplus -= min(self.surplus, frame.samples)
-            self.written += len(samples)
-            self.sink.take(samples)

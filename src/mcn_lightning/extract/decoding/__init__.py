@@ -1,0 +1,1 @@
+"""Parts of decoding: the clock of a file, its pictures and its sound."""

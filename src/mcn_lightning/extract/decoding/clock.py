@@ -1,0 +1,96 @@
+"""Timestamps of a container as seconds from its start."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import av
+    from av.container import InputContainer
+
+TS_DISCONT = 0x0200  # FFmpeg's mark of formats whose clocks may start anew
+BACK, FORWARD = 0.5, 60.0
+"""Seconds that decoding time may jump in a recording (MPEG-TS, MPEG-PS) before it counts as a new beginning."""
+MOST, OVER = 3600.0, 1.0
+"""Seconds that a timestamp may lie after the one before, and after the end of the file. Beyond, it is damaged."""
+
+
+class Clock:
+    """Turns timestamps into seconds.
+
+    They are fractions: 24 frames a second have a frame at exactly 0.5 s, and rounding must not put it before.
+
+    Recordings may be joined from parts whose clocks start anew. There each part follows on the one before.
+    """
+
+    def __init__(self, container: InputContainer) -> None:
+        import av
+
+        self._joined = bool(container.format.flags & TS_DISCONT)
+        start = Fraction(container.start_time or 0, av.time_base)
+        # the container's start is a stream's, rounded to microseconds
+        starts = _starts(container)
+        self.start = min(starts, key=lambda each: abs(each - start), default=start)
+        if abs(self.start - start) > Fraction(2, av.time_base):
+            self.start = start
+        self._length = Fraction(container.duration or 0, av.time_base)
+        self._shift = Fraction(0)
+        self._next: dict[int, Fraction] = {}
+        self._last: dict[int, Fraction] = {}
+
+    def mend(self, packet: av.Packet) -> None:
+        """Move the timestamps of a packet if its recording started anew before it."""
+        if not self._joined or packet.dts is None or not packet.time_base:
+            return
+        time, expected = packet.dts * packet.time_base + self._shift, self._next.get(packet.stream_index)
+        if expected is not None and not -BACK <= time - expected <= FORWARD:
+            self._shift += expected - time
+            time = expected
+        self._next[packet.stream_index] = time + (packet.duration or 0) * packet.time_base
+        if self._shift:
+            ticks = round(self._shift / packet.time_base)
+            packet.dts += ticks
+            packet.pts = None if packet.pts is None else packet.pts + ticks
+
+    def seconds(self, timed: av.Packet | av.VideoFrame | av.AudioFrame, stream: int) -> Fraction | None:
+        """Return when a packet or a frame is shown or heard; ``None`` if its timestamp is missing or damaged.
+
+        Args:
+            timed: what has a timestamp.
+            stream: its index in the container.
+        """
+        if timed.pts is None or not timed.time_base:
+            return None
+        time, last = timed.pts * timed.time_base - self.start, self._last.get(stream, Fraction(0))
+        most = last + MOST if self._joined or not self._length else self._length + OVER
+        return time if last - BACK <= time <= most else None
+
+    def time(self, frame: av.VideoFrame | av.AudioFrame, stream: int, expected: float | Fraction) -> Fraction:
+        """Return when the next frame of a stream is shown or heard; ``expected`` if it does not say."""
+        time = self.seconds(frame, stream)
+        self._last[stream] = Fraction(expected) if time is None else time
+        return self._last[stream]
+
+    def told(self, stream: av.VideoStream | av.AudioStream, only: bool) -> float:
+        """Return the seconds at which a stream ends by its header; 0 if the header does not say.
+
+        Args:
+            stream: of the container.
+            only: whether the container has no other streams than those that are read, so that its length is theirs.
+        """
+        if self._joined:  # guessed from the end of the file, and no header
+            return 0.0
+        if stream.duration and stream.time_base:
+            return float((stream.start_time or 0) * stream.time_base - self.start + stream.duration * stream.time_base)
+        tag = stream.metadata.get("DURATION", "")  # Matroska: end of the stream as 00:00:06.083000000
+        try:
+            hours, minutes, seconds = (float(part) for part in tag.split(":"))
+        except ValueError:
+            return float(self._length) if only else 0.0
+        return 3600 * hours + 60 * minutes + seconds - float(self.start)
+
+
+def _starts(container: InputContainer) -> list[Fraction]:
+    streams: list[av.VideoStream | av.AudioStream] = [*container.streams.video, *container.streams.audio]
+    return [each.start_time * each.time_base for each in streams if each.start_time is not None and each.time_base]
