@@ -192,3 +192,14 @@ def test_parts_that_were_joined_follow_one_another(tmp_path):
     assert np.abs(np.array(frames[0].numbers[:79]) - np.array([*first, *second][:79])).max() <= 2
     assert abs(lag(sound[:40_000], sound[12 * 16_000 :][:40_000], 3200)) < 1600  # the second part begins as the first
     assert outcome.picture == pytest.approx(16.0, abs=0.2) and outcome.sound == pytest.approx(16.0, abs=0.2)
+
+
+def test_numbers_that_are_none_are_silence(tmp_path):
+    path = write(tmp_path / "a.mkv", PLAIN.but(seconds=0, sound=Sound("pcm_f32le", 16_000, seconds=4.0)))
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2 // 4 * 4
+    content[middle : middle + 64] = b"\xff" * 64
+    path.write_bytes(content)
+    samples = Samples()
+    decode_video(path, [], samples)
+    assert len(samples.all) == 64_000 and np.isfinite(samples.all).all() and (samples.all == 0).sum() < 100
