@@ -1,0 +1,188 @@
+"""Packages and weights of encoders: what is missing is told in one line, with the command that brings it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from pickle import UnpicklingError
+from types import ModuleType
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mcn_lightning.errors import InputError, why_unreadable
+
+HUB_CACHE = "~/.cache/huggingface (HF_HOME)"
+TORCH_CACHE = "~/.cache/torch (TORCH_HOME)"
+"""Where libraries keep what they download, and the environment variable that moves it."""
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+OBJECTS = "objects beside tensors, which could run code"
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+"""Keys under which files of weights keep the state dict."""
+NO_NETWORK = {"ConnectionError", "ConnectError", "ConnectTimeout", "LocalEntryNotFoundError", "URLError", "ProxyError"}
+"""Classes of errors that say that a server could not be reached."""
+NOT_THERE = {"RepositoryNotFoundError", "RevisionNotFoundError", "GatedRepoError"}
+"""Classes of errors that say that the server has no such model for this user."""
+
+
+def import_package(module: str, name: str, extra: str) -> ModuleType:
+    """Import an optional package.
+
+    Args:
+        module: to import.
+        name: of the encoder, for messages.
+        extra: extra of this project that installs the package.
+
+    Raises:
+        InputError: if it is missing or does not load.
+    """
+    advice = f"pip install 'mcn-lightning[{extra}]'"
+    try:
+        return importlib.import_module(module)
+    except (ImportError, RuntimeError) as error:  # a torchvision that does not fit to torch raises RuntimeError
+        if isinstance(error, ModuleNotFoundError) and error.name == module:
+            raise InputError(f"{name}: expected the package {module}, found none; {advice}") from None
+        raise InputError(
+            f"{name}: expected the package {module}, found one that does not load ({first_line(error)}); {advice} in a "
+            "new environment, so that its packages fit together"
+        ) from None
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Return advice of names that are near to a wrong one: "did you mean a or b?"; else the first of those known."""
+    names = list(known)
+    found = get_close_matches(name, names, 3) or get_close_matches(name.lower(), names, 3, 0.5)
+    return (
+        f"did you mean {' or '.join(found)}?"
+        if found
+        else f"there are {', '.join(names[:4]) or 'none'}" + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, at most 200 characters of it."""
+    return (str(error).strip().split("\n")[0] or type(error).__name__)[:200]
+
+
+@contextmanager
+def fetching(name: str, cache: str) -> Iterator[None]:
+    """Tell in one line what goes wrong while a library fetches or loads weights.
+
+    Args:
+        name: of the encoder.
+        cache: the folder of the library's cache, for messages.
+
+    Raises:
+        InputError: if there is no network and nothing in the cache, no such model, or weights that do not load.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, RuntimeError, ValueError, LookupError, ImportError, AssertionError, UnpicklingError) as error:
+        classes = {kind.__name__ for each in _chain(error) for kind in type(each).__mro__}
+        if classes & NOT_THERE:
+            found, advice = "none that this user may read", "check the name, or give a folder or a file"
+        elif classes & NO_NETWORK or "couldn't connect" in str(error).lower():
+            found = "neither"
+            advice = (
+                'run once where there is a network: python -c "from mcn_lightning.extract.encoders import make_encoder;'
+                f" make_encoder('{name}')\"; then copy {cache} here, or give a folder or a file of weights"
+            )
+            raise InputError(
+                f"{name}: expected its weights in the cache or a network, found {found}; {advice}"
+            ) from None
+        else:
+            # torch's message is not shown: it advises weights_only=False, which lets a file run code
+            found = OBJECTS if isinstance(error, UnpicklingError) else first_line(error)
+            advice = "check the name and the file"
+        raise InputError(f"{name}: expected a model with its weights, found {found}; {advice}") from error
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def find_file(path: str, name: str, what: str) -> Path:
+    """Return the path of a file that exists.
+
+    Args:
+        path: as the user gave it.
+        name: of the encoder, for messages.
+        what: what the file should be.
+
+    Raises:
+        InputError: if there is none, with the names of files that are near.
+    """
+    found = Path(path).expanduser()
+    if not found.is_file():
+        beside = [each.name for each in sorted(found.parent.glob("*")) if each.is_file()]
+        similar = get_close_matches(found.name, beside, 3)
+        advice = f"did you mean {' or '.join(similar)}?" if similar else "check the path"
+        raise InputError(f"{name}: expected {what}, found no file {found}; {advice}")
+    return found
+
+
+def read_state(path: str, name: str) -> dict[str, Tensor]:
+    """Read a state dict of ``torch.save`` or safetensors without running code from it.
+
+    Args:
+        path: the file. A state dict under the key ``state_dict`` or ``model``, and names with ``module.``, are found.
+        name: of the encoder, for messages.
+
+    Raises:
+        InputError: if the file is missing or holds something else.
+    """
+    file = find_file(path, name, "a file of weights")
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # for damaged files torch.load raises many kinds of errors
+        found = why_unreadable(file, error) if not isinstance(error, UnpicklingError) else OBJECTS
+        raise InputError(f"{name}: expected a state dict of tensors in {file}, found {found}") from None
+    for key in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not all(isinstance(each, Tensor) for each in content.values()):
+        raise InputError(f"{name}: expected a state dict of tensors in {file}, found {type(content).__name__}")
+    return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def load_state(network: nn.Module, path: str, name: str, unused: Sequence[str] = ()) -> None:
+    """Load a file of weights into a network. All weights must be there, and be of its shapes.
+
+    Args:
+        network: to fill.
+        path: see ``read_state``.
+        name: of the encoder, for messages.
+        unused: beginnings of names that the file may have and the network lacks, as those of a classifier.
+
+    Raises:
+        InputError: if the file does not fit.
+    """
+    state = read_state(path, name)
+    wanted = network.state_dict()
+    state = {key: value for key, value in state.items() if key in wanted or not key.startswith(tuple(unused))}
+    counters = {key: value for key, value in wanted.items() if key.endswith("num_batches_tracked")}
+    state = {**counters, **state}  # which old files lack, and no network uses in evaluation mode
+    problems = {
+        "lacks": [key for key in wanted if key not in state],
+        "has beside": [key for key in state if key not in wanted],
+        "has in another shape": [key for key in wanted if key in state and state[key].shape != wanted[key].shape],
+    }
+    for what, keys in problems.items():
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            raise InputError(
+                f"{name}: expected the weights of this network in {path}, found a file that {what} "
+                f"{', '.join(keys[:3])}{more}; check the name of the model"
+            )
+    network.load_state_dict(state)

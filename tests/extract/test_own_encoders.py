@@ -1,0 +1,403 @@
+"""Encoders from files: the HowTo100M release's, TorchScript, torch.export, ONNX, a class of one's own; wrong names."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pickle
+import re
+import sys
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from references import residual
+
+from extract.networks import Small, write_onnx
+from mcn_lightning.errors import InputError
+from mcn_lightning.extract.decode import PictureSize
+from mcn_lightning.extract.encoders import KINDS, make_encoder
+from mcn_lightning.extract.encoders.resnext3d import ResNeXt3D
+
+TOP = Path(__file__).parents[2]
+RECIPES = sorted((TOP / "configs" / "extract").glob("*.yaml"))
+EXTRAS = {"timm": "timm", "open_clip": "open-clip", "transformers": "transformers", "torchvision": "torchvision"}
+MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=generator)
+
+
+def planes(pictures: torch.Tensor) -> torch.Tensor:
+    return ((pictures / 255 - MEAN) / STD).movedim(-1, 1)
+
+
+def refusal(name: str, weights: str | None = None, **options) -> str:
+    """The one line with which an encoder is refused."""
+    with pytest.raises(InputError) as told:
+        make_encoder(name, weights, **options)
+    assert "\n" not in str(told.value)
+    return str(told.value)
+
+
+# --- the HowTo100M release
+
+
+def test_the_resnext_has_the_released_names_and_shapes_and_equals_the_formula(tmp_path):
+    shapes = residual.shapes(**residual.RESNEXT101_3D)
+    assert {name: tuple(value.shape) for name, value in ResNeXt3D().state_dict().items()} == shapes
+    state = residual.random_state(shapes)
+    torch.save(state, tmp_path / "plain.pth")
+    classified = {**state, "fc.weight": torch.zeros(400, 2048), "fc.bias": torch.zeros(400)}
+    old = {f"module.{name}": value for name, value in classified.items() if not name.endswith("num_batches_tracked")}
+    torch.save({"state_dict": old, "arch": "resnext-101", "epoch": 10}, tmp_path / "wrapped.pth")
+    encoder = make_encoder(f"howto100m:resnext101/{tmp_path / 'plain.pth'}", rate=1.5)
+    assert (encoder.size, encoder.frames, encoder.frame_rate) == (PictureSize(112, 112), 16, 24.0)
+    clips = noise(1, 16, 112, 112)
+    rows = encoder.rows(clips)
+    x = (clips.float() - torch.tensor([110.6, 103.2, 96.3])).movedim(-1, 1)
+    slow = residual.residual_network(state, x, residual.RESNEXT101_3D["blocks"], 32)
+    torch.testing.assert_close(rows, slow / slow.norm(dim=1, keepdim=True), rtol=1e-3, atol=1e-5)
+    assert rows.shape == (1, 2048) and slow.std() > 0
+    again = make_encoder("howto100m:resnext101", str(tmp_path / "wrapped.pth"), normalize=False)
+    torch.testing.assert_close(again.rows(clips), slow, rtol=1e-3, atol=1e-4 * slow.abs().max().item())
+
+
+def test_the_released_resnet_takes_whole_pictures_and_torchvisions_weights(tmp_path):
+    pytest.importorskip("timm", reason="needs timm")
+    shapes = residual.shapes(**residual.RESNET152)
+    state = residual.random_state(shapes)
+    torch.save({**state, "fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}, tmp_path / "w.pth")
+    encoder = make_encoder("howto100m:resnet152", str(tmp_path / "w.pth"), rate=1)
+    assert encoder.size == PictureSize(224, None, "bicubic") and encoder.width == 2048 and encoder.frame_rate is None
+    wide = noise(1, 224, 398)
+    slow = residual.residual_network(state, planes(wide), residual.RESNET152["blocks"], 1)
+    torch.testing.assert_close(encoder.rows(wide), slow / slow.norm(dim=1, keepdim=True), rtol=1e-3, atol=1e-5)
+    models = pytest.importorskip("torchvision", reason="needs torchvision").models
+    network = models.resnet152().eval()
+    network.load_state_dict(torch.load(tmp_path / "w.pth"))
+    network.fc = torch.nn.Identity()
+    with torch.inference_mode():
+        assert torch.equal(encoder.encode(wide), network(encoder.pixels(wide)))
+
+
+def test_the_recipe_of_the_release_holds_its_rate(tmp_path):
+    state = residual.random_state(residual.shapes(**residual.RESNEXT101_3D))
+    torch.save(state, tmp_path / "r.pth")
+    told = refusal("howto100m:resnext101", str(tmp_path / "r.pth"), rate=1)
+    assert "expected rate 1.5, as a row is made of 16 frames at 24 a second, found 1" in told
+    del state["layer3.22.conv2.weight"]
+    torch.save(state, tmp_path / "r.pth")
+    assert "found a file that lacks layer3.22.conv2.weight" in refusal("howto100m:resnext101", str(tmp_path / "r.pth"))
+    state["layer3.22.conv2.weight"] = torch.zeros(3)
+    torch.save(state, tmp_path / "r.pth")
+    assert "has in another shape layer3.22.conv2" in refusal("howto100m:resnext101", str(tmp_path / "r.pth"))
+    assert "give its path" in refusal("howto100m:resnext101")
+
+
+# --- files of one's own
+
+
+def save_script(path: Path) -> None:
+    torch.jit.script(Small().eval()).save(str(path))
+
+
+def save_export(path: Path) -> None:
+    size, other = torch.export.Dim("height", min=8), torch.export.Dim("width", min=8)
+    dims = ({0: torch.export.Dim("batch"), 2: size, 3: other},)
+    torch.export.save(torch.export.export(Small().eval(), (torch.zeros(2, 3, 32, 40),), dynamic_shapes=dims), str(path))
+
+
+@pytest.mark.parametrize("write", [save_script, save_export])
+def test_a_network_in_a_file_gives_its_own_rows_for_pictures_of_every_shape(write, tmp_path):
+    write(tmp_path / "small.pt2")
+    encoder = make_encoder(f"torch:{tmp_path / 'small.pt2'}", init_args={"short_side": 40, "crop": 0})
+    assert encoder.size == PictureSize(40, None, "bicubic") and encoder.width == 5
+    for x in (noise(1, 40, 40), noise(7, 40, 71), noise(2, 90, 40)):
+        with torch.inference_mode():
+            torch.testing.assert_close(encoder.rows(x), Small().eval()(planes(x)), rtol=1e-5, atol=1e-6)
+    half = make_encoder(f"torch:{tmp_path / 'small.pt2'}", init_args={"mean": [0.5] * 3, "std": [0.5] * 3})
+    assert half.size == PictureSize(256, 224, "bicubic")
+    with torch.inference_mode():
+        expected = Small().eval()((noise(1, 224, 224) / 127.5 - 1).movedim(-1, 1))
+    torch.testing.assert_close(half.rows(noise(1, 224, 224)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_network_of_clips_in_a_file(tmp_path):
+    class Clips(Small):
+        def forward(self, clips: torch.Tensor) -> torch.Tensor:
+            return self.linear(self.convolution(clips.mean(2)).relu().mean((2, 3)))
+
+    torch.jit.script(Clips().eval()).save(str(tmp_path / "clips.pt"))
+    arguments = {"frames": 6, "short_side": 32, "crop": 32}
+    encoder = make_encoder(f"torch:{tmp_path / 'clips.pt'}", init_args=arguments, rate=2)
+    assert (encoder.frames, encoder.frame_rate) == (6, 12.0)
+    x = noise(3, 6, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder.rows(x), Clips().eval()(planes(x)), rtol=1e-5, atol=1e-6)
+    told = refusal(f"torch:{tmp_path / 'clips.pt'}", init_args={**arguments, "frame_rate": 24.0}, rate=2)
+    assert "expected rate 4, as a row is made of 6 frames at 24 a second, found 2" in told
+    assert "(2, 224, 224, 3) into (2, width), found " in refusal(f"torch:{tmp_path / 'clips.pt'}")
+
+
+class Ran:
+    """A pickle that tells that it was run."""
+
+    def __reduce__(self):
+        return os.mkdir, (os.environ["RAN"],)
+
+
+def change(source: Path, target: Path, entry: str, new: bytes | None = None, **replaced: str) -> None:
+    """Copy an archive with another content of an entry, or with texts of it replaced."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as written:
+        for name in old.namelist():
+            content = old.read(name)
+            if name.endswith(entry):
+                for was, becomes in replaced.items():
+                    assert was.encode() in content
+                    content = content.replace(was.encode(), becomes.encode())
+                content = content if new is None else new
+            written.writestr(name, content)
+
+
+def test_no_file_of_a_network_can_run_code(tmp_path, monkeypatch):
+    ran = tmp_path / "ran"
+    monkeypatch.setenv("RAN", str(ran))
+    torch.save(Ran(), tmp_path / "pickle.pt")
+    assert "found a pickle of torch.save, which could run code" in refusal(f"torch:{tmp_path / 'pickle.pt'}")
+    (tmp_path / "bare.pt").write_bytes(pickle.dumps(Ran()))
+    assert "another format" in refusal(f"torch:{tmp_path / 'bare.pt'}")
+    save_export(tmp_path / "good.pt2")
+    bad, model = tmp_path / "bad.pt2", "models/model.json"
+
+    change(tmp_path / "good.pt2", bad, "sample_inputs/model.pt", new=(tmp_path / "pickle.pt").read_bytes())
+    refusal(f"torch:{bad}")
+    assert not ran.exists()  # and torch's own loader runs it:
+    with suppress(Exception):  # what it says afterwards differs between versions
+        torch.export.load(str(bad))
+    assert ran.exists()
+    ran.rmdir()
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+    change(tmp_path / "good.pt2", bad, model, **{"torch.ops.aten.relu.default": "torch.hub.os.system"})
+    assert "found target 'torch.hub.os.system'" in refusal(f"torch:{bad}")
+    call = "__import__('os').mkdir('x')"
+    with zipfile.ZipFile(tmp_path / "good.pt2") as archive:
+        symbol = re.search(r"Symbol\('\w+', positive=True, integer=True\)", archive.read(f"good/{model}").decode())[0]
+    change(tmp_path / "good.pt2", bad, model, **{symbol: call})
+    assert f"found expr_str {call!r:.60}" in refusal(f"torch:{bad}")
+    change(tmp_path / "good.pt2", bad, model, **{'"guards_code": []': '"guards_code": ["print(1)"]'})
+    assert "found guards_code 'print(1)'" in refusal(f"torch:{bad}")
+    change(tmp_path / "good.pt2", bad, model, **{'"name": "relu"': '"name": "relu = print(1); x"'})
+    assert "found name 'relu = print(1); x'" in refusal(f"torch:{bad}")
+    change(
+        tmp_path / "good.pt2",
+        bad,
+        model,
+        **{'\\"builtins.dict\\", \\"context\\": \\"[]': '\\"x\\", \\"context\\": \\"__enum__'},
+    )
+    assert "found in_spec " in refusal(f"torch:{bad}")
+    change(tmp_path / "good.pt2", bad, model)
+    with zipfile.ZipFile(bad, "a") as archive:
+        archive.writestr("good/data/aotinductor/model/code.so", b"")
+    assert "found the file good/data/aotinductor/model/code.so" in refusal(f"torch:{bad}")
+    torch.save({"a": Ran()}, tmp_path / "weights.pth")
+    assert "found objects beside tensors" in refusal("howto100m:resnext101", str(tmp_path / "weights.pth"))
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("shape", [("n", 3, "h", "w"), (4, 3, 48, 48), ("n", 3, 5, 48, 48)])
+def test_a_network_of_onnx_follows_the_sizes_of_its_file(shape, tmp_path):
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    weight = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
+    write_onnx(tmp_path / "mean.onnx", weight, shape)
+    encoder = make_encoder(f"onnx:{tmp_path / 'mean.onnx'}", rate=2)
+    crop = 224 if shape[-1] == "w" else 48
+    assert encoder.size == PictureSize(crop * 8 // 7 + (crop == 48), crop, "bicubic") and encoder.width == 7
+    clips = len(shape) == 5
+    assert (encoder.frames, encoder.frame_rate) == ((5, 10.0) if clips else (1, None))
+    x = noise(6, *[5] * clips, crop, crop)  # six are more than one batch of four, and less than two
+    torch.testing.assert_close(encoder.rows(x), planes(x).flatten(2).mean(2) @ weight, rtol=1e-4, atol=1e-5)
+    if shape[-1] == "w":
+        whole = make_encoder(f"onnx:{tmp_path / 'mean.onnx'}", init_args={"crop": 0, "short_side": 30})
+        x = noise(2, 30, 55)
+        torch.testing.assert_close(whole.rows(x), planes(x).flatten(2).mean(2) @ weight, rtol=1e-4, atol=1e-5)
+
+
+def test_damaged_files_are_refused_in_one_line(tmp_path):
+    (tmp_path / "small.pt").write_bytes(b"")
+    (tmp_path / "small.onnx").write_bytes(b"no model")
+    assert "small.pt" in refusal(f"torch:{tmp_path / 'smal.pt'}") and "did you mean small.pt" in refusal(
+        f"torch:{tmp_path / 'smal.pt'}"
+    )
+    assert "found another format or a part of one" in refusal(f"torch:{tmp_path / 'small.pt'}")
+    assert "found no file" in refusal(f"onnx:{tmp_path / 'x' / 'y.onnx'}")
+    if importlib.util.find_spec("onnxruntime"):
+        assert "expected a model with its weights, found " in refusal(f"onnx:{tmp_path / 'small.onnx'}")
+        write_onnx(tmp_path / "small.onnx", torch.zeros(3, 2), ("n", 3, "h"))
+        assert "expected an input (B, 3, height, width)" in refusal(f"onnx:{tmp_path / 'small.onnx'}")
+    assert "found an empty file" in refusal("howto100m:resnext101", str(tmp_path / "small.pt"))
+    whole = tmp_path / "whole.pt"
+    save_script(whole)
+    (tmp_path / "cut.pt").write_bytes(whole.read_bytes()[:-200])
+    refusal(f"torch:{tmp_path / 'cut.pt'}")
+    assert "omit them" in refusal(f"torch:{whole}", str(whole))
+
+
+# --- names
+
+
+@pytest.mark.parametrize(("name", "told"), [
+    ("tim:resnet50", "did you mean timm?"),
+    ("resnet50", "found neither"),
+    ("timm:", "found neither; as in timm:NAME"),
+    ("howto100m:resnet151", "did you mean howto100m:resnet152"),
+    ("timm:resnet5O", "did you mean resnet50"),
+    ("timm:resnet50.a1_in2k", "did you mean resnet50.a1_in1k"),
+    ("open_clip:ViT-B32/laion2b_s34b_b79k", "did you mean ViT-B-32"),
+    ("open_clip:ViT-B-32/laion2b_s34b_b79", "did you mean laion2b_s34b_b79k"),
+    ("open_clip:ViT-B-32", "a pretrained tag of it or a file, found none; there are openai, "),
+    ("open_clip:ViT-B-32/none/clip.pt", "found no file none/clip.pt"),
+    ("torchvision:r3d18", "did you mean r3d_18"),
+    ("torchvision:r3d_18/KINETICS_V1", "did you mean KINETICS400_V1"),
+    ("torchvision:fcn_resnet50", "expected a model that classifies"),
+    ("my_encoders.Colour", "expected a subclass of mcn_lightning.extract.encoders.base.Encoder"),
+    ("pathlib.Path", "found pathlib.Path, which is none"),
+])  # fmt: skip
+def test_a_wrong_name_is_told_what_is_near(name, told):
+    if (package := name.partition(":")[0]) in EXTRAS:
+        pytest.importorskip(package, reason=f"needs {package}")
+    assert told in refusal(name)
+
+
+@pytest.mark.parametrize("name", [
+    "timm:resnet10t", "open_clip:ViT-B-32/laion2b_s34b_b79k", "transformers:openai/clip-vit-base-patch32",
+    "torchvision:resnet18", "howto100m:resnet152",
+])  # fmt: skip
+def test_without_network_and_cache_the_message_says_how_to_fetch(name, tmp_path, monkeypatch):
+    package = {"howto100m": "timm"}.get(name.partition(":")[0], name.partition(":")[0])
+    pytest.importorskip(package, reason=f"needs {package}")
+    import urllib.request
+    from urllib.error import URLError
+
+    def refuse(*args, **kwargs):
+        raise URLError("no network here")
+
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(torch.hub, "urlopen", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    told = refusal(name)
+    assert "expected its weights in the cache or a network, found neither; run once where there is a network" in told
+    real = "timm:resnet152.tv_in1k" if name.startswith("howto100m") else name
+    assert f"make_encoder('{real}')" in told and "~/.cache/" in told
+
+
+@pytest.mark.parametrize("package", EXTRAS)
+def test_a_missing_package_is_named_with_its_command(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    name = f"{package}:some/model"
+    assert refusal(name) == (
+        f"{name}: expected the package {package}, found none; pip install 'mcn-lightning[extract-{EXTRAS[package]}]'"
+    )
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    pytest.importorskip("transformers", reason="needs transformers")
+    pytest.importorskip("torchvision", reason="needs torchvision")
+    assert "expected a model with its weights, found " in refusal(f"transformers:{tmp_path}")
+
+
+def test_making_an_encoder_of_files_imports_no_library_of_models(tmp_path):
+    import subprocess
+
+    save_script(tmp_path / "small.pt")
+    code = (
+        "import sys; from mcn_lightning.extract.encoders import make_encoder; "
+        f"make_encoder('torch:{tmp_path / 'small.pt'}'); "
+        "print(sorted({'timm', 'torchvision', 'open_clip', 'transformers', 'onnxruntime', 'av'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+# --- recipes and the page
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_encoders_of_a_recipe_exist(path):
+    text = path.read_text()
+    streams = yaml.safe_load(text)["streams"]
+    assert text.startswith("# ") and len({each["name"] for each in streams}) == len(streams) > 0
+    for stream in streams:
+        assert {"name", "encoder", "rate"} <= stream.keys() <= {"name", "encoder", "rate", "weights", "normalize"}
+        name = stream["encoder"]
+        head = name.partition("/")[0]
+        assert head in KINDS or name.partition(":")[0] in KINDS
+        if (package := name.partition(":")[0]) in EXTRAS:
+            module, _, model = name.partition(":")
+            library = pytest.importorskip(module, reason=f"needs {package}")
+            known = (
+                library.list_models() if package == "timm" else ["/".join(each) for each in library.list_pretrained()]
+            )
+            assert model in known
+    assert {each.stem for each in RECIPES} == {"clip", "howto100m", "small"}
+
+
+@pytest.fixture
+def colour(tmp_path, monkeypatch) -> str:
+    """The class of the page, in a file of the working directory."""
+    page = (TOP / "docs" / "extending" / "encoder.md").read_text()
+    (tmp_path / "my_encoder.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield page
+    sys.modules.pop("my_encoder", None)
+
+
+def test_the_encoder_of_the_page_works_as_it_says(colour):
+    stream = yaml.safe_load(re.search(r"```yaml\n(.*?)```", colour, re.DOTALL)[1])["streams"][0]
+    encoder = make_encoder(stream["encoder"], rate=stream["rate"], init_args=stream["init_args"])
+    bins = stream["init_args"]["bins"]
+    assert encoder.width == 3 * bins and encoder.size == PictureSize(64)
+    x = noise(2, 64, 90)
+    slow = torch.stack([
+        torch.cat([torch.histc(picture[..., channel].float(), bins, 0, 256) for channel in range(3)]) / (64 * 90)
+        for picture in x
+    ])  # fmt: skip
+    torch.testing.assert_close(encoder.rows(x), slow)
+    unit = make_encoder(stream["encoder"], init_args=stream["init_args"], normalize=True)
+    torch.testing.assert_close(unit.rows(x), slow / slow.norm(dim=1, keepdim=True))
+    told = refusal(stream["encoder"], init_args={"bin": 4})
+    assert "encoder.init_args: expected arguments of ColourHistogram" in told and "bin" in told
+    assert "expected arguments of ColourHistogram" in refusal(stream["encoder"], "weights.pth")
+
+
+def test_a_class_that_lacks_a_part_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "lacking.py").write_text(
+        "from mcn_lightning.extract.encoders import Encoder, PictureSize\n"
+        "class NoEncode(Encoder):\n    width, size = 1, PictureSize(8)\n"
+        "class NoWidth(Encoder):\n    size = PictureSize(8)\n    def encode(self, pictures): return pictures\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        assert "expected NoEncode to have the method encode, found none; write it" in refusal("lacking.NoEncode")
+        assert "expected the attributes width and size, found no width; set it" in refusal("lacking.NoWidth")
+    finally:
+        sys.modules.pop("lacking", None)
+
+
+def test_options_of_a_built_in_kind_are_checked(tmp_path):
+    save_script(tmp_path / "s.pt")
+    name = f"torch:{tmp_path / 's.pt'}"
+    assert "expected arguments of TorchFileEncoder" in refusal(name, init_args={"crp": 3})
+    assert "expected arguments of TorchFileEncoder" in refusal(name, init_args={"crop": "wide"})
+    assert json.dumps(make_encoder(name, init_args={"crop": 32}).width) == "5"
