@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ class FeatureStream:
 
     def __init__(self, encoder: Encoder, batch_size: int, normalize: bool, half: bool) -> None:
         self.encoder, self.batch_size, self.normalize, self.half = encoder, batch_size, normalize, half
-        self.device = next(encoder.parameters(), torch.empty(0)).device
+        self.device = next(chain(encoder.parameters(), encoder.buffers()), torch.empty(0)).device
         self._waiting: dict[tuple[int, ...], _Waiting] = {}
         self._rows: dict[int, list[Tensor]] = {}
 

@@ -151,13 +151,16 @@ class _Job:
     def __init__(self, config: ExtractConfig, layout: Layout, device: torch.device, devices: int) -> None:
         self.config, self.layout, self.devices = config, layout, devices
         self.captions = CaptionSource(None if config.captions is None else Path(config.captions), config.language)
-        self.encoders = [make_encoder(stream.encoder, stream.weights).eval().to(device) for stream in config.streams]
+        self.encoders = [
+            make_encoder(stream.encoder, stream.weights, rate=stream.rate, init_args=stream.init_args).to(device)
+            for stream in config.streams
+        ]
         self.streams = [
             FeatureStream(encoder, config.batch_size, stream.normalize, device.type == "cuda")
             for encoder, stream in zip(self.encoders, config.streams, strict=True)
         ]
         self.shapes = [
-            StreamShape(encoder.size, encoder.frame_rate or stream.rate, encoder.frames)
+            StreamShape(encoder.size, encoder.frame_rate or stream.rate or 1.0, encoder.frames)
             for encoder, stream in zip(self.encoders, config.streams, strict=True)
         ]
         rows = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mcn_lightning.errors import InputError
 from mcn_lightning.options.config import Options
@@ -18,17 +18,19 @@ class EncodedStream(Options, option="streams"):
     Args:
         name: files are called ``<id>_<name>.npz``.
         encoder: kind and model, such as ``timm:resnet50.a1_in1k``, or the path of a class of your own.
-        rate: rows a second of an image encoder. Row k shows the last frame before ``(k + 0.5) / rate`` seconds. Clip
-            encoders have a rate of their own.
+        rate: rows a second. Row k of an image encoder shows the last frame before ``(k + 0.5) / rate`` seconds; 1 if
+            left out. A clip encoder reads as many frames a second as that needs, or has a rate of its own if left out.
         weights: file of weights; those of the library if left out.
+        init_args: further arguments of the encoder's class, by name.
         normalize: scale rows to length 1.
     """
 
     name: str = "image"
     encoder: str = "timm:mobilenetv4_conv_small.e2400_r224_in1k"
-    rate: PositiveFloat = 1.0
+    rate: PositiveFloat | None = None
     weights: str | None = None
     normalize: bool = False
+    init_args: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
