@@ -80,7 +80,7 @@ def write_dataset(config: ExtractConfig, names: Sequence[str], failed: Mapping[s
     silent = sum(not record["sound"] for record in records.values())
     without = sum(not record["captions"] for record in records.values())
     with replacing(root / "data.yaml") as partial:
-        text = _data_yaml(config, len(splits["train"]), bool(silent or without))
+        text = _data_yaml(config, {split: len(splits[split]) for split in SPLITS}, bool(silent or without))
         partial.write_text(text, encoding="utf-8")
     counts = {split: len(splits[split]) for split in SPLITS}
     return counts | {"failed": len(failed), "silent": silent, "without captions": without}
@@ -93,13 +93,14 @@ def _write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]
         writer.writerows(rows)
 
 
-def _data_yaml(config: ExtractConfig, videos: int, lacking: bool) -> str:
+def _data_yaml(config: ExtractConfig, videos: Mapping[str, int], lacking: bool) -> str:
     """Return a config that ``lightning fit`` takes as it is.
 
     Batch, queue and number of clusters follow the number of training videos: a queue must fill within the run.
     """
-    batch_size = min(32, max(videos // 2, 1))
-    rows = videos // batch_size * batch_size * CLIPS  # of an epoch
+    batch_size = min(32, max(videos["train"] // 2, 1))
+    steps = max(videos["train"] // batch_size, 1)  # of an epoch
+    rows = steps * batch_size * CLIPS
     queue_rows = min(4 * rows, 8192)
     rows = read_json(Path(config.output) / ROWS_FILE, "the rows of a data set")
     streams = [{"suffix": f"_{name}", **found} for name, found in rows.items()]
@@ -107,8 +108,8 @@ def _data_yaml(config: ExtractConfig, videos: int, lacking: bool) -> str:
         "seed_everything": 0,
         "data": {
             "root": str(Path(config.output).resolve()),
-            "val_csv": "val.csv",
-            "test_csv": "test.csv",
+            "val_csv": "val.csv" if videos["val"] else None,
+            "test_csv": "test.csv" if videos["test"] else None,
             "streams": streams,
             "modalities": ["video", "audio", "text"] if config.sound else ["video", "text"],
             "audio": {"bands": config.bands, "num_frames": 600},
@@ -138,7 +139,7 @@ def _data_yaml(config: ExtractConfig, videos: int, lacking: bool) -> str:
             "devices": 1,
             "max_epochs": 30,
             "check_val_every_n_epoch": 5,
-            "log_every_n_steps": min(10, max(videos // batch_size, 1)),
+            "log_every_n_steps": min(10, steps),
             "logger": {
                 "class_path": "pytorch_lightning.loggers.CSVLogger",
                 "init_args": {"save_dir": "runs", "name": Path(config.output).resolve().name},
