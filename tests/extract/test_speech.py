@@ -193,12 +193,44 @@ def test_a_damaged_kept_file_is_named(counted, tmp_path, content):
         counted[0].captions(tmp_path / "a.mp4", tmp_path / "a_speech.json")
 
 
+def test_extraction_asks_for_speech_where_there_are_sound_and_no_captions(counted, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("av", reason="the extra `extract` is not installed")
+    from mcn_lightning.extract.job import extract
+    from mcn_lightning.extract.options import EncodedStream, ExtractConfig
+    from tests.extract.making import write_captions, write_video
+
+    loaded = []
+    monkeypatch.setattr(SpeechRecognizer, "load", lambda self: loaded.append(self.config.model))
+    for name in ("captioned", "damaged", "silent"):
+        write_video(tmp_path / "films" / f"{name}.mp4", 2.0, sound=name != "silent")
+    write_captions(tmp_path / "films" / "captioned.srt", (0.0, 1.0, "written <i>down</i>"))
+    (tmp_path / "films" / "damaged.en.vtt").write_text("WEBVTT\n")
+    config = ExtractConfig(
+        str(tmp_path / "films"), str(tmp_path / "data"), workers=1, speech=SpeechConfig("any"), device="cpu",
+        streams=(EncodedStream("colour", "tests.extract.making.Colours", 2.0),),
+    )  # fmt: skip
+    extract(config)
+    captions = json.loads((tmp_path / "data" / "captions.json").read_text())
+    assert captions == {
+        "captioned": {"start": [0.0], "end": [1.0], "text": ["written down"]},
+        "damaged": {"start": [0.0], "end": [1.0], "text": ["one"]},
+    }
+    assert loaded == ["any"] and [path.stem for path in counted[1]] == ["damaged"]
+    assert len(list((tmp_path / "data").rglob("damaged_speech.json"))) == 1
+    assert "damaged.en.vtt: expected subtitles with lines of times" in capsys.readouterr().out
+    for record in (tmp_path / "data").rglob("*_record.json"):  # as if it had been killed before these were written
+        record.unlink()
+    extract(config)
+    assert json.loads((tmp_path / "data" / "captions.json").read_text()) == captions
+    assert len(counted[1]) == 1
+
+
 # --- what is missing -------------------------------------------------------------------------------------------------
 
 
 def refused(config):
     with pytest.raises(InputError) as caught:
-        _ = SpeechRecognizer(config).model
+        SpeechRecognizer(config).load()
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -214,7 +246,7 @@ def test_a_model_that_is_not_at_hand_is_named_with_the_command_that_fetches_it(m
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     message = refused(SpeechConfig("base.en"))
-    assert message.startswith("--captions.speech.model: expected a model on this machine or a network to fetch it")
+    assert message.startswith("--speech.model: expected a model on this machine or a network to fetch it")
     assert message.endswith("python -c \"import faster_whisper; faster_whisper.download_model('base.en')\"")
 
 

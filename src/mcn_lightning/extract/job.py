@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.extract.captions import CaptionSource
+from mcn_lightning.extract.captions import CaptionSource, VideoCaptions
 from mcn_lightning.extract.dataset import (
     ROWS_FILE,
     read_failures,
@@ -32,12 +32,14 @@ from mcn_lightning.extract.encoders.kinds import make_encoder
 from mcn_lightning.extract.features import FeatureStream, finished
 from mcn_lightning.extract.options import ExtractConfig, JobShare, Layout
 from mcn_lightning.extract.pool import Decoded, DecodingPool, Failed, Pictures, StreamShape
+from mcn_lightning.extract.speech import SUFFIX as SPEECH_SUFFIX
+from mcn_lightning.extract.speech import SpeechRecognizer
 from mcn_lightning.extract.videos import VideoFile, find_videos, hash_fraction
 from mcn_lightning.files import read_json
 
 OPTIONS_FILE = "extract.json"
 """Options that all jobs of a data set share."""
-SHARED = ("streams", "sound", "bands", "language", "captions")
+SHARED = ("streams", "sound", "bands", "language", "captions", "cleaning")
 
 
 def extract(config: ExtractConfig) -> str:
@@ -131,6 +133,7 @@ def _check_options(root: Path, config: ExtractConfig) -> None:
     """
     own: dict[str, Any] = {name: dataclasses.asdict(config)[name] for name in SHARED}
     own["streams"] = list(own["streams"])
+    own["speech"] = None if config.speech is None else config.speech.recorded()
     path = root / OPTIONS_FILE
     if not path.is_file():
         if config.merge:
@@ -150,7 +153,11 @@ class _Job:
 
     def __init__(self, config: ExtractConfig, layout: Layout, device: torch.device, devices: int) -> None:
         self.config, self.layout, self.devices = config, layout, devices
-        self.captions = CaptionSource(None if config.captions is None else Path(config.captions), config.language)
+        source = None if config.captions is None else Path(config.captions)
+        self.captions = CaptionSource(source, config.language, config.cleaning)
+        self.speech = None if config.speech is None else SpeechRecognizer(config.speech, device.index or 0)
+        if self.speech is not None:
+            self.speech.load()
         self.encoders = [
             make_encoder(stream.encoder, stream.weights, rate=stream.rate, init_args=stream.init_args).to(device)
             for stream in config.streams
@@ -252,7 +259,7 @@ class _Job:
             write_array(self.layout.file(video.name, f"_{options.name}.npz"), "features", rows)
         if decoded.spectrogram is not None:
             write_array(self.layout.file(video.name, "_spec.npz"), "arr_0", decoded.spectrogram)
-        outcome, captions = decoded.outcome, self.captions.find(video.path, video.id)
+        outcome, captions = decoded.outcome, self._captions(video, self.config.sound and decoded.spectrogram is None)
         for problem in captions.problems:
             tqdm.write(problem)
         record = {
@@ -266,6 +273,15 @@ class _Job:
             "caption_problems": list(captions.problems),
         }
         write_json(self.layout.record(video.name), record)
+
+    def _captions(self, video: VideoFile, silent: bool) -> VideoCaptions:
+        """Return the captions of a video; what is heard in it if there are none and speech is recognised."""
+        found = self.captions.find(video.path, video.id)
+        if found or silent or self.speech is None:
+            return found
+        stored = self.layout.file(video.name, SPEECH_SUFFIX)
+        heard = self.speech.captions(video.path, stored, self.config.cleaning)
+        return dataclasses.replace(heard, problems=(*found.problems, *heard.problems))
 
     def _forecast(self, videos: Sequence[VideoFile], number: int, seconds: float) -> str:
         """Return what the first video has shown: shapes, bytes, hours and disk for all."""

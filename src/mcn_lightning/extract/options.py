@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mcn_lightning.errors import InputError
+from mcn_lightning.extract.captions import CaptionCleaning
+from mcn_lightning.extract.speech import SpeechConfig
 from mcn_lightning.options.config import Options
 from mcn_lightning.options.ranges import PositiveFloat, PositiveInt, Share
 
@@ -75,6 +77,8 @@ class ExtractConfig(Options, option="extract"):
         bands: mel bands of the spectrograms.
         captions: folder or table of captions; files beside the videos if left out.
         language: of captions, where a video has several.
+        cleaning: what is taken out of captions.
+        speech: how speech is recognised in videos without captions; left out for no recognition.
         text: sentence encoder by name or folder, or a file of word vectors; written into ``data.yaml``.
         val_share: share of the videos for validation.
         test_share: share of the videos for test.
@@ -95,6 +99,8 @@ class ExtractConfig(Options, option="extract"):
     bands: PositiveInt = 40
     captions: str | None = None
     language: str = "en"
+    cleaning: CaptionCleaning = CaptionCleaning()  # noqa: RUF009  # frozen
+    speech: SpeechConfig | None = None
     text: str = "sentence-transformers/all-MiniLM-L6-v2"
     val_share: Share = 0.1
     test_share: Share = 0.1

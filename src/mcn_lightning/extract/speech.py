@@ -37,7 +37,7 @@ Transcript = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class SpeechConfig(Options, option="--captions.speech"):
+class SpeechConfig(Options, option="--speech"):
     """How speech is recognised.
 
     Args:
@@ -69,10 +69,19 @@ class SpeechRecognizer:
 
     Args:
         config: model and options.
+        gpu: number of the GPU, if it runs on one.
     """
 
-    def __init__(self, config: SpeechConfig) -> None:
-        self.config = config
+    def __init__(self, config: SpeechConfig, gpu: int = 0) -> None:
+        self.config, self.gpu = config, gpu
+
+    def load(self) -> None:
+        """Load the model now, so that what is missing is named before long work.
+
+        Raises:
+            InputError: see ``model``.
+        """
+        _ = self.model
 
     @cached_property
     def model(self) -> WhisperModel:
@@ -91,7 +100,9 @@ class SpeechRecognizer:
         config, option = self.config, self.config.option
         folder = self._folder()
         try:
-            model = faster_whisper.WhisperModel(folder, device=config.device, compute_type=config.compute_type)
+            model = faster_whisper.WhisperModel(
+                folder, device=config.device, device_index=self.gpu, compute_type=config.compute_type
+            )
         except (RuntimeError, ValueError) as error:
             raise InputError(
                 f"{option}: expected a Whisper model in CTranslate2's format that runs on {config.device} with compute "

@@ -30,7 +30,7 @@ _NAME = re.compile(r"^[^\w\n]*(\w[^\n:]{0,30}:)(?=\s|$)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class CaptionCleaning(Options, option="--captions.cleaning"):
+class CaptionCleaning(Options, option="--cleaning"):
     """What is taken out of captions. Tags are always taken out, and HTML entities always become characters.
 
     Args:
