@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import av
@@ -12,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from extract.networks import lite0_weights
-from mcn_lightning.extract.decode import PictureSize, scale_frame
+from mcn_lightning.extract.decode import PictureSize, decode_video
 from mcn_lightning.extract.encoders import Encoder, Pixels, make_encoder
 from mcn_lightning.extract.encoders.base import normalized
 
@@ -30,10 +31,27 @@ def pictures() -> list[np.ndarray]:
     return [images["daisy"], images["palace"]]
 
 
+class Taken:
+    """Keeps the pictures of a film."""
+
+    def __init__(self, size: PictureSize) -> None:
+        self.size, self.frame_rate, self.pictures = size, 1.0, []
+
+    def take(self, picture: np.ndarray) -> None:
+        self.pictures.append(torch.from_numpy(picture.copy()))
+
+
 def decoded(picture: np.ndarray, size: PictureSize) -> torch.Tensor:
-    """A picture as the decoder gives it, in a batch of one."""
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-    return torch.from_numpy(scale_frame(frame, size))[None]
+    """A picture as the decoder gives it, in a batch of one: through a film without loss."""
+    sink = Taken(size)
+    with tempfile.TemporaryDirectory() as folder:
+        with av.open(f"{folder}/film.mkv", "w") as container:
+            stream = container.add_stream("ffv1", rate=1)
+            stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], "bgr0"
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(format="bgr0")
+            container.mux([*stream.encode(frame), *stream.encode()])
+        decode_video(Path(folder) / "film.mkv", [sink])
+    return torch.stack(sink.pictures)
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
