@@ -117,12 +117,12 @@ def save_export(path: Path) -> None:
 @pytest.mark.parametrize("write", [save_script, save_export])
 def test_a_network_in_a_file_gives_its_own_rows_for_pictures_of_every_shape(write, tmp_path):
     write(tmp_path / "small.pt2")
-    encoder = make_encoder(f"torch:{tmp_path / 'small.pt2'}", init_args={"short_side": 40, "crop": 0})
+    encoder = make_encoder(f"torch:{tmp_path / 'small.pt2'}", arguments={"short_side": 40, "crop": 0})
     assert encoder.size == PictureSize(40, None, "bicubic") and encoder.width == 5
     for x in (noise(1, 40, 40), noise(7, 40, 71), noise(2, 90, 40)):
         with torch.inference_mode():
             torch.testing.assert_close(encoder.rows(x), Small().eval()(planes(x)), rtol=1e-5, atol=1e-6)
-    half = make_encoder(f"torch:{tmp_path / 'small.pt2'}", init_args={"mean": [0.5] * 3, "std": [0.5] * 3})
+    half = make_encoder(f"torch:{tmp_path / 'small.pt2'}", arguments={"mean": [0.5] * 3, "std": [0.5] * 3})
     assert half.size == PictureSize(256, 224, "bicubic")
     with torch.inference_mode():
         expected = Small().eval()((noise(1, 224, 224) / 127.5 - 1).movedim(-1, 1))
@@ -136,12 +136,12 @@ def test_a_network_of_clips_in_a_file(tmp_path):
 
     torch.jit.script(Clips().eval()).save(str(tmp_path / "clips.pt"))
     arguments = {"frames": 6, "short_side": 32, "crop": 32}
-    encoder = make_encoder(f"torch:{tmp_path / 'clips.pt'}", init_args=arguments, rate=2)
+    encoder = make_encoder(f"torch:{tmp_path / 'clips.pt'}", arguments=arguments, rate=2)
     assert (encoder.frames, encoder.frame_rate) == (6, 12.0)
     x = noise(3, 6, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(encoder.rows(x), Clips().eval()(planes(x)), rtol=1e-5, atol=1e-6)
-    told = refusal(f"torch:{tmp_path / 'clips.pt'}", init_args={**arguments, "frame_rate": 24.0}, rate=2)
+    told = refusal(f"torch:{tmp_path / 'clips.pt'}", arguments={**arguments, "frame_rate": 24.0}, rate=2)
     assert "expected rate 4, as a row is made of 6 frames at 24 a second, found 2" in told
     assert "(2, 224, 224, 3) into (2, width), found " in refusal(f"torch:{tmp_path / 'clips.pt'}")
 
@@ -225,7 +225,7 @@ def test_a_network_of_onnx_follows_the_sizes_of_its_file(shape, tmp_path):
     x = noise(6, *[5] * clips, crop, crop)  # six are more than one batch of four, and less than two
     torch.testing.assert_close(encoder.rows(x), planes(x).flatten(2).mean(2) @ weight, rtol=1e-4, atol=1e-5)
     if shape[-1] == "w":
-        whole = make_encoder(f"onnx:{tmp_path / 'mean.onnx'}", init_args={"crop": 0, "short_side": 30})
+        whole = make_encoder(f"onnx:{tmp_path / 'mean.onnx'}", arguments={"crop": 0, "short_side": 30})
         x = noise(2, 30, 55)
         torch.testing.assert_close(whole.rows(x), planes(x).flatten(2).mean(2) @ weight, rtol=1e-4, atol=1e-5)
 
@@ -365,8 +365,8 @@ def colour(tmp_path, monkeypatch) -> str:
 
 def test_the_encoder_of_the_page_works_as_it_says(colour):
     stream = yaml.safe_load(re.search(r"```yaml\n(.*?)```", colour, re.DOTALL)[1])["streams"][0]
-    encoder = make_encoder(stream["encoder"], rate=stream["rate"], init_args=stream["init_args"])
-    bins = stream["init_args"]["bins"]
+    encoder = make_encoder(stream["encoder"], rate=stream["rate"], arguments=stream["arguments"])
+    bins = stream["arguments"]["bins"]
     assert encoder.width == 3 * bins and encoder.size == PictureSize(64)
     x = noise(2, 64, 90)
     slow = torch.stack([
@@ -374,10 +374,13 @@ def test_the_encoder_of_the_page_works_as_it_says(colour):
         for picture in x
     ])  # fmt: skip
     torch.testing.assert_close(encoder.rows(x), slow)
-    unit = make_encoder(stream["encoder"], init_args=stream["init_args"], normalize=True)
+    unit = make_encoder(stream["encoder"], arguments=stream["arguments"], normalize=True)
     torch.testing.assert_close(unit.rows(x), slow / slow.norm(dim=1, keepdim=True))
-    told = refusal(stream["encoder"], init_args={"bin": 4})
-    assert "encoder.init_args: expected arguments of ColourHistogram" in told and "bin" in told
+    told = refusal(stream["encoder"], arguments={"bin": 4})
+    assert (
+        told.startswith("encoder my_encoder.ColourHistogram, arguments: expected arguments of ColourHistogram")
+        and "bin" in told
+    )
     assert "expected arguments of ColourHistogram" in refusal(stream["encoder"], "weights.pth")
 
 
@@ -398,6 +401,6 @@ def test_a_class_that_lacks_a_part_is_refused(tmp_path, monkeypatch):
 def test_options_of_a_built_in_kind_are_checked(tmp_path):
     save_script(tmp_path / "s.pt")
     name = f"torch:{tmp_path / 's.pt'}"
-    assert "expected arguments of TorchFileEncoder" in refusal(name, init_args={"crp": 3})
-    assert "expected arguments of TorchFileEncoder" in refusal(name, init_args={"crop": "wide"})
-    assert json.dumps(make_encoder(name, init_args={"crop": 32}).width) == "5"
+    assert "expected arguments of TorchFileEncoder" in refusal(name, arguments={"crp": 3})
+    assert "expected arguments of TorchFileEncoder" in refusal(name, arguments={"crop": "wide"})
+    assert json.dumps(make_encoder(name, arguments={"crop": 32}).width) == "5"

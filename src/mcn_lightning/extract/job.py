@@ -159,7 +159,7 @@ class _Job:
         if self.speech is not None:
             self.speech.load()
         self.encoders = [
-            make_encoder(stream.encoder, stream.weights, rate=stream.rate, init_args=stream.init_args).to(device)
+            make_encoder(stream.encoder, stream.weights, rate=stream.rate, arguments=stream.arguments).to(device)
             for stream in config.streams
         ]
         self.streams = [

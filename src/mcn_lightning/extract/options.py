@@ -23,7 +23,7 @@ class EncodedStream(Options, option="streams"):
         rate: rows a second. Row k of an image encoder shows the last frame before ``(k + 0.5) / rate`` seconds; 1 if
             left out. A clip encoder reads as many frames a second as that needs, or has a rate of its own if left out.
         weights: file of weights; those of the library if left out.
-        init_args: further arguments of the encoder's class, by name.
+        arguments: further arguments of the encoder's class, by name.
         normalize: scale rows to length 1.
     """
 
@@ -32,7 +32,7 @@ class EncodedStream(Options, option="streams"):
     rate: PositiveFloat | None = None
     weights: str | None = None
     normalize: bool = False
-    init_args: dict[str, Any] | None = None
+    arguments: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -40,7 +40,7 @@ def make_encoder(
     *,
     rate: float | None = None,
     normalize: bool | None = None,
-    init_args: Mapping[str, Any] | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> Encoder:
     """Make an encoder, frozen and in evaluation mode, on the CPU.
 
@@ -50,16 +50,19 @@ def make_encoder(
         rate: rows a second. A clip encoder reads ``rate * frames`` frames a second; without it, its own.
         normalize: whether rows are scaled to length 1; ``None`` for the encoder's own choice, which is no except for
             the encoders of the HowTo100M release.
-        init_args: further arguments of the encoder's class, by name.
+        arguments: further arguments of the encoder's class, by name.
 
     Raises:
         InputError: if there is no such encoder, its package or its weights are missing, or an argument is wrong.
     """
-    options, first = _options(name, weights, dict(init_args or {}))
+    options, first = _options(name, weights, dict(arguments or {}))
     kind = options.find(Encoder, None)
     if kind is None:  # a path is always given
         raise InputError(f"encoder {name}: expected the path of a class, found none")
-    encoder = options.make(kind, **first).eval().requires_grad_(False)
+    try:
+        encoder = options.make(kind, **first).eval().requires_grad_(False)
+    except InputError as error:
+        raise InputError(str(error).replace("encoder.init_args:", f"encoder {name}, arguments:", 1)) from None
     lacking = [each for each in ("width", "size") if not hasattr(encoder, each)]
     if lacking:
         raise InputError(f"encoder {name}: expected the attributes width and size, found no {lacking[0]}; set it")
@@ -67,7 +70,7 @@ def make_encoder(
         encoder.normalize = normalize
     if rate is not None and encoder.frame_rate is not None:
         own = encoder.frame_rate / encoder.frames
-        if (encoder.fixed_rate or "frame_rate" in (init_args or {})) and abs(rate - own) > 1e-6:
+        if (encoder.fixed_rate or "frame_rate" in (arguments or {})) and abs(rate - own) > 1e-6:
             raise InputError(
                 f"encoder {name}: expected rate {own:g}, as a row is made of {encoder.frames} frames at "
                 f"{encoder.frame_rate:g} a second, found {rate:g}"
@@ -76,12 +79,12 @@ def make_encoder(
     return encoder
 
 
-def _options(name: str, weights: str | None, init_args: dict[str, Any]) -> tuple[EncoderOptions, dict[str, Any]]:
+def _options(name: str, weights: str | None, arguments: dict[str, Any]) -> tuple[EncoderOptions, dict[str, Any]]:
     """Return the class of a name with its arguments, and those that come first."""
     kind, colon, model = name.partition(":")
     if not colon and "." in name:
         given = {"weights": weights} if weights is not None else {}
-        return EncoderOptions(class_path=name, init_args={**init_args, **given}), {}
+        return EncoderOptions(class_path=name, init_args={**arguments, **given}), {}
     head = name.partition("/")[0]
     found = KINDS.get(head) or KINDS.get(kind)
     if found is None or not model:
@@ -91,4 +94,4 @@ def _options(name: str, weights: str | None, init_args: dict[str, Any]) -> tuple
             f"my_file.MyEncoder, found neither; {advice}"
         )
     path = f"{found.__module__}.{found.__name__}"
-    return EncoderOptions(class_path=path, init_args=init_args), {"model": model, "weights": weights}
+    return EncoderOptions(class_path=path, init_args=arguments), {"model": model, "weights": weights}
