@@ -39,6 +39,8 @@ from mcn_lightning.files import read_json
 
 OPTIONS_FILE = "extract.json"
 """Options that all jobs of a data set share."""
+MOST_PROBLEMS = 5
+"""Problems with the captions of a video that are printed. Its record has all."""
 SHARED = ("streams", "sound", "bands", "language", "captions", "cleaning")
 
 
@@ -260,8 +262,10 @@ class _Job:
         if decoded.spectrogram is not None:
             write_array(self.layout.file(video.name, "_spec.npz"), "arr_0", decoded.spectrogram)
         outcome, captions = decoded.outcome, self._captions(video, self.config.sound and decoded.spectrogram is None)
-        for problem in captions.problems:
+        for problem in captions.problems[:MOST_PROBLEMS]:
             tqdm.write(problem)
+        if (more := len(captions.problems) - MOST_PROBLEMS) > 0:
+            tqdm.write(f"{video.name}: {more} more captions are left out; its record names them")
         record = {
             "file": str(video.path.resolve()),
             "picture_seconds": round(outcome.picture, 3),

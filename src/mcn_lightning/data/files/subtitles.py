@@ -15,7 +15,7 @@ from itertools import pairwise
 
 _CLOCK = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
 _TIMES = re.compile(rf"\s*{_CLOCK}\s*-->\s*{_CLOCK}(?:\s.*)?")
-_LIKE_TIMES = re.compile(r"-->|^\s*\d+:\d[\d:.,]*\s*-+>?\s*\d+:\d")
+_LIKE_TIMES = re.compile(r"-->|^\s*\d+:\d[\d:.,]*\s*(?:-+>|→)\s*\d+:\d|^\s*[\d:]+:\d+[.,]\d+\s*-+\s*[\d:]+:\d+[.,]\d")
 _WORD_TIME = re.compile(rf"<{_CLOCK}>")
 _MARKUP = re.compile(r"<[^>]*>|\{\\[^}]*\}")
 _COMMENT = re.compile(r"(NOTE|STYLE|REGION)\b")
@@ -159,6 +159,8 @@ def readable_cues(text: str) -> tuple[list[Cue], dict[int, str]]:
             times.append(number)
         elif _LIKE_TIMES.search(line) is not None and not _COMMENT.match(line):
             skipping, damaged[number] = True, line.strip()
+            if kept and _is_cue_name(kept, lines, number - 1):
+                kept[-1] = ""
         kept.append("" if skipping else line)
     cues = [*zip(times, parse_cues("\n".join(kept)), strict=True)]  # each line of times begins one cue
     damaged |= {number: lines[number - 1].strip() for number, cue in cues if cue.end <= cue.start}
