@@ -267,6 +267,10 @@ def test_damaged_files_are_refused_in_one_line(tmp_path):
     ("torchvision:r3d18", "did you mean r3d_18"),
     ("torchvision:r3d_18/KINETICS_V1", "did you mean KINETICS400_V1"),
     ("torchvision:fcn_resnet50", "expected a model that classifies"),
+    ("transformers:./nofolder", "expected the folder of a model, found no folder nofolder; check the path"),
+    ("transformers:/tmp/no/folder", "found no folder /tmp/no/folder"),
+    ("transformers:openai/clip-vit-base-patch23", "did you mean openai/clip-vit-base-patch32"),
+    ("open_clip:local-dir:/no/folder", "found no folder /no/folder"),
     ("my_encoders.Colour", "expected a subclass of mcn_lightning.extract.encoders.base.Encoder"),
     ("pathlib.Path", "found pathlib.Path, which is none"),
 ])  # fmt: skip

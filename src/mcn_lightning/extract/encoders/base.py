@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mcn_lightning.errors import InputError
 from mcn_lightning.extract.decode import PictureSize
+from mcn_lightning.extract.encoders.weights import first_line
 
 
 class Encoder(nn.Module, ABC):
@@ -56,10 +58,29 @@ class Encoder(nn.Module, ABC):
         side = self.size.crop or self.size.short_side
         return torch.zeros(1, *[self.frames] * (self.frame_rate is not None), side, side, 3, dtype=torch.uint8)
 
-    def find_width(self) -> int:
-        """Return the numbers in a row, by encoding a black picture in evaluation mode."""
-        self.eval()
-        return self.rows(self.example()).shape[1]
+    def find_width(self, name: str, advice: str = "name another model") -> int:
+        """Return the numbers in a row, by encoding two black pictures in evaluation mode.
+
+        Args:
+            name: of the encoder, for messages.
+            advice: what to do if the network does not take them.
+
+        Raises:
+            InputError: if it does not take them, or does not return ``(2, width)``.
+        """
+        example = self.example()
+        pictures = example.expand(2, *example.shape[1:])
+        try:
+            rows = self.eval().rows(pictures)
+            if rows.ndim == 2 and len(rows) == 2:
+                return rows.shape[1]
+            found = f"{tuple(rows.shape)}"
+        except Exception as error:  # networks of others raise of any kind
+            found = first_line(error)
+        raise InputError(
+            f"{name}: expected a network that turns pictures of shape {tuple(pictures.shape)} into (2, width), found "
+            f"{found}; {advice}"
+        )
 
 
 class Pixels(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract.decode import PictureSize
 from mcn_lightning.extract.encoders.base import Encoder, Pixels
-from mcn_lightning.extract.encoders.torch_file import width_of
+from mcn_lightning.extract.encoders.torch_file import FILE_ADVICE
 from mcn_lightning.extract.encoders.weights import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -77,7 +77,7 @@ class OnnxEncoder(Encoder):
         if len(shape) == 5:
             self.frames, self.frame_rate = frames or shape[2] or 16, frame_rate
         self.pixels = Pixels(mean, std)
-        self.width = width_of(self, self.name)
+        self.width = self.find_width(self.name, FILE_ADVICE)
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Return what the network returns."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract.decode import PictureSize
 from mcn_lightning.extract.encoders.base import Encoder, Pixels, preparation
-from mcn_lightning.extract.encoders.weights import HUB_CACHE, fetching, find_file, import_package, near
+from mcn_lightning.extract.encoders.weights import HUB_CACHE, fetching, find_file, find_folder, import_package, near
 
 
 class OpenClipEncoder(Encoder):
@@ -29,6 +29,8 @@ class OpenClipEncoder(Encoder):
         name = f"open_clip:{model}"
         open_clip = import_package("open_clip", name, "extract-open-clip")
         tag: str | None = None
+        if model.startswith("local-dir:"):
+            find_folder(model.partition(":")[2], name)
         if not model.startswith(("hf-hub:", "local-dir:")):
             model, _, tag = model.partition("/")
             tag = weights or tag
@@ -49,7 +51,7 @@ class OpenClipEncoder(Encoder):
         config = open_clip.get_model_preprocess_cfg(network)
         self.network = network
         self.size, self.pixels = _preparation(config, name)
-        self.width = self.find_width()
+        self.width = self.find_width(name)
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Return the embeddings of the images, not scaled to length 1."""

@@ -43,7 +43,7 @@ class TimmEncoder(Encoder):
             names = (classifier,) if isinstance(classifier, str) else classifier
             load_state(self.network, weights, name, [f"{each}." for each in names])
         self.size, self.pixels = _preparation(timm.data.resolve_model_data_config(self.network), name)
-        self.width = self.find_width()
+        self.width = self.find_width(name)
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Return the pooled features before the classifier."""

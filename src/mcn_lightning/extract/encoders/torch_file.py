@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract.decode import PictureSize
 from mcn_lightning.extract.encoders.base import Encoder, Pixels
-from mcn_lightning.extract.encoders.weights import IMAGENET_MEAN, IMAGENET_STD, fetching, find_file, first_line
+from mcn_lightning.extract.encoders.weights import IMAGENET_MEAN, IMAGENET_STD, fetching, find_file
 
+FILE_ADVICE = "give its short_side, crop and frames as arguments, and export it with a batch of any size"
+"""What to do about a network in a file that takes no pictures."""
 _OPERATOR = re.compile(
     r"torch\.ops\.[a-z]\w*\.\w+\.\w+|torch\.ops\.higher_order\.\w+|torch\.sym_\w+|math\.\w+|"
     r"_operator\.(add|sub|mul|truediv|floordiv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem)"
@@ -85,34 +87,12 @@ class TorchFileEncoder(Encoder):
         self.size, self.pixels = PictureSize(short_side, crop or None), Pixels(mean, std)
         if frames is not None:
             self.frames, self.frame_rate = frames, frame_rate
-        self.width = width_of(self, name)
+        self.width = self.find_width(name, FILE_ADVICE)
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Return what the network returns."""
         planes = self.pixels(pictures)
         return self.network(planes if self.frame_rate is None else planes.movedim(1, 2))
-
-
-def width_of(encoder: Encoder, name: str) -> int:
-    """Return the numbers in a row of a network from a file.
-
-    Raises:
-        InputError: if the network does not take two black pictures, or does not return ``(2, width)``.
-    """
-    example = encoder.example()
-    pictures = example.expand(2, *example.shape[1:])
-    try:
-        with torch.inference_mode():
-            rows = encoder.eval().encode(pictures)
-        if rows.ndim == 2 and len(rows) == 2:
-            return rows.shape[1]
-        found = f"{tuple(rows.shape)}"
-    except Exception as error:  # networks of others raise of any kind
-        found = first_line(error)
-    raise InputError(
-        f"{name}: expected a network that turns pictures of shape {tuple(pictures.shape)} into (2, width), found "
-        f"{found}; give its short_side, crop and frames as arguments, and export it with a batch of any size"
-    )
 
 
 class _Exported(nn.Module):

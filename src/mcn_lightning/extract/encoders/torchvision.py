@@ -65,7 +65,7 @@ class TorchvisionEncoder(Encoder):
         elif frames or frame_rate:
             raise InputError(f"{name}: expected no frames and frame_rate for a network of pictures, found them")
         self.size, self.pixels = _preparation(transforms)
-        self.width = self.find_width()
+        self.width = self.find_width(name)
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Return the features before the classifier."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from difflib import get_close_matches
 from typing import Any
 
 from torch import Tensor
@@ -10,8 +10,15 @@ from torch import Tensor
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract.decode import PictureSize
 from mcn_lightning.extract.encoders.base import Encoder, Pixels, preparation
-from mcn_lightning.extract.encoders.weights import HUB_CACHE, fetching, import_package
+from mcn_lightning.extract.encoders.weights import HUB_CACHE, fetching, find_folder, import_package
 
+KNOWN = (
+    "openai/clip-vit-base-patch32", "openai/clip-vit-base-patch16", "openai/clip-vit-large-patch14",
+    "google/siglip-base-patch16-224", "google/siglip2-base-patch16-224", "google/siglip2-so400m-patch14-384",
+    "facebook/dinov2-small", "facebook/dinov2-base", "facebook/dinov2-large",
+    "facebook/dinov3-vits16-pretrain-lvd1689m", "facebook/dinov3-vitb16-pretrain-lvd1689m", "MCG-NJU/videomae-base",
+)  # fmt: skip
+"""Names of models that are often used, for messages about others."""
 FRAME_RATE = 7.5
 """Frames a second of clips: VideoMAE was trained on every fourth frame of 30 a second."""
 RESAMPLE = {2: "bilinear", 3: "bicubic"}
@@ -40,9 +47,12 @@ class TransformersEncoder(Encoder):
 
     def __init__(self, model: str, weights: str | None = None, frame_rate: float | None = None) -> None:
         super().__init__()
-        name, source = f"transformers:{model}", str(Path(weights or model).expanduser())
+        name, given = f"transformers:{model}", weights or model
+        is_path = weights is not None or given.startswith((".", "/", "~"))
+        source = str(find_folder(given, name)) if is_path else given
         transformers = import_package("transformers", name, "extract-transformers")
-        with fetching(name, HUB_CACHE):
+        similar = [] if model in KNOWN else get_close_matches(model, KNOWN, 2, 0.8)
+        with fetching(name, HUB_CACHE, f"did you mean {' or '.join(similar)}?" if similar else ""):
             network, told = transformers.AutoModel.from_pretrained(source, output_loading_info=True)
             processor = transformers.AutoImageProcessor.from_pretrained(source)
         missing = [key for key in told["missing_keys"] if "pool" not in key]
@@ -58,7 +68,7 @@ class TransformersEncoder(Encoder):
         elif frame_rate is not None:
             raise InputError(f"{name}: expected no frame_rate for a model of pictures, found {frame_rate}")
         self.size, self.pixels = _preparation(processor, name)
-        self.width = self.find_width()
+        self.width = self.find_width(name)
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Return the pooled features, see the class."""

@@ -69,12 +69,13 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def fetching(name: str, cache: str) -> Iterator[None]:
+def fetching(name: str, cache: str, similar: str = "") -> Iterator[None]:
     """Tell in one line what goes wrong while a library fetches or loads weights.
 
     Args:
         name: of the encoder.
         cache: the folder of the library's cache, for messages.
+        similar: advice of names that are near, where the library's list of models is on a server.
 
     Raises:
         InputError: if there is no network and nothing in the cache, no such model, or weights that do not load.
@@ -86,10 +87,14 @@ def fetching(name: str, cache: str) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError, LookupError, ImportError, AssertionError, UnpicklingError) as error:
         classes = {kind.__name__ for each in _chain(error) for kind in type(each).__mro__}
         if classes & NOT_THERE:
-            found, advice = "none that this user may read", "check the name, or give a folder or a file"
+            found, advice = (
+                "none that this user may read",
+                similar or "check the name, log in by hf auth login, or give a folder",
+            )
         elif classes & NO_NETWORK or "couldn't connect" in str(error).lower():
             found = "neither"
             advice = (
+                f"{similar or ''}{' else ' if similar else ''}"
                 'run once where there is a network: python -c "from mcn_lightning.extract.encoders import make_encoder;'
                 f" make_encoder('{name}')\"; then copy {cache} here, or give a folder or a file of weights"
             )
@@ -122,11 +127,29 @@ def find_file(path: str, name: str, what: str) -> Path:
     """
     found = Path(path).expanduser()
     if not found.is_file():
-        beside = [each.name for each in sorted(found.parent.glob("*")) if each.is_file()]
-        similar = get_close_matches(found.name, beside, 3)
-        advice = f"did you mean {' or '.join(similar)}?" if similar else "check the path"
-        raise InputError(f"{name}: expected {what}, found no file {found}; {advice}")
+        raise InputError(f"{name}: expected {what}, found no file {found}; {_near_path(found)}")
     return found
+
+
+def find_folder(path: str, name: str) -> Path:
+    """Return the path of a folder that exists.
+
+    Args:
+        path: as the user gave it.
+        name: of the encoder, for messages.
+
+    Raises:
+        InputError: if there is none, with the names of folders that are near.
+    """
+    found = Path(path).expanduser()
+    if not found.is_dir():
+        raise InputError(f"{name}: expected the folder of a model, found no folder {found}; {_near_path(found)}")
+    return found
+
+
+def _near_path(path: Path) -> str:
+    similar = get_close_matches(path.name, [each.name for each in sorted(path.parent.glob("*"))], 3)
+    return f"did you mean {' or '.join(similar)}?" if similar else "check the path"
 
 
 def read_state(path: str, name: str) -> dict[str, Tensor]:
