@@ -314,6 +314,22 @@ def test_a_missing_package_is_named_with_its_command(package, monkeypatch):
     )
 
 
+def test_an_image_processor_that_needs_torchvision_says_so(tmp_path, monkeypatch):
+    t = pytest.importorskip("transformers", reason="needs transformers")
+    pytest.importorskip("torchvision", reason="needs torchvision")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    t.ViTModel(t.ViTConfig(**sizes, image_size=32)).save_pretrained(tmp_path)
+
+    def refuse(source):  # as transformers does where torchvision is absent
+        raise ValueError("Could not load any image processor class: torchvision: DINOv3ViTImageProcessor")
+
+    monkeypatch.setattr(t.AutoImageProcessor, "from_pretrained", refuse)
+    monkeypatch.setattr("mcn_lightning.extract.encoders.transformers.find_spec", lambda module: None)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    told = "expected the package torchvision, found none; pip install 'mcn-lightning[extract-torchvision]'"
+    assert refusal(f"transformers:{tmp_path}") == f"transformers:{tmp_path}: {told}"
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path):
     pytest.importorskip("transformers", reason="needs transformers")
     pytest.importorskip("torchvision", reason="needs torchvision")

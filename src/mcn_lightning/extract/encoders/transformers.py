@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from importlib.util import find_spec
 from typing import Any
 
 from torch import Tensor
@@ -54,7 +55,12 @@ class TransformersEncoder(Encoder):
         similar = [] if model in KNOWN else get_close_matches(model, KNOWN, 2, 0.8)
         with fetching(name, HUB_CACHE, f"did you mean {' or '.join(similar)}?" if similar else ""):
             network, told = transformers.AutoModel.from_pretrained(source, output_loading_info=True)
-            processor = transformers.AutoImageProcessor.from_pretrained(source)
+            try:
+                processor = transformers.AutoImageProcessor.from_pretrained(source)
+            except (ImportError, ValueError) as error:  # DINOv3's exists for torchvision only
+                if "torchvision" in str(error) and find_spec("torchvision") is None:
+                    import_package("torchvision", name, "extract-torchvision")
+                raise
         missing = [key for key in told["missing_keys"] if "pool" not in key]
         if missing:
             raise InputError(
