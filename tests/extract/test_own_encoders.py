@@ -22,6 +22,8 @@ from mcn_lightning.errors import InputError
 from mcn_lightning.extract.decode import PictureSize
 from mcn_lightning.extract.encoders import KINDS, make_encoder
 from mcn_lightning.extract.encoders.resnext3d import ResNeXt3D
+from mcn_lightning.extract.options import EncodedStream
+from mcn_lightning.options.config import as_config
 
 TOP = Path(__file__).parents[2]
 RECIPES = sorted((TOP / "configs" / "extract").glob("*.yaml"))
@@ -359,6 +361,7 @@ def test_the_encoders_of_a_recipe_exist(path):
     assert text.startswith("# ") and len({each["name"] for each in streams}) == len(streams) > 0
     for stream in streams:
         assert {"name", "encoder", "rate"} <= stream.keys() <= {"name", "encoder", "rate", "weights", "normalize"}
+        assert as_config(EncodedStream, stream, "streams").encoder == stream["encoder"]
         name = stream["encoder"]
         head = name.partition("/")[0]
         assert head in KINDS or name.partition(":")[0] in KINDS
