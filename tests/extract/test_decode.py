@@ -182,3 +182,33 @@ def test_streams_of_several_rates_and_sizes_come_from_one_pass(films):
         decode_video(films["b_frames.mp4"], [alone])
         assert len(alone.pictures) == len(sink.pictures)
         assert all(np.array_equal(a, b) for a, b in zip(alone.pictures, sink.pictures, strict=True))
+
+
+MATRICES = {"bt709": (0.2126, 0.0722), "smpte170m": (0.299, 0.114)}  # share of red and of blue in the luminance
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["tv", "pc"])
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_colours_are_those_that_the_file_names(tmp_path, matrix, full):
+    """Without the file's matrix, green and red would be wrong by up to 30 levels; without its range, by 16."""
+    colour = np.array([200.0, 60.0, 30.0])
+    red, blue = MATRICES[matrix]
+    light = red * colour[0] + blue * colour[2] + (1 - red - blue) * colour[1]
+    parts = [light, (colour[2] - light) / (2 - 2 * blue), (colour[0] - light) / (2 - 2 * red)]
+    stored = [parts[0], parts[1] + 128, parts[2] + 128]
+    if not full:
+        stored = [16 + parts[0] * 219 / 255, 128 + parts[1] * 224 / 255, 128 + parts[2] * 224 / 255]
+    path = tmp_path / "a.mp4"
+    options = {"x264-params": f"colormatrix={matrix}:fullrange={'on' if full else 'off'}", "crf": "4"}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        planes = np.concatenate([np.full(160 * 120, stored[0]), np.full(4800, stored[1]), np.full(4800, stored[2])])
+        picture = planes.round().astype(np.uint8).reshape(180, 160)
+        for _ in range(25):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="yuv420p")))
+        container.mux(stream.encode(None))
+    for size in SIZES:
+        frames = Frames(1.0, size)
+        decode_video(path, [frames])
+        assert np.abs(frames.pictures[0].reshape(-1, 3) - colour).max() <= 4

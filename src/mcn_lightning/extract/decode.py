@@ -15,7 +15,7 @@ import numpy as np
 
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract.decoding.clock import Clock
-from mcn_lightning.extract.decoding.pictures import Picker, Unseen
+from mcn_lightning.extract.decoding.pictures import Picker, Unseen, has_unseen
 from mcn_lightning.extract.decoding.sound import SoundWriter
 
 if TYPE_CHECKING:
@@ -139,12 +139,14 @@ class _Decoding:
         self.writer = SoundWriter(sound) if sound is not None and heard in self.streams else None
         self.pickers: list[Picker] = []
         self.unseen: Unseen | None = None
-        self.frame_time = 0.0
+        self.tick = self.frame_time = 0.0
         if picture is not None and picture in self.streams:
             picture.thread_type, picture.codec_context.thread_count = "AUTO", threads
             aspect = float(picture.sample_aspect_ratio or 1)
             self.pickers = [Picker(sink, aspect, threads) for sink in frames]
-            self.unseen = Unseen(picture, [sink.frame_rate for sink in frames])
+            if has_unseen(picture):
+                self.unseen = Unseen(picture, [sink.frame_rate for sink in frames])
+            self.tick = float(picture.time_base or 0)
             self.frame_time = float(1 / picture.average_rate) if picture.average_rate else 0.0
 
     def _readable(self, stream: av.VideoStream | av.AudioStream) -> bool:
@@ -181,11 +183,13 @@ class _Decoding:
     def _packet(self, packet: av.Packet) -> None:
         import av
 
-        if packet.has_sidedata("encryption_info"):
+        if packet.is_keyframe and packet.has_sidedata("encryption_info"):
             raise _EncryptedError
-        self.clock.mend(packet)
-        if self.unseen is not None and packet.stream is self.unseen.stream:
-            self.unseen.look(packet, self.clock.seconds(packet, packet.stream_index))
+        stream = packet.stream
+        if self.clock.joined:
+            self.clock.mend(packet)
+        if self.unseen is not None and stream is self.unseen.stream:
+            self.unseen.look(packet, self.clock.seconds(packet, stream))
         try:
             decoded = packet.decode()
         except av.FFmpegError as error:  # damaged bytes: the decoder goes on with the next packet
@@ -193,16 +197,16 @@ class _Decoding:
             return
         for frame in decoded:
             if isinstance(frame, av.VideoFrame):
-                self._picture(frame, packet.stream_index)
+                self._picture(frame, stream)
             elif isinstance(frame, av.AudioFrame) and self.writer is not None:
-                self.writer.write(frame, self.clock.time(frame, packet.stream_index, self.writer.next_time))
+                self.writer.write(frame, self.clock.time(frame, stream, self.writer.next_time))
 
-    def _picture(self, frame: av.VideoFrame, stream: int) -> None:
+    def _picture(self, frame: av.VideoFrame, stream: av.stream.Stream) -> None:
         begin = self.clock.time(frame, stream, self.outcome.picture)
         for picker in self.pickers:
             picker.show(begin, frame)
-        length = float((frame.duration or 0) * (frame.time_base or 0)) or self.frame_time
-        self.outcome.picture = max(self.outcome.picture, float(begin) + length)
+        length = (frame.duration or 0) * self.tick or self.frame_time
+        self.outcome.picture = max(self.outcome.picture, begin + length)
         self.outcome.frames += 1
 
     def _note_what_is_missing(self) -> None:

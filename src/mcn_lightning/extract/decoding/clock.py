@@ -17,60 +17,62 @@ MOST, OVER = 3600.0, 1.0
 
 
 class Clock:
-    """Turns timestamps into seconds.
+    """Turns timestamps into seconds from the start of the container.
 
-    They are fractions: 24 frames a second have a frame at exactly 0.5 s, and rounding must not put it before.
+    One division of whole numbers gives each time. So a frame at exactly half a second is at 0.5, whatever the start.
 
-    Recordings may be joined from parts whose clocks start anew. There each part follows on the one before.
+    Recordings may be ``joined`` from parts whose clocks start anew. There each part follows on the one before.
     """
 
     def __init__(self, container: InputContainer) -> None:
         import av
 
-        self._joined = bool(container.format.flags & TS_DISCONT)
+        self.joined = bool(container.format.flags & TS_DISCONT)
         start = Fraction(container.start_time or 0, av.time_base)
         # the container's start is a stream's, rounded to microseconds
-        starts = _starts(container)
-        self.start = min(starts, key=lambda each: abs(each - start), default=start)
-        if abs(self.start - start) > Fraction(2, av.time_base):
-            self.start = start
-        self._length = Fraction(container.duration or 0, av.time_base)
-        self._shift = Fraction(0)
-        self._next: dict[int, Fraction] = {}
-        self._last: dict[int, Fraction] = {}
+        self._start = min(_starts(container), key=lambda each: abs(each - start), default=start)
+        if abs(self._start - start) > Fraction(2, av.time_base):
+            self._start = start
+        self._length = (container.duration or 0) / av.time_base
+        self._shift = 0.0
+        self._next: dict[int, float] = {}
+        self._last: dict[int, float] = {}
+        self._whole: dict[int, tuple[int, int, int]] = {}
 
     def mend(self, packet: av.Packet) -> None:
         """Move the timestamps of a packet if its recording started anew before it."""
-        if not self._joined or packet.dts is None or not packet.time_base:
+        if packet.dts is None:
             return
-        time, expected = packet.dts * packet.time_base + self._shift, self._next.get(packet.stream_index)
+        tick = float(packet.stream.time_base or 0)
+        time, expected = packet.dts * tick + self._shift, self._next.get(packet.stream_index)
         if expected is not None and not -BACK <= time - expected <= FORWARD:
             self._shift += expected - time
             time = expected
-        self._next[packet.stream_index] = time + (packet.duration or 0) * packet.time_base
+        self._next[packet.stream_index] = time + (packet.duration or 0) * tick
         if self._shift:
-            ticks = round(self._shift / packet.time_base)
+            ticks = round(self._shift / tick)
             packet.dts += ticks
             packet.pts = None if packet.pts is None else packet.pts + ticks
 
-    def seconds(self, timed: av.Packet | av.VideoFrame | av.AudioFrame, stream: int) -> Fraction | None:
-        """Return when a packet or a frame is shown or heard; ``None`` if its timestamp is missing or damaged.
-
-        Args:
-            timed: what has a timestamp.
-            stream: its index in the container.
-        """
-        if timed.pts is None or not timed.time_base:
+    def seconds(self, timed: av.Packet | av.VideoFrame | av.AudioFrame, stream: av.stream.Stream) -> float | None:
+        """Return when a packet or a frame of a stream is shown or heard; ``None`` if it does not say, or wrongly."""
+        ticks, index = timed.pts, stream.index
+        if ticks is None:
             return None
-        time, last = timed.pts * timed.time_base - self.start, self._last.get(stream, Fraction(0))
-        most = last + MOST if self._joined or not self._length else self._length + OVER
+        if index not in self._whole:
+            tick = stream.time_base or Fraction(0)
+            parts = tick.numerator * self._start.denominator, tick.denominator * self._start.numerator
+            self._whole[index] = (*parts, tick.denominator * self._start.denominator)
+        factor, start, divisor = self._whole[index]
+        time, last = (ticks * factor - start) / divisor, self._last.get(index, 0.0)
+        most = last + MOST if self.joined or not self._length else self._length + OVER
         return time if last - BACK <= time <= most else None
 
-    def time(self, frame: av.VideoFrame | av.AudioFrame, stream: int, expected: float | Fraction) -> Fraction:
-        """Return when the next frame of a stream is shown or heard; ``expected`` if it does not say."""
+    def time(self, frame: av.VideoFrame | av.AudioFrame, stream: av.stream.Stream, expected: float) -> float:
+        """Return when the next frame of a stream is shown or heard; ``expected`` if it does not say, or wrongly."""
         time = self.seconds(frame, stream)
-        self._last[stream] = Fraction(expected) if time is None else time
-        return self._last[stream]
+        self._last[stream.index] = expected if time is None else time
+        return self._last[stream.index]
 
     def told(self, stream: av.VideoStream | av.AudioStream, only: bool) -> float:
         """Return the seconds at which a stream ends by its header; 0 if the header does not say.
@@ -79,16 +81,16 @@ class Clock:
             stream: of the container.
             only: whether the container has no other streams than those that are read, so that its length is theirs.
         """
-        if self._joined:  # guessed from the end of the file, and no header
+        if self.joined:  # guessed from the end of the file, and no header
             return 0.0
         if stream.duration and stream.time_base:
-            return float((stream.start_time or 0) * stream.time_base - self.start + stream.duration * stream.time_base)
+            return float(((stream.start_time or 0) + stream.duration) * stream.time_base - self._start)
         tag = stream.metadata.get("DURATION", "")  # Matroska: end of the stream as 00:00:06.083000000
         try:
             hours, minutes, seconds = (float(part) for part in tag.split(":"))
         except ValueError:
-            return float(self._length) if only else 0.0
-        return 3600 * hours + 60 * minutes + seconds - float(self.start)
+            return self._length if only else 0.0
+        return 3600 * hours + 60 * minutes + seconds - float(self._start)
 
 
 def _starts(container: InputContainer) -> list[Fraction]:

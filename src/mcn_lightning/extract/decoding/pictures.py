@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from fractions import Fraction
-from math import floor
+from math import floor, inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,15 +28,17 @@ class Picker:
     """
 
     def __init__(self, sink: FrameSink, aspect: float, threads: int) -> None:
-        from av.video.reformatter import VideoReformatter
+        from av.video.reformatter import Interpolation, VideoReformatter
 
         self._sink, self._aspect, self._threads = sink, aspect, threads
-        self._rate, self._taken = Fraction(sink.frame_rate), 0
+        self._rate, self._taken = sink.frame_rate, 0
         self._reformatter = VideoReformatter()
+        # without the flag, swscale makes pictures of even width darker by 1.5 levels; planes are twice as fast
+        self._way = Interpolation[sink.size.resample.upper()] | Interpolation.FULL_CHR_H_INT
         self._last: av.VideoFrame | None = None
         self._shape: tuple[int, int, int] | None = None  # columns, rows and turns of the first frame
 
-    def show(self, time: Fraction, frame: av.VideoFrame) -> None:
+    def show(self, time: float, frame: av.VideoFrame) -> None:
         """Take the frame that is shown from ``time`` on; the frame before serves what was asked until then."""
         if self._last is not None:
             self._serve(time)
@@ -45,12 +46,12 @@ class Picker:
 
     def close(self, end: float) -> None:
         """Serve what is asked until the end of the picture, at least one frame."""
-        self._serve(max(Fraction(end), Fraction(1, 2) / self._rate))
+        self._serve(max(end, 0.5 / self._rate))
         self._last = None
 
-    def _serve(self, end: Fraction) -> None:
+    def _serve(self, end: float) -> None:
         picture = None
-        while self._last is not None and self._taken + Fraction(1, 2) <= end * self._rate:
+        while self._last is not None and (self._taken + 0.5) / self._rate <= end:
             if picture is None:  # one frame may serve several times
                 picture = self._scaled(self._last)
             self._sink.take(picture)
@@ -61,12 +62,8 @@ class Picker:
         if self._shape is None:  # for all: a file may change its size on the way, an encoder wants one
             self._shape = (*scaled_size(frame.width * self._aspect, frame.height, size), frame.rotation // 90)
         columns, rows, turns = self._shape
-        # without the flag, swscale makes pictures of even width darker by 1.5 levels
-        from av.video.reformatter import Interpolation
-
-        way = Interpolation[size.resample.upper()] | Interpolation.FULL_CHR_H_INT
         scaled = self._reformatter.reformat(
-            frame, columns, rows, format="rgb24", interpolation=way, threads=self._threads
+            frame, columns, rows, format="gbrp", interpolation=self._way, threads=self._threads
         )
         picture = np.rot90(scaled.to_ndarray(), turns)  # after scaling, as fewer pixels are to be turned
         if size.crop is not None:
@@ -80,6 +77,11 @@ def scaled_size(wide: float, high: float, size: PictureSize) -> tuple[int, int]:
     """Return columns and rows of a picture whose shorter side is scaled to the one wanted."""
     factor = size.short_side / min(wide, high)
     return round(wide * factor), round(high * factor)
+
+
+def has_unseen(stream: av.VideoStream) -> bool:
+    """Tell whether frames of a stream may be passed over: not where the two fields of one come in two packets."""
+    return stream.codec_context.name in NEVER_REFERRED_TO and int(stream.codec_context.field_order) <= 1
 
 
 class Unseen:
@@ -97,18 +99,19 @@ class Unseen:
     def __init__(self, stream: av.VideoStream, rates: list[float]) -> None:
         self.stream, self._rates = stream, rates
         self._seen: deque[float] = deque(maxlen=16)
-        # fields of one frame may come in two packets
-        self._exact = stream.codec_context.name in NEVER_REFERRED_TO and int(stream.codec_context.field_order) <= 1
+        self._latest = -inf
+        self._context, self._skips = stream.codec_context, False
 
-    def look(self, packet: av.Packet, time: Fraction | None) -> None:
+    def look(self, packet: av.Packet, time: float | None) -> None:
         """Tell the decoder whether it may pass over a packet that comes next."""
-        if not self._exact:
-            return
         skip = False
         if time is not None:
-            begin = float(time)
-            wanted = min((floor(rate * (begin - EPSILON) - 0.5) + 1.5) / rate for rate in self._rates)
-            skip = any(begin + EPSILON < other < wanted - EPSILON for other in self._seen)
+            if time < self._latest:
+                wanted = min((floor(rate * (time - EPSILON) - 0.5) + 1.5) / rate for rate in self._rates) - EPSILON
+                after = time + EPSILON
+                skip = any(after < other < wanted for other in self._seen)
             if not packet.is_discard:
-                self._seen.append(begin)
-        self.stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
+                self._seen.append(time)
+                self._latest = max(self._latest, time)
+        if skip is not self._skips:
+            self._context.skip_frame, self._skips = ("NONREF" if skip else "DEFAULT"), skip

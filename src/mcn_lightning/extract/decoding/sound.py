@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,24 +30,24 @@ class SoundWriter:
         self._sink = sink
         self._written = 0  # samples that the sink has
         self._surplus = 0  # samples to drop, as they lie before zero or were given already
-        self.next_time = Fraction(0)  # when the next frame is heard, if the sound goes on
+        self.next_time = 0.0  # when the next frame is heard, if the sound goes on
         self._drift = 0.0
         self._resampler: av.AudioResampler | None = None
         self._format: tuple[object, ...] = ()
 
-    def write(self, frame: av.AudioFrame, time: Fraction) -> None:
+    def write(self, frame: av.AudioFrame, time: float) -> None:
         """Take decoded sound that is heard from ``time`` on."""
         import av
 
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
-        late = float(time - self.next_time)
+        late = time - self.next_time
         self._drift += (late - self._drift) / STEADY
         if self._resampler is None or kind != self._format or abs(late) > GAP or abs(self._drift) > DRIFT:
             self._flush()
             self._move_to(round(time * self._sink.sample_rate))
             self._resampler, self._format = av.AudioResampler(format="fltp", rate=self._sink.sample_rate), kind
             self.next_time, self._drift = time, 0.0
-        self.next_time += Fraction(frame.samples, frame.sample_rate)
+        self.next_time += frame.samples / frame.sample_rate
         frame.pts = None  # the place is known, and the resampler would fill gaps in its own way
         self._give(self._resampler.resample(frame))
 
