@@ -119,7 +119,7 @@ def opens_text(call: ast.Call) -> bool:
         return True
     if name in {"genfromtxt", "loadtxt", "read_csv", "read_json"} and owner in {"np", "pd"}:
         return True
-    if name != "open" or owner in {"os", "safe_open", "Image"}:
+    if name != "open" or owner in {"os", "safe_open", "Image", "av"}:
         return False
     mode = [*call.args[isinstance(call.func, ast.Name) or owner == "gzip" :], *(word.value for word in call.keywords)]
     modes = [node.value for node in mode if isinstance(node, ast.Constant) and isinstance(node.value, str)]

@@ -118,6 +118,7 @@ def _merge(config: ExtractConfig, layout: Layout, videos: Sequence[VideoFile]) -
             f"--output {layout.root}: expected all {len(names)} videos to be extracted, found {len(missing)} that are "
             f"not, such as {missing[0]}; run the jobs that are left"
         )
+    shutil.rmtree(layout.locks, ignore_errors=True)  # a job that was killed leaves one behind
     counts = write_dataset(config, names, failed)
     if len(failed) > config.max_bad_share * len(names):
         raise InputError(
@@ -221,17 +222,15 @@ class _Job:
     def _tasks(self, videos: Sequence[VideoFile]) -> Iterator[tuple[int, Path]]:
         """Give the videos that no other job has or has done, each locked until its files are there."""
         for number, video in enumerate(videos):
-            folder = self.layout.record(video.name).parent
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / ".lock")
+            lock = FileLock(self.layout.lock(video.name))
             try:
                 lock.acquire(timeout=0)
             except Timeout:
                 continue
-            if self.layout.record(video.name).is_file() or self.layout.failure(video.name).is_file():
-                lock.release()
-                continue
             self.locks[number] = lock
+            if self.layout.record(video.name).is_file() or self.layout.failure(video.name).is_file():
+                self._unlock(number)
+                continue
             yield number, video.path
 
     def _unlock(self, number: int) -> None:

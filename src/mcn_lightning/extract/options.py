@@ -151,3 +151,13 @@ class Layout:
     def failure(self, name: str) -> Path:
         """Return the file with the reason why a video failed; the next run tries it again."""
         return self.file(name, "_failed.json")
+
+    @property
+    def locks(self) -> Path:
+        """Return the folder of the locks of videos that a process is reading."""
+        return self.root / ".locks"
+
+    def lock(self, name: str) -> Path:
+        """Return the lock of a video."""
+        self.locks.mkdir(parents=True, exist_ok=True)
+        return self.locks / f"{name.rpartition('/')[2]}.lock"
