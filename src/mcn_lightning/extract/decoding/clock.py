@@ -34,7 +34,7 @@ class Clock:
         if abs(self._start - start) > Fraction(2, av.time_base):
             self._start = start
         self._length = (container.duration or 0) / av.time_base
-        self._shift = 0.0
+        self._shift, self._shifts = 0.0, dict[int, float]()  # the newest, and that of each stream
         self._next: dict[int, float] = {}
         self._last: dict[int, float] = {}
         self._whole: dict[int, tuple[int, int, int]] = {}
@@ -43,14 +43,16 @@ class Clock:
         """Move the timestamps of a packet if its recording started anew before it."""
         if packet.dts is None:
             return
-        tick = float(packet.stream.time_base or 0)
-        time, expected = packet.dts * tick + self._shift, self._next.get(packet.stream_index)
-        if expected is not None and not -BACK <= time - expected <= FORWARD:
-            self._shift += expected - time
-            time = expected
-        self._next[packet.stream_index] = time + (packet.duration or 0) * tick
-        if self._shift:
-            ticks = round(self._shift / tick)
+        index, tick = packet.stream_index, float(packet.stream.time_base or 0)
+        shift, expected = self._shifts.get(index, 0.0), self._next.get(index)
+        if expected is not None and not _follows(packet.dts * tick + shift, expected):
+            # as another stream was moved, so that picture and sound of the new part stay together
+            if not _follows(packet.dts * tick + self._shift, expected):
+                self._shift = expected - packet.dts * tick
+            shift = self._shifts[index] = self._shift
+        self._next[index] = (packet.dts + (packet.duration or 0)) * tick + shift
+        if shift:
+            ticks = round(shift / tick)
             packet.dts += ticks
             packet.pts = None if packet.pts is None else packet.pts + ticks
 
@@ -91,6 +93,10 @@ class Clock:
         except ValueError:
             return self._length if only else 0.0
         return 3600 * hours + 60 * minutes + seconds - float(self._start)
+
+
+def _follows(time: float, expected: float) -> bool:
+    return -BACK <= time - expected <= FORWARD
 
 
 def _starts(container: InputContainer) -> list[Fraction]:
