@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 NEVER_REFERRED_TO = ("h264", "mpeg1video", "mpeg2video")
 """Codecs whose frames say whether another is built upon them. HEVC says it of its own layer only."""
 EPSILON = 1e-5
+FULL_CHR_H_INT = 0x2000  # a flag of swscale, which PyAV names from version 18 on
 
 
 class Picker:
@@ -34,7 +35,7 @@ class Picker:
         self._rate, self._taken = sink.frame_rate, 0
         self._reformatter = VideoReformatter()
         # without the flag, swscale makes pictures of even width darker by 1.5 levels; planes are twice as fast
-        self._way = Interpolation[sink.size.resample.upper()] | Interpolation.FULL_CHR_H_INT
+        self._way = int(Interpolation[sink.size.resample.upper()]) | FULL_CHR_H_INT
         self._last: av.VideoFrame | None = None
         self._shape: tuple[int, int, int] | None = None  # columns, rows and turns of the first frame
 
