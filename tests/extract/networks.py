@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from tests.processes import WARM
+
 
 def _define_operators() -> torch.library.Library | None:
     """Let torchvision be imported beside a CPU build of torch to which its compiled part does not fit."""
@@ -26,6 +28,8 @@ def _define_operators() -> torch.library.Library | None:
 
 
 OPERATORS = _define_operators()  # before timm, open_clip, transformers and torchvision are imported
+if OPERATORS is not None:
+    WARM.insert(0, __name__)  # the server of forked processes needs them, too
 
 
 def lite0_weights(folder: Path) -> Path:
