@@ -82,7 +82,9 @@ def scaled_size(wide: float, high: float, size: PictureSize) -> tuple[int, int]:
 
 def has_unseen(stream: av.VideoStream) -> bool:
     """Tell whether frames of a stream may be passed over: not where the two fields of one come in two packets."""
-    return stream.codec_context.name in NEVER_REFERRED_TO and int(stream.codec_context.field_order) <= 1
+    context = stream.codec_context
+    fields = getattr(context, "field_order", 2)  # PyAV tells it from version 18 on; 0 unknown, 1 none, more: two fields
+    return context.name in NEVER_REFERRED_TO and int(fields) <= 1
 
 
 class Unseen:
