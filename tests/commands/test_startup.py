@@ -62,7 +62,7 @@ def test_what_needs_no_options_imports_the_standard_library_alone(words):
     assert len(names) < 120
 
 
-@pytest.mark.parametrize("name", sorted(set(COMMANDS) - TRAINER - {"convert"}))
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - TRAINER - {"convert", "extract"}))
 def test_the_options_of_light_commands_are_shown_without_torch(name):
     names, said = modules(COUNTED, name, "--help")
     assert f"lightning {name}" in said

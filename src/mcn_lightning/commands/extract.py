@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mcn_lightning.commands.configs import resolve_configs
-from mcn_lightning.commands.fit import run
 from mcn_lightning.commands.parsers import CommandParser
 from mcn_lightning.errors import InputError
-from mcn_lightning.extract.job import extract
 from mcn_lightning.extract.options import ExtractConfig, JobShare
 from mcn_lightning.signals import Interrupted
 
@@ -28,6 +26,8 @@ def run_extract(args: Sequence[str]) -> None:
     parser.add_argument("--config", action="config", help="file or recipe with options")
     parser.add_class_arguments(ExtractConfig)
     found = parser.instantiate(parser.parse_args(resolve_configs(args)))
+    from mcn_lightning.extract.job import extract
+
     config = ExtractConfig(**{name: value for name, value in vars(found).items() if name != "config"})
     try:
         print(extract(config))
@@ -40,6 +40,8 @@ def run_extract(args: Sequence[str]) -> None:
 
 def _finish(config: ExtractConfig) -> None:
     """Check the data set, and pack it where that is asked for."""
+    from mcn_lightning.commands.fit import run
+
     data = str(Path(config.output) / "data.yaml")
     try:
         run(["check", "--config", data])

@@ -118,7 +118,7 @@ class _Sender:
         self.pipe.send(Pictures(self.video, self.stream, pictures))
 
 
-def _decode_videos(pipe: Connection, shapes: Sequence[StreamShape], bands: int | None) -> None:
+def _decode_videos(pipe: Connection, shapes: Sequence[StreamShape], bands: int | None, threads: int) -> None:
     """Decode the videos whose paths come through the pipe, until it is closed (runs in a process of its own)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
     while (task := _next_task(pipe)) is not None:
@@ -126,7 +126,7 @@ def _decode_videos(pipe: Connection, shapes: Sequence[StreamShape], bands: int |
         senders = [_Sender(pipe, video, stream, shape) for stream, shape in enumerate(shapes)]
         sound = None if bands is None else LogMel(bands)
         try:
-            outcome = decode_video(path, senders, sound)
+            outcome = decode_video(path, senders, sound, threads)
             for sender in senders:
                 sender.send()
             found = None if sound is None else sound.spectrogram()
@@ -156,6 +156,7 @@ class DecodingPool:
 
     def __init__(self, shapes: Sequence[StreamShape], bands: int | None, processes: int) -> None:
         self._shapes, self._bands = shapes, bands
+        self._threads = 0 if processes == 1 else 1  # with several, the processes are the threads
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["mcn_lightning.extract.pool"])  # imported once, not by every process
         start_forkserver()
@@ -163,7 +164,9 @@ class DecodingPool:
 
     def _start(self) -> tuple[BaseProcess, Connection]:
         own, other = self._context.Pipe()
-        process = self._context.Process(target=_decode_videos, args=(other, self._shapes, self._bands), daemon=True)
+        process = self._context.Process(
+            target=_decode_videos, args=(other, self._shapes, self._bands, self._threads), daemon=True
+        )
         process.start()
         other.close()
         return process, own
