@@ -211,7 +211,7 @@ def test_options_and_recipes_of_the_pages_exist(page, monkeypatch):
         assert not [each for each in quoted if each != "data.predict_split" and not exists(each)]
     recipes = re.findall(r"--(?:config|base)[ =]([\w/.-]+)", text)
     for name in recipes:
-        outside = name.startswith(("runs/", "RUN/", "mine", "..."))
+        outside = name.startswith(("runs/", "RUN/", "data/", "mine", "..."))
         if not outside and f"`{name}`" not in text:  # the page has the file itself
             find_recipe(name)
 

@@ -223,8 +223,8 @@ def build_own(kind: type[Built], option: str, *args: object, **given: object) ->
     try:
         return kind(*args, **given)
     except ValueError as error:
-        if str(error).startswith("--"):  # of the base class, which names the option
-            raise
+        if str(error).startswith("--") or kind.__module__.startswith("mcn_lightning."):
+            raise  # a class of this package names the option itself
         message = " ".join(str(error).split())
         raise InputError(f"{option}: {kind.__module__}.{kind.__qualname__}: {message}") from error
 

@@ -62,7 +62,7 @@ def make_encoder(
     try:
         encoder = options.make(kind, **first).eval().requires_grad_(False)
     except InputError as error:
-        raise InputError(str(error).replace("encoder.init_args:", f"encoder {name}, arguments:", 1)) from None
+        raise InputError(str(error).replace("encoder.init_args", f"encoder {name}, arguments", 1)) from None
     lacking = [each for each in ("width", "size") if not hasattr(encoder, each)]
     if lacking:
         raise InputError(f"encoder {name}: expected the attributes width and size, found no {lacking[0]}; set it")
