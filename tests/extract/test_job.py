@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("av", reason="the extra `extract` is not installed")
 
@@ -177,3 +178,25 @@ def test_folders_that_cannot_be_read_as_a_data_set(tmp_path, names, message):
     with pytest.raises(SystemExit) as stop:
         main(["extract", "--videos", str(tmp_path / "some"), "--output", str(tmp_path / "out")])
     assert message in str(stop.value) and "\n" not in str(stop.value)
+
+
+def test_captions_of_no_video_are_named(tmp_path, capsys):
+    write_video(tmp_path / "some" / "film.mp4")
+    write_captions(tmp_path / "some" / "film.srt", (0.0, 1.0, "one"))
+    write_captions(tmp_path / "some" / "other.srt", (0.0, 1.0, "two"))
+    extract(config_of(tmp_path / "some", tmp_path / "out"))
+    assert "warning: 1 caption files are of no video: other.srt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "width"),
+    [(b"2 5\na 1 2 3 4 5\nb 1 2 3 4 5\n", 5), (b"a 0.5 1 2\nb 1 2 3\n", 3), (b"no vectors\n", None)],
+)
+def test_the_width_of_word_vectors_is_read_and_what_is_none_is_said_before_the_work(tmp_path, capsys, content, width):
+    write_video(tmp_path / "some" / "film.mp4")
+    (tmp_path / "words.txt").write_bytes(content)
+    extract(config_of(tmp_path / "some", tmp_path / "out", text=str(tmp_path / "words.txt")))
+    found = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())["data"]["text"]
+    assert found["kind"] == "word_vectors" and found["dim"] == (width or 300)
+    said = "words.txt: expected a word-vector file, found another beginning" in capsys.readouterr().err
+    assert said == (width is None)

@@ -202,8 +202,7 @@ class TokenText(TextSource):
         model = _load_encoder(config.source)
         self._model: nn.Module | None = model
         self._tokenizer: Callable[..., Mapping[str, list[int]]] = model.tokenizer
-        with torch.no_grad():
-            width = model(dict(model.tokenizer("a", return_tensors="pt")))[self.output].shape[-1]
+        width = _width(model, self.output)
         if width != config.dim:
             raise InputError(f"{config.source}: expected vectors of --data.text.dim {config.dim}, found {width}")
 
@@ -278,3 +277,21 @@ def _load_encoder(source: str) -> Any:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         expected = f"--data.text.source {source}: expected a sentence-transformers model on this machine"
         raise InputError(f"{expected} (fetch it once with hf download), found {reason}") from None
+
+
+def _width(model: Any, output: str) -> int:
+    """Return the width of the vectors of a sentence encoder, seen on one text."""
+    with torch.no_grad():
+        return int(model(dict(model.tokenizer("a", return_tensors="pt")))[output].shape[-1])
+
+
+def token_width(source: str) -> int:
+    """Return the width of a sentence encoder's token embeddings.
+
+    Args:
+        source: name or folder of a sentence-transformers model.
+
+    Raises:
+        InputError: if it is not on this machine.
+    """
+    return _width(_load_encoder(source), TokenText.output)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from mcn_lightning.data.files.word_vectors import vector_width
+from mcn_lightning.data.text import token_width
+from mcn_lightning.errors import InputError
 from mcn_lightning.extract.options import ExtractConfig, Layout
 from mcn_lightning.extract.videos import SPLITS, split_videos
 from mcn_lightning.files import read_json, replacing
@@ -30,7 +34,7 @@ def write_array(path: Path, key: str, array: np.ndarray) -> None:
         array: of any shape.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial, open(partial, "wb") as file:
+    with replacing(path) as place, open(place, "wb") as file:
         np.savez(file, allow_pickle=False, **{key: array})
 
 
@@ -42,8 +46,8 @@ def write_json(path: Path, content: object) -> None:
         content: plain data.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    with replacing(path) as place:
+        place.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def read_failures(layout: Layout, names: Sequence[str]) -> dict[str, str]:
@@ -79,15 +83,15 @@ def write_dataset(config: ExtractConfig, names: Sequence[str], failed: Mapping[s
     _write_rows(root / "failed.csv", ["path", "reason"], failed.items())
     silent = sum(not record["sound"] for record in records.values())
     without = sum(not record["captions"] for record in records.values())
-    with replacing(root / "data.yaml") as partial:
+    with replacing(root / "data.yaml") as file:
         text = _data_yaml(config, {split: len(splits[split]) for split in SPLITS}, bool(silent or without))
-        partial.write_text(text, encoding="utf-8")
+        file.write_text(text, encoding="utf-8")
     counts = {split: len(splits[split]) for split in SPLITS}
     return counts | {"failed": len(failed), "silent": silent, "without captions": without}
 
 
 def _write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+    with replacing(path) as place, open(place, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
@@ -113,7 +117,7 @@ def _data_yaml(config: ExtractConfig, videos: Mapping[str, int], lacking: bool) 
             "streams": streams,
             "modalities": ["video", "audio", "text"] if config.sound else ["video", "text"],
             "audio": {"bands": config.bands, "num_frames": 600},
-            "text": text_options(config.text),
+            "text": text_options(config.text)[0],
             "clips": {"n_pair": CLIPS, "min_time": 3.0},
             "batch_size": batch_size,
             "eval_batch_size": 4,
@@ -150,13 +154,24 @@ def _data_yaml(config: ExtractConfig, videos: Mapping[str, int], lacking: bool) 
     return intro + yaml.safe_dump(found, sort_keys=False)
 
 
-def text_options(text: str) -> dict[str, object]:
+def text_options(text: str) -> tuple[dict[str, object], str | None]:
     """Return ``data.text`` for a sentence encoder, or for a file of word vectors.
 
     Args:
         text: name or folder of a sentence encoder, or a file of word vectors (``.bin``, ``.txt``, ``.vec``, ``.gz``).
+
+    Returns:
+        The options, and what is wrong with the source; training stops with this line until it is mended.
     """
-    if Path(text).suffix in (".bin", ".txt", ".vec", ".gz"):
-        return {"kind": "word_vectors", "source": str(Path(text).resolve()), "lowercase": True}
-    source = str(Path(text).resolve()) if Path(text).is_dir() else text
-    return {"kind": "tokens", "source": source, "dim": 384, "max_words": 30}
+    path = Path(text)
+    if path.suffix in (".bin", ".txt", ".vec", ".gz"):
+        found: dict[str, object] = {"kind": "word_vectors", "source": str(path.resolve()), "lowercase": True}
+        default, width = 300, partial(vector_width, path)
+    else:
+        source = str(path.resolve()) if path.is_dir() else text
+        found, default = {"kind": "tokens", "source": source, "max_words": 30}, 384  # of all-MiniLM-L6-v2
+        width = partial(token_width, source)
+    try:
+        return found | {"dim": width()}, None
+    except InputError as error:
+        return found | {"dim": default}, str(error)

@@ -24,6 +24,7 @@ from mcn_lightning.extract.captions import CaptionSource, VideoCaptions
 from mcn_lightning.extract.dataset import (
     ROWS_FILE,
     read_failures,
+    text_options,
     write_array,
     write_dataset,
     write_json,
@@ -62,6 +63,10 @@ def extract(config: ExtractConfig) -> str:
     own = [video for video in videos if int(hash_fraction(video.id) * share.jobs) == share.index - 1]
     _check_options(layout.root, config)
     if not config.merge:
+        if (problem := text_options(config.text)[1]) is not None:
+            print(f"warning: --text: {problem}", file=sys.stderr)
+        if share.index == 1:
+            _name_captions_without_video(config, videos)
         for video in own:
             layout.failure(video.name).unlink(missing_ok=True)  # perhaps it was mended
         _run_on_devices(config, layout, [video for video in own if not layout.record(video.name).is_file()])
@@ -107,6 +112,13 @@ def _run_on_device(
         errors.put(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _name_captions_without_video(config: ExtractConfig, videos: Sequence[VideoFile]) -> None:
+    source = CaptionSource(Path(config.captions) if config.captions else None, config.language, config.cleaning)
+    if paths := source.without_video([(video.path, video.id) for video in videos]):
+        names = ", ".join(path.name for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
+        print(f"warning: {len(paths)} caption files are of no video: {names}", file=sys.stderr)
 
 
 def _merge(config: ExtractConfig, layout: Layout, videos: Sequence[VideoFile]) -> str:

@@ -20,6 +20,24 @@ class _Lines(Protocol):
     def readline(self) -> bytes: ...
 
 
+def vector_width(path: Path) -> int:
+    """Return the width of the vectors of a word-vector file, from its first line.
+
+    Args:
+        path: as in ``read_word_vectors``.
+
+    Raises:
+        InputError: if the file is missing or does not begin as a word-vector file.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            fields = file.readline(1_000_000).split()
+        # "words width", or a word and its numbers
+        return int(fields[1]) if len(fields) == 2 else len([float(number) for number in fields[1:]]) or int("")
+    except (OSError, EOFError, zlib.error, ValueError, IndexError):
+        raise InputError(f"{path}: expected a word-vector file, found another beginning; check the path") from None
+
+
 def read_word_vectors(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
     """Read the vectors of some words.
 
