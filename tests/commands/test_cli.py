@@ -27,10 +27,10 @@ def layers(recipe: Path) -> list[Path]:
     return [*(bases or [CONFIGS / "demo.yaml"]), recipe]
 
 
-RECIPES = [  # others run in test_benchmarks.py, test_sweeps.py and test_wandb.py
+RECIPES = [  # others run in test_benchmarks.py, test_sweeps.py, test_wandb.py and tests/extract
     path
     for path in sorted([*CONFIGS.rglob("*.yaml"), *EXPERIMENTS.rglob("*.yaml")])
-    if path.parent.name not in ("evaluate", "finetune", "sweeps", "trainer")
+    if path.parent.name not in ("evaluate", "extract", "finetune", "sweeps", "trainer")
 ]
 
 

@@ -13,8 +13,6 @@ from torch.nn import functional as F
 from mcn_lightning.extract.decode import PictureSize
 from mcn_lightning.extract.encoders.base import Encoder
 
-CODE = "streams: [{name: colour, encoder: tests.extract.making.Colours, rate: 2.0}]\n"
-
 
 class Colours(Encoder):
     """The mean colours of 4 x 4 fields."""

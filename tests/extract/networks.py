@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import WARM
 from torch import nn
-
-from tests.processes import WARM
 
 
 def _define_operators() -> torch.library.Library | None:

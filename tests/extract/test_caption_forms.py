@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import pytest
 
+from extract.caption_files import found, rows, video
 from mcn_lightning.extract.captions import find_captions
-from tests.extract.caption_files import found, rows, video
 
 LINES = [
     [(0.0, "mix"), (0.5, "the"), (1.0, "flour")],

@@ -10,11 +10,11 @@ from itertools import pairwise
 import pandas as pd
 import pytest
 
+from extract.caption_files import found, rows, video, words_of
 from mcn_lightning.data.captions import read_captions
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract.captions import CaptionCleaning, CaptionSource, find_captions
 from mcn_lightning.extract.captions.cleaning import clean_text
-from tests.extract.caption_files import found, rows, video, words_of
 
 TOLERANCE = 0.05
 """Seconds between a caption and its narration."""

@@ -17,13 +17,13 @@ import yaml
 
 pytest.importorskip("av", reason="the extra `extract` is not installed")
 
+from extract.making import write_captions, write_video
 from mcn_lightning.commands.main import main
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract.job import extract
 from mcn_lightning.extract.options import EncodedStream, ExtractConfig
-from tests.extract.making import write_captions, write_video
 
-STREAMS = (EncodedStream("colour", "tests.extract.making.Colours", 2.0),)
+STREAMS = (EncodedStream("colour", "extract.making.Colours", 2.0),)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_other_options_are_refused(videos, whole):
 
 
 def test_an_encoder_that_fails_leaves_what_was_done_and_the_next_run_goes_on(videos, whole, tmp_path):
-    failing = (EncodedStream("colour", "tests.extract.making.Failing", 2.0),)
+    failing = (EncodedStream("colour", "extract.making.Failing", 2.0),)
     with pytest.raises(RuntimeError, match="stopped here"):
         extract(config_of(videos, tmp_path, streams=failing, workers=1))
     assert len(list(tmp_path.rglob("*_record.json"))) == 1
@@ -125,10 +125,10 @@ def test_an_encoder_that_fails_leaves_what_was_done_and_the_next_run_goes_on(vid
 
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(videos, whole, tmp_path):
     config = tmp_path / "c.yaml"
-    config.write_text("streams: [{name: colour, encoder: tests.extract.making.Colours, rate: 2.0}]\nworkers: 2\n")
+    config.write_text("streams: [{name: colour, encoder: extract.making.Colours, rate: 2.0}]\nworkers: 2\n")
     command = [sys.executable, "-m", "mcn_lightning", "extract", "--config", str(config)]
     command += ["--videos", str(videos), "--output", str(tmp_path / "out")]
-    process = subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL)
     while process.poll() is None and not list((tmp_path / "out").rglob("*_record.json")):
         time.sleep(0.01)  # until a video is done
     os.kill(process.pid, signal.SIGKILL)

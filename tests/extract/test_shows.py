@@ -11,8 +11,8 @@ pytest.importorskip("av", reason="the extra `extract` is not installed")
 pytest.importorskip("timm", reason="needs timm")
 
 import mcn_lightning as mcn
+from extract.networks import lite0_weights
 from mcn_lightning.commands.main import main
-from tests.extract.networks import lite0_weights
 
 TOP = 3
 

@@ -195,9 +195,9 @@ def test_a_damaged_kept_file_is_named(counted, tmp_path, content):
 
 def test_extraction_asks_for_speech_where_there_are_sound_and_no_captions(counted, tmp_path, monkeypatch, capsys):
     pytest.importorskip("av", reason="the extra `extract` is not installed")
+    from extract.making import write_captions, write_video
     from mcn_lightning.extract.job import extract
     from mcn_lightning.extract.options import EncodedStream, ExtractConfig
-    from tests.extract.making import write_captions, write_video
 
     loaded = []
     monkeypatch.setattr(SpeechRecognizer, "load", lambda self: loaded.append(self.config.model))
@@ -207,7 +207,7 @@ def test_extraction_asks_for_speech_where_there_are_sound_and_no_captions(counte
     (tmp_path / "films" / "damaged.en.vtt").write_text("WEBVTT\n")
     config = ExtractConfig(
         str(tmp_path / "films"), str(tmp_path / "data"), workers=1, speech=SpeechConfig("any"), device="cpu",
-        streams=(EncodedStream("colour", "tests.extract.making.Colours", 2.0),),
+        streams=(EncodedStream("colour", "extract.making.Colours", 2.0),),
     )  # fmt: skip
     extract(config)
     captions = json.loads((tmp_path / "data" / "captions.json").read_text())

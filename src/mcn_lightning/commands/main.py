@@ -38,12 +38,17 @@ def _with_trainer(name: str, args: Sequence[str]) -> None:
     if not any(arg in SILENT or arg.startswith("--print_config=") for arg in args) and is_first():
         print(f"mcn-lightning {__version__}: reading configs", file=sys.stderr, flush=True)
     args = resolve_configs(args)
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.append(os.getcwd())  # class_path may name a class in a file of this folder
+    _find_own_classes()
     _import_quietly()
     from mcn_lightning.commands.fit import run
 
     run([name, *args])
+
+
+def _find_own_classes() -> None:
+    """Let ``class_path`` name a class in a file of the working folder."""
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
 
 
 def _import_quietly() -> None:
@@ -89,6 +94,7 @@ def _synthetic(name: str, args: Sequence[str]) -> None:
 def _extract(name: str, args: Sequence[str]) -> None:
     from mcn_lightning.commands.extract import run_extract
 
+    _find_own_classes()
     run_extract(args)
 
 
