@@ -20,8 +20,10 @@ pytest.importorskip("av", reason="the extra `extract` is not installed")
 from extract.making import write_captions, write_video
 from mcn_lightning.commands.main import main
 from mcn_lightning.errors import InputError
+from mcn_lightning.extract.decode import PictureSize
 from mcn_lightning.extract.job import extract
 from mcn_lightning.extract.options import EncodedStream, ExtractConfig
+from mcn_lightning.extract.pool import Decoded, DecodingPool, Failed, Pictures, StreamShape
 
 STREAMS = (EncodedStream("colour", "extract.making.Colours", 2.0),)
 
@@ -200,3 +202,33 @@ def test_the_width_of_word_vectors_is_read_and_what_is_none_is_said_before_the_w
     assert found["kind"] == "word_vectors" and found["dim"] == (width or 300)
     said = "words.txt: expected a word-vector file, found another beginning" in capsys.readouterr().err
     assert said == (width is None)
+
+
+def test_without_the_package_that_decodes_it_is_one_line(tmp_path, monkeypatch):
+    write_video(tmp_path / "some" / "film.mp4")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        InputError, match=r"expected the package av, found none; pip install 'mcn-lightning\[extract\]'"
+    ):
+        extract(config_of(tmp_path / "some", tmp_path / "out"))
+
+
+def test_a_decoder_that_dies_costs_its_video_only(tmp_path):
+    """The first process is killed while it waits for its pictures to be taken, and once while it has no video."""
+    for number in range(3):
+        write_video(tmp_path / f"film_{number}.mp4", 30.0, seed=number)
+    pool = DecodingPool([StreamShape(PictureSize(128), 2.0, 1)], None, 1)  # a chunk is more than a pipe holds
+    found: dict[int, Decoded | Failed] = {}
+    try:
+        for message in pool.messages(iter([(number, tmp_path / f"film_{number}.mp4") for number in range(3)])):
+            if not isinstance(message, Pictures):
+                found[message.video] = message
+            if isinstance(message, Decoded) or (message.video == 0 and not found):
+                process, _ = pool._workers[0]
+                process.kill()
+                process.join()
+    finally:
+        pool.close()
+    first, *others = (found[number] for number in range(3))
+    assert isinstance(first, Failed) and "the decoder died on this file (exit code -9)" in first.reason
+    assert all(isinstance(message, Decoded) and message.rows == (60,) for message in others)

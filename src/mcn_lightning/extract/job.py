@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import multiprocessing
 import os
 import shutil
@@ -63,6 +64,8 @@ def extract(config: ExtractConfig) -> str:
     own = [video for video in videos if int(hash_fraction(video.id) * share.jobs) == share.index - 1]
     _check_options(layout.root, config)
     if not config.merge:
+        if importlib.util.find_spec("av") is None:
+            raise InputError("--videos: expected the package av, found none; pip install 'mcn-lightning[extract]'")
         if (problem := text_options(config.text)[1]) is not None:
             print(f"warning: --text: {problem}", file=sys.stderr)
         if share.index == 1:

@@ -188,10 +188,8 @@ class DecodingPool:
                 except (EOFError, OSError):
                     process.join()
                     message = Failed(video, f"the decoder died on this file (exit code {process.exitcode})")
-                    pipe.close()
                     del busy[pipe]
-                    process, pipe = self._start()
-                    self._workers = [(each, own) for each, own in self._workers if each.is_alive()] + [(process, pipe)]
+                    process, pipe = self._replace(process, pipe)
                     yield message
                     self._give(process, pipe, videos, busy)
                     continue
@@ -209,9 +207,22 @@ class DecodingPool:
     ) -> None:
         """Give a free process the next video."""
         task = next(videos, None)
-        if task is not None:
+        if task is None:
+            return
+        try:
             pipe.send(task)
-            busy[pipe] = task[0], process
+        except OSError:  # the process was killed while it waited
+            process, pipe = self._replace(process, pipe)
+            pipe.send(task)
+        busy[pipe] = task[0], process
+
+    def _replace(self, process: BaseProcess, pipe: Connection) -> tuple[BaseProcess, Connection]:
+        """Return a new process in place of one that died."""
+        pipe.close()
+        process.join()
+        new = self._start()
+        self._workers = [new if worker is process else (worker, own) for worker, own in self._workers]
+        return new
 
     def close(self) -> None:
         """End the processes."""
