@@ -201,7 +201,7 @@ WHERE = {
 }
 
 
-def one_line(tmp_path: Path, what: str, *words: object) -> None:
+def assert_one_line(tmp_path: Path, what: str, *words: object) -> None:
     """Run a command that is interrupted, and see that it ends as it should."""
     command = ["-c", INTERRUPTED, what, *map(str, words)]
     if what == "imports":  # python() has imported all
@@ -217,7 +217,7 @@ def test_ctrl_c_outside_of_training_is_one_line(where, tiny, tmp_path):
     what, command = WHERE[where]
     small = write_overlay(tmp_path / "small.yaml", tiny, tmp_path / "runs", "pytorch_lightning.loggers.CSVLogger")
     more = ("--pack.output", tmp_path / "shards") if command == "prepare" else ("--data.num_workers", 1)
-    one_line(tmp_path, what, command, "--config", CONFIGS / "demo.yaml", "--config", small, *more)
+    assert_one_line(tmp_path, what, command, "--config", CONFIGS / "demo.yaml", "--config", small, *more)
 
 
 def test_ctrl_c_in_commands_without_a_trainer_is_one_line(tmp_path):
@@ -227,4 +227,4 @@ def test_ctrl_c_in_commands_without_a_trainer_is_one_line(tmp_path):
         ("mcn_lightning.commands.convert.read_weights", "convert", "--weights", "a.pth", "--output", "a.ckpt"),
         ("mcn_lightning.commands.experiments.results", "results", "runs"),
     ):
-        one_line(tmp_path, what, *words)
+        assert_one_line(tmp_path, what, *words)

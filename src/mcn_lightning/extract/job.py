@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import multiprocessing
-import os
 import shutil
 import sys
 import time
@@ -20,6 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from mcn_lightning.distributed import usable_cores
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract.captions import CaptionSource, VideoCaptions
 from mcn_lightning.extract.dataset import (
@@ -200,7 +200,7 @@ class _Job:
         """Extract the videos that no other process extracts."""
         if not videos:
             return
-        workers = min(self.config.workers or max((_cores() - 1) // self.devices, 1), len(videos))
+        workers = min(self.config.workers or max((usable_cores() - 1) // self.devices, 1), len(videos))
         pool = DecodingPool(self.shapes, self.config.bands if self.config.sound else None, workers)
         with closing(pool), tqdm(total=len(videos), desc="extracting", unit="video") as bar:
             self._run(pool, videos, bar)
@@ -337,7 +337,3 @@ def _devices(config: ExtractConfig) -> list[torch.device]:
             raise InputError(f"--devices: expected at most the GPUs of this machine, found {count}, with {there} there")
         return [torch.device("cuda", index) for index in range(count)]
     return [torch.device("cpu")] * (config.devices or 1)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

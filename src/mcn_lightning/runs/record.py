@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import resource
 import shlex
@@ -18,6 +17,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 import mcn_lightning
+from mcn_lightning.distributed import usable_cores
 from mcn_lightning.errors import InputError
 from mcn_lightning.files import read_lines, replacing
 from mcn_lightning.runs.folder import run_folder
@@ -68,8 +68,7 @@ def hardware(trainer: Trainer) -> str:
     device = trainer.strategy.root_device
     if device.type == "cuda":
         return f"{trainer.world_size} x {torch.cuda.get_device_name(device)}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return f"CPU, {cores} cores: {_cpu_model()}"
+    return f"CPU, {usable_cores()} cores: {_cpu_model()}"
 
 
 def _cpu_model() -> str:

@@ -74,7 +74,7 @@ def server(folder):
         thread.join()
 
 
-def compare(tiny, folder, url, cache, workers=0, **changes):
+def assert_same_batches(tiny, folder, url, cache, workers=0, **changes):
     near = opened(tiny, shards=str(folder), **changes)
     far = opened(tiny, shards=url, shards_cache=str(cache), num_workers=workers, **changes)
     for name in ("train_dataloader", "val_dataloader", "predict_dataloader"):
@@ -85,7 +85,7 @@ def compare(tiny, folder, url, cache, workers=0, **changes):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_memory_gives_the_batches_of_the_folder(tiny, folder, tmp_path, workers):
-    far = compare(tiny, folder, URL, tmp_path / "cache", workers)
+    far = assert_same_batches(tiny, folder, URL, tmp_path / "cache", workers)
     (cached,) = (tmp_path / "cache").iterdir()
     expected = {name: digest for name, digest in digests(folder).items() if name.endswith(".safetensors")}
     found = {name: digest for name, digest in digests(cached).items() if not name.endswith(".lock")}
@@ -95,10 +95,10 @@ def test_memory_gives_the_batches_of_the_folder(tiny, folder, tmp_path, workers)
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_server_gives_the_batches_of_the_folder_and_each_file_once(tiny, folder, server, tmp_path, workers):
-    compare(tiny, folder, server.url, tmp_path / "cache", workers)
+    assert_same_batches(tiny, folder, server.url, tmp_path / "cache", workers)
     shards = len(ShardIndex(folder).shards)
     assert server.asked == {INDEX: 1, **{shard_name(number): 1 for number in range(shards)}}
-    compare(tiny, folder, server.url, tmp_path / "cache", workers)
+    assert_same_batches(tiny, folder, server.url, tmp_path / "cache", workers)
     assert server.asked == {INDEX: 2, **{shard_name(number): 1 for number in range(shards)}}  # it may have changed
 
 
@@ -138,11 +138,11 @@ def test_what_a_killed_process_left_is_fetched_anew(tiny, folder, server, tmp_pa
 
 
 def test_shards_that_are_packed_anew_are_not_mixed_with_the_old(tiny, folder, tmp_path):
-    compare(tiny, folder, URL, tmp_path / "cache")
+    assert_same_batches(tiny, folder, URL, tmp_path / "cache")
     packed(tiny, tmp_path / "again", keep_frames=True)
     MemoryFileSystem.store.clear()
     upload(tmp_path / "again")
-    compare(tiny, tmp_path / "again", URL, tmp_path / "cache")
+    assert_same_batches(tiny, tmp_path / "again", URL, tmp_path / "cache")
 
 
 def refused(tiny, url, cache, kind=InputError, **changes):
@@ -179,7 +179,7 @@ def test_a_url_without_rights_is_one_line(tiny, server, tmp_path, status, found)
 def test_a_connection_that_fails_once_is_tried_again(tiny, folder, server, tmp_path, monkeypatch):
     monkeypatch.setattr(stores.time, "sleep", lambda _: None)
     server.answer = lambda request: server.asked[request.path[1:]] == 1 and cut(request)
-    compare(tiny, folder, server.url, tmp_path / "cache")
+    assert_same_batches(tiny, folder, server.url, tmp_path / "cache")
     assert set(server.asked.values()) == {2}
 
 
@@ -238,7 +238,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_there(tiny, folder, tmp_path,
     (cached,) = (tmp_path / "cache").iterdir()
     assert not (cached / shard_name(2)).exists() and not list(cached.glob("*.partial"))
     monkeypatch.undo()
-    compare(tiny, folder, URL, tmp_path / "cache")
+    assert_same_batches(tiny, folder, URL, tmp_path / "cache")
 
 
 def test_too_small_a_disk_is_said_before_anything_is_fetched(tiny, server, tmp_path, monkeypatch):

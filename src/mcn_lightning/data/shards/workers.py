@@ -23,6 +23,7 @@ from mcn_lightning.data.shards.header import FORMAT, shard_name
 from mcn_lightning.data.shards.job import Job, Range
 from mcn_lightning.data.shards.store import checksum
 from mcn_lightning.data.shards.writer import ShardContents
+from mcn_lightning.distributed import usable_cores
 from mcn_lightning.errors import InputError
 from mcn_lightning.files import PARTIAL, replacing
 
@@ -43,7 +44,7 @@ def run(job: Job, plan: list[Range], todo: list[int]) -> None:
     done = total - sum(plan[number][2] - plan[number][1] for number in todo)
     if not todo:
         return
-    count = min(job.config.processes or len(os.sched_getaffinity(0)), len(todo))
+    count = min(job.config.processes or usable_cores(), len(todo))
     context = multiprocessing.get_context("fork")  # forked processes share the captions, which may be large
     counter, halt = context.Value("q", done), context.Value("b", 0)
     pool = ProcessPoolExecutor(count, context, _start_worker, (job, plan, counter, halt, os.getpid()))

@@ -17,7 +17,7 @@ from mcn_lightning.extract.encoders.weights import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     fetching,
-    find_file,
+    find_whole,
     import_package,
 )
 
@@ -60,9 +60,7 @@ class OnnxEncoder(Encoder):
     ) -> None:
         super().__init__()
         self.name = f"onnx:{file}"
-        if weights is not None:
-            raise InputError(f"{self.name}: expected no weights, as the file has them, found {weights}; omit them")
-        self.path = find_file(file, self.name, "a file of ONNX")
+        self.path = find_whole(file, weights, self.name, "a file of ONNX")
         self.sessions: dict[str, Any] = {}
         taken = self._session(torch.device("cpu")).get_inputs()[0]
         shape = [each if isinstance(each, int) else None for each in taken.shape]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract.decode import PictureSize
 from mcn_lightning.extract.encoders.base import Encoder, Pixels
-from mcn_lightning.extract.encoders.weights import IMAGENET_MEAN, IMAGENET_STD, fetching, find_file
+from mcn_lightning.extract.encoders.weights import IMAGENET_MEAN, IMAGENET_STD, fetching, find_whole
 
 FILE_ADVICE = "give its short_side, crop and frames as arguments, and export it with a batch of any size"
 """What to do about a network in a file that takes no pictures."""
@@ -80,9 +80,7 @@ class TorchFileEncoder(Encoder):
     ) -> None:
         super().__init__()
         name = f"torch:{file}"
-        if weights is not None:
-            raise InputError(f"{name}: expected no weights, as the file has them, found {weights}; omit them")
-        path = find_file(file, name, "a file of TorchScript or torch.export")
+        path = find_whole(file, weights, name, "a file of TorchScript or torch.export")
         self.network = _read(path, name)
         self.size, self.pixels = PictureSize(short_side, crop or None), Pixels(mean, std)
         if frames is not None:

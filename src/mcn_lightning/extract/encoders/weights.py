@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -125,14 +125,11 @@ def find_file(path: str, name: str, what: str) -> Path:
     Raises:
         InputError: if there is none, with the names of files that are near.
     """
-    found = Path(path).expanduser()
-    if not found.is_file():
-        raise InputError(f"{name}: expected {what}, found no file {found}; {_near_path(found)}")
-    return found
+    return _find(path, f"{name}: expected {what}, found no file", Path.is_file)
 
 
 def find_folder(path: str, name: str) -> Path:
-    """Return the path of a folder that exists.
+    """Return the path of the folder of a model that exists.
 
     Args:
         path: as the user gave it.
@@ -141,9 +138,30 @@ def find_folder(path: str, name: str) -> Path:
     Raises:
         InputError: if there is none, with the names of folders that are near.
     """
+    return _find(path, f"{name}: expected the folder of a model, found no folder", Path.is_dir)
+
+
+def find_whole(path: str, weights: str | None, name: str, what: str) -> Path:
+    """Return the path of a file that holds a network with its weights.
+
+    Args:
+        path: as the user gave it.
+        weights: must be ``None``.
+        name: of the encoder, for messages.
+        what: what the file should be.
+
+    Raises:
+        InputError: if there is no such file, or other weights are given.
+    """
+    if weights is not None:
+        raise InputError(f"{name}: expected no weights, as the file has them, found {weights}; omit them")
+    return find_file(path, name, what)
+
+
+def _find(path: str, refusal: str, exists: Callable[[Path], bool]) -> Path:
     found = Path(path).expanduser()
-    if not found.is_dir():
-        raise InputError(f"{name}: expected the folder of a model, found no folder {found}; {_near_path(found)}")
+    if not exists(found):
+        raise InputError(f"{refusal} {found}; {_near_path(found)}")
     return found
 
 
