@@ -14,12 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from filelock import FileLock, Timeout
 
 pytest.importorskip("av", reason="the extra `extract` is not installed")
 
 from extract.making import write_captions, write_video
 from mcn_lightning.commands.main import main
 from mcn_lightning.errors import InputError
+from mcn_lightning.extract import job
+from mcn_lightning.extract.dataset import write_json
 from mcn_lightning.extract.decode import PictureSize
 from mcn_lightning.extract.job import extract
 from mcn_lightning.extract.options import EncodedStream, ExtractConfig
@@ -102,6 +105,21 @@ def test_jobs_of_shares_and_a_merge_end_in_the_same_bytes(videos, whole, tmp_pat
 def test_several_devices_share_the_videos(videos, whole, tmp_path):
     extract(config_of(videos, tmp_path, device="cpu", devices=2, workers=1))
     assert bytes_of(tmp_path) == bytes_of(whole)
+
+
+def test_files_of_the_whole_data_set_are_written_by_one_process_at_a_time(videos, tmp_path, monkeypatch):
+    written = []
+
+    def write(path: Path, value: object) -> None:
+        if path.parent == tmp_path:
+            written.append(path.name)
+            with pytest.raises(Timeout):
+                FileLock(tmp_path / ".locks" / "options").acquire(timeout=0)
+        write_json(path, value)
+
+    monkeypatch.setattr(job, "write_json", write)
+    extract(config_of(videos, tmp_path, share="1/2"))
+    assert written == ["extract.json", "rows.json"]
 
 
 def test_a_merge_before_all_jobs_names_what_is_missing(videos, tmp_path):

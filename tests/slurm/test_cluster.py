@@ -104,17 +104,22 @@ def test_a_cancelled_job_saves_and_stays_away(cluster, tmp_path):
 
 
 HELD = """
+import os
 import time
+from pathlib import Path
 from pytorch_lightning import Callback
 from mcn_lightning.runs.resume import Resume
 
 class Hold(Callback):
     def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step != 2:
+            return
         (resume,) = (each for each in trainer.callbacks if isinstance(each, Resume))
-        while trainer.global_step == 2 and not resume._received:
+        (Path(trainer.default_root_dir) / f"held-{os.environ['SLURM_ARRAY_TASK_ID']}").touch()
+        while not resume._received:
             time.sleep(0.05)
 """
-"""A callback that waits in the third step for a signal."""
+"""A callback that waits in the third step for a signal, and says with a file that it does."""
 
 
 def test_tasks_of_an_array_go_on_and_finished_ones_are_left_out(cluster, tmp_path, tiny):
@@ -139,7 +144,7 @@ def test_tasks_of_an_array_go_on_and_finished_ones_are_left_out(cluster, tmp_pat
         return [(tmp_path / f"{name}_{task}.out").read_text() for task in range(2)]
 
     tasks = submitted("first")
-    until(lambda: len(list(tmp_path.glob("*/version_0/metrics.csv"))) == 2, "the first steps of both tasks")
+    until(lambda: len(list(tmp_path.glob("held-*"))) == 2, "both tasks in their third step")
     cluster("scancel", "--signal=USR1", tasks[0])
     preempt(cluster, tasks[1], nodes=cluster.job(tasks[1])["NodeList"])
     for task, log, reason in zip(tasks, logs("first"), ("SIGUSR1", "preemption"), strict=True):

@@ -62,7 +62,9 @@ def extract(config: ExtractConfig) -> str:
     share, layout = JobShare.parse(config.share), Layout(Path(config.output))
     videos = find_videos(Path(config.videos))
     own = [video for video in videos if int(hash_fraction(video.id) * share.jobs) == share.index - 1]
-    _check_options(layout.root, config)
+    if config.merge and not (layout.root / OPTIONS_FILE).is_file():
+        raise InputError(f"--output {layout.root}: expected extracted videos, found none; run the jobs first")
+    _check_options(layout, config)
     if not config.merge:
         if importlib.util.find_spec("av") is None:
             raise InputError("--videos: expected the package av, found none; pip install 'mcn-lightning[extract]'")
@@ -143,7 +145,7 @@ def _merge(config: ExtractConfig, layout: Layout, videos: Sequence[VideoFile]) -
     return f"{layout.root}: " + ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
-def _check_options(root: Path, config: ExtractConfig) -> None:
+def _check_options(layout: Layout, config: ExtractConfig) -> None:
     """Keep the options that all videos must share, and refuse others when a job goes on.
 
     Raises:
@@ -152,17 +154,16 @@ def _check_options(root: Path, config: ExtractConfig) -> None:
     own: dict[str, Any] = {name: dataclasses.asdict(config)[name] for name in SHARED}
     own["streams"] = list(own["streams"])
     own["speech"] = None if config.speech is None else config.speech.recorded()
-    path = root / OPTIONS_FILE
+    path = layout.root / OPTIONS_FILE
     if not path.is_file():
-        if config.merge:
-            raise InputError(f"--output {root}: expected extracted videos, found none; run the jobs first")
-        write_json(path, own)
-        return
+        with FileLock(layout.options_lock):  # the jobs of all shares may start at once
+            if not path.is_file():
+                write_json(path, own)
     for name, kept in read_json(path, "the options of a data set").items():
         if own.get(name) != kept:
             raise InputError(
-                f"--output {root}: expected the options that its videos were extracted with, found another {name} "
-                f"({own.get(name)}, not {kept}); give another folder"
+                f"--output {layout.root}: expected the options that its videos were extracted with, found another "
+                f"{name} ({own.get(name)}, not {kept}); give another folder"
             )
 
 
@@ -192,7 +193,8 @@ class _Job:
             stream.name: {"rate": shape.frame_rate / shape.frames, "width": encoder.width}
             for stream, shape, encoder in zip(config.streams, self.shapes, self.encoders, strict=True)
         }
-        write_json(layout.root / ROWS_FILE, rows)
+        with FileLock(layout.options_lock):
+            write_json(layout.root / ROWS_FILE, rows)
         self.decoded: dict[int, Decoded] = {}
         self.locks: dict[int, FileLock] = {}
 

@@ -161,3 +161,9 @@ class Layout:
         """Return the lock of a video."""
         self.locks.mkdir(parents=True, exist_ok=True)
         return self.locks / f"{name.rpartition('/')[2]}.lock"
+
+    @property
+    def options_lock(self) -> Path:
+        """Return the lock of the files that every job writes: several may start at once."""
+        self.locks.mkdir(parents=True, exist_ok=True)
+        return self.locks / "options"
