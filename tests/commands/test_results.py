@@ -225,7 +225,8 @@ def test_jobs_with_other_seeds_are_one_row(tmp_path):
 
 
 def test_a_run_that_was_continued_counts_once(tmp_path):
-    write(tmp_path / "a" / "version_0", "5,1,40.0,,1.0", options=options(1))  # killed, and continued in version 10
+    killed = {"finished": False}
+    write(tmp_path / "a" / "version_0", "5,1,40.0,,1.0", options=options(1), record=killed)  # continued in version 10
     write(tmp_path / "a" / "version_10", "9,2,60.0,,1.0", options=options(1, ckpt_path="last"))
     write(tmp_path / "a" / "version_2", "9,2,70.0,,1.0", options=options(2))
     assert "| a |  | 2 | 1, 2 | 65.0 ± 7.1 |" in rows(tmp_path)[0]
@@ -236,7 +237,7 @@ def test_a_run_that_was_continued_counts_once(tmp_path):
 
 def test_runs_that_did_not_end_are_left_out_and_named(tmp_path, capsys):
     write(tmp_path / "a" / "version_0", "9,2,60.0,,1.0", options=options(0))
-    write(tmp_path / "a" / "version_1", "6,1,20.0,,1.0", options=options(1))  # one epoch short
+    write(tmp_path / "a" / "version_1", "6,1,20.0,,1.0", options=options(1), record={"finished": False})
     write(tmp_path / "a" / "version_2", "9,2,30.0,,1.0", options=options(2), record={"finished": False})
     write(tmp_path / "a" / "version_3", "6,1,70.0,,1.0", options=options(3), record={})  # something else ended it
     stopped = options(4) | {"trainer": {"max_epochs": 9, "callbacks": [{"class_path": "EarlyStopping"}]}}

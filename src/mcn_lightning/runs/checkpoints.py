@@ -24,6 +24,7 @@ from mcn_lightning.runs.saved import (
     folder_of,
     read_options,
     summarize_differences,
+    version_order,
 )
 
 CHECKPOINT_ALIASES = ("last", "best", "hpc")
@@ -164,12 +165,7 @@ def _checkpoint_folders(trainer: Trainer) -> tuple[Path, list[Path]]:
     if own is not None and fixed_version(own) is not None:
         return Path(own.log_dir), [Path(own.log_dir) / "checkpoints"]
     root = Path(logger.save_dir or trainer.default_root_dir) / str(logger.name)
-    return root, sorted(root.glob("*/checkpoints"), key=_version_order, reverse=True)
-
-
-def _version_order(folder: Path) -> tuple[int, int]:
-    number = folder.parent.name.removeprefix("version_")
-    return int(number) if number.isdigit() else -1, folder.stat().st_mtime_ns
+    return root, sorted(root.glob("*/checkpoints"), key=lambda path: version_order(path.parent), reverse=True)
 
 
 def steps_of(folder: Path) -> dict[Path, int]:

@@ -48,6 +48,12 @@ def folder_of(checkpoints: Path) -> Path:
     return checkpoints.parent if checkpoints.name == "checkpoints" else checkpoints
 
 
+def version_order(folder: Path) -> tuple[Path, int, int]:
+    """Return the sort key of a run's folder: the folder above it, its version number, its age."""
+    number = folder.name.removeprefix("version_")
+    return folder.parent, int(number) if number.isdecimal() else -1, folder.stat().st_mtime_ns
+
+
 def read_rows(path: Path) -> list[dict[str, str]]:
     """Return the rows of a ``metrics.csv`` of Lightning's CSVLogger, without the empty cells.
 

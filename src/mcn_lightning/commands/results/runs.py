@@ -17,6 +17,7 @@ from mcn_lightning.runs.saved import (
     read_metrics,
     read_options,
     read_record,
+    version_order,
 )
 
 Points = list[tuple[float, float]]
@@ -32,7 +33,7 @@ class Run:
         options: as in ``config.yaml``; empty if they were not saved.
         last: the last value of every metric.
         record: contents of ``run.json``: commit, hardware, hours and memory; empty without this file.
-        finished: whether the run finished.
+        finished: whether the run finished. A local run without ``run.json`` counts as finished.
         curve: returns the points (step, value) of a metric.
     """
 
@@ -58,7 +59,7 @@ def local_runs(folder: Path) -> list[Run]:
         InputError: if there is no run, or none can be read.
     """
     alone = folder / METRICS
-    files = [alone] if alone.is_file() else sorted(folder.rglob(METRICS), key=_version_order)
+    files = [alone] if alone.is_file() else sorted(folder.rglob(METRICS), key=lambda path: version_order(path.parent))
     if not files:
         raise InputError(
             f"RUN {folder}: expected the folder of a run, or one that holds some, found no metrics.csv at any depth"
@@ -76,12 +77,6 @@ def local_runs(folder: Path) -> list[Run]:
     return runs
 
 
-def _version_order(path: Path) -> tuple[Path, int, int]:
-    """Return the sort key of a run's metrics: its folder, then its version number, then its age."""
-    number = path.parent.name.removeprefix("version_")
-    return path.parent.parent, int(number) if number.isdecimal() else -1, path.stat().st_mtime_ns
-
-
 def _local_run(folder: Path, given: Path) -> Run:
     location = folder.resolve()
     above = folder.parent.relative_to(given).parts if folder.is_relative_to(given) and folder != given else ()
@@ -94,19 +89,8 @@ def _local_run(folder: Path, given: Path) -> Run:
         options=options,
         last=last,
         record=record,
-        finished=bool(record["finished"]) if "finished" in record else not _cut_short(options, last),
+        finished=bool(record.get("finished", True)),
         curve=lambda metric: sorted(
             {row["step"]: row[metric] for row in rows if {"step", metric} <= row.keys()}.items()
         ),
     )
-
-
-def _cut_short(options: Options, last: Mapping[str, float]) -> bool:
-    """Return whether a run logged fewer epochs than ``max_epochs``, if only ``max_epochs`` could end it."""
-    trainer = options.get("trainer") or {}
-    epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps")
-    if epochs in (None, -1) or steps not in (None, -1) or trainer.get("max_time") is not None:
-        return False
-    if "EarlyStopping" in str(trainer.get("callbacks")):
-        return False
-    return "epoch" in last and last["epoch"] + 1 < epochs
