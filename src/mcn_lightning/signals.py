@@ -8,6 +8,7 @@ import select
 import signal
 import stat
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -20,11 +21,19 @@ RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 INTERRUPTED = 128 + signal.SIGINT
 
 _early: list[int] = []
-_interrupts: list[int] = []  # id of the process that received Ctrl-C
+_interrupts: list[tuple[int, int]] = []  # process and signal of Ctrl-C, or of another one that ends a command
 
 
 class Interrupted(BaseException):
-    """Ctrl-C while no run can save its state. Lightning treats a ``KeyboardInterrupt`` as an error."""
+    """Ctrl-C while no run can save its state. Lightning treats a ``KeyboardInterrupt`` as an error.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def handled_signals() -> list[int]:
@@ -61,27 +70,52 @@ def exit_on_interrupt() -> Iterator[None]:
     except (Interrupted, KeyboardInterrupt):
         _exit_interrupted()
     except BaseException as error:  # after Ctrl-C another process may have ended, or a library raised its own error
-        reported = isinstance(error, SystemExit) and error.code == INTERRUPTED
-        if reported or not _interrupts:
+        if not _interrupts or (isinstance(error, SystemExit) and error.code == 128 + _interrupts[0][1]):  # reported
             raise
         _exit_interrupted()
     finally:
         sys.unraisablehook = hook
 
 
+@contextmanager
+def interrupted_by(*numbers: int) -> Iterator[None]:
+    """Let signals raise ``Interrupted`` in the block, as Ctrl-C does.
+
+    Args:
+        *numbers: of the signals. One that was blocked or recorded before is delivered in the block.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python allows signal handlers in the main thread only
+        return
+    before = {number: signal.signal(number, _interrupt) for number in numbers}
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+        if (early := take_early_signal()) in numbers:
+            _interrupt(early, None)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGHUP:
+        drop_closed_terminal()
     if _interrupts:
-        stop_now()
-    _interrupts.append(os.getpid())
-    raise Interrupted
+        if number == signal.SIGINT:
+            stop_now()
+        return  # the process is ending already
+    _interrupts.append((os.getpid(), number))
+    raise Interrupted(number)
 
 
 def _exit_interrupted() -> NoReturn:
     # a forked process inherits the list of its parent
-    if _interrupts and _interrupts[0] != os.getpid():  # a forked worker: the main process writes the line
-        os._exit(INTERRUPTED)
-    write_line("stopped by SIGINT")
-    sys.exit(INTERRUPTED)
+    process, number = _interrupts[0] if _interrupts else (os.getpid(), int(signal.SIGINT))
+    if process != os.getpid():  # a forked worker: the main process writes the line
+        os._exit(128 + number)
+    write_line(f"stopped by {signal.Signals(number).name}")
+    sys.exit(128 + number)
 
 
 def _exit_from_unraisable(error: sys.UnraisableHookArgs) -> None:
@@ -146,14 +180,15 @@ def start_forkserver() -> None:
     from multiprocessing import forkserver, resource_tracker
 
     # its stderr is silenced: it would list the resources of a run that is stopped at once
-    with _signals_blocked(), _stderr_silenced():
+    with signals_blocked(), _stderr_silenced():
         resource_tracker.ensure_running()  # it unblocks some signals when it is done, hence a second block
-    with _signals_blocked():
+    with signals_blocked():
         forkserver.ensure_running()
 
 
 @contextmanager
-def _signals_blocked() -> Iterator[None]:
+def signals_blocked() -> Iterator[None]:
+    """Block stop signals in the block. Processes that start there have them blocked until they unblock them."""
     # children inherit the mask; signals that arrive here are delivered when it is restored
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:

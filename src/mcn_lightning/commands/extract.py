@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from mcn_lightning.commands.configs import resolve_configs
 from mcn_lightning.commands.parsers import CommandParser
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract.options import ExtractConfig, JobShare
-from mcn_lightning.signals import Interrupted
+from mcn_lightning.signals import Interrupted, handled_signals, interrupted_by, write_line
 
 
 def run_extract(args: Sequence[str]) -> None:
@@ -30,10 +31,12 @@ def run_extract(args: Sequence[str]) -> None:
 
     config = ExtractConfig(**{name: value for name, value in vars(found).items() if name != "config"})
     try:
-        print(extract(config))
-    except (Interrupted, KeyboardInterrupt):
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        with interrupted_by(*(number for number in handled_signals() if number != signal.SIGINT)):
+            print(extract(config))
+    except (Interrupted, KeyboardInterrupt) as error:
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        write_line(f"stopped by {signal.Signals(number).name}; the same command goes on from here")
+        sys.exit(128 + number)
     if JobShare.parse(config.share).jobs == 1 or config.merge:
         _finish(config)
 

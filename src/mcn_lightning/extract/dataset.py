@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from mcn_lightning.data.files.word_vectors import vector_width
@@ -17,37 +15,13 @@ from mcn_lightning.data.text import token_width
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract.options import ExtractConfig, Layout
 from mcn_lightning.extract.videos import SPLITS, split_videos
-from mcn_lightning.files import read_json, replacing
+from mcn_lightning.extract.writing import placing, write_json
+from mcn_lightning.files import read_json
 
 ROWS_FILE = "rows.json"
 """Rate and width of each stream."""
 CLIPS = 8
 """Clips of a video in a training batch."""
-
-
-def write_array(path: Path, key: str, array: np.ndarray) -> None:
-    """Write one array as ``.npz``, whole or not at all, with the same bytes every time.
-
-    Args:
-        path: of the file.
-        key: name of the array.
-        array: of any shape.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as place, open(place, "wb") as file:
-        np.savez(file, allow_pickle=False, **{key: array})
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write JSON, whole or not at all.
-
-    Args:
-        path: of the file.
-        content: plain data.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as place:
-        place.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def read_failures(layout: Layout, names: Sequence[str]) -> dict[str, str]:
@@ -83,7 +57,7 @@ def write_dataset(config: ExtractConfig, names: Sequence[str], failed: Mapping[s
     _write_rows(root / "failed.csv", ["path", "reason"], failed.items())
     silent = sum(not record["sound"] for record in records.values())
     without = sum(not record["captions"] for record in records.values())
-    with replacing(root / "data.yaml") as file:
+    with placing(root / "data.yaml") as file:
         text = _data_yaml(config, {split: len(splits[split]) for split in SPLITS}, bool(silent or without))
         file.write_text(text, encoding="utf-8")
     counts = {split: len(splits[split]) for split in SPLITS}
@@ -91,7 +65,7 @@ def write_dataset(config: ExtractConfig, names: Sequence[str], failed: Mapping[s
 
 
 def _write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    with replacing(path) as place, open(place, "w", newline="", encoding="utf-8") as file:
+    with placing(path) as place, open(place, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import multiprocessing
+import os
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -22,14 +25,7 @@ from tqdm import tqdm
 from mcn_lightning.distributed import usable_cores
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract.captions import CaptionSource, VideoCaptions
-from mcn_lightning.extract.dataset import (
-    ROWS_FILE,
-    read_failures,
-    text_options,
-    write_array,
-    write_dataset,
-    write_json,
-)
+from mcn_lightning.extract.dataset import ROWS_FILE, read_failures, text_options, write_dataset
 from mcn_lightning.extract.encoders.kinds import make_encoder
 from mcn_lightning.extract.features import FeatureStream, finished
 from mcn_lightning.extract.options import ExtractConfig, JobShare, Layout
@@ -37,7 +33,9 @@ from mcn_lightning.extract.pool import Decoded, DecodingPool, Failed, Pictures, 
 from mcn_lightning.extract.speech import SUFFIX as SPEECH_SUFFIX
 from mcn_lightning.extract.speech import SpeechRecognizer
 from mcn_lightning.extract.videos import VideoFile, find_videos, hash_fraction
+from mcn_lightning.extract.writing import reported, write_array, write_json
 from mcn_lightning.files import read_json
+from mcn_lightning.signals import Interrupted, interrupted_by, signals_blocked
 
 OPTIONS_FILE = "extract.json"
 """Options that all jobs of a data set share."""
@@ -72,8 +70,9 @@ def extract(config: ExtractConfig) -> str:
             print(f"warning: --text: {problem}", file=sys.stderr)
         if share.index == 1:
             _name_captions_without_video(config, videos)
-        for video in own:
-            layout.failure(video.name).unlink(missing_ok=True)  # perhaps it was mended
+        with reported(layout.root):
+            for video in own:
+                layout.failure(video.name).unlink(missing_ok=True)  # perhaps it was mended
         _run_on_devices(config, layout, [video for video in own if not layout.record(video.name).is_file()])
     if share.jobs > 1 and not config.merge:
         done = sum(layout.record(video.name).is_file() for video in own)
@@ -91,10 +90,20 @@ def _run_on_devices(config: ExtractConfig, layout: Layout, videos: Sequence[Vide
     errors = context.SimpleQueue()
     tasks = [(config, layout, device, len(devices), videos, errors) for device in devices]
     processes = [context.Process(target=_run_on_device, args=task) for task in tasks]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
+    try:
+        with signals_blocked():  # this process decides when the others end
+            for process in processes:
+                process.start()
+        for process in processes:
+            process.join()
+    except BaseException:
+        for process in processes:
+            if process.pid is not None:
+                process.terminate()
+                process.join()
+        raise
+    if any(process.exitcode == 128 + signal.SIGTERM for process in processes):
+        raise Interrupted(signal.SIGTERM)  # which comes to this process, too
     if not errors.empty():
         raise InputError(errors.get())
     if broken := [str(device) for device, process in zip(devices, processes, strict=True) if process.exitcode]:
@@ -111,12 +120,21 @@ def _run_on_device(
     videos: Sequence[VideoFile],
     errors: SimpleQueue[str],
 ) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        _Job(config, layout, device, devices).run(videos)
+        with interrupted_by(signal.SIGTERM):
+            _Job(config, layout, device, devices).run(videos)
     except InputError as error:
         errors.put(str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except Interrupted as error:
+        sys.exit(128 + error.number)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _name_captions_without_video(config: ExtractConfig, videos: Sequence[VideoFile]) -> None:
@@ -156,7 +174,7 @@ def _check_options(layout: Layout, config: ExtractConfig) -> None:
     own["speech"] = None if config.speech is None else config.speech.recorded()
     path = layout.root / OPTIONS_FILE
     if not path.is_file():
-        with FileLock(layout.options_lock):  # the jobs of all shares may start at once
+        with reported(layout.root), FileLock(layout.options_lock):  # the jobs of all shares may start at once
             if not path.is_file():
                 write_json(path, own)
     for name, kept in read_json(path, "the options of a data set").items():
@@ -193,7 +211,7 @@ class _Job:
             stream.name: {"rate": shape.frame_rate / shape.frames, "width": encoder.width}
             for stream, shape, encoder in zip(config.streams, self.shapes, self.encoders, strict=True)
         }
-        with FileLock(layout.options_lock):
+        with reported(layout.root), FileLock(layout.options_lock):
             write_json(layout.root / ROWS_FILE, rows)
         self.decoded: dict[int, Decoded] = {}
         self.locks: dict[int, FileLock] = {}
@@ -204,8 +222,12 @@ class _Job:
             return
         workers = min(self.config.workers or max((usable_cores() - 1) // self.devices, 1), len(videos))
         pool = DecodingPool(self.shapes, self.config.bands if self.config.sound else None, workers)
-        with closing(pool), tqdm(total=len(videos), desc="extracting", unit="video") as bar:
-            self._run(pool, videos, bar)
+        try:
+            with closing(pool), tqdm(total=len(videos), desc="extracting", unit="video") as bar:
+                self._run(pool, videos, bar)
+        finally:
+            for lock in self.locks.values():  # of videos that an error left undone
+                lock.release()
 
     def _run(self, pool: DecodingPool, videos: Sequence[VideoFile], bar: tqdm[Any]) -> None:
         begin, hours, first = time.monotonic(), 0.0, True
@@ -239,11 +261,12 @@ class _Job:
     def _tasks(self, videos: Sequence[VideoFile]) -> Iterator[tuple[int, Path]]:
         """Give the videos that no other job has or has done, each locked until its files are there."""
         for number, video in enumerate(videos):
-            lock = FileLock(self.layout.lock(video.name))
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue
+            with reported(self.layout.root):
+                lock = FileLock(self.layout.lock(video.name))
+                try:
+                    lock.acquire(timeout=0)
+                except Timeout:
+                    continue
             self.locks[number] = lock
             if self.layout.record(video.name).is_file() or self.layout.failure(video.name).is_file():
                 self._unlock(number)
@@ -252,8 +275,9 @@ class _Job:
 
     def _unlock(self, number: int) -> None:
         lock = self.locks.pop(number)
-        Path(lock.lock_file).unlink(missing_ok=True)  # whoever waits for it looks for the record first
-        lock.release()
+        with reported(self.layout.root):
+            Path(lock.lock_file).unlink(missing_ok=True)  # whoever waits for it looks for the record first
+            lock.release()
 
     def _flush(self) -> None:
         for stream in self.streams:

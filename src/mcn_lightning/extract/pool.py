@@ -19,7 +19,7 @@ from typing import cast
 
 import numpy as np
 
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, os_reason
 from mcn_lightning.extract.decode import Outcome, PictureSize, decode_video
 from mcn_lightning.extract.log_mel import LogMel
 from mcn_lightning.signals import start_forkserver
@@ -77,7 +77,15 @@ class Failed:
     reason: str
 
 
+@dataclass(frozen=True)
+class Stopped:
+    """The machine, and not a video, stops the work, as a full disk does."""
+
+    reason: str
+
+
 Message = Pictures | Decoded | Failed
+"""Of the decoding processes to those who ask for them."""
 
 
 @dataclass
@@ -136,6 +144,10 @@ def _decode_videos(pipe: Connection, shapes: Sequence[StreamShape], bands: int |
             pipe.send(Failed(video, str(error)))
         except (BrokenPipeError, ConnectionResetError):
             return
+        except OSError as error:  # of the temporary files of a spectrogram; the decoder reports its own
+            room = "expected room for the sound of a video (350 MB an hour)"
+            advice = "free space or let TMPDIR name another folder; the same command goes on from here"
+            pipe.send(Stopped(f"TMPDIR: {room}, found {os_reason(error)}; {advice}"))
 
 
 def _next_task(pipe: Connection) -> tuple[int, Path] | None:
@@ -176,6 +188,9 @@ class DecodingPool:
 
         Args:
             videos: number and path of each; the next one is asked for when a process is free.
+
+        Raises:
+            InputError: if a process has no room for its temporary files.
         """
         busy: dict[Connection, tuple[int, BaseProcess]] = {}
         for process, pipe in self._workers:
@@ -184,7 +199,7 @@ class DecodingPool:
             for pipe in cast(list[Connection], wait(list(busy))):  # they are pipes, as those that were asked about
                 video, process = busy[pipe]
                 try:
-                    message: Message = pipe.recv()
+                    message: Message | Stopped = pipe.recv()
                 except (EOFError, OSError):
                     process.join()
                     message = Failed(video, f"the decoder died on this file (exit code {process.exitcode})")
@@ -193,6 +208,8 @@ class DecodingPool:
                     yield message
                     self._give(process, pipe, videos, busy)
                     continue
+                if isinstance(message, Stopped):
+                    raise InputError(message.reason)
                 yield message
                 if not isinstance(message, Pictures):
                     del busy[pipe]

@@ -16,7 +16,8 @@ from mcn_lightning.extract.captions import CaptionCleaning, VideoCaptions
 from mcn_lightning.extract.captions.rows import cleaned_captions
 from mcn_lightning.extract.captions.transcripts import rows_of_segments
 from mcn_lightning.extract.decode import decode_video
-from mcn_lightning.files import read_json, replacing
+from mcn_lightning.extract.writing import placing
+from mcn_lightning.files import read_json
 from mcn_lightning.options.config import Options
 from mcn_lightning.options.ranges import PositiveInt
 
@@ -147,7 +148,7 @@ class SpeechRecognizer:
         """
         if (transcript := self._stored(stored)) is None:
             transcript = self.recognize(video)
-            with replacing(stored) as partial:
+            with placing(stored) as partial:
                 partial.write_text(json.dumps(transcript, ensure_ascii=False) + "\n", encoding="utf-8")
         return cleaned_captions(rows_of_segments(transcript["segments"]), stored, cleaning or CaptionCleaning())
 
