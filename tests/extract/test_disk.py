@@ -161,7 +161,7 @@ def test_no_room_for_the_sound_is_one_line_of_a_decoding_process(films, whole, t
     (tmp_path / "c.yaml").write_text("streams: [{name: colour, encoder: extract.making.Colours, rate: 2.0}]\n")
     words = ("--config", tmp_path / "c.yaml", "--videos", films, "--output", tmp_path / "out", "--device", "cpu")
     limit = (1 << 16, 1 << 16)
-    said = fails(*words, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    line = fails(*words, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
     assert line.startswith(
         "error: TMPDIR: expected room for the sound of a video (350 MB an hour), found file too large"
     )
