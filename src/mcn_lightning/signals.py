@@ -177,13 +177,20 @@ def take_early_signal() -> int:
 
 def start_forkserver() -> None:
     """Start the server of worker processes with stop signals blocked. SLURM may send them to all processes of a job."""
-    from multiprocessing import forkserver, resource_tracker
+    from multiprocessing import forkserver
+
+    start_resource_tracker()  # it unblocks some signals when it is done, hence a block of its own
+    with signals_blocked():
+        forkserver.ensure_running()
+
+
+def start_resource_tracker() -> None:
+    """Start the process that counts semaphores with stop signals blocked."""
+    from multiprocessing import resource_tracker
 
     # its stderr is silenced: it would list the resources of a run that is stopped at once
     with signals_blocked(), _stderr_silenced():
-        resource_tracker.ensure_running()  # it unblocks some signals when it is done, hence a second block
-    with signals_blocked():
-        forkserver.ensure_running()
+        resource_tracker.ensure_running()
 
 
 @contextmanager

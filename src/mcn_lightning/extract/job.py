@@ -35,7 +35,7 @@ from mcn_lightning.extract.speech import SpeechRecognizer
 from mcn_lightning.extract.videos import VideoFile, find_videos, hash_fraction
 from mcn_lightning.extract.writing import reported, write_array, write_json
 from mcn_lightning.files import read_json
-from mcn_lightning.signals import Interrupted, interrupted_by, signals_blocked
+from mcn_lightning.signals import Interrupted, interrupted_by, signals_blocked, start_resource_tracker
 
 OPTIONS_FILE = "extract.json"
 """Options that all jobs of a data set share."""
@@ -87,6 +87,7 @@ def _run_on_devices(config: ExtractConfig, layout: Layout, videos: Sequence[Vide
         _Job(config, layout, devices[0], len(devices)).run(videos)
         return
     context = multiprocessing.get_context("spawn")
+    start_resource_tracker()
     errors = context.SimpleQueue()
     tasks = [(config, layout, device, len(devices), videos, errors) for device in devices]
     processes = [context.Process(target=_run_on_device, args=task) for task in tasks]
