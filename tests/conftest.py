@@ -18,7 +18,7 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 sys.path.insert(0, str(Path(__file__).parent))  # so that `from references import ...` works from every folder
 
-import processes  # noqa: F401 (before any data loader: all share its server of forks)
+import forked  # noqa: F401 (before any data loader: all share its server of forks)
 import pytest
 import torch
 import yaml

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from unittest.mock import patch
 
 import pytest
 import yaml
+from forked import Popen
 from processes import LIMIT
 
 from mcn_lightning.commands.fit import main
@@ -99,7 +99,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     return kept | own | patient | more
 
 
-def start(*words: object, **options: Any) -> subprocess.Popen[str]:
+def start(*words: object, **options: Any) -> Popen:
     """Start ``fit`` of the demo with more words."""
     command = [sys.executable, "-m", "mcn_lightning", "fit", "--config", CONFIGS / "demo.yaml", *words]
-    return subprocess.Popen([str(word) for word in command], text=True, **options)
+    return Popen([str(word) for word in command], text=True, **options)

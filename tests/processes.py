@@ -5,38 +5,18 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
-import runpy
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-import types
 from collections.abc import Callable
-from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any
 
+from forked import Popen, begin
+
 LIMIT = 600.0
 """Seconds that a test waits for anything: only what hangs takes as long, however busy the machine is."""
-
-WARM = ["mcn_lightning.commands.main", "mcn_lightning.commands.fit", "hypothesis", "pytest"]
-"""Imported once, by the process that those of ``python`` and ``run`` are forked from."""
-
-
-def share_server() -> None:
-    """Let all forks of this process, and theirs, come from one server that has imported ``WARM``.
-
-    Else the first data loader decides what the server imports, and Python 3.11 starts a new server in every fork.
-    """
-    forkserver.set_forkserver_preload(WARM)
-    forkserver.set_forkserver_preload = lambda names: None
-    server = forkserver._forkserver
-    if server._forkserver_pid is None and server._forkserver_address is not None:  # this process is a fork
-        server.ensure_running = forkserver.ensure_running = resource_tracker.ensure_running
-
-
-share_server()
 
 
 def python(
@@ -44,19 +24,25 @@ def python(
 ) -> subprocess.CompletedProcess[str]:
     """Run Python with arguments such as ``-m mcn_lightning fit`` or ``-c CODE``; return its output and status.
 
-    The process is forked from one that has imported the package: importing takes longer than a tiny run. So are those
-    that Lightning starts for more devices. A test of start-up, a terminal or limits, and one that repeats a run to
-    compare it, starts ``sys.executable`` instead.
+    The process is forked, see ``forked.Popen``.
 
     Args:
         arguments: ``-m`` or ``-c`` and its value, or a script; then what ``sys.argv`` holds after the first.
         cwd: working folder; by default the present one.
         env: environment; by default the present one.
     """
-    words = [str(argument) for argument in arguments]
-    given = (words, os.fspath(cwd or Path.cwd()), dict(os.environ if env is None else env))
-    (code,), (out,), (err,) = _wait([(_python, given)])
-    return subprocess.CompletedProcess(words, code, out, err)
+    command = [sys.executable, *(str(argument) for argument in arguments)]
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = Popen(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+        try:
+            code = process.wait(LIMIT)
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            err.seek(0)
+            raise TimeoutError(f"{command}: not within {LIMIT:g} s\n{err.read()[-3000:]}") from error
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(command, code, out.read(), err.read())
 
 
 def run(function: Callable[..., Any], *arguments: Any, world: int = 2) -> list[Any]:
@@ -71,19 +57,7 @@ def run(function: Callable[..., Any], *arguments: Any, world: int = 2) -> list[A
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        codes, _, errors = _wait([(_rank, (folder, rank, world, function, arguments)) for rank in range(world)])
-        assert not any(codes), "\n".join(error[-3000:] for code, error in zip(codes, errors, strict=True) if code)
-        return [torch.load(folder / f"result-{number}", weights_only=False) for number in range(world)]
-
-
-def _wait(tasks: list[tuple[Callable[..., None], tuple[Any, ...]]]) -> tuple[list[int | None], list[str], list[str]]:
-    """Call functions at once in processes of their own; return exit codes, outputs, errors."""
-    context = multiprocessing.get_context("forkserver")
-    with tempfile.TemporaryDirectory() as name:
-        files = [(Path(name, f"out-{number}"), Path(name, f"err-{number}")) for number in range(len(tasks))]
-        started = [context.Process(target=_call, args=(*to, *task)) for to, task in zip(files, tasks, strict=True)]
-        for process in started:
-            process.start()
+        started = [_start(folder, rank, world, function, arguments) for rank in range(world)]
         end = time.monotonic() + LIMIT
         try:
             for process in started:
@@ -93,75 +67,29 @@ def _wait(tasks: list[tuple[Callable[..., None], tuple[Any, ...]]]) -> tuple[lis
             for process in started:
                 process.kill()
                 process.join()
-        outputs, errors = ([path.read_text() for path in paths] for paths in zip(*files, strict=True))
-    if None in codes:
-        raise TimeoutError(f"{tasks}: not within {LIMIT:g} s\n" + "\n".join(error[-3000:] for error in errors))
-    return codes, outputs, errors
+        errors = [(folder / f"errors-{rank}").read_text()[-3000:] for rank in range(world)]
+        if None in codes:
+            raise TimeoutError(f"{function.__name__}: not within {LIMIT:g} s\n" + "\n".join(errors))
+        assert not any(codes), "\n".join(error for code, error in zip(codes, errors, strict=True) if code)
+        return [torch.load(folder / f"result-{rank}", weights_only=False) for rank in range(world)]
 
 
-def _call(out: Path, err: Path, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _start(folder: Path, number: int, *given: Any) -> multiprocessing.context.ForkServerProcess:
+    """Start a process of ``run``."""
+    process = multiprocessing.get_context("forkserver").Process(target=_call, args=(folder, number, *given))
+    process.start()
+    return process
+
+
+def _call(folder: Path, number: int, *given: Any) -> None:
     """Call a function with its output in files, and end as a Python process of its own does."""
-    for path, number in ((out, 1), (err, 2)):
-        with path.open("ab") as file:  # several processes may write to it
-            os.dup2(file.fileno(), number)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a data loader that starts the server blocks some there
+    names = (os.devnull, folder / f"output-{number}", folder / f"errors-{number}")
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+    begin([os.open(name, flags) for name in names])
     try:
-        function(*arguments)
+        _rank(folder, number, *given)
     finally:
         atexit._run_exitfuncs()
-
-
-def _python(arguments: list[str], cwd: str, env: dict[str, str]) -> None:
-    from pytorch_lightning.strategies.launchers import subprocess_script
-
-    subprocess_script.subprocess = types.SimpleNamespace(Popen=Forked)  # type: ignore[attr-defined]
-    option, *rest = arguments
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(env)
-    sys.path[:0] = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
-    if option == "-m":
-        sys.argv = rest
-        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
-    elif option == "-c":
-        sys.argv = [option, *rest[1:]]
-        module = sys.modules["__main__"] = types.ModuleType("__main__")
-        exec(compile(rest[0], "<string>", "exec"), module.__dict__)
-    else:
-        sys.argv = arguments
-        sys.path.insert(0, os.path.dirname(option))
-        runpy.run_path(option, run_name="__main__")
-
-
-class Forked:
-    """A Python process with what Lightning asks of ``Popen``, forked as this one was; its output goes where ours does.
-
-    Args:
-        command: the interpreter, and arguments as those of ``python``.
-        env: environment.
-        cwd: working folder; by default the present one.
-    """
-
-    def __init__(self, command: list[str], env: dict[str, str], cwd: str | None = None) -> None:
-        out, err = (Path(os.readlink(f"/proc/self/fd/{number}")) for number in (1, 2))
-        given = (out, err, _python, (command[1:], cwd or os.getcwd(), dict(env)))
-        self._process = multiprocessing.get_context("forkserver").Process(target=_call, args=given)
-        self._process.start()
-        self.pid = self._process.pid
-
-    def poll(self) -> int | None:
-        """Return the exit status, or ``None`` before the end."""
-        return self._process.exitcode
-
-    @property
-    def returncode(self) -> int | None:
-        """The exit status, or ``None`` before the end."""
-        return self._process.exitcode
-
-    def send_signal(self, number: int) -> None:
-        """Send a signal, unless the process has ended."""
-        if self.pid is not None and self.poll() is None:
-            os.kill(self.pid, number)
 
 
 def _rank(folder: Path, number: int, world: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

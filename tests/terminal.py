@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import os
-import pty
 import select
+import signal
 from pathlib import Path
 
-from processes import LIMIT, until
+from forked import Popen
+from processes import LIMIT
 
 
 class Terminal:
-    """A process with a terminal of its own, whose text is collected."""
+    """A process with a terminal of its own, whose text is collected.
 
-    def __init__(self, command: list[str], folder: Path, **environment: str) -> None:
-        self.process, self._master = pty.fork()
-        if self.process == 0:
-            os.chdir(folder)  # in which nohup leaves a file
-            os.execvpe(command[0], command, os.environ | environment)
+    Args:
+        command: what runs in it.
+        folder: working folder.
+        forked: whether it is forked from the warm server, see ``forked.Popen``. What it starts then has no part in
+            the terminal: a command that starts processes by itself, and must end them, is not.
+        environment: more of it.
+    """
+
+    def __init__(self, command: list[str], folder: Path, forked: bool = False, **environment: str) -> None:
+        self._master, end = os.openpty()
+        # the first program of a session with this terminal; a fork begins one by itself
+        self._started = Popen(
+            command if forked else ["setsid", "--ctty", *command],
+            stdin=end, stdout=end, stderr=end, start_new_session=forked, cwd=folder, env=os.environ | environment,
+        )  # fmt: skip
+        os.close(end)
+        self.process = self._started.pid
         self.text = ""
 
     def read(self) -> bool:
@@ -36,9 +49,15 @@ class Terminal:
         while text not in self.text:
             assert self.read(), self.text
 
-    def press(self) -> None:
-        """Press Ctrl-C, which the terminal turns into SIGINT for all of its processes."""
+    def press(self, *others: int) -> None:
+        """Press Ctrl-C, which the terminal turns into SIGINT for all of its processes.
+
+        Args:
+            others: processes that were forked elsewhere, and cannot belong to this terminal.
+        """
         os.write(self._master, b"\x03")
+        for number in others:
+            os.kill(number, signal.SIGINT)
 
     def close(self) -> None:
         """Close the terminal."""
@@ -52,13 +71,4 @@ class Terminal:
 
     def status(self) -> int:
         """Return the exit status."""
-        ended: list[int] = []
-
-        def over() -> bool:
-            number, status = os.waitpid(self.process, os.WNOHANG)
-            if number:
-                ended.append(status)
-            return bool(number)
-
-        until(over, "the end of the process")
-        return os.waitstatus_to_exitcode(ended[0])
+        return self._started.wait(LIMIT)

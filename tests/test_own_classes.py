@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import yaml
 from launch import environment
 from modules import NETWORK as SMALL
 from modules import make_data, make_trainer
-from processes import LIMIT
+from processes import python
 from processes import run as run_processes
 
 from mcn_lightning.clustering import MEAN, ClusteringConfig, Step, make_clustering
@@ -74,7 +73,7 @@ def test_the_class_of_a_page_trains_resumes_and_is_evaluated(page, tiny, importa
     command = shlex.split(blocks(page, "sh")[0].splitlines()[0])
     assert command[:2] == ["lightning", "fit"] and command[2:] == ["--config", "demo", "--config", "mine.yaml"]
     whole = [Path(sys.executable).with_name("lightning"), "fit", *words, "--run_folder", "whole"]
-    done = subprocess.run(whole, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=LIMIT)
+    done = python(*whole, cwd=folder, env=environment(folder))
     assert done.returncode == 0, done.stderr[-2000:]
     last = folder / "whole" / "checkpoints" / "last.ckpt"
     (last,) = folder.glob("whole/**/last.ckpt")

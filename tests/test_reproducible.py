@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from forked import Popen
 from launch import CONFIGS, DATA, NETWORK, refusal, run
 
 from mcn_lightning.module import MCNModule
@@ -84,7 +85,7 @@ def test_deterministic_algorithms_train_the_demo_to_the_same_metrics(small, tmp_
 @pytest.mark.slow
 def test_the_demo_itself_gives_the_same_metrics_and_weights_bit_for_bit(tmp_path):
     command = [sys.executable, "-m", "mcn_lightning", "fit", "--config", str(CONFIGS / "demo.yaml")]
-    command += ["--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "2"]
+    command += ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1"]
     command += ["--trainer.enable_progress_bar", "false"]
     for _ in range(2):
         subprocess.run(command, cwd=tmp_path, stdout=subprocess.DEVNULL, check=True)
@@ -118,8 +119,7 @@ def test_a_checkpoint_that_finds_no_room_is_one_line(small, tmp_path):
 def test_runs_that_start_together_have_a_folder_each(small, tmp_path):
     command = [sys.executable, "-m", "mcn_lightning", "fit", "--config", CONFIGS / "demo.yaml", "--config", small]
     started = [
-        subprocess.Popen([*map(str, command), "--seed_everything", str(seed)], stdout=subprocess.DEVNULL)
-        for seed in (0, 1)
+        Popen([*map(str, command), "--seed_everything", str(seed)], stdout=subprocess.DEVNULL) for seed in (0, 1)
     ]
     assert [each.wait() for each in started] == [0, 0]
     folders = sorted((tmp_path / "runs" / "run").iterdir())

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from forked import Popen
 from processes import LIMIT, python, until
 from runs.resuming import assert_same_run, logged, losses, saved, words
 
@@ -39,7 +40,7 @@ def test_torchrun_goes_on_and_equals_two_devices(tiny, tmp_path):
     (tmp_path / "held.py").write_text(HELD)
     arguments = words(tmp_path, tiny, "run", *TWO, "--ckpt_path", "last")
     command = [*TORCHRUN, tmp_path / "held.py", *arguments]
-    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    first = Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     newest = tmp_path / "run" / "version_0" / "checkpoints" / "last.ckpt"
     try:
         until(lambda: newest.is_file() or first.poll() is not None, "the first epoch")
@@ -48,7 +49,7 @@ def test_torchrun_goes_on_and_equals_two_devices(tiny, tmp_path):
     finally:
         first.kill()
     assert first.returncode != 0 and "stopped by SIGTERM after step" in told, told[-3000:]
-    done = subprocess.run([*TORCHRUN, "-m", "mcn_lightning", *arguments], capture_output=True, text=True, timeout=LIMIT)
+    done = python(*TORCHRUN[1:], "-m", "mcn_lightning", *arguments)
     assert done.returncode == 0 and "--ckpt_path last: goes on from" in done.stdout, done.stderr[-3000:]
 
     assert_same_run(saved(tmp_path, "whole"), saved(tmp_path, "run"))

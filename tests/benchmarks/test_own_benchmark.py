@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from launch import environment, run
-from processes import LIMIT
+from processes import python
 from pytorch_lightning import Trainer
 from torch.nn import functional as F
 
@@ -73,8 +73,8 @@ def trained(folder) -> Path:
 
 def lightning(folder: Path, command: str, *words: object) -> subprocess.CompletedProcess[str]:
     """Run the command as it is installed, from the folder that holds the files."""
-    given = [*shlex.split(command), *map(str, words)]
-    return subprocess.run(given, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=LIMIT)
+    name, *given = shlex.split(command)
+    return python(Path(sys.executable).with_name(name), *given, *words, cwd=folder, env=environment(folder))
 
 
 def written(folder: Path) -> list[dict]:

@@ -7,15 +7,15 @@ import os
 import re
 import select
 import struct
-import subprocess
 import sys
 import termios
 from datetime import timedelta
 
 import pytest
 import torch
+from forked import Popen
 from launch import write_video_text
-from processes import python
+from processes import LIMIT, python
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelSummary, Timer, TQDMProgressBar
 
@@ -100,10 +100,10 @@ def test_the_bar_is_one_line_of_the_terminal_and_shows_the_time_left(words, tmp_
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     command = [sys.executable, "-m", "mcn_lightning", *words]
-    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, cwd=tmp_path)
+    process = Popen(command, stdout=theirs, stderr=theirs, cwd=tmp_path)
     os.close(theirs)
     said = b""
-    while select.select([ours], [], [], 600)[0]:
+    while select.select([ours], [], [], LIMIT)[0]:
         try:
             piece = os.read(ours, 65536)
         except OSError:  # Linux tells the end of a terminal as an error

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from forked import Popen
 from processes import LIMIT, python, wait_for
 
 from mcn_lightning.commands.ablate import PastRuns, Runner, plan
@@ -90,7 +91,8 @@ def test_what_cannot_be_run_is_told_in_one_line(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_runs_go_one_after_another_and_finished_ones_are_left_out(folder, tmp_path, words, capsys):
+def test_runs_go_one_after_another_and_finished_ones_are_left_out(folder, tmp_path, words, capsys, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", Popen)
     (folder / "absent.yaml").write_text("data: {train_csv: absent.csv}")
     (folder / "misspelt.yaml").write_text("model: {optimiser: {lr: 1}}")
     with pytest.raises(SystemExit) as stop:
@@ -130,16 +132,21 @@ def test_runs_go_one_after_another_and_finished_ones_are_left_out(folder, tmp_pa
 
 
 HELD = """
+import os
 import time
 from pathlib import Path
 from pytorch_lightning import Callback
 
 class Hold(Callback):
     def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == 2:
+            held = Path(__file__).with_name("held")
+            held.with_suffix(".part").write_text(str(os.getpid()))
+            held.with_suffix(".part").replace(held)
         while trainer.global_step == 2 and not Path(__file__).with_name("go").exists():
             time.sleep(0.05)
 """
-"""A callback that waits in the third step until a file is there."""
+"""A callback that waits in the third step until a file is there, and says with another who it is."""
 
 
 @pytest.mark.slow
@@ -148,12 +155,12 @@ def test_a_stopped_run_goes_on_with_the_same_command(folder, tmp_path, words):
     command += [*words, "--trainer.max_epochs", "5", "--trainer.callbacks", "held.Hold"]
     (tmp_path / "held.py").write_text(HELD)
     options = {"env": os.environ | {"PYTHONPATH": str(tmp_path)}, "text": True}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **options
-    )
+    process = Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
     first = tmp_path / "runs" / "lr" / "version_0" / "checkpoints" / "last.ckpt"
-    wait_for(first.exists, process)
-    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+    held = tmp_path / "held"
+    wait_for(held.exists, process)
+    for number in (process.pid, int(held.read_text())):  # all processes of the terminal, as Ctrl-C does
+        os.kill(number, signal.SIGINT)
     (tmp_path / "go").touch()
     _, said = process.communicate(timeout=LIMIT)
     assert process.returncode == 130

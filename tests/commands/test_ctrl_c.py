@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -20,7 +19,9 @@ from mcn_lightning.runs.resume import Resume
 
 def hold(self, trainer, pl_module, batch, batch_idx):
     if trainer.global_step == 1:
-        open(os.environ["READY"] + str(trainer.global_rank), "w").close()
+        with open(f"{os.environ['READY']}-{os.getpid()}", "w") as file:
+            file.write(str(os.getpid()))
+        os.replace(file.name, os.environ["READY"] + str(trainer.global_rank))
         while not os.path.exists(os.environ["GO"]):
             time.sleep(0.05)
 
@@ -62,20 +63,12 @@ def held(tiny, tmp_path):
     (tmp_path / "held.py").write_text(HELD)
     ready, go = tmp_path / "ready", tmp_path / "go"
 
-    def start(*words: object, processes: int = 1, before: tuple[str, ...] = ()) -> Terminal:
-        command = [*before, sys.executable, tmp_path / "held.py", "fit", "--config", CONFIGS / "demo.yaml"]
-        command += [
-            "--config",
-            small,
-            "--data.batch_size",
-            2,
-            "--data.num_workers",
-            2,
-            "--trainer.max_steps",
-            6,
-            *words,
-        ]
-        terminal = Terminal([str(word) for word in command], tmp_path, READY=str(ready), GO=str(go))
+    def start(*words: object, processes: int = 1, before: tuple[str, ...] = (), forked: bool = True) -> Terminal:
+        command = [
+            *before, sys.executable, tmp_path / "held.py", "fit", "--config", CONFIGS / "demo.yaml", "--config", small,
+            "--data.batch_size", 2, "--data.num_workers", 2, "--trainer.max_steps", 6, *words,
+        ]  # fmt: skip
+        terminal = Terminal([str(word) for word in command], tmp_path, forked, READY=str(ready), GO=str(go))
         for rank in range(processes):
             until(Path(f"{ready}{rank}").exists, "the second step")
         return terminal
@@ -88,14 +81,21 @@ def newest(folder: Path) -> dict:
     return torch.load(path, weights_only=True)
 
 
+def others(folder: Path) -> list[int]:
+    """Return the second process of a run, if it has one."""
+    return [int(path.read_text()) for path in folder.glob("ready1")]
+
+
 TWO = ("--trainer.devices", 2, "--data.batch_size", 1, "--trainer.limit_val_batches", 0)
 
 
-@pytest.mark.parametrize(("words", "processes"), [((), 1), (TWO, 2)], ids=["one", "two"])
-def test_ctrl_c_saves_and_a_second_one_stops_at_once(held, tmp_path, words, processes):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ctrl_c_saves_and_a_second_one_stops_at_once(held, tmp_path, processes):
     start, go = held
-    terminal = start(*words, processes=processes)
-    terminal.press()
+    words = TWO if processes == 2 else ()
+    # one that is not forked: its data loaders, too, are processes of the terminal
+    terminal = start(*words, processes=processes, forked=processes == 2)
+    terminal.press(*others(tmp_path))
     terminal.wait_for("saving after this step; press again to stop now")
     go.touch()
     assert terminal.end() == 128 + signal.SIGINT, terminal.text
@@ -104,12 +104,12 @@ def test_ctrl_c_saves_and_a_second_one_stops_at_once(held, tmp_path, words, proc
     assert "Traceback" not in terminal.text and newest(tmp_path)["global_step"] >= 2
 
     go.unlink()
-    for rank in range(processes):
-        (tmp_path / f"ready{rank}").unlink()
+    for path in tmp_path.glob("ready*"):
+        path.unlink()
     terminal = start(*words, processes=processes)
-    terminal.press()
+    terminal.press(*others(tmp_path))
     terminal.wait_for("press again")
-    terminal.press()
+    terminal.press(*others(tmp_path))
     assert terminal.end() == 128 + signal.SIGINT, terminal.text
     last = [line for line in terminal.text.split("press again to stop now")[1].splitlines() if line.strip(" ^C")]
     assert last == ["stopped at once by SIGINT; nothing more was saved"]
@@ -127,7 +127,7 @@ def test_a_closed_terminal_saves(held, tmp_path):
 
 def test_nohup_stays_nohup(held, tmp_path):
     start, go = held
-    terminal = start(before=("nohup",))
+    terminal = start(before=("nohup",), forked=False)
     os.kill(terminal.process, signal.SIGHUP)
     go.touch()
     assert terminal.end() == 0, terminal.text

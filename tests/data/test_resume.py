@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from forked import Popen
 from processes import python, running, until
 
 from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
@@ -117,7 +118,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("start", ["fork", "forkserver"])
 def test_workers_end_with_a_process_that_is_killed(start, tmp_path):
     (tmp_path / "killed.py").write_text(KILLED)
-    with subprocess.Popen([sys.executable, tmp_path / "killed.py", start], stdout=subprocess.PIPE, text=True) as main:
+    with Popen([sys.executable, tmp_path / "killed.py", start], stdout=subprocess.PIPE, text=True) as main:
         workers = [int(word) for word in main.stdout.readline().split()]
         assert len(workers) == 2 and all(map(running, workers))
         main.kill()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import WARM
+from forked import WARM
 from torch import nn
 
 

@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 from launch import CONFIGS, environment, start, write_overlay
-from processes import LIMIT, wait_for
+from processes import LIMIT, python, wait_for
 from wandb_files import logged, summary
 from wandb_server import KEY, WandbServer
 
@@ -81,7 +81,7 @@ def test_a_run_that_is_stopped_goes_on_as_one_wandb_run_in_one_folder(tiny, tmp_
     with WandbServer() as server:
         env |= {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
         command = [sys.executable, "-m", "wandb", "sync", *(str(path) for path in reversed(places))]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT)
+        done = python(*command[1:], env=env)
     assert done.returncode == 0 and done.stderr.count("Finished syncing") == 2, done.stderr
     sent = [server.history[one][line] for line in sorted(server.history[one])]
     assert [row["trainer/global_step"] for row in sent] == [row["trainer/global_step"] for row in rows + more]

@@ -81,13 +81,17 @@ def differences(one: Run, other: Run) -> list[str]:
     return found
 
 
-def submit(cluster: Cluster, place: Path, name: str, *options: object) -> int:
-    """Submit the batch script for two nodes; return the number of the job."""
+def options(place: Path) -> tuple[object, ...]:
+    """Return the options of a run whose data lie in a folder."""
     configs = ("--config", ROOT / "configs" / "demo.yaml", "--config", ROOT / "tests" / "slurm" / "demo.yaml")
-    words = ("--parsable", "--nodes=2", "--time=60", f"--chdir={ROOT}", f"--output={place / name}.out", SBATCH)
+    return (*configs, "--data.root", place / "data")
+
+
+def submit(cluster: Cluster, place: Path, name: str, *more: object, nodes: int = 2) -> int:
+    """Submit the batch script; return the number of the job."""
+    words = ("--parsable", f"--nodes={nodes}", "--time=60", f"--chdir={ROOT}", f"--output={place / name}.out", SBATCH)
     environment = {**ENVIRONMENT, "RUN_FOLDER": str(place / name), "SLURM_WAIT": str(int(LIMIT))}
-    data = ("--data.root", place / "data")
-    return int(cluster("sbatch", *words, *configs, *data, *options, environment=environment))
+    return int(cluster("sbatch", *words, *options(place), *more, environment=environment))
 
 
 def running(cluster: Cluster, job: int, restarts: int) -> bool:

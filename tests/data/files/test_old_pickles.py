@@ -10,8 +10,6 @@ import builtins
 import io
 import os
 import pickle
-import subprocess
-import sys
 from collections import Counter, OrderedDict, defaultdict
 from datetime import date
 from pathlib import Path
@@ -21,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from processes import python
 
 from mcn_lightning.data.captions import Captions, read_captions
 from mcn_lightning.data.files.pickles import load_pickle
@@ -190,7 +189,7 @@ def test_files_of_torch_save_get_the_line_that_converts_them(tmp_path):
         with pytest.raises(InputError, match=r"found a file of torch\.save.*" + command_for("")) as caught:
             load_pickle(path)
         line = str(caught.value).split('python -c "')[1].removesuffix('"')
-        subprocess.run([sys.executable, "-c", line], cwd=tmp_path, check=True)
+        assert python("-c", line, cwd=tmp_path).returncode == 0
         assert torch.equal(load_pickle(tmp_path / "NEW.pickle")["a"], torch.ones(2))
 
 
@@ -201,7 +200,7 @@ def test_frames_with_other_columns_get_the_line_that_converts_them(tmp_path):
     with pytest.raises(InputError, match=r"Categorical.*if you trust the file.*" + command_for("")) as caught:
         load_pickle(path)
     line = str(caught.value).split('python -c "')[1].removesuffix('"')
-    subprocess.run([sys.executable, "-c", line], cwd=tmp_path, check=True)
+    assert python("-c", line, cwd=tmp_path).returncode == 0
     assert load_pickle(tmp_path / "NEW.pickle") == {"v": {"start": [0.0], "end": [1.0], "text": ["a"]}}
 
 
@@ -213,7 +212,7 @@ def test_clips_with_other_objects_get_the_line_that_converts_them(tmp_path, prot
     with pytest.raises(InputError, match=r"datetime.date; if you trust the file.*" + command_for("")) as caught:
         load_pickle(path)
     line = str(caught.value).split('python -c "')[1].removesuffix('"')
-    subprocess.run([sys.executable, "-c", line], cwd=tmp_path, check=True)
+    assert python("-c", line, cwd=tmp_path).returncode == 0
     (found,) = load_pickle(tmp_path / "NEW.pickle")
     assert found["day"] == "2026-01-02" and found["caption"] == ["a"] and np.array_equal(found["2d"], clip["2d"])
 

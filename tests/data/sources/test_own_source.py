@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 import yaml
 from launch import NETWORK
-from processes import LIMIT
+from processes import python
 
 from data.sharding import same
 from mcn_lightning.batch import BadVideo
@@ -85,7 +84,7 @@ def test_the_page_trains_as_it_stands(tmp_path, monkeypatch):
     exec(make_films, {})
     (line,) = (line for line in block("bash").splitlines() if line.startswith("lightning fit"))
     command = [Path(sys.executable).with_name("lightning"), *line.split()[1:], "--trainer.max_epochs", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    done = python(*command)
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.rglob("last.ckpt")
     assert torch.load(path, weights_only=True)["global_step"] == 2
@@ -109,7 +108,7 @@ def test_training_as_a_user_starts_it(films, more):
     if more:
         main(["prepare", *OPTIONS, "--pack.output", "shards"])
     command = [Path(sys.executable).with_name("lightning"), "fit", *OPTIONS, "--data.num_workers", "2", *more]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    done = python(*command)
     assert done.returncode == 0, done.stderr
     (path,) = (films / "runs").rglob("last.ckpt")
     saved = torch.load(path, weights_only=True)

@@ -8,13 +8,13 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from forked import Popen
 
 from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.data.files.pooling import VisualStream
@@ -101,7 +101,7 @@ def test_what_a_killed_generation_left_is_removed_by_the_next_and_nothing_else(t
         "synthetic._save = lambda *_: os.kill(os.getpid(), signal.SIGKILL); "
         f"synthetic.write_synthetic(Path(sys.argv[1]), synthetic.{SMALL!r})"
     )
-    killed = subprocess.Popen([sys.executable, "-c", asked, str(tmp_path / "a")])
+    killed = Popen([sys.executable, "-c", asked, str(tmp_path / "a")])
     assert killed.wait() == -signal.SIGKILL
     host = socket.gethostname()
     assert [path.name for path in tmp_path.iterdir()] == [f"a.partial-{host}-{killed.pid}"]
