@@ -21,7 +21,10 @@ ALLOWED = {
     "extract": {"data"} | GROUND,
     "training": {"models", "losses", "clustering"} | GROUND,
     "module": {"training"} | TENSORS | GROUND,
-    "inference": {"module", "benchmarks.embedding", "benchmarks.files", "models", "data.text"} | GROUND,
+    "inference": {"module", "benchmarks.embedding", "benchmarks.files", "models", "data", "extract"}
+    | {"runs.checkpoints", "runs.saved"}
+    | GROUND,
+    "search": {"inference", "module", "metrics", "models", "data"} | GROUND,
     "runs": {"clustering", "data.shards.files", "data.shards.header"} | GROUND,
     "callbacks": {"runs"} | TENSORS | GROUND,  # models and losses: the types that callbacks.protocols names
     "benchmarks": {"callbacks", "runs", "clustering", "metrics", "models", "data"} | GROUND,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mcn_lightning.data.sources.video_source import VideoSource as VideoSource
     from mcn_lightning.errors import InputError as InputError
     from mcn_lightning.inference import Embeddings as Embeddings
+    from mcn_lightning.inference import Inputs as Inputs
+    from mcn_lightning.inference import Model as Model
     from mcn_lightning.inference import embed_sentences as embed_sentences
     from mcn_lightning.inference import load as load
     from mcn_lightning.inference import rank as rank
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from mcn_lightning.models import MCNOutput as MCNOutput
     from mcn_lightning.models import NetworkConfig as NetworkConfig
     from mcn_lightning.module import MCNModule as MCNModule
+    from mcn_lightning.search import Index as Index
     from mcn_lightning.training.optimizer import OptimizerConfig as OptimizerConfig
 
 _PUBLIC = {
@@ -52,7 +55,8 @@ _PUBLIC = {
     "data.datamodule": ("NarratedVideos",),
     "data.sources.video_source": ("Video", "VideoSource"),
     "errors": ("InputError",),
-    "inference": ("Embeddings", "embed_sentences", "load", "rank", "read_embeddings"),
+    "inference": ("Embeddings", "Inputs", "Model", "embed_sentences", "load", "rank", "read_embeddings"),
+    "search": ("Index",),
     "losses": (
         "ContrastiveConfig", "ContrastiveLoss", "LossConfig", "cluster_contrast", "info_nce",
         "make_contrastive", "max_margin", "mil_nce", "mms", "reconstruction_loss",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import yaml
 from jsonargparse import Namespace
@@ -35,6 +35,8 @@ class DataCLI(MCNCLI):
     """Base of commands that take all options of a run and use only those of the data."""
 
     stopped: str
+    kept: ClassVar[Sequence[str]] = ("data", "pack")
+    """Groups of options that the command uses."""
 
     def run_data(self, parts: Namespace) -> None:
         """Run the command on the data; subclasses implement it."""
@@ -45,7 +47,7 @@ class DataCLI(MCNCLI):
 
     def instantiate_classes(self) -> None:
         """Build the data module alone, and run the command on it."""
-        for group in {*vars(self.config)} - {"data", "pack"}:
+        for group in {*vars(self.config)} - {*self.kept}:
             del self.config[group]
         try:  # the default network, which may take gigabytes, is replaced by None
             parts = self.parser.instantiate(self.config, instantiators=[(lambda *_, **__: None, MCNModule, True)])
@@ -106,7 +108,7 @@ def build(command: type[CLI], args: Sequence[str]) -> CLI:
         command: class of the CLI.
         args: arguments after the program's name; the first is the command.
     """
-    alone = command in (PrepareCLI, CheckCLI)  # LightningCLI does not know them as subcommands
+    alone = issubclass(command, DataCLI)  # LightningCLI does not know them as subcommands
     return command(
         MCNModule,
         NarratedVideos,
@@ -137,18 +139,20 @@ def fit_options(args: Sequence[str]) -> Options:
     return yaml.safe_load(command._parser("fit").dump(command.config["fit"], skip_unset=False))
 
 
-def run(args: Sequence[str]) -> None:
+def run(args: Sequence[str], command: type[MCNCLI] | None = None) -> None:
     """Run a command that takes the options of a run.
 
     Args:
         args: arguments after the program's name; the first is the command.
+        command: class of its CLI, where this module does not have it.
 
     Raises:
         InputError: if an option, a file or the job is wrong.
     """
     filter_messages()
     try:
-        build({"prepare": PrepareCLI, "check": CheckCLI}.get(args[0], MCNCLI), args)
+        commands: dict[str, type[MCNCLI]] = {"prepare": PrepareCLI, "check": CheckCLI}
+        build(command or commands.get(args[0], MCNCLI), args)
     # Stopped and NotFiniteError are raised on all processes. The others exit with 0: if one failed before the first has
     # printed its message, the launcher would kill the first
     except Stopped as stop:

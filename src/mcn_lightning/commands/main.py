@@ -98,6 +98,24 @@ def _extract(name: str, args: Sequence[str]) -> None:
     run_extract(args)
 
 
+def _index(name: str, args: Sequence[str]) -> None:
+    from mcn_lightning.commands.configs import resolve_configs
+
+    args = resolve_configs(args)
+    _find_own_classes()
+    _import_quietly()
+    from mcn_lightning.commands.search.index import run_index
+
+    run_index(args)
+
+
+def _search(name: str, args: Sequence[str]) -> None:
+    from mcn_lightning.commands.search.search import run_search
+
+    _find_own_classes()
+    run_search(args)
+
+
 def _verify(name: str, args: Sequence[str]) -> None:
     from mcn_lightning.commands.data import verify_shards
 
@@ -138,6 +156,8 @@ COMMANDS = {
     "check": Command("read a dataset once, and report its contents and what is skipped", _with_trainer),
     "prepare": Command("pack a dataset into shards, once, to train from", _with_trainer),
     "extract": Command("make a dataset of a folder of videos", _extract),
+    "index": Command("embed every clip of a dataset, and make an index to search", _index),
+    "search": Command("find clips by words, sound, picture or another clip", _search),
     "verify": Command("check every byte of the shards", _verify),
     "synthetic": Command("write generated videos with known topics", _synthetic),
     "results": Command("print a table of the metrics of runs, and plot their curves", _results),

@@ -82,7 +82,7 @@ def extract(config: ExtractConfig) -> str:
 
 def _run_on_devices(config: ExtractConfig, layout: Layout, videos: Sequence[VideoFile]) -> None:
     """Extract videos with a process for each device. Every process takes the next video that no other has taken."""
-    devices = _devices(config)
+    devices = find_devices(config.device, config.devices)
     if len(devices) == 1:
         _Job(config, layout, devices[0], len(devices)).run(videos)
         return
@@ -351,16 +351,20 @@ class _Job:
         )
 
 
-def _devices(config: ExtractConfig) -> list[torch.device]:
-    """Return the devices of the encoders.
+def find_devices(device: str, devices: int | None) -> list[torch.device]:
+    """Return the devices of encoders or of a model.
+
+    Args:
+        device: auto, cpu or cuda.
+        devices: how many; by default all GPUs, or the CPU once.
 
     Raises:
         InputError: if there are fewer GPUs.
     """
-    there = torch.cuda.device_count() if config.device != "cpu" else 0
-    if config.device == "cuda" or there:
-        count = config.devices or there
+    there = torch.cuda.device_count() if device != "cpu" else 0
+    if device == "cuda" or there:
+        count = devices or there
         if not 1 <= count <= there:
             raise InputError(f"--devices: expected at most the GPUs of this machine, found {count}, with {there} there")
         return [torch.device("cuda", index) for index in range(count)]
-    return [torch.device("cpu")] * (config.devices or 1)
+    return [torch.device("cpu")] * (devices or 1)

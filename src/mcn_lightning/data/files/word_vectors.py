@@ -67,6 +67,37 @@ def read_word_vectors(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarr
     return words, vectors
 
 
+def first_words(path: Path, count: int) -> list[str]:
+    """Return the first words of a word-vector file, which are the most frequent ones in the usual files.
+
+    Args:
+        path: as in ``read_word_vectors``.
+        count: words at most; an entry that cannot be read ends the list.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    found: list[str] = []
+    if path.name.endswith((".bin", ".bin.gz")):
+        with _mapped(path) as data:
+            position = data.find(b"\n", 0, 100) + 1
+            counts = data[:position].split()
+            entries = _Entries(data, int(counts[1]))
+            for _ in range(min(count, int(counts[0]) - 1)):
+                word, numbers = entries.split(position, last=False)
+                if numbers < 0:
+                    break
+                position = numbers + entries.size
+                found.append(word.decode(errors="replace"))
+        return found
+    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        line = _read_counts(path, file)[2]
+        while line.strip() and len(found) < count:
+            found.append(line.split(None, 1)[0].decode(errors="replace"))
+            line = file.readline()
+    return found
+
+
 @contextmanager
 def _mapped(path: Path) -> Iterator[bytes | mmap.mmap]:
     if path.suffix == ".gz":

@@ -1,8 +1,8 @@
-"""Inference without a trainer: load a checkpoint, embed sentences, rank clips."""
+"""The embeddings that ``predict`` wrote, and the ranking of clips by them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,79 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mcn_lightning.benchmarks.embedding import embed_texts
-from mcn_lightning.benchmarks.files import EvaluationText
-from mcn_lightning.data.text import TextConfig
 from mcn_lightning.errors import InputError
 from mcn_lightning.files import read_json
-from mcn_lightning.models.released import WeightsError
-from mcn_lightning.models.weights import OWN_CHECKPOINT, read_weights
-from mcn_lightning.module import MCNModule
-from mcn_lightning.options.config import as_config
-
-
-def load(path: str | Path) -> MCNModule:
-    """Load a trained module, on the CPU and in evaluation mode.
-
-    A checkpoint holds its options, weights and centroids. A file of weights alone, as the authors released them,
-    defines the shape of the network; other options have their defaults. No code in the file is run.
-
-    Args:
-        path: a checkpoint (.ckpt), or any file that ``--model.weights`` takes.
-
-    Returns:
-        The module. It has no word vectors: see `embed_sentences`.
-
-    Raises:
-        InputError: if the file is missing, damaged, or holds no weights of such a network.
-    """
-    try:
-        weights = read_weights(path)
-    except WeightsError as error:
-        raise InputError(str(error)) from None
-    if weights.kind == OWN_CHECKPOINT:
-        # a checkpoint also restores options and centroids, which weights alone do not have
-        return MCNModule.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
-    module = MCNModule(weights.config)
-    weights.load(module.network)
-    return module.eval()
-
-
-@torch.no_grad()
-def embed_sentences(module: MCNModule, texts: Sequence[str], text: TextConfig | Mapping[str, object]) -> Tensor:
-    """Embed N sentences.
-
-    Args:
-        module: a trained module.
-        texts: the sentences.
-        text: value of ``--data.text`` in training, for instance ``{"source": "word_vectors.bin"}``. The width ``dim``
-            defaults to that of the network.
-
-    Returns:
-        ``(N, D)`` float32 on the module's device.
-
-    Raises:
-        InputError: if there is no sentence, the network has no text embedding, or a sentence has no known word.
-    """
-    network = module.network
-    if not texts:
-        raise InputError("expected at least one sentence, found none")
-    if network.text is None or network.fusion is not None:
-        raise InputError(f"expected a network with a text embedding, found {', '.join(network.config.embeddings)}")
-    if isinstance(text, Mapping):
-        text = {"dim": network.config.text_dim, **text}
-    config = as_config(TextConfig, text, "text")
-    opened = EvaluationText(config, Path(config.source), texts)
-    for sentence in texts:
-        if opened.unknown([sentence]):
-            raise InputError(f"{config.source}: expected a sentence with a known word, found {sentence!r}; reword it")
-    # in training mode dropout would change the embeddings
-    training = network.training
-    try:
-        network.eval()
-        return embed_texts(module, opened, texts)
-    finally:
-        network.train(training)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The commands that make an index and search it."""

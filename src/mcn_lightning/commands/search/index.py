@@ -1,0 +1,130 @@
+"""The command ``index``: from a checkpoint and a data set to an index that can be searched."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from filelock import FileLock, Timeout
+from jsonargparse import Namespace
+from pytorch_lightning.cli import LightningArgumentParser
+
+from mcn_lightning.commands.fit import DataCLI, run
+from mcn_lightning.errors import InputError
+from mcn_lightning.extract.job import find_devices
+from mcn_lightning.files import writing
+from mcn_lightning.search.build.job import Build
+from mcn_lightning.search.manifest import MANIFEST, PARTS
+from mcn_lightning.search.options import IndexConfig
+
+OPTIONS = tuple(each.name for each in fields(IndexConfig))
+LOCK = ".lock"
+
+
+class IndexCLI(DataCLI):
+    """The command ``index``, which embeds the data and writes an index."""
+
+    stopped = "stopped; the same command goes on from here"
+    kept: ClassVar[Sequence[str]] = ("data", *OPTIONS)
+    args: ClassVar[Sequence[str]] = ()
+    """Arguments of the command, for processes on other devices."""
+    share: ClassVar[tuple[int, int, str] | None] = None
+    """Number of this process, number of processes, and its device, where there are several."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options of the index."""
+        super().add_arguments_to_parser(parser)
+        parser.add_class_arguments(IndexConfig)
+
+    def run_data(self, parts: Namespace) -> None:
+        """Embed what is new, and write the index."""
+        config = IndexConfig(**{name: parts[name] for name in OPTIONS})
+        if self.share is not None:
+            number, processes, device = self.share
+            Build(config, parts.data).embed(torch.device(device), number, processes)
+            return
+        folder, devices = Path(config.output), find_devices(config.device, config.devices)
+        _check_folder(folder)
+        build = Build(config, parts.data)
+        with writing(f"--output {folder}", "give another folder"):
+            folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        try:
+            with lock.acquire(timeout=0):
+                if len(devices) > 1 and build.todo():
+                    _embed_on(self.args, devices)
+                else:
+                    build.embed(devices[0])
+                print(build.finish())
+                Path(lock.lock_file).unlink(missing_ok=True)
+        except Timeout:
+            raise InputError(
+                f"--output {folder}: expected one command at a time, found another that writes it"
+            ) from None
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder with other files, which an index would mix with.
+
+    Raises:
+        InputError: if it is no index, unfinished index or empty folder.
+    """
+    if (
+        folder.is_dir()
+        and not any((folder / name).exists() for name in (MANIFEST, PARTS, LOCK))
+        and any(folder.iterdir())
+    ):
+        raise InputError(
+            f"--output {folder}: expected an index or an empty folder, found other files; give another one"
+        )
+
+
+def _embed_on(args: Sequence[str], devices: Sequence[torch.device]) -> None:
+    """Embed with a process for each device, each its share of the blocks.
+
+    Raises:
+        InputError: if a process fails.
+    """
+    context = multiprocessing.get_context("spawn")
+    errors = context.SimpleQueue()
+    processes = [
+        context.Process(target=_embed_share, args=(args, (number, len(devices), str(device)), errors))
+        for number, device in enumerate(devices)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if not errors.empty():
+        raise InputError(errors.get())
+    if any(process.exitcode for process in processes):
+        raise InputError("--devices: expected every process to end, found an error, see above; run the command again")
+
+
+def _embed_share(args: Sequence[str], share: tuple[int, int, str], errors: SimpleQueue[str]) -> None:
+    IndexCLI.share = share
+    try:
+        run(["index", *args], IndexCLI)
+    except InputError as error:
+        errors.put(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def run_index(args: Sequence[str]) -> None:
+    """Run the command.
+
+    Args:
+        args: arguments after the command's name.
+
+    Raises:
+        InputError: if an option, the model or the data are wrong.
+    """
+    IndexCLI.args = list(args)
+    run(["index", *args], IndexCLI)

@@ -1,0 +1,249 @@
+"""The table of clips: sqlite with a full-text index, written once and opened for reading only."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mcn_lightning.errors import InputError
+from mcn_lightning.files import replacing
+
+COLUMNS = {
+    "row": "INTEGER PRIMARY KEY", "id": "TEXT NOT NULL UNIQUE", "video": "TEXT NOT NULL", "split": "TEXT",
+    "kind": "TEXT NOT NULL", "start": "REAL", "end": "REAL", "text": "TEXT", "cluster": "INTEGER", "topic": "INTEGER",
+    "media": "TEXT", "has_video": "INTEGER NOT NULL", "has_audio": "INTEGER NOT NULL", "has_text": "INTEGER NOT NULL",
+}  # fmt: skip
+"""Columns of every index. ``row`` is the row of the vectors; times are in seconds."""
+SECONDS = 10.0
+"""Time that a condition of the user may take."""
+STEPS = 10_000  # instructions of sqlite between two looks at the clock
+_NAME = re.compile(r"[A-Za-z_]\w*")
+_READS = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, 33)  # 33: a recursive query
+_FUNCTIONS = {"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer", "zeroblob", "randomblob"}
+
+Row = dict[str, Any]
+
+
+def write_clips(path: Path, clips: Iterable[Row], own: Mapping[str, str], before: Path | None = None) -> None:
+    """Write the table of clips, whole or not at all.
+
+    Args:
+        path: of the table.
+        clips: rows by column, in the order of the vectors.
+        own: names and SQL types of the user's columns.
+        before: table that these clips are added to; it stays as it is.
+
+    Raises:
+        InputError: if two clips have one id, or the table before cannot be read.
+    """
+    names = [*COLUMNS, *own]
+    with replacing(path) as partial:
+        partial.unlink()
+        with closing(sqlite3.connect(partial, isolation_level=None)) as table:
+            table.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")
+            kinds = ", ".join(f"{_quoted(name)} {kind}" for name, kind in {**COLUMNS, **own}.items())
+            table.execute(f"CREATE TABLE clips ({kinds})")
+            table.execute("BEGIN")
+            try:
+                if before is not None:
+                    table.executemany(_insert(names), _all_rows(before, names))
+                table.executemany(_insert(names), ([clip.get(name) for name in names] for clip in clips))
+            except sqlite3.IntegrityError as error:
+                raise InputError(
+                    f"{path}: expected each clip once, found one twice ({error}); name videos once"
+                ) from None
+            table.execute("CREATE INDEX by_video ON clips (video)")
+            table.execute(
+                "CREATE VIRTUAL TABLE words USING fts5(text, content='clips', content_rowid='row', "
+                "tokenize='porter unicode61')"
+            )
+            table.execute("INSERT INTO words (words) VALUES ('rebuild')")
+            table.execute("COMMIT")
+
+
+def _all_rows(path: Path, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as table:
+        yield from table.execute(f"SELECT {', '.join(map(_quoted, names))} FROM clips ORDER BY row")
+
+
+def _insert(names: Sequence[str]) -> str:
+    return f"INSERT INTO clips ({', '.join(map(_quoted, names))}) VALUES ({', '.join('?' * len(names))})"
+
+
+def _quoted(name: str) -> str:
+    """Return a column's name for a statement; sqlite takes any other character than the quote."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def check_column(name: str, where: str) -> None:
+    """Refuse a name of a column that a condition could not use, or that the table has.
+
+    Raises:
+        InputError: naming it.
+    """
+    if not _NAME.fullmatch(name) or name.lower() in COLUMNS:
+        found = f"{name!r}" + (", which every index has" if name.lower() in COLUMNS else "")
+        raise InputError(f"{where}: expected names of columns in letters, digits and _, found {found}; rename it")
+
+
+class Clips:
+    """The table of clips of an index, opened for reading.
+
+    Args:
+        path: of the table.
+
+    Raises:
+        InputError: if it is missing or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise InputError(f"{path}: expected the table of clips, found no file; make the index again")
+        # an app serves requests from several threads, one at a time
+        self._table = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+        with self._reading():
+            self._table.execute("PRAGMA query_only = ON")
+            self.columns = [row[1] for row in self._table.execute("PRAGMA table_info(clips)")]
+            self.count = int(self._table.execute("SELECT count(*) FROM clips").fetchone()[0])
+        if not {*COLUMNS} <= {*self.columns}:
+            raise InputError(f"{path}: expected the table of clips, found another; make the index again")
+
+    def close(self) -> None:
+        """Close the table."""
+        self._table.close()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise InputError(
+                f"{self.path}: expected a whole table of clips, found {error}; make the index again"
+            ) from None
+
+    def take(self, rows: Sequence[int]) -> list[Row]:
+        """Return clips by their rows, in the order that is asked for.
+
+        Args:
+            rows: of the vectors.
+        """
+        found: dict[int, Row] = {}
+        with self._reading():
+            for first in range(0, len(rows), 500):
+                some = rows[first : first + 500]
+                query = f"SELECT * FROM clips WHERE row IN ({', '.join('?' * len(some))})"
+                for row in self._table.execute(query, [int(each) for each in some]):
+                    found[row[0]] = dict(zip(self.columns, row, strict=True))
+        return [found[int(row)] for row in rows]
+
+    def row_of(self, name: str) -> int:
+        """Return the row of a clip.
+
+        Args:
+            name: its id.
+
+        Raises:
+            InputError: if there is no such clip.
+        """
+        with self._reading():
+            found = self._table.execute("SELECT row FROM clips WHERE id = ?", [name]).fetchone()
+        if found is None:
+            raise InputError(f"--like: expected the id of a clip of this index, found {name!r}; results list ids")
+        return int(found[0])
+
+    def having(self, modalities: Sequence[str]) -> np.ndarray:
+        """Return the rows of the clips that have any of some modalities, ascending int64."""
+        condition = " OR ".join(f"has_{name}" for name in modalities)
+        with self._reading():
+            rows = self._table.execute(f"SELECT row FROM clips WHERE {condition} ORDER BY row")
+            return np.fromiter((row[0] for row in rows), dtype=np.int64)
+
+    def kinds(self) -> list[tuple[str, str]]:
+        """Return each video with each kind of its clips."""
+        with self._reading():
+            return list(self._table.execute("SELECT DISTINCT video, kind FROM clips"))
+
+    def videos(self) -> list[str]:
+        """Return the videos, in the order of their clips."""
+        with self._reading():
+            return [row[0] for row in self._table.execute("SELECT video FROM clips GROUP BY video ORDER BY min(row)")]
+
+    def matching(self, words: str, limit: int) -> list[int]:
+        """Return the rows of the clips whose text has any of some words, best first by BM25.
+
+        Args:
+            words: any text; its words are looked for, so it cannot be a wrong expression.
+            limit: rows at most.
+        """
+        terms = list(dict.fromkeys(re.findall(r"\w+", words)))
+        if not terms:
+            raise InputError("--words: expected words to look for, found none; write some")
+        expression = " OR ".join(f'"{term}"' for term in terms)
+        query = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank, rowid LIMIT ?"
+        with self._reading():
+            return [row[0] for row in self._table.execute(query, [expression, limit])]
+
+    def suggestions(self, beginning: str, limit: int = 10) -> list[str]:
+        """Return texts that have words with the beginnings of those typed so far.
+
+        Args:
+            beginning: what was typed.
+            limit: texts at most.
+        """
+        terms = re.findall(r"\w+", beginning)
+        if not terms:
+            return []
+        expression = " ".join(f'"{term}"*' for term in terms)
+        some = "SELECT rowid FROM words WHERE words MATCH ? LIMIT 200"
+        query = f"SELECT DISTINCT text FROM clips WHERE row IN ({some}) LIMIT ?"
+        with self._reading():
+            return [row[0] for row in self._table.execute(query, [expression, limit])]
+
+    def where(self, condition: str) -> list[int]:
+        """Return the rows that a condition of the user holds for.
+
+        The condition may read the table of clips and nothing else, for ten seconds at most.
+
+        Args:
+            condition: SQL, such as ``start > 60 and video like 'cooking%'``.
+
+        Raises:
+            InputError: if it is no condition, reads something else, or takes too long.
+        """
+        late = time.monotonic() + SECONDS
+        # a connection of its own: the authorizer must not stop our own queries
+        with closing(sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)) as table:
+            table.execute("PRAGMA query_only = ON")
+            table.set_authorizer(_authorize)
+            table.set_progress_handler(lambda: time.monotonic() > late, STEPS)
+            try:
+                # the brackets keep a condition from ending the statement's; a comment would hide the last one
+                return [row[0] for row in table.execute(f"SELECT row FROM clips WHERE (\n{condition}\n) ORDER BY row")]
+            except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
+                reason = str(error)
+                if "interrupted" in reason:
+                    reason = f"one that takes more than {SECONDS:g} s"
+                elif "not authorized" in reason or "prohibited" in reason:
+                    reason = f"one that reads something else ({reason})"
+                columns = ", ".join(self.columns)
+                raise InputError(
+                    f"--where: expected a condition on the columns {columns}, as in video like 'cooking%', found "
+                    f"{condition!r}: {reason}"
+                ) from None
+
+
+def _authorize(action: int, first: str | None, second: str | None, *_: object) -> int:
+    """Let a condition read the table of clips and call functions without side effects."""
+    if action not in _READS or (action == sqlite3.SQLITE_READ and first != "clips"):
+        return sqlite3.SQLITE_DENY
+    if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in _FUNCTIONS:
+        return sqlite3.SQLITE_DENY
+    return sqlite3.SQLITE_OK

@@ -1,0 +1,262 @@
+"""The index of clips: open it, and search it by words, sound, picture or another clip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mcn_lightning.errors import InputError
+from mcn_lightning.inference import Inputs, Model
+from mcn_lightning.metrics.directions import LETTERS
+from mcn_lightning.models.options import NetworkConfig
+from mcn_lightning.options.config import as_config
+from mcn_lightning.search.answers import group_duplicates, limit_per_video, merge_overlaps
+from mcn_lightning.search.clips import Clips, Row
+from mcn_lightning.search.manifest import MODEL, WORDS, gallery_names, hash_model, read_manifest
+from mcn_lightning.search.options import SearchConfig
+from mcn_lightning.search.query import Query
+from mcn_lightning.search.ranking import Ranking
+from mcn_lightning.search.vectors import Vectors
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Index:
+    """An index that ``lightning index`` made. ``Index.open`` opens one.
+
+    Attributes:
+        folder: of the index.
+        manifest: what the index holds.
+        clips: the table of clips.
+        vectors: the embeddings of all clips, memory-mapped.
+        ranking: what finds the best rows for a query.
+    """
+
+    def __init__(self, folder: str | Path, model: Model | None = None, media_root: str | Path | None = None) -> None:
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        self.clips = Clips(self.folder / self.manifest.table)
+        self.vectors = Vectors(self.folder, self.manifest.shards)
+        if self.clips.count != len(self.vectors):
+            raise InputError(
+                f"{self.clips.path}: expected {len(self.vectors)} clips, found {self.clips.count}; make the index again"
+            )
+        self.media_root = None if media_root is None else Path(media_root)
+        self.ranking = Ranking(self.folder, self.manifest, self.clips, self.vectors)
+        if model is not None:
+            if (found := hash_model(model)) != (own := self.manifest.model):
+                raise InputError(
+                    f"{self.folder}: expected the model that the index was made with ({own[:12]}), found another "
+                    f"({found[:12]}); leave it out, as the index has its own"
+                )
+            if model.inputs is None:
+                model.inputs = self.inputs
+            self.model = model
+
+    @classmethod
+    def open(cls, folder: str | Path, model: Model | None = None, media_root: str | Path | None = None) -> Index:
+        """Open an index. Embeddings and search indexes are memory-mapped, and the model is loaded when it is needed.
+
+        Args:
+            folder: of the index.
+            model: the model of the index, if it is loaded already.
+            media_root: folder of the media, if they have moved.
+
+        Raises:
+            InputError: if it is no index, damaged, of another version, or of another model than the one given.
+        """
+        return cls(folder, model, media_root)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @property
+    def modalities(self) -> list[str]:
+        """Modalities that can be searched: video, audio, text."""
+        names = {*self.manifest.embeddings}
+        return [name for name in LETTERS.values() if name in names or (name != "video" and "audio_text" in names)]
+
+    @property
+    def default_gallery(self) -> str:
+        """Letters of the modalities that a search compares by default: video and audio, as far as there are any."""
+        letters = "".join(letter for letter, name in LETTERS.items() if name in self.manifest.embeddings)
+        return letters.replace("t", "") or letters
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """What a query needs: streams, spectrograms, text and encoders."""
+        words = self.folder / WORDS
+        return Inputs.from_dict(self.manifest.inputs, words if words.is_file() else None)
+
+    @cached_property
+    def model(self) -> Model:
+        """The model of the index, on the CPU.
+
+        Raises:
+            InputError: if its file is damaged.
+        """
+        network = as_config(NetworkConfig, self.manifest.network, "network")
+        model = Model(network, clustering={"kind": "none"})  # type: ignore[arg-type]  # a dict of the options
+        path = self.folder / MODEL
+        try:
+            model.network.load_state_dict(load_file(path))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path}: expected the model of the index, found {reason}; make the index again") from None
+        model.inputs = self.inputs
+        return model.eval()
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        audio: Any = None,
+        rate: float | None = None,
+        video: Any = None,
+        start: float = 0.0,
+        end: float | None = None,
+        like: str | None = None,
+        words: str | None = None,
+        vector: Tensor | None = None,
+        **options: Any,
+    ) -> pd.DataFrame:
+        """Find clips. Several kinds of query are one: their embeddings are summed, and ``words`` are mixed in by rank.
+
+        Args:
+            text: a sentence.
+            audio: a sound or video file, or samples ``(n,)`` with their ``rate``.
+            rate: samples a second.
+            video: a video or picture file, or the rows of each visual stream.
+            start: first second of the file that counts.
+            end: last second of the file that counts.
+            like: id of a clip of this index.
+            words: words that captions have, by full-text search.
+            vector: an embedding ``(D,)``.
+            **options: of ``SearchConfig``: k, modality, per_video, where, merge, duplicates, calibrate.
+
+        Returns:
+            The best first, with the columns of the clips and ``score``. ``score_v``, ``score_a`` and ``score_t`` are
+            the scores by modality, empty where a clip lacks it. With ``merge`` there is ``merged``, the number of clips
+            of an answer. With ``duplicates`` there are the ids of the other clips of its group.
+
+        Raises:
+            InputError: if the query or an option is wrong.
+        """
+        import pandas as pd
+
+        config = as_config(SearchConfig, options, "search")
+        query = Query(text, audio, rate, video, start, end, like, words, vector)
+        answers = self.answers(query, config)
+        columns = [*self.clips.columns, "score", *(f"score_{letter}" for letter in self._letters)]
+        columns += ["merged"] * config.merge + ["duplicates"] * (config.duplicates is not None)
+        frame = pd.DataFrame(answers, columns=columns)
+        hidden = ["row", "has_video", "has_audio", "has_text"]
+        first = ["id", "video", "start", "end", "text", "score"]
+        return frame[[*first, *(name for name in columns if name not in {*hidden, *first})]]
+
+    def answers(self, query: Query, config: SearchConfig) -> list[Row]:
+        """Find clips, as ``search`` does.
+
+        Args:
+            query: what is looked for.
+            config: how answers are chosen.
+
+        Returns:
+            A dict of the columns of each answer, with ``row`` and the scores, best first.
+
+        Raises:
+            InputError: if the query or an option is wrong.
+        """
+        query.check()
+        letters = config.modality or self.default_gallery
+        names = gallery_names(letters, self.manifest.embeddings, "--modality")
+        vector = query.embed(self, names)
+        allowed = None if config.where is None else np.array(self.clips.where(config.where), dtype=np.int64)
+        grouping = config.merge or config.per_video is not None or config.duplicates is not None
+        own = None if query.like is None else self.clips.row_of(query.like)
+        depth = (4 * config.k if grouping else config.k) + (own is not None)
+        while True:
+            ranked = self.ranking.rank(query, vector, letters, depth, allowed, config)
+            whole = len(ranked) < depth
+            ranked = {row: score for row, score in ranked.items() if row != own}  # a clip is no answer to itself
+            answers = self._group(self._rows(ranked), names, config)
+            if len(answers) >= config.k or whole:
+                return self._with_scores(answers[: config.k], vector)
+            depth *= 4
+
+    def _rows(self, ranked: dict[int, float]) -> list[Row]:
+        rows = self.clips.take(list(ranked))
+        return [{**row, "media": self._moved(row["media"]), "score": score}
+                for row, score in zip(rows, ranked.values(), strict=True)]  # fmt: skip
+
+    def _group(self, found: list[Row], names: Sequence[str], config: SearchConfig) -> list[Row]:
+        if config.merge:
+            found = merge_overlaps(found)
+        if config.duplicates is not None:
+            found = group_duplicates(found, lambda rows: self.vectors.rows(names, rows), config.duplicates)
+        return found if config.per_video is None else limit_per_video(found, config.per_video)
+
+    @property
+    def _letters(self) -> list[str]:
+        return [letter for letter, name in LETTERS.items() if name in self.manifest.embeddings]
+
+    def _with_scores(self, answers: list[Row], vector: Tensor | None) -> list[Row]:
+        """Add the score of each modality alone."""
+        rows = [answer["row"] for answer in answers]
+        for letter in self._letters:
+            name = LETTERS[letter]
+            alone = [None] * len(rows) if vector is None else (self.vectors.rows([name], rows) @ vector).tolist()
+            for answer, score in zip(answers, alone, strict=True):
+                answer[f"score_{letter}"] = score if answer[f"has_{name}"] else None
+        return answers
+
+    def embedding(self, clip: str, modality: str | None = None) -> Tensor:
+        """Return the embedding ``(D,)`` float32 of a clip.
+
+        Args:
+            clip: its id.
+            modality: letters; by default those that a search compares.
+
+        Raises:
+            InputError: if there is no such clip or modality.
+        """
+        names = gallery_names(modality or self.default_gallery, self.manifest.embeddings, "--modality")
+        return self.vectors.rows(names, [self.clips.row_of(clip)])[0]
+
+    def media(self, clip: str) -> Path:
+        """Return the file of a clip's video.
+
+        Args:
+            clip: its id.
+
+        Raises:
+            InputError: if there is no such clip, its media are not known, or the file has moved.
+        """
+        recorded = self.clips.take([self.clips.row_of(clip)])[0]["media"]
+        if recorded is None:
+            raise InputError(
+                f"{clip}: expected a clip whose video file is known, found none; give --columns with media"
+            )
+        path = Path(self._moved(recorded) or recorded)
+        if not path.is_file():
+            raise InputError(f"{path}: expected the video of {clip}, found no file; give its folder with --media_root")
+        return path
+
+    def _moved(self, recorded: str | None) -> str | None:
+        """Return where a file lies below ``media_root``: at the longest end of its recorded path that exists there."""
+        if recorded is None or self.media_root is None:
+            return recorded
+        parts = PurePosixPath(recorded).parts
+        for first in range(1, len(parts)):
+            path = self.media_root.joinpath(*parts[first:])
+            if path.is_file():
+                return str(path)
+        return str(self.media_root / parts[-1])

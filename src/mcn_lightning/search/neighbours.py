@@ -1,0 +1,264 @@
+"""The nearest clips of a query: by faiss where it is installed, else by comparing all of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mcn_lightning.errors import InputError
+from mcn_lightning.files import replacing
+from mcn_lightning.search.vectors import Vectors
+
+SAMPLE = 200
+"""Queries by which recall is measured."""
+DEPTH = 10  # of that recall
+ITERATIONS = 8  # of the k-means that finds the lists
+ROWS_A_LIST = 40  # of its training sample; faiss warns below 39
+RERANK = 4  # candidates for each answer that are scored again by the stored embeddings
+FEW = 20_000
+"""Clips that a condition leaves, up to which they are compared one by one."""
+
+
+class Choice(NamedTuple):
+    """How a gallery is searched.
+
+    Args:
+        factory: faiss's name of it.
+        bytes: that it takes.
+        what: for the user.
+    """
+
+    factory: str
+    bytes: int
+    what: str
+
+
+def choose(count: int, width: int, memory: float, flat_clips: int = 200_000) -> Choice:
+    """Choose the search index of a gallery by its size and the memory that it may take.
+
+    Args:
+        count: N, clips.
+        width: D.
+        memory: gigabytes.
+        flat_clips: clips up to which all are compared.
+
+    Raises:
+        InputError: if no form is small enough.
+    """
+    budget = memory * 1e9
+    if count <= flat_clips and (size := 2 * count * width) <= budget:
+        return Choice("SQfp16", size, "all clips compared, float16")
+    # twice the root of N balances the lists that are compared with the clips in them
+    lists = 2 ** round(math.log2(max(2 * math.sqrt(count), 1)))
+    lists = max(min(lists, count // ROWS_A_LIST), 1)
+    forms = [("SQ8", width, "8 bits a number"), ("SQ4", width // 2, "4 bits a number")]
+    parts = [width // share for share in (4, 8, 16, 32) if width % share == 0]
+    forms += [(f"PQ{each}", each, f"{each} bytes a clip") for each in parts]
+    for form, each, what in forms:
+        size = count * (each + 8) + 4 * lists * width
+        if size <= budget:
+            return Choice(f"IVF{lists},{form}", size, f"{lists} lists, {what}")
+    raise InputError(f"--memory: expected at least {size / 1e9:.2f} GB for {count} clips, found {memory:g}; raise it")
+
+
+def has_faiss() -> bool:
+    """Return whether faiss is installed."""
+    return importlib.util.find_spec("faiss") is not None
+
+
+def exact(
+    vectors: Vectors, names: Sequence[str], queries: Tensor, k: int, allowed: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compare queries with all clips, or with some of them.
+
+    Args:
+        vectors: of the clips.
+        names: of the embeddings that are summed.
+        queries: ``(Q, D)``.
+        k: answers of each query.
+        allowed: rows that may be answers, ascending; all if left out.
+
+    Returns:
+        Scores ``(Q, k)`` float32 and rows ``(Q, k)`` int64, best first; fewer where there are fewer clips.
+    """
+    queries = queries.float().cpu()
+    best = torch.zeros(len(queries), 0)
+    rows = torch.zeros(len(queries), 0, dtype=torch.int64)
+    for chunk_rows, chunk in _gallery(vectors, names, allowed):
+        scores = torch.cat([best, queries @ chunk.T], dim=1)
+        places = torch.cat([rows, chunk_rows.expand(len(queries), -1)], dim=1)
+        best, order = scores.topk(min(k, scores.shape[1]), dim=1)
+        rows = places.gather(1, order)
+    return best.numpy(), rows.numpy()
+
+
+def _gallery(vectors: Vectors, names: Sequence[str], allowed: np.ndarray | None) -> Any:
+    """Return rows and embeddings of the clips, a chunk at a time."""
+    if allowed is not None and len(allowed) <= max(FEW, len(vectors) // 10):
+        for first in range(0, len(allowed), FEW):
+            some = allowed[first : first + FEW]
+            yield torch.from_numpy(np.asarray(some, dtype=np.int64)), vectors.rows(names, some)
+        return
+    for first, chunk in vectors.chunks(names):
+        places = torch.arange(first, first + len(chunk))
+        if allowed is not None:
+            inside = torch.from_numpy(np.isin(places.numpy(), allowed, assume_unique=True))
+            places, chunk = places[inside], chunk[inside]
+        yield places, chunk
+
+
+def build(
+    path: Path,
+    vectors: Vectors,
+    names: Sequence[str],
+    there: np.ndarray,
+    choice: Choice,
+    recall: float,
+    queries: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Build and write the search index of a gallery.
+
+    Args:
+        path: to write.
+        vectors: of the clips.
+        names: of the embeddings that are summed.
+        there: rows of the clips that have any of them, ascending.
+        choice: how it is searched.
+        recall: share of the true nearest that a sample of searches must find.
+        queries: names of the embeddings that ask in that sample; those of the gallery if left out.
+
+    Returns:
+        What a search must know of it: ``probes``, ``recall`` and others.
+    """
+    import faiss
+
+    started = time.monotonic()
+    index: Any = faiss.index_factory(vectors.width, choice.factory, faiss.METRIC_INNER_PRODUCT)
+    flat = not choice.factory.startswith("IVF")
+    random = np.random.default_rng(0)
+    if not flat:
+        index.cp.niter = ITERATIONS
+    sample = np.sort(
+        random.choice(there, min(len(there), max(ROWS_A_LIST * getattr(index, "nlist", 1), 65_536)), False)
+    )
+    index.train(vectors.rows(names, sample).numpy())
+    whole = len(there) == len(vectors)
+    filled = faiss.IndexIDMap(index) if flat and not whole else index
+    for rows, chunk in _gallery(vectors, names, None if whole else there):
+        if flat and whole:
+            filled.add(chunk.numpy())
+        else:
+            filled.add_with_ids(chunk.numpy(), rows.numpy())
+    with replacing(path) as partial:
+        faiss.write_index(filled, str(partial))
+    about: dict[str, Any] = {"file": path.name, "factory": choice.factory, "what": choice.what, "probes": 0}
+    about |= {"clips": len(there), "bytes": path.stat().st_size, "recall": 1.0}
+    if not flat:
+        about |= _tune(Neighbours(path, about, vectors, names), there, recall, queries or names, random)
+    return about | {"seconds": round(time.monotonic() - started, 1)}
+
+
+def _tune(
+    neighbours: Neighbours, there: np.ndarray, recall: float, asking: Sequence[str], random: np.random.Generator
+) -> dict[str, Any]:
+    """Find the fewest lists that give the recall, by a sample of queries and exact search."""
+    rows = np.sort(random.choice(there, min(SAMPLE, len(there)), False))
+    vectors, names = neighbours.vectors, neighbours.names
+    queries = vectors.rows(asking, rows)
+    queries = queries[queries.abs().sum(dim=1) > 0]
+    if not len(queries):
+        queries = vectors.rows(names, rows)
+    truth = exact(vectors, names, queries, DEPTH, there)[1]
+    lists, probes, found = neighbours.lists, 1, 0.0
+    while True:
+        neighbours.probes = probes
+        hits = [len({*mine.tolist()} & {*true.tolist()}) for mine, true in
+                zip(neighbours.search_many(queries, DEPTH)[1], truth, strict=True)]  # fmt: skip
+        found = sum(hits) / truth.size
+        if found >= recall or probes >= lists:
+            return {"probes": probes, "recall": round(found, 4), "sample": len(queries), "lists": lists}
+        probes = min(2 * probes, lists)
+
+
+class Neighbours:
+    """The search index of a gallery, memory-mapped.
+
+    Args:
+        path: of faiss's file.
+        about: what ``build`` returned.
+        vectors: of the clips.
+        names: of the embeddings that are summed.
+
+    Raises:
+        InputError: if the file is missing or damaged.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, Any], vectors: Vectors, names: Sequence[str]) -> None:
+        import faiss
+
+        self.vectors, self.names = vectors, list(names)
+        self._index: Any
+        if not path.is_file():
+            raise InputError(f"{path}: expected a search index, found no file; make the index again")
+        try:
+            self._index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1][-100:]
+            raise InputError(
+                f"{path}: expected a search index, found a damaged file ({reason}); make it again"
+            ) from None
+        if self._index.ntotal != about["clips"] or self._index.d != vectors.width:
+            found = f"{self._index.ntotal} of {self._index.d} numbers"
+            raise InputError(f"{path}: expected {about['clips']} clips, found {found}; make the index again")
+        self.flat: bool = not str(about["factory"]).startswith("IVF")
+        self.lists = 0 if self.flat else int(self._index.nlist)
+        self.probes = int(about["probes"])
+        if not self.flat:
+            self._index.parallel_mode = 1  # a single query uses all cores, list by list
+
+    def search_many(self, queries: Tensor, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores ``(Q, k)`` and rows ``(Q, k)``, best first; rows are -1 where there are too few clips.
+
+        Candidates of a compressed index are scored again by the stored embeddings.
+
+        Args:
+            queries: ``(Q, D)``.
+            k: answers of each query.
+            allowed: rows that may be answers; all if left out.
+        """
+        import faiss
+
+        given: dict[str, Any] = {}
+        if allowed is not None:
+            given["sel"] = faiss.IDSelectorBatch(np.asarray(allowed, dtype=np.int64))
+        if not self.flat:
+            given["nprobe"] = self.probes if allowed is None else min(4 * self.probes, self.lists)
+        parameters = None
+        if given:
+            parameters = faiss.SearchParameters(**given) if self.flat else faiss.SearchParametersIVF(**given)
+        wanted = min(k if self.flat else RERANK * k, self._index.ntotal)
+        asked = np.ascontiguousarray(queries.float().cpu().numpy())
+        scores, rows = self._index.search(asked, wanted, params=parameters)
+        if self.flat:
+            return scores, rows
+        for number, (query, own) in enumerate(zip(queries.float().cpu(), rows, strict=True)):
+            found = own[own >= 0]
+            again = (self.vectors.rows(self.names, found) @ query).numpy()
+            order = np.argsort(-again, kind="stable")
+            scores[number], rows[number] = -np.inf, -1
+            scores[number, : len(found)], rows[number, : len(found)] = again[order], found[order]
+        return scores[:, :k], rows[:, :k]
+
+    def search(self, query: Tensor, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores and rows of the best clips for one query ``(D,)``, at most k of each."""
+        scores, rows = self.search_many(query[None], k, allowed)
+        found = rows[0] >= 0
+        return scores[0][found], rows[0][found]

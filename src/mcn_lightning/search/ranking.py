@@ -1,0 +1,160 @@
+"""The best clips for a query, by rank: nearest embeddings, full text, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mcn_lightning.errors import InputError
+from mcn_lightning.metrics import query_density
+from mcn_lightning.metrics.directions import embedding_names
+from mcn_lightning.search.answers import fuse_ranks
+from mcn_lightning.search.clips import Clips
+from mcn_lightning.search.manifest import CLUSTERS, Manifest, gallery_names
+from mcn_lightning.search.neighbours import Neighbours, exact, has_faiss
+from mcn_lightning.search.options import SearchConfig, modalities_of
+from mcn_lightning.search.query import Query
+from mcn_lightning.search.vectors import Vectors
+
+POOL = 5_000
+"""Nearest clips among which calibrated scores are compared, at least."""
+DEPTH = 100  # of each ranking that is fused, at least
+
+
+class Ranking:
+    """Finds the best rows of an index.
+
+    Args:
+        folder: of the index.
+        manifest: what it holds.
+        clips: its table.
+        vectors: its embeddings.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, clips: Clips, vectors: Vectors) -> None:
+        self.folder, self.manifest, self.clips, self.vectors = folder, manifest, clips, vectors
+        self._neighbours: dict[str, Neighbours] = {}
+        self._having: dict[str, np.ndarray] = {}
+
+    @cached_property
+    def clusters(self) -> dict[str, Tensor]:
+        """Centroids ``(K, D)`` and sizes ``(K,)`` of the clusters by embedding, as ``video.centroids``; may be empty.
+
+        Raises:
+            InputError: if the file is damaged.
+        """
+        path = self.folder / CLUSTERS
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path}: expected the clusters of the index, found {error}; make it again") from None
+
+    def rank(
+        self,
+        query: Query,
+        vector: Tensor | None,
+        letters: str,
+        depth: int,
+        allowed: np.ndarray | None,
+        config: SearchConfig,
+    ) -> dict[int, float]:
+        """Return the scores of the best clips by row, best first.
+
+        Args:
+            query: what is looked for.
+            vector: its embedding ``(D,)``; ``None`` for words alone.
+            letters: of the gallery.
+            depth: clips.
+            allowed: rows that may be answers, ascending; all if left out.
+            config: how scores are calibrated.
+
+        Raises:
+            InputError: if the scores cannot be calibrated.
+        """
+        fused = max(depth, DEPTH) if query.words is not None else depth
+        nearest: dict[int, float] = {}
+        if vector is not None:
+            if config.calibrate:
+                nearest = self._calibrated(query, vector, letters, fused, allowed, config)
+            else:
+                scores, rows = self.nearest(letters, vector, fused, allowed)
+                nearest = dict(zip(rows.tolist(), scores.tolist(), strict=True))
+        if query.words is None:
+            return nearest
+        matching = self.clips.matching(query.words, len(self.vectors) if allowed is not None else fused)
+        if allowed is not None:
+            inside = {*allowed.tolist()}
+            matching = [row for row in matching if row in inside][:fused]
+        rankings = [matching] if vector is None else [list(nearest), matching]
+        return dict(list(fuse_ranks(*rankings).items())[:depth])
+
+    def nearest(
+        self, letters: str, vector: Tensor, k: int, allowed: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores and rows of the nearest clips, by the search index of the gallery if there is one.
+
+        Args:
+            letters: of the gallery.
+            vector: ``(D,)``.
+            k: clips.
+            allowed: rows that may be answers, ascending; all if left out.
+        """
+        names = gallery_names(letters, self.manifest.embeddings, "--modality")
+        there = self._rows_with(letters)
+        k = min(k, len(there) if allowed is None else len(allowed))
+        if k == 0:
+            return np.zeros(0, np.float32), np.zeros(0, np.int64)
+        few = allowed is not None and len(allowed) <= max(POOL, len(self.vectors) // 100)
+        if few or (neighbours := self._gallery(letters, names)) is None:
+            asked = there if allowed is None else np.intersect1d(allowed, there, assume_unique=True)
+            every = None if len(asked) == len(self.vectors) else asked
+            scores, rows = exact(self.vectors, names, vector[None], min(k, len(asked)), every)
+            return scores[0], rows[0]
+        return neighbours.search(vector, k, allowed)
+
+    def _gallery(self, letters: str, names: Sequence[str]) -> Neighbours | None:
+        """Return the search index of a gallery, opened at the first search."""
+        key = next((each for each in self.manifest.galleries if {*each} == {*letters}), None)
+        if key is None or not has_faiss():
+            return None
+        if key not in self._neighbours:
+            about = self.manifest.galleries[key]
+            self._neighbours[key] = Neighbours(self.folder / about["file"], about, self.vectors, names)
+        return self._neighbours[key]
+
+    def _rows_with(self, letters: str) -> np.ndarray:
+        key = "".join(sorted(letters))
+        if key not in self._having:
+            self._having[key] = self.clips.having(modalities_of(letters, "--modality"))
+        return self._having[key]
+
+    def _calibrated(
+        self,
+        query: Query,
+        vector: Tensor,
+        letters: str,
+        depth: int,
+        allowed: np.ndarray | None,
+        config: SearchConfig,
+    ) -> dict[int, float]:
+        """Return calibrated scores of the best clips, as ``Scoring`` has them, among the nearest ones."""
+        asking = embedding_names(query.modalities, "audio_text" in self.manifest.embeddings)
+        centroids = self.clusters.get(f"{asking[0]}.centroids") if len(asking) == 1 else None
+        if centroids is None:
+            raise InputError(
+                "--calibrate: expected a model with k-means clusters, and a query of one modality, found "
+                f"{' and '.join(query.modalities) or 'neither'}; leave it out"
+            )
+        names = gallery_names(letters, self.manifest.embeddings, "--modality")
+        scores, rows = self.nearest(letters, vector, max(POOL, 10 * depth), allowed)
+        sizes = self.clusters[f"{asking[0]}.sizes"]
+        items = self.vectors.rows(names, rows)
+        again = scores - config.calibrate * query_density(items, centroids, sizes, config.calibrate_temperature).numpy()
+        order = np.lexsort((rows, -again))[:depth]
+        return dict(zip(rows[order].tolist(), again[order].tolist(), strict=True))
