@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from mcn_lightning.models import MCNOutput as MCNOutput
     from mcn_lightning.models import NetworkConfig as NetworkConfig
     from mcn_lightning.module import MCNModule as MCNModule
-    from mcn_lightning.search import Index as Index
+    from mcn_lightning.search.index import Index as Index
     from mcn_lightning.training.optimizer import OptimizerConfig as OptimizerConfig
 
 _PUBLIC = {
@@ -56,7 +56,7 @@ _PUBLIC = {
     "data.sources.video_source": ("Video", "VideoSource"),
     "errors": ("InputError",),
     "inference": ("Embeddings", "Inputs", "Model", "embed_sentences", "load", "rank", "read_embeddings"),
-    "search": ("Index",),
+    "search.index": ("Index",),
     "losses": (
         "ContrastiveConfig", "ContrastiveLoss", "LossConfig", "cluster_contrast", "info_nce",
         "make_contrastive", "max_margin", "mil_nce", "mms", "reconstruction_loss",

@@ -15,7 +15,7 @@ HEAVY = {
     "wandb", "pandas", "matplotlib", "sklearn", "scipy", "fsspec",
 }  # fmt: skip
 """Packages that take from a tenth of a second to several seconds to import."""
-TRAINER = {"fit", "validate", "test", "predict", "prepare", "check"}
+TRAINER = {"fit", "validate", "test", "predict", "prepare", "check", "index"}
 """Commands whose options are those of a run."""
 COUNTED = """
 import sys

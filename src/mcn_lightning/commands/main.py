@@ -33,16 +33,22 @@ class Command(NamedTuple):
 
 
 def _with_trainer(name: str, args: Sequence[str]) -> None:
+    args = _read_configs(args)
+    from mcn_lightning.commands.fit import run
+
+    run([name, *args])
+
+
+def _read_configs(args: Sequence[str]) -> list[str]:
+    """Say that the command has begun, and import what takes seconds."""
     from mcn_lightning.commands.configs import resolve_configs
 
     if not any(arg in SILENT or arg.startswith("--print_config=") for arg in args) and is_first():
         print(f"mcn-lightning {__version__}: reading configs", file=sys.stderr, flush=True)
-    args = resolve_configs(args)
+    found = resolve_configs(args)
     _find_own_classes()
     _import_quietly()
-    from mcn_lightning.commands.fit import run
-
-    run([name, *args])
+    return found
 
 
 def _find_own_classes() -> None:
@@ -99,11 +105,7 @@ def _extract(name: str, args: Sequence[str]) -> None:
 
 
 def _index(name: str, args: Sequence[str]) -> None:
-    from mcn_lightning.commands.configs import resolve_configs
-
-    args = resolve_configs(args)
-    _find_own_classes()
-    _import_quietly()
+    args = _read_configs(args)
     from mcn_lightning.commands.search.index import run_index
 
     run_index(args)

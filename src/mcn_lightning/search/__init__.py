@@ -1,5 +1,1 @@
 """An index of the clips of a data set: embeddings on disk, a table with full text, and search among them."""
-
-from mcn_lightning.search.index import Index
-
-__all__ = ["Index"]

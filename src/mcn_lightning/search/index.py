@@ -14,13 +14,12 @@ from torch import Tensor
 
 from mcn_lightning.errors import InputError
 from mcn_lightning.inference import Inputs, Model
-from mcn_lightning.metrics.directions import LETTERS
 from mcn_lightning.models.options import NetworkConfig
 from mcn_lightning.options.config import as_config
 from mcn_lightning.search.answers import group_duplicates, limit_per_video, merge_overlaps
 from mcn_lightning.search.clips import Clips, Row
 from mcn_lightning.search.manifest import MODEL, WORDS, gallery_names, hash_model, read_manifest
-from mcn_lightning.search.options import SearchConfig
+from mcn_lightning.search.options import LETTERS, SearchConfig
 from mcn_lightning.search.query import Query
 from mcn_lightning.search.ranking import Ranking
 from mcn_lightning.search.vectors import Vectors

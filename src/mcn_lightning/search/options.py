@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mcn_lightning.errors import InputError, check_rules
-from mcn_lightning.metrics.directions import LETTERS
 from mcn_lightning.options.config import Options
 from mcn_lightning.options.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, PositiveShare
+
+LETTERS = {"v": "video", "a": "audio", "t": "text"}
+"""As in ``metrics.directions``, which imports torch: the options of a command are shown without it."""
 
 
 @dataclass(frozen=True)

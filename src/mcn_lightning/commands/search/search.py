@@ -13,7 +13,7 @@ from mcn_lightning.search.options import SearchConfig
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mcn_lightning.search import Index
+    from mcn_lightning.search.index import Index
 
 Form = Literal["table", "json", "csv"]
 WIDTH = 60  # characters of a text in the table
@@ -41,7 +41,7 @@ def run_search(args: Sequence[str]) -> None:
     parser.add_argument("--format", type=Form, default="table", help="how the answers are printed")
     parser.add_argument("--media_root", type=str, help="folder of the videos, if they have moved")
     given = vars(parser.parse_args(args))
-    from mcn_lightning.search import Index
+    from mcn_lightning.search.index import Index
 
     index = Index.open(given["index"], media_root=given["media_root"])
     names = ("text", "audio", "video", "start", "end", "like", "words")
