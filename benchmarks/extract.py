@@ -29,8 +29,11 @@ from pathlib import Path
 
 import av
 import numpy as np
+import torch
 
+from mcn_lightning.errors import InputError
 from mcn_lightning.extract.decode import PictureSize, decode_video
+from mcn_lightning.extract.decoding.torchcodec import check_torchcodec
 from mcn_lightning.extract.log_mel import LogMel
 
 SIDE = 224
@@ -56,6 +59,13 @@ class Counter:
 def ours(path: Path, threads: int) -> int:
     sink = Counter()
     decode_video(path, [sink], threads=threads)
+    return sink.count
+
+
+def ours_by_torchcodec(path: Path, threads: int) -> int:
+    torch.set_num_threads(threads)
+    sink = Counter()
+    decode_video(path, [sink], threads=threads, torchcodec="cpu")
     return sink.count
 
 
@@ -107,6 +117,11 @@ def by_ffmpeg(path: Path, threads: int) -> int:
 def readers() -> dict[str, Callable[[Path, int], int]]:
     """Return the readers that are installed."""
     found: dict[str, Callable[[Path, int], int]] = {"this project": ours}
+    try:
+        check_torchcodec()
+        found["this project, torchcodec"] = ours_by_torchcodec
+    except InputError as error:
+        print(f"without torchcodec: {error}")
     for name, module, reader in (("OpenCV", "cv2", by_opencv), ("decord", "decord", by_decord)):
         try:
             __import__(module)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -21,6 +22,12 @@ from mcn_lightning.extract.decoding.sound import SoundWriter
 if TYPE_CHECKING:
     import av
     from av.container import InputContainer
+
+    from mcn_lightning.extract.decoding.torchcodec import CodecPictures
+
+
+OPTIONS = {"protocol_whitelist": "file"}
+"""Of FFmpeg. A name may hold a colon, which would be a protocol; and no playlist may open a connection."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,13 @@ class Outcome:
     cut: str = ""
 
 
-def decode_video(path: Path, frames: Sequence[FrameSink], sound: SoundSink | None = None, threads: int = 0) -> Outcome:
+def decode_video(
+    path: Path,
+    frames: Sequence[FrameSink],
+    sound: SoundSink | None = None,
+    threads: int = 0,
+    torchcodec: str | None = None,
+) -> Outcome:
     """Read a file once, and give its frames and its sound to those who take them.
 
     Args:
@@ -90,6 +103,8 @@ def decode_video(path: Path, frames: Sequence[FrameSink], sound: SoundSink | Non
         frames: what takes frames, each at its own rate and size.
         sound: what takes the sound.
         threads: that decode the picture; 0 for as many as the machine has cores.
+        torchcodec: device on which torchcodec decodes the picture; ``None`` for PyAV. PyAV reads all recordings
+            (MPEG-TS, MPEG-PS), whose clock may start anew.
 
     Returns:
         The lengths, and why a damaged file ended early. What was read until then has been given.
@@ -99,11 +114,12 @@ def decode_video(path: Path, frames: Sequence[FrameSink], sound: SoundSink | Non
     """
     import av
 
-    # a name may hold a colon, which would be a protocol; and no playlist may open a connection
-    options = {"protocol_whitelist": "file"}
     try:
-        with av.open(f"file:{path}", metadata_errors="ignore", options=options) as container:
-            outcome = _Decoding(container, frames, sound, threads).run()
+        with av.open(f"file:{path}", metadata_errors="ignore", options=OPTIONS) as container:
+            decoding = _Decoding(container, frames, sound, threads)
+            if torchcodec is not None:
+                decoding.leave_picture(path, torchcodec, threads)
+            outcome = decoding.run()
     except av.FFmpegError as error:
         raise _refused(path, f"a file that cannot be read ({_reason(error)})") from None
     except _EncryptedError:
@@ -133,9 +149,12 @@ class _Decoding:
         self, container: InputContainer, frames: Sequence[FrameSink], sound: SoundSink | None, threads: int
     ) -> None:
         self.container, self.outcome, self.clock = container, Outcome(), Clock(container)
+        self.sinks = frames
+        self.codec: CodecPictures | None = None
         picture = _main_picture(container) if frames else None
         heard = next(iter(container.streams.audio), None) if sound is not None else None
-        self.streams = [stream for stream in (picture, heard) if stream is not None and self._readable(stream)]
+        self.wanted = [stream for stream in (picture, heard) if stream is not None and self._readable(stream)]
+        self.streams = list(self.wanted)  # that PyAV decodes
         self.writer = SoundWriter(sound) if sound is not None and heard in self.streams else None
         self.pickers: list[Picker] = []
         self.unseen: Unseen | None = None
@@ -148,6 +167,22 @@ class _Decoding:
                 self.unseen = Unseen(picture, [sink.frame_rate for sink in frames])
             self.tick = float(picture.time_base or 0)
             self.frame_time = float(1 / picture.average_rate) if picture.average_rate else 0.0
+
+    def leave_picture(self, path: Path, device: str, threads: int) -> None:
+        """Leave the picture to torchcodec where it can read it as exactly."""
+        from mcn_lightning.extract.decoding.torchcodec import CodecPictures
+
+        picture = next((stream for stream in self.streams if stream.type == "video"), None)
+        playlist = self.container.format.name in ("hls", "dash", "concat")  # torchcodec would open a connection
+        if picture is None or self.clock.joined or playlist or _is_encrypted(path, picture.index):
+            return
+        aspect = float(picture.sample_aspect_ratio or 1)
+        try:
+            self.codec = CodecPictures(path, picture.index, aspect, self.clock.start, device, threads)
+        except (RuntimeError, ValueError):  # PyAV says what is wrong with the file
+            return
+        self.streams.remove(picture)
+        self.pickers.clear()
 
     def _readable(self, stream: av.VideoStream | av.AudioStream) -> bool:
         """Tell whether there is a decoder; what is missing is noted."""
@@ -175,6 +210,8 @@ class _Decoding:
             self._packet(packet)
         for picker in self.pickers:
             picker.close(self.outcome.picture)
+        if self.codec is not None:
+            self._give_pictures(self.codec)
         if self.writer is not None:
             self.outcome.sound = self.writer.close()
         self._note_what_is_missing()
@@ -209,14 +246,28 @@ class _Decoding:
         self.outcome.picture = max(self.outcome.picture, begin + length)
         self.outcome.frames += 1
 
+    def _give_pictures(self, codec: CodecPictures) -> None:
+        try:
+            codec.give(self.sinks)
+        except RuntimeError as error:
+            self._note(f"damaged data: {str(error).strip().splitlines()[0]}")
+        self.outcome.picture, self.outcome.frames = codec.seconds, codec.frames
+
     def _note_what_is_missing(self) -> None:
         """Note that a file is much shorter than its header says."""
-        for stream in self.streams:
-            told = self.clock.told(stream, len(self.streams) == len([*self.container.streams]))
+        for stream in self.wanted:
+            told = self.clock.told(stream, len(self.wanted) == len([*self.container.streams]))
             found = self.outcome.picture if stream.type == "video" else self.outcome.sound
             if found < told - max(2.0, 0.02 * told):
                 kind = "picture" if stream.type == "video" else "sound"
                 self._note(f"the {kind} ends after {found:.1f} of {told:.1f} s")
+
+
+def _is_encrypted(path: Path, stream: int) -> bool:
+    import av
+
+    with av.open(f"file:{path}", metadata_errors="ignore", options=OPTIONS) as container:
+        return any(packet.has_sidedata("encryption_info") for packet in islice(container.demux(stream), 1))
 
 
 def _main_picture(container: InputContainer) -> av.VideoStream | None:

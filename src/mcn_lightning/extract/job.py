@@ -26,6 +26,7 @@ from mcn_lightning.distributed import usable_cores
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract.captions import CaptionSource, VideoCaptions
 from mcn_lightning.extract.dataset import ROWS_FILE, read_failures, text_options, write_dataset
+from mcn_lightning.extract.decoding.torchcodec import check_torchcodec
 from mcn_lightning.extract.encoders.kinds import make_encoder
 from mcn_lightning.extract.features import FeatureStream, finished
 from mcn_lightning.extract.options import ExtractConfig, JobShare, Layout
@@ -41,7 +42,7 @@ OPTIONS_FILE = "extract.json"
 """Options that all jobs of a data set share."""
 MOST_PROBLEMS = 5
 """Problems with the captions of a video that are printed. Its record has all."""
-SHARED = ("streams", "sound", "bands", "language", "captions", "cleaning")
+SHARED = ("streams", "sound", "bands", "decoder", "language", "captions", "cleaning")
 
 
 def extract(config: ExtractConfig) -> str:
@@ -66,6 +67,8 @@ def extract(config: ExtractConfig) -> str:
     if not config.merge:
         if importlib.util.find_spec("av") is None:
             raise InputError("--videos: expected the package av, found none; pip install 'mcn-lightning[extract]'")
+        if config.decoder == "torchcodec":
+            check_torchcodec()
         if (problem := text_options(config.text)[1]) is not None:
             print(f"warning: --text: {problem}", file=sys.stderr)
         if share.index == 1:
@@ -190,7 +193,7 @@ class _Job:
     """One run over videos: decoding beside encoding, and files as each video is complete."""
 
     def __init__(self, config: ExtractConfig, layout: Layout, device: torch.device, devices: int) -> None:
-        self.config, self.layout, self.devices = config, layout, devices
+        self.config, self.layout, self.device, self.devices = config, layout, device, devices
         source = None if config.captions is None else Path(config.captions)
         self.captions = CaptionSource(source, config.language, config.cleaning)
         self.speech = None if config.speech is None else SpeechRecognizer(config.speech, device.index or 0)
@@ -222,7 +225,8 @@ class _Job:
         if not videos:
             return
         workers = min(self.config.workers or max((usable_cores() - 1) // self.devices, 1), len(videos))
-        pool = DecodingPool(self.shapes, self.config.bands if self.config.sound else None, workers)
+        torchcodec = str(self.device) if self.config.decoder == "torchcodec" else None
+        pool = DecodingPool(self.shapes, self.config.bands if self.config.sound else None, workers, torchcodec)
         try:
             with closing(pool), tqdm(total=len(videos), desc="extracting", unit="video") as bar:
                 self._run(pool, videos, bar)

@@ -83,6 +83,8 @@ class ExtractConfig(Options, option="extract"):
         val_share: share of the videos for validation.
         test_share: share of the videos for test.
         batch_size: pictures in a batch of an encoder.
+        decoder: of the pictures. ``torchcodec`` decodes by NVDEC where the encoders run on a GPU; sound and the rest
+            stay with PyAV.
         workers: processes that decode for each device; by the number of cores if left out.
         device: of the encoders; ``auto`` takes GPUs if there are any.
         devices: GPUs of this machine to use, each by a process of its own; all if left out.
@@ -105,6 +107,7 @@ class ExtractConfig(Options, option="extract"):
     val_share: Share = 0.1
     test_share: Share = 0.1
     batch_size: PositiveInt = 16
+    decoder: Literal["pyav", "torchcodec"] = "pyav"
     workers: PositiveInt | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: PositiveInt | None = None

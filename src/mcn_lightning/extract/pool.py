@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+import torch
 
 from mcn_lightning.errors import InputError, os_reason
 from mcn_lightning.extract.decode import Outcome, PictureSize, decode_video
@@ -126,15 +127,19 @@ class _Sender:
         self.pipe.send(Pictures(self.video, self.stream, pictures))
 
 
-def _decode_videos(pipe: Connection, shapes: Sequence[StreamShape], bands: int | None, threads: int) -> None:
+def _decode_videos(
+    pipe: Connection, shapes: Sequence[StreamShape], bands: int | None, threads: int, torchcodec: str | None
+) -> None:
     """Decode the videos whose paths come through the pipe, until it is closed (runs in a process of its own)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
+    if torchcodec is not None and threads:
+        torch.set_num_threads(threads)  # that scale the pictures
     while (task := _next_task(pipe)) is not None:
         video, path = task
         senders = [_Sender(pipe, video, stream, shape) for stream, shape in enumerate(shapes)]
         sound = None if bands is None else LogMel(bands)
         try:
-            outcome = decode_video(path, senders, sound, threads)
+            outcome = decode_video(path, senders, sound, threads, torchcodec)
             for sender in senders:
                 sender.send()
             found = None if sound is None else sound.spectrogram()
@@ -164,10 +169,13 @@ class DecodingPool:
         shapes: of the pictures of each stream.
         bands: mel bands of the spectrogram; ``None`` without one.
         processes: number of processes.
+        torchcodec: device on which torchcodec decodes pictures; ``None`` for PyAV.
     """
 
-    def __init__(self, shapes: Sequence[StreamShape], bands: int | None, processes: int) -> None:
-        self._shapes, self._bands = shapes, bands
+    def __init__(
+        self, shapes: Sequence[StreamShape], bands: int | None, processes: int, torchcodec: str | None = None
+    ) -> None:
+        self._shapes, self._bands, self._torchcodec = shapes, bands, torchcodec
         self._threads = 0 if processes == 1 else 1  # with several, the processes are the threads
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["mcn_lightning.extract.pool"])  # imported once, not by every process
@@ -177,7 +185,9 @@ class DecodingPool:
     def _start(self) -> tuple[BaseProcess, Connection]:
         own, other = self._context.Pipe()
         process = self._context.Process(
-            target=_decode_videos, args=(other, self._shapes, self._bands, self._threads), daemon=True
+            target=_decode_videos,
+            args=(other, self._shapes, self._bands, self._threads, self._torchcodec),
+            daemon=True,
         )
         process.start()
         other.close()

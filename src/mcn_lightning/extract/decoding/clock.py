@@ -39,6 +39,11 @@ class Clock:
         self._last: dict[int, float] = {}
         self._whole: dict[int, tuple[int, int, int]] = {}
 
+    @property
+    def start(self) -> float:
+        """The start of the container, in seconds of the file's clock."""
+        return float(self._start)
+
     def mend(self, packet: av.Packet) -> None:
         """Move the timestamps of a packet if its recording started anew before it."""
         if packet.dts is None:
