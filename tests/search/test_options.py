@@ -18,7 +18,8 @@ def test_letters_are_those_of_directions():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"k": 0}, "k"), ({"modality": "x"}, "--modality: expected letters of v, a and t"), ({"modality": ""}, "found ''"),
+        ({"k": 0}, "k"), ({"modality": "x"}, "--modality: expected letters of v, a and t"),
+        ({"modality": ""}, "--modality: expected letters of v, a and t, each once, as in va, found ''"),
         ({"where": " "}, "--where: expected a condition, found none"), ({"per_video": 0}, "per_video"),
         ({"duplicates": 2.0}, "duplicates"),
     ],

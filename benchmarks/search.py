@@ -1,0 +1,109 @@
+"""Time, memory and recall of searches among generated embeddings, and what the sizes beyond take, on paper.
+
+    python benchmarks/search.py --root DIR --clips 100000 1000000 --dim 1024 --threads 2
+
+Clips lie in clusters around centres, and queries are noisy clips, as sentences lie near their videos. Their rows are
+written as ``lightning index`` writes them, and the search index is built and tuned as there. A search is timed after
+one warm-up, one query at a time, with the scores of the stored embeddings. Prints tables, asserts nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mcn_lightning.search.neighbours import Choice, Neighbours, build, choose, exact
+from mcn_lightning.search.vectors import Vectors, write_shard
+
+PAPER = (10_000_000, 120_000_000)
+
+
+def write_vectors(root: Path, clips: int, dim: int) -> Vectors:
+    """Write embeddings of length 1 around a centre for each 500 clips, in shards of 50,000."""
+    shards, size = [], 50_000
+    centres = torch.randn(max(clips // 500, 8), dim, generator=torch.Generator().manual_seed(0))
+    for number, first in enumerate(range(0, clips, size)):
+        random = torch.Generator().manual_seed(number + 1)
+        rows = min(size, clips - first)
+        own = centres[torch.randint(len(centres), (rows,), generator=random)]
+        video = torch.nn.functional.normalize(own + torch.randn(rows, dim, generator=random), dim=1)
+        name = f"vectors-{number:05d}.safetensors"
+        write_shard(root / name, {"video": video})
+        shards.append((name, rows))
+    return Vectors(root, shards)
+
+
+def make_queries(vectors: Vectors, count: int, seed: int) -> torch.Tensor:
+    random = np.random.default_rng(seed)
+    rows = vectors.rows(["video"], np.sort(random.choice(len(vectors), count, False)))
+    noise = torch.from_numpy(random.standard_normal(rows.shape, dtype=np.float32))
+    return torch.nn.functional.normalize(rows + noise * rows.norm() / noise.norm(), dim=1)
+
+
+def measure(root: Path, clips: int, dim: int, memory: float, queries: int) -> str:
+    root.mkdir(parents=True, exist_ok=True)
+    vectors = write_vectors(root, clips, dim)
+    choice = choose(clips, dim, memory)
+    started = time.perf_counter()
+    about = build(root / "x.faiss", vectors, ["video"], np.arange(clips), choice, 0.97)
+    built = time.perf_counter() - started
+    neighbours = Neighbours(root / "x.faiss", about, vectors, ["video"])
+    asked = make_queries(vectors, queries, 1)
+    truth = exact(vectors, ["video"], asked, 10)[1]
+    times, hits = list[float](), 0
+    neighbours.search(asked[0], 10)
+    for query, true in zip(asked, truth, strict=True):
+        started = time.perf_counter()
+        _, rows = neighbours.search(query, 10)
+        times.append(1000 * (time.perf_counter() - started))
+        hits += len({*rows.tolist()} & {*true.tolist()})
+    size = (root / "x.faiss").stat().st_size / 1e6
+    return (
+        f"| {clips:,} x {dim} | {choice.factory}, {about['probes']} lists | {built:.0f} s | {size:.0f} MB "
+        f"| {np.median(times):.1f} ms | {np.percentile(times, 95):.1f} ms | {hits / truth.size:.3f} |"
+    )
+
+
+def on_paper(clips: int, dim: int, memory: float) -> str:
+    """Return bytes, and operations of a search: centroids and the share of the lists that is read."""
+    choice: Choice = choose(clips, dim, memory)
+    lists = int(choice.factory[3:].split(",")[0])
+    read = choice.bytes * 16 / lists
+    return f"| {clips:,} x {dim} | {choice.factory} | {2 * clips * dim / 1e9:.0f} GB | {choice.bytes / 1e9:.1f} GB " \
+           f"| {lists * dim * 4 / 1e6:.0f} MB + {read / 1e6:.0f} MB |"  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="folder for the generated embeddings")
+    parser.add_argument("--clips", type=int, nargs="+", default=[100_000], help="sizes to measure")
+    parser.add_argument("--dim", type=int, default=1024, help="width of an embedding")
+    parser.add_argument("--memory", type=float, default=4.0, help="gigabytes of a search index")
+    parser.add_argument("--queries", type=int, default=100, help="queries that are timed")
+    parser.add_argument("--threads", type=int, default=2, help="threads of a search")
+    parser.add_argument("--tiny", action="store_true", help="thousands of clips, to see that it runs")
+    args = parser.parse_args()
+    import faiss
+
+    torch.set_num_threads(args.threads)
+    faiss.omp_set_num_threads(args.threads)
+    if args.tiny:
+        args.clips, args.dim, args.queries, args.memory = [3_000], 32, 10, 1e-4
+    print("| clips | search index | built in | its file | median | 95 % within | recall@10 |")
+    print("|---|---|---|---|---|---|---|")
+    for clips in args.clips:
+        print(measure(args.root / str(clips), clips, args.dim, args.memory, args.queries), flush=True)
+    print(f"\nmost memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB\n")
+    print("| on paper | search index | embeddings, float16 | search index | read by a search of 16 lists |")
+    print("|---|---|---|---|---|")
+    for clips, memory in zip(PAPER, (12.0, 12.0), strict=True):
+        print(on_paper(clips, 1024, memory))
+
+
+if __name__ == "__main__":
+    main()
