@@ -52,6 +52,21 @@ def test_a_name_is_found_from_every_folder(word, file, away):
     assert Path(path.removeprefix("--config=")).samefile(ROOT / file)
 
 
+def test_a_short_name_means_a_recipe_of_the_command_first(away):
+    assert find_recipe("howto100m").samefile(ROOT / "configs/howto100m.yaml")
+    for word in ("howto100m", "extract/howto100m", "configs/extract/howto100m.yaml"):
+        assert find_recipe(word, own="extract").samefile(ROOT / "configs/extract/howto100m.yaml")
+    assert find_recipe("ablations/mms", own="extract").samefile(ROOT / "experiments/ablations/mms.yaml")
+
+
+def test_extract_takes_its_own_recipe_and_fit_the_other(away, tmp_path):
+    (tmp_path / "films").mkdir()
+    with pytest.raises(SystemExit, match=r"--videos .*films: expected videos"):  # the options are those of extract
+        main(["extract", "--config", "howto100m", "--videos", str(tmp_path / "films"), "--output", str(tmp_path)])
+    (path,) = resolve_configs(["--config=howto100m"])
+    assert "streams:" in Path(path.removeprefix("--config=")).read_text().partition("data:")[2]
+
+
 def test_a_file_of_the_user_goes_before_a_recipe(away):
     Path("demo").write_text("data: {batch_size: 2}\n")
     assert find_recipe("demo") == Path("demo")

@@ -45,6 +45,14 @@ class Held(Colours):
         return super().encode(pictures)
 
 
+class Unit(Colours):
+    """Scales rows to length 1 by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.normalize = True
+
+
 class Failing(Colours):
     """Raises at the second batch."""
 

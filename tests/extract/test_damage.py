@@ -45,9 +45,20 @@ def test_a_file_that_breaks_off_gives_what_came_before(tmp_path, name):
     rows = len(cut[0].numbers)
     assert 15 < rows < 50 and cut[0].numbers[: rows - 2] == whole[0].numbers[: rows - 2]
     assert 3 < outcome.picture < 10 and 3 < outcome.sound < 10 and len(sound) == outcome.sound * 16_000
-    if name in ("a.ts", "a.mpg"):
-        return  # these have no header that says how long they were
+    if name == "a.mpg":
+        return  # it has no header that says how long it was
+    if name == "a.ts":
+        assert outcome.cut.startswith("damaged data: ")  # half a frame of sound
+        return
     assert "of 12.0 s" in outcome.cut or "Invalid data" in outcome.cut or "End of file" in outcome.cut
+
+
+def test_a_recording_that_ends_inside_a_packet_says_so(tmp_path):
+    path = write(tmp_path / "a.ts", PLAIN.but(sound=None))
+    content = path.read_bytes()
+    for length, cut in ((len(content), ""), (len(content) // 2 // 188 * 188 + 90, "the file ends inside a packet")):
+        path.write_bytes(content[:length])
+        assert decode_video(path, [Frames(1.0)]).cut == cut
 
 
 def test_an_mp4_whose_index_is_lost_is_refused(tmp_path):

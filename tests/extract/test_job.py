@@ -222,6 +222,15 @@ def test_the_width_of_word_vectors_is_read_and_what_is_none_is_said_before_the_w
     assert said == (width is None)
 
 
+@pytest.mark.parametrize(("given", "length"), [(None, True), (True, True), (False, False)])
+def test_a_stream_says_whether_rows_have_length_1(tmp_path, given, length):
+    write_video(tmp_path / "some" / "film.mp4")
+    streams = (EncodedStream("colour", "extract.making.Unit", 2.0, normalize=given),)
+    extract(config_of(tmp_path / "some", tmp_path / "out", streams=streams))
+    rows = np.load(tmp_path / "out/features/film/film_colour.npz")["features"].astype(np.float32)
+    assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-3) == length
+
+
 def test_without_the_package_that_decodes_it_is_one_line(tmp_path, monkeypatch):
     write_video(tmp_path / "some" / "film.mp4")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -20,11 +20,12 @@ NAME = re.compile(r"[^\s:{}\[\]]+")
 """Pattern of a path or recipe name; any other value of --config is YAML on the command line."""
 
 
-def resolve_configs(args: Sequence[str]) -> list[str]:
+def resolve_configs(args: Sequence[str], own: str = "") -> list[str]:
     """Replace recipe names by the paths of their files, and check every config file.
 
     Args:
         args: arguments after the command's name.
+        own: folder of recipes that a short name means first, such as ``extract``.
 
     Raises:
         InputError: if there is no such file or recipe, or the file holds no options.
@@ -33,7 +34,7 @@ def resolve_configs(args: Sequence[str]) -> list[str]:
     for position, option, value in _values(args):
         path = Path(value)
         if option in CONFIG and NAME.fullmatch(value):
-            path = find_recipe(value)
+            path = find_recipe(value, own=own)
             found[position] = f"{option}={path}" if "=" in found[position] else str(path)
             check_config(path)
         elif "." not in option and path.suffix in (".yaml", ".yml") and path.is_file():  # a group's file: --data x.yaml

@@ -26,7 +26,7 @@ def run_extract(args: Sequence[str]) -> None:
     parser = CommandParser(prog="lightning extract", description="Make a data set of a folder of videos.")
     parser.add_argument("--config", action="config", help="file or recipe with options")
     parser.add_class_arguments(ExtractConfig)
-    found = parser.instantiate(parser.parse_args(resolve_configs(args)))
+    found = parser.instantiate(parser.parse_args(resolve_configs(args, "extract")))
     from mcn_lightning.extract.job import extract
 
     config = ExtractConfig(**{name: value for name, value in vars(found).items() if name != "config"})

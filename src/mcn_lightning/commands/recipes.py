@@ -29,12 +29,13 @@ def recipes() -> dict[str, Path]:
     return found
 
 
-def find_recipe(given: str, option: str = "--config") -> Path:
+def find_recipe(given: str, option: str = "--config", own: str = "") -> Path:
     """Return the config file of a path or a recipe name. An existing file wins.
 
     Args:
         given: a path, or the name of a recipe. ``mms`` is enough for ``ablations/mms`` if no other recipe ends in it.
         option: that has this value, for the message.
+        own: folder of recipes that a short name means first.
 
     Raises:
         InputError: naming recipes with similar names.
@@ -42,6 +43,8 @@ def find_recipe(given: str, option: str = "--config") -> Path:
     if Path(given).is_file():
         return Path(given)
     every, name = recipes(), _name(given)
+    if f"{own}/{name}" in every:
+        return every[f"{own}/{name}"]
     ends = [name] if name in every else [each for each in every if each.rpartition("/")[2] == name]
     if len(ends) == 1:
         return every[ends[0]]

@@ -30,6 +30,10 @@ OPTIONS = {"protocol_whitelist": "file"}
 """Of FFmpeg. A name may hold a colon, which would be a protocol; and no playlist may open a connection."""
 
 
+TS_PACKETS = (188, 192, 204)
+"""Bytes of a packet of MPEG-TS: plain, with times before it, with check bytes after it."""
+
+
 @dataclass(frozen=True)
 class PictureSize:
     """How a picture is scaled and cut.
@@ -254,7 +258,9 @@ class _Decoding:
         self.outcome.picture, self.outcome.frames = codec.seconds, codec.frames
 
     def _note_what_is_missing(self) -> None:
-        """Note that a file is much shorter than its header says."""
+        """Note that a file is much shorter than its header says, or that a recording ends inside a packet."""
+        if self.container.format.name == "mpegts" and all(self.container.size % length for length in TS_PACKETS):
+            self._note("the file ends inside a packet")
         for stream in self.wanted:
             told = self.clock.told(stream, len(self.wanted) == len([*self.container.streams]))
             found = self.outcome.picture if stream.type == "video" else self.outcome.sound

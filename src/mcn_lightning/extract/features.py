@@ -10,7 +10,6 @@ from itertools import chain
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mcn_lightning.extract.encoders.base import Encoder
 
@@ -32,12 +31,11 @@ class FeatureStream:
     Args:
         encoder: of the stream, on its device.
         batch_size: pictures (or clips) in a batch.
-        normalize: scale rows to length 1.
         half: run the encoder in float16 (on GPUs).
     """
 
-    def __init__(self, encoder: Encoder, batch_size: int, normalize: bool, half: bool) -> None:
-        self.encoder, self.batch_size, self.normalize, self.half = encoder, batch_size, normalize, half
+    def __init__(self, encoder: Encoder, batch_size: int, half: bool) -> None:
+        self.encoder, self.batch_size, self.half = encoder, batch_size, half
         self.device = next(chain(encoder.parameters(), encoder.buffers()), torch.empty(0)).device
         self._waiting: dict[tuple[int, ...], _Waiting] = {}
         self._rows: dict[int, list[Tensor]] = {}
@@ -90,8 +88,7 @@ class FeatureStream:
         if self.device.type == "cuda":
             batch = batch.pin_memory().to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, torch.float16) if self.half else nullcontext():
-            rows = self.encoder.rows(batch)
-        return (F.normalize(rows) if self.normalize else rows).half().cpu()
+            return self.encoder.rows(batch).half().cpu()
 
 
 def finished(streams: list[FeatureStream], wanted: dict[int, tuple[int, ...]]) -> Iterator[int]:

@@ -200,13 +200,16 @@ class _Job:
         if self.speech is not None:
             self.speech.load()
         self.encoders = [
-            make_encoder(stream.encoder, stream.weights, rate=stream.rate, arguments=stream.arguments).to(device)
+            make_encoder(
+                stream.encoder,
+                stream.weights,
+                rate=stream.rate,
+                normalize=stream.normalize,
+                arguments=stream.arguments,
+            ).to(device)
             for stream in config.streams
         ]
-        self.streams = [
-            FeatureStream(encoder, config.batch_size, stream.normalize, device.type == "cuda")
-            for encoder, stream in zip(self.encoders, config.streams, strict=True)
-        ]
+        self.streams = [FeatureStream(encoder, config.batch_size, device.type == "cuda") for encoder in self.encoders]
         self.shapes = [
             StreamShape(encoder.size, encoder.frame_rate or stream.rate or 1.0, encoder.frames)
             for encoder, stream in zip(self.encoders, config.streams, strict=True)

@@ -24,14 +24,14 @@ class EncodedStream(Options, option="streams"):
             left out. A clip encoder reads as many frames a second as that needs, or has a rate of its own if left out.
         weights: file of weights; those of the library if left out.
         arguments: further arguments of the encoder's class, by name.
-        normalize: scale rows to length 1.
+        normalize: scale rows to length 1; by the encoder if left out: those of the HowTo100M release do, others do not.
     """
 
     name: str = "image"
     encoder: str = "timm:mobilenetv4_conv_small.e2400_r224_in1k"
     rate: PositiveFloat | None = None
     weights: str | None = None
-    normalize: bool = False
+    normalize: bool | None = None
     arguments: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:

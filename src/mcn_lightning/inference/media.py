@@ -54,11 +54,17 @@ class MediaEncoders:
         self.shapes: list[StreamShape] = []
         for given in recipe:
             options = as_config(EncodedStream, given, "streams")
-            encoder = make_encoder(options.encoder, options.weights, rate=options.rate, arguments=options.arguments)
+            encoder = make_encoder(
+                options.encoder,
+                options.weights,
+                rate=options.rate,
+                normalize=options.normalize,
+                arguments=options.arguments,
+            )
             rate = encoder.frame_rate or options.rate or 1.0
             self.shapes.append(StreamShape(encoder.size, rate, encoder.frames))
             half = device.type == "cuda"
-            self.streams.append(FeatureStream(encoder.to(device), PICTURES, options.normalize, half))
+            self.streams.append(FeatureStream(encoder.to(device), PICTURES, half))
 
     def rates(self) -> list[float]:
         """Return the rows a second of each stream."""

@@ -1,4 +1,4 @@
-"""Where the captions of a video are: beside it, in a folder, or in one table of all videos."""
+"""Where the captions of a video are: beside it, inside it, in a folder, or in one table of all videos."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from mcn_lightning.data.files.caption_files import open_table
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract.captions.cleaning import CaptionCleaning
+from mcn_lightning.extract.captions.embedded import read_embedded
 from mcn_lightning.extract.captions.forms import SUFFIXES, read_captions_file
 from mcn_lightning.extract.captions.rows import VideoCaptions, cleaned_captions
 from mcn_lightning.extract.captions.transcripts import rows_of_columns
@@ -24,7 +25,7 @@ class CaptionSource:
 
     Args:
         source: a folder, and those below it, with a file for each video; or a table of all videos: see
-            ``data.files.caption_files`` for its forms. ``None`` looks beside each video.
+            ``data.files.caption_files`` for its forms. ``None`` looks beside each video, then inside it.
         language: of the captions, as in the file names: ``en`` takes ``id.en.vtt``, else ``id.en-US.vtt`` and the
             like, else ``id.vtt``. ``None`` takes any language, first files that name none, then English.
         cleaning: what is taken out of captions.
@@ -65,7 +66,8 @@ class CaptionSource:
 
     def _in_file(self, video: Path, video_id: str) -> VideoCaptions:
         if not (files := self._files_of(video, video_id)):
-            return VideoCaptions()
+            inside = [] if self.source is not None else read_embedded(video, self.language)
+            return cleaned_captions(inside, video, self.cleaning) if inside else VideoCaptions()
         if (path := _preferred(files, self.language)) is None:
             others = ", ".join(sorted({code for code, _ in files}))
             raise InputError(
