@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -314,17 +312,27 @@ def test_a_run_on_generated_data_is_evaluated_by_layering(files, tmp_path, capsy
     assert sorted(path.name for path in files.iterdir()) == names
 
 
+LIMITED = """
+import resource
+from mcn_lightning.commands.main import main
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+if __name__ == "__main__":
+    main()
+"""
+"""The command with few open files; every process that reads data imports this file again."""
+
+
 def test_thousands_of_clips_reach_workers_of_two_processes(files, tmp_path):
     root = tmp_path / "many"
     root.mkdir()
     shutil.copy(files / "word_vectors.txt", root)
     write(root / "youcook_val_audio.pkl", youcook2(8))
     write(root / "youcook_train_audio.pkl", [each | {"id": str(number)} for number, each in enumerate(youcook2(1200))])
-    command = [sys.executable, "-m", "mcn_lightning", "fit", "--config", FINETUNE[-1]]
-    command += ["--config", overlay(tmp_path, root), "--trainer.devices", 2, "--data.num_workers", 1]
-    command += ["--data.batch_size", 100, "--trainer.max_steps", 3, "--data.audio.num_frames", 80]
-    words = " ".join(f"'{word}'" for word in map(str, command))
-    done = subprocess.run(["bash", "-c", f"ulimit -n 256; {words}"], capture_output=True, text=True)
+    (tmp_path / "limited.py").write_text(LIMITED)
+    words = ["--config", FINETUNE[-1], "--config", overlay(tmp_path, root), "--trainer.devices", 2]
+    words += ["--data.num_workers", 1, "--data.batch_size", 100, "--trainer.max_steps", 3]
+    done = python(tmp_path / "limited.py", "fit", *words, "--data.audio.num_frames", 80)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

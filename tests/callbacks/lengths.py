@@ -13,12 +13,11 @@ from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, Timer
 from pytorch_lightning.loggers.logger import DummyLogger
 
-from mcn_lightning.callbacks import CentroidUpdate, RetrievalEvaluation
+from mcn_lightning.callbacks import CentroidUpdate
 from mcn_lightning.clustering import ClusteringConfig
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.data.files.pooling import VisualStream
-from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.text import TextConfig
 from mcn_lightning.models import NetworkConfig
 from mcn_lightning.module import MCNModule
@@ -156,17 +155,17 @@ def run(
     """
     story, length = Story(), dict(length)
     seed_everything(0, verbose=False)
-    callbacks: list[Callback] = [Teller(story), CentroidUpdate(every_n_steps=2), RetrievalEvaluation()]
+    callbacks: list[Callback] = [Teller(story), CentroidUpdate(every_n_steps=2)]
     if "patience" in length:
         callbacks.append(EarlyStopping("val/plateau", mode="max", patience=length.pop("patience"), strict=False))
     data = NarratedVideos(
-        str(root), streams=[VisualStream("_2d", 1.0, 8), VisualStream("_3d", 1.5, 8)], audio=AudioConfig(num_frames=96),
+        str(root), modalities=["video", "text"], streams=[VisualStream("_2d", 1.0, 8)],
         text=TextConfig(source="word_vectors.txt", dim=8), clips=ClipConfig(n_pair=4, min_time=5.0), batch_size=1,
         eval_batch_size=2, num_workers=0,
     )  # fmt: skip
     module = MCNModule(
         NetworkConfig(
-            video_dim=16, text_dim=8, embedding_dim=8, audio_widths=(4, 4, 4, 8), reconstruction=False, dropout=0.3
+            modalities=("video", "text"), video_dim=8, text_dim=8, embedding_dim=8, reconstruction=False, dropout=0.3
         ),
         clustering=ClusteringConfig(num_clusters=3, queue_rows=8),
         optimizer=OptimizerConfig(lr=3e-3, warmup_steps=2, schedule=schedule),
