@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -40,6 +41,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         slow = 2 * bool(item.get_closest_marker("slurm")) + bool(item.get_closest_marker("slow"))
         rank[item.path] = max(slow, rank.get(item.path, 0))
     items.sort(key=lambda item: -rank[item.path])
+
+
+def pytest_sessionfinish() -> None:
+    """End processes that read for a run that a test broke off: they ignore the signal by which Python ends them."""
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 @pytest.fixture(scope="session")

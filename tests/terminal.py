@@ -63,6 +63,10 @@ class Terminal:
         """Close the terminal."""
         os.close(self._master)
 
+    def kill(self) -> None:
+        """End the process, if it is still there."""
+        self._started.kill()
+
     def end(self) -> int:
         """Return the exit status, when all has been read."""
         while self.read():

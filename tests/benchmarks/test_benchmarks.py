@@ -131,13 +131,13 @@ def test_clips_without_sound_are_misses_or_zeros(files, tmp_path, capsys):
 def test_any_number_of_processes_gives_the_same_results(files, tmp_path):
     words = ["--config", TOP / "configs" / "evaluate" / "paper.yaml", "--config", overlay(tmp_path, files)]
     found = []
-    for devices in (1, 2, 3):
+    for devices in (1, 3):
         batches = ["--trainer.callbacks.init_args.batch_size", 4]  # more than one for each process
         done = python("-m", "mcn_lightning", "test", *words, "--trainer.devices", devices, *batches)
         assert done.returncode == 0, done.stderr[-3000:]
         found.append(written(tmp_path))
     assert len(found[0]) > 100
-    assert found[1] == found[0] and found[2] == found[0]
+    assert found[1] == found[0]
 
 
 def test_entries_of_a_transcript_and_the_labels_of_seconds():

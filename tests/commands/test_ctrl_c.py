@@ -62,7 +62,7 @@ def held(tiny, tmp_path):
     """Return how a run is started that waits in its second step, and the file that lets it go on."""
     small = write_overlay(tmp_path / "small.yaml", tiny, tmp_path / "runs", "pytorch_lightning.loggers.CSVLogger")
     (tmp_path / "held.py").write_text(HELD)
-    ready, go = tmp_path / "ready", tmp_path / "go"
+    ready, go, terminals = tmp_path / "ready", tmp_path / "go", []
 
     def start(*words: object, processes: int = 1, before: tuple[str, ...] = (), forked: bool = True) -> Terminal:
         command = [
@@ -70,11 +70,14 @@ def held(tiny, tmp_path):
             "--data.batch_size", 2, "--data.num_workers", 2, "--trainer.max_steps", 6, *words,
         ]  # fmt: skip
         terminal = Terminal([str(word) for word in command], tmp_path, forked, READY=str(ready), GO=str(go))
+        terminals.append(terminal)
         for rank in range(processes):
             until(Path(f"{ready}{rank}").exists, "the second step")
         return terminal
 
-    return start, go
+    yield start, go
+    for terminal in terminals:
+        terminal.kill()
 
 
 def newest(folder: Path) -> dict:

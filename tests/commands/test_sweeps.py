@@ -11,8 +11,9 @@ from unittest.mock import patch
 
 import pytest
 import yaml
+from forked import Popen
 from launch import EXPERIMENTS, environment, refusal
-from processes import LIMIT, wait_for
+from processes import LIMIT, python, wait_for
 from wandb_files import display_name, exit_status, logged
 from wandb_server import KEY, WandbServer, values_of
 
@@ -21,9 +22,6 @@ from mcn_lightning.commands.fit import MCNCLI, fit_options, main
 from mcn_lightning.commands.results.wandb_runs import OF_ABLATE
 
 ROOT = EXPERIMENTS.parent
-NEEDS_PROC = pytest.mark.skipif(
-    not os.path.exists("/proc/self/task"), reason="needs Linux's /proc to find the run's process"
-)
 SWEEPS = sorted((EXPERIMENTS / "sweeps").glob("*.yaml"))
 ABLATE = [
     "ablate",
@@ -57,21 +55,22 @@ def test_the_command_takes_every_value_of_a_sweep(path, monkeypatch, capsys):
     trials = [first | {name: value} for name, values in choices.items() for value in values]
     ends = [dict.fromkeys(choices) | dict(zip(choices, found, strict=True)) for found in itertools.product(
         *((values[0], values[-1]) for values in choices.values()))]  # fmt: skip
+    every = [one for number, one in enumerate([*trials, *ends]) if one not in [*trials, *ends][:number]]
     found = []
     if sweep["command"][4] == "ablate":  # what runs it starts, and their options
         tasks = []
         with patch.object(Runner, "run", lambda runner, some: tasks.extend(some)):
-            for options in [*trials, *ends]:
+            for options in every:
                 main(words_of(sweep, options))
         assert [([task.file.stem], [task.seed]) for task in tasks] == [
-            (yaml.safe_load(options["files"]), yaml.safe_load(options["seeds"])) for options in [*trials, *ends]
+            (yaml.safe_load(options["files"]), yaml.safe_load(options["seeds"])) for options in every
         ]
         found = [fit_options(task.args) for task in tasks]
         assert [one["trainer"]["logger"]["init_args"]["name"] for one in found] == [task.file.stem for task in tasks]
         assert [one["seed_everything"] for one in found] == [task.seed for task in tasks]
         assert all(one["trainer"]["logger"]["class_path"].endswith("WandbLogger") for one in found)
         return
-    for options in [*trials, *ends]:
+    for options in every:
         # all parts are built, and check their options; no run begins
         with patch.object(MCNCLI, "_run_subcommand", lambda cli, command: found.append(cli.config[command])):
             main(words_of(sweep, options))
@@ -89,13 +88,48 @@ def test_a_sweep_key_that_does_not_exist_is_refused_in_one_line(path, capsys, mo
     assert len(told) == 1 and told[0].startswith("error: ") and "cluster_wieght" in told[0]
 
 
-OFTEN = "from wandb.cli.cli import cli; from wandb.wandb_agent import Agent; Agent.POLL_INTERVAL = 1; cli()"  # seconds
+AGENT = """
+import os
+from pathlib import Path
+from wandb import wandb_agent
+from wandb.cli.cli import cli
+
+class Process(wandb_agent.AgentProcess):
+    def __init__(self, **given):
+        super().__init__(**given)
+        Path("part").write_text(str(self._popen.pid))
+        os.replace("part", given["env"]["WANDB_RUN_ID"] + ".pid")
+
+wandb_agent.AgentProcess = Process
+wandb_agent.Agent.POLL_INTERVAL = 1
+cli()
+"""
+"""The command of wandb. Its agents look every second how their run is, and say in a file which process it is."""
 
 
-def wandb(*words: object, **options) -> subprocess.Popen:
-    """Start wandb's command, whose agents look every second how their run is."""
-    command = [sys.executable, "-c", OFTEN, *(str(word) for word in words)]
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+HELD = """
+import os
+import time
+from pathlib import Path
+from pytorch_lightning import Callback
+from mcn_lightning.runs.resume import Resume
+
+class Hold(Callback):
+    def on_train_batch_start(self, trainer, *_):
+        run = os.environ["WANDB_RUN_ID"]
+        if trainer.global_step == 1 and run in ("killed22", "stopped3"):
+            (resume,) = (each for each in trainer.callbacks if isinstance(each, Resume))
+            Path(run + ".held").touch()
+            while not resume._received:
+                time.sleep(0.05)
+"""
+"""A callback that waits in the second step of a run to be stopped for a signal, and says with a file that it does."""
+
+
+def wandb(*words: object, **options) -> Popen:
+    """Start wandb's command."""
+    command = [sys.executable, "-c", AGENT, *(str(word) for word in words)]
+    return Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
 
 
 @pytest.fixture
@@ -107,7 +141,9 @@ def place(tmp_path) -> Path:
     data |= {"text": data["text"] | {"dim": 8}, "audio": {"num_frames": 96}, "clips": {"n_pair": 2}}
     data["synthetic"] = {"videos": 64, "held_out": 2, "topics": 3, "seconds": 12, "widths": [8, 8], "word_dim": 8}
     network |= {"embedding_dim": 16, "audio_widths": [4, 4, 4, 8]}
-    demo["trainer"] |= {"max_epochs": 16, "check_val_every_n_epoch": 16, "enable_progress_bar": False}
+    demo["trainer"] |= {"max_epochs": 2, "check_val_every_n_epoch": 2, "enable_progress_bar": False}
+    demo["trainer"]["callbacks"] = [{"class_path": "held.Hold"}]
+    (tmp_path / "held.py").write_text(HELD)
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "demo.yaml").write_text(yaml.safe_dump(demo))
     (tmp_path / "configs" / "trainer").symlink_to(ROOT / "configs" / "trainer")
@@ -115,13 +151,13 @@ def place(tmp_path) -> Path:
     return tmp_path
 
 
-def start_agent(place: Path, server: WandbServer, name: str, *words: object) -> subprocess.Popen:
+def start_agent(place: Path, server: WandbServer, name: str, *words: object) -> Popen:
     """Register a sweep file as it is, and start an agent for it."""
     env = environment(place, WANDB_MODE="offline", WANDB_BASE_URL=server.url, WANDB_API_KEY=KEY)
     path = EXPERIMENTS / "sweeps" / f"{name}.yaml"
     if name == "ablations":
         path = place / "sweep.yaml"
-        path.write_bytes(subprocess.check_output([sys.executable, "-m", "mcn_lightning", *ABLATE], cwd=place))
+        path.write_text(python("-m", "mcn_lightning", *ABLATE, cwd=place).stdout)
     made = wandb("sweep", "--project", "mcn", path, cwd=place, env=env)
     said, _ = made.communicate(timeout=LIMIT)
     assert made.returncode == 0 and "wandb agent someone/mcn/sweep1" in said
@@ -129,12 +165,10 @@ def start_agent(place: Path, server: WandbServer, name: str, *words: object) -> 
     return wandb("agent", *words, "someone/mcn/sweep1", cwd=place, env=env)
 
 
-def run_process(agent: int) -> int:
-    """Return the process of the run that an agent has started."""
-    tasks = Path(f"/proc/{agent}/task").glob("*/children")
-    children = [int(number) for task in tasks for number in task.read_text().split()]
-    (found,) = [child for child in children if b"mcn_lightning" in Path(f"/proc/{child}/cmdline").read_bytes()]
-    return found
+def stop(place: Path, run: str, number: int, agent: Popen) -> None:
+    """Send a signal, in its second step, to the process that an agent has started for a run."""
+    wait_for((place / f"{run}.held").exists, agent)
+    os.kill(int((place / f"{run}.pid").read_text()), number)
 
 
 def wandb_folders(place: Path) -> dict[str, Path]:
@@ -148,14 +182,12 @@ def finished(folder: Path) -> dict[str, bool]:
 
 
 @pytest.mark.slow
-@NEEDS_PROC
 def test_an_agent_runs_a_sweep_past_a_run_that_is_killed_and_one_that_is_refused(place):
     runs = place / "runs" / "demo"
     refused = {"model.loss.cluster_wieght": 0.5}
     with WandbServer({"first111": {}, "killed22": {}, "refused3": refused, "second44": {}}) as server:
         agent = start_agent(place, server, "learning_rate_and_batch")
-        wait_for((runs / "version_killed22" / "run.json").exists, agent)
-        os.kill(run_process(agent.pid), signal.SIGKILL)
+        stop(place, "killed22", signal.SIGKILL, agent)
         said, _ = agent.communicate(timeout=LIMIT)
     assert agent.returncode == 0, said
     assert server.started == ["first111", "killed22", "refused3", "second44"] and not server.waiting
@@ -171,14 +203,12 @@ def test_an_agent_runs_a_sweep_past_a_run_that_is_killed_and_one_that_is_refused
 
 
 @pytest.mark.slow
-@NEEDS_PROC
 def test_an_agent_runs_ablations_once_each_and_hands_a_signal_on_to_the_run(place):
     runs = place / "runs"
     first, other = ({"files": f"[{file}]", "seeds": f"[{seed}]"} for file, seed in (("mms", 1), ("text_video", 2)))
     with WandbServer({"first111": first, "again222": first, "stopped3": other}) as server:
         agent = start_agent(place, server, "ablations", "--max-consecutive-failed-runs", 1)
-        wait_for((runs / "text_video" / "version_stopped3" / "metrics.csv").exists, agent)  # after a step
-        os.kill(run_process(agent.pid), signal.SIGTERM)
+        stop(place, "stopped3", signal.SIGTERM, agent)
         said, _ = agent.communicate(timeout=LIMIT)
     assert agent.returncode == 0 and server.started == ["first111", "again222", "stopped3"] and not server.waiting
     assert "mms, seed 1: finished already in runs/mms/version_first111, left out\nnothing left to run\n" in said

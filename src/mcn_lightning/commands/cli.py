@@ -97,6 +97,10 @@ def expand_class_paths(args: Sequence[str]) -> list[str]:
     return found
 
 
+_PARSERS: dict[tuple[type, str | None], dict[str, Any]] = {}
+"""By class and subcommand what belongs to a parser that was built."""
+
+
 def _build_part(class_type: type[Part], *args: Any, **given: Any) -> Part:
     """Build a source or benchmark. What a class of the user refuses gets the option and the class before it."""
     own = not class_type.__module__.startswith("mcn_lightning.")  # built-in ones name themselves
@@ -127,6 +131,16 @@ class MCNCLI(LightningCLI):
         """Return the subcommands with their parameters that are no options. Only one is built, as building is slow."""
         every = LightningCLI.subcommands()
         return {self._command: every[self._command]} if self._command in every else every
+
+    def setup_parser(
+        self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
+    ) -> None:
+        """Build the parser, or take the one that an earlier command of this process built: ``ablate`` parses often."""
+        names = ("parser", "_subcommand_parsers", "_subcommand_method_arguments")
+        if not (built := _PARSERS.setdefault((type(self), self._command), {})):
+            super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+            built.update({name: value for name, value in vars(self).items() if name in names})
+        vars(self).update(built)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the given arguments, which need not be those of the process."""
