@@ -79,18 +79,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def overlay(tmp_path: Path, tiny: Path) -> Path:
     """A file that makes any recipe tiny; what a recipe leaves out stays as it is."""
-    from launch import DATA, NETWORK
+    from launch import tiny_options
 
-    options = {
-        "data": {name: value for name, value in DATA.items() if name != "modalities"} | {"root": str(tiny)},
-        "model": {"network": NETWORK, "clustering": {"num_clusters": 4, "queue_rows": 16}},
-        "trainer": {
-            "max_steps": 3, "limit_val_batches": 1, "accelerator": "cpu", "precision": 32,
-            "enable_progress_bar": False, "log_every_n_steps": 1, "check_val_every_n_epoch": 1,
-            "logger": {"class_path": "pytorch_lightning.loggers.CSVLogger",
-                       "init_args": {"save_dir": str(tmp_path / "runs"), "name": "run"}},
-        },
-    }  # fmt: skip
+    few = {"max_steps": 3, "limit_val_batches": 1, "precision": 32}
     path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(options))
+    path.write_text(yaml.safe_dump(tiny_options(tiny, tmp_path / "runs", **few)))
     return path

@@ -30,6 +30,7 @@ DATA: dict[str, Any] = {
     "num_workers": 0,
 }
 NETWORK = {"embedding_dim": 16, "audio_widths": [4, 4, 4, 8], "reconstruction_hidden": 8}
+CSV = "pytorch_lightning.loggers.CSVLogger"
 LOGGER = "pytorch_lightning.loggers.WandbLogger"
 UNSET = ("WANDB_API_KEY", "WANDB_SERVICE", "WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_PROJECT", "WANDB_DIR", "NETRC")
 
@@ -53,18 +54,22 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     return str(stop.value.code) + capsys.readouterr().err
 
 
-def write_overlay(path: Path, root: Path, folder: Path, logger: str = LOGGER, **trainer: Any) -> Path:
-    """Write a file that makes the demo tiny, with its runs in ``folder/run``; return where it is."""
-    options = {
+def tiny_options(root: Path, folder: Path, logger: str = CSV, **trainer: Any) -> dict[str, Any]:
+    """Return options that make any recipe tiny; what it leaves out stays as it is. Runs lie in ``folder/run``."""
+    return {
         "data": {name: value for name, value in DATA.items() if name != "modalities"} | {"root": str(root)},
         "model": {"network": NETWORK, "clustering": {"num_clusters": 4, "queue_rows": 16}},
         "trainer": {
-            "max_steps": 3, "limit_val_batches": 1, "accelerator": "cpu", "enable_progress_bar": False,
-            "log_every_n_steps": 1, "check_val_every_n_epoch": 1, "max_epochs": 100_000,
+            "accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 1, "check_val_every_n_epoch": 1,
             "logger": {"class_path": logger, "init_args": {"save_dir": str(folder), "name": "run"}},
         } | trainer,
     }  # fmt: skip
-    path.write_text(yaml.safe_dump(options))
+
+
+def write_overlay(path: Path, root: Path, folder: Path, logger: str = LOGGER, **trainer: Any) -> Path:
+    """Write a file that makes the demo three steps long, with its runs in ``folder/run``; return where it is."""
+    few = {"max_steps": 3, "limit_val_batches": 1, "max_epochs": 100_000}
+    path.write_text(yaml.safe_dump(tiny_options(root, folder, logger, **few | trainer)))
     return path
 
 

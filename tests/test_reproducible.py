@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from forked import Popen
-from launch import CONFIGS, DATA, NETWORK, refusal, run
+from launch import CONFIGS, refusal, run, tiny_options
 
 from mcn_lightning.module import MCNModule
 
@@ -21,16 +21,8 @@ TIMES = ("seconds", "clips_per_second", "data_wait")
 @pytest.fixture
 def small(tiny, tmp_path) -> Path:
     """A file that makes the demo small."""
-    data = {name: value for name, value in DATA.items() if name != "modalities"}
-    options = {
-        "data": data | {"root": str(tiny), "num_workers": 1},
-        "model": {"network": NETWORK, "clustering": {"num_clusters": 4, "queue_rows": 16}},
-        "trainer": {
-            "max_epochs": 3, "enable_progress_bar": False, "log_every_n_steps": 1, "check_val_every_n_epoch": 1,
-            "logger": {"class_path": "pytorch_lightning.loggers.CSVLogger",
-                       "init_args": {"save_dir": str(tmp_path / "runs"), "name": "run"}},
-        },
-    }  # fmt: skip
+    options = tiny_options(tiny, tmp_path / "runs", max_epochs=3)
+    options["data"]["num_workers"] = 1
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(options))
     return path

@@ -8,27 +8,19 @@ from typing import Any
 
 import pytest
 import yaml
-from launch import CONFIGS, NETWORK, run
+from launch import CONFIGS, run, tiny_options
 
 from benchmarks.benchmark_files import STREAMS
 
 
-def overlay(folder: Path, root: Path, **more: Any) -> Path:
+def overlay(folder: Path, root: Path) -> Path:
     """Write the file that makes every recipe tiny."""
-    tiny = {
-        "data": {
-            "root": str(root), "streams": STREAMS, "num_workers": 0, "batch_size": 8,
-            "text": {"source": "word_vectors.txt", "dim": 8, "max_words": 8},
-        },
-        "model": {"network": NETWORK},
-        "trainer": {
-            "accelerator": "cpu", "enable_progress_bar": False, "max_epochs": 1, "log_every_n_steps": 1,
-            "logger": {"class_path": "pytorch_lightning.loggers.CSVLogger",
-                       "init_args": {"save_dir": str(folder / "runs"), "name": "run"}},
-        },
-    }  # fmt: skip
+    options = tiny_options(root, folder / "runs", max_epochs=1)
+    del options["model"]["clustering"], options["trainer"]["check_val_every_n_epoch"]
+    text = {"source": "word_vectors.txt", "dim": 8, "max_words": 8}
+    options["data"] = {"root": str(root), "streams": STREAMS, "num_workers": 0, "batch_size": 8, "text": text}
     path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tiny))
+    path.write_text(yaml.safe_dump(options))
     return path
 
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from mcn_lightning.commands.configs import resolve_configs
+from mcn_lightning.commands.fit import fit_options
 from mcn_lightning.commands.main import COMMANDS, main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -225,3 +226,11 @@ def test_the_program_s_own_words_are_read(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["lightning", "--version"])
     main()
     assert capsys.readouterr().out == "mcn-lightning 0.1.0\n"
+
+
+def test_commands_of_one_process_know_nothing_of_one_another():
+    plain = fit_options([])
+    changed = fit_options(["--run_folder", "elsewhere", "--model.clustering.kind", "none", "--data.batch_size", "4"])
+    assert changed["trainer"]["logger"]["init_args"]["save_dir"] == "elsewhere"
+    assert changed["data"]["batch_size"] == 4 != plain["data"]["batch_size"]
+    assert fit_options([]) == plain

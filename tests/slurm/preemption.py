@@ -26,7 +26,7 @@ from slurm.cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
 SBATCH = ROOT / "experiments" / "slurm" / "train.sbatch"
-ENVIRONMENT = {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {"PYTHON": sys.executable, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
 STATE = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "NarratedVideos", "random_states")
 CLOCKS = ("clustering/seconds", "train/clips_per_second", "train/data_wait_share")
 
@@ -127,6 +127,7 @@ def train(
     name: str,
     moments: tuple[float, ...] = (),
     stop: Callable[[Cluster, int], None] = send,
+    more: tuple[object, ...] = (),
 ) -> Run:
     """Run a job to its end, and stop it once a start as long as there are moments.
 
@@ -136,11 +137,12 @@ def train(
         name: of the run.
         moments: seconds after the job has started, one for each start.
         stop: how.
+        more: options of the run.
 
     Raises:
         AssertionError: if the job does not end as completed.
     """
-    job = submit(cluster, place, name)
+    job = submit(cluster, place, name, *more)
     begin = 0.0
     for start, moment in enumerate((*moments, None)):
         until(lambda start=start: running(cluster, job, start) or cluster.ended(job), f"start {start} of job {job}")

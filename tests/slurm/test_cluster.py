@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 from pathlib import Path
 
 import pytest
 from launch import write_overlay
-from processes import python, until
+from processes import LIMIT, python, until
 
 from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
 from slurm.cluster import Cluster, lacking
@@ -28,18 +27,13 @@ def cluster():
         yield cluster
 
 
-STEPS = 48
+STEPS = 24
 """Of a whole run, as demo.yaml says."""
 
 
-def begun(folder: Path) -> int:
-    """Return how often the run of a folder has begun to train."""
-    return len(json.loads((folder / "run.json").read_text())["starts"]) if (folder / "run.json").is_file() else 0
-
-
-def rows(folder: Path) -> int:
-    """Return how many lines its metrics have."""
-    return (folder / "metrics.csv").read_text().count("\n") if (folder / "metrics.csv").is_file() else 0
+def held(folder: Path, start: int) -> int:
+    """Return how many processes or tasks wait for a signal."""
+    return len(list(folder.glob(f"held-{start}-*")))
 
 
 def whole(place: Path, words: list[str]) -> Run:
@@ -53,25 +47,23 @@ def whole(place: Path, words: list[str]) -> Run:
 
 def test_a_job_that_is_stopped_in_every_way_ends_bit_equal_to_a_run_without_a_cluster(cluster, tmp_path):
     """It is preempted while it imports, gets a signal, and is preempted without grace; both nodes generate the data."""
-    starts = iter(range(3))
-    step = random.Random(1).randrange(STEPS // 2)
+    starts, log = iter(range(3)), tmp_path / "run.out"
+    steps = [-1, *sorted(random.Random(1).sample(range(STEPS), 2))]
 
     def stop(cluster: Cluster, job: int) -> None:
         start = next(starts)
-        folder, log = tmp_path / "run" / "demo" / "version_0", tmp_path / "run.out"
         if start == 0:
             until(lambda: log.is_file() and "reading configs" in log.read_text(), "the first process")
-            preempt(cluster, job)
-        elif start == 1:
-            until(lambda: rows(folder) > step or cluster.ended(job), f"step {step} of job {job}")
+        else:
+            until(lambda: held(tmp_path, start) == 2, f"step {steps[start]}")
+        if start == 1:
             send(cluster, job)
         else:
-            until(lambda: begun(folder) == start, f"start {start}")
-            before = rows(folder)
-            until(lambda: rows(folder) > before, "the first steps")
-            preempt(cluster, job, grace=0)
+            preempt(cluster, job, grace=int(LIMIT) if start == 0 else 0)
 
-    run = train(cluster, tmp_path, "run", (0.0, 0.0, 0.0), stop)
+    hold = ("--trainer.callbacks", "slurm.held.Hold", "--trainer.callbacks.folder", tmp_path)
+    hold += ("--trainer.callbacks.steps", str(steps).replace(" ", ""))
+    run = train(cluster, tmp_path, "run", (0.0, 0.0, 0.0), stop, hold)
     assert run.restarts == 3, run.log
     assert run.log.count("by preemption, goes back into the queue") == 1, run.log  # without grace SLURM does it itself
     assert run.log.count("by SIGUSR1, goes back into the queue") == 1, run.log
@@ -90,58 +82,40 @@ def test_a_cancelled_job_saves_and_stays_away(cluster, tmp_path):
     assert cluster.state(job) == "CANCELLED" and cluster.job(job)["Restarts"] == "0"
 
 
-HELD = """
-import os
-import time
-from pathlib import Path
-from pytorch_lightning import Callback
-from mcn_lightning.runs.resume import Resume
-
-class Hold(Callback):
-    def on_train_batch_start(self, trainer, *_):
-        if trainer.global_step != 2:
-            return
-        (resume,) = (each for each in trainer.callbacks if isinstance(each, Resume))
-        Path(__file__).with_name(f"held-{os.environ['SLURM_ARRAY_TASK_ID']}").touch()
-        while not resume._received:
-            time.sleep(0.05)
-"""
-"""A callback that waits in the third step for a signal, and says with a file that it does."""
-
-
 def test_tasks_of_an_array_go_on_and_finished_ones_are_left_out(cluster, tmp_path, tiny):
     (tmp_path / "files").mkdir()
     for name, rate in (("fast", 0.001), ("slow", 0.0001)):
         (tmp_path / "files" / f"{name}.yaml").write_text(f"model: {{optimizer: {{lr: {rate}}}}}")
-    (tmp_path / "held.py").write_text(HELD)
+    hold = {"class_path": "slurm.held.Hold", "init_args": {"folder": str(tmp_path), "steps": [2]}}
     few = {"logger": "pytorch_lightning.loggers.CSVLogger", "max_steps": 6, "limit_val_batches": 0}
-    small = write_overlay(tmp_path / "small.yaml", tiny, tmp_path, callbacks=["held.Hold"], **few)
-    path = f"{ENVIRONMENT['PYTHONPATH']}:{tmp_path}"
-    environment = {**ENVIRONMENT, "PYTHONPATH": path, "FOLDER": str(tmp_path / "files"), "SEEDS": "[0]"}
-    words = ("--parsable", "--array=0-1", "--cpus-per-task=1", "--time=60", f"--chdir={ROOT}")
+    small = write_overlay(tmp_path / "small.yaml", tiny, tmp_path, callbacks=[hold], **few)
+    environment = {**ENVIRONMENT, "FOLDER": str(tmp_path / "files"), "SEEDS": "[0]"}
+    words = ("--parsable", "--cpus-per-task=1", "--time=60", f"--chdir={ROOT}")
 
-    def submitted(name: str) -> list[str]:
+    def submitted(name: str, *numbers: int) -> list[str]:
         output = f"--output={tmp_path}/{name}_%a.out"
         script = ROOT / "experiments" / "slurm" / "ablations.sbatch"
-        number = cluster("sbatch", *words, output, script, "--config", small, environment=environment).strip()
-        return [f"{number}_{task}" for task in range(2)]
+        array = f"--array={','.join(map(str, numbers))}"
+        given = (*words, array, output, script, "--config", small)
+        number = cluster("sbatch", *given, environment=environment).strip()
+        return [f"{number}_{task}" for task in numbers]
 
     def logs(name: str) -> list[str]:
-        until(lambda: all(cluster.ended(task) for task in tasks), "the end of both tasks")
-        return [(tmp_path / f"{name}_{task}.out").read_text() for task in range(2)]
+        until(lambda: all(cluster.ended(task) for task in tasks), "the end of all tasks")
+        return [(tmp_path / f"{name}_{task.split('_')[1]}.out").read_text() for task in tasks]
 
-    tasks = submitted("first")
-    until(lambda: len(list(tmp_path.glob("held-*"))) == 2, "both tasks in their third step")
+    tasks = submitted("first", 0, 1)
+    until(lambda: held(tmp_path, 0) == 2, "both tasks in their third step")
     cluster("scancel", "--signal=USR1", tasks[0])
     preempt(cluster, tasks[1], nodes=cluster.job(tasks[1])["NodeList"])
     for task, log, reason in zip(tasks, logs("first"), ("SIGUSR1", "preemption"), strict=True):
         assert (cluster.state(task), cluster.job(task)["Restarts"]) == ("COMPLETED", "1"), log
         assert f"job {task}: stopped by {reason}, goes back into the queue" in log, log
         assert "--ckpt_path last: goes on from" in log and log.splitlines()[-1].startswith("1 of 1 runs done in "), log
-    tasks = submitted("second")
-    for name, log in zip(("fast", "slow"), logs("second"), strict=True):
-        left = f"{name}, seed 0: finished already in {tmp_path}/{name}/version_0, left out"
-        assert log.splitlines()[1:] == [left, "nothing left to run"], log
+    tasks = submitted("second", 1)
+    (log,) = logs("second")
+    left = f"slow, seed 0: finished already in {tmp_path}/slow/version_0, left out"
+    assert log.splitlines()[1:] == [left, "nothing left to run"], log
 
 
 def fails(cluster: Cluster, *options: object) -> str:

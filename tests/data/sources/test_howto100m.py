@@ -1,4 +1,4 @@
-"""The release's layout: lists of videos, clips of a video, bad videos, batches and their order."""
+"""The release's layout: clips of a video, bad videos, and what is drawn at random."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.loading import ClipSampler, collate
 from mcn_lightning.data.sources.howto100m import LayoutVideos, VideoLayout, read_video_list, video_id
 from mcn_lightning.data.text import TextConfig, WordVectorText
-from mcn_lightning.errors import InputError
 
 STREAMS = (VisualStream("_2d", 1.0, 8), VisualStream("_3d", 1.5, 8))
 
@@ -51,35 +50,6 @@ def copy(tiny, tmp_path):
 def feature_file(root, dataset, index, suffix):
     video = dataset.source.videos[index]
     return root / "features" / video / f"{video_id(video)}{suffix}.npz"
-
-
-@pytest.mark.parametrize(
-    ("content", "part"),
-    [
-        (None, "found no file"),
-        ("", "expected the header 'path' or 'video_id', found ''"),
-        ("video\na\n", "expected the header 'path' or 'video_id', found 'video'"),
-        ("path\n", "expected one video a line, found none"),
-        ("path\n\n\n", "expected one video a line, found none"),
-        ("path\na/x\nb/x\n", "expected each video once, found 1 more than once: x 2 times"),
-        ("path\na/x\nNone/a/x\n", "expected each video once, found 1 more than once: x 2 times"),
-        (b"path\n\xff\xfe\n", "header 'path'"),
-    ],
-)
-def test_bad_lists_of_videos_are_refused(tmp_path, content, part):
-    path = tmp_path / "train.csv"
-    if content is not None:
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(InputError) as caught:
-        read_video_list(path)
-    assert str(caught.value).startswith(str(path)) and part in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_a_list_of_videos_drops_none_and_the_byte_order_mark(tmp_path):
-    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfpath\r\nNone/a/x\r\nfood/b/y\r\n\r\n")
-    assert read_video_list(tmp_path / "a.csv") == ["a/x", "food/b/y"]
-    (tmp_path / "b.csv").write_text("task,path\n1,a/x\n")
-    assert read_video_list(tmp_path / "b.csv") == ["a/x"]
 
 
 def test_the_clips_of_a_video_equal_the_reference(tiny):
@@ -194,36 +164,6 @@ def break_video(root, data, how):
     elif how == "ends early":
         entry["end"] = [start - 0.5 for start in entry["start"]]
     (root / "captions.json").write_text(json.dumps(entries))
-
-
-@pytest.mark.parametrize(
-    ("text", "paths"),
-    [
-        ("path\nNone/ab/x\n", ["ab/x"]),
-        ("video_id\nx\ny-_1\n", ["x", "y-_1"]),
-        ("\ufeffvideo_id,category_1,rank\r\nx,Food,3\r\n\r\ny,Food,4\r\n\r\n", ["x", "y"]),
-        ("path\nfood/x.npy\nfood/y.mp4\n./z.WebM\nw.mp4.npy\nv.npz\n", ["food/x", "food/y", "z", "w", "v"]),
-        ("video_id,path\nx,food/x.npy\ny,None/food/y_2d.npy\nz,z\n", ["food/x", "food/y", "z"]),
-        (' "path" \n "food/x.mp4" \n  food/y  \n,\n"food/z"\n', ["food/x", "food/y", "food/z"]),
-        ("Path,Video_ID\nfood\\x,x\n", ["food/x"]),
-        ("task, video_id\n7, x\n", ["x"]),
-        ("path\nfood/x .mp4 \n", ["food/x"]),
-    ],
-)
-def test_lists_as_people_have_them(tmp_path, text, paths):
-    (tmp_path / "train.csv").write_bytes(text.encode())
-    assert read_video_list(tmp_path / "train.csv") == paths
-    assert [video_id(path) for path in paths] == [path.rpartition("/")[2] for path in paths]
-
-
-def test_duplicates_are_named_and_counted(tmp_path):
-    names = ["a/x", "y", "b/x", "z.mp4", "z.npy", "z", "u", "u", "v", "v"]
-    (tmp_path / "train.csv").write_text("path\n" + "\n".join(names) + "\n")
-    with pytest.raises(InputError, match=r"found 4 more than once: x 2 times, z 3 times, u 2 times and 1 more"):
-        read_video_list(tmp_path / "train.csv")
-    (tmp_path / "train.csv").write_text("video_id,path\nx,food/y.npy\n")
-    with pytest.raises(InputError, match="expected a path that ends in its video_id x, found food/y"):
-        read_video_list(tmp_path / "train.csv")
 
 
 @pytest.mark.parametrize("place", ["in a folder", "beside the others"])
@@ -348,39 +288,6 @@ def test_the_time_shift_moves_the_sound_only_and_by_no_more_than_is_set(tiny):
         at = [int((frames.T == clip[:, 0]).all(dim=1).nonzero()[0]) for clip in (before, after)]
         shifts.append(at[1] - at[0])
     assert max(map(abs, shifts)) <= 51 and len(set(shifts)) > 1
-
-
-def test_an_epoch_has_every_video_once_in_an_order_of_its_own():
-    sampler = ClipSampler(10, seed=5)
-    first = list(sampler)
-    assert first == list(sampler) and sorted(index for _, index in first) == list(range(10)) and len(sampler) == 10
-    sampler.set_epoch(1)
-    second = list(sampler)
-    assert {epoch for epoch, _ in second} == {1} and [i for _, i in second] != [i for _, i in first]
-    assert [i for _, i in ClipSampler(10, seed=6)] != [i for _, i in first]
-    assert list(ClipSampler(3, shuffle=False)) == [(0, 0), (0, 1), (0, 2)]
-
-
-@pytest.mark.parametrize("count", [1, 2, 7, 8])
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_shares_are_of_one_size_and_do_not_overlap(count, world):
-    train = [[i for _, i in ClipSampler(count, 1, True, rank, world)] for rank in range(world)]
-    every = [index for share in train for index in share]
-    assert len({len(share) for share in train}) == 1 and len(set(every)) == len(every) == count // world * world
-    whole = [i for _, i in ClipSampler(count, 1, batch_size=2 * world)]
-    parts = [[i for _, i in ClipSampler(count, 1, True, rank, world, 2)] for rank in range(world)]
-    steps = range(0, len(parts[0]), 2)
-    assert [i for step in steps for share in parts for i in share[step : step + 2]] == whole, "each step is one's"
-    held_out = [[i for _, i in ClipSampler(count, 1, False, rank, world, end="pad")] for rank in range(world)]
-    assert len({len(share) for share in held_out}) == 1
-    assert {index for share in held_out for index in share} == set(range(count))
-
-
-def test_videos_that_were_seen_are_left_out_once():
-    sampler = ClipSampler(10, seed=5)
-    whole = list(sampler)
-    sampler.skip(4)
-    assert list(sampler) == whole[4:] and list(sampler) == whole and len(sampler) == 10
 
 
 @pytest.mark.shared
