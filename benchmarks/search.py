@@ -2,8 +2,8 @@
 
     python benchmarks/search.py --root DIR --clips 100000 1000000 --dim 1024 --threads 2
 
-Clips lie in clusters around centres, and queries are noisy clips, as sentences lie near their videos. Their rows are
-written as ``lightning index`` writes them, and the search index is built and tuned as there. A search is timed after
+Clips have a few latent numbers and noise, without clusters, which is hard for lists. Queries are clips with as much noise
+again, as sentences lie near their videos. Rows are written as ``lightning index`` writes them, and the search index is built and tuned as there. A search is timed after
 one warm-up, one query at a time, with the scores of the stored embeddings. Prints tables, asserts nothing.
 """
 
@@ -21,19 +21,21 @@ from mcn_lightning.search.neighbours import Choice, Neighbours, build, choose, e
 from mcn_lightning.search.vectors import Vectors, write_shard
 
 PAPER = (10_000_000, 120_000_000)
+LATENT = 32
+"""Numbers that an embedding really has."""
 
 
 def write_vectors(root: Path, clips: int, dim: int) -> Vectors:
-    """Write embeddings of length 1 around a centre for each 500 clips, in shards of 50,000."""
+    """Write embeddings of length 1, in shards of 50,000: LATENT numbers each, mapped to D, and noise of half their size."""
     shards, size = [], 50_000
-    centres = torch.randn(max(clips // 500, 8), dim, generator=torch.Generator().manual_seed(0))
+    axes = torch.randn(LATENT, dim, generator=torch.Generator().manual_seed(0)) / LATENT**0.5
     for number, first in enumerate(range(0, clips, size)):
         random = torch.Generator().manual_seed(number + 1)
         rows = min(size, clips - first)
-        own = centres[torch.randint(len(centres), (rows,), generator=random)]
-        video = torch.nn.functional.normalize(own + torch.randn(rows, dim, generator=random), dim=1)
+        video = torch.randn(rows, LATENT, generator=random) @ axes
+        video += 0.5 * torch.randn(rows, dim, generator=random)
         name = f"vectors-{number:05d}.safetensors"
-        write_shard(root / name, {"video": video})
+        write_shard(root / name, {"video": torch.nn.functional.normalize(video, dim=1)})
         shards.append((name, rows))
     return Vectors(root, shards)
 

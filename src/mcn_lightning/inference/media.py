@@ -96,7 +96,7 @@ def read_media(
     with closing(DecodingPool(shapes, bands, 1)) as pool:
         for message in pool.messages(iter([(0, path)])):
             if isinstance(message, Failed):
-                raise InputError(message.reason.replace("expected a video", "expected sound or video", 1))
+                raise InputError(_refusal(message.reason, sound_alone=encoders is None))
             if not isinstance(message, Pictures):
                 decoded = message
             elif encoders is not None:
@@ -114,6 +114,14 @@ def read_media(
     found = decoded.spectrogram
     seconds = max(decoded.outcome.picture, decoded.outcome.sound)
     return Media(rows, None if found is None else torch.from_numpy(found), seconds)
+
+
+def _refusal(reason: str, sound_alone: bool) -> str:
+    """Return why a file was refused, in the words of a query."""
+    if not sound_alone:
+        return reason.replace("no picture and no sound that", "no picture that")
+    reason = reason.replace("expected a video", "expected sound", 1)
+    return reason.replace("no picture and no sound that can be read", "none that can be read")
 
 
 def rows_of(span: tuple[float, float | None], rate: float) -> tuple[int, int | None]:

@@ -62,7 +62,8 @@ def _join(group: Sequence[Row]) -> Row:
     if len(group) == 1:
         return {**best, "merged": 1}
     ordered = sorted(group, key=lambda clip: (clip["start"], clip["end"]))
-    texts = dict.fromkeys(clip["text"] for clip in ordered if clip["text"])
+    texts = list(dict.fromkeys(clip["text"] for clip in ordered if clip["text"]))
+    texts = [text for text in texts if not any(text != other and text in other for other in texts)]  # once in a window
     span = {"start": ordered[0]["start"], "end": max(clip["end"] for clip in group)}
     return {**best, **span, "text": " ".join(texts) or None, "merged": len(group)}
 

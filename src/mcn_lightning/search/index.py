@@ -156,7 +156,7 @@ class Index:
         answers = self.answers(query, config)
         columns = [*self.clips.columns, "score", *(f"score_{letter}" for letter in self._letters)]
         columns += ["merged"] * config.merge + ["duplicates"] * (config.duplicates is not None)
-        frame = pd.DataFrame(answers, columns=columns)
+        frame = pd.DataFrame(answers, columns=columns).astype({"cluster": "Int64", "topic": "Int64"})
         hidden = ["row", "has_video", "has_audio", "has_text"]
         first = ["id", "video", "start", "end", "text", "score"]
         return frame[[*first, *(name for name in columns if name not in {*hidden, *first})]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from mcn_lightning.commands.parsers import CommandParser
 from mcn_lightning.search.options import SearchConfig
@@ -77,21 +77,24 @@ def print_answers(frame: pd.DataFrame, form: Form) -> None:
     shown += [
         name for name in frame.columns if name not in _KNOWN and name not in shown and not name.startswith("score_")
     ]
-    formats: dict[Any, Any] = {
-        "score": "{:.3f}".format,
-        "start": "{:.1f}".format,
-        "end": "{:.1f}".format,
-        "text": _shorten,
-    }
-    print(frame[shown].to_string(index=False, justify="left", na_rep="", formatters={
-        name: how for name, how in formats.items() if name in shown
-    }))  # fmt: skip
+    cells = [shown, *([_cell(name, value) for name, value in zip(shown, row, strict=True)]
+                      for row in frame[shown].itertuples(index=False, name=None))]  # fmt: skip
+    widths = [max(len(row[column]) for row in cells) for column in range(len(shown))]
+    for row in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 _KNOWN = {"split", "kind", "cluster", "topic", "media"}
 """Columns that the table leaves out. JSON and CSV have them."""
 
 
-def _shorten(text: object) -> str:
-    line = " ".join(str(text).split()) if isinstance(text, str) else ""
+def _cell(name: str, value: object) -> str:
+    """Return a value as text for the table."""
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    if value is None or value != value:  # NaN, which stands for an empty cell
+        return ""
+    if isinstance(value, float):
+        return f"{value:.3f}" if name == "score" else f"{value:.1f}" if name in ("start", "end") else f"{value:g}"
+    line = " ".join(str(value).split())
     return line if len(line) <= WIDTH else line[: WIDTH - 3] + "..."
