@@ -2,9 +2,10 @@
 
     python benchmarks/search.py --root DIR --clips 100000 1000000 --dim 1024 --threads 2
 
-Clips have a few latent numbers and noise, without clusters, which is hard for lists. Queries are clips with as much noise
-again, as sentences lie near their videos. Rows are written as ``lightning index`` writes them, and the search index is built and tuned as there. A search is timed after
-one warm-up, one query at a time, with the scores of the stored embeddings. Prints tables, asserts nothing.
+Clips have a few latent numbers and noise, without clusters, which is hard for lists. Queries are clips with as much
+noise again, as sentences lie near their videos. Rows are written as by ``lightning index``, and the search index is
+built and tuned as there. A search is timed after one warm-up, one query at a time, with the scores of the stored
+embeddings. Prints tables, asserts nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ LATENT = 32
 
 
 def write_vectors(root: Path, clips: int, dim: int) -> Vectors:
-    """Write embeddings of length 1, in shards of 50,000: LATENT numbers each, mapped to D, and noise of half their size."""
+    """Write embeddings of length 1, in shards of 50,000: LATENT numbers, mapped to D, and noise of half their size."""
     shards, size = [], 50_000
     axes = torch.randn(LATENT, dim, generator=torch.Generator().manual_seed(0)) / LATENT**0.5
     for number, first in enumerate(range(0, clips, size)):

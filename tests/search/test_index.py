@@ -226,6 +226,14 @@ def test_a_clip_that_lacks_a_modality_is_no_answer_of_that_gallery(trained, tmp_
     assert found[found["video"] == silent]["score_a"].isna().all()
 
 
+def test_without_a_config_the_data_are_those_of_the_run(made, trained, tmp_path):
+    for number, checkpoint in enumerate((trained.folder, trained.folder / "checkpoints" / "last.ckpt")):
+        run("index", "--ckpt_path", checkpoint, "--output", tmp_path / str(number))
+        found, expected = contents(tmp_path / str(number)), contents(made)
+        assert found.keys() == expected.keys()
+        assert all(found[name] == expected[name] for name in expected if name != "index.json")  # options of training
+
+
 def test_shards_give_the_same_index(index, trained, tmp_path, capsys):
     shards = tmp_path / "shards"
     run("prepare", "--config", trained.config, "--pack.output", shards, "--data.clips.min_time", 0)
@@ -275,7 +283,7 @@ def test_another_model_other_options_and_other_folders_are_refused(made, trained
     said = refusal(capsys, *words, trained.folder, "--clips", "both")
     assert "expected clips as in this index ('captions'), found 'both'; give another folder" in said
     said = refusal(capsys, *words, trained.folder, "--data.text.lowercase", "true")
-    assert "expected text as in this index" in said
+    assert "expected text.lowercase as in this index (False), found True; give another folder" in said
     assert contents(folder) == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("")
@@ -328,7 +336,7 @@ def damage(path: Path, content: bytes | None) -> None:
 
 @pytest.mark.parametrize("content", [None, b"", b"damaged" * 1000], ids=["missing", "empty", "damaged"])
 @pytest.mark.parametrize("name", ["index.json", "clips-1.sqlite", "vectors-00000.safetensors", "neighbours-va-1.faiss",
-                                  "model.safetensors", "words.safetensors", "clusters.safetensors"])  # fmt: skip
+                                  "network.safetensors", "words.safetensors", "clusters.safetensors"])  # fmt: skip
 def test_a_corrupt_file_is_one_line(name, content, made, tmp_path, capsys):
     folder = shutil.copytree(made, tmp_path / "index")
     damage(folder / name, content)

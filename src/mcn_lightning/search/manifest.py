@@ -19,7 +19,7 @@ FORMAT = 1
 """Version of the files; another one is refused."""
 MANIFEST, MODEL, WORDS, CLUSTERS, PARTS = (
     "index.json",
-    "model.safetensors",
+    "network.safetensors",
     "words.safetensors",
     "clusters.safetensors",
     "parts",

@@ -209,7 +209,7 @@ class Neighbours:
         if not path.is_file():
             raise InputError(f"{path}: expected a search index, found no file; make the index again")
         try:
-            self._index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+            self._index = faiss.read_index(str(path), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1][-100:]
             raise InputError(

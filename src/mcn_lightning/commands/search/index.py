@@ -19,6 +19,7 @@ from mcn_lightning.commands.fit import DataCLI, run
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract.job import find_devices
 from mcn_lightning.files import writing
+from mcn_lightning.runs.saved import CONFIG, folder_of
 from mcn_lightning.search.build.job import Build
 from mcn_lightning.search.manifest import MANIFEST, PARTS
 from mcn_lightning.search.options import IndexConfig
@@ -41,6 +42,7 @@ class IndexCLI(DataCLI):
         """Add the options of the index."""
         super().add_arguments_to_parser(parser)
         parser.add_class_arguments(IndexConfig)
+        parser.add_argument("--weights_only", type=bool | None, help="not used; the config.yaml of a run has it")
 
     def run_data(self, parts: Namespace) -> None:
         """Embed what is new, and write the index."""
@@ -118,7 +120,7 @@ def _embed_share(args: Sequence[str], share: tuple[int, int, str], errors: Simpl
 
 
 def run_index(args: Sequence[str]) -> None:
-    """Run the command.
+    """Run the command. Without ``--config`` it takes the options of the checkpoint's run.
 
     Args:
         args: arguments after the command's name.
@@ -126,5 +128,14 @@ def run_index(args: Sequence[str]) -> None:
     Raises:
         InputError: if an option, the model or the data are wrong.
     """
-    IndexCLI.args = list(args)
-    run(["index", *args], IndexCLI)
+    IndexCLI.args = [*_config_of_run(args), *args]
+    run(["index", *IndexCLI.args], IndexCLI)
+
+
+def _config_of_run(args: Sequence[str]) -> list[str]:
+    """Return the options of the checkpoint's run as arguments; none if the user gives a config."""
+    given = dict(zip(args, [*args[1:], ""], strict=False)) | dict(arg.split("=", 1) for arg in args if "=" in arg)
+    path = Path(given.get("--ckpt_path", ""))
+    config = (path if path.is_dir() else folder_of(path.parent)) / CONFIG
+    known = {"--config", "-c", "--help", "-h"} & {*given}
+    return [] if known or "--ckpt_path" not in given or not config.is_file() else ["--config", str(config)]
