@@ -239,16 +239,17 @@ class _Decoding:
         for frame in decoded:
             if isinstance(frame, av.VideoFrame):
                 self._picture(frame, stream)
-            elif isinstance(frame, av.AudioFrame) and self.writer is not None:
+            elif self.writer is not None:
                 self.writer.write(frame, self.clock.time(frame, stream, self.writer.next_time))
 
     def _picture(self, frame: av.VideoFrame, stream: av.stream.Stream) -> None:
         begin = self.clock.time(frame, stream, self.outcome.picture)
         for picker in self.pickers:
             picker.show(begin, frame)
-        length = (frame.duration or 0) * self.tick or self.frame_time
-        self.outcome.picture = max(self.outcome.picture, begin + length)
-        self.outcome.frames += 1
+        outcome, end = self.outcome, begin + (frame.duration * self.tick or self.frame_time)
+        if end > outcome.picture:
+            outcome.picture = end
+        outcome.frames += 1
 
     def _give_pictures(self, codec: CodecPictures) -> None:
         try:

@@ -32,7 +32,7 @@ class Picker:
         from av.video.reformatter import Interpolation, VideoReformatter
 
         self._sink, self._aspect, self._threads = sink, aspect, threads
-        self._rate, self._taken = sink.frame_rate, 0
+        self._rate, self._taken, self._next = sink.frame_rate, 0, 0.5 / sink.frame_rate
         self._reformatter = VideoReformatter()
         # without the flag, swscale makes pictures of even width darker by 1.5 levels; planes are twice as fast
         self._way = int(Interpolation[sink.size.resample.upper()]) | FULL_CHR_H_INT
@@ -41,7 +41,7 @@ class Picker:
 
     def show(self, time: float, frame: av.VideoFrame) -> None:
         """Take the frame that is shown from ``time`` on; the frame before serves what was asked until then."""
-        if self._last is not None:
+        if self._next <= time and self._last is not None:
             self._serve(time)
         self._last = frame
 
@@ -52,11 +52,12 @@ class Picker:
 
     def _serve(self, end: float) -> None:
         picture = None
-        while self._last is not None and (self._taken + 0.5) / self._rate <= end:
+        while self._last is not None and self._next <= end:
             if picture is None:  # one frame may serve several times
                 picture = self._scaled(self._last)
             self._sink.take(picture)
             self._taken += 1
+            self._next = (self._taken + 0.5) / self._rate
 
     def _scaled(self, frame: av.VideoFrame) -> np.ndarray:
         size = self._sink.size
@@ -81,8 +82,10 @@ def scaled_size(wide: float, high: float, size: PictureSize) -> tuple[int, int]:
 
 
 def has_unseen(stream: av.VideoStream) -> bool:
-    """Tell whether frames of a stream may be passed over: not where the two fields of one come in two packets."""
+    """Tell whether frames of a stream may be passed over: B-frames, but not where two fields come in two packets."""
     context = stream.codec_context
+    if not context.has_b_frames:
+        return False
     fields = getattr(context, "field_order", 2)  # PyAV tells it from version 18 on; 0 unknown, 1 none, more: two fields
     return context.name in NEVER_REFERRED_TO and int(fields) <= 1
 
