@@ -13,6 +13,7 @@ from mcn_lightning.batch import ClipBatch
 from mcn_lightning.benchmarks.files import EvaluationText
 from mcn_lightning.data.files.pooling import max_rows
 from mcn_lightning.data.files.spectrograms import FRAME_RATE
+from mcn_lightning.data.files.word_vectors import first_words
 from mcn_lightning.data.text import TextSource, WordVectorText, split_words
 from mcn_lightning.data.videos import join_streams, new_tensor, read_sound
 from mcn_lightning.errors import InputError
@@ -186,7 +187,10 @@ class Model(MCNModule):
         if inputs.words is not None:
             source: TextSource = StoredWords(inputs.text, inputs.words)
         else:
-            source = EvaluationText(inputs.text, Path(inputs.text.source), texts).source
+            path = Path(inputs.text.source)
+            # with some known words: a sentence without any is refused here, by the words that it has
+            known = first_words(path, 50) if inputs.text.kind == "word_vectors" and path.is_file() else []
+            source = EvaluationText(inputs.text, path, [*texts, *known]).source
         found = source, source.embedder().to(self.device)
         if (
             inputs.words is not None or inputs.text.kind != "word_vectors"

@@ -1,0 +1,1 @@
+"""Making of an index: embedding, and the files that hold it."""

@@ -1,0 +1,315 @@
+"""Making of an index: embed what is new, then write embeddings, table and search indexes, and the manifest last."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mcn_lightning.data.datamodule import NarratedVideos
+from mcn_lightning.data.text import WordVectorText
+from mcn_lightning.errors import InputError
+from mcn_lightning.files import replacing
+from mcn_lightning.inference import Inputs, load
+from mcn_lightning.inference.words import StoredWords, write_words
+from mcn_lightning.search import neighbours
+from mcn_lightning.search.clips import Clips, Row, write_clips
+from mcn_lightning.search.build.columns import MEDIA, find_records, media_of, read_columns
+from mcn_lightning.search.build.embed import Block, embed, plan, read_part
+from mcn_lightning.search.build.export import check_export, write_export
+from mcn_lightning.search.manifest import (
+    CLUSTERS,
+    FUSED,
+    MANIFEST,
+    MODEL,
+    PARTS,
+    WORDS,
+    Manifest,
+    check_same,
+    gallery_names,
+    hash_model,
+    network_options,
+    read_manifest,
+)
+from mcn_lightning.search.options import LETTERS, IndexConfig, modalities_of
+from mcn_lightning.search.vectors import SHARD_ROWS, Vectors, write_shard
+
+MOST_SKIPPED = 3  # videos named in a message
+
+
+class Build:
+    """One run of ``lightning index``.
+
+    Args:
+        config: options of the command.
+        data: the data set, not yet opened.
+
+    Raises:
+        InputError: if the model does not fit the data, or the folder holds an index of another model or other options.
+    """
+
+    def __init__(self, config: IndexConfig, data: NarratedVideos) -> None:
+        self.config, self.data, self.folder = config, data, Path(config.output)
+        check_export(config.export)
+        self.model = load(config.ckpt_path)
+        self.own, self.values = read_columns(Path(config.columns)) if config.columns else ({}, {})
+        data.predict_split = config.split
+        data.prepare_data()
+        data.setup("predict")
+        self._check_sizes()
+        reading = data.splits.reading
+        self.inputs = Inputs.of_files(data.root, reading.streams, reading.audio, reading.text)
+        self.options = {"clips": config.clips, "modalities": list(reading.modalities), "span": reading.clips.span,
+                        "eval_min_time": reading.clips.eval_min_time}  # fmt: skip
+        if config.clips != "captions":
+            self.options["window"] = config.window
+        if reading.clips.kind == "windows" or reading.allow_missing:  # videos without captions have such windows
+            self.options["min_time"] = reading.clips.min_time
+        self.hash = hash_model(self.model)
+        self.before = read_manifest(self.folder) if (self.folder / MANIFEST).is_file() else None
+        if self.before is not None:
+            self._check_before(self.before)
+        self.blocks = plan(config, data, self._known())
+        self.parts = self.folder / PARTS
+
+    def _check_sizes(self) -> None:
+        network = self.model.network_config
+        for name, value in self.data.input_sizes().items():
+            own, modality = getattr(network, name), {"video_dim": "video", "audio_bands": "audio", "text_dim": "text"}
+            needed = name in modality and {modality[name]} <= {*network.modalities} & {*self.data.modalities}
+            if needed and own != value:
+                raise InputError(f"--ckpt_path: expected a model of {name} {value}, which the data have, found {own}")
+        if not {*network.modalities} & {*self.data.modalities}:
+            found = ", ".join(network.modalities)
+            raise InputError(
+                f"--ckpt_path: expected a model of {', '.join(self.data.modalities)}, found one of {found}"
+            )
+
+    def _check_before(self, before: Manifest) -> None:
+        if before.model != self.hash:
+            raise InputError(
+                f"--output {self.folder}: expected the model that the index was made with ({before.model[:12]}), found "
+                f"another ({self.hash[:12]}); give another folder, or the checkpoint of the index"
+            )
+        check_same(self.folder, before.options, self.options)
+        check_same(self.folder, _shared(before.inputs), _shared(self.inputs.as_dict()))
+        check_same(self.folder, {"columns": before.own}, {"columns": self.own})
+
+    def _known(self) -> set[tuple[str, str]]:
+        """Return the videos of the index, with the kind of their clips."""
+        if self.before is None:
+            return set()
+        return {(video, f"{kind}s") for video, kind in Clips(self.folder / self.before.table).kinds()}
+
+    def todo(self) -> list[Block]:
+        """Return the blocks that are not embedded yet."""
+        return [block for block in self.blocks if not (self.parts / block.file).is_file()]
+
+    def embed(self, device: torch.device, share: int = 0, shares: int = 1) -> None:
+        """Embed a share of the blocks.
+
+        Args:
+            device: of the model.
+            share: number of the share, from 0.
+            shares: number of shares.
+        """
+        self.parts.mkdir(parents=True, exist_ok=True)
+        module = self.model.to(device).eval()
+        # shares of all blocks, not of those that are left: another process may finish some in between
+        mine = {block.file for block in self.blocks[share::shares]}
+        blocks = [block for block in self.todo() if block.file in mine]
+        if blocks:
+            embed(module, self.data, self.config, blocks, self.parts, share == 0)
+
+    def finish(self) -> str:
+        """Write the index.
+
+        Returns:
+            Lines on what there is now.
+
+        Raises:
+            InputError: if no clip could be embedded.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        before, choices = self.before, self._choices()
+        if before is not None and not self.blocks and before.choices == choices:
+            shutil.rmtree(self.parts, ignore_errors=True)
+            return self._report(before, 0)
+        generation = 1 if before is None else before.generation + 1
+        shards, skipped = [] if before is None else list(before.shards), dict[str, str]()
+        old = len(shards)
+        names = self._names() if before is None else before.embeddings
+        clips: list[Row] = []
+        for number, tensors in enumerate(_shards(self._parts(clips, skipped, names)), old):
+            shards.append((f"vectors-{number:05d}.safetensors", len(next(iter(tensors.values())))))
+            write_shard(self.folder / shards[-1][0], tensors)
+        if not clips and before is None:
+            reason = next(iter(skipped.items()), ("the lists", "they name no video"))
+            raise InputError(f"--config: expected clips to index, found none; first: {reason[0]}: {reason[1]}")
+        table = f"clips-{generation}.sqlite"
+        write_clips(self.folder / table, clips, self.own, None if before is None else self.folder / before.table)
+        if before is None:
+            self._write_model()
+        self._write_words()
+        manifest = Manifest(
+            self.hash, self.options, self.inputs.as_dict(), network_options(self.model), table, shards, names,
+            self._galleries(table, shards, names, generation), choices, self.own, generation, skipped,
+        )  # fmt: skip
+        manifest.write(self.folder)
+        self._tidy(manifest)
+        return self._report(manifest, len(clips))
+
+    def _choices(self) -> dict[str, Any]:
+        config = self.config
+        return {"galleries": self._letters(), "memory": config.memory, "recall": config.recall,
+                "flat_clips": config.flat_clips, "faiss": neighbours.has_faiss()}  # fmt: skip
+
+    def _names(self) -> list[str]:
+        """Return the names of the embeddings that are stored."""
+        given = {*self.data.modalities}
+        found = [name for name in self.model.network_config.embeddings
+                 if name in given or (name == "audio_text" and {"audio", "text"} <= given)]  # fmt: skip
+        return [*found, FUSED] if {"video", "audio"} <= {*found} else found
+
+    def _letters(self) -> list[str]:
+        """Return the letters of the galleries that get a search index.
+
+        Raises:
+            InputError: if a gallery needs a modality that the model or the data lack.
+        """
+        names = self._names()
+        joint = "audio_text" in names
+        if self.config.galleries is None:
+            single = [letter for letter, name in LETTERS.items() if name in names]
+            return [*single, *(["va"] if FUSED in names else []), *(["at"] if joint else [])]
+        for letters in self.config.galleries:
+            gallery_names(letters, names, "--galleries")
+        return list(self.config.galleries)
+
+    def _parts(self, clips: list[Row], skipped: dict[str, str], names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+        """Return the embeddings of the finished blocks in order, and collect their clips."""
+        records = find_records(self.data.layout.features)
+        for block in self.blocks:
+            part = read_part(self.parts / block.file)
+            skipped |= part.skipped
+            media = {video: media_of(records, video) for video in dict.fromkeys(clip["video"] for clip in part.clips)}
+            for clip in part.clips:
+                own = self.values.get(clip["video"], {})
+                clips.append({"row": None} | clip | {MEDIA: media[clip["video"]]} | own)
+            if part.clips:
+                yield {name: _column(part.tensors, name, len(part.clips)) for name in names}
+        first = 0 if self.before is None else self.before.clips
+        for row, clip in enumerate(clips, first):
+            clip["row"] = row
+
+    def _write_model(self) -> None:
+        """Write the network and its clusters, so that a search needs no checkpoint."""
+        model = self.model
+        state = {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
+        clusters: dict[str, Tensor] = {}
+        for name in model.network_config.embeddings:
+            if (found := model.clusters_of([name])) is not None:
+                clusters[f"{name}.centroids"], clusters[f"{name}.sizes"] = (each.cpu().clone() for each in found)
+        with replacing(self.folder / MODEL) as partial:
+            save_file(state, partial)
+        with replacing(self.folder / CLUSTERS) as partial:
+            save_file(clusters, partial)
+
+    def _write_words(self) -> None:
+        """Write the vectors of the captions' words, those of earlier captions too."""
+        if isinstance(text := self.data.text, WordVectorText):
+            path, words = self.folder / WORDS, list(text.vocabulary)
+            if self.before is not None and path.is_file():
+                words += StoredWords(self.inputs.text, path).vocabulary
+            write_words(path, Path(self.inputs.text.source), words)
+
+    def _galleries(
+        self, table: str, shards: Sequence[tuple[str, int]], names: Sequence[str], generation: int
+    ) -> dict[str, dict[str, Any]]:
+        """Build the search index of each gallery."""
+        if not neighbours.has_faiss():
+            print("faiss is not installed: every search compares all clips; pip install faiss-cpu", file=sys.stderr)
+            return {}
+        vectors, clips, found = Vectors(self.folder, shards), Clips(self.folder / table), dict[str, dict[str, Any]]()
+        asking = ["text"] if "text" in names else []
+        for letters in self._letters():
+            summed = gallery_names(letters, names, "--galleries")
+            there = clips.having(modalities_of(letters, "--galleries"))
+            if not len(there):
+                continue
+            choice = neighbours.choose(len(there), vectors.width, self.config.memory, self.config.flat_clips)
+            path = self.folder / f"neighbours-{letters}-{generation}.faiss"
+            queries = [name for name in asking if name not in summed]
+            found[letters] = neighbours.build(path, vectors, summed, there, choice, self.config.recall, queries)
+        return found
+
+    def _tidy(self, manifest: Manifest) -> None:
+        """Remove files of earlier generations and of interrupted runs."""
+        shutil.rmtree(self.parts, ignore_errors=True)
+        kept = {manifest.table, *(name for name, _ in manifest.shards),
+                *(each["file"] for each in manifest.galleries.values())}  # fmt: skip
+        for pattern in ("clips-*", "vectors-*", "neighbours-*"):
+            for path in self.folder.glob(pattern):
+                if path.name not in kept:
+                    path.unlink()
+
+    def _report(self, manifest: Manifest, new: int) -> str:
+        table = Clips(self.folder / manifest.table)
+        lines = [f"{self.folder}: {manifest.clips} clips of {len(table.videos())} videos, {new} new"]
+        for letters, about in manifest.galleries.items():
+            probes = f", {about['probes']} searched" if about["probes"] else ""
+            recall = f"recall@10 {about['recall']:.3f}" + (f" on {about['sample']} queries" if about["probes"] else "")
+            lines.append(f"  {letters:<3}{about['what']}{probes}, {about['bytes'] / 1e6:.1f} MB, {recall}")
+        if skipped := manifest.skipped:
+            some = "; ".join(list(skipped.values())[:MOST_SKIPPED])
+            more = f"; and {len(skipped) - MOST_SKIPPED} more" if len(skipped) > MOST_SKIPPED else ""
+            lines.append(f"warning: {len(skipped)} videos left out: {some}{more}")
+        if unmatched := [video for video in self.values if video not in {*table.videos()}]:
+            lines.append(f"warning: --columns: {len(unmatched)} videos are not in the index, such as {unmatched[0]}")
+        if self.config.export:
+            write_export(Path(self.config.export), table)
+            lines.append(f"table of clips: {self.config.export}")
+        return "\n".join(lines)
+
+
+def _shared(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return the inputs that change embeddings; others, such as those of augmentation, may differ."""
+    names = {"audio": ("suffix", "bands", "num_frames", "pad_value", "clamp_start"),
+             "text": ("kind", "source", "dim", "max_words", "lowercase", "eval_column")}  # fmt: skip
+    found = {f"{group}.{name}": inputs[group][name] for group, own in names.items() for name in own}
+    return found | {"streams": inputs["streams"]}
+
+
+def _column(tensors: dict[str, Tensor], name: str, count: int) -> Tensor:
+    """Return an embedding ``(n, D)`` float16 of a part; zeros where its videos lack it."""
+    if name == FUSED:
+        both = [tensors[each].float() for each in ("video", "audio") if each in tensors]
+        return torch.stack(both).sum(dim=0).half() if both else _column(tensors, "video", count)
+    if name in tensors:
+        return tensors[name]
+    return torch.zeros(count, next(iter(tensors.values())).shape[1], dtype=torch.float16)
+
+
+def _shards(parts: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """Join parts to shards of at most ``SHARD_ROWS`` rows, unless a part has more."""
+    waiting: list[dict[str, Tensor]] = []
+    rows = 0
+    for part in parts:
+        count = len(next(iter(part.values())))
+        if waiting and rows + count > SHARD_ROWS:
+            yield _joined(waiting)
+            waiting, rows = [], 0
+        waiting.append(part)
+        rows += count
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
