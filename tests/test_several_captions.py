@@ -71,16 +71,15 @@ def folder(path: Path, content: list[dict[str, Any]]) -> Path:
 
 def expected(root: Path, path: Path) -> dict[str, list[float]]:
     """Ranks of every direction by the reference, from embeddings that predict wrote of clips with one caption each."""
-    found = {name: [] for name in ("video", "audio", "text")}
-    for k in range(EACH):
-        some = folder(path / f"caption{k}", [{**clip, "caption": clip["caption"][k]} for clip in clips()])
-        words = ["--config", own(path), "--config", overlay(path, some), "--trainer.callbacks", "[]"]
-        run("predict", *words, "--data.val_csv", "msrvtt_jsfusion_test.pkl", "--data.audio.num_frames", 100)
-        newest = max(path.rglob("embeddings.safetensors"), key=lambda each: each.stat().st_mtime_ns)
-        for name, values in load_file(newest).items():
-            if name in found:
-                found[name].append(values.double())
-    text, video, audio = torch.cat(found["text"]), found["video"][0], found["audio"][0]
+    single = [
+        {**clip, "id": f"{clip['id']}_{k}", "caption": clip["caption"][k]} for k in range(EACH) for clip in clips()
+    ]
+    words = ["--config", own(path), "--config", overlay(path, folder(path / "single", single))]
+    words += ["--trainer.callbacks", "[]", "--data.val_csv", "msrvtt_jsfusion_test.pkl", "--data.audio.num_frames", 100]
+    run("predict", *words)
+    (written,) = path.rglob("embeddings.safetensors")
+    found = {name: values.double() for name, values in load_file(written).items() if name in ("video", "audio", "text")}
+    text, video, audio = found["text"], found["video"][:CLIPS], found["audio"][:CLIPS]
     clip_of = list(range(CLIPS)) * EACH
     forth = {"t->va": video + audio, "t->v": video, "t->a": audio}
     ranks = {
