@@ -25,6 +25,7 @@ ALLOWED = {
     | {"runs.checkpoints", "runs.saved"}
     | GROUND,
     "search": {"inference", "module", "metrics", "models", "data"} | GROUND,
+    "app": {"search", "extract.decode", "data.text"} | GROUND,
     "runs": {"clustering", "data.shards.files", "data.shards.header"} | GROUND,
     "callbacks": {"runs"} | TENSORS | GROUND,  # models and losses: the types that callbacks.protocols names
     "benchmarks": {"callbacks", "runs", "clustering", "metrics", "models", "data"} | GROUND,

@@ -118,6 +118,12 @@ def _search(name: str, args: Sequence[str]) -> None:
     run_search(args)
 
 
+def _app(name: str, args: Sequence[str]) -> None:
+    from mcn_lightning.commands.search.app import run_app
+
+    run_app(args)
+
+
 def _verify(name: str, args: Sequence[str]) -> None:
     from mcn_lightning.commands.data import verify_shards
 
@@ -160,6 +166,7 @@ COMMANDS = {
     "extract": Command("make a dataset of a folder of videos", _extract),
     "index": Command("embed every clip of a dataset, and make an index to search", _index),
     "search": Command("find clips by words, sound, picture or another clip", _search),
+    "app": Command("show an index in the browser: search, map and clusters", _app),
     "verify": Command("check every byte of the shards", _verify),
     "synthetic": Command("write generated videos with known topics", _synthetic),
     "results": Command("print a table of the metrics of runs, and plot their curves", _results),

@@ -1,0 +1,1 @@
+"""The web page of an index: search, map and clusters, served on this machine."""
