@@ -122,6 +122,11 @@ def _app(name: str, args: Sequence[str]) -> None:
     from mcn_lightning.commands.search.app import run_app
 
     run_app(args)
+def _export(name: str, args: Sequence[str]) -> None:
+    from mcn_lightning.commands.export.run import run_export
+
+    _find_own_classes()
+    run_export(args)
 
 
 def _verify(name: str, args: Sequence[str]) -> None:
@@ -167,6 +172,7 @@ COMMANDS = {
     "index": Command("embed every clip of a dataset, and make an index to search", _index),
     "search": Command("find clips by words, sound, picture or another clip", _search),
     "app": Command("show an index in the browser: search, map and clusters", _app),
+    "export": Command("write a trained model for others, and upload it to the Hugging Face hub", _export),
     "verify": Command("check every byte of the shards", _verify),
     "synthetic": Command("write generated videos with known topics", _synthetic),
     "results": Command("print a table of the metrics of runs, and plot their curves", _results),

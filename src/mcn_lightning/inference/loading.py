@@ -12,8 +12,10 @@ from mcn_lightning.benchmarks.embedding import embed_texts
 from mcn_lightning.benchmarks.files import EvaluationText
 from mcn_lightning.data.text import TextConfig
 from mcn_lightning.errors import InputError
+from mcn_lightning.inference.hub import fetch, is_name
 from mcn_lightning.inference.inputs import Inputs
 from mcn_lightning.inference.model import Model
+from mcn_lightning.inference.shared import is_shared, read_shared
 from mcn_lightning.models.released import WeightsError
 from mcn_lightning.models.weights import OWN_CHECKPOINT, read_weights
 from mcn_lightning.module import MCNModule
@@ -29,18 +31,23 @@ def load(path: str | Path) -> Model:
     defines the shape of the network; other options have their defaults. No code in the file is run.
 
     Args:
-        path: folder of a run, of which the checkpoint with the most steps is loaded; a checkpoint (.ckpt); or any file
-            that ``--model.weights`` takes.
+        path: folder of a run, of which the checkpoint with the most steps is loaded; a checkpoint (.ckpt); any file
+            that ``--model.weights`` takes; or a folder that ``lightning export`` wrote, also by its name on the
+            Hugging Face hub, such as ``user/name``.
 
     Returns:
         The model. Beside the ``config.yaml`` of its run it knows how to embed new sentences, sounds and videos.
         Without that file it has no ``inputs``: see `embed_sentences`.
 
     Raises:
-        InputError: if the file is missing, damaged, or holds no weights of such a network; or a folder has no
-            checkpoint.
+        InputError: if the file is missing, damaged, or holds no weights of such a network; a folder has no checkpoint;
+            or the hub has no such model.
     """
-    path = Path(path)
+    name, path = str(path), Path(path)
+    if not path.exists() and is_name(name):
+        path = fetch(name)
+    if is_shared(path):
+        return read_shared(path)
     path = newest_checkpoint(path) if path.is_dir() else path
     try:
         weights = read_weights(path)

@@ -1,0 +1,1 @@
+"""The command ``export`` and the model card that it writes."""
