@@ -84,6 +84,7 @@ def test_the_card_tells_results_data_and_licence(trained, exported):
     record = json.loads((trained / "run.json").read_text())
     assert record["commit"] in card and "- Steps: 6." in card and "@inproceedings" in card
     assert "- Visual stream `_2d`: 8 numbers, 1 rows a second." in card
+    assert "Text: `word_vectors` of `word_vectors.txt`" in card and 'mcn.load("FOLDER/model")' in card
 
 
 def test_an_earlier_checkpoint_tells_its_own_results(trained, tmp_path):
@@ -113,6 +114,7 @@ def hub(monkeypatch, tmp_path):
 def test_a_model_goes_to_the_hub_and_comes_from_it(trained, hub, sentence, tmp_path, monkeypatch, capsys):
     run("export", trained, "--output", tmp_path / "model", "--push", "me/narrated", "--private", "true")
     assert f"{hub.url}/me/narrated" in capsys.readouterr().out
+    assert b'mcn.load("me/narrated")' in hub.files["me/narrated"]["README.md"]
     assert sorted(hub.files["me/narrated"]) == FILES and hub.private == {"me/narrated": True}
     assert all((tmp_path / "model" / name).read_bytes() == data for name, data in hub.files["me/narrated"].items())
     wanted = mcn.load(tmp_path / "model").embed_text(sentence)

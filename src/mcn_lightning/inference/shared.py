@@ -64,14 +64,14 @@ def write_shared(folder: Path, model: Model, words: Sequence[str] = ()) -> None:
     inputs = model.inputs
     if inputs is not None and inputs.text.kind == "word_vectors" and "text" in model.network_config.modalities:
         write_words(folder / WORDS, Path(inputs.text.source), words)
-    options = SharedOptions(model.hparams, None if inputs is None else _without_places(inputs).as_dict())
+    options = SharedOptions(model.hparams, None if inputs is None else without_places(inputs).as_dict())
     with replacing(folder / WEIGHTS) as partial:
         save_file(_weights(model), partial)
     with replacing(folder / CONFIG) as partial:
         partial.write_text(json.dumps(options.as_dict(), indent=2) + "\n", encoding="utf-8")
 
 
-def _without_places(inputs: Inputs) -> Inputs:
+def without_places(inputs: Inputs) -> Inputs:
     """Return inputs without the folders of this machine: files keep their names alone."""
     text = replace(inputs.text, source=_name(inputs.text.source))
     encoders = [

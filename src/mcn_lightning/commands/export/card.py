@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from mcn_lightning.inference import Inputs, Model
+from mcn_lightning.inference.shared import without_places
 from mcn_lightning.runs.saved import Options, Record
 
 BIBTEX = """@inproceedings{chen2021multimodal,
@@ -27,6 +28,7 @@ class CardFacts:
 
     Args:
         title: name of the model.
+        place: what ``mcn.load`` takes.
         licence: of the weights, by its SPDX name; ``None`` if it was not given.
         step: training steps of the checkpoint; ``None`` for weights alone.
         metrics: last value of every evaluated metric up to that step.
@@ -35,6 +37,7 @@ class CardFacts:
     """
 
     title: str
+    place: str
     licence: str | None
     step: int | None
     metrics: Mapping[str, float]
@@ -53,9 +56,9 @@ def model_card(model: Model, facts: CardFacts) -> str:
         f"# {facts.title}",
         f"A Multimodal Clustering Network (MCN) with one embedding space for "
         f"{_listed(model.network_config.modalities)}. Embeddings have {model.network_config.embedding_dim} dimensions.",
-        *_section("Use", _usage(facts.title, model)),
+        *_section("Use", _usage(facts.place, model)),
         *_section("Results", _results(facts)),
-        *_section("Inputs", _inputs(model.inputs)),
+        *_section("Inputs", _inputs(None if model.inputs is None else without_places(model.inputs))),
         *_section("Training", _training(facts)),
         *_section("Licence", facts.licence or "No licence was given. Ask the authors of the model before you use it."),
         *_section("Citation", f"```bibtex\n{BIBTEX}\n```"),
@@ -71,8 +74,8 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]
 
 
-def _usage(title: str, model: Model) -> str:
-    lines = ["import mcn_lightning as mcn", "", f'model = mcn.load("{title}")']
+def _usage(place: str, model: Model) -> str:
+    lines = ["import mcn_lightning as mcn", "", f'model = mcn.load("{place}")']
     if model.inputs is not None and "text" in model.network_config.embeddings:
         lines.append('embedding = model.embed_text("two eggs are cracked into a pan")  # (1, D)')
     return "```python\n" + "\n".join(lines) + "\n```"

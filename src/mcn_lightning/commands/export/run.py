@@ -43,7 +43,7 @@ def run_export(args: Sequence[str]) -> None:
     checkpoint = _checkpoint(Path(options.run))
     model = load(checkpoint)
     words = _caption_words(read_options(folder_of(checkpoint.parent) / CONFIG), model)
-    facts = _facts(checkpoint, options.push or folder.resolve().name, options.license)
+    facts = _facts(checkpoint, options.push, folder.resolve().name, options.license)
     with writing(f"--output {folder}", "give another folder"):
         folder.mkdir(parents=True, exist_ok=True)
         write_shared(folder, model, words)
@@ -94,7 +94,7 @@ def _caption_words(options: Options, model: Model) -> list[str]:
     return list(getattr(data.text, "vocabulary", ()))
 
 
-def _facts(checkpoint: Path, title: str, licence: str | None) -> CardFacts:
+def _facts(checkpoint: Path, hub_name: str | None, name: str, licence: str | None) -> CardFacts:
     """Return what the card tells, as far as the run's files lie beside the checkpoint."""
     folder = folder_of(checkpoint.parent)
     step = steps_of(checkpoint.parent).get(checkpoint)
@@ -102,4 +102,5 @@ def _facts(checkpoint: Path, title: str, licence: str | None) -> CardFacts:
     for row in read_metrics(folder / METRICS) if (folder / METRICS).is_file() else ():
         if step is None or row.get("step", 0.0) < step:  # the evaluation after step s is logged with step s - 1
             metrics |= {name: value for name, value in row.items() if name.startswith(("val/", "test/"))}
-    return CardFacts(title, licence, step, metrics, read_record(folder), read_options(folder / CONFIG))
+    title, place = (hub_name.partition("/")[2], hub_name) if hub_name else (name, f"FOLDER/{name}")
+    return CardFacts(title, place, licence, step, metrics, read_record(folder), read_options(folder / CONFIG))
