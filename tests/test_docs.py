@@ -205,7 +205,7 @@ def test_options_and_recipes_of_the_pages_exist(page, monkeypatch):
     text = output.sub(lambda block: "" if block[1] == "```" else block[2], page.read_text())
     groups = "data|model|centroids|retrieval|embeddings|checkpoint|resume|report|progress|trainer|pack"
     dotted = re.findall(rf"(?<!\w)--((?:{groups}|synthetic)\.[\w.]+)", text)
-    quoted = re.findall(rf"`((?:{groups})\.(?!py\b|md\b|yaml\b)[\w.]+)`", text)
+    quoted = re.findall(rf"`((?:{groups})\.(?!py\b|md\b|yaml\b|safetensors\b)[\w.]+)`", text)
     assert not [each for each in dotted if each != "trainer.NAME" and not exists(each)]
     if page.parent.name != "extending":  # where `data` is an argument of a method
         assert not [each for each in quoted if each != "data.predict_split" and not exists(each)]
