@@ -122,6 +122,8 @@ def _app(name: str, args: Sequence[str]) -> None:
     from mcn_lightning.commands.search.app import run_app
 
     run_app(args)
+
+
 def _export(name: str, args: Sequence[str]) -> None:
     from mcn_lightning.commands.export.run import run_export
 

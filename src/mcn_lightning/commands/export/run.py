@@ -1,29 +1,15 @@
-"""The command ``export``: a trained model becomes a folder for others, and goes to the Hugging Face hub if asked."""
+"""The command ``export``: a trained model for others."""
 
 from __future__ import annotations
 
-import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mcn_lightning.commands.export.card import CardFacts, model_card
 from mcn_lightning.commands.parsers import CommandParser
-from mcn_lightning.data.datamodule import NarratedVideos
-from mcn_lightning.errors import InputError
-from mcn_lightning.files import replacing, writing
-from mcn_lightning.inference import Model
-from mcn_lightning.inference.hub import is_name, push
-from mcn_lightning.inference.loading import load, newest_checkpoint
-from mcn_lightning.inference.shared import CARD, write_shared
-from mcn_lightning.runs.checkpoints import steps_of
-from mcn_lightning.runs.saved import CONFIG, METRICS, Options, folder_of, read_metrics, read_options, read_record
-
-_LICENCE = re.compile(r"[A-Za-z0-9.+-]+")
 
 
 def run_export(args: Sequence[str]) -> None:
-    """Write a trained model as a folder that others can load: weights, options, word vectors and a model card.
+    """Parse the options, and write the folder.
 
     Args:
         args: arguments after ``export``.
@@ -38,69 +24,6 @@ def run_export(args: Sequence[str]) -> None:
     parser.add_argument("--push", type=str, default=None, help="name on the Hugging Face hub to upload to: user/name")
     parser.add_argument("--private", type=bool, default=False, help="whether a new repository on the hub is private")
     options = parser.parse_args(list(args))
-    folder = Path(options.output)
-    _check(options.license, options.push, folder)
-    checkpoint = _checkpoint(Path(options.run))
-    model = load(checkpoint)
-    words = _caption_words(read_options(folder_of(checkpoint.parent) / CONFIG), model)
-    facts = _facts(checkpoint, options.push, folder.resolve().name, options.license)
-    with writing(f"--output {folder}", "give another folder"):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_shared(folder, model, words)
-        with replacing(folder / CARD) as partial:
-            partial.write_text(model_card(model, facts), encoding="utf-8")
-    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-    print(f"{checkpoint} -> {folder}, {size / 1e6:.1f} MB; mcn.load('{folder}') loads it")
-    if options.push:
-        print(push(folder, options.push, options.private))
+    from mcn_lightning.commands.export.folder import export  # the options are shown without torch
 
-
-def _check(licence: str | None, name: str | None, folder: Path) -> None:
-    """Refuse wrong options before the checkpoint is read."""
-    if licence is not None and not _LICENCE.fullmatch(licence):
-        raise InputError(f"--license: expected an SPDX name such as cc-by-4.0, found {licence!r}; write its name")
-    if name is not None and not is_name(name):
-        raise InputError(f"--push: expected user/name, found {name!r}; give both parts")
-    if folder.is_dir() and (folder / CONFIG).is_file():
-        raise InputError(f"--output {folder}: expected a folder for the model alone, found a run; give another folder")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output {folder}: expected a folder, found a file; give another name")
-
-
-def _checkpoint(run: Path) -> Path:
-    if not run.exists():
-        raise InputError(f"RUN {run}: expected the folder of a run or a checkpoint, found none; check the path")
-    return newest_checkpoint(run) if run.is_dir() else run
-
-
-def _caption_words(options: Options, model: Model) -> list[str]:
-    """Return the words of the captions that a run was trained on, as far as word vectors are its text."""
-    if (
-        model.inputs is None
-        or model.inputs.text.kind != "word_vectors"
-        or "text" not in model.network_config.modalities
-    ):
-        return []
-    try:
-        data = NarratedVideos(**{**options["data"], "synthetic": None, "num_workers": 0})
-        data.splits.open(("train",))
-    except (InputError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        print(
-            f"warning: the captions of the run cannot be read ({reason}); frequent words alone are written",
-            file=sys.stderr,
-        )
-        return []
-    return list(getattr(data.text, "vocabulary", ()))
-
-
-def _facts(checkpoint: Path, hub_name: str | None, name: str, licence: str | None) -> CardFacts:
-    """Return what the card tells, as far as the run's files lie beside the checkpoint."""
-    folder = folder_of(checkpoint.parent)
-    step = steps_of(checkpoint.parent).get(checkpoint)
-    metrics: dict[str, float] = {}
-    for row in read_metrics(folder / METRICS) if (folder / METRICS).is_file() else ():
-        if step is None or row.get("step", 0.0) < step:  # the evaluation after step s is logged with step s - 1
-            metrics |= {name: value for name, value in row.items() if name.startswith(("val/", "test/"))}
-    title, place = (hub_name.partition("/")[2], hub_name) if hub_name else (name, f"FOLDER/{name}")
-    return CardFacts(title, place, licence, step, metrics, read_record(folder), read_options(folder / CONFIG))
+    export(Path(options.run), Path(options.output), options.license, options.push, options.private)
