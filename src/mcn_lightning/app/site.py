@@ -33,7 +33,7 @@ MEDIA_TYPES = {
     ".opus": "audio/ogg", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp",
 }  # fmt: skip
 """Files of other types are served as plain bytes, which no browser runs."""
-THREADS = 8
+THREADS, STILLS = 8, 2
 Found = TypeVar("Found")
 
 
@@ -46,7 +46,8 @@ class Site:
 
     def __init__(self, library: Library) -> None:
         self.library = library
-        self._slow = CapacityLimiter(THREADS)
+        # pictures have threads of their own: a film that is slow to read must not keep searches waiting
+        self._slow, self._pictures = CapacityLimiter(THREADS), CapacityLimiter(STILLS)
         own = files("mcn_lightning.app").joinpath("static")
         self._static = {name: own.joinpath(name).read_bytes() for name in (*PAGES.values(), *STATIC)}
 
@@ -134,7 +135,7 @@ class Site:
 
     async def _still(self, request: Request) -> Response:
         try:
-            found = await self._wait(self.library.still, request.path_params["row"])
+            found = await to_thread.run_sync(self.library.still, request.path_params["row"], limiter=self._pictures)
         except InputError as error:
             return JSONResponse({"error": str(error)}, 404)
         if found is None:

@@ -3,6 +3,7 @@
 import { clock, make, named } from "./common.js";
 
 const PAUSE = 0.05; // seconds before the end at which a clip counts as played
+const NEAR = 0.3; // seconds around the end from which a clip is played again
 
 export function span(clip) {
   if (clip.start === null) return "";
@@ -32,19 +33,13 @@ function player(clip) {
   const fragment = Number.isFinite(end) ? `${start},${end}` : `${start}`;
   const video = make("video", { controls: true, playsinline: true, preload: "auto", "aria-label": clip.text || clip.id });
   let before = start;
-  let stopped = false;
   video.addEventListener("timeupdate", () => {
-    if (!video.paused && before < end && video.currentTime >= end - PAUSE) {
-      video.pause();
-      stopped = true;
-    }
+    if (!video.paused && before < end && video.currentTime >= end - PAUSE) video.pause();
     before = video.currentTime;
   });
-  video.addEventListener("seeking", () => { before = video.currentTime; stopped = false; });
-  video.addEventListener("play", () => {
-    if (!stopped && !(video.currentTime >= end - PAUSE && before < end)) return;
-    stopped = false;
-    video.currentTime = start;
+  video.addEventListener("seeking", () => { before = video.currentTime; });
+  video.addEventListener("play", () => { // some browsers stop at the end of #t by themselves
+    if (Math.abs(video.currentTime - end) < NEAR) video.currentTime = start;
   });
   video.addEventListener("loadedmetadata", () => {
     if (Math.abs(video.currentTime - start) > 0.5) video.currentTime = start; // browsers without #t
