@@ -24,8 +24,9 @@ ALLOWED = {
     "inference": {"module", "benchmarks.embedding", "benchmarks.files", "models", "data", "extract"}
     | {"runs.checkpoints", "runs.saved"}
     | GROUND,
-    "search": {"inference", "module", "metrics", "models", "data"} | GROUND,
-    "app": {"search", "extract.decode", "data.text"} | GROUND,
+    "search": {"inference", "module", "metrics", "models", "data", "extract.decode"} | GROUND,
+    "plots": {"search"} | GROUND,
+    "app": {"search", "data.text"} | GROUND,
     "runs": {"clustering", "data.shards.files", "data.shards.header"} | GROUND,
     "callbacks": {"runs"} | TENSORS | GROUND,  # models and losses: the types that callbacks.protocols names
     "benchmarks": {"callbacks", "runs", "clustering", "metrics", "models", "data"} | GROUND,

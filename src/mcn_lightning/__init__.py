@@ -45,6 +45,11 @@ if TYPE_CHECKING:
     from mcn_lightning.models import MCNOutput as MCNOutput
     from mcn_lightning.models import NetworkConfig as NetworkConfig
     from mcn_lightning.module import MCNModule as MCNModule
+    from mcn_lightning.plots.map import plot_map as plot_map
+    from mcn_lightning.plots.montage import plot_montage as plot_montage
+    from mcn_lightning.plots.recall import plot_recall as plot_recall
+    from mcn_lightning.plots.video import plot_moments as plot_moments
+    from mcn_lightning.plots.video import plot_video as plot_video
     from mcn_lightning.search.index import Index as Index
     from mcn_lightning.training.optimizer import OptimizerConfig as OptimizerConfig
 
@@ -57,6 +62,10 @@ _PUBLIC = {
     "errors": ("InputError",),
     "inference": ("Embeddings", "Inputs", "Model", "embed_sentences", "load", "rank", "read_embeddings"),
     "search.index": ("Index",),
+    "plots.map": ("plot_map",),
+    "plots.montage": ("plot_montage",),
+    "plots.recall": ("plot_recall",),
+    "plots.video": ("plot_moments", "plot_video"),
     "losses": (
         "ContrastiveConfig", "ContrastiveLoss", "LossConfig", "cluster_contrast", "info_nce",
         "make_contrastive", "max_margin", "mil_nce", "mms", "reconstruction_loss",

@@ -12,8 +12,8 @@ import av
 from extract.films import Film, Sound, read, turn, write
 
 from app.deaths import end_badly
-from mcn_lightning.app.decoder import MediaProcess, look, still
 from mcn_lightning.errors import InputError
+from mcn_lightning.search.explore.decoder import MediaProcess, look, still
 
 FILM = Film(seconds=6.0, rate=10, sound=Sound(seconds=5.0))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from references.class_tf_idf import class_tf_idf
 
-from mcn_lightning.app.groups import class_words
+from mcn_lightning.search.explore.groups import class_words
 
 WORDS = [*(f"word{letter}" for letter in "abcdefghijkl")]
 

@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mcn_lightning.app.clusters import Cluster, describe_clusters
-from mcn_lightning.app.decoder import MediaProcess
-from mcn_lightning.app.groups import Groups, read_groups
-from mcn_lightning.app.points import principal_points, read_points
 from mcn_lightning.app.queries import Asked, condition_of
 from mcn_lightning.app.uploads import Uploads
 from mcn_lightning.data.text import split_words
 from mcn_lightning.errors import InputError
+from mcn_lightning.search.explore.clusters import Cluster, describe_clusters
+from mcn_lightning.search.explore.decoder import MediaProcess
+from mcn_lightning.search.explore.groups import Groups, read_groups
+from mcn_lightning.search.explore.points import map_file, principal_points, read_points
 from mcn_lightning.search.index import Index
 from mcn_lightning.search.options import SearchConfig, modalities_of
 from mcn_lightning.search.query import Query
@@ -225,7 +225,7 @@ class Library:
             raise InputError(f"This index has no embeddings of {' and '.join(names)}.")
 
         def make() -> np.ndarray:
-            path = self.index.folder / f"map_{letters}.npy"
+            path = map_file(self.index.folder, letters)
             if path.is_file():
                 return read_points(path, len(self.index))
             return principal_points(self.index.vectors, names)

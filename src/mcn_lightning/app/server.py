@@ -11,13 +11,13 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
-from mcn_lightning.app.decoder import MediaProcess
 from mcn_lightning.app.guard import Guard, make_token, names_of
 from mcn_lightning.app.library import Library
 from mcn_lightning.app.options import AppConfig
 from mcn_lightning.app.site import Site
 from mcn_lightning.app.uploads import Uploads
 from mcn_lightning.errors import InputError, os_reason
+from mcn_lightning.search.explore.decoder import MediaProcess
 from mcn_lightning.search.index import Index
 
 STILL_SECONDS = 20.0  # that a picture may take

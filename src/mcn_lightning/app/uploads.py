@@ -12,8 +12,8 @@ from pathlib import Path
 
 import anyio
 
-from mcn_lightning.app.decoder import MediaProcess
 from mcn_lightning.errors import InputError
+from mcn_lightning.search.explore.decoder import MediaProcess
 
 KEPT = 8
 """Files that are kept, the latest ones."""

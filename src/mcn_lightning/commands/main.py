@@ -118,6 +118,12 @@ def _search(name: str, args: Sequence[str]) -> None:
     run_search(args)
 
 
+def _plot(name: str, args: Sequence[str]) -> None:
+    from mcn_lightning.commands.search.plot import run_plot
+
+    run_plot(args)
+
+
 def _app(name: str, args: Sequence[str]) -> None:
     from mcn_lightning.commands.search.app import run_app
 
@@ -172,7 +178,8 @@ COMMANDS = {
     "prepare": Command("pack a dataset into shards, once, to train from", _with_trainer),
     "extract": Command("make a dataset of a folder of videos", _extract),
     "index": Command("embed every clip of a dataset, and make an index to search", _index),
-    "search": Command("find clips by words, sound, picture or another clip", _search),
+    "search": Command("find clips by words, sound, picture or another clip; label them", _search),
+    "plot": Command("plot an index: map, clusters, recall, one video", _plot),
     "app": Command("show an index in the browser: search, map and clusters", _app),
     "export": Command("write a trained model for others, and upload it to the Hugging Face hub", _export),
     "verify": Command("check every byte of the shards", _verify),

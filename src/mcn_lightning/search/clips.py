@@ -180,6 +180,38 @@ class Clips:
         with self._reading():
             return [row[0] for row in self._table.execute("SELECT video FROM clips GROUP BY video ORDER BY min(row)")]
 
+    def of_video(self, video: str) -> list[Row]:
+        """Return the clips of a video, in the order of time.
+
+        Args:
+            video: its name.
+        """
+        with self._reading():
+            rows = self._table.execute(
+                'SELECT * FROM clips WHERE video = ? ORDER BY start, "end", row', [video]
+            ).fetchall()
+        return [dict(zip(self.columns, row, strict=True)) for row in rows]
+
+    def longest_video(self) -> str:
+        """Return the video with the most captions; of several the first in the index."""
+        order = "sum(kind = 'caption') DESC, count(*) DESC, min(row)"
+        with self._reading():
+            found = self._table.execute(f"SELECT video FROM clips GROUP BY video ORDER BY {order} LIMIT 1").fetchone()
+        if found is None:
+            raise InputError(f"{self.path}: expected clips, found an empty index; make it again")
+        return str(found[0])
+
+    def with_text(self, modalities: Sequence[str]) -> np.ndarray:
+        """Return the rows of captions whose clips have any of some modalities, ascending int64; else of windows."""
+        other = " OR ".join(f"has_{name}" for name in modalities)
+        query = f"SELECT row FROM clips WHERE has_text AND ({other}) AND kind = ? ORDER BY row"
+        with self._reading():
+            for kind in ("caption", "window"):
+                found = np.fromiter((row[0] for row in self._table.execute(query, [kind])), dtype=np.int64)
+                if len(found):
+                    break
+        return found
+
     def matching(self, words: str, limit: int) -> list[int]:
         """Return the rows of the clips whose text has any of some words, best first by BM25.
 

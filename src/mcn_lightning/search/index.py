@@ -18,6 +18,8 @@ from mcn_lightning.models.options import NetworkConfig
 from mcn_lightning.options.config import as_config
 from mcn_lightning.search.answers import group_duplicates, limit_per_video, merge_overlaps
 from mcn_lightning.search.clips import Clips, Row
+from mcn_lightning.search.explore.labels import classify
+from mcn_lightning.search.explore.moments import score_moments
 from mcn_lightning.search.manifest import MODEL, WORDS, gallery_names, hash_model, read_manifest
 from mcn_lightning.search.options import LETTERS, SearchConfig
 from mcn_lightning.search.query import Query
@@ -160,6 +162,46 @@ class Index:
         hidden = ["row", "has_video", "has_audio", "has_text"]
         first = ["id", "video", "start", "end", "text", "score"]
         return frame[[*first, *(name for name in columns if name not in {*hidden, *first})]]
+
+    def moments(self, video: str, text: str | None = None, modality: str | None = None, **query: Any) -> pd.DataFrame:
+        """Return the score of a query along the time of a video.
+
+        Args:
+            video: name of the video.
+            text: a sentence.
+            modality: letters of the modalities that are compared; by default those that a search compares.
+            **query: other kinds of query, as in ``search``: audio, rate, video, start, end, like, vector. The file
+                ``video`` is called ``picture`` here.
+
+        Returns:
+            A row for each window of the video, or each caption if there are no windows, in the order of time, with the
+            columns ``id``, ``video``, ``start``, ``end`` (seconds), ``text`` and ``score``, a dot product.
+
+        Raises:
+            InputError: if the query is wrong, or the video is unknown or has no clip with times.
+        """
+        parts = {"video" if name == "picture" else name: value for name, value in query.items()}
+        return score_moments(self, video, Query(text, **parts), modality)
+
+    def classify(self, labels: Sequence[str], modality: str | None = None, where: str | None = None) -> pd.DataFrame:
+        """Give each clip the label whose embedding has the highest dot product with its own (zero-shot).
+
+        Args:
+            labels: L labels.
+            modality: letters of the modalities that are compared; by default those that a search compares.
+            where: condition on the table of clips, in SQL.
+
+        Returns:
+            A row for each clip that has the modality, in the order of the index, with the columns ``id``, ``video``,
+            ``start``, ``end``, ``text``, ``label``, its ``score``, and ``score_<label>`` for each label.
+
+        Raises:
+            InputError: if a label is empty, there twice or has no known word, or an option is wrong.
+        """
+        import pandas as pd
+
+        blocks = [*classify(self, labels, modality, where)]
+        return pd.concat(blocks, ignore_index=True) if blocks else pd.DataFrame(columns=["id", "label", "score"])
 
     def answers(self, query: Query, config: SearchConfig) -> list[Row]:
         """Find clips, as ``search`` does.

@@ -106,7 +106,7 @@ class Ranking:
             allowed: rows that may be answers, ascending; all if left out.
         """
         names = gallery_names(letters, self.manifest.embeddings, "--modality")
-        there = self._rows_with(letters)
+        there = self.rows_with(letters)
         k = min(k, len(there) if allowed is None else len(allowed))
         if k == 0:
             return np.zeros(0, np.float32), np.zeros(0, np.int64)
@@ -128,7 +128,12 @@ class Ranking:
             self._neighbours[key] = Neighbours(self.folder / about["file"], about, self.vectors, names)
         return self._neighbours[key]
 
-    def _rows_with(self, letters: str) -> np.ndarray:
+    def rows_with(self, letters: str) -> np.ndarray:
+        """Return the rows of the clips that have any of some modalities, ascending.
+
+        Args:
+            letters: of the modalities.
+        """
         key = "".join(sorted(letters))
         if key not in self._having:
             self._having[key] = self.clips.having(modalities_of(letters, "--modality"))

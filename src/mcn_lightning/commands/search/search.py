@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from mcn_lightning.commands.parsers import CommandParser
+from mcn_lightning.errors import InputError, check_rules
 from mcn_lightning.search.options import SearchConfig
 
 if TYPE_CHECKING:
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 Form = Literal["table", "json", "csv"]
 WIDTH = 60  # characters of a text in the table
+QUERY = ("text", "audio", "video", "start", "end", "like", "words")
+LABELS, MOMENTS = ("modality", "where"), ("text", "audio", "video", "start", "end", "like", "modality", "k", "format")
+"""Options that have an effect beside ``--labels`` and ``--moments``."""
 
 
 def run_search(args: Sequence[str]) -> None:
@@ -37,18 +42,84 @@ def run_search(args: Sequence[str]) -> None:
     parser.add_argument("--end", type=float, help="last second of the file that counts")
     parser.add_argument("--like", type=str, help="id of a clip of the index")
     parser.add_argument("--words", type=str, help="words of captions, by full text; mixed with the rest of the query")
+    parser.add_argument("--labels", type=str, help="text file, a label on each line: every clip gets the nearest one")
+    parser.add_argument(
+        "--moments",
+        type=str,
+        nargs="+",
+        metavar=("VIDEO", "SENTENCE"),
+        help="score of the query along a video",
+    )
+    parser.add_argument("--output", type=str, help=".parquet or .csv of --labels; .png, .svg or .pdf of --moments")
     parser.add_class_arguments(SearchConfig)
     parser.add_argument("--format", type=Form, default="table", help="how the answers are printed")
     parser.add_argument("--media_root", type=str, help="folder of the videos, if they have moved")
     given = vars(parser.parse_args(args))
+    check_together(given)
     from mcn_lightning.search.index import Index
 
     index = Index.open(given["index"], media_root=given["media_root"])
-    names = ("text", "audio", "video", "start", "end", "like", "words")
     options = {each.name: given[each.name] for each in fields(SearchConfig)}
-    frame = index.search(**{name: given[name] for name in names}, **options)
+    if given["labels"] is not None:
+        from mcn_lightning.commands.search.labels import label_clips
+
+        print(label_clips(index, given["labels"], given["output"], SearchConfig(**options)))
+        return
+    if given["moments"] is not None:
+        video, *sentence = given["moments"]
+        query = {name: given[name] for name in QUERY} | ({"text": sentence[0]} if sentence else {})
+        _show_moments(index, video, query, given)
+        return
+    frame = index.search(**{name: given[name] for name in QUERY}, **options)
     _name_unknown(index, given["text"])
     print_answers(frame, given["format"])
+
+
+def check_together(given: Mapping[str, object]) -> None:
+    """Refuse options that would have no effect beside ``--labels`` or ``--moments``.
+
+    Args:
+        given: options of the command.
+
+    Raises:
+        InputError: naming the first one.
+    """
+    mode = next((name for name in ("labels", "moments") if given[name] is not None), None)
+    if mode is None:
+        check_rules((given["output"] is not None, "--output: expected --labels or --moments with it, found neither"))
+        return
+    defaults = {"start": 0.0, "format": "table"} | {each.name: each.default for each in fields(SearchConfig)}
+    used = {"labels": LABELS, "moments": MOMENTS}[mode]
+    known = {*QUERY, "labels", "moments", "format", *(each.name for each in fields(SearchConfig))}
+    useless = [name for name in known - {mode, *used} if given[name] != defaults.get(name)]
+    if useless:
+        name = min(useless)
+        raise InputError(f"--{mode}: expected no {'sentence' if name == 'text' else '--' + name} with it; leave it out")
+    moments = given["moments"]
+    if isinstance(moments, list):
+        check_rules(
+            (len(moments) > 2, f'--moments: expected VIDEO "SENTENCE", found {len(moments)} words; quote the sentence'),
+            (len(moments) == 2 and given["text"] is not None, "--moments: expected one sentence, found two"),
+        )
+
+
+def _show_moments(index: Index, video: str, query: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    from mcn_lightning.search.explore.moments import score_moments, sparkline
+    from mcn_lightning.search.query import Query
+
+    frame = score_moments(index, video, Query(**query), given["modality"])
+    _name_unknown(index, query["text"])
+    if given["output"] is not None:
+        from mcn_lightning.plots.figures import save_figure
+        from mcn_lightning.plots.video import plot_moments
+
+        save_figure(plot_moments(frame, query["text"] or ""), Path(given["output"]))
+    if given["format"] != "table":
+        print_answers(frame, given["format"])
+        return
+    print(f"{video}, {frame['start'].min():g} to {frame['end'].max():g} s, score {frame['score'].min():.3f} to "
+          f"{frame['score'].max():.3f}\n{sparkline(frame)}")  # fmt: skip
+    print_answers(frame.sort_values("score", ascending=False, kind="stable").head(given["k"]), "table")
 
 
 def _name_unknown(index: Index, text: str | None) -> None:

@@ -1,0 +1,67 @@
+"""Figures of matplotlib without a display, and their files."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mcn_lightning.errors import InputError
+from mcn_lightning.files import replacing, writing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DPI = 150
+COLOURS = 20
+"""Groups that have a colour of their own, in matplotlib's cycle "tab20"; all others are grey."""
+GREY = "0.75"
+
+
+def new_figure(option: str, **options: Any) -> Figure:
+    """Return an empty figure. It opens no window, and nobody else keeps it.
+
+    Args:
+        option: that asks for it, for the message.
+        **options: of matplotlib's ``Figure``.
+
+    Raises:
+        InputError: if matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure  # without pyplot, which may open windows and keeps figures in memory
+    except ImportError:
+        raise InputError(f"{option}: expected matplotlib, found none; pip install 'mcn-lightning[plots]'") from None
+    return Figure(**options)
+
+
+def save_figure(figure: Figure, path: Path, option: str = "--output") -> None:
+    """Write a figure, whole or not at all. The same figure gives the same bytes.
+
+    Args:
+        figure: of any function of this package.
+        path: ending in .png, .svg or .pdf.
+        option: its name in messages.
+
+    Raises:
+        InputError: if the ending is unknown, or the file cannot be written.
+    """
+    form = path.suffix.removeprefix(".")
+    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}
+    if form not in dates:
+        raise InputError(f"{option} {path}: expected a name ending in .png, .svg or .pdf")
+    import matplotlib as mpl
+
+    with writing(f"{option} {path}"), replacing(path) as partial, mpl.rc_context({"svg.hashsalt": "mcn"}):
+        figure.savefig(partial, format=form, dpi=DPI, metadata=dates[form])
+
+
+def shorten(text: str | None, letters: int) -> str:
+    """Return the beginning of a text, in one line that matplotlib takes literally.
+
+    Args:
+        text: of a clip; none gives an empty one.
+        letters: at most.
+    """
+    line = textwrap.shorten(" ".join((text or "").split()), letters, placeholder="...")
+    return line.replace("$", r"\$")  # no formula
