@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mcn_lightning.app.clusters import describe_clusters
-from mcn_lightning.app.points import fit_square, principal_points, read_points
 from mcn_lightning.errors import InputError
+from mcn_lightning.search.explore.clusters import describe_clusters
+from mcn_lightning.search.explore.points import fit_square, principal_points, read_points
 from mcn_lightning.search.vectors import Vectors, write_shard
 
 

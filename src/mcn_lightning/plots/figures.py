@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 150
+ENDINGS = {".png": None, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+"""Forms of figures, each with what keeps the date out of the file."""
 COLOURS = 20
 """Groups that have a colour of their own, in matplotlib's cycle "tab20"; all others are grey."""
 GREY = "0.75"
@@ -35,6 +37,16 @@ def new_figure(option: str, **options: Any) -> Figure:
     return Figure(**options)
 
 
+def check_ending(path: Path, option: str = "--output") -> None:
+    """Refuse a file whose ending names no form of figures.
+
+    Raises:
+        InputError: naming the endings.
+    """
+    if path.suffix not in ENDINGS:
+        raise InputError(f"{option} {path}: expected a name ending in {' or '.join(ENDINGS)}")
+
+
 def save_figure(figure: Figure, path: Path, option: str = "--output") -> None:
     """Write a figure, whole or not at all. The same figure gives the same bytes.
 
@@ -46,14 +58,12 @@ def save_figure(figure: Figure, path: Path, option: str = "--output") -> None:
     Raises:
         InputError: if the ending is unknown, or the file cannot be written.
     """
+    check_ending(path, option)
     form = path.suffix.removeprefix(".")
-    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}
-    if form not in dates:
-        raise InputError(f"{option} {path}: expected a name ending in .png, .svg or .pdf")
     import matplotlib as mpl
 
     with writing(f"{option} {path}"), replacing(path) as partial, mpl.rc_context({"svg.hashsalt": "mcn"}):
-        figure.savefig(partial, format=form, dpi=DPI, metadata=dates[form])
+        figure.savefig(partial, format=form, dpi=DPI, metadata=ENDINGS[path.suffix])
 
 
 def shorten(text: str | None, letters: int) -> str:

@@ -36,7 +36,7 @@ def plot_montage(index: Index, clusters: int = 10, clips: int = 4) -> Figure:
     Args:
         index: of the clips.
         clusters: rows at most.
-        clips: of a row, 6 at most.
+        clips: of a row, at most.
 
     Returns:
         A matplotlib figure. ``figure.get_label()`` says how many pictures there are, such as ``30 of 40 pictures``.
@@ -48,11 +48,11 @@ def plot_montage(index: Index, clusters: int = 10, clips: int = 4) -> Figure:
     sizes = groups.sizes()
     if not sizes:
         raise InputError("montage: expected clusters, found none in this index; leave this plot out")
-    about = describe_clusters(index.vectors, groups.codes)
+    about = describe_clusters(index.vectors, groups.codes, clips)
     shown = [code for code in sizes if code in about][:clusters]
     figure = new_figure("plot_montage", figsize=(2.4 * (clips + 1), 2.1 * len(shown)), layout="constrained")
     panels = figure.subplots(len(shown), clips + 1, squeeze=False)
-    nearest = [about[code].nearest[:clips] for code in shown]
+    nearest = [about[code].nearest for code in shown]
     rows = [row for own in nearest for row in own]
     found = dict(zip(rows, index.clips.take(rows), strict=True))
     pictures = take_pictures(index, [*found.values()])

@@ -48,7 +48,7 @@ class PlotConfig(Options, option="plot"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if wrong := [name for name in self.chosen if name not in KINDS]:
-            raise InputError(f"--kinds: expected some of {', '.join(KINDS)}, found {wrong[0] or 'none'!r}")
+            raise InputError(f"--kinds: expected some of {', '.join(KINDS)}, found {wrong[0] or 'none'}")
         if self.modality is not None:
             modalities_of(self.modality, "--modality")
 

@@ -104,13 +104,15 @@ def check_together(given: Mapping[str, object]) -> None:
 
 
 def _show_moments(index: Index, video: str, query: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    from mcn_lightning.plots.figures import check_ending, save_figure
     from mcn_lightning.search.explore.moments import score_moments, sparkline
     from mcn_lightning.search.query import Query
 
+    if given["output"] is not None:
+        check_ending(Path(given["output"]))
     frame = score_moments(index, video, Query(**query), given["modality"])
     _name_unknown(index, query["text"])
     if given["output"] is not None:
-        from mcn_lightning.plots.figures import save_figure
         from mcn_lightning.plots.video import plot_moments
 
         save_figure(plot_moments(frame, query["text"] or ""), Path(given["output"]))

@@ -35,7 +35,7 @@ class Cluster:
     between: list[tuple[int, int]]
 
 
-def describe_clusters(vectors: Vectors, codes: np.ndarray) -> dict[int, Cluster]:
+def describe_clusters(vectors: Vectors, codes: np.ndarray, nearest: int = NEAREST) -> dict[int, Cluster]:
     """Compare clips with the clusters of an index.
 
     The centroid of a cluster is the mean of its clips' joint embeddings, scaled to length 1. The joint embedding is the
@@ -45,6 +45,7 @@ def describe_clusters(vectors: Vectors, codes: np.ndarray) -> dict[int, Cluster]
     Args:
         vectors: the embeddings.
         codes: cluster of each clip ``(N,)``; -1 for none.
+        nearest: clips nearest to the centroid of each cluster.
 
     Returns:
         What the page shows, by cluster.
@@ -63,7 +64,7 @@ def describe_clusters(vectors: Vectors, codes: np.ndarray) -> dict[int, Cluster]
         parts = _parts(vectors, names, rows[first : first + CHUNK])
         agreeing.append(_agreement(parts, centroids))
         scores.append(F.normalize(sum(parts, torch.zeros(1)), dim=1) @ centroids.T)
-    return _describe(groups, rows, own, torch.cat(agreeing), torch.cat(scores))
+    return _describe(groups, rows, own, torch.cat(agreeing), torch.cat(scores), nearest)
 
 
 def _parts(vectors: Vectors, names: list[str], rows: np.ndarray) -> list[Tensor]:
@@ -89,7 +90,7 @@ def _agreement(parts: list[Tensor], centroids: Tensor) -> Tensor:
 
 
 def _describe(
-    groups: np.ndarray, rows: np.ndarray, own: Tensor, agreeing: Tensor, scores: Tensor
+    groups: np.ndarray, rows: np.ndarray, own: Tensor, agreeing: Tensor, scores: Tensor, count: int
 ) -> dict[int, Cluster]:
     best = scores.topk(min(2, len(groups)), dim=1)
     margin = best.values[:, 0] - best.values[:, -1]
@@ -97,7 +98,7 @@ def _describe(
     for number, group in enumerate(groups.tolist()):
         mine = (own == number).nonzero()[:, 0]
         judged = agreeing[mine][agreeing[mine] >= 0]
-        nearest = mine[scores[mine, number].argsort(descending=True, stable=True)[:NEAREST]]
+        nearest = mine[scores[mine, number].argsort(descending=True, stable=True)[:count]]
         close = mine[margin[mine].argsort(stable=True)[:BETWEEN]] if len(groups) > 1 else mine[:0]
         others = [next(each for each in pair if each != number) for pair in best.indices[close].tolist()]
         found[group] = Cluster(
