@@ -105,6 +105,22 @@ def test_escape_closes_the_suggestions(page):
     assert page.locator("#q").input_value() == "guitar"
 
 
+def test_the_score_along_the_video_is_drawn(page):
+    page.goto("/?q=eggs+pan&video=guitar&k=1")
+    page.get_by_role("button", name="Score along the video").click()
+    curve = page.locator(".moments svg")
+    expect(curve).to_have_attribute("aria-label", re.compile("Score along the video, from .* to "))
+    points = [tuple(map(float, each.split(","))) for each in curve.locator("polyline").get_attribute("points").split()]
+    assert len(points) == 6 and points[0][0] == 0 and points[-1][0] == 100
+    assert {min(y for _, y in points), max(y for _, y in points)} == {1, 29}
+    expect(page.locator(".moments a")).to_be_focused()
+    page.locator(".moments a").click()
+    expect(page.locator("article")).to_have_count(1)
+    page.goto("/?q=eggs&by=words")
+    expect(page.locator("article").first).to_be_visible()
+    assert page.get_by_role("button", name="Score along the video").count() == 0
+
+
 def test_a_clip_plays_from_its_start_and_stops_at_its_end(page):
     page.goto("/?clip=eggs%2F1")  # seconds 4 to 8 of 12
     page.get_by_role("button", name="Play eggs 0:04–0:08").click()

@@ -107,6 +107,24 @@ def test_unknown_words_are_named(client):
     assert not found["clips"] and "zyzzyva, qwrtz" in found["notice"] and "Try other words" in found["notice"]
 
 
+@pytest.mark.parametrize(
+    "asked", [{"q": "eggs pan"}, {"like": "plank/1", "modality": "v"}, {"q": "eggs", "by": "words"}]
+)
+def test_the_score_along_a_video_is_that_of_the_index(client, index, asked):
+    found = client.get("/api/moments", params={**asked, "row": 4}).json()
+    query = {"q": "text", "like": "like", "modality": "modality"}
+    expected = index.moments("guitar", **{query[name]: value for name, value in asked.items() if name in query})
+    assert [each["id"] for each in found] == ["guitar/0", "guitar/1", "guitar/2"] == expected["id"].tolist()
+    assert [each["score"] for each in found] == pytest.approx(expected["score"].tolist(), abs=1e-5)
+    assert [(each["start"], each["end"]) for each in found] == [(0, 4), (4, 8), (8, 12)]
+
+
+@pytest.mark.parametrize("asked", [{"row": 4}, {"q": "eggs"}, {"q": "eggs", "row": 99}, {"q": "xyzzy", "row": 4}])
+def test_a_score_along_a_video_that_cannot_be_is_refused(client, asked):
+    found = client.get("/api/moments", params=asked)
+    assert found.status_code == 400 and found.json()["error"]
+
+
 def test_without_a_query_some_clips_are_shown(client):
     found = search(client, k="4")
     assert [clip["row"] for clip in found["clips"]] == [0, 3, 6, 9] and "12 clips" in found["notice"]

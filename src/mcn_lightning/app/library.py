@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from mcn_lightning.errors import InputError
 from mcn_lightning.search.explore.clusters import Cluster, describe_clusters
 from mcn_lightning.search.explore.decoder import MediaProcess
 from mcn_lightning.search.explore.groups import Groups, read_groups
+from mcn_lightning.search.explore.moments import score_moments
 from mcn_lightning.search.explore.points import map_file, principal_points, read_points
 from mcn_lightning.search.index import Index
 from mcn_lightning.search.options import SearchConfig, modalities_of
@@ -127,6 +129,23 @@ class Library:
         if asked.like:
             parts["like"] = asked.like
         return Query(**parts)
+
+    def moments(self, row: int, asked: Asked) -> list[dict[str, Any]]:
+        """Return the score of a query along the time of a clip's video: id, start, end and score of its clips.
+
+        Args:
+            row: of the clip.
+            asked: the query; its words are searched by meaning.
+
+        Raises:
+            InputError: if there is no such clip, the query is empty, or the video has no clips with times.
+        """
+        video = str(self._take([row])[0]["video"])
+        query = self._query(replace(asked, by="meaning"))
+        with self._lock:
+            found = score_moments(self.index, video, query, asked.modality or None)
+        shown: list[dict[str, Any]] = found[["id", "start", "end", "score"]].to_dict("records")
+        return shown
 
     def suggest(self, beginning: str) -> list[str]:
         """Return captions with words that begin as typed."""

@@ -22,8 +22,8 @@ from mcn_lightning.errors import InputError
 
 PAGES = {"/": "search.html", "/map": "map.html", "/clusters": "clusters.html"}
 STATIC = (
-    "style.css", "common.js", "cards.js", "search.js", "query.js", "map.js", "scatter.js", "lasso.js", "clusters.js",
-    "icon.svg",
+    "style.css", "common.js", "cards.js", "moments.js", "search.js", "query.js", "map.js", "scatter.js", "lasso.js",
+    "clusters.js", "icon.svg",
 )  # fmt: skip
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 MEDIA_TYPES = {
@@ -59,6 +59,7 @@ class Site:
         routes += [
             get("/api/about", self._about),
             get("/api/search", self._search),
+            get("/api/moments", self._moments),
             get("/api/suggest", self._suggest),
             get("/api/clips", self._clips),
             get("/api/map", self._map),
@@ -85,6 +86,10 @@ class Site:
     async def _search(self, request: Request) -> Response:
         asked = read_query(request.query_params)
         return JSONResponse(await self._wait(self.library.search, asked))
+
+    async def _moments(self, request: Request) -> Response:
+        row = _row(request.query_params.get("row", ""))
+        return JSONResponse(await self._wait(self.library.moments, row, read_query(request.query_params)))
 
     async def _suggest(self, request: Request) -> Response:
         return JSONResponse(await self._wait(self.library.suggest, request.query_params.get("q", "")[:200]))

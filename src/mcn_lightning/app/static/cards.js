@@ -1,6 +1,7 @@
 // A clip as a card or as a row of a list.
 
 import { clock, make, named } from "./common.js";
+import { moments } from "./moments.js";
 
 const PAUSE = 0.05; // seconds before the end at which a clip counts as played
 const NEAR = 0.3; // seconds around the end from which a clip is played again
@@ -108,7 +109,7 @@ export function card(clip, most = { whole: 1, part: 1 }) {
   return make("article", { class: "card", "aria-label": `${clip.video} ${span(clip)}` },
     screen(clip),
     make("div", { class: "body" }, make("p", { class: "caption", title: clip.text }, clip.text || ""), where(clip),
-      scores(clip, most), like(clip)));
+      scores(clip, most), moments(clip), like(clip)));
 }
 
 /** A clip as a row of a list, with a remark. */
