@@ -181,7 +181,7 @@ COMMANDS = {
     "search": Command("find clips by words, sound, picture or another clip; label them", _search),
     "plot": Command("plot an index: map, clusters, recall, one video", _plot),
     "app": Command("show an index in the browser: search, map and clusters", _app),
-    "export": Command("write a trained model for others, and upload it to the Hugging Face hub", _export),
+    "export": Command("write a trained model for others to load", _export),
     "verify": Command("check every byte of the shards", _verify),
     "synthetic": Command("write generated videos with known topics", _synthetic),
     "results": Command("print a table of the metrics of runs, and plot their curves", _results),
