@@ -227,6 +227,7 @@ def test_sentences_equal_the_encoder_s_own(encoder, tmp_path):
     embedder.train()  # dropout stays off
     torch.testing.assert_close(embedder(indices)[:, 0], expected, rtol=0, atol=1e-5)
     assert torch.isfinite(embedder(torch.zeros(2, 32, dtype=torch.int32))).all()
+    assert embedder(torch.zeros(0, 32, dtype=torch.int32)).shape == (0, 1, 384)
 
 
 def test_tokens_equal_the_encoder_s_own(encoder, tmp_path):
@@ -235,6 +236,7 @@ def test_tokens_equal_the_encoder_s_own(encoder, tmp_path):
     embedder = text.embedder()
     indices = torch.from_numpy(np.stack([text.indices(sentence) for sentence in [*TEXTS, "word " * 60]]))
     vectors = embedder(indices)
+    assert embedder(torch.zeros(0, 24, dtype=torch.int32)).shape == (0, 24, 384)
     assert vectors.shape == (5, 24, 384) and not embedder.state_dict() and not list(embedder.parameters())
     assert (indices[4] != 0).all()
     for row, expected in zip(vectors, model.encode(TEXTS, output_value="token_embeddings"), strict=False):

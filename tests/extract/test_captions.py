@@ -193,6 +193,8 @@ CLEANED = [
     ("- One.\n-Two. well-done\n-5 degrees\nJOHN: see\n>> DR. WHO 2: who\nNote: 2:30 AM: x", None),
     ("- JOHN: [sighs] hi", "hi"),
     ("注意: 火", "注意: 火"),
+    ("LOOK AT THIS: IT WORKS", "LOOK AT THIS: IT WORKS"),
+    ("STEP 1: ADD 2 CUPS", "STEP 1: ADD 2 CUPS"),
 ]
 
 

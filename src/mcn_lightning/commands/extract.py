@@ -27,18 +27,23 @@ def run_extract(args: Sequence[str]) -> None:
     parser.add_argument("--config", action="config", help="file or recipe with options")
     parser.add_class_arguments(ExtractConfig)
     found = parser.instantiate(parser.parse_args(resolve_configs(args, "extract")))
-    from mcn_lightning.extract.job import extract
+    from mcn_lightning.extract.job import TooManyFailed, extract
 
     config = ExtractConfig(**{name: value for name, value in vars(found).items() if name != "config"})
+    failed: TooManyFailed | None = None
     try:
         with interrupted_by(*(number for number in handled_signals() if number != signal.SIGINT)):
             print(extract(config))
+    except TooManyFailed as error:
+        failed = error  # the data set of the others is there
     except (Interrupted, KeyboardInterrupt) as error:
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
         write_line(f"stopped by {signal.Signals(number).name}; the same command goes on from here")
         sys.exit(128 + number)
     if JobShare.parse(config.share).jobs == 1 or config.merge:
         _finish(config)
+    if failed is not None:
+        raise failed
 
 
 def _finish(config: ExtractConfig) -> None:

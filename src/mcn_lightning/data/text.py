@@ -213,7 +213,7 @@ class TokenText(TextSource):
 
     def embedder(self) -> nn.Module:
         """Return the model as a frozen module."""
-        return SentenceEncoder(self._model or _load_encoder(self.config.source), self.output)
+        return SentenceEncoder(self._model or _load_encoder(self.config.source), self.output, self.config.dim)
 
     def __getstate__(self) -> dict[str, object]:
         """Pickle without the model: a worker process needs only the tokenizer."""
@@ -236,16 +236,21 @@ class SentenceEncoder(nn.Module):
     Args:
         model: the sentence-transformers model.
         output: key of the vectors in its output.
+        width: E, of the vectors.
     """
 
-    def __init__(self, model: nn.Module, output: str) -> None:
+    def __init__(self, model: nn.Module, output: str, width: int) -> None:
         super().__init__()
+        self.width = width
         self._hidden = (model.eval().requires_grad_(False),)  # a tuple hides it from saving and training
         self.output = output
 
     @torch.no_grad()
     def forward(self, indices: Tensor) -> Tensor:
         """Map token ids plus one, ``(B, W)`` int32, to ``(B, W, E)``, zeros at padding, or to ``(B, 1, E)``."""
+        if not len(indices):  # no clip of a batch has text, and the model takes no empty batch
+            words = 1 if self.output == SentenceText.output else indices.shape[1]
+            return torch.zeros(0, words, self.width, device=indices.device)
         (model,) = self._hidden
         model.to(indices.device)
         real = indices != 0
@@ -276,7 +281,7 @@ def _load_encoder(source: str) -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         expected = f"--data.text.source {source}: expected a sentence-transformers model on this machine"
-        raise InputError(f"{expected} (fetch it once with hf download), found {reason}") from None
+        raise InputError(f"{expected} (fetch it once: hf download {source}), found {reason}") from None
 
 
 def _width(model: Any, output: str) -> int:

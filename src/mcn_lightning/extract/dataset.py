@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from mcn_lightning.data.files.word_vectors import vector_width
+from mcn_lightning.data.sources.video_lists import read_video_list, video_id
 from mcn_lightning.data.text import token_width
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract.options import ExtractConfig, Layout
@@ -51,17 +52,46 @@ def write_dataset(config: ExtractConfig, names: Sequence[str], failed: Mapping[s
     records = {name: read_json(layout.record(name), "the record of a video") for name in done}
     captions = {name.rpartition("/")[2]: record["captions"] for name, record in records.items() if record["captions"]}
     write_json(root / "captions.json", captions)
-    splits = split_videos(list(records), {"val": config.val_share, "test": config.test_share})
+    if config.lists is None:
+        splits = split_videos(list(records), {"val": config.val_share, "test": config.test_share})
+    else:
+        given = read_lists(Path(config.lists), names)
+        splits = {split: [name for name in given[split] if name in records] for split in SPLITS}
     for split in SPLITS:
         _write_rows(root / f"{split}.csv", ["path"], ([name] for name in splits[split]))
     _write_rows(root / "failed.csv", ["path", "reason"], failed.items())
     silent = sum(not record["sound"] for record in records.values())
     without = sum(not record["captions"] for record in records.values())
     with placing(root / "data.yaml") as file:
-        text = _data_yaml(config, {split: len(splits[split]) for split in SPLITS}, bool(silent or without))
+        sizes = {split: len(splits[split]) for split in SPLITS}
+        text = _data_yaml(config, sizes, bool(silent or without), bool(captions))
         file.write_text(text, encoding="utf-8")
     counts = {split: len(splits[split]) for split in SPLITS}
     return counts | {"failed": len(failed), "silent": silent, "without captions": without}
+
+
+def read_lists(folder: Path, names: Sequence[str]) -> dict[str, list[str]]:
+    """Return the videos of each split by the lists in a folder.
+
+    Args:
+        folder: value of ``--lists``.
+        names: of all videos.
+
+    Raises:
+        InputError: if there is no list, one cannot be read, or one names a video that there is not.
+    """
+    known = {name.rpartition("/")[2]: name for name in names}
+    found: dict[str, list[str]] = {}
+    for split in SPLITS:
+        path = folder / f"{split}.csv"
+        listed = read_video_list(path) if path.is_file() else []
+        if unknown := [video for video in listed if video_id(video) not in known]:
+            raise InputError(f"--lists {path}: expected videos of --videos, found {unknown[0]}; correct it")
+        found[split] = [known[video_id(video)] for video in listed]
+    if not any(found.values()):
+        files = ", ".join(f"{split}.csv" for split in SPLITS)
+        raise InputError(f"--lists {folder}: expected a folder with {files}, found none of them; check the path")
+    return found
 
 
 def _write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -71,11 +101,14 @@ def _write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]
         writer.writerows(rows)
 
 
-def _data_yaml(config: ExtractConfig, videos: Mapping[str, int], lacking: bool) -> str:
+def _data_yaml(config: ExtractConfig, videos: Mapping[str, int], lacking: bool, captioned: bool) -> str:
     """Return a config that ``lightning fit`` takes as it is.
+
+    Where no video has captions, clips are windows of picture and sound, without text.
 
     Batch, queue and number of clusters follow the number of training videos: a queue must fill within the run.
     """
+    with_text = captioned or not config.sound  # picture alone does not train, and the check says so
     batch_size = min(32, max(videos["train"] // 2, 1))
     steps = max(videos["train"] // batch_size, 1)  # of an epoch
     rows = steps * batch_size * CLIPS
@@ -89,10 +122,10 @@ def _data_yaml(config: ExtractConfig, videos: Mapping[str, int], lacking: bool) 
             "val_csv": "val.csv" if videos["val"] else None,
             "test_csv": "test.csv" if videos["test"] else None,
             "streams": streams,
-            "modalities": ["video", "audio", "text"] if config.sound else ["video", "text"],
+            "modalities": ["video"] + ["audio"] * config.sound + ["text"] * with_text,
             "audio": {"bands": config.bands, "num_frames": 600},
             "text": text_options(config.text)[0],
-            "clips": {"n_pair": CLIPS, "min_time": 3.0},
+            "clips": {"kind": "captions" if with_text else "windows", "n_pair": CLIPS, "min_time": 3.0},
             "batch_size": batch_size,
             "eval_batch_size": 4,
             "num_workers": 1,

@@ -24,8 +24,9 @@ from tqdm import tqdm
 
 from mcn_lightning.distributed import usable_cores
 from mcn_lightning.errors import InputError
+from mcn_lightning.extract.added import add_captions, caption_fields
 from mcn_lightning.extract.captions import CaptionSource, VideoCaptions
-from mcn_lightning.extract.dataset import ROWS_FILE, read_failures, text_options, write_dataset
+from mcn_lightning.extract.dataset import ROWS_FILE, read_failures, read_lists, text_options, write_dataset
 from mcn_lightning.extract.decoding.torchcodec import check_torchcodec
 from mcn_lightning.extract.encoders.kinds import make_encoder
 from mcn_lightning.extract.features import FeatureStream, finished
@@ -38,11 +39,17 @@ from mcn_lightning.extract.writing import reported, write_array, write_json
 from mcn_lightning.files import read_json
 from mcn_lightning.signals import Interrupted, interrupted_by, signals_blocked, start_resource_tracker
 
+MOST_WAITING = 16
+"""Decoded videos that wait for the rest of a batch."""
 OPTIONS_FILE = "extract.json"
 """Options that all jobs of a data set share."""
 MOST_PROBLEMS = 5
 """Problems with the captions of a video that are printed. Its record has all."""
 SHARED = ("streams", "sound", "bands", "decoder", "language", "captions", "cleaning")
+
+
+class TooManyFailed(InputError):
+    """More videos failed than ``max_bad_share`` allows. The data set of the others is written."""
 
 
 def extract(config: ExtractConfig) -> str:
@@ -60,6 +67,8 @@ def extract(config: ExtractConfig) -> str:
     """
     share, layout = JobShare.parse(config.share), Layout(Path(config.output))
     videos = find_videos(Path(config.videos))
+    if config.lists is not None:
+        read_lists(Path(config.lists), [video.name for video in videos])
     own = [video for video in videos if int(hash_fraction(video.id) * share.jobs) == share.index - 1]
     if config.merge and not (layout.root / OPTIONS_FILE).is_file():
         raise InputError(f"--output {layout.root}: expected extracted videos, found none; run the jobs first")
@@ -76,10 +85,12 @@ def extract(config: ExtractConfig) -> str:
         with reported(layout.root):
             for video in own:
                 layout.failure(video.name).unlink(missing_ok=True)  # perhaps it was mended
+        done = [video for video in own if layout.record(video.name).is_file()]
+        add_captions(config, layout, done)
         _run_on_devices(config, layout, [video for video in own if not layout.record(video.name).is_file()])
     if share.jobs > 1 and not config.merge:
-        done = sum(layout.record(video.name).is_file() for video in own)
-        return f"job {share.index} of {share.jobs}: {done} of {len(own)} videos are done"
+        count = sum(layout.record(video.name).is_file() for video in own)
+        return f"job {share.index} of {share.jobs}: {count} of {len(own)} videos are done"
     return _merge(config, layout, videos)
 
 
@@ -155,12 +166,13 @@ def _merge(config: ExtractConfig, layout: Layout, videos: Sequence[VideoFile]) -
     if missing:
         raise InputError(
             f"--output {layout.root}: expected all {len(names)} videos to be extracted, found {len(missing)} that are "
-            f"not, such as {missing[0]}; run the jobs that are left"
+            f"not, such as {missing[0]}; run the jobs that are left, or wait for one that runs"
         )
+    with reported(layout.root), FileLock(layout.options_lock):
+        counts = write_dataset(config, names, failed)
     shutil.rmtree(layout.locks, ignore_errors=True)  # a job that was killed leaves one behind
-    counts = write_dataset(config, names, failed)
     if len(failed) > config.max_bad_share * len(names):
-        raise InputError(
+        raise TooManyFailed(
             f"--max_bad_share: expected at most {config.max_bad_share:g} of the videos to fail, found {len(failed)} of "
             f"{len(names)}, listed in {layout.root / 'failed.csv'}; the others are ready"
         )
@@ -183,10 +195,21 @@ def _check_options(layout: Layout, config: ExtractConfig) -> None:
                 write_json(path, own)
     for name, kept in read_json(path, "the options of a data set").items():
         if own.get(name) != kept:
+            # speech may come later; and where a first try was refused, nothing was extracted with its options
+            if (name == "speech" and kept is None) or not _begun(layout):
+                with reported(layout.root), FileLock(layout.options_lock):
+                    write_json(path, own)
+                return
             raise InputError(
                 f"--output {layout.root}: expected the options that its videos were extracted with, found another "
                 f"{name} ({own.get(name)}, not {kept}); give another folder"
             )
+
+
+def _begun(layout: Layout) -> bool:
+    """Return whether a video of the data set is done, or a job is extracting one."""
+    features = layout.root / "features"
+    return any(features.rglob("*_record.json")) or any(layout.locks.glob("*.lock"))
 
 
 class _Job:
@@ -250,7 +273,8 @@ class _Job:
             else:
                 self.decoded[message.video] = message
                 hours += max(message.outcome.picture, message.outcome.sound) / 3600
-            if first and self.decoded:  # the first video goes through everything before hours of work
+            # the first video goes through everything before hours of work; pictures of rare sizes fill no batch
+            if (first and self.decoded) or len(self.decoded) > MOST_WAITING:
                 self._flush()
             for number in self._complete():
                 self._write(videos[number], self.decoded.pop(number))
@@ -320,9 +344,7 @@ class _Job:
             "sound_seconds": round(outcome.sound, 3),
             "sound": decoded.spectrogram is not None,
             "cut": outcome.cut,
-            "captions": captions.entry() if captions else None,
-            "dropped_captions": dict(captions.dropped),
-            "caption_problems": list(captions.problems),
+            **caption_fields(captions),
         }
         write_json(self.layout.record(video.name), record)
 

@@ -80,6 +80,8 @@ class ExtractConfig(Options, option="extract"):
         cleaning: what is taken out of captions.
         speech: how speech is recognised in videos without captions; left out for no recognition.
         text: sentence encoder by name or folder, or a file of word vectors; written into ``data.yaml``.
+        lists: folder with ``train.csv``, ``val.csv`` and ``test.csv``, of which any may lack: the videos of each split,
+            by path or id. Videos on none of them are in no split. By a hash of the ids if left out.
         val_share: share of the videos for validation.
         test_share: share of the videos for test.
         batch_size: pictures in a batch of an encoder.
@@ -104,6 +106,7 @@ class ExtractConfig(Options, option="extract"):
     cleaning: CaptionCleaning = CaptionCleaning()  # noqa: RUF009  # frozen
     speech: SpeechConfig | None = None
     text: str = "sentence-transformers/all-MiniLM-L6-v2"
+    lists: str | None = None
     val_share: Share = 0.1
     test_share: Share = 0.1
     batch_size: PositiveInt = 16

@@ -44,6 +44,7 @@ def find_videos(source: Path) -> list[VideoFile]:
     """
     if source.is_dir():
         paths = [path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+        paths = [path for path in paths if not path.name.startswith("._")]  # what macOS keeps beside a file
         found = [VideoFile(path.relative_to(source).with_suffix("").as_posix(), path) for path in paths]
         if not found:
             raise InputError(f"--videos {source}: expected videos ({', '.join(SUFFIXES)}), found none in this folder")
@@ -66,6 +67,11 @@ def _listed(source: Path, line: str) -> VideoFile:
 def _check_ids(videos: Iterable[VideoFile]) -> None:
     known: dict[str, VideoFile] = {}
     for video in videos:
+        if any(part != part.strip() for part in video.name.split("/")):
+            raise InputError(
+                f"--videos: expected names without a space at an end, found {str(video.path)!r}; rename it, as lists "
+                "of videos cannot hold it"
+            )
         other = known.setdefault(video.id, video)
         if other is not video:
             raise InputError(
@@ -82,7 +88,8 @@ def hash_fraction(video_id: str) -> float:
 def split_videos(names: Sequence[str], shares: Mapping[str, float]) -> dict[str, list[str]]:
     """Divide videos between splits by a hash of their ids.
 
-    A split with a share is never empty where there are enough videos: it takes the video that is nearest to it.
+    A split with a share is never empty where there are enough videos: it takes the video that is nearest to it. One
+    video at least is left for training.
 
     Args:
         names: of the videos.
@@ -99,5 +106,6 @@ def split_videos(names: Sequence[str], shares: Mapping[str, float]) -> dict[str,
         wanted = [name for name in order if hash_fraction(name.rpartition("/")[2]) < bound]
         if not wanted and shares[split] > 0 and len(order) > 1:
             wanted = order[:1]
+        wanted = wanted[: max(len(order) - 1, 0)]
         found[split], order = wanted, order[len(wanted) :]
     return {"train": sorted(order), "val": sorted(found["val"]), "test": sorted(found["test"])}

@@ -17,7 +17,7 @@ _CLOCK = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
 _TIMES = re.compile(rf"\s*{_CLOCK}\s*-->\s*{_CLOCK}(?:\s.*)?")
 _LIKE_TIMES = re.compile(r"-->|^\s*\d+:\d[\d:.,]*\s*(?:-+>|→)\s*\d+:\d|^\s*[\d:]+:\d+[.,]\d+\s*-+\s*[\d:]+:\d+[.,]\d")
 _WORD_TIME = re.compile(rf"<{_CLOCK}>")
-_MARKUP = re.compile(r"<[^>]*>|\{\\[^}]*\}")
+_MARKUP = re.compile(r"</?[A-Za-z][^<>]*>|</?>|<[\d:.]+>|\{\\[^}]*\}")
 _COMMENT = re.compile(r"(NOTE|STYLE|REGION)\b")
 _ROLLING = 0.3
 """A file without word times rolls if more than this share of its cues begins with the previous line."""

@@ -34,6 +34,8 @@ def vector_width(path: Path) -> int:
             fields = file.readline(1_000_000).split()
         # "words width", or a word and its numbers
         return int(fields[1]) if len(fields) == 2 else len([float(number) for number in fields[1:]]) or int("")
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected a word-vector file, found none; check the path") from None
     except (OSError, EOFError, zlib.error, ValueError, IndexError):
         raise InputError(f"{path}: expected a word-vector file, found another beginning; check the path") from None
 

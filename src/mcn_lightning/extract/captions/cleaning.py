@@ -85,7 +85,9 @@ def _blanked(text: str, cleaning: CaptionCleaning) -> str:
         text = _blank(_ROUND, _blank(_SOUND, _blank(_SQUARE, text)))
     if cleaning.speakers:
         text = _blank(_DASH, _blank(_ARROWS, text))
-        text = _NAME.sub(lambda match: _spaces(match) if match[1].isupper() else match[0], text)
+        unnamed = _NAME.sub(lambda match: _spaces(match) if match[1].isupper() else match[0], text)
+        if not unnamed.isupper():  # where all is in capitals, words before a colon need not be a name
+            text = unnamed
     return text
 
 

@@ -10,7 +10,9 @@ from mcn_lightning.extract.captions.rows import RawCaption
 TEXT = ("mov_text", "srt", "subrip", "ssa", "ass", "webvtt", "text")
 """Codecs of tracks with text. Those of DVD and Blu-ray hold pictures."""
 LONG = {"en": "eng", "fr": "fra fre", "de": "deu ger", "es": "spa", "it": "ita", "pt": "por", "nl": "nld dut",
-        "ru": "rus", "ja": "jpn", "zh": "zho chi", "ko": "kor", "ar": "ara", "hi": "hin", "pl": "pol"}  # fmt: skip
+        "ru": "rus", "ja": "jpn", "zh": "zho chi", "ko": "kor", "ar": "ara", "hi": "hin", "pl": "pol",
+        "sv": "swe", "da": "dan", "no": "nor nob", "fi": "fin", "cs": "cze ces", "el": "gre ell", "tr": "tur",
+        "uk": "ukr", "he": "heb", "hu": "hun", "ro": "rum ron", "th": "tha", "vi": "vie", "id": "ind"}  # fmt: skip
 """Containers name languages by three letters."""
 
 

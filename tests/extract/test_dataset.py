@@ -1,0 +1,106 @@
+"""What a data set is made of when films lack captions, lists are given, or something comes later."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("av", reason="the extra `extract` is not installed")
+
+from extract.making import write_captions, write_video
+from mcn_lightning.commands.main import main
+from mcn_lightning.errors import InputError
+from mcn_lightning.extract.job import extract
+from mcn_lightning.extract.options import EncodedStream, ExtractConfig
+from mcn_lightning.extract.videos import split_videos
+
+STREAMS = (EncodedStream("colour", "extract.making.Colours", 2.0),)
+
+
+@pytest.fixture
+def films(tmp_path):
+    """Three films with sound and without captions."""
+    for number in range(3):
+        write_video(tmp_path / "films" / f"film_{number}.mp4", seed=number)
+    return tmp_path / "films"
+
+
+def config_of(films: Path, **more) -> ExtractConfig:
+    out = films.parent / "out"
+    return ExtractConfig(**({"videos": str(films), "output": str(out), "streams": STREAMS, "workers": 1} | more))
+
+
+def modalities(out: Path) -> list[str]:
+    return yaml.safe_load((out / "data.yaml").read_text())["data"]["modalities"]
+
+
+def test_captions_that_come_later_are_taken_by_the_next_run(films):
+    out = films.parent / "out"
+    extract(config_of(films))
+    before = {path: path.read_bytes() for path in out.rglob("*.npz")}
+    assert json.loads((out / "captions.json").read_text()) == {} and modalities(out) == ["video", "audio"]
+    write_captions(films / "film_1.srt", (0.0, 1.0, "words"), (1.0, 2.0, "that came later"))
+    assert "2 without captions" in extract(config_of(films))
+    assert json.loads((out / "captions.json").read_text())["film_1"]["text"] == ["words", "that came later"]
+    assert modalities(out) == ["video", "audio", "text"]
+    assert {path: path.read_bytes() for path in out.rglob("*.npz")} == before and not (out / ".locks").exists()
+
+
+def test_options_of_a_first_try_that_was_refused_bind_nobody(films):
+    with pytest.raises(InputError, match="did you mean timm"):
+        extract(config_of(films, streams=(EncodedStream("colour", "tim:resnet51", 2.0),)))
+    extract(config_of(films))
+    with pytest.raises(InputError, match="that its videos were extracted with, found another bands"):
+        extract(config_of(films, bands=20))
+
+
+def test_given_lists_divide_the_videos(films):
+    lists = films.parent / "lists"
+    lists.mkdir()
+    (lists / "train.csv").write_text("path\nfilm_2\n")
+    (lists / "val.csv").write_text("video_id\nfilm_0\n")
+    extract(config_of(films, lists=str(lists)))
+    found = {}
+    for split in ("train", "val", "test"):
+        with open(films.parent / "out" / f"{split}.csv", newline="") as rows:
+            found[split] = [row["path"] for row in csv.DictReader(rows)]
+    assert found == {"train": ["film_2"], "val": ["film_0"], "test": []}
+    (lists / "val.csv").write_text("path\nfilm_7\n")
+    with pytest.raises(InputError, match=r"--lists .*val\.csv: expected videos of --videos, found film_7; correct it"):
+        extract(config_of(films, lists=str(lists)))
+    with pytest.raises(InputError, match=r"--lists nowhere: expected a folder with train\.csv, val\.csv, test\.csv"):
+        extract(config_of(films, lists="nowhere"))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_one_video_at_least_is_left_for_training(count):
+    for names in ([f"v{first}_{number}" for number in range(count)] for first in range(60)):
+        splits = split_videos(names, {"val": 0.4, "test": 0.5})
+        assert splits["train"] and sorted(name for each in splits.values() for name in each) == names
+
+
+def test_a_name_that_no_list_can_hold_is_refused(tmp_path):
+    write_video(tmp_path / "films" / "film .mp4")
+    with pytest.raises(InputError, match=r"expected names without a space at an end, found '.*film .mp4'; rename it"):
+        extract(config_of(tmp_path / "films"))
+
+
+def test_what_macos_keeps_beside_a_film_is_no_film(films):
+    (films / "._film_0.mp4").write_bytes(b"\0" * 100)
+    assert "0 failed" in extract(config_of(films))
+
+
+def test_the_others_are_checked_where_too_many_failed(films, capsys):
+    (films / "broken.mp4").touch()
+    config = films.parent / "c.yaml"
+    config.write_text("streams: [{name: colour, encoder: extract.making.Colours, rate: 2.0}]\nworkers: 1\n")
+    words = films.parent / "words.txt"
+    words.write_text("a 1 2 3\nb 1 2 3\n")
+    told = ["--videos", films, "--output", films.parent / "out", "--config", config, "--text", words]
+    with pytest.raises(SystemExit, match=r"--max_bad_share: expected at most 0\.05 .* found 1 of 4"):
+        main(["extract", *map(str, told)])
+    assert "train: lightning fit --config" in capsys.readouterr().out
