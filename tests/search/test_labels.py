@@ -65,6 +65,13 @@ def test_the_command_writes_what_python_returns(ending, index, made, words, tmp_
     assert any(line.endswith(best["id"]) and f"{best['score']:.3f}" in line for line in lines)
 
 
+def test_unknown_words_of_a_label_are_named(made, words, tmp_path, capsys):
+    path = tmp_path / "labels.txt"
+    path.write_text(f"{words[0]} xyzzy\n{words[1]}\n")
+    run("search", made, "--labels", path)
+    assert capsys.readouterr().err == "note: words that the model does not know are left out: xyzzy\n"
+
+
 def test_a_file_is_whole_or_not_there(tmp_path, index, words):
     def broken():
         yield index.classify(words)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mcn_lightning.search.explore.labels import check_output, classify, read_labels, write_labels
+from mcn_lightning.search.explore.labels import check_output, classify, embed_labels, read_labels, write_labels
 from mcn_lightning.search.options import SearchConfig
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ def label_clips(index: Index, path: str, output: str | None, config: SearchConfi
     if output is not None:
         check_output(Path(output))
     labels = read_labels(Path(path))
+    embed_labels(index, labels)  # refuses unknown labels before the note
+    if unknown := index.model.unknown_words(" ".join(labels)):
+        print(f"note: words that the model does not know are left out: {', '.join(unknown)}", file=sys.stderr)
     blocks = classify(index, labels, config.modality, config.where)
     count: Counter[str] = Counter()
     best: dict[str, tuple[float, str]] = {}
