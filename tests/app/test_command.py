@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -80,11 +82,20 @@ def address_of(process: subprocess.Popen[str]) -> str:
     return found[0]
 
 
+@contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Leave no server behind, whatever fails in the block."""
+    try:
+        yield
+    finally:
+        process.kill()
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_it_answers_and_ends_with_one_line(folder, host):
     """Other machines can reach 0.0.0.0: there the address has a token."""
     args = [sys.executable, "-c", COMMAND, "app", str(folder), "--port", "0", "--host", host]
-    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process, ended(process):
         address = httpx.URL(address_of(process)).copy_with(host="127.0.0.1")
         bare = address.copy_with(query=None)
         assert httpx.get(bare, timeout=LIMIT).status_code == (401 if host == "0.0.0.0" else 200)

@@ -96,4 +96,5 @@ def _listening(config: AppConfig) -> Iterator[socket.socket]:
             raise InputError(
                 f"--host {config.host} --port {config.port}: expected to listen there, found {os_reason(error)}"
             ) from None
+        listener.listen(CONNECTIONS)  # before the address is printed, whoever is fast waits and is not refused
         yield listener
