@@ -24,12 +24,12 @@ from tqdm import tqdm
 
 from mcn_lightning.distributed import usable_cores
 from mcn_lightning.errors import InputError
-from mcn_lightning.extract.added import add_captions, caption_fields
-from mcn_lightning.extract.captions import CaptionSource, VideoCaptions
+from mcn_lightning.extract.captions import VideoCaptions
 from mcn_lightning.extract.dataset import ROWS_FILE, read_failures, read_lists, text_options, write_dataset
 from mcn_lightning.extract.decoding.torchcodec import check_torchcodec
 from mcn_lightning.extract.encoders.kinds import make_encoder
 from mcn_lightning.extract.features import FeatureStream, finished
+from mcn_lightning.extract.late_captions import add_captions, caption_fields, caption_source
 from mcn_lightning.extract.options import ExtractConfig, JobShare, Layout
 from mcn_lightning.extract.pool import Decoded, DecodingPool, Failed, Pictures, StreamShape
 from mcn_lightning.extract.speech import SUFFIX as SPEECH_SUFFIX
@@ -153,8 +153,7 @@ def _end_with_parent() -> None:
 
 
 def _name_captions_without_video(config: ExtractConfig, videos: Sequence[VideoFile]) -> None:
-    source = CaptionSource(Path(config.captions) if config.captions else None, config.language, config.cleaning)
-    if paths := source.without_video([(video.path, video.id) for video in videos]):
+    if paths := caption_source(config).without_video([(video.path, video.id) for video in videos]):
         names = ", ".join(path.name for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
         print(f"warning: {len(paths)} caption files are of no video: {names}", file=sys.stderr)
 
@@ -217,8 +216,7 @@ class _Job:
 
     def __init__(self, config: ExtractConfig, layout: Layout, device: torch.device, devices: int) -> None:
         self.config, self.layout, self.device, self.devices = config, layout, device, devices
-        source = None if config.captions is None else Path(config.captions)
-        self.captions = CaptionSource(source, config.language, config.cleaning)
+        self.captions = caption_source(config)
         self.speech = None if config.speech is None else SpeechRecognizer(config.speech, device.index or 0)
         if self.speech is not None:
             self.speech.load()

@@ -16,6 +16,11 @@ from mcn_lightning.extract.writing import reported, write_json
 from mcn_lightning.files import read_json
 
 
+def caption_source(config: ExtractConfig) -> CaptionSource:
+    """Return where the captions of a data set come from."""
+    return CaptionSource(Path(config.captions) if config.captions else None, config.language, config.cleaning)
+
+
 def caption_fields(captions: VideoCaptions) -> dict[str, Any]:
     """Return the fields of a video's record that tell its captions."""
     return {
@@ -36,7 +41,7 @@ def add_captions(config: ExtractConfig, layout: Layout, videos: Sequence[VideoFi
     Returns:
         The number of videos that have captions now.
     """
-    source = CaptionSource(Path(config.captions) if config.captions else None, config.language, config.cleaning)
+    source = caption_source(config)
     speech: SpeechRecognizer | None = None
     count = 0
     for video in videos:
