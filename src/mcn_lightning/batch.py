@@ -141,6 +141,7 @@ class ClipBatch:
         """Return a batch of the given rows, in their order. ``frames`` is kept whole, as clips may share its rows."""
         index = torch.tensor(rows, dtype=torch.int64)
         taken = {name: value[index] for name, value in self._tensors().items() if name != "frames"}
+        # items are empty in training
         ids, items = (tuple(names[row] for row in rows) if names else () for names in (self.ids, self.items))
         present = None if self.present is None else self.present[index]
         return replace(self._with(taken), ids=ids, items=items, present=present)
@@ -175,6 +176,7 @@ def cut_clips(frames: Tensor, start: Tensor, length: Tensor, num_frames: int, pa
     Returns:
         ``(B, M, T)`` in the precision of ``frames``; a view of ``(B, T, M)``.
     """
+    # a loop over clips on a GPU would start two kernels for each of them
     cut = _copy if frames.device.type == "cpu" else _gather
     return cut(frames, start, length, num_frames, pad_value).transpose(1, 2)
 

@@ -45,6 +45,7 @@ def default_callbacks(trainer: Trainer, module: LightningModule) -> list[Callbac
     check_trainer(trainer)
     check_stochastic(trainer, module)
     given = callbacks_of(trainer)
+    # in place, as the trainer holds this list
     given[:] = ordered(given)
     needed: dict[type[Callback], bool] = {
         CentroidUpdate: kmeans_clustering(module) is not None,

@@ -22,6 +22,7 @@ Object = TypeVar("Object")
 
 def usable_cores() -> int:
     """Return the number of cores that this process may use."""
+    # the cores that SLURM or taskset gave; cpu_count would count all, but is all that macOS has
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -53,6 +54,7 @@ def gather_integers(numbers: Sequence[int], device: torch.device | str) -> list[
         device: that the process group communicates on.
     """
     if world_size() == 1:
+        # no tensor: making one on a GPU would make this process wait for it
         return [list(numbers)]
     found = torch.empty(world_size() * len(numbers), dtype=torch.int64, device=device)
     dist.all_gather_into_tensor(found, torch.tensor(list(numbers), dtype=torch.int64, device=device))
@@ -102,6 +104,7 @@ def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
         return rows
     longest = max(counts)
     # the collective takes tensors of one shape: shorter ones are padded, and the padding is cut off below
+    # F.pad takes the last dimension first; only the rows are padded
     padded = F.pad(rows.detach(), [0, 0] * (rows.dim() - 1) + [0, longest - len(rows)]).contiguous()
     gathered = padded.new_empty(world_size() * longest, *rows.shape[1:])
     dist.all_gather_into_tensor(gathered, padded)
@@ -214,6 +217,7 @@ class HostCopy:
 
     def __init__(self, x: Tensor) -> None:
         self._copy = x.detach().to("cpu", non_blocking=True)
+        # an event of this copy: a synchronisation of the device would wait for all queued work
         self._event = torch.cuda.Event() if x.is_cuda else None
         if self._event is not None:
             self._event.record()
@@ -258,6 +262,7 @@ class Presence:
         self, names: Sequence[str], table: Tensor, histograms: Sequence[Sequence[int]], device: torch.device | str
     ) -> None:
         self.names, self.table, self.histograms, self.device = tuple(names), table, histograms, device
+        # a network has three embeddings at most, so there are at most 8 sets
         self._sets = [
             {name for bit, name in enumerate(names) if code >> bit & 1} for code in range(1 << len(self.names))
         ]
@@ -279,6 +284,7 @@ class Presence:
         # rules are functions, which cannot be compared: the cache is by the sets that they choose
         wanted = tuple(rule(names) for names in self._sets)
         if wanted not in self._found:
+            # from the histograms, which every process has: asking the others would cost a round trip for each subset
             counts = [sum(count for count, want in zip(each, wanted, strict=True) if want) for each in self.histograms]
             # on the CPU, where nonzero does not wait for the device
             rows = torch.tensor(wanted)[_codes(self.table)].nonzero()[:, 0]

@@ -37,6 +37,7 @@ def why_unreadable(path: str | Path, error: Exception) -> str:
     """
     import zipfile  # imported here, as every command imports this file and few need it
 
+    # asked first: an empty file is no zip file either, and this reason says more
     if Path(path).is_file() and Path(path).stat().st_size == 0:
         return "an empty file"
     if not zipfile.is_zipfile(path):

@@ -41,10 +41,12 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(path.name + PARTIAL)
     try:
         partial.unlink(missing_ok=True)
+        # made here for its permissions, which are those of any new file of the user
         partial.touch()
         mode = partial.stat().st_mode
         yield partial
         partial.chmod(mode)  # safetensors makes files that only their owner may read
+        # before the rename: after a power failure the new name could else have no content
         _to_disk(partial)
         os.replace(partial, path)
     finally:
@@ -90,6 +92,7 @@ def making_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
     partial = path.with_name(f"{prefix}{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
+    # the name may be taken by an earlier process with the same number, on a host that restarted
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -100,6 +103,7 @@ def making_folder(path: Path) -> Iterator[Path]:
 
 def _is_running(process: int) -> bool:
     try:
+        # signal 0 is not delivered: it only asks whether the process exists
         os.kill(process, 0)
     except ProcessLookupError:
         return False
@@ -127,9 +131,11 @@ _MAGIC = (
     (b"BZh", "a bzip2 file", "unpack it with bunzip2"),
     (b"\xfd7zXZ\x00", "an xz file", "unpack it with unxz"),
     (b"PAR1", "a Parquet file", "save what it holds as text"),
+    # protocols 0 and 1 have no mark; torch.save and pickle write 2 to 5
     *((b"\x80" + bytes([protocol]), "a pickle", "name it .pickle") for protocol in range(2, 6)),
 )
 _WIDE = (
+    # UTF-32 first: its mark begins with that of UTF-16
     (b"\xff\xfe\x00\x00", "UTF-32"),
     (b"\x00\x00\xfe\xff", "UTF-32"),
     (b"\xff\xfe", "UTF-16"),
@@ -183,6 +189,7 @@ def decode_text(content: bytes, path: Path, what: str) -> str:
         InputError: if they are not text in UTF-8; the message names the first byte that is not.
     """
     try:
+        # zero is a valid letter of UTF-8, but only binary files and UTF-16 have it
         if b"\x00" not in content:
             text = content.decode("utf-8-sig")
             text = text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
@@ -241,5 +248,6 @@ def read_json(path: Path, what: str) -> Any:
     text = read_text(path, what)
     try:
         return json.loads(text)
+    # RecursionError: brackets in brackets, thousands deep
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected {what}, found no whole JSON ({error}): get the file again") from None

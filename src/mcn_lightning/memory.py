@@ -26,6 +26,7 @@ _MAX_BLOCKS = 12
 """Most blocks that are kept: three batches of four large tensors."""
 # 64 bytes: a cache line, and a multiple of the size of every number type
 _HEADER = 64
+# tells our blocks from other shared tensors that start at the same offset
 _MARK = np.frombuffer(b"mcnblock", dtype=np.uint8)
 _mapped: dict[int, torch.UntypedStorage] = {}
 """Shared blocks that this process has mapped, by address. Mapping them again for each batch would cost page faults."""
@@ -67,11 +68,13 @@ class Blocks:
             # 2 references mean that only this list and this call hold the block: every tensor over it holds it too
             if size <= self._blocks[number].nbytes <= 2 * size and sys.getrefcount(self._blocks[number]) == 2:
                 return self._blocks[number]
+        # the oldest block leaves the pool, and is freed when its last tensor is
         block = _fresh(size)
         self._blocks = [*self._blocks, block][-self.max_blocks :]
         return block
 
     def _free_shared(self, size: int) -> torch.UntypedStorage:
+        # at most twice the size: a small batch must not hold a large block
         for storage, header in self._shared:
             if _HEADER + size <= storage.nbytes() <= _HEADER + 2 * size and not header[len(_MARK)]:
                 header[len(_MARK)] = 1
@@ -112,6 +115,7 @@ def received(tensor: Tensor) -> Tensor:
     if not _is_block(tensor):
         return tensor
     storage = tensor.untyped_storage()
+    # kept: torch would unmap the block with the batch, and map it anew for the next
     _mapped[storage.data_ptr()] = storage
     # a worker that ended leaves its blocks behind, so the number is bounded
     while len(_mapped) > 16 * _MAX_BLOCKS:
@@ -180,6 +184,7 @@ def join(parts: Sequence[Tensor]) -> Tensor:
     parts = [part for part in parts if len(part)] or list(parts[:1])  # an empty tensor has no address to compare
     first = parts[0]
     rows = sum(len(part) for part in parts)
+    # strides too: slots of another layout may be adjacent by chance
     if all(part.stride() == first.stride() and part.dtype == first.dtype for part in parts):
         address, storage = first.data_ptr(), first.untyped_storage().data_ptr()
         for part in parts:

@@ -18,6 +18,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 """Signals on which a run saves its state and ends."""
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 """Environment variables that number the processes of a run, in Lightning's order."""
+# as shells report a process that a signal ended
 INTERRUPTED = 128 + signal.SIGINT
 
 _early: list[int] = []
@@ -130,6 +131,7 @@ def stop_now() -> NoReturn:
     """End this process and its data-loading workers at once."""
     import multiprocessing
 
+    # workers of a fork server would outlive this process
     for child in multiprocessing.active_children():
         child.kill()
     write_line("stopped at once by SIGINT; nothing more was saved")
@@ -170,6 +172,7 @@ def _remember_signal(number: int, frame: FrameType | None) -> None:
 
 def take_early_signal() -> int:
     """Return the signal recorded by ``survive_job_signals`` and forget it; 0 without one."""
+    # the last one: a job may get several warnings, and all ask for the same
     number = _early[-1] if _early else 0
     _early.clear()
     return number

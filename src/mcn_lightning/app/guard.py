@@ -81,6 +81,7 @@ class Guard:
         if not _same(given, self.token):
             return PlainTextResponse(ASK, 401)
         found = HTMLResponse(WELCOME)
+        # strict: no page of another site can make a browser send it
         found.set_cookie(COOKIE, self.token, httponly=True, samesite="strict")
         return found
 
@@ -133,6 +134,7 @@ def _own_page(headers: Headers, host: str, method: str) -> bool:
     origin = headers.get("origin")
     if origin is not None and origin.partition("://")[2].lower() != host.lower():
         return False
+    # old browsers do not send it; their requests have an Origin where it matters
     site = headers.get("sec-fetch-site", "none")
     if site in ("same-origin", "none"):
         return True

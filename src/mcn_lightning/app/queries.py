@@ -92,6 +92,7 @@ def condition_of(asked: Asked) -> str | None:
     found = []
     if asked.video:
         name = asked.video.replace("'", "''")
+        # instr and not LIKE, for which % and _ in a name are patterns
         found.append(f"instr(lower(video), lower('{name}')) > 0")
     if asked.cluster is not None:
         found.append(f"cluster = {asked.cluster:d}")
@@ -106,6 +107,7 @@ def _text(given: Mapping[str, str], name: str, most: int) -> str:
     found = " ".join(given.get(name, "").split())
     if len(found) > most:
         raise InputError(f"{name}: {len(found)} letters are too many; write {most} at most.")
+    # control characters would end up in messages and logs
     if not found.isprintable():
         raise InputError(f"{name}: expected letters, found a control character.")
     return found
@@ -121,6 +123,7 @@ def _whole(given: Mapping[str, str], name: str, least: int, most: int) -> int | 
     text = given.get(name, "").strip()
     if not text:
         return None
+    # isdecimal alone is also true for digits of other scripts
     if not (text.isascii() and text.isdecimal()) or len(text) > 12 or not least <= int(text) <= most:
         raise InputError(f"{name}: expected a whole number from {least} to {most}, found {text[:20]!r}.")
     return int(text)

@@ -69,6 +69,7 @@ class Uploads:
         Raises:
             InputError: if it has too many bytes, arrives too slowly, or is neither sound, picture nor video.
         """
+        # not the name that the user's file has, which could be a path
         name = secrets.token_hex(16)
         path = Path(self._folder.name) / name
         try:

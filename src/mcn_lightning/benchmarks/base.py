@@ -23,6 +23,7 @@ from mcn_lightning.options.ranges import PositiveFloat, checked
 from mcn_lightning.runs.lightning import callbacks_of
 
 Kind = Literal["metric", "count", "detail"]
+# keys of results begin with a direction, then a space before a setting or a slash before a metric
 _DIRECTION = re.compile(r"[vat]+->[vat]+[ /]")
 
 
@@ -149,8 +150,10 @@ class Benchmark(Callback, ABC):
             return
         benchmarks = [each for each in callbacks_of(trainer) if isinstance(each, Benchmark)]
         for each in benchmarks:
+            # asked before any file is opened: without the constructor there is no name for a message
             if "_opened" not in vars(each):
                 raise InputError(f"--trainer.callbacks: {no_super(type(each), 'name')}")
+        # setup is called for every stage, and the files stay open
         if self._opened:
             return
         names = [each.name for each in benchmarks]
@@ -171,10 +174,12 @@ class Benchmark(Callback, ABC):
 
     def _run(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         module = embedding_module(pl_module)
+        # two batches before training, for which a benchmark would cost a whole evaluation
         if trainer.sanity_checking:
             return
         self.results = []
         try:
+            # Lightning enters its precision around the steps alone, and not around this hook
             with trainer.precision_plugin.forward_context(), torch.no_grad():
                 found = list(self.evaluate(trainer, module)) if not self._unsupported else []
         except ValueError as error:
@@ -202,6 +207,7 @@ class Benchmark(Callback, ABC):
         """Make a result of this benchmark, with the published one where there is one."""
         key = f"{setting}/{metric}" if setting else metric
         published = self.published.get(key)
+        # a source without a published result would be listed below the table for nothing
         source = self.sources.get(key, self.source) if published is not None else ""
         return Result(self.name, setting, metric, float(value), kind, published, source)
 

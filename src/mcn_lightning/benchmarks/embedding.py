@@ -45,6 +45,7 @@ def embed_batches(
     # a process may have no batch at all: it learns the names of the embeddings from the others, and sends empty rows
     shared = [[number for numbers in batches[of :: world_size()] for number in numbers] for of in range(world_size())]
     sizes = [len(numbers) for numbers in shared]
+    # rows arrive process by process; argsort of their numbers puts them back in order
     order = torch.tensor([number for numbers in shared for number in numbers], device=module.device).argsort()
     names = sorted({modality for found in gather_objects(sorted(parts)) for modality in found})
     empty = torch.zeros(0, module.network_config.embedding_dim, device=module.device)
@@ -69,6 +70,7 @@ def embed_clips(module: EmbeddingModule, clips: EvaluationClips, name: str) -> d
     if "audio" in found:
         silent = torch.tensor(clips.silent, device=module.device)
         found["audio"] = found["audio"].masked_fill(silent[:, None], 0.0)
+    # audio and video of the first pass serve all captions of a clip
     if (more := len(clips.caption_clips) - count) == 0:
         return found
     joint = module.network_config.fuse_audio_text
@@ -121,6 +123,7 @@ def map_over_processes(count: int, work: Callable[[int], Result], name: str, uni
         return [work(item) for item in progress(range(rank(), count, world_size()), name, unit)]
 
     parts = _run_on_all(own_items)
+    # items are assigned in turn, as neighbours in a list often have similar lengths
     return [parts[item % world_size()][item // world_size()] for item in range(count)]
 
 
@@ -141,6 +144,7 @@ def _run_on_all(work: Callable[[], Result]) -> list[Result]:
         found.append(work())
     except ValueError as reason:
         error = str(reason)
+    # messages and not errors are sent: an error may hold objects that cannot be pickled
     parts = gather_objects((found, error))
     for _, reason_of_one in parts:
         if reason_of_one is not None:

@@ -39,6 +39,7 @@ class EvaluationText:
 
     def vectors(self, texts: Sequence[str], device: torch.device | str) -> Tensor:
         """Return word vectors ``(n, W, E)``, padded with rows of zeros."""
+        # vectors, as these words need not be in the vocabulary of training
         return self.vectors_of_indices(
             torch.from_numpy(np.stack([self.source.indices(text) for text in texts])), device
         )
@@ -84,6 +85,7 @@ class EvaluationClips:
         reads_audio = source.fields.audio is not None
         self.silent = tuple(reads_audio and record.audio is None for record in records)
         more = [(row, k) for row, record in enumerate(records) for k in range(1, len(record.texts))]
+        # captions of a pickle with classes are class names, and each clip has one
         self._more = more if source.classes is None else []
         self.caption_clips = (*range(len(records)), *(row for row, _ in self._more))
         self.caption_numbers = (*(0 for _ in records), *(k for _, k in self._more))
@@ -121,6 +123,7 @@ class EvaluationClips:
             if isinstance(item, BadVideo):
                 raise InputError(item.reason)
         batch = collate(found)
+        # the rows of a clip begin with its first caption
         first = {clip: batch.items.index(f"{self.ids[clip]}:0") for clip in once}
         rows = [first[clip] + self.caption_numbers[number] for clip, number in zip(clips, captions, strict=True)]
         if rows != list(range(len(batch))):
@@ -202,6 +205,7 @@ class EvaluationData:
         )
         source = PickledClips(self.root / path, fields, with_classes, silent, merge=not with_classes)
         text = self.text(source.texts()) if "text" in modalities else None
+        # the clips of a pickle are cut already: none may grow by its neighbours
         config = ClipConfig(n_pair=1, min_time=0.0)
         dataset = NarratedVideoDataset(source, config, audio, None if text is None else text.source, training=False)
         return EvaluationClips(source, dataset, text, batch_size)

@@ -101,6 +101,7 @@ class RecognitionBenchmark(Benchmark):
             nearest = "nearest" if how == "cosine" else "nearest by dot product"
             yield from self._results(f"{self.letters}->{self.letters} {nearest}", found, names)
         if self.clusters:
+            # as many as there are classes, as in the usual comparison of clusterings
             clusters = find_topics(rows[shown], len(labels[shown].unique()))
             for metric, value in cluster_quality(clusters, labels[shown]).items():
                 yield self.result(f"{self.letters} clusters{suffix}", metric, value)

@@ -95,6 +95,7 @@ def as_csv(results: Sequence[Result]) -> str:
     """Format all results, with details, as CSV: one line for each."""
     text = io.StringIO()
     names = ("benchmark", "setting", "metric", "value", "kind", "published", "source")
+    # the csv module writes \r\n by default, also on Linux
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     for result in results:

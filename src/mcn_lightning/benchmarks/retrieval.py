@@ -128,9 +128,10 @@ class RetrievalBenchmark(Benchmark):
         self._chosen, self._left_out = divide_directions(*asked)
         if not self._chosen:
             try:
-                possible_directions(*asked)
+                possible_directions(*asked)  # only for its message: it finds none either
             except InputError as error:
                 raise UnsupportedNetworkError(str(error)) from None
+        # a modality that no direction asks for need not be in the file
         used = {name for direction in self._chosen for side in parse_direction(direction) for name in side}
         modalities = [name for name in MODALITIES if name in used]
         silent = self.without_audio != "error"
@@ -231,6 +232,7 @@ class RetrievalBenchmark(Benchmark):
         ids = [self._clips.ids[clip][:VIDEO_ID] for clip in clips.tolist()]
         numbers = {name: number for number, name in enumerate(dict.fromkeys(ids))}
         videos = torch.tensor([numbers[name] for name in ids], device=queries.device)
+        # `clips` is ascending, so the search gives the gallery row of each caption's clip
         return full_video_metrics(queries, items, videos, clips=torch.searchsorted(clips, caption_clips))
 
     def _write_ranks(self, trainer: Trainer, ranks_of: Mapping[str, Tensor]) -> None:
@@ -245,4 +247,5 @@ class RetrievalBenchmark(Benchmark):
             with replacing(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file)
                 writer.writerow([*named, *ranks_of])
+                # a direction without text has a rank for each clip, and so a shorter column
                 writer.writerows(zip_longest(*columns, fillvalue=""))

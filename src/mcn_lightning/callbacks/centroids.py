@@ -116,6 +116,7 @@ class CentroidUpdate(Callback):
             return math.inf
         # the queue rounds its share of a video's clips up in the same way, 1e-9 guards against rounding of the product
         clips = data.batch_size * math.ceil(data.clip_config.n_pair * share - 1e-9) * trainer.world_size
+        # rows are pushed in every batch, also where several batches make one optimiser step
         return trainer.estimated_stepping_batches * trainer.accumulate_grad_batches * clips
 
     def _due_by_epoch(self, trainer: Trainer) -> bool:
@@ -156,6 +157,7 @@ class CentroidUpdate(Callback):
                 with trainer.precision_plugin.forward_context():
                     found = module.clustered_features(batch.to(module.device).ready())
                 for name, feature in found.items():
+                    # kept like rows of the queue, whose options say where rows fit into memory
                     device = "cpu" if config.queue_device == "cpu" else feature.device
                     rows[name].append(feature.to(device, getattr(torch, config.queue_dtype)))
         module.train(training)

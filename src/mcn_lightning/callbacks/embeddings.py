@@ -61,6 +61,7 @@ class EmbeddingWriter(Callback):
             path = self._output_path(trainer)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
+                # a test by writing: permissions alone do not tell about read-only disks and quotas
                 with tempfile.TemporaryFile(dir=path.parent):
                     pass
             except OSError as error:
@@ -86,10 +87,12 @@ class EmbeddingWriter(Callback):
             *rest: index of the loader.
         """
         self._skipped.update({bad.video: bad.reason for bad in batch.skipped})
+        # of another data module, whose ids may have no clip number
         described = batch.metadata or [{"video": name.rpartition(":")[0] or name} for name in batch.ids]
         clips = [{"id": name} | dict(one) for name, one in zip(batch.ids, described, strict=True)]
         for name, value in outputs.items():
             if isinstance(value, Tensor):
+                # NumPy has no bfloat16, which autocast may give
                 value = value.float() if value.is_floating_point() else value
                 self._rows.setdefault(name, []).append(value.cpu())
         for number, cluster in enumerate(outputs["cluster"].tolist() if "cluster" in outputs else ()):
@@ -135,6 +138,7 @@ class EmbeddingWriter(Callback):
         """Return the checkpoint or weights that made the embeddings; both are null for random weights."""
         found: dict[str, object] = {"checkpoint": None, "weights": module.weights_file}
         if trainer.ckpt_path is not None:
+            # mapped: only two numbers are read from a file of gigabytes
             saved = torch.load(trainer.ckpt_path, map_location="cpu", weights_only=True, mmap=True)
             path = os.path.abspath(trainer.ckpt_path)
             found["checkpoint"] = {"path": path, "step": saved["global_step"], "epochs": saved["epoch"] + 1}
@@ -162,6 +166,7 @@ class EmbeddingWriter(Callback):
 
 def without_loggers(trainer: Trainer) -> None:
     """Remove the loggers of a trainer that predicts. They have nothing to log, and would make a folder each time."""
+    # the folder is taken from the logger before it is gone
     if (logger := trainer.logger) is not None and logger.save_dir:
         for callback in callbacks_of(trainer):
             if isinstance(callback, EmbeddingWriter):

@@ -121,6 +121,7 @@ class RetrievalEvaluation(Callback):
         ids, labels = [batch.ids[row] for row in rows], batch.labels[rows]
         self._labelled.update(ids, output.mean()[rows], labels)
         if (clusters := module.assignments(output)) is not None:
+            # -1 is no cluster: the clip lacks the clustered feature
             clustered = [position for position, cluster in enumerate(clusters[rows].tolist()) if cluster >= 0]
             if clustered:
                 names = [ids[position] for position in clustered]
@@ -128,6 +129,7 @@ class RetrievalEvaluation(Callback):
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         module = embedding_module(pl_module)
+        # counted on all processes before any may return: the count is a collective
         if trainer.sanity_checking or (count := self._count(module, self._items)) == 0:
             return
         self._leave_out_empty(module)
@@ -177,6 +179,7 @@ class RetrievalEvaluation(Callback):
 
     def _count(self, module: EmbeddingModule, clips: set[str]) -> int:
         """Return the number of distinct clips of all processes."""
+        # distinct over the processes too: the sampler gives some clips to two of them
         ids = hash_ids(sorted(clips), module.device)
         return len(gather_rows(ids, row_counts(len(ids), module.device)).unique())
 

@@ -45,6 +45,7 @@ def format_table(
     rows = [(title, *names[:3], "median rank", "queries", "items"), *body]
     if all(ranking.queries == ranking.items == count for ranking in rankings.values()):
         rows = [row[:5] for row in rows]
+    # chance has empty cells at its end
     lines = [line.rstrip() for line in aligned(rows)]
     extra = [f"{name}: {metrics[name]:.3f}" for name in ("nmi", "purity", "topics_nmi") if name in metrics]
     if dropped:

@@ -41,10 +41,12 @@ def batches_until(trainer: Trainer) -> tuple[float, float]:
     batches, every, within = trainer.num_training_batches, trainer.check_val_every_n_epoch, trainer.val_check_batch
     if not 0 < batches < math.inf or validates_by_time(trainer) or within is None:
         return 0.0, math.inf
+    # without check_val_every_n_epoch, val_check_interval counts batches over the whole run
     first = within if every is None else (every - 1) * batches + min(within, batches)
     epochs = trainer.max_epochs or -1
     end = math.inf if epochs < 0 else float(epochs * batches)
     if trainer.max_steps >= 0:
+        # max_steps counts optimiser steps, and each takes several batches
         end = min(end, trainer.max_steps * trainer.accumulate_grad_batches)
     return first, end
 

@@ -65,6 +65,7 @@ def _with_lines(items: SizedIterable[Item], name: str, unit: str) -> Iterator[It
     last = started
     for number, item in enumerate(items):
         if (now := time.monotonic()) - last >= 60 * EVERY_MINUTES:
+            # by work done and not by the last item, whose time may be untypical
             left = format_duration((now - started) / number * (total - number)) if number else "unknown time"
             print_message(f"{name}: {number:,} of {total:,} {unit}, {left} left")
             last = now
@@ -170,6 +171,7 @@ class Progress(TQDMProgressBar):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Record where the run begins or resumes, from which the time left is computed."""
         if not self._first_shares:
+            # a resumed run did the batches before this one in an earlier process
             self._batch = batch_idx
             self._first_shares = self._shares(trainer)
             # Lightning does not call on_train_epoch_start when it resumes in mid-epoch
@@ -211,6 +213,7 @@ class Progress(TQDMProgressBar):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Exclude the validation from the time of training."""
+        # not super(), which would write every metric into the bar of training
         self.val_progress_bar.close()
         self.reset_dataloader_idx_tracker()
         self._mark = time.monotonic()
@@ -313,6 +316,7 @@ class Progress(TQDMProgressBar):
         parts += self._left_text(trainer)
         if not isinstance(total := trainer.num_training_batches, int):
             total = 0
+        # with the widest form of the numbers, so that metrics do not come and go within an epoch
         room = (bar.ncols or 80) - len(f"{self._epoch_text(trainer)} 100%|| {total}/{total}, ") - BAR_WIDTH
         for name, value in self.get_metrics(trainer, module).items():
             shown = f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"

@@ -51,6 +51,7 @@ class Step:
         """Return the clips that have a feature, ``mean`` or an embedding; ``None`` for all."""
         if self.present is None:
             return None
+        # the mean is over the embeddings that a clip has, so one is enough
         return self.present.having_any() if name == MEAN else self.present.having(name)
 
 
@@ -67,6 +68,7 @@ def mask_absent(labels: Tensor, present: Mapping[str, Tensor] | None, name: str)
     """Return labels ``(B,)``, -1 for clips without the feature."""
     if present is None:
         return labels
+    # -1: metrics and losses leave negative labels out
     return labels.masked_fill(~present[name].to(labels.device, non_blocking=True), -1)
 
 

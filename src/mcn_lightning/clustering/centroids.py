@@ -25,6 +25,7 @@ class CentroidClustering(Clustering):
 
     def __init__(self, config: ClusteringConfig, dim: int, names: Sequence[str]) -> None:
         super().__init__(config, dim, names)
+        # named `of`: the keys of checkpoints begin with clustering.of
         self.of = nn.ModuleDict({name: OnlineClustering(config, dim) for name in self.clustered(names)})
 
     @classmethod
@@ -44,6 +45,7 @@ class CentroidClustering(Clustering):
     @classmethod
     def queue_bytes(cls, config: ClusteringConfig, dim: int, names: Sequence[str]) -> int:
         """Return the bytes of all queues."""
+        # 4 bytes a number in float32, 2 in bfloat16
         return len(cls.clustered(names)) * config.queue_rows * dim * (4 if config.queue_dtype == "float32" else 2)
 
     @property

@@ -50,6 +50,7 @@ class KMeansReport:
 def _closeness(rows: Tensor, point: Tensor, metric: Metric) -> Tensor:
     """Return cosine similarity or minus the squared distance ``(n,)`` of rows ``(n, D)`` to a point ``(1, D)``."""
     if metric == "cosine":
+        # at least 1e-12: a row of zeros gets similarity 0 instead of NaN
         return rows @ F.normalize(point, dim=1)[0] / torch.linalg.vector_norm(rows, dim=1).clamp(min=1e-12)
     return -(rows - point).square().sum(dim=1)
 
@@ -80,6 +81,7 @@ def _split_largest(rows: Rows, labels: Tensor, means: Tensor, counts: Tensor, me
         farthest = _farthest(rows, members, means[largest : largest + 1], metric)
         order = gather_rows(_closeness_of(rows, members, farthest, metric), sizes).argsort(descending=True, stable=True)
         moves = torch.zeros(len(order), dtype=torch.bool, device=rows.device)
+        # the rows of all processes are in the order of ranks, so this process's own are one slice
         moves[order[: len(order) // 2]] = True
         moved = moves[sum(sizes[: rank()]) :][: len(members)]
         labels[members[moved]] = cluster
@@ -106,6 +108,7 @@ def _sum_of(rows: Rows, positions: Tensor) -> Tensor:
 def _farthest(rows: Rows, positions: Tensor, point: Tensor, metric: Metric) -> Tensor:
     """Return the row ``(1, D)`` that is least close to a point, among the rows at given places of all processes."""
     closeness = _closeness_of(rows, positions, point, metric)
+    # infinity: a process without such rows never has the least
     row, value = torch.zeros(1, rows.width, device=rows.device), torch.full((1,), torch.inf, device=rows.device)
     if len(positions):
         least = closeness.argmin()
@@ -202,6 +205,7 @@ class KMeans:
         init_method: Literal["random", "kmeans++"] = "random",
     ) -> None:
         checked(PositiveInt, num_clusters, "--model.clustering.num_clusters")
+        # asked now, and not at the first k-means, which may come after hours
         if engine == "faiss" and not has_faiss():
             raise InputError(
                 "--model.clustering.engine: found faiss, which is not installed; "
@@ -246,6 +250,7 @@ class KMeans:
         if device is None:
             given = [tensor.device for tensor in (*parts, *(() if init is None else (init,)))]
             device = next((found for found in given if found.type != "cpu"), torch.device("cpu"))
+        # a training step runs under autocast, but sums of thousands of rows need float32
         with torch.autocast(device.type, enabled=False):
             rows = Rows(parts, device, self.chunk)
             self._check(rows, init)
@@ -254,6 +259,7 @@ class KMeans:
     def _check(self, rows: Rows, init: Tensor | None) -> None:
         check_row_count(self.num_clusters, rows.total, "rows to cluster", "give larger batches")
         shape = (self.num_clusters, rows.width)
+        # added over the processes before one raises: the others would wait for it forever
         faults = torch.zeros(2, dtype=torch.int64, device=rows.device)
         faults[0] = init is not None and tuple(init.shape) != shape
         for _, some in rows.chunks():
@@ -286,6 +292,7 @@ class KMeans:
         self, given: Rows, init: Tensor | None, generator: torch.Generator | None, started: float
     ) -> tuple[Tensor, Tensor, KMeansReport]:
         centroids = self._start(given, init, generator)
+        # faiss takes all rows to process 0: it pays only where they are there, in memory that it can read
         in_place = all(part.device.type == "cpu" for part in given.parts) and given.device.type == "cpu"
         use_faiss = self.engine == "faiss" or (self.engine == "auto" and in_place and world_size() == 1 and has_faiss())
         rows = given.on_first_process() if use_faiss else given
@@ -298,10 +305,12 @@ class KMeans:
             sums, counts = self._pass(rows, self._nearest(index, centroids), labels)
             if iterations == 0:
                 before = labels.clone()
+            # an empty cluster becomes the zero vector, as in the released code, unless it is split below
             updated = sums / counts.clamp(min=1)[:, None]
             if self.reseed_empty:
                 reseeded += _split_largest(rows, labels, updated, counts, self.metric)
             updated = broadcast(updated)
+            # from process 0: another order of summation could let one process stop a round before the others
             moving = float(broadcast((updated - centroids).square().sum())) > self.tolerance
             centroids, iterations = updated, iterations + 1
         objective, counts = self._final_pass(rows, self._nearest(index, centroids), centroids, labels)

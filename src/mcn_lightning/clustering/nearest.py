@@ -52,6 +52,7 @@ def faiss_index(width: int, metric: Metric) -> Index:
     import faiss
 
     index = faiss.IndexFlatIP(width) if metric == "cosine" else faiss.IndexFlatL2(width)
+    # builds for the CPU may lack get_num_gpus; int() is 0
     return faiss.index_cpu_to_all_gpus(index) if getattr(faiss, "get_num_gpus", int)() else index
 
 

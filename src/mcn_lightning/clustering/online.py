@@ -38,6 +38,7 @@ class OnlineClustering(nn.Module):
     def __init__(self, config: ClusteringConfig, dim: int) -> None:
         super().__init__()
         self.config = config
+        # a smaller queue, once full, would replace its oldest rows and never hold K
         if 0 < config.queue_rows < config.num_clusters:
             flag = config.option
             raise InputError(
@@ -48,6 +49,7 @@ class OnlineClustering(nn.Module):
         self.register_buffer("centroids", torch.zeros(config.num_clusters, dim))
         self.register_buffer("sizes", torch.zeros(len(self.centroids), dtype=torch.int64))
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
+        # the seed of the next initial rows, so it must be in checkpoints
         self.register_buffer("runs", torch.zeros((), dtype=torch.int64))
         self.register_buffer("reseeded", torch.zeros((), dtype=torch.int64))
         # a Python copy of the buffer: reading the buffer would wait for the GPU in each step
@@ -64,6 +66,7 @@ class OnlineClustering(nn.Module):
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)
+        # the only read of the buffer: afterwards set_centroids keeps the copy equal
         self._ready = bool(self.ready)
 
     @property
@@ -126,6 +129,7 @@ class OnlineClustering(nn.Module):
 
     def _generator(self) -> torch.Generator:
         """Return the generator for initial rows. It is the same for any number of processes and after resuming."""
+        # on the CPU: generators of a GPU give other numbers
         return torch.Generator().manual_seed(int(self.runs))
 
     def _apply_report(self, centroids: Tensor, labels: Tensor, report: KMeansReport) -> KMeansReport:
@@ -136,6 +140,7 @@ class OnlineClustering(nn.Module):
 
     def _rows(self, features: Tensor) -> list[Tensor]:
         """Return this process's slice of the queue and its share of the batch. Every process holds the whole queue."""
+        # a queue of size 0 counts as full
         if not (self.queue.full and self.queue.rows):
             return [features]
         # each process reads another slice, so that no row is counted twice

@@ -54,7 +54,7 @@ class ClusteringConfig(ClassOptions, option="--model.clustering"):
 
     kind: Kind = "kmeans"
     num_clusters: PositiveInt = 256
-    queue_rows: NonNegativeInt = 40960
+    queue_rows: NonNegativeInt = 40960  # 20 steps x 128 videos x 16 clips
     queue_dtype: Literal["float32", "bfloat16"] = "float32"
     queue_device: Literal["model", "cpu"] = "model"
     queue_share: PositiveShare = 0.5

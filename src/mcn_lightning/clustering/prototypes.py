@@ -45,6 +45,7 @@ def _prototype_mass(logits: Tensor, counts: Sequence[int] | None) -> Tensor:
     mass = logits.logsumexp(dim=0)
     if counts is None or world_size() == 1:
         return mass
+    # the log-sum-exp of log-sum-exps: sums over processes that cannot overflow
     return gather_rows(mass[None], [1] * world_size()).logsumexp(dim=0)
 
 
@@ -64,11 +65,13 @@ class Sinkhorn(Clustering):
 
     def __init__(self, config: ClusteringConfig, dim: int, names: Sequence[str]) -> None:
         super().__init__(config, dim, names)
+        # random directions: prototypes must differ, or all would get the same clips
         self.prototypes = nn.Parameter(F.normalize(torch.randn(config.num_clusters, dim), dim=1))
 
     def scores(self, features: Tensor) -> Tensor:
         """Return the cosine similarities of features ``(B, D)`` to the prototypes, ``(B, K)``, without gradient."""
         with torch.no_grad():
+            # scaled at each use, in place of SwAV's renormalisation of the parameter after each step
             return F.normalize(features.float(), dim=1) @ F.normalize(self.prototypes.float(), dim=1).T
 
     def codes(self, features: Tensor, counts: Sequence[int] | None = None) -> Tensor:
@@ -124,6 +127,7 @@ class SinkhornSwapped(Sinkhorn):
     def targets(self, features: Mapping[str, Tensor], step: Step = ALL_PRESENT) -> dict[str, Target]:
         """Return for each modality the mean code of the others; with a single modality that of the mean."""
         names = [name for name in features if name != MEAN]
+        # no other modality has a code to predict
         if len(names) == 1:
             return super().targets(features, step)
         codes = {name: self.codes_of(name, features, step) for name in names}
@@ -135,6 +139,7 @@ class SinkhornSwapped(Sinkhorn):
                 targets[name] = Target(self.prototypes, torch.stack(others).mean(dim=0), True)
             elif some := step.present.select(partial(_has_others, name)):
                 total = torch.stack([each[some.rows] for each in others]).sum(dim=0)
+                # absent codes are zeros, so the sum is over those present and its mass is their number
                 targets[name] = Target(self.prototypes, total / total.sum(dim=1, keepdim=True), True, some)
         return targets
 

@@ -45,11 +45,13 @@ class FeatureQueue(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FeatureQueue:
         """Move the buffers, except rows that stay on the CPU. Torch calls this for every way to move a module."""
+        # recognised by identity: `fn` gets each buffer without its name
         on_cpu_rows = self.data if self.on_cpu else None
         return super()._apply(lambda tensor: tensor if tensor is on_cpu_rows else fn(tensor), recurse)
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)
+        # a resumed run must push to the same place
         self._filled, self._position = int(self.filled), int(self.position)
 
     @property

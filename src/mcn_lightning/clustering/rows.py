@@ -63,6 +63,7 @@ class Rows:
         for part, first in zip(self.parts, self.first_numbers, strict=True):
             here = ((numbers >= first) & (numbers < first + len(part))).nonzero()[:, 0]
             found[here] = self._load(part[(numbers[here] - first).to(part.device)])
+        # each row has one owner, and the other processes add zeros
         return sum_all(found)
 
     def sample_row(self, weights: Tensor, share: float) -> Tensor:
@@ -82,6 +83,7 @@ class Rows:
         target = share * ends[-1:]
         if float(ends[-1]) == 0:
             return (share * torch.tensor([self.total], dtype=torch.float64)).long().to(self.device)
+        # clamped: rounding may put the target at the end of the last part
         segment = int(torch.searchsorted(ends, target, right=True).clamp(max=len(ends) - 1))
         part, owner = divmod(segment, world_size())
         number = torch.zeros(1, dtype=torch.int64)
@@ -101,6 +103,7 @@ class Rows:
                 for rows in part.split(self.chunk) if len(part) else ():
                     # in chunks, so that process 0 needs room for one chunk on its device
                     dist.send(self._load(rows).contiguous(), 0)
+                # as many parts as on process 0, since Rows counts them by a collective
                 parts += [part[:0]] * world_size()
             else:
                 parts += [part, *(self._receive(size, source) for source, size in enumerate(sizes) if source)]
@@ -123,6 +126,7 @@ class Rows:
         if world_size() == 1:
             return values
         if rank() > 0:
+            # only a buffer to receive into
             values = values.new_empty(self.total)
         values = broadcast(values)
         pairs = zip(self.parts, self.first_numbers, strict=True)

@@ -59,6 +59,7 @@ def check_trainer_numbers(trainer: Namespace) -> None:
         value = trainer.get(name)
         if isinstance(value, int | float) and value < least:
             raise InputError(f"--trainer.{name}: expected at least {least}, found {value}")
+    # text is a duration, which Lightning checks itself
     value = trainer.get("val_check_interval")
     if isinstance(value, int | float) and value <= 0:
         raise InputError(
@@ -141,9 +142,11 @@ def job_requirements(options: Namespace) -> slurm.JobRequirements:
         options: of a subcommand, as the parser holds them.
     """
     trainer, data = options.trainer, options.data
+    # as `auto` will choose: GPUs where there are any
     visible = 0 if trainer.accelerator == "cpu" else torch.cuda.device_count()
     gpus = visible if visible or trainer.accelerator in ("gpu", "cuda") else None
     devices = trainer.devices
+    # the parser gives -1 as a number or as text
     if str(devices) in ("auto", "-1"):
         devices = gpus or 1
     elif not isinstance(devices, int):  # GPU indices as a list or a string, or their number as a string
@@ -154,5 +157,6 @@ def job_requirements(options: Namespace) -> slurm.JobRequirements:
         num_nodes=trainer.num_nodes,
         gpus=gpus,
         root=None if data.synthetic or data.shards else Path(data.root),
+        # a URL is the same on every node
         shards=Path(data.shards) if data.shards and "://" not in data.shards else None,
     )

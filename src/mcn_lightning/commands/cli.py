@@ -83,6 +83,7 @@ CLASS_OPTIONS = ("model.loss.contrastive", "model.clustering", "model.network.au
 """Groups of options that take ``class_path`` and ``init_args``."""
 
 
+# a dotted name that is no file: --model.clustering options.yaml reads options
 CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(?<!\.yml)(?<!\.yaml)(?<!\.json)")
 
 
@@ -108,6 +109,7 @@ def _build_part(class_type: type[Part], *args: Any, **given: Any) -> Part:
     return build_own(class_type, option, *args, **given) if own else class_type(*args, **given)
 
 
+# jsonargparse builds these itself, and its errors would not name the option
 add_instantiator(_build_part, DataSource)
 add_instantiator(_build_part, Benchmark)
 
@@ -137,6 +139,7 @@ class MCNCLI(LightningCLI):
     ) -> None:
         """Build the parser, or take the one that an earlier command of this process built: ``ablate`` parses often."""
         names = ("parser", "_subcommand_parsers", "_subcommand_method_arguments")
+        # building a parser takes a second, as all classes of callbacks are inspected
         if not (built := _PARSERS.setdefault((type(self), self._command), {})):
             super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
             built.update({name: value for name, value in vars(self).items() if name in names})
@@ -225,6 +228,7 @@ class MCNCLI(LightningCLI):
         Raises:
             InputError: if the job does not match the run, or an option of the trainer is wrong.
         """
+        # before torch.distributed starts, which would wait half an hour for missing processes
         if self.subcommand and slurm.launched_by_srun(os.environ):
             slurm.check_job(os.environ, job_requirements(self.config[self.subcommand]))
         options = self.config.get(self.subcommand or "", {})
@@ -257,6 +261,7 @@ class MCNCLI(LightningCLI):
         ``fit`` continues in the folder of its checkpoint, and continues the wandb run of that folder.
         """
         kwargs, training = super()._prepare_subcommand_kwargs(subcommand), subcommand == "fit"
+        # through YAML, as config.yaml will be read: equal runs then have equal options
         options = yaml.safe_load(self._parser(subcommand).dump(self.config[subcommand], skip_unset=False))
         if training and options.get("run_folder"):
             check_run_folder(options["run_folder"], options)

@@ -57,6 +57,7 @@ def _values(args: Sequence[str]) -> list[tuple[int, str, str]]:
         before = args[position - 1] if position else ""
         if equals and option.startswith("--"):
             found.append((position, option, value))
+        # a value that begins with a single dash may be a negative number
         elif before.startswith("-") and "=" not in before and not arg.startswith("--"):
             found.append((position, before, arg))
     return found
@@ -132,7 +133,9 @@ def _syntax(path: Path, text: str, error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     line = mark.line if mark is not None else 0
     lines = text.split("\n")
+    # a mistake may be seen only at the end of the file
     shown = lines[line] if line < len(lines) else ""
+    # YAML forbids tabs there, but its message does not name them
     if "\t" in shown[: len(shown) - len(shown.lstrip())]:
         return f"{path}, line {line + 1}: expected spaces before an option, found a tab; replace it by spaces"
     problem = getattr(error, "problem", None) or str(error)

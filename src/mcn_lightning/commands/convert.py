@@ -49,6 +49,7 @@ def convert_weights(weights: str, output: str) -> None:
     except ValueError as error:
         raise InputError(f"--weights {weights}: {error}") from None
     with writing(f"--output {checkpoint}"):
+        # first: small files show a full disk or missing rights before gigabytes are written
         options.write_text(_options(module.network_config, f"{start.kind}, D = {module.network_config.embedding_dim}"))
         try:
             _save(module, checkpoint)
@@ -112,6 +113,7 @@ def _save(module: MCNModule, path: Path) -> None:
         )  # fmt: skip
     finally:
         messages.disabled = before
+    # what Trainer.fit would do first: save_checkpoint asks strategy and trainer for the module
     trainer.strategy.connect(module)
     module.trainer = trainer
     trainer.save_checkpoint(path, weights_only=True)

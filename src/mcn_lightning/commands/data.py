@@ -31,6 +31,7 @@ def verify_shards(shards: str, shards_cache: str | None = None) -> None:
         for number, shard in enumerate(index.shards):
             if (reason := index.verify(number)) is not None:
                 wrong.append(reason)
+                # at once, and all of them at the end: verifying takes hours
                 bar.write(reason)
             bar.update(shard["bytes"])
     if wrong:

@@ -32,6 +32,7 @@ def run_extract(args: Sequence[str]) -> None:
     config = ExtractConfig(**{name: value for name, value in vars(found).items() if name != "config"})
     failed: TooManyFailed | None = None
     try:
+        # Ctrl-C is handled already, from the first import on
         with interrupted_by(*(number for number in handled_signals() if number != signal.SIGINT)):
             print(extract(config))
     except TooManyFailed as error:
@@ -40,6 +41,7 @@ def run_extract(args: Sequence[str]) -> None:
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
         write_line(f"stopped by {signal.Signals(number).name}; the same command goes on from here")
         sys.exit(128 + number)
+    # one of several jobs has only its share; --merge makes the data set of all
     if JobShare.parse(config.share).jobs == 1 or config.merge:
         _finish(config)
     if failed is not None:

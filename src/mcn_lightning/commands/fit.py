@@ -47,6 +47,7 @@ class DataCLI(MCNCLI):
 
     def instantiate_classes(self) -> None:
         """Build the data module alone, and run the command on it."""
+        # the parser knows all options of a run, so that its config files can be given as they are
         for group in {*vars(self.config)} - {*self.kept}:
             del self.config[group]
         try:  # the default network, which may take gigabytes, is replaced by None
@@ -117,8 +118,11 @@ def build(command: type[CLI], args: Sequence[str]) -> CLI:
         run=not alone,
         parser_class=OneLineParser,
         save_config_callback=SaveConfig,
+        # the module makes optimiser and schedule; Lightning's options would replace them
         auto_configure_optimizers=False,
+        # a fixed seed: a run without the option can be repeated
         seed_everything_default=0,
+        # omegaconf+ resolves ${...} after all files and options are merged; plain omegaconf resolves each file alone
         parser_kwargs={"parser_mode": "omegaconf+", "prog": f"lightning {args[0]}" if alone else "lightning"},
         trainer_defaults={
             "logger": {
@@ -126,6 +130,7 @@ def build(command: type[CLI], args: Sequence[str]) -> CLI:
                 "init_args": {"save_dir": "runs", "name": "mcn"},
             },
             "callbacks": [Throughput(), RunRecord()],
+            # check_held_out opens every video before training, which a few batches would not
             "num_sanity_val_steps": 0,
             # the samplers of the data module know the processes already
             "use_distributed_sampler": False,

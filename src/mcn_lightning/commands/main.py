@@ -15,6 +15,7 @@ from mcn_lightning import __version__
 from mcn_lightning.errors import InputError, os_reason
 from mcn_lightning.signals import is_first
 
+# full disk, no quota, read-only, no rights, or a file that is too large
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 SILENT = ("-h", "--help", "--version", "--print_config")
 """Arguments whose output must not be mixed with other lines."""
@@ -53,7 +54,9 @@ def _read_configs(args: Sequence[str]) -> list[str]:
 
 def _find_own_classes() -> None:
     """Let ``class_path`` name a class in a file of the working folder."""
+    # `python -m` has the folder in sys.path already, an installed script has not
     if not {"", os.getcwd()} & set(sys.path):
+        # last: a file there must not hide an installed package
         sys.path.append(os.getcwd())
 
 

@@ -23,6 +23,7 @@ UNKNOWN = re.compile(
     r"|(?:Subcommand '\S+' does not accept option|Option) '(\S+)'(?: is not accepted)?)$"
 )
 KEY = re.compile(r'^Parser key "([^"]+)": (?:Problem with given class_path \S+ )?')
+# jsonargparse lists the errors of all types, of which the first is shown
 UNION = re.compile(
     r"^(Parser key \S+ )?(?:- Expected a path but \S+ either not accessible or invalid - )?"
     r"Does not validate against any of the Union subtypes .*? Errors: - "
@@ -64,6 +65,7 @@ class CommandParser(ArgumentParser):
         Raises:
             InputError: always, unless another parser uses this one to try a value.
         """
+        # jsonargparse tries a value with such parsers, and expects its own error
         if not self.exit_on_error:
             super().error(message, ex)
         parser: ArgumentParser = getattr(ex, "subcommand_parser", self)
@@ -178,7 +180,9 @@ def _action(parser: ArgumentParser, name: str) -> Action | None:
 
 def similar_options(option: str, options: Sequence[str]) -> list[str]:
     """Return suggestions for an unknown option: options that it abbreviates, else options with similar names."""
+    # jsonargparse adds these two to options of classes and lists
     known = [each for each in options if not each.endswith((".help", "+"))]
+    # 0.8 is strict: a wrong suggestion costs more than none
     return [each for each in known if each.startswith(option)][:MAX_SHOWN] or difflib.get_close_matches(
         option, known, MAX_SHOWN, 0.8
     )

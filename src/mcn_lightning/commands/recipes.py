@@ -22,6 +22,7 @@ def recipes() -> dict[str, Path]:
     """Return all recipes by name: ``demo``, ``evaluate/youcook2``, ``ablations/mms``."""
     found = {}
     for folder in FOLDERS:
+        # short paths first: the recipes at the top come before those of folders
         for path in sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.parts), path)):
             name = path.relative_to(folder).with_suffix("").as_posix()
             if name.partition("/")[0] not in NOT_RECIPES:
@@ -61,6 +62,7 @@ def ablation_folder(given: str) -> Path:
     if Path(given).is_dir():
         return Path(given)
     inner = Path(given.removeprefix("experiments/"))
+    # joined with an absolute path, FOLDERS[1] would be dropped
     packaged = FOLDERS[1] / inner
     return packaged if not inner.is_absolute() and packaged.is_dir() else Path(given)
 
@@ -98,6 +100,7 @@ def _name(given: str) -> str:
 
 
 def _near(name: str, names: Iterable[str]) -> list[str]:
+    # by the last part too, as users leave out the folder
     last = {each: each.rpartition("/")[2] for each in names}
     found = difflib.get_close_matches(name, last, n=MAX_SHOWN)
     similar = difflib.get_close_matches(name.rpartition("/")[2], last.values(), n=MAX_SHOWN)

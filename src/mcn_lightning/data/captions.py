@@ -127,6 +127,7 @@ def parse_captions(entry: Any, train_column: str = "text", eval_column: str = "t
     """
     if entry is None:
         raise AbsentError("expected an entry for this video, found none")
+    # a data frame has columns too; pandas itself is not needed to read them
     columns = entry if isinstance(entry, Mapping) else getattr(entry, "columns", ())
     needed = dict.fromkeys(("start", "end", "text", train_column, eval_column))
     if missing := [name for name in needed if name not in columns]:
@@ -150,6 +151,7 @@ def parse_captions(entry: Any, train_column: str = "text", eval_column: str = "t
     dropped = dict(Counter(fault for fault in faults if fault is not None))
     if not kept:
         raise InputError(f"expected at least one caption that can be used, found {describe_dropped(dropped)}")
+    # only now, as the numbers of captions are those that are kept
     choices, queries = (
         None if name == "text" else tuple(several[name][number] for number in kept)
         for name in (train_column, eval_column)
@@ -240,5 +242,6 @@ def _topics(column: object, count: int) -> list[int | None]:
     topics = _column(column, "topic")
     if len(topics) != count:
         raise InputError(f"expected {count} whole numbers in the column topic, found {len(topics)} rows")
+    # text such as "3" is refused: pandas or JSON would have made a number of it
     numbers = (topic if isinstance(topic, int | float | np.number) else math.nan for topic in topics)
     return [int(number) if float(number).is_integer() else None for number in numbers]

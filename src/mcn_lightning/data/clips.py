@@ -149,6 +149,7 @@ def sample_clips(
     Returns:
         ``n_pair`` clips.
     """
+    # each distinct caption is grown once, however often it was sampled
     sampled = sample_indices(rng, count, config.n_pair, config.replacement)
     made = clips_of(set(sampled))
     return [made[index] for index in sampled]
@@ -164,6 +165,7 @@ def sample_windows(rng: np.random.Generator, duration: float, starts: int, confi
         config: how many windows, and how long they are.
     """
     sampled = sample_indices(rng, starts, config.n_pair, config.replacement)
+    # the last window may end with the video, as count_starts leaves room by whole seconds only
     return [Clip(second, float(second), min(second + config.min_time, duration)) for second in sampled]
 
 
@@ -192,5 +194,6 @@ def all_windows(duration: float, min_time: float) -> list[Clip]:
         duration: of the video in seconds.
         min_time: length of a window in seconds; the next one starts at the whole second at or before its end.
     """
+    # 1e-9: a video of length 0 still has one window; the step is whole, as are the names of windows
     starts = np.arange(0, max(duration, 1e-9), max(int(min_time), 1)).astype(int).tolist()
     return [Clip(second, float(second), min(second + min_time, duration)) for second in starts]

@@ -103,6 +103,7 @@ class NarratedVideos(LightningDataModule):
         allow_missing: bool = False,
     ) -> None:
         super().__init__()
+        # the options before any path, so that a wrong option is told even where the data are missing
         reading = make_reading(modalities, streams, audio, text, clips, allow_missing)
         synthetic = None if synthetic is None else as_config(SyntheticConfig, synthetic, "--data.synthetic")
         lists = {"train": train_csv, "val": val_csv, "test": test_csv or val_csv}
@@ -167,6 +168,7 @@ class NarratedVideos(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Generate a synthetic data set."""
+        # a stage that only benchmarks serve should not write a data set first
         evaluated = {TrainerFn.VALIDATING: "val", TrainerFn.TESTING: "test"}.get(self._activity or TrainerFn.FITTING)
         if self.synthetic is not None and not (evaluated and self._has_only_benchmarks(evaluated)):
             write_synthetic(self.root, self.synthetic)
@@ -188,6 +190,7 @@ class NarratedVideos(LightningDataModule):
             needed = tuple(splits_of(self.predict_split, self.lists))
         if stage in ("validate", "test") and self._has_only_benchmarks(needed[0]):
             return  # the stage does not use these data, and reading the captions of a million videos takes long
+        # setup is called for each stage, but the counts are of the whole run
         opened = bool(self.datasets)
         self.splits.open(needed)
         if not opened:
@@ -274,6 +277,7 @@ class NarratedVideos(LightningDataModule):
 
     def _overfits(self) -> float:
         """Return ``--trainer.overfit_batches`` in training: a number of batches or their share, 0 for all."""
+        # Lightning ignores the option outside of fit
         return getattr(self.trainer, "overfit_batches", 0) if self._activity == TrainerFn.FITTING else 0
 
     def test_dataloader(self) -> DataLoader:

@@ -100,6 +100,7 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
         return [(clip.start, clip.end) for clip in self._choose(rng, self.source.id(index), video)]
 
     def _clips_of(self, epoch: int, index: int, new: NewTensor) -> ClipBatch:
+        # from the key alone: the clips do not depend on workers, processes, or where a run resumed
         rng = np.random.default_rng((self.seed, epoch, index))
         name, video = self.source.id(index), self.source.open(index)
         check_lengths(name, video, self.clips.overrun)
@@ -149,6 +150,7 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
                 raise InputError(f"{name}: expected captions within the features of {duration:.1f} s, found none")
             if len(inside) == len(captions):
                 return sample_clips(rng, len(captions), lambda sampled: grown(sampled, config.min_time), config)
+            # neighbours after the features still take part: only the sampled caption must start within them
             made = grown(inside.tolist(), config.min_time)
             return sample_clips(rng, len(inside), lambda sampled: {i: made[int(inside[i])] for i in sampled}, config)
         clips = list(grown(range(len(captions)), config.eval_min_time).values())
@@ -163,6 +165,7 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
             config = replace(config, min_time=max(config.min_time, 1.0))
         if not self.training:
             return all_windows(duration, config.min_time)
+        # only the spectrogram has no option for its rate
         frames = next((length.count for length in video.lengths if not length.option), None)
         sound = None if frames is None else seconds_of_frames(frames)
         starts = count_starts(duration, config.min_time, sound, seconds_of_frames(self.audio.num_frames))
@@ -174,8 +177,10 @@ class NarratedVideoDataset(Dataset[ClipBatch | BadVideo]):
         spans = [(clip.start, clip.end) for clip in clips]
         if self.training and config.time_shift > 0:
             shift = rng.uniform(-config.time_shift, config.time_shift, len(clips)).tolist()
+            # only the sound moves; it is other sound of the same video, at most `time_shift` away
             spans = [(max(start + by, 0.0), max(end + by, 0.0)) for (start, end), by in zip(spans, shift, strict=True)]
         augments = self.training and config.augments
+        # as many frames as a clip takes, whatever min_time is; so the released audio-only training reads them
         if self.clips.kind == "windows" or video.captions is None:
             spans = [window_span(start, config.num_frames) for start, _ in spans]
         if (sound := video.audio(spans, new_tensor if augments else new)) is None:
@@ -259,6 +264,7 @@ class DescribedVideos(NarratedVideoDataset):
         return clips
 
     def _clips_of(self, epoch: int, index: int, new: NewTensor) -> ClipBatch:
+        # leaves the clips that it chose in self._chosen
         batch = super()._clips_of(epoch, index, new)
         assert self._chosen is not None  # set by _choose
         clips, video = self._chosen

@@ -47,6 +47,7 @@ def serve_parent(worker: int) -> None:
 
 def _end_with_parent() -> None:
     if (parent := multiprocessing.parent_process()) is not None:
+        # 1: it was the parent that ended, and so the work is not done
         parent.join()
         os._exit(1)
 
@@ -69,6 +70,7 @@ class ClipLoader(DataLoader):
             except StopIteration:
                 return
             except (RuntimeError, EOFError, OSError) as error:
+                # torch says only in the text of a RuntimeError that a batch was late
                 if not late.is_set() and not str(error).startswith("DataLoader timed out"):
                     raise
                 raise InputError(
@@ -92,6 +94,7 @@ class ClipLoader(DataLoader):
                 with contextlib.suppress(OSError):
                     os.kill(worker.pid, signal.SIGKILL)
 
+        # later than torch's own timeout, which ends more gently
         watch = threading.Timer(self.timeout + min(self.timeout, 10.0), kill)
         # a timer that waits must not keep a finished run alive
         watch.daemon = True
@@ -181,6 +184,7 @@ class ClipSampler(DistributedSampler[tuple[int, int]]):
         self._seen = 0
         # repeats the order as often as needed, for "pad" with fewer videos than a step takes
         filled = np.resize(np.concatenate([left, order]), max(size * self.num_replicas, 1))
+        # (steps, processes, batch): in each step the first process takes the first videos
         steps = filled[: size * self.num_replicas].reshape(-1, self.num_replicas, self.batch_size)
         return iter([(self.epoch, index) for index in steps[:, self.rank].flatten().tolist()])
 
@@ -286,6 +290,7 @@ def _join_labels(items: Sequence[ClipBatch]) -> Tensor | None:
     """Join the topics of several videos. Clips without captions get -1 if other videos have topics."""
     labels = [item.labels for item in items]
     if any(label is not None for label in labels):
+        # a source has topics for all of its captions or for none: only a video without captions lacks them
         column = MODALITIES.index("text")
         labels = [
             torch.full((len(item),), -1)

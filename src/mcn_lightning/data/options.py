@@ -53,6 +53,7 @@ def make_reading(
     Raises:
         InputError: if an option is wrong, or options do not fit together.
     """
+    # both are iterable, and their letters or keys would be refused one by one
     if isinstance(streams, (str, Mapping)):
         raise InputError(f"--data.streams: expected a list of streams, found {streams!r:.60}")
     reading = Reading(
@@ -138,6 +139,7 @@ def check_overfit(share: float, batches: int, kind: str, option: str) -> None:
     Raises:
         InputError: naming ``--trainer.overfit_batches``.
     """
+    # Lightning would round it to 0 batches and train on nothing
     if isinstance(share, float) and 0 < share * batches < 1:
         raise InputError(
             f"--trainer.overfit_batches: expected a share of the {batches} {kind} batches that makes one, "

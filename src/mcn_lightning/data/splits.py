@@ -55,6 +55,7 @@ class Splits:
     def distinct(self) -> list[str]:
         """Return the splits. A test split with the validation videos is left out."""
         names = self.names
+        # by their names: two splits of one list share words, videos and a packed split
         return [split for split in SPLITS if not (split == "test" and names["test"] == names["val"])]
 
     def lines(self) -> list[str]:
@@ -84,6 +85,7 @@ class Splits:
         if not self.datasets:
             self._open(self._videos(self.sources, SPLITS, needed))
         for split in needed:
+            # no data set, or one without videos: the source tells what is missing
             if not self.datasets.get(split):
                 self.sources[split].require(split)
 
@@ -194,6 +196,7 @@ class Splits:
             "modalities": list(reading.modalities),
             "kind": reading.clips.kind,
             "overrun": reading.clips.overrun,
+            # captions have no file of their own in the fingerprint, whose stamps are of features
             "captions": sources["train"].captions_checksum(videos.values()) if reading.captions else None,
         }
         # defaults are left out, so that the fingerprint of shards from before these options stays valid

@@ -22,6 +22,7 @@ from mcn_lightning.errors import InputError, check_rules
 from mcn_lightning.options.config import Options
 from mcn_lightning.options.ranges import PositiveInt, Share
 
+# as in the released code: letters, digits, underscores and apostrophes
 _WORD = re.compile(r"[\w']+")
 
 
@@ -133,6 +134,7 @@ class WordVectorText(TextSource):
                 "--data.text.source and --data.text.lowercase",
             ),
         )
+        # from 1, as index 0 stands for no word
         self.vocabulary = {word: number + 1 for number, word in enumerate(words)}
 
     def __getstate__(self) -> dict[str, object]:
@@ -142,6 +144,7 @@ class WordVectorText(TextSource):
     def indices(self, text: str) -> np.ndarray:
         """Return the indices of the first W known words of a text, ``(W,)`` int32, padded with zeros."""
         known = [self.vocabulary.get(word, 0) for word in split_words(text, self.config.lowercase)]
+        # unknown words are dropped before the text is cut: 20 known words, wherever they stand
         return _padded([index for index in known if index], self.config.max_words)
 
     def word_table(self, words: Sequence[str]) -> np.ndarray | None:
@@ -172,6 +175,7 @@ class WordVectors(nn.Module):
 
     def __init__(self, vectors: Tensor) -> None:
         super().__init__()
+        # not persistent: the vectors come from the data, and would be in every checkpoint
         self.register_buffer("table", torch.cat([vectors.new_zeros(1, vectors.shape[1]), vectors]), persistent=False)
 
     def forward(self, indices: Tensor) -> Tensor:
@@ -208,6 +212,7 @@ class TokenText(TextSource):
 
     def indices(self, text: str) -> np.ndarray:
         """Return the token ids of a text plus one, ``(W,)`` int32, padded with zeros."""
+        # plus one, as the token 0 exists and index 0 stands for no word
         tokens = self._tokenizer(text, truncation=True, max_length=self.config.max_words)["input_ids"]
         return _padded([token + 1 for token in tokens], self.config.max_words)
 
@@ -257,6 +262,7 @@ class SentenceEncoder(nn.Module):
         mask = real.clone()
         mask[:, 0] = True  # attention over a text without tokens would divide by zero
         ids = (indices.long() - 1).clamp_min(0)
+        # one embedding a text becomes a text of one word, so that the network pools both kinds alike
         vectors = model({"input_ids": ids, "attention_mask": mask.long()})[self.output].float()
         return vectors[:, None] if vectors.ndim == 2 else vectors * real[:, :, None]
 
@@ -277,6 +283,7 @@ def _load_encoder(source: str) -> Any:
     from sentence_transformers import SentenceTransformer  # the import takes seconds
 
     try:
+        # local_files_only: a run must not depend on the network, nor fetch another version of the model
         return SentenceTransformer(source, device="cpu", local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

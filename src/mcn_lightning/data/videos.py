@@ -63,6 +63,7 @@ def read_sound(
         InputError: if a used frame holds NaN or infinity.
     """
     columns, bands = frames.shape
+    # clips of one video overlap, and each frame is copied to the batch once
     runs, start, length = clip_frames(columns, spans, config.num_frames, config.clamp_start)
     size = sum(stop - first for first, stop in runs)
     # not the largest possible size, as shared memory is taken at once; a video with more frames gets memory of its own
@@ -208,6 +209,7 @@ def check_lengths(name: str, video: HasLengths, overrun: float) -> None:
     lengths = video_lengths(name, video)
     if (odd := odd_streams(lengths, overrun)) is not None:
         raise InputError(odd)
+    # only the end: captions may stop long before a video does
     if lengths.captions is not None and lengths.captions > video.duration + overrun:
         span = f"captions up to {lengths.captions:.1f} s and features of {video.duration:.1f} s"
         allowed = f"at most {overrun:g} s (--data.clips.overrun) beyond the features"

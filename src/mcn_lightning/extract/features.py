@@ -37,6 +37,7 @@ class FeatureStream:
     def __init__(self, encoder: Encoder, batch_size: int, half: bool) -> None:
         self.encoder, self.batch_size, self.half = encoder, batch_size, half
         self.device = next(chain(encoder.parameters(), encoder.buffers()), torch.empty(0)).device
+        # by shape, as one batch holds pictures of one size
         self._waiting: dict[tuple[int, ...], _Waiting] = {}
         self._rows: dict[int, list[Tensor]] = {}
 
@@ -79,6 +80,7 @@ class FeatureStream:
     def _encode(self, waiting: _Waiting) -> None:
         pictures, owners = waiting.pictures[: self.batch_size], waiting.owners[: self.batch_size]
         del waiting.pictures[: self.batch_size], waiting.owners[: self.batch_size]
+        # filled up with black pictures: kernels of another batch size round in another way
         batch = np.zeros((self.batch_size, *pictures[0].shape), dtype=np.uint8)
         np.stack(pictures, out=batch[: len(pictures)])
         for owner, row in zip(owners, self._run(torch.from_numpy(batch)), strict=False):
@@ -87,6 +89,7 @@ class FeatureStream:
     def _run(self, batch: Tensor) -> Tensor:
         if self.device.type == "cuda":
             batch = batch.pin_memory().to(self.device, non_blocking=True)
+        # not on CPUs, where float16 is emulated and slower
         with torch.autocast(self.device.type, torch.float16) if self.half else nullcontext():
             return self.encoder.rows(batch).half().cpu()
 

@@ -60,6 +60,7 @@ class LogMel:
             for begin in range(0, frames, BLOCK):
                 power = self._block(begin, min(begin + BLOCK, frames))
                 top = max(top, float(power.max()))
+                # float32 halves the file, and the result is float16
                 powers.write(power.float().numpy().data)
             powers.seek(0)
             found = torch.empty(len(self.filters), frames, dtype=torch.float16)
@@ -112,6 +113,7 @@ def to_decibels(power: Tensor, top: float) -> Tensor:
         power: of any shape, changed in place.
         top: the maximum of the whole sound.
     """
+    # relative to the maximum of the whole sound, as librosa's power_to_db(ref=max)
     return power.clamp_(min=SMALLEST_POWER).div_(max(top, SMALLEST_POWER)).log10_().mul_(10).clamp_(min=FLOOR)
 
 

@@ -159,6 +159,7 @@ class SpeechRecognizer:
         found = read_json(path, "recognised speech")
         if not isinstance(found, Mapping) or not isinstance(found.get("segments"), list):
             raise InputError(f"{path}: expected recognised speech with segments, found none; delete the file")
+        # with other options it is recognised again
         return dict(found) if found.get("options") == self.config.recorded() else None
 
     def recognize(self, video: Path) -> Transcript:
@@ -239,6 +240,7 @@ def quietest(sound: np.ndarray) -> int:
     step = SAMPLE_RATE // 10
     steps = min(round(SEARCHED * 10), len(sound) // step)
     power = np.square(sound[len(sound) - steps * step :].reshape(steps, step)).mean(axis=1)
+    # five tenths of a second: a shorter pause may lie within a word
     first = int(np.convolve(power, np.ones(5), mode="valid").argmin())
     return len(sound) - steps * step + round((first + 2.5) * step)
 

@@ -30,6 +30,7 @@ def fetch(name: str) -> Path:
     from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
+        # only these files: a repository may hold others, such as checkpoints that can run code
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
     except RepositoryNotFoundError:
         reason = "none of this name that you may read; `hf auth login` opens private ones"

@@ -50,6 +50,7 @@ class Inputs:
             InputError: if the file of the encoders cannot be read.
         """
         source = root / text.source
+        # absolute, as a query may be asked from another folder
         if source.exists():
             text = dataclasses.replace(text, source=str(source.resolve()))
         recipe = read_json(root / RECIPE, "options of lightning extract") if (root / RECIPE).is_file() else {}

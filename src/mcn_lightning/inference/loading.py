@@ -44,6 +44,7 @@ def load(path: str | Path) -> Model:
             or the hub has no such model.
     """
     name, path = str(path), Path(path)
+    # what exists on this machine wins over a name of the hub
     if not path.exists() and is_name(name):
         path = fetch(name)
     if is_shared(path):

@@ -61,6 +61,7 @@ class MediaEncoders:
                 normalize=options.normalize,
                 arguments=options.arguments,
             )
+            # as lightning extract chooses it
             rate = encoder.frame_rate or options.rate or 1.0
             self.shapes.append(StreamShape(encoder.size, rate, encoder.frames))
             half = device.type == "cuda"
@@ -153,6 +154,7 @@ def spectrogram_of(samples: np.ndarray | Tensor, rate: float, bands: int) -> Ten
 
         from scipy.signal import resample_poly  # imported here, as it takes long and few need it
 
+        # resample_poly takes a ratio of whole numbers; 1000 is enough for all usual rates
         ratio = Fraction(SAMPLE_RATE / rate).limit_denominator(1000)
         sound = resample_poly(sound, ratio.numerator, ratio.denominator)
     mel = LogMel(bands)

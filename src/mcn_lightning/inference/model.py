@@ -208,6 +208,7 @@ class Model(MCNModule):
         """Embed a span of a spectrogram ``(bands, T)``, window by window."""
         config, (start, end) = self._needs("audio").audio, span
         length = config.num_frames / FRAME_RATE
+        # windows as long as the clips of training; a rest below half a window is left out
         count = max(round((end - start) / length), 1)
         spans = [(start + k * length, min(start + (k + 1) * length, end)) for k in range(count)]
         sound = read_sound(found.T, spans, config, new_tensor)

@@ -117,6 +117,7 @@ def read_shared(folder: Path) -> Model:
         found = f"{'none for' if unlike[0] in expected else 'also'} {unlike[0]}"
         raise InputError(f"{folder / WEIGHTS}: expected the weights of its {CONFIG}, found {found}; export it again")
     try:
+        # not strict: the rows of the queue are not stored, and the names are compared above
         model.load_state_dict(state, strict=False)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()

@@ -32,6 +32,7 @@ class StoredWords(WordVectorText):
     """
 
     def __init__(self, config: TextConfig, path: Path) -> None:
+        # not WordVectorText's own, which would read the word-vector file
         TextSource.__init__(self, config, path, ())
         try:
             with safe_open(path, "pt") as file:

@@ -51,5 +51,5 @@ class LossConfig(Options, option="--model.loss"):
     cluster: ClusterLossConfig = field(default_factory=ClusterLossConfig)
     contrastive_weight: NonNegativeFloat = 1.0
     cluster_weight: NonNegativeFloat = 1.0
-    reconstruction_weight: NonNegativeFloat = 50.0
+    reconstruction_weight: NonNegativeFloat = 50.0  # as released: squared errors of normalised inputs are small
     detach_targets: bool = False

@@ -104,6 +104,7 @@ class ClusterLoss(nn.Module):
         for name, (prototypes, codes, cosine, *part) in targets.items():
             x, clips = features[name], counts
             if part and (some := part[0]) is not None:
+                # without the other rows: their zeros would be pulled to a centroid too
                 x, clips = x[some.rows], some.counts
             if self.config.normalize or cosine:
                 x, prototypes = (F.normalize(full_precision(side), dim=1) for side in (x, prototypes))

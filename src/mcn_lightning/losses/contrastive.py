@@ -51,6 +51,7 @@ class ContrastiveLoss(nn.Module):
     def __init__(self, config: ContrastiveConfig) -> None:
         super().__init__()
         kind, base = type(self), ContrastiveLoss
+        # no abstract methods: a loss needs only one of the two
         if kind.of_similarity is base.of_similarity and kind.of_pair is base.of_pair:
             raise InputError(
                 f"{config.option}: expected {kind.__name__} to have the method of_similarity or of_pair, found none; "
@@ -59,6 +60,7 @@ class ContrastiveLoss(nn.Module):
         self.config = config
         self.log_temperature: nn.Parameter | None = None
         if config.learn_temperature:
+            # its logarithm, as in CLIP: so steps are relative and the temperature stays above 0
             self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
 
     def of_similarity(self, similarity: Tensor) -> Tensor:
@@ -131,6 +133,7 @@ class ContrastiveLoss(nn.Module):
         pairs = self.config.weighted_pairs(embeddings)
         if not pairs:
             return {}
+        # before scaling to length 1, so that the length of each part is its weight in the sum
         sums = {side for pair in pairs for side in pair if "+" in side}
         embeddings = embeddings | {name: _sum([embeddings[part] for part in name.split("+")]) for name in sums}
         if not self.config.exclude_same_cluster:
@@ -140,6 +143,7 @@ class ContrastiveLoss(nn.Module):
         else:
             values = {}
             for pair in pairs:
+                # pair by pair, as each pair has other clips; a pair that no process has is left out everywhere
                 if some := present.having(*parts_of(pair)):
                     both = {name: embeddings[name][some.rows] for name in pair}
                     near = None if clusters is None else clusters[some.rows]
@@ -208,6 +212,7 @@ class TiledContrastiveLoss(ContrastiveLoss):
         clusters: Tensor | None,
     ) -> dict[Pair, Tensor]:
         own = embeddings[pairs[0][0]]
+        # a small matrix is cheaper at once: tiles compute each similarity a second time in the backward pass
         if world_size() == 1 and len(own) <= self.config.tile:
             return super()._values(embeddings, pairs, counts, clusters)
         embeddings = self._scaled(embeddings)
@@ -220,6 +225,7 @@ class TiledContrastiveLoss(ContrastiveLoss):
         for first, second in pairs:
             x, y = embeddings[first], embeddings[second]
             tiling = Tiling(counts, self.config.tile, product_precision(x, y), clusters)
+            # one side is scaled instead of each tile, and the temperature gets its gradient here
             x = full_precision(x) / self.temperature
             values[first, second] = self._scalar(self.of_tiles(x, full_precision(y), gathered[second], tiling))
         return values

@@ -69,11 +69,13 @@ class FiniteWatch:
 
 def _gather_terms(found: dict[str, float], ids: Sequence[str]) -> tuple[dict[str, float], list[str]]:
     """Gather the terms that are not finite on any process, and the videos of those processes."""
+    # the id of a clip is that of its video, a colon and a number
     own = (found, list(dict.fromkeys(name.rsplit(":", 1)[0] for name in ids)) if found else [])
     if world_size() == 1:
         return own
     gathered: list[tuple[dict[str, float], list[str]]] = [own] * world_size()
     dist.all_gather_object(gathered, own)
+    # reversed: of several processes with the same term the first one's value stays
     terms = {name: value for part, _ in reversed(gathered) for name, value in part.items()}
     return terms, [video for _, videos in gathered for video in videos]
 
@@ -97,6 +99,7 @@ def check_state(step: int, state: Mapping[str, Tensor]) -> None:
     Raises:
         NotFiniteError: naming the first tensor that is not finite.
     """
+    # integers have neither NaN nor infinity
     floats = {name: value for name, value in state.items() if value.is_floating_point()}
     if not floats:
         return

@@ -78,6 +78,7 @@ def max_margin(similarity: Tensor, margin: float) -> Tensor:
         true, size = similarity.diagonal(), len(similarity)
         costs = F.relu(margin + similarity - true[:, None]) + F.relu(margin + similarity - true[None, :])
         same = torch.eye(size, dtype=torch.bool, device=similarity.device)
+        # the diagonal is the margin itself: a constant without gradient
         return costs.masked_fill(same, 0.0).sum() / max(size * (size - 1), 1)
 
 

@@ -10,6 +10,7 @@ from mcn_lightning.errors import InputError, check_rules
 from mcn_lightning.options.config import ClassOptions
 from mcn_lightning.options.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
 
+# names and order are those of the options of weights and of the logged terms
 PAIRS = (("text", "video"), ("audio", "text"), ("audio", "video"), ("audio_text", "video"))
 LETTERS = {"v": "video", "a": "audio", "t": "text"}
 MAX_SCALE = 100.0
@@ -143,4 +144,5 @@ def as_names(pair: str, joint: bool) -> tuple[str, str]:
         )
     names = ["+".join(name for letter, name in LETTERS.items() if letter in side) for side in sides]
     first, second = ("audio_text" if joint and name == "audio+text" else name for name in names)
+    # loss and weight of a pair do not depend on its direction, but their names do
     return (second, first) if (second, first) in PAIRS else (first, second)

@@ -41,6 +41,7 @@ def product_precision(x: Tensor, y: Tensor) -> torch.dtype:
         return dtype
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
+    # float16 ends at 65504, which products of embeddings that are not normalised exceed
     return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
 
 
@@ -106,7 +107,7 @@ def tiles(x: Tensor, y: Tensor, tiling: Tiling) -> Iterator[Tile]:
                 own = tiling.clusters[first + rows.start : first + rows.stop]
                 # a clip is in its own cluster, but its own pair must stay
                 kept = true.clone()
-                # not -inf: a row with -inf alone has no finite log-sum-exp
+                # not -inf: a row with -inf alone has no finite log-sum-exp; a quarter, so that differences stay finite
                 same = (own[:, None] == tiling.clusters[columns]) & (own >= 0)[:, None]
                 values.masked_fill_(same, torch.finfo(values.dtype).min / 4)
                 true.copy_(kept)
@@ -121,6 +122,7 @@ def exp_of_difference(values: Tensor, other: Tensor, out: Tensor | None = None) 
 
 def log_sum_exp(values: Tensor, dim: int) -> Tensor:
     """Return the log-sum-exp of finite values ``(rows, columns)`` along a dimension."""
+    # torch.logsumexp would not bound the exponents; see LOWEST_EXPONENT
     largest = values.amax(dim, keepdim=True)
     return exp_of_difference(values, largest).sum(dim).log_().add_(largest.squeeze(dim))
 
@@ -172,6 +174,7 @@ class _Normalizers(torch.autograd.Function):
                 gradient = exp_of_difference(tile.values, row[tile.rows, None], out=tile.values)
                 gradient.mul_(row_gradient[tile.rows, None]).addcmul_(columns, column_gradient[tile.columns])
                 tile.true.add_(true_gradient[tile.true_rows])
+                # rounded as x and y are: products of two types are not defined
                 gradient = gradient.to(x.dtype)
                 x_gradient[tile.rows] += gradient @ y[tile.columns]
                 y_gradient[tile.columns] += gradient.T @ x[tile.rows]
@@ -217,6 +220,7 @@ class _Hinge(torch.autograd.Function):
         """Turn the gradient of the scalar into those of ``x`` ``(n, D)``, ``y`` ``(B, D)`` and ``true`` ``(B,)``."""
         x, y, bound = ctx.saved_tensors
         own_bound, true_gradient = bound[ctx.tiling.own], torch.zeros_like(bound)
+        # a view: what is added to it below is in true_gradient
         own_gradient = true_gradient[ctx.tiling.own]
         x_gradient, y_gradient = (torch.zeros_like(z, dtype=bound.dtype) for z in (x, y))
         with torch.autocast(x.device.type, enabled=False):

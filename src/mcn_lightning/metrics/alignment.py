@@ -49,6 +49,7 @@ def align(log_probs: np.ndarray, mean_lengths: np.ndarray | None = None) -> IntA
     # sums[i, t] is the score of the frames before t. positions[i, t] - positions[i, s] is the length of the run from s
     # to t, or more than T if an impossible frame lies in between
     sums = np.zeros((entries, frames + 1))
+    # overflow is reported below, in words of the caller's argument
     with np.errstate(over="ignore"):
         np.cumsum(np.where(forbidden, 0.0, scores).T, axis=1, out=sums[:, 1:])
     if not np.isfinite(sums).all():
@@ -65,6 +66,7 @@ def align(log_probs: np.ndarray, mean_lengths: np.ndarray | None = None) -> IntA
             find = _best_runs if lengths is None else _best_runs_with_lengths
             best = sums[i] + find(gains[i], positions[i], tables[i])
     boundaries = np.zeros(entries + 1, dtype=np.int64)
+    # from the end: argmax returns the first of equal starts, which is the promised choice
     boundaries[entries] = end = frames
     for i in reversed(range(entries)):
         runs = gains[i][:end] + tables[i].take(positions[i, end] - positions[i, :end], mode="clip")
@@ -98,6 +100,7 @@ def _length_scores(frames: int, lengths: FloatArray | None, entries: int) -> Flo
     table = np.zeros((entries, frames + 2))
     if lengths is not None:
         length = np.arange(1, frames + 1)
+        # the cumulative sum of logarithms is log(l!), for all lengths at once
         table[:, 1:-1] = length * np.log(lengths)[:, None] - np.cumsum(np.log(length))
     table[:, [0, -1]] = -np.inf
     return table

@@ -36,6 +36,7 @@ def check_arrays(empty: bool = False, **given: tuple[Array, str]) -> None:
 
 def _fits(array: Array, form: str, sizes: dict[str, int]) -> bool:
     """Tell whether an array has a form, where ``sizes`` has the letters so far and gets the new ones."""
+    # of "(N_q, D) int64" the letters N_q and D
     names = re.findall(r"[^\s(,][^(,]*", form[: form.index(")")])
     kind, shape = form[form.index(")") + 1 :].strip(), _shape(array)
     if kind and not _dtype(array).startswith(("int", "uint") if kind == "integers" else kind):
@@ -73,6 +74,7 @@ def check_values(name: str, good: Tensor | np.ndarray, expected: str, values: Te
     """
     if good.all():
         return
+    # NumPy, as nonzero of a tensor would return one matrix instead of an index for each axis
     bad = (~np.asarray(good.cpu() if isinstance(good, Tensor) else good)).nonzero()
     first = tuple(int(index[0]) for index in bad)
     position = first[0] if len(first) == 1 else first

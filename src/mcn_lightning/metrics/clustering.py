@@ -105,6 +105,7 @@ def cluster_quality(assignments: Tensor, labels: Tensor) -> dict[str, Tensor]:
     Raises:
         ValueError: if the lengths differ or there is no item.
     """
+    # once for all metrics, which scikit-learn computes on the CPU
     assignments, labels = assignments.cpu(), labels.cpu()
     return {name: metric(assignments, labels).float() for name, metric in CLUSTER_METRICS.items()}
 
@@ -125,6 +126,7 @@ class ClusterQuality(Metric):
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**{"dist_sync_fn": gather_rows, **kwargs})
+        # lists of rows, gathered over processes at the end: an item may be seen by two of them
         self.add_state("ids", default=[], dist_reduce_fx="cat")
         self.add_state("assignments", default=[], dist_reduce_fx="cat")
         self.add_state("labels", default=[], dist_reduce_fx="cat")
@@ -189,6 +191,7 @@ class LabelledFeatures(Metric):
         """
         check_arrays(True, ids=(ids, "(B,)"), features=(features, "(B, D)"), labels=(labels, "(B,)"))
         self.ids.append(hash_ids(ids, labels.device))
+        # one type on all processes, whatever autocast gave
         self.features.append(features.detach().float())
         self.labels.append(labels.detach().long())
 

@@ -90,11 +90,14 @@ def full_video_metrics(
         videos=(videos, "(N,) int64"),
     )
     clip_ranks = expected_ranks(queries, gallery, clips, chunk)
+    # numbers 0 to V - 1, which index rows of tables
     numbers, videos = torch.unique(videos, return_inverse=True)
     targets = videos[clips]
+    # its rank by all captions would be a mean over none
     if len(numbers) > len(targets.unique()):
         raise ValueError("expected a caption for at least one clip of each video")
     dtype = torch.promote_types(torch.promote_types(queries.dtype, gallery.dtype), torch.float32)
+    # equal clips are scored once, so that they tie to the last bit
     rows, column, _ = distinct_rows(gallery.to(dtype))
     # a block of videos keeps, for each of V candidates, the sum of the best scores and two kinds of votes for each k
     num_sums = 1 + 2 * len(ks)
@@ -142,6 +145,7 @@ def _rank_and_vote(
         Rank of the true video, and of its best clip among all clips, ``(B, 2)`` float64.
     """
     index = videos.expand(len(scores), len(videos))
+    # scatter_reduce_ takes the best clip of each video without a sort by video
     best = scores.new_full((len(scores), sums.shape[2]), -torch.inf).scatter_reduce_(1, index, scores, "amax")
     row = own - first
     sums[0].index_add_(0, row, best.double())

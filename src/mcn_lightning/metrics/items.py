@@ -30,6 +30,7 @@ def hash_ids(ids: Sequence[str], device: torch.device | str | None = None) -> Te
     """
     if isinstance(ids, str) or not all(isinstance(name, str) for name in ids):
         raise ValueError(f"ids must be a sequence of strings, got {ids!r:.80}; pass one string for each row")
+    # strings cannot be gathered by a collective of tensors, 64-bit numbers can
     digests = (blake2b(name.encode(), digest_size=8).digest() for name in ids)
     # Python's own hash() of a string differs between processes
     numbers = [int.from_bytes(digest, "big", signed=True) for digest in digests]
@@ -73,6 +74,7 @@ def gather_rows(rows: Tensor, group: dist.ProcessGroup | None = None) -> list[Te
     if not filled:
         return [rows for _ in shapes]
     (_, *width), dtype = filled[0]
+    # all_gather takes tensors of one shape; the padding is cut off below
     longest = max(shape[0] for shape, _ in filled)
 
     needs_cuda = rows.device.type == "cpu" and dist.get_backend(group) == "nccl"

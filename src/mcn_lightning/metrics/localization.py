@@ -75,6 +75,7 @@ def assign_steps(scores: np.ndarray) -> IntArray:
     totals = np.full((steps, seconds), -np.inf)
     totals[0] = scores[:, 0]
     for step in range(1, steps):
+        # one second earlier at the latest, as no two steps share a second
         totals[step, 1:] = np.maximum.accumulate(totals[step - 1])[:-1] + scores[1:, step]
     chosen = np.empty(steps, dtype=np.int64)
     end = seconds
@@ -191,6 +192,7 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> FloatArray:
     from sklearn.metrics import average_precision_score  # imported here, as it takes a quarter of a second
 
     found = np.full(scores.shape[1], np.nan)
+    # for a step without annotation scikit-learn would warn and return 0
     for step in np.flatnonzero(truth.any(axis=0)):
         found[step] = 100 * average_precision_score(truth[:, step], scores[:, step])
     return found

@@ -127,6 +127,7 @@ def _hits_of_first(higher: Tensor, tied: Tensor, own_tied: Tensor, ks: Sequence[
     """
     missed = torch.ones(len(higher), dtype=torch.float64, device=higher.device)
     at_place = [missed]
+    # float64: a product of up to k factors is subtracted from 1
     others, candidates = (tied - own_tied).double(), tied.double()
     for rank in range(max(ks)):
         taken = rank - higher  # places that candidates with the tied score have taken before this one

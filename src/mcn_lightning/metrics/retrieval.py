@@ -196,6 +196,7 @@ class Ranking:
         missed = torch.ones(self.queries, dtype=torch.float64)
         found, own = {}, self.own.cpu()
         for position in range(max(ks)):
+            # the chance that no own row is at any of the places so far, sampled without replacement
             missed = missed * ((self.items - own - position) / max(self.items - position, 1)).clamp(min=0)
             if (k := position + 1) in ks:
                 single = min(1.0, k / self.items)
@@ -288,6 +289,7 @@ class RetrievalRecall(Metric):
             kept = slice(None) if present is None else present
             getattr(self, f"{side}_ids").append(hashes[kept])
             getattr(self, f"{side}_items").append(groups[kept])
+            # float32, as rounding to bfloat16 would make different items tie
             getattr(self, "queries" if side == "query" else "gallery").append(rows.detach().float()[kept])
 
     def _side(self, side: str, rows: list[Tensor], by_id: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -305,6 +307,7 @@ class RetrievalRecall(Metric):
         ids, query_items, queries = self._side("query", self.queries, self.captions == "queries")
         _, items, gallery = self._side("gallery", self.gallery, self.captions == "gallery")
         distinct, counts = items.unique(return_counts=True)
+        # clamped: an item after the last one is compared with that one, and differs
         position = torch.searchsorted(distinct, query_items).clamp(max=len(distinct) - 1)
         own = torch.where(distinct[position] == query_items, counts[position], 0)
         ranks = item_ranks(queries, gallery, query_items, items, self.chunk)

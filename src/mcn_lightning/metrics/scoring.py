@@ -27,6 +27,7 @@ def combine(embeddings: Mapping[str, Tensor], names: Sequence[str], how: Fusion,
         InputError: if only one of audio and text is named, although they have a joint embedding.
     """
     names = embedding_names(names, AUDIO_TEXT in embeddings)
+    # float32 before the sum, also where autocast gave bfloat16
     parts = [embeddings[name].float() for name in names]
     if how == "normalized_mean":
         parts = [F.normalize(part, dim=1) for part in parts]

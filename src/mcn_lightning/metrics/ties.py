@@ -87,7 +87,9 @@ def distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _row_keys(rows: Tensor) -> Tensor:
     """Hash each row to an integer, ``(N,)`` int64: the sum of the numbers' bits times random odd factors."""
+    # a fixed seed: results must not depend on the random state of a run
     generator = torch.Generator().manual_seed(0)
+    # odd factors have an inverse modulo 2^64: rows that differ in one number never get the same key
     factors = torch.randint(-(2**62), 2**62, rows.shape[1:], generator=generator).to(rows.device) | 1
     bits = torch.int32 if rows.element_size() == 4 else torch.int64
     keys = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
@@ -132,6 +134,7 @@ def expected_rank(scores: Tensor, own: Tensor, copies: Tensor) -> Tensor:
     """
     weights = copies.double()
     ahead = torch.zeros(len(scores), dtype=torch.float64, device=scores.device)
+    # in tiles: signs in float64 of all scores at once would take twice their memory
     width = max(1, TILE // len(scores))
     for part, weight in zip(scores.split(width, dim=1), weights.split(width), strict=True):
         ahead += (part - own[:, None]).sign_().double() @ weight

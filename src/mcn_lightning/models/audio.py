@@ -88,6 +88,7 @@ class ResDAVEnet(AudioNetwork):
     def __init__(self, bands: int = 40, widths: Sequence[int] = (128, 256, 512, 1024)) -> None:
         super().__init__(bands)
         self.width = widths[-1]
+        # the published kernel is 40 x 1: its area, not its width alone, is in the initial deviation
         self.conv1 = _conv(bands, widths[0], 1, 1, bands=bands)
         self.bn1 = nn.BatchNorm1d(widths[0])
         inputs = [widths[0], *widths[:-1]]
@@ -120,6 +121,7 @@ def pool_time(features: Tensor, steps: Tensor | None, how: Literal["mean", "max"
     valid = torch.arange(features.shape[2], device=features.device) < steps[:, None]
     if how == "max":
         return features.masked_fill(~valid[:, None], float("-inf")).amax(dim=2)
+    # weights, not a masked mean: one product over time, and padding counts 0
     weights = valid / valid.sum(dim=1, keepdim=True)
     return torch.einsum("bcs,bs->bc", features, weights.to(features.dtype))
 

@@ -108,6 +108,7 @@ class AudioBranch(nn.Module):
             released, stride = self.config.released_audio_steps, self.network.stride
             steps = valid_steps(audio_frames, spectrogram.shape[2], released, stride)
         pooled = pool_time(features, steps, self.config.audio_pool)
+        # the target of the reconstruction stays without dropout
         hidden = F.dropout(pooled, self.config.dropout, self.training)
         return self.projection(self.gated(hidden)), pooled
 
@@ -153,5 +154,6 @@ class TextBranch(nn.Module):
         if not self.config.mask_words:
             # ReLU and maximum commute: after the maximum, ReLU reads and stores W times less
             return F.relu(self.word_projection(vectors).amax(dim=1))
+        # a word vector of zeros alone is what stands for "no word"
         absent = (vectors == 0).all(dim=2, keepdim=True)
         return F.relu(self.word_projection(vectors).masked_fill(absent, float("-inf")).amax(dim=1))

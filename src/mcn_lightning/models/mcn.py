@@ -87,6 +87,7 @@ def _masks(inputs: Mapping[str, Tensor], present: Tensor | None) -> dict[str, Te
     if present is None:
         return {}
     masks = {name: present[:, MODALITIES.index(cast("Modality", name))] for name in inputs}
+    # a full batch takes the path without masks, which is bit for bit that of data without gaps
     return {} if all(bool(mask.all()) for mask in masks.values()) else masks
 
 
@@ -149,6 +150,7 @@ class MCN(nn.Module):
         _check_inputs(self.config, video, audio, words)
         given = {"video": video, "audio": audio, "text": words}
         inputs = {name: x for name, x in given.items() if x is not None and getattr(self, name) is not None}
+        # on the CPU, where nonzero and all do not wait for the device
         masks = _masks(inputs, present)
         rows = {name: mask.nonzero()[:, 0].to(inputs[name].device) for name, mask in masks.items() if not mask.all()}
         inputs = {name: x[rows[name]] if name in rows else x for name, x in inputs.items()}

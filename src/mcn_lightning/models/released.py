@@ -58,6 +58,7 @@ _SIZES = {
     "reconstruction_hidden": ("recon_v.0.weight", 0, 2),
 }
 """Fields of ``NetworkConfig``: the weight that defines each, its axis, and the weight's number of dimensions."""
+# keys under which training scripts commonly save a state dict
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _WEIGHTS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _COUNTER = "num_batches_tracked"
@@ -209,6 +210,7 @@ def load_weights(
         problems.append(f"shapes differ: {first_names(shapes)}")
     if problems:
         raise WeightsError(f"{source}: {'; '.join(problems)}; {advice}")
+    # not strict: counters and the frozen embedder may be missing, all else is checked above
     network.load_state_dict(given, strict=False)
 
 

@@ -192,6 +192,7 @@ def _own_config(plain: Mapping[str, Tensor], source: str) -> NetworkConfig:
         if "audio" in modalities:
             sizes["audio_bands"] = plain["audio.network.conv1.weight"].shape[1]
             sizes["audio_widths"] = [plain[f"audio.network.stages.{n}.0.conv1.weight"].shape[0] for n in range(4)]
+            # last: with fusion its output is D/2, and the video has told D
             sizes.setdefault("embedding_dim", plain["audio.projection.weight"].shape[0])
         if reconstruction:
             sizes["reconstruction_hidden"] = plain[f"reconstruction.{modalities[0]}.0.weight"].shape[0]

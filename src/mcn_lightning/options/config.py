@@ -251,6 +251,7 @@ def _arguments(kind: type, given: Mapping[str, object], skip: int, option: str) 
     """Return the keyword arguments of a class, checked against the annotations of its parameters."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind, skip={skip})
+    # an argument that is a dataclass has an action for each of its fields
     names = list(dict.fromkeys(action.dest.partition(".")[0] for action in parser._actions if action.dest != "help"))
     for name in (each for each in given if each.partition(".")[0] not in names):
         near = get_close_matches(name, names, 1)
@@ -260,6 +261,7 @@ def _arguments(kind: type, given: Mapping[str, object], skip: int, option: str) 
             + (f"did you mean {near[0]}?" if near else "leave it out")
         )
     try:
+        # instantiate, as annotated classes and dataclasses arrive as plain dicts
         return dict(vars(parser.instantiate(parser.parse_object(dict(given)))))
     except (ArgumentError, TypeError, ValueError) as error:
         found = rephrase_refusal(" ".join(str(error).split())).removeprefix("Parser key ")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # to mypy they are plain numbers
     from builtins import int as PositiveInt
 else:
     PositiveInt, NonNegativeInt = restricted.PositiveInt, restricted.NonNegativeInt
+    # own types: PositiveFloat and NonNegativeFloat of jsonargparse accept infinity
     PositiveFloat = restricted.restricted_number_type("PositiveFinite", float, [(">", 0), ("<", math.inf)])
     NonNegativeFloat = restricted.restricted_number_type("NonNegativeFinite", float, [(">=", 0), ("<", math.inf)])
     Share = restricted.ClosedUnitInterval
@@ -87,6 +88,7 @@ def checked(hint: object, value: Any, option: str) -> Any:
         if get_origin(kind) is Literal and value not in get_args(kind):
             choices = ", ".join(map(str, get_args(kind)))
             raise InputError(f"{option}: expected one of {choices}, found {value!r}; choose one")
+        # a sequence keeps its kind: a tuple from Python stays a tuple
         if get_origin(kind) in (Sequence, tuple) and describe_type(item := get_args(kind)[0]):
             return type(value)(checked(item, each, option) for each in value)
         if (wanted := describe_type(kind)) is not None:

@@ -62,6 +62,7 @@ def save_figure(figure: Figure, path: Path, option: str = "--output") -> None:
     form = path.suffix.removeprefix(".")
     import matplotlib as mpl
 
+    # the salt: names within an SVG would else be random
     with writing(f"{option} {path}"), replacing(path) as partial, mpl.rc_context({"svg.hashsalt": "mcn"}):
         figure.savefig(partial, format=form, dpi=DPI, metadata=ENDINGS[path.suffix])
 

@@ -42,6 +42,7 @@ def plot_recall(index: Index, modality: str | None = None, clusters: int = 20, k
     panel.axvline(whole[f"R@{k}"], linestyle="--", color="0.3", label=f"all captions: {whole[f'R@{k}']:.1f}")
     chance = 100 * min(k / gallery, 1)
     panel.axvline(chance, linestyle=":", color="0.3", label=f"chance: {chance:.2g}")
+    # matplotlib begins at the bottom, and the largest cluster belongs to the top
     panel.invert_yaxis()
     letters = modality or index.default_gallery
     panel.set(xlim=(0, 110), xlabel=f"R@{k} of t->{letters} in %, among {gallery:,} clips")

@@ -45,6 +45,7 @@ def plot_video(index: Index, video: str, modality: str | None = None) -> Figure:
     image = panel.imshow(found.scores, aspect="auto", interpolation="nearest", cmap="viridis")
     own = np.array([[_overlap(caption, clip) for clip in found.clips] for caption in found.captions])
     down, right = np.nonzero(own)
+    # frames of smaller cells would hide their colours
     if max(rows, columns) <= 2 * TICKS:
         from matplotlib.patches import Rectangle
 

@@ -32,6 +32,7 @@ def _same(mean: Tensor, current: Tensor) -> bool:
 
 def average_only_weights(average: AveragedModel) -> None:
     """Make an averaged model copy counters, and skip tensors that it shares with the trained model."""
+    # torch averages by one function for each tensor, or by one for all, whichever is set
     average_one: Callable[..., Tensor] = average.avg_fn or get_swa_avg_fn()
     average_all: Callable[..., None] | None = average.multi_avg_fn
 
@@ -99,6 +100,7 @@ def check_stochastic(trainer: Trainer, module: LightningModule) -> None:
         raise InputError(
             f"--trainer.callbacks: expected a network with batch norm (audio) for SWA, found none; {advice}"
         )
+    # SWA begins at a share of the epochs
     if trainer.max_epochs == -1:
         raise InputError(f"--trainer.max_epochs: expected a number for SWA, found -1; set it, or {advice}")
 

@@ -115,6 +115,7 @@ def find_checkpoint(trainer: Trainer, options: Options, alias: str, training: bo
             "--ckpt_path: expected last or a file for fit, found best; start from its weights with --model.weights"
         )
     root, folders = _checkpoint_folders(trainer)
+    # an evaluation may have other data and another trainer; only the network must be that of the checkpoint
     other, (groups, ignored) = "", (DEFINING_OPTIONS, ()) if training else (("model",), ("model.weights",))
     for folder in folders:
         config = folder_of(folder) / CONFIG
@@ -138,6 +139,7 @@ def find_checkpoint(trainer: Trainer, options: Options, alias: str, training: bo
 
 def _best(newest: Path) -> Path:
     """Return the best checkpoint of a run by the metric that it monitored, which its newest checkpoint records."""
+    # Lightning's keys of states begin with the class and go on with its arguments
     for name, state in torch.load(newest, map_location="cpu", weights_only=True, mmap=True)["callbacks"].items():
         if not name.startswith("ModelCheckpoint") or not state.get("monitor"):
             continue
@@ -182,6 +184,7 @@ def _step(path: Path, changed: int) -> int | None:
         changed: time of its last change, a part of the cache's key: a changed file is read again.
     """
     try:
+        # mapped, as only one number is read from each file of gigabytes
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
     except (RuntimeError, OSError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
         reason = why_unreadable(path, error)

@@ -32,6 +32,7 @@ from mcn_lightning.runs.saved import (
 )
 
 LOCK = ".lock"
+# kept here, as a FileLock that is freed releases its lock
 _locks: list[FileLock] = []
 _made: set[Path] = set()
 """Folders that this process has made."""
@@ -119,6 +120,7 @@ def _is_newest(checkpoint: str | None, folder: Path) -> bool:
     steps = {**steps_of(folder / "checkpoints"), **steps_of(folder)}
     if not steps:
         return True
+    # resolved: the checkpoint may be given by another path, or a link
     mine = {path.resolve(): step for path, step in steps.items()}.get(Path(checkpoint or "").resolve())
     return mine == max(steps.values())
 

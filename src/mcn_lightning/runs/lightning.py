@@ -97,6 +97,7 @@ def normalize_counters(trainer: Trainer, checkpoint: CheckpointContents, validat
     evaluated = copy.deepcopy(progress["epoch_loop.val_loop.batch_progress"])
     stepped = progress[loop]["_batches_that_stepped"]
     position = CheckpointPosition(not (over and ended), over, validated, stepped, trainer.max_steps, evaluated)
+    # an accumulated step that lacks batches was not counted
     waiting = batch["current"]["ready"] % trainer.accumulate_grad_batches and not over
     # Lightning counts a step after its last hook, in which this checkpoint was saved
     if not ended and not waiting and batch["current"]["ready"]:
@@ -171,6 +172,7 @@ def gradients(trainer: Trainer, module: LightningModule) -> dict[str, torch.Tens
         return {}
     found = {name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None}
     if world_size() > 1:
+        # each process resumes with the mean: DDP then averages to the same gradient
         found = {name: gradient / world_size() for name, gradient in found.items()}
         for gradient in found.values():
             dist.all_reduce(gradient)
@@ -198,6 +200,7 @@ def adapt_stopping(trainer: Trainer, checkpoint: CheckpointContents) -> bool:
             seconds = 3600 * states.get("RunRecord", {}).get("hours", 0.0)
             states[callback.state_key] = {"time_elapsed": {"train": seconds}}
         elif isinstance(callback, EarlyStopping) and state is not None:
+            # patience 0 stops at the first check without improvement, as 1 does
             now = max(callback.patience, 1)
             stops = state["wait_count"] >= now or (
                 state.get("stopping_reason_message") is not None and callback.patience <= state["patience"]
@@ -286,6 +289,7 @@ def validates_by_time(trainer: Trainer) -> bool:
 
 def open_bars(callback: TQDMProgressBar) -> list[tqdm]:
     """Return the bars that a progress callback has made so far."""
+    # the bars of evaluations lie below that of training, and are closed first
     bars = (getattr(callback, f"_{stage}_progress_bar") for stage in ("predict", "test", "val", "train"))
     return [bar for bar in bars if bar is not None]
 
@@ -315,6 +319,7 @@ def set_log_folder(trainer: Trainer, folder: Path) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, CSVLogger):
             logger._save_dir, logger._name, logger._version = str(folder.parent), "", folder.name
+        # loggers without versions have no such attribute, and keep their names
         elif getattr(logger, "_version", folder.name) is None:
             logger._version = folder.name  # type: ignore[attr-defined]
 

@@ -44,11 +44,13 @@ def filter_messages() -> None:
         logger.handlers = [
             BarSafeHandler() if type(each) is logging.StreamHandler else each for each in logger.handlers
         ]
+    # messages of loggers without a handler, such as those of this package
     logging.lastResort = BarSafeHandler(logging.WARNING)
     for category in (DeprecationWarning, FutureWarning):
         warnings.filterwarnings("ignore", category=category, module=PACKAGES)
     for message in INAPPLICABLE_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
+    # filter_messages may run several times in one process, as in tests
     if warnings.formatwarning is not _format_as_line:
         _default_format, warnings.formatwarning = warnings.formatwarning, _format_as_line
 
@@ -68,8 +70,10 @@ def _is_wanted(record: logging.LogRecord) -> bool:
 def _format_as_line(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
+    # UserWarnings are for the user; others keep file and line, as they point to code
     if not issubclass(category, UserWarning):
         return _default_format(message, category, filename, lineno, line)
+    # a bar leaves the cursor behind its line
     beside = any(not bar.disable for bar in getattr(tqdm, "_instances", ()))
     return ("\n" if beside else "") + f"warning: {message}\n"
 
@@ -77,6 +81,7 @@ def _format_as_line(
 def is_refusal(error: BaseException) -> bool:
     """Return whether Lightning itself raised the error, which is then about an option of the trainer."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    # the innermost frame raised it
     return str(frames[-1].f_globals.get("__name__", "")).startswith(("pytorch_lightning.", "lightning_fabric."))
 
 

@@ -44,6 +44,7 @@ def git_state(folder: Path) -> tuple[str, bool | None]:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 
     try:
+        # fails where the file is not tracked
         git("ls-files", "--error-unmatch", "__init__.py")
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no", ":/"))
     except (OSError, subprocess.SubprocessError):
@@ -53,6 +54,7 @@ def git_state(folder: Path) -> tuple[str, bool | None]:
 def command_line() -> str:
     """Return the command line of this process, quoted for a shell."""
     program = Path(sys.argv[0])
+    # `python -m` leaves the path of __main__.py in sys.argv[0], which is no command
     command = ["python", "-m", "mcn_lightning"] if program.name == "__main__.py" else [program.name]
     return shlex.join([*command, *sys.argv[1:]])
 
@@ -137,6 +139,7 @@ class RunRecord(Callback):
         """Return the hours and memory of the run so far, for the checkpoint."""
         self._memory = max(self._memory, peak_memory(self._device))
         return {
+            # the first start of the run, which the checkpoint passes on
             "started": self._before.get("started", self._fixed.get("started")),
             "hours": self._before.get("hours", 0.0) + self._hours(),
             "memory_gb": max(self._before.get("memory_gb", 0.0), self._memory),
@@ -172,6 +175,7 @@ class RunRecord(Callback):
             return
         used = self.state_dict()
         used |= {"hours": round(used["hours"], 5), "memory_gb": round(used["memory_gb"], 3)}
+        # this start alone, with work that a later resume repeats
         start = self._fixed | {"hours": round(self._hours(), 5), "memory_gb": round(self._memory, 3)}
         record = self._fixed | used | {"finished": finished, "starts": [*self._starts, start]}
         folder = run_folder(trainer)

@@ -68,6 +68,7 @@ def random_states() -> RandomStates:
     _, keys, *rest = np.random.get_state(legacy=True)
     states: RandomStates = {
         "torch": torch.get_rng_state(),
+        # as a tensor of int64: weights_only=True loads no NumPy arrays, and torch had no uint32
         "numpy": (torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
         "python": random.getstate(),
     }
@@ -88,6 +89,7 @@ def set_random_states(states: RandomStates) -> None:
 
 def seed_random_states(seed: int, step: int) -> None:
     """Seed all random generators by the seed, the step and the rank of this process."""
+    # step and rank too: a resumed run must not repeat numbers, nor processes share them
     seeds = np.random.SeedSequence((seed, step, rank())).generate_state(3).tolist()
     torch.manual_seed(seeds[0])
     np.random.seed(seeds[1])
@@ -130,6 +132,7 @@ class Resume(Callback):
             if isinstance(callback, ModelCheckpoint):
                 flatten_filename(callback)
         if world_size() > 1 and trainer.ckpt_path is not None:
+            # each process searches for itself, and a disk may show a new file to one node first
             paths = set(gather_objects(str(trainer.ckpt_path)))
             if len(paths) > 1:
                 raise InputError(f"--ckpt_path: expected one checkpoint for all processes, found {sorted(paths)}")
@@ -271,6 +274,7 @@ class Resume(Callback):
             return self._received
         asked = self._pending_signal
         flag = torch.tensor(self._received, device=device)
+        # MAX: any signal number is above 0, and all processes get the same one
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         self._pending_signal = HostCopy(flag)
         return 0 if asked is None else int(asked.read())

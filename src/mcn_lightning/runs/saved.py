@@ -51,6 +51,7 @@ def folder_of(checkpoints: Path) -> Path:
 def version_order(folder: Path) -> tuple[Path, int, int]:
     """Return the sort key of a run's folder: the folder above it, its version number, its age."""
     number = folder.name.removeprefix("version_")
+    # as a number, since version_10 comes after version_9; names of wandb count by their age
     return folder.parent, int(number) if number.isdecimal() else -1, folder.stat().st_mtime_ns
 
 
@@ -115,6 +116,7 @@ def read_options(path: Path) -> Options:
     except (ValueError, yaml.YAMLError) as error:
         found = " ".join(str(error).split())
     if isinstance(found, dict):
+        # only what other code reads without a check
         for name, kinds in {"seed_everything": int, "data": dict, "model": dict, "trainer": dict}.items():
             if not isinstance(value := found.get(name), kinds | None):
                 found = f"{name}: {_text(value)}"
@@ -143,6 +145,7 @@ def flat_options(options: object, ignored: Collection[str] = (), prefix: str = "
     """
     if prefix in ignored:
         return {}
+    # an empty group is a value too: it differs from a group that is not there
     if not isinstance(options, Mapping) or (prefix and not options):
         return {prefix: options}
     items = (
@@ -201,4 +204,5 @@ def _shown(options: Options, name: str) -> str:
 
 
 def _text(value: object) -> str:
+    # JSON: the same text for equal values, whether they come from YAML or from Python
     return json.dumps(value, default=str)

@@ -13,6 +13,7 @@ from mcn_lightning.data.shards.files import ShardIndex
 from mcn_lightning.data.shards.header import INDEX, shard_name
 from mcn_lightning.errors import InputError
 
+# the names that Lightning's SLURMEnvironment takes for an interactive job
 INTERACTIVE = ("bash", "interactive")
 """Names of jobs in which Lightning starts the processes itself."""
 
@@ -72,6 +73,7 @@ def job_problems(environ: Mapping[str, str], required: JobRequirements) -> Itera
         required: requirements of the run.
     """
     tasks = int(environ["SLURM_NTASKS"])
+    # of the step, as srun may use fewer nodes than the job has
     nodes = int(environ.get("SLURM_STEP_NUM_NODES") or environ.get("SLURM_JOB_NUM_NODES", "1"))
     per_node = environ.get("SLURM_NTASKS_PER_NODE")
     # without srun the first process would wait for others that never start
@@ -189,11 +191,13 @@ def port_problems(environ: Mapping[str, str]) -> Iterator[str]:
 
 def master_port(environ: Mapping[str, str]) -> int:
     """Return the port that Lightning will use, by its own formula."""
+    # the last four digits of the job id: a formula that all nodes can compute without talking
     return int(environ.get("MASTER_PORT") or 15000 + int(environ.get("SLURM_JOB_ID", "0")[-4:]))
 
 
 def first_node(nodes: str) -> str:
     """Return the first node of a SLURM node list: ``gpu[03-05,09],cpu1`` gives ``gpu03``."""
+    # a name, perhaps a range in brackets of which only the first number counts, and a suffix
     found = re.match(r"([^\[,\s]*)(?:\[(\w+)[^\]]*\]([^,\s\[]*))?", nodes)
     return "".join(part or "" for part in found.groups()) if found else nodes
 

@@ -44,6 +44,7 @@ def add_csv_logger(trainer: Trainer) -> None:
     if own is None:
         first = trainer.loggers[0]
         name = wandb_name(first) if isinstance(first, WandbLogger) else first.name
+        # beside the first logger's files, under the same name
         own = CSVLogger(first.save_dir or trainer.default_root_dir, name=str(name))
     trainer.loggers = [own, *(logger for logger in trainer.loggers if logger is not own)]
 
@@ -76,6 +77,7 @@ class MetricsFile(ExperimentWriter):
         """
         rows = read_rows(self.path) if self.path.is_file() else []
         self._write([row for row in rows if float(row.get("step", 0)) < steps])
+        # rows of the last step are known by their columns, as training and evaluation log different metrics
         self._present = {(steps - 1, _names(row)) for row in rows if float(row.get("step", 0)) == steps - 1}
 
     def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
@@ -122,6 +124,7 @@ def read_wandb_id(folder: Path) -> str | None:
 
 def write_wandb_id(trainer: Trainer, folder: Path) -> None:
     """Write the id of the wandb run into the run's folder, if there is one."""
+    # one id: several wandb loggers in one process share a run
     for logger in wandb_loggers(trainer)[:1]:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / WANDB_ID).write_text(f"{logger.version}\n")
@@ -175,6 +178,7 @@ def update_wandb_summary(trainer: Trainer, record: Mapping[str, object]) -> None
 def _is_online(logger: WandbLogger) -> bool:
     import wandb
 
+    # WANDB_MODE and wandb's files of settings, which the logger does not read itself
     mode = wandb_mode(logger) or wandb.setup().settings.mode
     return mode not in ("offline", "dryrun", "disabled")
 

@@ -25,6 +25,7 @@ def fuse_ranks(*rankings: Sequence[int]) -> dict[int, float]:
     for ranking in rankings:
         for rank, row in enumerate(ranking, 1):
             total[row] += 1 / (FUSION_CONSTANT + rank)  # type: ignore[assignment]
+    # ties by row, so that answers do not depend on the order of the rankings
     return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
 
 

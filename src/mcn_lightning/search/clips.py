@@ -49,8 +49,10 @@ def write_clips(path: Path, clips: Iterable[Row], own: Mapping[str, str], before
     """
     names = [*COLUMNS, *own]
     with replacing(path) as partial:
+        # sqlite makes the file itself
         partial.unlink()
         with closing(sqlite3.connect(partial, isolation_level=None)) as table:
+            # no journal: a table that is not finished is never renamed
             table.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")
             kinds = ", ".join(f"{_quoted(name)} {kind}" for name, kind in {**COLUMNS, **own}.items())
             table.execute(f"CREATE TABLE clips ({kinds})")
@@ -65,6 +67,7 @@ def write_clips(path: Path, clips: Iterable[Row], own: Mapping[str, str], before
                 ) from None
             table.execute("CREATE INDEX by_video ON clips (video)")
             table.execute(
+                # words without a copy of the texts; porter finds "cooking" by "cook"
                 "CREATE VIRTUAL TABLE words USING fts5(text, content='clips', content_rowid='row', "
                 "tokenize='porter unicode61')"
             )
@@ -141,6 +144,7 @@ class Clips:
         """
         found: dict[int, Row] = {}
         with self._reading():
+            # older sqlite allows 999 parameters in a statement
             for first in range(0, len(rows), 500):
                 some = rows[first : first + 500]
                 query = f"SELECT * FROM clips WHERE row IN ({', '.join('?' * len(some))})"
@@ -219,6 +223,7 @@ class Clips:
             words: any text; its words are looked for, so it cannot be a wrong expression.
             limit: rows at most.
         """
+        # quoted below, so that AND, NEAR and * are words and no operators
         terms = list(dict.fromkeys(re.findall(r"\w+", words)))
         if not terms:
             raise InputError("--words: expected words to look for, found none; write some")
@@ -238,6 +243,7 @@ class Clips:
         if not terms:
             return []
         expression = " ".join(f'"{term}"*' for term in terms)
+        # bounded: one letter begins words of most captions
         some = "SELECT rowid FROM words WHERE words MATCH ? LIMIT 200"
         query = f"SELECT DISTINCT text FROM clips WHERE row IN ({some}) LIMIT ?"
         with self._reading():
@@ -259,6 +265,7 @@ class Clips:
         with closing(sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)) as table:
             table.execute("PRAGMA query_only = ON")
             table.set_authorizer(_authorize)
+            # sqlite itself has no time limit for a statement
             table.set_progress_handler(lambda: time.monotonic() > late, STEPS)
             try:
                 # the brackets keep a condition from ending the statement's; a comment would hide the last one

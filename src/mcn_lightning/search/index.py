@@ -158,6 +158,7 @@ class Index:
         answers = self.answers(query, config)
         columns = [*self.clips.columns, "score", *(f"score_{letter}" for letter in self._letters)]
         columns += ["merged"] * config.merge + ["duplicates"] * (config.duplicates is not None)
+        # Int64 of pandas, since some clips have no cluster
         frame = pd.DataFrame(answers, columns=columns).astype({"cluster": "Int64", "topic": "Int64"})
         hidden = ["row", "has_video", "has_audio", "has_text"]
         first = ["id", "video", "start", "end", "text", "score"]
@@ -223,6 +224,7 @@ class Index:
         allowed = None if config.where is None else np.array(self.clips.where(config.where), dtype=np.int64)
         grouping = config.merge or config.per_video is not None or config.duplicates is not None
         own = None if query.like is None else self.clips.row_of(query.like)
+        # more candidates than answers, as grouping joins some
         depth = (4 * config.k if grouping else config.k) + (own is not None)
         while True:
             ranked = self.ranking.rank(query, vector, letters, depth, allowed, config)
@@ -296,6 +298,7 @@ class Index:
         if recorded is None or self.media_root is None:
             return recorded
         parts = PurePosixPath(recorded).parts
+        # from the longest end on: names of files alone may occur in several folders
         for first in range(1, len(parts)):
             path = self.media_root.joinpath(*parts[first:])
             if path.is_file():

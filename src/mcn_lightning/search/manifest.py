@@ -103,6 +103,7 @@ def read_manifest(folder: Path) -> Manifest:
         *(name for name, _ in shards),
         *(each["file"] for each in manifest.galleries.values()),
     ):
+        # an index may come from others: no file outside of its folder is opened
         if Path(name).name != name:
             raise InputError(f"{path}: expected names of files in its folder, found {name!r}; make the index again")
     return Manifest(**{**vars(manifest), "shards": shards})
@@ -116,6 +117,7 @@ def hash_model(module: MCNModule) -> str:
     """
     digest = hashlib.sha256(json.dumps(network_options(module), sort_keys=True).encode())
     clusters = {} if module.clustering is None else module.clustering.centroids_by_name()
+    # sorted: the order of a state dict changes with the code
     for name, value in sorted({**module.network.state_dict(), **clusters}.items()):
         array = value.detach().cpu().contiguous()
         digest.update(f"{name} {array.dtype} {tuple(array.shape)}\n".encode())
@@ -125,6 +127,7 @@ def hash_model(module: MCNModule) -> str:
 
 def network_options(module: MCNModule) -> dict[str, Any]:
     """Return the options of the network as plain data."""
+    # through JSON, as they are compared with what was read from a file
     found: dict[str, Any] = json.loads(json.dumps(asdict(module.network_config)))
     return found
 

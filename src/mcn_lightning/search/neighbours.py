@@ -63,6 +63,7 @@ def choose(count: int, width: int, memory: float, flat_clips: int = 200_000) -> 
     parts = [width // share for share in (4, 8, 16, 32) if width % share == 0]
     forms += [(f"PQ{each}", each, f"{each} bytes a clip") for each in parts]
     for form, each, what in forms:
+        # 8 bytes for the number of each clip, and a float32 centroid for each list
         size = count * (each + 8) + 4 * lists * width
         if size <= budget:
             return Choice(f"IVF{lists},{form}", size, f"{lists} lists, {what}")
@@ -95,6 +96,7 @@ def exact(
     for chunk_rows, chunk in _gallery(vectors, names, allowed):
         scores = torch.cat([best, queries @ chunk.T], dim=1)
         places = torch.cat([rows, chunk_rows.expand(len(queries), -1)], dim=1)
+        # the best so far and this chunk: no more than a chunk of scores is held
         best, order = scores.topk(min(k, scores.shape[1]), dim=1)
         rows = places.gather(1, order)
     return best.numpy(), rows.numpy()
@@ -143,6 +145,7 @@ def build(
     started = time.monotonic()
     index: Any = faiss.index_factory(vectors.width, choice.factory, faiss.METRIC_INNER_PRODUCT)
     flat = not choice.factory.startswith("IVF")
+    # a fixed seed: the same clips give the same index
     random = np.random.default_rng(0)
     if not flat:
         index.cp.niter = ITERATIONS
@@ -173,6 +176,7 @@ def _tune(
     rows = np.sort(random.choice(there, min(SAMPLE, len(there)), False))
     vectors, names = neighbours.vectors, neighbours.names
     queries = vectors.rows(asking, rows)
+    # clips without text have zeros, which ask for nothing
     queries = queries[queries.abs().sum(dim=1) > 0]
     if not len(queries):
         queries = vectors.rows(names, rows)
@@ -240,6 +244,7 @@ class Neighbours:
         if allowed is not None:
             given["sel"] = faiss.IDSelectorBatch(np.asarray(allowed, dtype=np.int64))
         if not self.flat:
+            # more lists: those nearest to the query may hold few of the allowed clips
             given["nprobe"] = self.probes if allowed is None else min(4 * self.probes, self.lists)
         parameters = None
         if given:

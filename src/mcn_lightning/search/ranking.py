@@ -87,6 +87,7 @@ class Ranking:
                 nearest = dict(zip(rows.tolist(), scores.tolist(), strict=True))
         if query.words is None:
             return nearest
+        # all that match where a condition may remove most of them
         matching = self.clips.matching(query.words, len(self.vectors) if allowed is not None else fused)
         if allowed is not None:
             inside = {*allowed.tolist()}
@@ -110,6 +111,7 @@ class Ranking:
         k = min(k, len(there) if allowed is None else len(allowed))
         if k == 0:
             return np.zeros(0, np.float32), np.zeros(0, np.int64)
+        # exact search of a few clips is faster than a search index that skips most of its lists' clips
         few = allowed is not None and len(allowed) <= max(POOL, len(self.vectors) // 100)
         if few or (neighbours := self._gallery(letters, names)) is None:
             asked = there if allowed is None else np.intersect1d(allowed, there, assume_unique=True)
@@ -161,5 +163,6 @@ class Ranking:
         sizes = self.clusters[f"{asking[0]}.sizes"]
         items = self.vectors.rows(names, rows)
         again = scores - config.calibrate * query_density(items, centroids, sizes, config.calibrate_temperature).numpy()
+        # by score and then by row, so that ties do not depend on the search index
         order = np.lexsort((rows, -again))[:depth]
         return dict(zip(rows[order].tolist(), again[order].tolist(), strict=True))

@@ -85,6 +85,7 @@ class Vectors:
             places = np.flatnonzero(parts == part)
             begin = int(self._ends[part - 1]) if part else 0
             own = torch.from_numpy(wanted[places] - begin)
+            # float32 before the sum: float16 would round it a second time
             found[places] = sum((self._parts[part][name][own].float() for name in names), torch.zeros(1, self.width))
         return found
 

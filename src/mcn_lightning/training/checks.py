@@ -113,6 +113,7 @@ def mark_epoch_unfinished(loop: Mapping[str, Any]) -> None:
     """
     batches, epochs = loop["epoch_loop.batch_progress"], loop["epoch_progress"]["current"]
     if batches["current"]["processed"] and not batches["is_last_batch"]:
+        # Lightning starts the epoch after the one that is processed
         epochs["processed"] = min(epochs["processed"], epochs["ready"] - 1)
 
 
@@ -126,6 +127,7 @@ def check_sizes(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
     Raises:
         InputError: naming the first weight that differs.
     """
+    # sorted: all processes and all runs name the same weight
     for name in sorted({*own, *saved}):
         expected, found = _shape_of(name, own), _shape_of(name, saved)
         if expected != found:

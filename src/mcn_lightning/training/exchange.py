@@ -48,6 +48,7 @@ def exchange(batch: ClipBatch, network: NetworkConfig, device: torch.device | st
     Raises:
         InputError: on all processes, if the processes with clips have different modalities.
     """
+    # before `ready` a batch has frames in place of spectrograms
     sound = batch.audio if batch.frames is None else batch.frames
     given = {"video": batch.video, "audio": sound, "text": batch.words}
     wanted = [name for name in MODALITIES if name in network.modalities]

@@ -51,6 +51,7 @@ def learning_rate_factor(
         decay: factor after each epoch in the exponential schedule.
         epoch_steps: optimiser steps of an epoch.
     """
+    # the first step has the rate 0, as in the released schedule
     if step < warmup_steps:
         return step / warmup_steps
     if schedule == "exponential":

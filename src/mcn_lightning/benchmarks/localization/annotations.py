@@ -160,6 +160,7 @@ def join_overlapping(segments: Iterable[Segment]) -> tuple[list[Segment], int]:
     count = 0
     for segment in sorted(segments, key=_by_start):
         position = last.get(segment.step)
+        # strictly before: a step that is done again at once is two segments
         if position is not None and segment.start < joined[position].end:
             earlier = joined[position]
             end = max(earlier.end, segment.end)

@@ -150,6 +150,7 @@ class LocalizationBenchmark(Benchmark):
         what = f"none that is left ({left_out})"
         require(bool(found.videos), data.root / self.annotations, "annotated videos", what)
         texts = [text for own in found.tasks.values() for text in own]
+        # last, where `column` looks for the step -1
         texts += [BACKGROUND_CLASS] if self.background else []
         lengths = self.read_lengths(data.root)
         listed = lengths is None or len(lengths) >= len(texts)
@@ -183,6 +184,7 @@ class LocalizationBenchmark(Benchmark):
                 yield self.result(setting, f"recall pooled of {task}", own, "detail")
         overlaps = [result.overlap for result in results if result.overlap is not None]
         if overlaps:
+            # the mean of the means of videos, as published: a long video counts as much as a short one
             iou, iod = np.mean(overlaps, axis=0)
             yield self.result(setting, "IoU", iou)
             yield self.result(setting, "IoD", iod)
@@ -238,6 +240,7 @@ class LocalizationBenchmark(Benchmark):
         self, video: SecondsOfVideo, scores: np.ndarray, changed: dict[str, int]
     ) -> tuple[StepCounts | None, Precision | None]:
         columns, truth = self.recall_targets(video)
+        # float32 halves what processes exchange, and the model's scores are no more precise
         precision = (scores[:, columns].astype(np.float32), truth) if self.per_task else None
         own = step_scores(scores, columns, self.recall_softmax)
         if own.shape[1] == 0:
@@ -275,5 +278,6 @@ class LocalizationBenchmark(Benchmark):
             return None
         lengths = self._videos.lengths
         if lengths is None:
+            # equal means: the Poisson model then only keeps segments from being very short or long
             return np.full(len(entries), seconds / len(entries))
         return np.array([lengths[video.column(entry.step)] for entry in entries])

@@ -70,6 +70,7 @@ def class_of(name: str, classes: Collection[str]) -> ClassMatch | None:
     return None
 
 
+# the 5,132 names share a few hundred words
 @cache
 def _stems(word: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Return the possible forms of a word in the class list, with the rules that lead to each."""
@@ -92,6 +93,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
         InputError: if the file is missing or empty, has a name or a number twice, or lines of both forms.
     """
     lines = read_filled(path, "a list of classes", "one class a line")
+    # both forms are in the release; the first line tells which one this file has
     numbered = len(lines[0].text.split()) == 2
     form = f"{'a number and a class' if numbered else 'one class'}, as in line {lines[0].number}"
     once = f"each class once, numbered from 0 to {len(lines) - 1}" if numbered else "each class once"
@@ -121,6 +123,7 @@ def read_lengths(path: Path, classes: Sequence[str]) -> np.ndarray:
     lines = read_filled(path, "one mean length a class")
     require(len(lines) == len(classes), path, f"{len(classes)} lengths, one a class", len(lines), "give their list")
     lengths = np.empty(len(classes))
+    # the background is last here, wherever the class list has it
     steps = {name: number for number, name in enumerate([*without_background(classes), BACKGROUND_CLASS])}
     for name, line in zip(classes, lines, strict=True):
         expected = f"the mean length of {name} in frames"

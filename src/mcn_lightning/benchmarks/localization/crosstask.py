@@ -37,6 +37,7 @@ class CrossTask(LocalizationBenchmark):
     def read(self, root: Path) -> LocalizationSet:
         """Read the annotations, and the steps of the tasks that have a video."""
         found = read_crosstask(root / self.videos, root / self.steps, root / self.annotations)
+        # texts of other tasks would take part in the log-softmax over all steps
         listed = {video.task for video in found.videos}
         return replace(found, tasks={task: texts for task, texts in found.tasks.items() if task in listed})
 

@@ -97,6 +97,7 @@ def read_video_tasks(path: Path) -> dict[tuple[str, str], Line]:
         first, columns = 1, (header.index("task"), header.index("video_id"))
     listed: dict[tuple[str, str], Line] = {}
     for number, row in enumerate(rows[first:], first + 1):
+        # the csv module gives an empty row for a blank line
         if not row:
             continue
         line = Line(path, number, ",".join(row))
@@ -183,6 +184,7 @@ def _read_matrix(path: Path, task: str, video: str, steps: int) -> AnnotatedVide
     what = f"a matrix of 0 and 1 of shape (seconds, {steps})"
     try:
         with open(path, "rb") as file:
+            # not np.load, which would also open a zip archive
             matrix = np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:
         raise InputError(f"{path}: expected {what}, found no such array ({' '.join(str(error).split())})") from None
@@ -199,6 +201,7 @@ def _read_matrix(path: Path, task: str, video: str, steps: int) -> AnnotatedVide
         if marked
     ]
     require(bool(segments), path, "at least one 1", "only 0", f"take {video} off the list")
+    # runs of one step cannot overlap: this only sorts them by their start
     return AnnotatedVideo(video, task, tuple(join_overlapping(segments)[0]), path, truth)
 
 

@@ -62,12 +62,14 @@ def open_features(layout: VideoLayout, video: str, finite: bool = True) -> Video
         what, advice = "streams that last as long as one another", "check --data.streams and the files"
         require(max(lasts) - min(lasts) <= TOLERANCE, layout.features / video, what, found, advice)
     if "audio" in layout.modalities:
+        # with the suffix first: without it, the name could be that of another kind of features
         stems = [f"{video}{suffix}" for suffix in (layout.audio.suffix, "")]
         choices = [layout.audio_root / f"{stem}{ending}" for stem in stems for ending in (".npz", ".npy")]
         path = _first_file(choices, "the array 'arr_0'")
         frames = read_spectrogram(path, layout.audio.bands)
         if finite:
             _refuse_non_finite(path, frames.T, "column")
+        # the visual features count the seconds where there are both
         seconds = seconds or seconds_of(frames.shape[1], FRAME_RATE)
     return VideoFeatures(tuple(rows), frames, seconds)
 
@@ -99,6 +101,7 @@ def _refuse_non_finite(path: Path, rows: Tensor, name: str) -> None:
 
 def seconds_of(rows: int, rate: float) -> int:
     """Return T, the duration of ``rows`` at ``rate`` rows a second, rounded up to whole seconds."""
+    # 1e-9: a quotient just above a whole number by rounding must not count as one second more
     return math.ceil(rows / rate - 1e-9)
 
 
@@ -120,6 +123,7 @@ def pool_seconds(rows: Tensor, seconds: int) -> Tensor:
     first = bins * len(rows) // seconds
     last = -(-(bins + 1) * len(rows) // seconds) - 1
     highest = rows[first]
+    # one maximum for each position in a bin: bins differ in length by one row at most
     for step in range(1, int((last - first).max()) + 1):
         torch.maximum(highest, rows[torch.minimum(first + step, last)], out=highest)
     return highest.float()

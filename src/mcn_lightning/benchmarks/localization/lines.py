@@ -110,5 +110,6 @@ def runs(labels: Sequence[int] | np.ndarray) -> list[tuple[int, int, int]]:
     values = np.asarray(labels)
     if not len(values):
         return []
+    # a run ends where the next value differs
     bounds = [0, *(np.flatnonzero(values[1:] != values[:-1]) + 1).tolist(), len(values)]
     return [(int(values[first]), first, stop) for first, stop in pairwise(bounds)]

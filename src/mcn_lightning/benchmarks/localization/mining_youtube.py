@@ -41,7 +41,7 @@ class MiningYouTube(LocalizationBenchmark):
         videos: str | None = None,
         recall_softmax: RecallSoftmax = "steps",
         lengths: str | None = None,
-        frame_rate: float = 30000 / 1001,
+        frame_rate: float = 30000 / 1001,  # NTSC, of the released example
         unknown: Literal["error", "leave_out"] = "error",
         **options: Any,
     ) -> None:

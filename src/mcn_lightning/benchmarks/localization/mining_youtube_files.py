@@ -36,6 +36,7 @@ REVERSED = "annotations that end before they start"
 EMPTY = "videos of which no annotation is left"
 LEAVE_OUT = "correct it, or leave such annotations out (unknown: leave_out)"
 
+# minutes and seconds below 60; some tools write a dot in place of the comma
 _TIMES = re.compile(r"(\d+):([0-5]\d):([0-5]\d)[,.](\d{3})\s*-->\s*(\d+):([0-5]\d):([0-5]\d)[,.](\d{3})")
 
 
@@ -119,6 +120,7 @@ def _items_of(path: Path, frame_rate: float | None) -> list[tuple[str, float, fl
     if path.suffix == ".srt" or frame_rate is None:
         return _read_srt(path)
     lines = read_lines(path, "one class a line")
+    # editors end a file with blank lines, but within it each line is a frame
     while lines and not lines[-1]:
         lines.pop()
     found = f"a blank line {lines.index('') + 1}" if "" in lines else "no line"
@@ -163,6 +165,7 @@ def _in_order(
             continue
         if kept and segment.start < kept[-1].end:
             earlier = kept[-1]
+            # the annotations are a transcript: their order must not depend on the cut
             fits = segment.start > earlier.start and earlier.end - segment.start <= overlap
             what = f"a start no more than {overlap:g} s before the end of {earlier.item}, {earlier.end:.3f} s"
             times = f"{segment.start:.3f} to {segment.end:.3f} s"

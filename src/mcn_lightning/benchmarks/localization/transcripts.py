@@ -35,6 +35,7 @@ def transcript(segments: Sequence[Segment], seconds: int, background: bool) -> l
         if background and segment.start - last >= 1.0:
             entries.append(Entry(BACKGROUND, last, segment.start))
         entries.append(Entry(segment.step, segment.start, segment.end))
+        # the latest end so far: a long segment may cover later ones
         last = max(last, segment.end)
     if background and seconds - last >= 1.0:
         entries.append(Entry(BACKGROUND, last, float(seconds)))

@@ -32,6 +32,7 @@ class SecondsOfVideo:
         self.changed = changed
         self.segments = video.segments
         self.changed.update(_short_sound(features.frames, features.seconds))
+        # a matrix has a row for each second, and the features are pooled to its rows
         self.seconds = video.seconds or features.seconds
         self.truth = videos.annotated.truth_matrix(video, self.seconds)
         self._features = features
@@ -60,6 +61,7 @@ class SecondsOfVideo:
         visual = torch.cat(rows, dim=1) if rows else None
         frames = starts = lengths = None
         if found.frames is not None:
+            # all frames once, as neighbouring windows overlap by seven of eight seconds
             frames = found.frames.T.contiguous().to(device)
             starts, lengths = audio_windows(frames.shape[0], self.seconds, videos.window, videos.audio_frames)
         for first in range(0, self.seconds, videos.batch_size):

@@ -39,6 +39,7 @@ class PastRuns:
         Raises:
             InputError: if ``fit`` would refuse them.
         """
+        # without the seed, which is set below: parsing takes a second
         key = task.file, tuple(task.more)
         if key not in self._options:
             try:

@@ -86,6 +86,7 @@ class Runner:
         if log is None:
             return self._wait(command, None)
         log.parent.mkdir(parents=True, exist_ok=True)
+        # appended, as a task may be resumed several times
         with log.open("ab") as file:
             file.write(f"$ {shlex.join(command)}\n".encode())
             # before the run writes to the same file by its descriptor

@@ -37,10 +37,12 @@ class Task:
     def args(self) -> list[str]:
         """Arguments of ``fit``, without the checkpoint."""
         args = ["--config", str(self.base), "--config", str(self.file), "--seed_everything", str(self.seed)]
+        # after the user's arguments, so that runs are always found by the name of their file
         return [*args, *self.more, "--trainer.logger.init_args.name", self.file.stem]
 
     def command(self, last: bool = True) -> list[str]:
         """Return the command of the run. With ``last`` it resumes a run that was stopped."""
+        # by module, as another package could own the script `lightning`
         args = [sys.executable, "-m", "mcn_lightning", "fit", *self.args]
         return [*args, "--ckpt_path", "last"] if last else args
 
@@ -83,6 +85,7 @@ def sweep(tasks: Sequence[Task], folder: Path) -> dict[str, object]:
         "program": "mcn_lightning",
         "method": "grid",
         "metric": {"name": "val/t->va/R@10", "goal": "maximize"},
+        # as lists of one, since ${args} passes --files=[mms] --seeds=[0]
         "parameters": {
             "files": {"values": [f"[{name}]" for name in files]},
             "seeds": {"values": [f"[{seed}]" for seed in seeds]},
@@ -98,4 +101,5 @@ def sweep(tasks: Sequence[Task], folder: Path) -> dict[str, object]:
 def belongs_to_base(path: Path, base: Path) -> bool:
     """Return whether an ablation file belongs to a recipe: its name begins with the recipe's name, or with none."""
     recipes = [recipe.stem for recipe in base.parent.glob("*.yaml") if path.stem.startswith(f"{recipe.stem}_")]
+    # the longest name: grid_small_mms belongs to grid_small and not to grid
     return not recipes or max(recipes, key=len) == base.stem

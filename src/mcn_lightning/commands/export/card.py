@@ -47,6 +47,7 @@ class CardFacts:
 
 def model_card(model: Model, facts: CardFacts) -> str:
     """Return the model card as Markdown."""
+    # the fields that the hub reads from the head of a card
     head: dict[str, Any] = {"library_name": "mcn-lightning", "pipeline_tag": "feature-extraction"}
     head |= {"tags": ["multimodal", "video-retrieval", "clustering", "mcn"]}
     if facts.licence is not None:
@@ -58,6 +59,7 @@ def model_card(model: Model, facts: CardFacts) -> str:
         f"{_listed(model.network_config.modalities)}. Embeddings have {model.network_config.embedding_dim} dimensions.",
         *_section("Use", _usage(facts.place, model)),
         *_section("Results", _results(facts)),
+        # the card is public: paths of this machine are no part of it
         *_section("Inputs", _inputs(None if model.inputs is None else without_places(model.inputs))),
         *_section("Training", _training(facts)),
         *_section("Licence", facts.licence or "No licence was given. Ask the authors of the model before you use it."),

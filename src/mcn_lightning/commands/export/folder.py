@@ -17,6 +17,7 @@ from mcn_lightning.inference.shared import CARD, write_shared
 from mcn_lightning.runs.checkpoints import steps_of
 from mcn_lightning.runs.saved import CONFIG, METRICS, Options, folder_of, read_metrics, read_options, read_record
 
+# the letters of SPDX names; anything else could end the field in the card's YAML
 _LICENCE = re.compile(r"[A-Za-z0-9.+-]+")
 
 
@@ -55,6 +56,7 @@ def _check(licence: str | None, name: str | None, folder: Path) -> None:
         raise InputError(f"--license: expected an SPDX name such as cc-by-4.0, found {licence!r}; write its name")
     if name is not None and not is_name(name):
         raise InputError(f"--push: expected user/name, found {name!r}; give both parts")
+    # files of a run have names of their own, and the folder may be uploaded whole
     if folder.is_dir() and (folder / CONFIG).is_file():
         raise InputError(f"--output {folder}: expected a folder for the model alone, found a run; give another folder")
     if folder.exists() and not folder.is_dir():
@@ -76,6 +78,7 @@ def _caption_words(options: Options, model: Model) -> list[str]:
     ):
         return []
     try:
+        # no synthetic data are generated for it, and no workers started
         data = NarratedVideos(**{**options["data"], "synthetic": None, "num_workers": 0})
         data.splits.open(("train",))
     except (InputError, TypeError) as error:

@@ -46,6 +46,7 @@ def group_runs(runs: Sequence[Run]) -> list[Row]:
     options: dict[tuple[str, str], dict[str, str]] = {}
     for run in runs:
         flat = comparable_options(run.options)
+        # as text: options may hold lists, which cannot be keys
         key = run.name, json.dumps(flat, sort_keys=True)
         grouped[key].append(run)
         options[key] = flat
@@ -60,6 +61,7 @@ def _once_each(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
     for run in runs:
         key = run.location if run.seed is None else run.seed  # unknown seeds are taken as different
         other = chosen.get(key, run)
+        # >=: of equal runs the later one, which has the higher version
         if (run.finished, run.last.get("step", 0.0)) >= (other.finished, other.last.get("step", 0.0)):
             chosen[key] = run
     counted = sorted(chosen.values(), key=lambda run: (run.seed is None, run.seed or 0))

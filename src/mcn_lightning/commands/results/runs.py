@@ -82,6 +82,7 @@ def _local_run(folder: Path, given: Path) -> Run:
     above = folder.parent.relative_to(given).parts if folder.is_relative_to(given) and folder != given else ()
     options, record = read_options(folder / CONFIG), read_record(folder)
     rows = read_metrics(folder / METRICS)
+    # later rows overwrite earlier ones, and a row has only some of the metrics
     last = {name: value for row in rows for name, value in row.items()}
     return Run(
         name=logged_name(options) or "/".join(above) or location.parent.name,

@@ -64,6 +64,7 @@ def results_table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
             "" if hours is None else f"{hours:.2f}" if hours >= 0.1 else f"{hours:.4f}",
             "" if memory is None else f"{memory:.1f}",
         ]
+        # a bar would end the cell of a Markdown table
         lines.append([cell.replace("|", "\\|") for cell in cells])
     return "\n".join("|---" * len(heads) + "|" if "---" in line else "| " + " | ".join(line) + " |" for line in lines)
 

@@ -56,6 +56,7 @@ def _run(run: Any, path: str) -> Run:
         last={
             name: float(value)
             for name, value in summary.items()
+            # wandb's own values begin with _
             if isinstance(value, Real) and not isinstance(value, bool) and not name.startswith(("_", "run."))
         },
         record=_record(run, summary) | known,
@@ -74,6 +75,7 @@ def _nested(options: Options) -> Record:
             inner = group.get(part)
             group[part] = group = inner if isinstance(inner, dict) else {}
         both = isinstance(value, dict) and isinstance(group.get(last), dict)
+        # wandb stores a group both as a dict and by dotted names, of which a sweep's are the latter
         group[last] = {**value, **group[last]} if both else value
     return found
 
@@ -96,5 +98,6 @@ def _record(run: Any, summary: Record) -> Record:
 
 def _points(run: Any, metric: str) -> Points:
     """Return the points of a metric against Lightning's steps, which its logger logs with every metric."""
+    # the whole history: run.history() is a sample of 500 rows
     rows = run.scan_history(keys=[metric, "trainer/global_step"])
     return [(float(row["trainer/global_step"]), float(row[metric])) for row in rows if row.get(metric) is not None]

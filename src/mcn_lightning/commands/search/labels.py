@@ -49,6 +49,7 @@ def label_clips(index: Index, path: str, output: str | None, config: SearchConfi
 
 def _table(labels: Sequence[str], count: Counter[str], best: dict[str, tuple[float, str]]) -> str:
     rows = [("clips", "label", "highest", "clip")]
+    # labels without any clip too, which tell as much
     for label in sorted(labels, key=lambda each: -count[each]):
         score, name = best.get(label, (None, ""))
         rows.append((str(count[label]), label, "" if score is None else f"{score:.3f}", name))

@@ -93,6 +93,7 @@ def check_together(given: Mapping[str, object]) -> None:
     known = {*QUERY, "labels", "moments", "format", *(each.name for each in fields(SearchConfig))}
     useless = [name for name in known - {mode, *used} if given[name] != defaults.get(name)]
     if useless:
+        # the first by the alphabet: a set has no order, and the message must not vary
         name = min(useless)
         raise InputError(f"--{mode}: expected no {'sentence' if name == 'text' else '--' + name} with it; leave it out")
     moments = given["moments"]
@@ -146,6 +147,7 @@ def print_answers(frame: pd.DataFrame, form: Form) -> None:
     if frame.empty:
         print("no clip found")
         return
+    # of the table: JSON and CSV have all columns
     shown = [name for name in ("score", "video", "start", "end", "text", "id", "merged", "duplicates") if name in frame]
     shown += [
         name for name in frame.columns if name not in _KNOWN and name not in shown and not name.startswith("score_")

@@ -19,28 +19,8 @@ SHARE = 0.8
 ODD = 1.5
 """Factor, beyond the seconds allowed, by which the streams of a single video may differ."""
 _USUAL = (
-    *(
-        0.25,
-        1 / 3,
-        0.5,
-        2 / 3,
-        0.75,
-        1.0,
-        1.25,
-        4 / 3,
-        1.5,
-        1.5625,
-        1.875,
-        2.0,
-        2.5,
-        3.0,
-        3.125,
-        4.0,
-        5.0,
-        6.0,
-        7.5,
-        8.0,
-    ),
+    *(0.25, 1 / 3, 0.5, 2 / 3, 0.75, 1.0, 1.25, 4 / 3, 1.5, 1.5625, 1.875),
+    *(2.0, 2.5, 3.0, 3.125, 4.0, 5.0, 6.0, 7.5, 8.0),
     *(10.0, 12.0, 12.5, 15.0, 16.0, 20.0, 24.0, 25.0, 30.0, 31.25, 40.0, 43.066, 50.0, 60.0, 62.5, 80.0, 86.133),
     *(100.0, 125.0, 160.0, 172.27, 200.0),
 )
@@ -108,6 +88,7 @@ def odd_streams(video: VideoLengths, allowed: float) -> str | None:
     if len(video.lengths) < 2:
         return None
     short, *_, long = sorted(video.lengths, key=lambda each: each.seconds)
+    # a factor and seconds: short videos differ much by a row, and long ones by a few seconds
     if long.seconds <= ODD * short.seconds + allowed:
         return None
     wrong, right = _which(video, short, long, allowed)
@@ -159,10 +140,12 @@ def _streams_disagree(videos: Sequence[VideoLengths], allowed: float) -> str | N
         apart = [each for each in both if abs(each[1].seconds - each[2].seconds) > allowed]
         if not apart or len(apart) < SHARE * len(both):
             continue
+        # the median: some videos may differ for another reason
         factor = median(a.seconds / b.seconds for _, a, b in apart)
         alike = [each for each in apart if _near(each[1], each[2], factor)]
         if len(alike) < SHARE * len(both):
             continue
+        # by majority, as captions tell it in some videos only
         votes = [_which(video, a, b, allowed)[0].name == one for video, a, b in alike]
         first = 2 * sum(votes) >= len(votes)
         ordered = [(a, b) if first else (b, a) for _, a, b in alike]
@@ -176,6 +159,7 @@ def _streams_disagree(videos: Sequence[VideoLengths], allowed: float) -> str | N
 def _near(one: Length, other: Length, factor: float) -> bool:
     """Tell whether two streams differ by a factor, but for a row and two seconds at the end."""
     slack = (1 / one.rate + 1 / other.rate + 2) / min(one.seconds, other.seconds)
+    # logarithms, in which half as long is as far off as twice as long
     return abs(math.log(one.seconds / other.seconds / factor)) <= 0.03 + slack
 
 
@@ -199,10 +183,12 @@ def _which(video: VideoLengths, one: Length, other: Length, allowed: float) -> t
 
 def _captions_late(late: Sequence[VideoLengths], count: int) -> str:
     """Tell what captions are that go on long after the features in nearly all videos."""
+    # the 90th percentile: captions of many videos end early, and those that end late show the unit
     factor = sorted(_captions(video) / _longest(video).seconds for video in late)[int(0.9 * len(late))]
     video, length = late[0], _longest(late[0])
     found = f"captions of {video.video}: expected their end within the {length.seconds:.1f} s of {length.where}, "
     found += f"found {_captions(video):.1f} s, and later than the features in {len(late)} of {count} videos compared"
+    # 1000, but for videos whose speech ends long before the video, or captions that end a little after it
     if 200 <= factor <= 1100:
         return f"{found}: they look like milliseconds: divide start and end by 1000"
     if len(video.lengths) > 1:  # streams that agree are believed
@@ -220,6 +206,7 @@ def _captions_early(videos: Sequence[VideoLengths], allowed: float) -> str | Non
     shares = sorted(_captions(video) / _longest(video).seconds for video in videos)
     early = [video for video in videos if _longest(video).seconds - _captions(video) > allowed]
     low, high = shares[int(0.1 * len(shares))], shares[math.ceil(0.9 * len(shares)) - 1]
+    # nearly equal shares: a wrong rate shortens all videos alike, and early ends of speech vary
     if len(early) < SHARE * len(videos) or high > 0.75 or low < 0.7 * high:
         return None
     length = _longest(videos[0])
@@ -235,6 +222,7 @@ def _mismatch(wrong: Length, seconds: float, reason: str, rate: float) -> str:
 def usual(rate: float) -> float:
     """Return the usual rate within 3 % of a measured one, or three digits of it where there is none."""
     nearest = min(_USUAL, key=lambda known: abs(math.log(known / rate)))
+    # usual rates are at least 4 % apart
     return nearest if abs(nearest / rate - 1) <= 0.03 else float(f"{rate:.3g}")
 
 

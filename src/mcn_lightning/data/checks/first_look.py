@@ -30,6 +30,7 @@ def inspect_sample(source: Videos, allowed: float, where: str) -> None:
         InputError: if a rate or a unit is wrong in nearly all of them, or features are no features.
     """
     lengths, faults = [], dict[str, list[tuple[str, str | None]]]()
+    # spread over the list, which is often sorted by category or length
     chosen = np.unique(np.linspace(0, len(source) - 1, VIDEOS).astype(int)).tolist()
     read = set(chosen[:: max(1, len(chosen) // READ)])
     for index in chosen:

@@ -92,6 +92,7 @@ def check_known_words(text: TextSource | None, source: Videos, where: str, path:
     if not text.config.lowercase and found.cased > CASED * found.words:
         hint = _lower_case(text, captions, path, found)
     allowed = text.config.max_unknown_share
+    # no known word at all is refused in any case: every text would have the same embedding
     if found.known == 0 or 1 - found.share > allowed:
         advice = hint or "; check --data.text.source"
         raise InputError(
@@ -104,6 +105,7 @@ def check_known_words(text: TextSource | None, source: Videos, where: str, path:
 def _lower_case(text: WordVectorText, captions: Sequence[str], path: Path, found: WordCoverage) -> str:
     """Say how many words would be known in lower case, where that helps."""
     try:
+        # the file is read again with other words, which only a run with a hint does
         lower = WordVectorText(replace(text.config, lowercase=True), path, captions)
     except InputError:  # knows none of them either
         return ""

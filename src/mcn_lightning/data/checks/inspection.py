@@ -82,6 +82,7 @@ class SplitReport:
         total, count, peak = self.decibels
         highest = float(frames.max())
         self.decibels = total + float(frames.double().sum()), count + frames.numel(), max(peak, highest)
+        # by the loudest band: a frame with one audible band is not silent
         quiet = int((frames.amax(dim=1) < highest + SILENT).sum())
         self.frames = self.frames[0] + len(frames), self.frames[1] + quiet
 
@@ -117,6 +118,7 @@ class SplitReport:
 def _union(spans: Iterable[tuple[float, float]], stop: float) -> float:
     """Return the seconds before ``stop`` that at least one of some spans holds."""
     covered = last = 0.0
+    # sorted by start, so that only the latest end so far can overlap the next span
     for start, end in sorted((float(start), min(float(end), stop)) for start, end in spans):
         covered += max(0.0, end - max(start, last))
         last = max(last, end)

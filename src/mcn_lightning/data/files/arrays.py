@@ -21,6 +21,7 @@ from mcn_lightning.errors import InputError
 
 Shape = tuple[int | str, ...]
 """Expected size of each dimension. A name, such as "rows", stands for any size of at least 1."""
+# what NumPy, zipfile and mmap raise for files that are cut short or overwritten
 _DAMAGED = (OSError, EOFError, ValueError, TypeError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
@@ -34,6 +35,7 @@ def feature_file(stem: Path) -> Path:
         return stem
     stored = stem.with_name(f"{stem.name}.npz")
     single = stem.with_name(f"{stem.name}.npy")
+    # the .npz file where neither exists, as the message should name the release's form
     return single if not stored.is_file() and single.is_file() else stored
 
 
@@ -95,6 +97,7 @@ def _map_array(path: Path, key: str) -> np.ndarray:
     with zipfile.ZipFile(path) as archive:
         if f"{key}.npy" not in archive.namelist():
             raise KeyError([name.removesuffix(".npy") for name in archive.namelist()])
+        # the central directory does not say where the data begin: the local header may be longer
         entry = archive.getinfo(f"{key}.npy")
         if entry.compress_type == zipfile.ZIP_STORED:
             with open(path, "rb") as file:
@@ -103,6 +106,7 @@ def _map_array(path: Path, key: str) -> np.ndarray:
                 file.seek(int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little"), 1)
                 begin = file.tell()
                 shape, fortran, dtype = _read_header(file)
+                # in a damaged file header and archive may disagree: a map would then read other bytes
                 whole_array = file.tell() - begin + dtype.itemsize * math.prod(shape) == entry.file_size
                 if whole_array and not fortran and dtype.kind == "f" and dtype.isnative and min(shape, default=1) > 0:
                     # copy-on-write: torch wants an array that may be written to
@@ -133,6 +137,7 @@ def as_float_tensor(value: object, expected: str) -> Tensor:
         InputError: if it is something else.
     """
     if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.dtype.itemsize <= 8:
+        # torch takes neither another byte order nor memory that is read-only
         native = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("="))
         return torch.from_numpy(native if native.flags.writeable else native.copy())
     if isinstance(value, Tensor) and value.is_floating_point():

@@ -38,6 +38,7 @@ COLUMNS = {
     "text": ("text", "caption", "sentence", "narration", "description", "transcript"),
 }
 """Names of the columns of a CSV file, and of the keys of a segment in JSON, in lower case."""
+# "en", "en-US" or "zh-Hans" after the last dot, as yt-dlp names its files
 _LANGUAGE = re.compile(r"(.+?)((?:\.[A-Za-z]{2,3}(?:-[A-Za-z0-9]+)*)?)")
 _LSMDC = re.compile(r"[^\t]+\t\d\d\.\d\d\.\d\d\.\d{3}\t")
 _MAX_HEAD = 1_000_000
@@ -70,6 +71,7 @@ def open_table(path: Path) -> Table:
     if not path.is_file():
         read_text(path, "a captions file")  # raises the error for a missing file
     with open(path, "rb") as file:
+        # before it is read as text: a gzip file of gigabytes should be named by its first bytes
         form = binary_form(file.read(4096))
     if form is not None and form[0] != "a pickle":
         raise InputError(f"{path}: expected {FORMS}, found {form[0]}: {form[1]}")
@@ -93,6 +95,7 @@ def caption_files(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in SUFFIXES:
             name, language = _stem(path)
+            # without a language first, then English, then by suffix; the shorter of en and en-orig
             rank = (bool(language), not language.startswith(".en"), SUFFIXES.index(path.suffix.lower()), len(language))
             if name not in found or rank < found[name][0]:
                 found[name] = rank, path
@@ -236,13 +239,16 @@ def _of_rows(path: Path, text: str) -> dict[str, Columns]:
         InputError: if a column is missing. The message names the form if it is a known one.
     """
     first = text[:_MAX_HEAD].lstrip("\n").partition("\n")[0]
+    # the csv module's own sniffer takes letters for delimiters where texts are long
     mark = max("\t,;", key=first.count)
     try:
+        # lines, so that line_num counts the lines of the file, also within quoted texts
         reader = csv.reader(text.split("\n"), delimiter=mark)
         rows = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
         raise InputError(f"{path}: expected {FORMS}, found {error}") from None
     header = [name.strip().lower() for name in rows[0][1]] if rows else []
+    # reversed: of several known names the first in COLUMNS wins
     columns = {name: header.index(key) for name, keys in COLUMNS.items() for key in reversed(keys) if key in header}
     if (found := _missing_columns(first, columns)) is not None:
         raise InputError(f"{path}: expected {FORMS}, found {found}")
@@ -279,6 +285,7 @@ def _missing_columns(first: str, columns: Mapping[str, int]) -> str | None:
 
 def _by_start(captions: list[tuple[float, Row]]) -> Columns:
     ordered = [row for _, row in sorted(captions, key=lambda item: math.inf if math.isnan(item[0]) else item[0])]
+    # a column of that name in a CSV is text, and not the number that stands for a topic
     return {name: [row[name] for row in ordered] for name in ordered[0] if name != "topic"}
 
 

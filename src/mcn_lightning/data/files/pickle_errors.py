@@ -18,6 +18,7 @@ def describe_unreadable_pickle(path: Path, reason: str) -> str:
         reason: message of the unpickler.
     """
     content = path.read_bytes() if path.is_file() else b""
+    # torch.save writes a zip file since release 1.6, whose first entry is data.pkl
     if content.startswith(b"PK\x03\x04") and b"data.pkl" in content[:200]:
         return describe_torch_file(path)
     form = binary_form(content[:16])
@@ -28,6 +29,7 @@ def describe_unreadable_pickle(path: Path, reason: str) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # protocol 0 has texts with escapes that Python warns about
+            # genops only lists the instructions, and runs none
             texts = [item for code, item, _ in pickletools.genops(content) if isinstance(item, str)]
     except (ValueError, OverflowError, IndexError, SyntaxError):
         return f"a damaged one ({reason}): get the file again"

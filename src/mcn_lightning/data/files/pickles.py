@@ -41,6 +41,7 @@ _ADMITTED = {
     "torch._utils": "_rebuild_parameter _rebuild_tensor _rebuild_tensor_v2",
 }
 _ALLOWED = {(module, name) for module, names in _ADMITTED.items() for name in names.split()}
+# classes of old tensors, one for each type of number
 _STORAGES = "Bool Byte Char Double Float Half Int Long Short BFloat16"
 _ALLOWED |= {("torch", f"{kind}Storage") for kind in _STORAGES.split()}
 _NUMBERS = ("Int64Index", "UInt64Index", "Float64Index")
@@ -214,6 +215,7 @@ def _load(file: BinaryIO) -> object:
     try:
         return RestrictedUnpickler(file).load()
     except UnicodeDecodeError:  # only strings of Python 2 are decoded as ASCII; its arrays need Latin-1
+        # again from the start: all strings must be read with one encoding
         file.seek(0)
         return _decoded(RestrictedUnpickler(file, encoding="latin1").load())
 

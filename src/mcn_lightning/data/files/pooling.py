@@ -57,9 +57,11 @@ def max_rows(rows: Tensor, clips: Sequence[tuple[float, float]], rate: float) ->
     Raises:
         InputError: if a used row holds NaN or infinity. Minus infinity is refused only if it is the maximum.
     """
+    # sampling with replacement gives the same clip several times
     distinct = {clip: number for number, clip in enumerate(dict.fromkeys(clips))}
     highest = rows.new_zeros(len(distinct), rows.shape[1])
     for (start, end), number in distinct.items():
+        # inclusive, as released: the second in which a caption ends still shows it
         window = rows[int(start * rate) : int(end * rate) + 1]
         if len(window) == 0:
             continue

@@ -77,6 +77,7 @@ def frames_at(seconds: Sequence[Sequence[float]]) -> np.ndarray:
 
     It is negative in the first 12.5 ms.
     """
+    # librosa's time_to_frames with n_fft: the time of a frame is that of its centre
     return ((np.array(seconds) * SAMPLE_RATE).astype(np.int64) - N_FFT // 2) // HOP
 
 
@@ -121,7 +122,9 @@ def clip_frames(
     spans = list(zip(*found.T.tolist(), strict=True))
     runs: list[tuple[int, int]] = []
     rows, size, last = {}, 0, -1
+    # sorted by their start, so that a run can only grow at its end
     for first, stop in sorted(set(spans)):
+        # touching spans are one run too, which saves a copy
         if first > last:  # a run of its own
             runs.append((first, stop))
             rows[first], size, last = size, size + stop - first, stop

@@ -13,11 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+# hours are optional in WebVTT; SubRip has a comma; some tools write fewer digits than three
 _CLOCK = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
 _TIMES = re.compile(rf"\s*{_CLOCK}\s*-->\s*{_CLOCK}(?:\s.*)?")
+# damaged times: another arrow, or a clock with too few or too many parts
 _LIKE_TIMES = re.compile(r"-->|^\s*\d+:\d[\d:.,]*\s*(?:-+>|→)\s*\d+:\d|^\s*[\d:]+:\d+[.,]\d+\s*-+\s*[\d:]+:\d+[.,]\d")
 _WORD_TIME = re.compile(rf"<{_CLOCK}>")
+# tags of WebVTT and HTML, inner times, and ASS overrides such as {\an8}
 _MARKUP = re.compile(r"</?[A-Za-z][^<>]*>|</?>|<[\d:.]+>|\{\\[^}]*\}")
+# blocks of WebVTT that are not shown
 _COMMENT = re.compile(r"(NOTE|STYLE|REGION)\b")
 _ROLLING = 0.3
 """A file without word times rolls if more than this share of its cues begins with the previous line."""
@@ -137,6 +141,7 @@ def timed_parts(cue: Cue) -> list[tuple[float, str]]:
     text = "\n".join(cue.lines)
     marks = [*_WORD_TIME.finditer(text)]
     begins = [cue.start, *(_clock(mark.groups()) for mark in marks)]
+    # parts lie between the end of one mark and the start of the next
     bounds = [0, *(mark.end() for mark in marks)], [*(mark.start() for mark in marks), len(text)]
     parts = [_MARKUP.sub("", text[first:last]) for first, last in zip(*bounds, strict=True)]
     return [(begin, part) for begin, part in zip(begins, parts, strict=True) if part.strip()]

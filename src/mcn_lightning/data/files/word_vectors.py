@@ -31,6 +31,7 @@ def vector_width(path: Path) -> int:
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            # bounded: a binary file may have no line break for gigabytes
             fields = file.readline(1_000_000).split()
         # "words width", or a word and its numbers
         return int(fields[1]) if len(fields) == 2 else len([float(number) for number in fields[1:]]) or int("")
@@ -114,6 +115,7 @@ def _mapped(path: Path) -> Iterator[bytes | mmap.mmap]:
 
 def _read_binary(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
     wanted_bytes = {word.encode() for word in wanted}
+    # bytes are compared: decoding three million words would take longer than reading them
     with _mapped(path) as data:
         position = data.find(b"\n", 0, 100) + 1
         counts = data[:position].split()
@@ -129,6 +131,7 @@ def _read_binary(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
                 raise InputError(f"{path}: expected {count} words, found {number}: the file is cut short")
             position = numbers + entries.size
             if word in wanted_bytes and word not in found:
+                # a word may occur twice: the first one counts
                 found[word] = np.frombuffer(data[numbers:position], "<f4")
         if data[position : position + 100].strip():
             extra = len(data) - position
@@ -202,6 +205,7 @@ def _read_text(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
         count, dim, line = _read_counts(path, file)
         if count is not None and line.strip() and not _is_word(line.strip().replace(b"\t", b" ")):
             raise InputError(f"{path}: expected {count} words as text, found binary numbers: name it .bin")
+        # a while loop over readline, as the first line was read to learn the width
         while line:
             if not line.strip():  # a blank line, as at the end
                 line = file.readline()

@@ -133,6 +133,7 @@ class Strings(_Slices[str]):
         self.data = data
 
     def _slice(self, begin: int, end: int) -> str:
+        # surrogatepass, as in bytes_of: captions from JSON may hold lone surrogates
         return self.data[begin:end].tobytes().decode("utf-8", "surrogatepass")
 
 
@@ -160,6 +161,7 @@ class Shard(Mapped):
         """Return the items of some captions, and the bounds of each caption's items ``(count + 1,)``."""
         ends = self.numpy(f"{name}_end")
         begin = int(ends[first - 1]) if first else 0
+        # bounds within this video's items, as the stored ends count the items of the whole shard
         bounds = np.concatenate([[0], ends[first : first + count] - begin])
         return self.numpy(name)[begin : begin + int(bounds[-1])], bounds
 

@@ -120,6 +120,7 @@ class ShardHeader:
             self.dropped = metadata.get("dropped", {})
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: expected an index of {FORMAT}, found something else ({error})") from None
+        # once for each run: worker processes get a store that was verified
         if self.store.url and not isinstance(where, ShardStore) and (reason := self.verify_index()) is not None:
             raise InputError(reason)
 
@@ -137,6 +138,7 @@ class ShardHeader:
         """Return what is wrong with the index by its checksum, or ``None``; see ``has_checksum``."""
         if not self.has_checksum:
             return None
+        # NumPy, as a process that only checks shards need not wait for the import of torch
         file = safe_open(self.index_path, framework="numpy")
         tensors = {name: file.get_tensor(name) for name in file.keys()}
         expected, found = self._metadata["sha256"], index_checksum(tensors, self._metadata)
@@ -201,6 +203,7 @@ class ShardHeader:
     def broken(self, number: int) -> str | None:
         """Return what is wrong with a shard without reading it (missing, or of another size), or ``None``."""
         if self.store.url is not None:
+            # shards of a URL are compared by size and checksum when they are fetched
             return self.gone.get(number)
         expected, path = self.shards[number], self.folder / shard_name(number)
         try:

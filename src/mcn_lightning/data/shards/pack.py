@@ -104,10 +104,12 @@ def _pack(splits: dict[str, Split], options: IndexOptions, streams: Sequence[Vis
             raise _holds_something_else(output, changes)
         _remove(output)
     if (output / INDEX).is_file():
+        # the index comes last, so the folder was finished, and only lost shards are missing
         _repair(job, ShardIndex(output))
         _clean(output)
         return
     plan = _plan(job, known)
+    # a shard with its final name is whole, as it was renamed last
     todo = [number for number in range(len(plan)) if not (output / shard_name(number)).is_file()]
     run(job, plan, todo)
     _write_index(job, plan, known)
@@ -162,6 +164,7 @@ def _repair(job: Job, index: ShardIndex) -> None:
     lost = [number for number in range(len(index.shards)) if index.broken(number) is not None]
     for number in lost:
         (job.output / shard_name(number)).unlink(missing_ok=True)
+    # the plan is gone by now, and the same files give the same one
     run(job, _ranges(job), lost)
     for number in lost:
         if (wrong := index.verify(number)) is not None:
@@ -184,6 +187,7 @@ def _plan(job: Job, known: str) -> list[Range]:
     if path.is_file():
         return [tuple(row) for row in read_json(path, "the plan of packing")["shards"]]
     plan = _ranges(job)
+    # before the plan, which marks the folder as begun
     _write(job.output / SOURCES, save(as_tensors(job.sources)))
     _write(path, json.dumps({"fingerprint": known, "options": job.options, "shards": plan}).encode())
     return plan
@@ -217,6 +221,7 @@ def _write_index(job: Job, plan: list[Range], fingerprint: str) -> None:
     for number, (name, _, _) in enumerate(plan):
         shard = read_json((job.output / shard_name(number)).with_suffix(".json"), "the description of a shard")
         rows = shard["rows"]
+        # a shard is written without knowing its number
         rows["shard"] = [number if row != BAD else BAD for row in rows["shard"]]
         for column, values in rows.items():
             columns[name][column].extend(values)
@@ -236,6 +241,7 @@ def _write_index(job: Job, plan: list[Range], fingerprint: str) -> None:
         ids = (split.source.id(index) for index in range(len(split.source)))
         tensors[f"{name}/ids"], tensors[f"{name}/id_end"] = bytes_of(ids)
     spoken = [word for vocabulary in vocabularies for word in vocabulary]
+    # sorted: the bytes of the index must not depend on the order of the shards' words
     words = sorted({*spoken})
     tensors["words"], tensors["word_end"] = bytes_of(words)
     numbers = {word: number for number, word in enumerate(words)}

@@ -64,9 +64,11 @@ def gather(splits: Mapping[str, Split]) -> dict[str, Stamps]:
 
 def fingerprint(options: Mapping[str, object], sources: Mapping[str, Stamps]) -> str:
     """Return a checksum of the options, and of the ids and sizes of all videos."""
+    # sorted: the order of options may change with the code
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
     for name, stamps in sources.items():
         digest.update(f"\n{name}".encode())
+        # without times, which change when a data set is copied
         for video, *sizes in zip(stamps.ids, stamps.visual.tolist(), stamps.audio.tolist(), strict=True):
             digest.update(f"\n{video} {tuple(sizes)}".encode())
     return digest.hexdigest()
@@ -87,6 +89,7 @@ def read_sources(path: Path) -> dict[str, Stamps]:
     if not path.is_file():
         return {}
     tensors, found = load_file(path), {}
+    # the names of the splits, from keys such as train/ids
     for name in dict.fromkeys(key.split("/")[0] for key in sorted(tensors)):
         ids = list(Strings(tensors[f"{name}/ids"].numpy(), tensors[f"{name}/id_end"].numpy()))
         found[name] = Stamps(ids, *(tensors[f"{name}/{column}"] for column in ("visual", "audio", "time")))

@@ -88,6 +88,7 @@ class ShardVideos(Videos):
         """
         number = int(self._columns["shard"][index])
         if number == BAD:
+            # JSON has only text as keys
             raise InputError(self.index.reasons[self.split][str(index)])
         return ShardVideo(self, self._shard(number), index).check()
 
@@ -135,6 +136,7 @@ class ShardVideos(Videos):
     def set_text(self, text: TextSource | None) -> None:
         """Set the text source that maps words to indices. It is called once, before worker processes start."""
         self.text = text
+        # one look-up for each word of the data set, and none while batches are read
         self._table = None if text is None else text.word_table(self.index.words())
 
     @property
@@ -160,6 +162,7 @@ class ShardVideos(Videos):
             reason = self.index.broken(number)
             if reason is None:
                 try:
+                    # the oldest one goes; a map that a batch still uses stays until the batch is gone
                     if len(self._shards) >= OPEN_SHARDS:
                         del self._shards[next(iter(self._shards))]
                     return self._shards.setdefault(number, Shard(self.index.path(number)))
@@ -212,10 +215,12 @@ class ShardCaptions(Captions):
             return None
         ends = shard.numpy("word_end")
         chosen = np.array([clip.number for clip in clips]) + self.video.first
+        # for caption 0 this reads the last end, which the next line replaces
         begin = ends[chosen - 1]
         begin[chosen == 0] = 0
         count = ends[chosen] - begin
         stop = count.cumsum()
+        # the clip that each word belongs to; all clips at once, as a loop over them costs most of the reading
         row = np.arange(len(clips)).repeat(count)
         numbers = shard.numpy("word")[np.arange(len(row)) + (begin - stop + count)[row]]
         indices = source.word_indices(numbers, self.video.index)
@@ -281,6 +286,7 @@ class ShardVideo:
     def _stored_rows(self) -> Sequence[Tensor]:
         """Return the stored rows of each visual stream, or its maxima over the clips of captions."""
         if not self.source.keep_frames:
+            # a negative count stands for windows of a video without captions
             maxima = self.shard["visual"][self.first : self.first + abs(self.source.column("captions", self.index))]
             return maxima.split(self.source.widths, dim=1)
         found = []
@@ -345,4 +351,5 @@ class ShardVideo:
             return None
         first = source.column("frame", self.index)
         frames = self.shard["audio"][first : first + self.frames]
+        # checked: packing refused numbers that are not finite
         return read_sound(frames, spans, config, new, checked=True)

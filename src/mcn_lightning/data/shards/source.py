@@ -71,6 +71,7 @@ class Shards(DataSource):
 
     def all_texts(self, opened: Iterable[Videos]) -> Iterable[str]:
         """Return every word of the captions of all splits."""
+        # the index lists the words of all splits, so one split gives them all
         return next((videos.all_texts() for videos in opened), ())
 
 
@@ -124,6 +125,7 @@ def _contents(packed: IndexOptions, reading: Reading) -> list[Rule]:
     clips, kind, span, frames = reading.clips, packed["kind"], packed.get("span", "widest"), packed["keep_frames"]
     absent = [name for name in reading.modalities if name not in packed["modalities"]]
     some, most = f"some of {', '.join(packed['modalities'])}", f"at most {packed['overrun']:g}"
+    # stored rows serve any windows, and stored maxima only the clips of packing
     served = clips.kind == kind or (clips.kind == "windows" and frames)
     fits = not reading.captions or frames or clips.span == span
     again = ", or once with --pack.keep_frames true"
@@ -140,6 +142,7 @@ def _values(packed: IndexOptions, reading: Reading) -> list[Rule]:
     """Return rules for options that must have the same value as in packing."""
     wanted, change = fixed_options(reading), " to change it"
     streams = [dataclasses.asdict(stream) for stream in reading.streams]
+    # streams that were not packed cannot differ
     same = packed["streams"] == streams or "video" not in packed["modalities"]
     rules: list[Rule] = [
         ("audio.bands", packed["bands"], wanted["bands"], packed["bands"] == wanted["bands"], change),

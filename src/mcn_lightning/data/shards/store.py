@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# no space, no quota, or a file larger than the file system allows
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 ATTEMPTS = 3
 """Number of attempts to fetch a file before a lost connection ends the run."""
@@ -46,6 +47,7 @@ def is_url(where: str | Path) -> bool:
 
 def default_cache() -> Path:
     """Return the folder of shards that are fetched from a URL."""
+    # the usual place of caches on Linux
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcn-lightning" / "shards"
 
 
@@ -199,6 +201,7 @@ def _download(url: str, target: Path, progress: Progress | None = None) -> None:
                 raise final or _lost_connection(url, error) from error
         if progress is not None:
             progress(-sum(received))  # the next attempt starts at the first byte
+        # 1 s, then 2 s: stores answer with errors while they are overloaded
         time.sleep(2**attempt)
 
 

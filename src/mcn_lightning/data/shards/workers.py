@@ -54,6 +54,7 @@ def run(job: Job, plan: list[Range], todo: list[int]) -> None:
     try:
         waiting: set[Future[None]] = {pool.submit(_pack_shard, number) for number in todo}
         while waiting:
+            # half a second: the bar moves and Ctrl-C is seen while shards of a gigabyte are written
             finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
             bar.update(counter.value - bar.n)
             for future in finished:
@@ -107,6 +108,7 @@ _worker: tuple[Job, list[Range], Synchronized, Synchronized]
 def _start_worker(job: Job, plan: list[Range], counter: Synchronized, halt: Synchronized, parent: int) -> None:
     global _worker
     _worker = job, plan, counter, halt
+    # one thread a process, as there is a process for each core
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and sets halt
     threading.Thread(target=_exit_without, args=(parent,), daemon=True).start()
@@ -114,6 +116,7 @@ def _start_worker(job: Job, plan: list[Range], counter: Synchronized, halt: Sync
 
 def _exit_without(parent: int) -> None:
     """End this process when its parent was killed, as nothing else would stop it."""
+    # an orphan gets another parent; Linux alone could send a signal for it
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

@@ -47,6 +47,7 @@ class ShardContents:
         self.streams, self.clips, self.keep_frames = list(streams), clips, keep_frames
         self.parts: dict[str, list[Tensor]] = {}
         self.rows: dict[str, list[int]] = {name: [] for name in column_names(len(self.streams)) if name != "id_end"}
+        # the first free row of each table, which the next video takes
         self.next = dict.fromkeys(("caption", "frame", *(f"row_{s}" for s in range(len(self.streams)))), 0)
         self.skipped: dict[str, str] = {}
         self.dropped: Mapping[str, int] = {}
@@ -72,6 +73,7 @@ class ShardContents:
         for name, column in self.rows.items():
             column.append(counts.get(name, 0))
         for name, size in (("caption", "captions"), ("frame", "frames")):
+            # negative for windows
             self.next[name] += abs(counts[size])
         for number in range(len(self.streams) if self.keep_frames else 0):
             self.next[f"row_{number}"] += counts[f"rows_{number}"]
@@ -112,6 +114,7 @@ class ShardContents:
         if video.frames is not None:
             check_finite(video.frames, f"{name}: expected finite numbers in the spectrogram")
             counts["frames"] = video.frames.shape[1]
+            # time-major: the frames of a clip then are adjacent bytes
             parts["audio"] = video.frames.T
         return parts, counts
 
@@ -128,6 +131,7 @@ class ShardContents:
             for name in ("choice", "choice_end", "choices_end"):
                 self.parts.pop(name, None)
         joined = {}
+        # popped one by one, so that parts and joined tensor are in memory together for one name only
         for name in sorted(self.parts):
             parts = self.parts.pop(name)
             if name.endswith("_end"):  # ends within each video become ends within the shard
@@ -154,6 +158,7 @@ class ShardContents:
 
 def _windows(duration: float, min_time: float) -> tuple[Captions, list[Clip]]:
     """Return the windows of a video without captions, one at each whole second, as captions without text."""
+    # at every second: training samples a window at any of them
     seconds = range(math.ceil(duration))
     clips = [Clip(second, float(second), min(second + min_time, duration)) for second in seconds]
     start, end = np.array([clip.start for clip in clips]), np.array([clip.end for clip in clips])

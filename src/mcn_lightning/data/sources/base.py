@@ -126,6 +126,7 @@ class DataSource(ABC):
                     captions = videos.open(index).captions
                 except InputError:
                     captions = None
+                # surrogatepass: texts from JSON may hold lone surrogates
                 digest.update(f"{videos.id(index)} {_plain(captions)}\n".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 

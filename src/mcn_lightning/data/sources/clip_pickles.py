@@ -107,6 +107,7 @@ class PickledClips(Videos):
             rows = self._with_captions(entries, rows)
         self.ids = _distinct([names[first] for first, *_ in rows])
         self.repeated = len(rows) - len({names[first] for first, *_ in rows})
+        # numbers as names come from the position in the file, and say nothing about clips of other files
         self.named = any(name != str(number) for number, name in enumerate(names))
         self._texts = [caption for entry in entries for caption in all_captions(entry)] if fields.text else []
         self._bad: dict[int, str] = {}
@@ -193,6 +194,7 @@ class PickledClips(Videos):
         lengths = [0 if sound is None else sound.shape[1] for sound in sounds]
         self._starts = [0, *np.cumsum(lengths).tolist()]
         dtypes = {sound.dtype for sound in sounds if sound is not None}
+        # of one type as it is; empty sound counts for none, and float16 never widens another type
         dtype = torch.float16
         for found in dtypes:
             dtype = torch.promote_types(dtype, found) if len(dtypes) > 1 else found
@@ -230,6 +232,7 @@ class PickledClips(Videos):
 
     def repeated_names(self) -> list[str]:
         """Return the names of clips that repeat the name of an earlier one."""
+        # the second row of each name, so that each name is listed once
         return [name.removesuffix("#2") for name in self.ids if name.endswith("#2")] if self.repeated else []
 
     def texts(self) -> list[str]:
@@ -276,6 +279,7 @@ class ClipPickles(ListedSource):
             name = self.lists[split]
             if name is None or not (split in needed or (self.root / name).is_file()):
                 continue
+            # training keeps rows apart that evaluation merges, so the same file may be opened twice
             key = name, split != "train"
             if key not in opened:
                 try:

@@ -125,6 +125,7 @@ class ClipReader:
     def _key(entry: Record, stream: VisualStream) -> str | None:
         """Return the key of a stream in the dict of a clip, or ``None`` if the clip lacks the stream."""
         key = stream.suffix.lstrip("_")
+        # the pooled vector first: MSR-VTT's file has both
         return next((name for name in (f"{key}_pooled", key) if entry.get(name) is not None), None)
 
     def _visual(self, entry: Record, stream: VisualStream, where: str) -> Tensor:
@@ -140,6 +141,7 @@ class ClipReader:
     def _audio(self, entry: Record, where: str) -> Tensor | None:
         """Return the spectrogram, or ``None`` if the clip has no sound."""
         value, config = entry.get("audio"), self.fields.audio
+        # UCF101 and HMDB51 tell by has_audio whether a clip has sound
         if config is None or value is None or _is_false(entry.get("has_audio", True)):
             return None
         frames = _tensor(value, "audio", where)
@@ -147,6 +149,7 @@ class ClipReader:
             frames = frames[0]
         check_shape(frames, (config.bands, "frames"), f"{where}: expected 'audio'", empty=True)
         _check_finite(frames, "audio", where)
+        # no frame is no sound
         return frames if frames.shape[1] else None
 
 
@@ -157,6 +160,7 @@ def _is_false(flag: object) -> bool:
 def _split(entry: Record, where: str) -> int:
     value = entry.get("training")
     try:
+        # a number, a NumPy number, or an array of one
         number = int(np.asarray(value).reshape(()))
     except (TypeError, ValueError):
         number = -1

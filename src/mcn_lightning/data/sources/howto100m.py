@@ -166,6 +166,7 @@ class LayoutVideos(RawVideos):
         own = feature_file(root / path / name)
         if own.is_file():
             return own
+        # without a folder for each video: path/ID_2d.npz
         shared = feature_file((root / path).with_name(name))
         return shared if shared.is_file() else own
 
@@ -218,5 +219,6 @@ class LayoutVideos(RawVideos):
         if captions is None:
             raise AbsentError(f"captions of {video}: expected an entry for this video, found none")
         if isinstance(captions, BadVideo):
+            # the error as it was when the captions were read, since allow_missing forgives only what is absent
             raise (AbsentError if captions.absent else InputError)(captions.reason)
         return captions

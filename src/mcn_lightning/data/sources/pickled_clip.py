@@ -42,9 +42,11 @@ class PickledClip:
         texts = self.record.texts
         if self.fields.allow_missing and self.fields.text and not texts:
             return None
+        # the same single text is no choice: then training needs no random number for it
         choices = (self.record.choices,) if self.record.choices not in ((), texts[:1]) else None
         queries = (texts,) if self.all_captions and len(texts) > 1 else None
         label = None if self.record.label is None else np.array([self.record.label])
+        # any seconds: the clip is read whole
         return Captions(np.zeros(1), np.ones(1), texts[:1] or ("",), label, choices, queries=queries)
 
     def faults(self) -> list[tuple[str, str | None]]:

@@ -72,6 +72,7 @@ class _World:
         self.visual = [rng.standard_normal((LATENT, width)) / np.sqrt(LATENT) for width in config.widths]
         self.bands = rng.standard_normal((LATENT, 40)) / np.sqrt(LATENT)
         names = [f"topic{t}word{w}" for t in range(config.topics) for w in range(WORDS_A_TOPIC)]
+        # a word for each direction of each latent number, so that text tells the clip's own content
         self.traits = [f"trait{i}{sign}" for i in range(LATENT) for sign in ("up", "down")]
         self.words = [*names, *self.traits, *FILLERS]
         self.vectors = rng.standard_normal((len(self.words), config.word_dim)).astype(np.float32)
@@ -125,6 +126,7 @@ def _write_data(root: Path, config: SyntheticConfig) -> None:
 def _is_same(root: Path, manifest: str) -> bool:
     """Tell whether a folder holds data that were generated with the same options."""
     known = root / "synthetic.json"
+    # the manifest is written last, so a folder with it is whole
     return known.is_file() and known.read_bytes() == manifest.encode()
 
 
@@ -139,9 +141,11 @@ def _write_word_vectors(path: Path, world: _World) -> None:
 def _write_video(
     folder: Path, name: str, number: int, world: _World, config: SyntheticConfig
 ) -> Mapping[str, list[object]]:
+    # one generator a video: the same video comes out however many there are
     rng = np.random.default_rng((config.seed, 1, number))
     topic = int(rng.integers(config.topics))
     seconds = config.seconds
+    # without a spread no random number is taken: the bytes of a seed stay those of before this option
     if config.length_spread:
         seconds *= 1 + config.length_spread * rng.uniform(-1, 1)
     count = max(1, round(seconds / config.caption_seconds))
@@ -159,10 +163,12 @@ def _write_video(
     for suffix, rate, projection in (("_2d", 1.0, world.visual[0]), ("_3d", 1.5, world.visual[1])):
         times = (np.arange(int(np.ceil(seconds * rate))) + 0.5) / rate
         rows = _at(latents, edges, times) @ projection
+        # at least 0, as the features of networks that end in a ReLU
         rows = np.maximum(rows + config.noise * rng.standard_normal(rows.shape), 0.0)
         _save(folder / f"{name}{suffix}.npz", "features", rows)
     times = (np.arange(round(seconds * 100)) + 0.5) / 100
     level = _at(latents, edges, times) @ world.bands
+    # a mean and a spread as of real spectrograms, whose range is -80 to 0 dB
     level = -35.0 + 8.0 * (level + config.noise * rng.standard_normal(level.shape))
     _save(folder / f"{name}_spec.npz", "arr_0", np.clip(level, -80.0, 0.0).T)
     return captions
@@ -184,7 +190,8 @@ def _sentence(rng: np.random.Generator, topic: int, own: np.ndarray, world: _Wor
 
 def _save(path: Path, key: str, array: np.ndarray) -> None:
     """Write an ``.npz`` file."""
-    content = io.BytesIO()  # not np.savez, which writes the time into the file: the same seed gives the same bytes
+    # not np.savez, whose bytes depend on the release of NumPy: the same seed gives the same bytes
+    content = io.BytesIO()
     np.save(content, np.ascontiguousarray(array, dtype=np.float16))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(zipfile.ZipInfo(f"{key}.npy", (1980, 1, 1, 0, 0, 0)), content.getvalue())

@@ -10,6 +10,7 @@ from pathlib import Path
 from mcn_lightning.errors import InputError
 from mcn_lightning.files import read_lines
 
+# of files that users list in place of ids
 _SUFFIXES = re.compile(r"\s*(\.(npy|npz|mp4|webm|mkv|avi|mov|m4v|flv|3gp))+$", re.IGNORECASE)
 
 
@@ -45,6 +46,7 @@ def read_video_list(path: Path) -> list[str]:
         videos.append(_feature_path(path, *cells))
     if not videos:
         raise InputError(f"{path}: expected one video a line, found none")
+    # by id and not by path: captions and file names know only the id
     repeated = {video: times for video, times in Counter(map(video_id, videos)).items() if times > 1}
     if repeated:
         named = ", ".join(f"{video} {times} times" for video, times in list(repeated.items())[:3])
@@ -61,6 +63,7 @@ def _feature_path(path: Path, listed: str, video: str | None = None) -> str:
         listed: entry of the video in the list.
         video: its id, if the list has both columns.
     """
+    # backslashes of Windows; lists of the release may have None/ before a path
     listed = _SUFFIXES.sub("", listed.replace("\\", "/").removeprefix("None/").removeprefix("./"))
     if video is None or video_id(listed) == video:
         return listed

@@ -107,6 +107,7 @@ class VideoSource(DataSource):
         for name, arguments in (("ids", ("split",)), ("read", ("split", "video"))):
             signature = inspect.signature(getattr(self, name))
             try:
+                # by position, as they are called
                 signature.bind(*arguments)
             except TypeError as error:
                 method = f"{type(self).__name__}.{name}"
@@ -200,6 +201,7 @@ class SourceVideos(RawVideos):
         if audio is not None:
             frames = parts.read(_array, video.spectrogram, f"{where}{audio.suffix}", (audio.bands, "frames"))
         captions = parts.read(self._captions, video, where) if reading.captions else None
+        # a user's source has no files: messages name the video and the part
         names = [f"{where}{suffix}" for suffix in (*(stream.suffix for stream in streams), reading.audio.suffix)]
         return parts.check(RawVideo(captions, rows, frames, streams, reading.audio, names))
 

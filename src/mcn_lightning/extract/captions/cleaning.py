@@ -18,14 +18,17 @@ _TAGS = re.compile(
 _BREAK = re.compile(r"<br\b[^<>]*>", re.IGNORECASE)
 _MUSIC = re.compile(r"[♩♪♫♬🎵🎶🎼]|(?<!\S)#+(?!\S)")
 _SQUARE = re.compile(r"\[[^\[\]]*\]")
+# a sound, with up to three words before it, as in (upbeat guitar music)
 _SOUND = re.compile(
     r"\((?:[\w'-]+ ){0,3}(?:music\w*|singing|applau\w+|cheer\w*|laugh\w*|chuckl\w+|giggl\w+|sigh\w*|gasp\w*|sob\w*"
     r"|cough\w*|scream\w*|inaudible|indistinct|silence)\)",
     re.IGNORECASE,
 )
+# only at the begin of a line: speech has round brackets too
 _ROUND = re.compile(r"^[^\w\n(]*(\([^()]*\))", re.MULTILINE)
 _ARROWS = re.compile(r">>+")
 _DASH = re.compile(r"^[^\w\n]*?([-–—‐])(?!\d)", re.MULTILINE)
+# up to 31 characters: longer text before a colon is speech
 _NAME = re.compile(r"^[^\w\n]*(\w[^\n:]{0,30}:)(?=\s|$)", re.MULTILINE)
 
 
@@ -58,6 +61,7 @@ def clean_parts(parts: Sequence[str], cleaning: CaptionCleaning) -> list[str]:
     """
     plain = [_without_markup(part) for part in parts]
     text = _blanked("".join(plain), cleaning)
+    # lengths are unchanged, as _blanked replaces letters by spaces
     bounds = accumulate((len(part) for part in plain), initial=0)
     return [text[begin:end] for begin, end in pairwise(bounds)]
 

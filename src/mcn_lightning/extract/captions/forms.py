@@ -82,6 +82,7 @@ def _with_pysubs2(path: Path, suffix: str) -> Found:
             f"{path}: expected the package pysubs2 to read {suffix} files, found none; "
             "pip install 'mcn-lightning[extract]'"
         ) from None
+    # before pysubs2, which ends at such a line or drops it silently
     text, problems = _without_damaged_lines(path, suffix, read_text(path, "the captions of a video"))
     try:
         subtitles = pysubs2.SSAFile.from_string(text, PYSUBS2[suffix])

@@ -32,6 +32,7 @@ def read_transcript(path: Path) -> list[RawCaption]:
         return rows_of_segments(segments)
     if not isinstance(document, Mapping):
         raise InputError(f"{path}: expected the captions of a video, found {document!r:.40}; get the file again")
+    # columns in a .json file are read here, as read_video_captions drops the times of words
     own_form = path.suffix.lower() != ".json" or {"start", "end", "text"} <= document.keys()
     return rows_of_columns(document if own_form else read_video_captions(path), str(path))
 
@@ -110,6 +111,7 @@ def _of_events(events: Sequence[object]) -> list[RawCaption]:
     found = []
     for (number, event), begin, after in zip(shown, begins, [*begins[1:], None], strict=True):
         length = _number(event.get("dDurationMs"))
+        # the earlier of the two: a last line may stay for seconds after it was spoken
         ends = [after if rolls else None, None if begin is None or length is None else begin + length]
         end = min((each for each in ends if each is not None), default=math.nan)
         found.append(_of_event(event, math.nan if begin is None else begin, end, f"event {number}"))

@@ -57,6 +57,7 @@ class Clock:
             shift = self._shifts[index] = self._shift
         self._next[index] = (packet.dts + (packet.duration or 0)) * tick + shift
         if shift:
+            # whole ticks: the decoder takes no others
             ticks = round(shift / tick)
             packet.dts += ticks
             packet.pts = None if packet.pts is None else packet.pts + ticks
@@ -71,6 +72,7 @@ class Clock:
             parts = tick.numerator * self._start.denominator, tick.denominator * self._start.numerator
             self._whole[index] = (*parts, tick.denominator * self._start.denominator)
         factor, start, divisor = self._whole[index]
+        # from whole numbers that are made once a stream: a Fraction for each frame would be slow
         time, last = (ticks * factor - start) / divisor, self._last.get(index, 0.0)
         most = last + MOST if self.joined or not self._length else self._length + OVER
         return time if last - BACK <= time <= most else None

@@ -63,6 +63,7 @@ class SoundWriter:
 
     def _move_to(self, sample: int) -> None:
         """Let the next sample be this one: silence before it, or what is given already is dropped."""
+        # a second at a time, as a gap may last for hours
         silence = np.zeros(self._sink.sample_rate, dtype=np.float32)
         while sample > self._written:
             part = silence[: sample - self._written]

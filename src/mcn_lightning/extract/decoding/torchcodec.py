@@ -79,6 +79,7 @@ class CodecPictures:
         Raises:
             RuntimeError: where the file is damaged. What came before has been given.
         """
+        # in the order of time over all sinks: going back would decode from a key frame again
         asked = sorted(
             ((row + 0.5) / sink.frame_rate, number)
             for number, sink in enumerate(sinks)
@@ -108,6 +109,7 @@ class CodecPictures:
             columns, rows = scaled_size(wide, high * self._aspect, size)
         else:
             columns, rows = scaled_size(wide * self._aspect, high, size)
+        # float, as bicubic interpolation exceeds 0 to 255; rounded and cut below
         planes = picture[None].float()
         if size.resample == "area":
             planes = F.interpolate(planes, (rows, columns), mode="area")

@@ -68,6 +68,7 @@ class Encoder(nn.Module, ABC):
         Raises:
             InputError: if it does not take them, or does not return ``(2, width)``.
         """
+        # two, so that a network that mixes pictures of a batch is seen in the shape
         example = self.example()
         pictures = example.expand(2, *example.shape[1:])
         try:
@@ -126,6 +127,7 @@ class Pixels(nn.Module):
             planes = F.interpolate(planes, self.resize, mode=self.resample, antialias=True, align_corners=False)
             pictures = planes.clamp(0, 255).permute(0, 2, 3, 1).unflatten(0, before)
         if self.crop is not None:
+            # rounded as torchvision's CenterCrop does
             top, left = (round((have - want) / 2) for have, want in zip(pictures.shape[-3:-1], self.crop, strict=True))
             pictures = pictures[..., top : top + self.crop[0], left : left + self.crop[1], :]
         return normalized(pictures, self.mean, self.std)

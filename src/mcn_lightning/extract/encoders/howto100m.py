@@ -68,6 +68,7 @@ class ReleasedResNeXt(Encoder):
                 "howto100m:resnext101/resnext101.pth"
             )
         self.network = ResNeXt3D()
+        # the released file has the classifier of Kinetics too
         load_state(self.network, file, f"howto100m:{model}", ["fc."])
         self.register_buffer("mean", torch.tensor(CLIP_MEAN), persistent=False)
 

@@ -86,6 +86,7 @@ def _options(name: str, weights: str | None, arguments: dict[str, Any]) -> tuple
         given = {"weights": weights} if weights is not None else {}
         return EncoderOptions(class_path=name, init_args={**arguments, **given}), {}
     head = name.partition("/")[0]
+    # by what stands before the slash first, for the two howto100m: kinds
     found = KINDS.get(head) or KINDS.get(kind)
     if found is None or not model:
         advice = near(head if kind == "howto100m" else kind, KINDS) if found is None else f"as in {kind}:NAME"

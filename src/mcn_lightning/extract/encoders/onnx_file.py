@@ -71,6 +71,7 @@ class OnnxEncoder(Encoder):
             )
         self.batch, self.dtype = shape[0], TYPES[taken.type]
         crop = (shape[-1] or 224) if crop is None else crop
+        # 8/7, as 256 is to 224
         self.size = PictureSize(short_side or round(crop * 8 / 7) or 256, crop or None)
         if len(shape) == 5:
             self.frames, self.frame_rate = frames or shape[2] or 16, frame_rate
@@ -95,6 +96,7 @@ class OnnxEncoder(Encoder):
         runtime = import_package("onnxruntime", self.name, "extract-onnx")
         if str(device) not in self.sessions:
             options = runtime.SessionOptions()
+            # by default onnxruntime takes every core of the machine, also those of other jobs
             options.intra_op_num_threads = torch.get_num_threads()
             providers: list[Any] = ["CPUExecutionProvider"]
             if device.type == "cuda" and "CUDAExecutionProvider" in runtime.get_available_providers():

@@ -53,6 +53,7 @@ class TimmEncoder(Encoder):
 def _preparation(config: dict[str, Any], name: str) -> tuple[PictureSize, Pixels]:
     """Return the picture size and the standardisation of a model's data config, as timm's own evaluation has them."""
     _, height, width = config["input_size"]
+    # as timm's create_transform rounds it
     scaled = math.floor(height / config["crop_pct"]), math.floor(width / config["crop_pct"])
     mode = config.get("crop_mode") or "center"
     if mode not in ("center", "squash"):

@@ -21,6 +21,7 @@ from mcn_lightning.extract.encoders.weights import IMAGENET_MEAN, IMAGENET_STD, 
 
 FILE_ADVICE = "give its short_side, crop and frames as arguments, and export it with a batch of any size"
 """What to do about a network in a file that takes no pictures."""
+# torch's operators and arithmetic of sizes, which an exported graph may call
 _OPERATOR = re.compile(
     r"torch\.ops\.[a-z]\w*\.\w+\.\w+|torch\.ops\.higher_order\.\w+|torch\.sym_\w+|math\.\w+|"
     r"_operator\.(add|sub|mul|truediv|floordiv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem)"
@@ -144,6 +145,7 @@ def _read(path: Path, name: str) -> nn.Module:
 def _what_would_run(archive: zipfile.ZipFile) -> str:
     """Return what in an exported network could run other code than torch's functions; empty for none."""
     names = archive.namelist()
+    # of two files with one name, this check and torch's reader could see different ones
     if len(set(names)) < len(names):
         return "two files of one name"
     for entry in names:
@@ -172,6 +174,7 @@ def _plain_pickles() -> Iterator[None]:
     """Let ``torch.load`` read tensors and plain data only, also where torch's own code asks it for more."""
     key, other = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
     before = {name: os.environ.pop(name, None) for name in (key, other)}
+    # read by torch.load itself, which torch.export calls with weights_only=False
     os.environ[key] = "1"
     try:
         yield

@@ -86,6 +86,7 @@ def _without_classifier(network: nn.Module, classes: int, name: str) -> tuple[nn
     ]
     if not layers:
         raise InputError(f"{name}: expected a last layer with {classes} classes, found none")
+    # the last: Inceptions have a classifier of their own for each auxiliary head
     path = layers[-1][0]
     parent, _, last = path.rpartition(".")
     setattr(network.get_submodule(parent), last, nn.Identity())

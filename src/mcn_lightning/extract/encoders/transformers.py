@@ -61,6 +61,7 @@ class TransformersEncoder(Encoder):
                 if "torchvision" in str(error) and find_spec("torchvision") is None:
                     import_package("torchvision", name, "extract-torchvision")
                 raise
+        # a pooler is often left out of the file, and then not used here
         missing = [key for key in told["missing_keys"] if "pool" not in key]
         if missing:
             raise InputError(
@@ -102,6 +103,7 @@ def _preparation(processor: Any, name: str) -> tuple[PictureSize, Pixels]:
             f"{name}: expected an image processor with a size of pictures, found {type(processor).__name__} with "
             f"{size or 'none'}; name a model with a fixed size"
         )
+    # Pixels divides by 255, and a processor may divide by another number or not at all
     factor = 255 * (processor.rescale_factor if processor.do_rescale else 1)
     mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
     resize = size["shortest_edge"] if "shortest_edge" in size else (size["height"], size["width"])

@@ -55,6 +55,7 @@ def import_package(module: str, name: str, extra: str) -> ModuleType:
 def near(name: str, known: Iterable[str]) -> str:
     """Return advice of names that are near to a wrong one: "did you mean a or b?"; else the first of those known."""
     names = list(known)
+    # 0.5 and lower case, as users leave out prefixes and tags
     found = get_close_matches(name, names, 3) or get_close_matches(name.lower(), names, 3, 0.5)
     return (
         f"did you mean {' or '.join(found)}?"

@@ -52,6 +52,7 @@ class Block:
     @property
     def file(self) -> str:
         """Name of the file, which depends on the videos alone."""
+        # of the ids: a block of other videos is never taken for this one
         digest = hashlib.sha256("\n".join(self.names).encode()).hexdigest()[:16]
         return f"{self.split}-{self.kind}-{self.videos[0]:08d}-{digest}.safetensors"
 
@@ -82,6 +83,7 @@ def plan(config: IndexConfig, data: NarratedVideos, known: set[tuple[str, str]])
     Raises:
         InputError: if the clips are windows, and the data cannot give any.
     """
+    # whole batches, so that no batch belongs to two blocks
     size = -(-BLOCK // data.eval_batch_size) * data.eval_batch_size
     found: list[Block] = []
     kinds = ["captions", "windows"] if config.clips == "both" else [config.clips]
@@ -194,6 +196,7 @@ def write_part(path: Path, kind: str, parts: Sequence[dict[str, Any]], skipped: 
     """Write a finished block, whole or not at all."""
     clips = [clip | {"kind": kind.removesuffix("s")} for part in parts for clip in part["clips"]]
     names = dict.fromkeys(name for part in parts for name in part["tensors"])
+    # float16, as the index stores them
     tensors = {name: torch.cat([_rows(part, name) for part in parts]).half() for name in names}
     about = json.dumps({"clips": clips, "skipped": skipped}, ensure_ascii=False)
     with replacing(path) as partial:

@@ -42,6 +42,7 @@ class WindowedVideos(DescribedVideos):
         middles = [] if video.captions is None else ((video.captions.start + video.captions.end) / 2).tolist()
         clips: list[Clip] = []
         for number, start, end, *_ in all_windows(video.duration, self.seconds):
+            # by its middle, so that each caption belongs to one window
             inside = tuple(i for i, middle in enumerate(middles) if start <= middle < start + int(self.seconds))
             clips.append(Window(number, start, end, inside))
         self._chosen = clips, video

@@ -84,6 +84,7 @@ def _agreement(parts: list[Tensor], centroids: Tensor) -> Tensor:
     """Return 1 where all modalities of a clip are nearest to one cluster, 0 where not, -1 for a single modality."""
     there = torch.stack([part.any(dim=1) for part in parts])
     nearest = torch.stack([(part @ centroids.T).argmax(dim=1) for part in parts])
+    # equal lowest and highest numbers: all modalities that are there agree
     low = nearest.masked_fill(~there, len(centroids)).amin(dim=0)
     high = nearest.masked_fill(~there, -1).amax(dim=0)
     return torch.where(there.sum(dim=0) > 1, (low == high).long(), -1)

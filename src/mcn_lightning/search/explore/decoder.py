@@ -129,6 +129,7 @@ def _limit_memory() -> None:
         import resource
 
         pages = int(Path("/proc/self/statm").read_bytes().split()[0])
+        # on top of what the process has mapped by now, as torch's libraries take gigabytes of addresses
         limit = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 

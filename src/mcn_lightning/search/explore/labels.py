@@ -56,6 +56,7 @@ def check_labels(labels: Sequence[str], where: str = "label ") -> None:
         raise InputError(f"{where.partition(', line')[0].strip()}: expected a label on each line, found none")
     first: dict[str, int] = {}
     for number, label in enumerate(labels, 1):
+        # labels that differ in marks or capitals have the same embedding or nearly so
         words = " ".join(split_words(label.lower()))
         if not label.strip():
             raise InputError(f"{where}{number}: expected a label, found none; delete the line")
@@ -178,6 +179,7 @@ def _write_parquet(path: Path, blocks: Iterable[pd.DataFrame]) -> Iterator[pd.Da
             kinds = [(name, pa.float32()) for name in block.columns if name.startswith("score")]
             text = [(name, pa.string()) for name in ("id", "video")]
             times = [(name, pa.float64()) for name in ("start", "end")]
+            # fixed, as a block of empty texts would get another type than the first
             schema = pa.schema([*text, *times, ("text", pa.string()), ("label", pa.string()), *kinds])
             writer = writer or parquet.ParquetWriter(path, schema)
             writer.write_table(pa.Table.from_pandas(block, schema, preserve_index=False))

@@ -58,6 +58,7 @@ def cluster_recall(index: Index, modality: str | None = None, ks: Sequence[int] 
     first: dict[tuple[object, ...], int] = {}
     targets = [first.setdefault(_item(clip), len(first)) for clip in clips]
     rows = np.array([clip["row"] for clip in clips])
+    # one row for each clip: captions of the same seconds have the same video and sound
     items = rows[np.unique(targets, return_index=True)[1]]
     ranks = expected_ranks(
         index.vectors.rows(asking, rows), index.vectors.rows(names, items), torch.tensor(targets)
