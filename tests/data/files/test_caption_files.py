@@ -278,6 +278,38 @@ def test_rolling_lines_without_word_times_come_once():
     assert read_subtitles(plain) == LINES
 
 
+ECHO = [("", "no"), ("no", "no"), ("no", "yes"), ("yes", "no")]
+"""What rolls: the line above, and the new one."""
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_what_is_said_twice_in_a_short_file_of_rolling_lines_stays_twice(held):
+    spoken, cues = [], []
+    for number, (above, new) in enumerate(ECHO):
+        spoken.append((float(number), number + 0.99, new))
+        cues.append((float(number), number + 0.99, f"{above}\n{new}".strip()))
+        if held:
+            cues.append((number + 0.99, number + 1.0, new))
+    for write in (srt, vtt):
+        assert read_subtitles(write(cues)) == spoken
+        after_a_pause = [*cues, (9.0, 10.0, "no")]
+        assert read_subtitles(write(after_a_pause)) == [*spoken, (9.0, 10.0, "no")]
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_short_subtitles_that_do_not_roll_keep_what_is_said_twice(count):
+    texts = ["stop", "stop", "one", "two", "three", "four", "five"][:count]
+    spoken = [(float(n), n + 1.0, text) for n, text in enumerate(texts)]
+    assert read_subtitles(srt(spoken)) == spoken and read_subtitles(vtt(spoken)) == spoken
+    timed = vtt(spoken) + "\n00:00:20.000 --> 00:00:21.000\ngo<00:00:20.500><c> on</c>\n"
+    assert read_subtitles(timed) == [*spoken, (20.0, 21.0, "go on")]
+
+
+def test_signs_between_words_are_no_tags():
+    text = "00:00.000 --> 00:01.000\nif 5 < 6 and 7 > 2 then\n\n00:01.000 --> 00:02.000\na <b>bold</b> 1<2 &lt;i&gt;"
+    assert [said for *_, said in read_subtitles(text)] == ["if 5 < 6 and 7 > 2 then", "a bold 1<2 <i>"]
+
+
 def test_subtitles_that_do_not_roll_keep_what_is_said_twice():
     spoken = [
         (float(n), n + 1.0, text) for n, text in enumerate(["one", "stop", "stop", "two", "three", "four", "five"])

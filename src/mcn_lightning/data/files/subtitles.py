@@ -2,7 +2,8 @@
 
 YouTube's automatic captions show two rolling lines. Each new line appears below the previous one, stays for 10 ms, and
 appears again above the next one. A new line carries the times of its words, unless it is a single word. A conversion to
-SubRip loses these times. So a line counts as new if it has word times or the cue before did not show it.
+SubRip loses these times. So a line is new if it has word times, or if it does not stand where the cue before left it:
+the first lines of a cue are old as far as they are the last lines of the cue before. What is said twice stays twice.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ _MARKUP = re.compile(r"</?[A-Za-z][^<>]*>|</?>|<[\d:.]+>|\{\\[^}]*\}")
 _COMMENT = re.compile(r"(NOTE|STYLE|REGION)\b")
 _ROLLING = 0.3
 """A file without word times rolls if more than this share of its cues begins with the previous line."""
+_BRIEF = 0.1
+"""Seconds that a cue lasts at most which only holds a line; and between two cues of which the first stays visible."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +60,25 @@ def read_subtitles(text: str) -> list[tuple[float, float, str]]:
 
 def undo_rolling(cues: list[Cue]) -> list[Cue]:
     """Return cues with each rolling line once, where it is new. Cues that do not roll are returned unchanged."""
-    # spoken repetitions stay where lines do not roll
-    if not _rolls(cues):
+    shown = [[plain for line in cue.lines if (plain := _plain(line))] for cue in cues]
+    if not _rolls(cues, shown):
         return cues
-    found, before = [], set[str]()
-    for cue in cues:
-        shown = [(line, _plain(line)) for line in cue.lines]
-        new = tuple(line for line, plain in shown if plain and (_WORD_TIME.search(line) or plain not in before))
+    found = list[Cue]()
+    for number, cue in enumerate(cues):
+        lines = [line for line in cue.lines if _plain(line)]
+        old = _overlap(shown[number - 1], shown[number]) if number else 0
+        if old == len(lines) and cue.start - cues[number - 1].end > _BRIEF:  # said again after a pause
+            old = 0
+        new = tuple(line for place, line in enumerate(lines) if place >= old or _WORD_TIME.search(line))
         if new:
             found.append(Cue(cue.start, cue.end, new))
-        before = {plain for _, plain in shown}
     return found
+
+
+def _overlap(before: list[str], lines: list[str]) -> int:
+    """Return how many lines of a cue are the last ones of the cue before."""
+    most = min(len(before), len(lines))
+    return next((count for count in range(most, 0, -1) if before[-count:] == lines[:count]), 0)
 
 
 def parse_cues(text: str) -> list[Cue]:
@@ -117,15 +128,17 @@ def _clock(parts: Sequence[str | None]) -> float:
     return int(hours) * 3600 + int(minutes) * 60 + int(seconds) + int(part.ljust(3, "0")) / 1000
 
 
-def _rolls(cues: list[Cue]) -> bool:
-    """Tell whether lines roll: words have times, or many cues begin with the last line of the previous cue."""
-    if any(_WORD_TIME.search(line) for cue in cues for line in cue.lines):
-        return True
+def _rolls(cues: list[Cue], shown: list[list[str]]) -> bool:
+    """Tell whether lines roll: cues begin with the last line of the cue before, and add one below or last a moment.
+
+    A cue that only repeats the one before, and lasts, is something that was said twice.
+    """
     repeated = sum(
-        bool(cue.lines and before.lines) and cue.lines[0].strip() == before.lines[-1].strip()
-        for before, cue in pairwise(cues)
+        _overlap(before, lines) > 0 and (len(lines) > 1 or cue.end - cue.start <= _BRIEF)
+        for (before, lines), cue in zip(pairwise(shown), cues[1:], strict=True)
     )
-    return repeated > _ROLLING * len(cues)
+    timed = any(_WORD_TIME.search(line) for cue in cues for line in cue.lines)
+    return repeated > (0 if timed else _ROLLING * len(cues))
 
 
 def _plain(line: str) -> str:
