@@ -1,13 +1,14 @@
 """Decoding to one frame a second against OpenCV, decord and the command ffmpeg; memory for long films.
 
     python benchmarks/extract.py --threads 1 --repeats 5
+    python benchmarks/extract.py --size 1920x1080 --seconds 20
     python benchmarks/extract.py --video FILM.mp4
     python benchmarks/extract.py --hours 2          # peak memory instead
 
-Without --video, films are generated (640 x 360, 25 frames a second): H.264 with B-frames, H.264 without, VP9. Each
-reader brings the frames to a shorter side of 224, on the same number of threads. Readers take turns, and a ratio is
-that of two runs of one turn: below 1, this project is faster. On a busy machine, look at the processor time, which is
-that of all threads and processes.
+Without --video, films are generated (25 frames a second, a key frame at least every 250): H.264 with B-frames, H.264
+without, VP9. Each reader brings the frames to a shorter side of 224, on the same number of threads. Readers take turns,
+and a ratio is that of two runs of one turn: below 1, this project is faster. On a busy machine, look at the processor
+time, which is that of all threads and processes.
 
 With --hours, a film with sound repeats the packets of one minute. A process of its own reads frames at 1 and 24 a
 second and computes the log-mel. Prints tables, asserts nothing.
@@ -41,7 +42,7 @@ X264 = {"preset": "veryfast", "crf": "28", "b_strategy": "0", "g": "250"}
 FILMS = {
     "h264_b_frames.mp4": ("libx264", X264 | {"bf": "3"}),
     "h264.mp4": ("libx264", X264 | {"bf": "0"}),
-    "vp9.webm": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "crf": "40", "b": "0"}),
+    "vp9.webm": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "crf": "40", "b": "0", "g": "250"}),
 }
 
 
@@ -135,10 +136,17 @@ def readers() -> dict[str, Callable[[Path, int], int]]:
     return found
 
 
-def generate(path: Path, seconds: int, codec: str, options: dict[str, str], sound: bool = False) -> Path:
+def generate(
+    path: Path,
+    seconds: int,
+    codec: str,
+    options: dict[str, str],
+    sound: bool = False,
+    size: tuple[int, int] = (640, 360),
+) -> Path:
     """Write a film of a texture that moves in front of the camera."""
     rng = np.random.default_rng(0)
-    high, wide, room = 360, 640, 200
+    (wide, high), room = size, 200
     down, right = np.mgrid[: high + 2 * room, : wide + 2 * room]
     texture = 128 + 50 * np.sin(right / 17) + 40 * np.cos(down / 23 + right / 91) + rng.normal(0, 12, right.shape)
     texture = np.clip(np.stack([texture, np.roll(texture, 9, 1), texture[:, ::-1]], 2), 0, 255).astype(np.uint8)
@@ -228,6 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--video", type=Path, help="a film of one's own")
     parser.add_argument("--hours", type=float, default=0.0, help="measure the memory for a film of this length instead")
+    parser.add_argument("--size", default="640x360", help="columns and rows of the generated films")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     for name, value in (("threads", 1), ("repeats", 5), ("seconds", 60)):
         parser.add_argument(f"--{name}", type=int, default=value)
@@ -237,7 +246,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if not options.hours:
             for name, (codec, settings) in FILMS.items():
-                path = options.video or generate(Path(folder) / name, options.seconds, codec, settings)
+                columns, rows = (int(side) for side in options.size.split("x"))
+                path = options.video or generate(
+                    Path(folder) / name, options.seconds, codec, settings, size=(columns, rows)
+                )
                 compare(path, options.threads, options.repeats)
                 if options.video:
                     break

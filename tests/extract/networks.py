@@ -101,3 +101,25 @@ def write_onnx(path: Path, weight: torch.Tensor, shape: tuple[int | str, ...]) -
     graph = _field(1, mean) + _field(1, product) + _field(2, b"graph") + _field(5, tensor)
     graph += _field(11, typed("x", shape)) + _field(12, typed("y", (shape[0], weight.shape[1])))
     path.write_bytes(_field(1, 8) + _field(7, graph) + _field(8, _field(1, b"") + _field(2, 13)))
+
+
+def save_script(path: Path) -> None:
+    """Write ``Small`` as TorchScript."""
+    torch.jit.script(Small().eval()).save(str(path))
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Return random pictures ``(*shape, 3)`` uint8."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=generator)
+
+
+def refusal(name: str, weights: str | None = None, **options) -> str:
+    """Return the one line with which an encoder is refused."""
+    from mcn_lightning.errors import InputError
+    from mcn_lightning.extract.encoders import make_encoder
+
+    with pytest.raises(InputError) as told:
+        make_encoder(name, weights, **options)
+    assert "\n" not in str(told.value)
+    return str(told.value)

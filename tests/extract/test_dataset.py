@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from mcn_lightning.commands.main import main
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract.job import extract
 from mcn_lightning.extract.options import EncodedStream, ExtractConfig
-from mcn_lightning.extract.videos import split_videos
+from mcn_lightning.extract.videos import find_videos, split_videos
+from mcn_lightning.extract.writing import write_entries
 
 STREAMS = (EncodedStream("colour", "extract.making.Colours", 2.0),)
 
@@ -48,6 +50,48 @@ def test_captions_that_come_later_are_taken_by_the_next_run(films):
     assert json.loads((out / "captions.json").read_text())["film_1"]["text"] == ["words", "that came later"]
     assert modalities(out) == ["video", "audio", "text"]
     assert {path: path.read_bytes() for path in out.rglob("*.npz")} == before and not (out / ".locks").exists()
+
+
+def test_a_video_that_was_replaced_is_extracted_again(films, capsys):
+    out = films.parent / "out"
+    extract(config_of(films))
+    before = {path.name: path.read_bytes() for path in out.rglob("*.npz")}
+    (out / "features/film_1/film_1_speech.json").write_text("{}")
+    write_video(films / "film_1.mp4", seed=9, sound=False)
+    os.utime(films / "film_0.mp4", (0, 0))  # as a copy has another time and the same bytes
+    capsys.readouterr()
+    assert "1 silent" in extract(config_of(films))
+    assert f"{films / 'film_1.mp4'} changed after extraction: extracted again" in capsys.readouterr().err
+    after = {path.name: path.read_bytes() for path in out.rglob("*.npz")}
+    assert before.keys() - after.keys() == {"film_1_spec.npz"}
+    assert [name for name in after if after[name] != before[name]] == ["film_1_colour.npz"]
+    assert not (out / "features/film_1/film_1_speech.json").exists()
+    extract(config_of(films))
+    assert "extracted again" not in capsys.readouterr().err
+
+
+def test_folders_that_are_linked_are_read_once_and_links_without_a_film_are_listed(films):
+    elsewhere = films.parent / "elsewhere"
+    write_video(elsewhere / "deep" / "far.mp4")
+    (films / "a_link").symlink_to(elsewhere)
+    (films / "b_link").symlink_to(elsewhere / "deep")
+    (films / "loop").symlink_to(films)
+    (films / "gone.mp4").symlink_to(films.parent / "nothing.mp4")
+    os.mkfifo(films / "pipe.mp4")
+    names = ["a_link/deep/far", "film_0", "film_1", "film_2", "gone"]
+    assert [video.name for video in find_videos(films)] == names
+    extract(config_of(films, max_bad_share=0.5))
+    with open(films.parent / "out" / "failed.csv", newline="") as rows:
+        assert [(row["path"], "No such file" in row["reason"]) for row in csv.DictReader(rows)] == [("gone", True)]
+
+
+def test_captions_have_one_film_a_line(tmp_path):
+    entries = {f"film_{number}": {"start": [0.0], "text": ["é"]} for number in range(3)}
+    write_entries(tmp_path / "c.json", iter(entries.items()))
+    text = (tmp_path / "c.json").read_text(encoding="utf-8")
+    assert json.loads(text) == entries and text.split("\n")[1] == '"film_0": {"start": [0.0], "text": ["é"]},'
+    write_entries(tmp_path / "c.json", [])
+    assert (tmp_path / "c.json").read_text() == "{}\n"
 
 
 def test_options_of_a_first_try_that_was_refused_bind_nobody(films):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from mcn_lightning.data.text import token_width
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract.options import ExtractConfig, Layout
 from mcn_lightning.extract.videos import SPLITS, split_videos
-from mcn_lightning.extract.writing import placing, write_json
+from mcn_lightning.extract.writing import placing, write_entries
 from mcn_lightning.files import read_json
 
 ROWS_FILE = "rows.json"
@@ -48,26 +49,33 @@ def write_dataset(config: ExtractConfig, names: Sequence[str], failed: Mapping[s
         Number of videos by split, and ``failed``, ``silent``, ``without captions``.
     """
     layout = Layout(Path(config.output))
-    root, done = layout.root, [name for name in names if layout.record(name).is_file()]
-    records = {name: read_json(layout.record(name), "the record of a video") for name in done}
-    captions = {name.rpartition("/")[2]: record["captions"] for name, record in records.items() if record["captions"]}
-    write_json(root / "captions.json", captions)
+    root, done = layout.root, dict.fromkeys(name for name in names if layout.record(name).is_file())
+    lacking = Counter[str]()
+    write_entries(root / "captions.json", _captions(layout, done, lacking))
     if config.lists is None:
-        splits = split_videos(list(records), {"val": config.val_share, "test": config.test_share})
+        splits = split_videos([*done], {"val": config.val_share, "test": config.test_share})
     else:
         given = read_lists(Path(config.lists), names)
-        splits = {split: [name for name in given[split] if name in records] for split in SPLITS}
+        splits = {split: [name for name in given[split] if name in done] for split in SPLITS}
     for split in SPLITS:
         _write_rows(root / f"{split}.csv", ["path"], ([name] for name in splits[split]))
     _write_rows(root / "failed.csv", ["path", "reason"], failed.items())
-    silent = sum(not record["sound"] for record in records.values())
-    without = sum(not record["captions"] for record in records.values())
+    sizes = {split: len(splits[split]) for split in SPLITS}
     with placing(root / "data.yaml") as file:
-        sizes = {split: len(splits[split]) for split in SPLITS}
-        text = _data_yaml(config, sizes, bool(silent or without), bool(captions))
+        text = _data_yaml(config, sizes, bool(lacking.total()), lacking["without captions"] < len(done))
         file.write_text(text, encoding="utf-8")
-    counts = {split: len(splits[split]) for split in SPLITS}
-    return counts | {"failed": len(failed), "silent": silent, "without captions": without}
+    counts = {name: lacking[name] for name in ("silent", "without captions")}
+    return sizes | {"failed": len(failed)} | counts
+
+
+def _captions(layout: Layout, names: Iterable[str], lacking: Counter[str]) -> Iterator[tuple[str, object]]:
+    """Give the id and the captions of each video that has some, and count what videos lack."""
+    for name in names:
+        record = read_json(layout.record(name), "the record of a video")
+        lacking.update(silent=not record["sound"])
+        lacking.update({"without captions": not record["captions"]})
+        if record["captions"]:
+            yield name.rpartition("/")[2], record["captions"]
 
 
 def read_lists(folder: Path, names: Sequence[str]) -> dict[str, list[str]]:

@@ -16,7 +16,8 @@ import numpy as np
 
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract.decoding.clock import Clock
-from mcn_lightning.extract.decoding.pictures import Picker, Unseen, has_unseen
+from mcn_lightning.extract.decoding.passing import Tails, Unseen, has_unseen
+from mcn_lightning.extract.decoding.pictures import Picker
 from mcn_lightning.extract.decoding.sound import SoundWriter
 
 if TYPE_CHECKING:
@@ -162,13 +163,16 @@ class _Decoding:
         self.writer = SoundWriter(sound) if sound is not None and heard in self.streams else None
         self.pickers: list[Picker] = []
         self.unseen: Unseen | None = None
+        self.tails: Tails | None = None
         self.tick = self.frame_time = 0.0
         if picture is not None and picture in self.streams:
             picture.thread_type, picture.codec_context.thread_count = "AUTO", threads
             aspect = float(picture.sample_aspect_ratio or 1)
             self.pickers = [Picker(sink, aspect, threads) for sink in frames]
+            rates = [sink.frame_rate for sink in frames]
+            self.tails = Tails(picture, rates)
             if has_unseen(picture):
-                self.unseen = Unseen(picture, [sink.frame_rate for sink in frames])
+                self.unseen = Unseen(picture, rates)
             self.tick = float(picture.time_base or 0)
             self.frame_time = float(1 / picture.average_rate) if picture.average_rate else 0.0
 
@@ -212,6 +216,8 @@ class _Decoding:
             if packet is None:
                 break
             self._packet(packet)
+        for packet in self.tails.rest() if self.tails is not None else ():
+            self._decode(packet)
         for picker in self.pickers:
             picker.close(self.outcome.picture)
         if self.codec is not None:
@@ -222,13 +228,21 @@ class _Decoding:
         return self.outcome
 
     def _packet(self, packet: av.Packet) -> None:
-        import av
-
         if packet.is_keyframe and packet.has_sidedata("encryption_info"):
             raise _EncryptedError
         stream = packet.stream
         if self.clock.joined:
             self.clock.mend(packet)
+        if self.tails is None or stream is not self.tails.stream:
+            self._decode(packet)
+            return
+        for each in self.tails.take(packet, self.clock.seconds(packet, stream), self.outcome.frames > 0):
+            self._decode(each)
+
+    def _decode(self, packet: av.Packet) -> None:
+        import av
+
+        stream = packet.stream
         if self.unseen is not None and stream is self.unseen.stream:
             self.unseen.look(packet, self.clock.seconds(packet, stream))
         try:

@@ -11,8 +11,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,16 @@ from tqdm import tqdm
 
 from mcn_lightning.distributed import usable_cores
 from mcn_lightning.errors import InputError
+from mcn_lightning.extract.again import look_again
 from mcn_lightning.extract.captions import VideoCaptions
 from mcn_lightning.extract.dataset import ROWS_FILE, read_failures, read_lists, text_options, write_dataset
 from mcn_lightning.extract.decoding.torchcodec import check_torchcodec
 from mcn_lightning.extract.encoders.kinds import make_encoder
 from mcn_lightning.extract.features import FeatureStream, finished
-from mcn_lightning.extract.late_captions import add_captions, caption_fields, caption_source
 from mcn_lightning.extract.options import ExtractConfig, JobShare, Layout
 from mcn_lightning.extract.pool import Decoded, DecodingPool, Failed, Pictures, StreamShape
-from mcn_lightning.extract.speech import SUFFIX as SPEECH_SUFFIX
-from mcn_lightning.extract.speech import SpeechRecognizer
-from mcn_lightning.extract.videos import VideoFile, find_videos, hash_fraction
+from mcn_lightning.extract.speech import SUFFIX, SpeechRecognizer
+from mcn_lightning.extract.videos import VideoFile, find_videos, hash_fraction, identity
 from mcn_lightning.extract.writing import reported, write_array, write_json
 from mcn_lightning.files import read_json
 from mcn_lightning.signals import Interrupted, interrupted_by, signals_blocked, start_resource_tracker
@@ -43,8 +43,6 @@ MOST_WAITING = 16
 """Decoded videos that wait for the rest of a batch."""
 OPTIONS_FILE = "extract.json"
 """Options that all jobs of a data set share."""
-MOST_PROBLEMS = 5
-"""Problems with the captions of a video that are printed. Its record has all."""
 SHARED = ("streams", "sound", "bands", "decoder", "language", "captions", "cleaning")
 
 
@@ -80,13 +78,10 @@ def extract(config: ExtractConfig) -> str:
             check_torchcodec()
         if (problem := text_options(config.text)[1]) is not None:
             print(f"warning: --text: {problem}", file=sys.stderr)
-        if share.index == 1:
-            _name_captions_without_video(config, videos)
         with reported(layout.root):
             for video in own:
                 layout.failure(video.name).unlink(missing_ok=True)  # perhaps it was mended
-        done = [video for video in own if layout.record(video.name).is_file()]
-        add_captions(config, layout, done)
+        _look_at_files(config, layout, own, videos if share.index == 1 else [])
         _run_on_devices(config, layout, [video for video in own if not layout.record(video.name).is_file()])
     if share.jobs > 1 and not config.merge:
         count = sum(layout.record(video.name).is_file() for video in own)
@@ -152,10 +147,15 @@ def _end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _name_captions_without_video(config: ExtractConfig, videos: Sequence[VideoFile]) -> None:
-    if paths := caption_source(config).without_video([(video.path, video.id) for video in videos]):
+def _look_at_files(
+    config: ExtractConfig, layout: Layout, own: Sequence[VideoFile], videos: Sequence[VideoFile]
+) -> None:
+    """Name captions of none of the videos, and look again at those of this job that are extracted."""
+    source = config.caption_source()
+    if videos and (paths := source.without_video([(video.path, video.id) for video in videos])):
         names = ", ".join(path.name for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
         print(f"warning: {len(paths)} caption files are of no video: {names}", file=sys.stderr)
+    look_again(config, layout, [video for video in own if layout.record(video.name).is_file()], source)
 
 
 def _merge(config: ExtractConfig, layout: Layout, videos: Sequence[VideoFile]) -> str:
@@ -216,7 +216,7 @@ class _Job:
 
     def __init__(self, config: ExtractConfig, layout: Layout, device: torch.device, devices: int) -> None:
         self.config, self.layout, self.device, self.devices = config, layout, device, devices
-        self.captions = caption_source(config)
+        self.captions = config.caption_source()
         self.speech = None if config.speech is None else SpeechRecognizer(config.speech, device.index or 0)
         if self.speech is not None:
             self.speech.load()
@@ -243,6 +243,7 @@ class _Job:
             write_json(layout.root / ROWS_FILE, rows)
         self.decoded: dict[int, Decoded] = {}
         self.locks: dict[int, FileLock] = {}
+        self.sources: dict[int, dict[str, object]] = {}  # what identifies the files that are read
 
     def run(self, videos: Sequence[VideoFile]) -> None:
         """Extract the videos that no other process extracts."""
@@ -301,10 +302,12 @@ class _Job:
             if self.layout.record(video.name).is_file() or self.layout.failure(video.name).is_file():
                 self._unlock(number)
                 continue
+            self.sources[number] = identity(video.path)
             yield number, video.path
 
     def _unlock(self, number: int) -> None:
         lock = self.locks.pop(number)
+        self.sources.pop(number, None)
         with reported(self.layout.root):
             Path(lock.lock_file).unlink(missing_ok=True)  # whoever waits for it looks for the record first
             lock.release()
@@ -331,29 +334,26 @@ class _Job:
             write_array(self.layout.file(video.name, f"_{options.name}.npz"), "features", rows)
         if decoded.spectrogram is not None:
             write_array(self.layout.file(video.name, "_spec.npz"), "arr_0", decoded.spectrogram)
-        outcome, captions = decoded.outcome, self._captions(video, self.config.sound and decoded.spectrogram is None)
-        for problem in captions.problems[:MOST_PROBLEMS]:
-            tqdm.write(problem)
-        if (more := len(captions.problems) - MOST_PROBLEMS) > 0:
-            tqdm.write(f"{video.name}: {more} more captions are left out; its record names them")
+        outcome, silent = decoded.outcome, self.config.sound and decoded.spectrogram is None
+        captions = self.captions.find(video.path, video.id, None if silent else self._recognition(video))
+        if captions.problems:
+            tqdm.write(captions.told(video.name))
         record = {
             "file": str(video.path.resolve()),
+            "source": self.sources[decoded.video],
             "picture_seconds": round(outcome.picture, 3),
             "sound_seconds": round(outcome.sound, 3),
             "sound": decoded.spectrogram is not None,
             "cut": outcome.cut,
-            **caption_fields(captions),
+            **captions.record(),
         }
         write_json(self.layout.record(video.name), record)
 
-    def _captions(self, video: VideoFile, silent: bool) -> VideoCaptions:
-        """Return the captions of a video; what is heard in it if there are none and speech is recognised."""
-        found = self.captions.find(video.path, video.id)
-        if found or silent or self.speech is None:
-            return found
-        stored = self.layout.file(video.name, SPEECH_SUFFIX)
-        heard = self.speech.captions(video.path, stored, self.config.cleaning)
-        return dataclasses.replace(heard, problems=(*found.problems, *heard.problems))
+    def _recognition(self, video: VideoFile) -> Callable[[], VideoCaptions] | None:
+        """Return what recognises the speech of a video, where that is asked for."""
+        if self.speech is None:
+            return None
+        return partial(self.speech.captions, video.path, self.layout.file(video.name, SUFFIX), self.config.cleaning)
 
     def _forecast(self, videos: Sequence[VideoFile], number: int, seconds: float) -> str:
         """Return what the first video has shown: shapes, bytes, hours and disk for all."""
@@ -363,7 +363,7 @@ class _Job:
         for path in files:
             with np.load(path) as archive:
                 shapes.append(f"{path.name} {archive[archive.files[0]].shape}")
-        here, whole = videos[number].path.stat().st_size, sum(video.path.stat().st_size for video in videos)
+        here, whole = videos[number].size, sum(video.size for video in videos)
         need = sum(path.stat().st_size for path in files) * whole / max(here, 1)
         free = shutil.disk_usage(self.layout.root).free
         if need > free:

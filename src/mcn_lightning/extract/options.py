@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.extract.captions import CaptionCleaning
+from mcn_lightning.extract.captions import CaptionCleaning, CaptionSource
 from mcn_lightning.extract.speech import SpeechConfig
 from mcn_lightning.options.config import Options
 from mcn_lightning.options.ranges import PositiveFloat, PositiveInt, Share
@@ -129,6 +129,10 @@ class ExtractConfig(Options, option="extract"):
                 f"--val_share: expected val_share and test_share below 1 together, found "
                 f"{self.val_share + self.test_share:g}; lower one"
             )
+
+    def caption_source(self) -> CaptionSource:
+        """Return where the captions of the data set come from."""
+        return CaptionSource(Path(self.captions) if self.captions else None, self.language, self.cleaning)
 
 
 @dataclass(frozen=True)

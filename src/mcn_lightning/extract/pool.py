@@ -88,6 +88,9 @@ class Stopped:
 Message = Pictures | Decoded | Failed
 """Of the decoding processes to those who ask for them."""
 
+_Busy = dict[Connection, tuple[tuple[int, Path], BaseProcess]]
+"""The video, by number and path, that each process decodes, by its pipe."""
+
 
 @dataclass
 class _Sender:
@@ -155,6 +158,15 @@ def _decode_videos(
             pipe.send(Stopped(f"TMPDIR: {room}, found {os_reason(error)}; {advice}"))
 
 
+def _died(path: Path, code: int | None) -> str:
+    """Return the line for a video at which its process ended, by the exit code: of signals, it is negative."""
+    if code == -signal.SIGKILL:
+        found, advice = "that its decoder was killed, perhaps for want of memory", "lower --workers"
+    else:
+        found, advice = f"that its decoder died (exit code {code})", f"write it anew: ffmpeg -i {path} NEW.mp4"
+    return f"{path}: expected a video, found {found}; {advice}, and start the same command again"
+
+
 def _next_task(pipe: Connection) -> tuple[int, Path] | None:
     with suppress(EOFError, OSError):
         task: tuple[int, Path] | None = pipe.recv()
@@ -202,17 +214,17 @@ class DecodingPool:
         Raises:
             InputError: if a process has no room for its temporary files.
         """
-        busy: dict[Connection, tuple[int, BaseProcess]] = {}
+        busy: _Busy = {}
         for process, pipe in self._workers:
             self._give(process, pipe, videos, busy)
         while busy:
             for pipe in cast(list[Connection], wait(list(busy))):  # they are pipes, as those that were asked about
-                video, process = busy[pipe]
+                (video, path), process = busy[pipe]
                 try:
                     message: Message | Stopped = pipe.recv()
                 except (EOFError, OSError):
                     process.join()
-                    message = Failed(video, f"the decoder died on this file (exit code {process.exitcode})")
+                    message = Failed(video, _died(path, process.exitcode))
                     del busy[pipe]
                     process, pipe = self._replace(process, pipe)
                     yield message
@@ -230,7 +242,7 @@ class DecodingPool:
         process: BaseProcess,
         pipe: Connection,
         videos: Iterator[tuple[int, Path]],
-        busy: dict[Connection, tuple[int, BaseProcess]],
+        busy: _Busy,
     ) -> None:
         """Give a free process the next video."""
         task = next(videos, None)
@@ -241,7 +253,7 @@ class DecodingPool:
         except OSError:  # the process was killed while it waited
             process, pipe = self._replace(process, pipe)
             pipe.send(task)
-        busy[pipe] = task[0], process
+        busy[pipe] = task, process
 
     def _replace(self, process: BaseProcess, pipe: Connection) -> tuple[BaseProcess, Connection]:
         """Return a new process in place of one that died."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, os_reason
 from mcn_lightning.files import read_lines
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".mpg", ".mpeg", ".ts", ".m4v", ".flv", ".wmv", ".3gp", ".ogv")
 """Of the files that are taken for videos in a folder. A list may name others."""
 SPLITS = ("train", "val", "test")
+ENDS = 2**16
+"""Bytes at either end of a file by which it is known again."""
 
 
 @dataclass(frozen=True, order=True)
@@ -32,6 +37,11 @@ class VideoFile:
         """The last part of the name, by which captions know the video."""
         return self.name.rpartition("/")[2]
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file; 0 if there is none."""
+        return self.path.stat().st_size if self.path.is_file() else 0
+
 
 def find_videos(source: Path) -> list[VideoFile]:
     """Return the videos of a folder and those below it, or of a list, in the order of their names.
@@ -43,7 +53,7 @@ def find_videos(source: Path) -> list[VideoFile]:
         InputError: if there are none, a listed one is missing, or two have the same id.
     """
     if source.is_dir():
-        paths = [path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+        paths = [path for path in walk(source) if path.suffix.lower() in SUFFIXES]
         paths = [path for path in paths if not path.name.startswith("._")]  # what macOS keeps beside a file
         found = [VideoFile(path.relative_to(source).with_suffix("").as_posix(), path) for path in paths]
         if not found:
@@ -54,6 +64,34 @@ def find_videos(source: Path) -> list[VideoFile]:
             raise InputError(f"--videos {source}: expected a path on each line, found an empty list")
     _check_ids(found)
     return sorted(found)
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Give the files of a folder and of those below it, also of folders that are linked.
+
+    Each folder is read once, however many links lead to it, and under its own name if it has one below ``folder``. A
+    link without a target counts as a file, so that whoever reads it says what is wrong. A folder that cannot be read is
+    named on stderr.
+    """
+    seen = set[tuple[int, int]]()
+    folders, links = deque([folder]), deque[Path]()
+    while folders or links:
+        here = folders.popleft() if folders else links.popleft()
+        status = here.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        try:
+            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+        except OSError as error:
+            print(f"warning: {here}: expected a folder to read, found {os_reason(error)}; passed over", file=sys.stderr)
+            continue
+        for entry in entries:
+            path = here / entry.name
+            if path.is_dir() if entry.is_symlink() else entry.is_dir():
+                (links if entry.is_symlink() else folders).append(path)
+            elif entry.is_symlink() or entry.is_file():  # and no pipe, which has no end
+                yield path
 
 
 def _listed(source: Path, line: str) -> VideoFile:
@@ -78,6 +116,42 @@ def _check_ids(videos: Iterable[VideoFile]) -> None:
                 f"--videos: expected one video for each id, found {other.path} and {video.path} for {video.id}; rename "
                 "one, as captions and features are kept by this id"
             )
+
+
+def identity(path: Path) -> dict[str, object]:
+    """Return by what a file is known again: its size, when it was changed, and a digest of its ends; empty without one.
+
+    Args:
+        path: of a video.
+    """
+    try:
+        status = path.stat()
+        return {"bytes": status.st_size, "changed": int(status.st_mtime), "digest": _digest(path, status.st_size)}
+    except OSError:  # whoever reads the video says what is wrong
+        return {}
+
+
+def is_replaced(path: Path, kept: Mapping[str, object]) -> bool:
+    """Tell whether a file is another one than that whose ``identity`` was kept. One that was only copied is not.
+
+    Args:
+        path: of a video.
+        kept: its identity when it was read; empty if it was not kept.
+    """
+    if not kept:
+        return False
+    status = path.stat()
+    if status.st_size != kept["bytes"]:
+        return True
+    return int(status.st_mtime) != kept["changed"] and _digest(path, status.st_size) != kept["digest"]
+
+
+def _digest(path: Path, size: int) -> str:
+    """Return a digest of the first and the last 64 KiB of a file."""
+    with open(path, "rb") as file:
+        ends = file.read(ENDS)
+        file.seek(max(size - ENDS, 0))
+        return hashlib.sha256(ends + file.read(ENDS)).hexdigest()[:16]
 
 
 def hash_fraction(video_id: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -55,15 +55,24 @@ def write_array(path: Path, key: str, array: np.ndarray) -> None:
         np.savez(file, allow_pickle=False, **{key: array})
 
 
-def write_json(path: Path, content: object) -> None:
-    """Write JSON.
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write a JSON object; see ``write_entries``."""
+    write_entries(path, content.items())
+
+
+def write_entries(path: Path, entries: Iterable[tuple[str, object]]) -> None:
+    """Write a JSON object with one entry a line. Only one entry is in memory.
 
     Args:
         path: of the file.
-        content: plain data.
+        entries: keys, and plain data.
 
     Raises:
         InputError: if it cannot be written.
     """
-    with placing(path) as place:
-        place.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    with placing(path) as place, open(place, "w", encoding="utf-8") as file:
+        mark = "{"
+        for key, value in entries:
+            file.write(f"{mark}\n{json.dumps(key, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}")
+            mark = ","
+        file.write("\n}\n" if mark == "," else "{}\n")

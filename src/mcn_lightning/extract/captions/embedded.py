@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from mcn_lightning.errors import InputError
 from mcn_lightning.extract.captions.rows import RawCaption
 
 TEXT = ("mov_text", "srt", "subrip", "ssa", "ass", "webvtt", "text")
@@ -17,11 +18,14 @@ LONG = {"en": "eng", "fr": "fra fre", "de": "deu ger", "es": "spa", "it": "ita",
 
 
 def read_embedded(video: Path, language: str | None) -> list[RawCaption]:
-    """Return the captions of the text track in a language, else of one that names none; empty without any.
+    """Return the captions of the text track in a language, else of one that names none; empty without any track.
 
     Args:
         video: the file. One that cannot be read has no captions, as decoding says what is wrong with it.
         language: as in ``en``; ``None`` for the first text track.
+
+    Raises:
+        InputError: if all tracks are in other languages, or hold pictures of text.
     """
     try:
         import av
@@ -31,10 +35,17 @@ def read_embedded(video: Path, language: str | None) -> list[RawCaption]:
     try:
         options = {"protocol_whitelist": "file"}
         with av.open(f"file:{video}", metadata_errors="ignore", options=options) as container:
-            tracks = [each for each in container.streams.subtitles if each.codec_context.name in TEXT]
-            ranks = [_rank(each.metadata.get("language", "und"), language) for each in tracks]
-            if min(ranks, default=2) == 2:
+            tracks = container.streams.subtitles
+            kinds = [each.codec_context.name if each.codec_context else "unknown" for each in tracks]
+            codes = [each.metadata.get("language", "und") for each in tracks]
+            ranks = [_rank(code, language) if kind in TEXT else 2 for code, kind in zip(codes, kinds, strict=True)]
+            if not ranks:
                 return []
+            if min(ranks) == 2:
+                there = ", ".join(f"{code} ({kind})" for code, kind in zip(codes, kinds, strict=True))
+                raise InputError(
+                    f"{video}: expected text tracks in {language or 'any language'}, found {there}; they are not used"
+                )
             start = (container.start_time or 0) / av.time_base
             for packet in container.demux(tracks[ranks.index(min(ranks))]):
                 if packet.pts is not None and packet.time_base is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from mcn_lightning.data.files.caption_files import open_table
@@ -13,6 +14,7 @@ from mcn_lightning.extract.captions.embedded import read_embedded
 from mcn_lightning.extract.captions.forms import SUFFIXES, read_captions_file
 from mcn_lightning.extract.captions.rows import VideoCaptions, cleaned_captions
 from mcn_lightning.extract.captions.transcripts import rows_of_columns
+from mcn_lightning.extract.videos import walk
 
 _LANGUAGE = re.compile(r"(.+)\.([A-Za-z]{2,3}(?:[-_][A-Za-z0-9]+)*)")
 
@@ -39,12 +41,12 @@ class CaptionSource:
     ) -> None:
         self.source, self.language, self.cleaning = source, language, cleaning or CaptionCleaning()
         self._folders: dict[Path, Files] = {}
-        self._files = _list_files(source.rglob("*")) if source is not None and source.is_dir() else None
+        self._files = _list_files(walk(source)) if source is not None and source.is_dir() else None
         self._table = open_table(source) if source is not None and self._files is None else None
         if self._files is not None and not self._files:
             raise InputError(f"{source}: expected files <video id>{', '.join(SUFFIXES)}, found none: check the path")
 
-    def find(self, video: Path, video_id: str) -> VideoCaptions:
+    def find(self, video: Path, video_id: str, otherwise: Callable[[], VideoCaptions] | None = None) -> VideoCaptions:
         """Return the captions of a video.
 
         A file that cannot be read gives no captions and is named in ``problems``, so that other videos go on.
@@ -52,11 +54,16 @@ class CaptionSource:
         Args:
             video: its file.
             video_id: its id, by which a folder or a table knows it.
+            otherwise: gives the captions of a video that has none here, as by speech recognition.
         """
         try:
-            return self._in_table(video_id) if self._table is not None else self._in_file(video, video_id)
+            found = self._in_table(video_id) if self._table is not None else self._in_file(video, video_id)
         except InputError as error:
-            return VideoCaptions(problems=(str(error),))
+            found = VideoCaptions(problems=(str(error),))
+        if found or otherwise is None:
+            return found
+        other = otherwise()
+        return replace(other, problems=(*found.problems, *other.problems))
 
     def _in_table(self, video_id: str) -> VideoCaptions:
         if self.source is None or self._table is None or (entry := self._table(video_id)) is None:
@@ -65,16 +72,18 @@ class CaptionSource:
         return cleaned_captions(rows, self.source, self.cleaning, video=video_id)
 
     def _in_file(self, video: Path, video_id: str) -> VideoCaptions:
-        if not (files := self._files_of(video, video_id)):
-            inside = [] if self.source is not None else read_embedded(video, self.language)
-            return cleaned_captions(inside, video, self.cleaning) if inside else VideoCaptions()
-        if (path := _preferred(files, self.language)) is None:
+        files = self._files_of(video, video_id)
+        if (path := _preferred(files, self.language)) is not None:
+            rows, problems = read_captions_file(path)
+            return cleaned_captions(rows, path, self.cleaning, problems)
+        if self.source is None and (inside := read_embedded(video, self.language)):
+            return cleaned_captions(inside, video, self.cleaning)
+        if files:
             others = ", ".join(sorted({code for code, _ in files}))
             raise InputError(
                 f"{files[0][1]}: expected captions in {self.language}, found those in {others}; they are not used"
             )
-        rows, problems = read_captions_file(path)
-        return cleaned_captions(rows, path, self.cleaning, problems)
+        return VideoCaptions()
 
     def without_video(self, videos: Iterable[tuple[Path, str]]) -> list[Path]:
         """Return the caption files of no video, among those in the folder, or beside the videos.

@@ -14,6 +14,9 @@ from mcn_lightning.extract.captions.cleaning import CaptionCleaning, clean_parts
 WITHOUT_WORDS = "without words"
 """Why captions are dropped that are empty, or have only marks after cleaning. The reason is a key of ``dropped``."""
 
+MOST_PROBLEMS = 5
+"""Problems with the captions of a video that are printed. Its record has all."""
+
 Word = tuple[float, float, str]
 """Start and end in seconds, and the word."""
 
@@ -99,6 +102,24 @@ class VideoCaptions:
 
     def __len__(self) -> int:
         return len(self.captions)
+
+    def record(self) -> dict[str, object]:
+        """Return what the record of a video keeps of its captions."""
+        return {
+            "captions": self.entry() if self else None,
+            "dropped_captions": dict(self.dropped),
+            "caption_problems": list(self.problems),
+        }
+
+    def told(self, name: str) -> str:
+        """Return the first problems, one a line, and how many more there are.
+
+        Args:
+            name: of the video.
+        """
+        more = len(self.problems) - MOST_PROBLEMS
+        rest = [f"{name}: {more} more captions are left out; its record names them"] if more > 0 else []
+        return "\n".join([*self.problems[:MOST_PROBLEMS], *rest])
 
     def entry(self) -> dict[str, list[object]]:
         """Return the entry of the video in ``captions.json``: the columns start, end, text, and words if there are any.

@@ -1,9 +1,7 @@
-"""Frames for those who ask for a picture at given times, and which frames nobody asks for."""
+"""Frames for those who ask for a picture at given times."""
 
 from __future__ import annotations
 
-from collections import deque
-from math import floor, inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,9 +11,6 @@ if TYPE_CHECKING:
 
     from mcn_lightning.extract.decode import FrameSink, PictureSize
 
-NEVER_REFERRED_TO = ("h264", "mpeg1video", "mpeg2video")
-"""Codecs whose frames say whether another is built upon them. HEVC says it of its own layer only."""
-EPSILON = 1e-5
 FULL_CHR_H_INT = 0x2000  # a flag of swscale, which PyAV names from version 18 on
 
 
@@ -79,45 +74,3 @@ def scaled_size(wide: float, high: float, size: PictureSize) -> tuple[int, int]:
     """Return columns and rows of a picture whose shorter side is scaled to the one wanted."""
     factor = size.short_side / min(wide, high)
     return round(wide * factor), round(high * factor)
-
-
-def has_unseen(stream: av.VideoStream) -> bool:
-    """Tell whether frames of a stream may be passed over: B-frames, but not where two fields come in two packets."""
-    context = stream.codec_context
-    if not context.has_b_frames:
-        return False
-    fields = getattr(context, "field_order", 2)  # PyAV tells it from version 18 on; 0 unknown, 1 none, more: two fields
-    return context.name in NEVER_REFERRED_TO and int(fields) <= 1
-
-
-class Unseen:
-    """Lets the decoder pass over frames that nobody asks for and upon which no other frame is built.
-
-    A frame is not asked for if another one follows it before the next time at which a sink wants a picture. That other
-    one has been read before: B-frames come after the frames between which they lie. So the rest is exact, and a third
-    to a half of the work is saved where one frame a second is wanted.
-
-    Args:
-        stream: the picture.
-        rates: pictures a second that are asked for.
-    """
-
-    def __init__(self, stream: av.VideoStream, rates: list[float]) -> None:
-        self.stream, self._rates = stream, rates
-        self._seen: deque[float] = deque(maxlen=16)
-        self._latest = -inf
-        self._context, self._skips = stream.codec_context, False
-
-    def look(self, packet: av.Packet, time: float | None) -> None:
-        """Tell the decoder whether it may pass over a packet that comes next."""
-        skip = False
-        if time is not None:
-            if time < self._latest:
-                wanted = min((floor(rate * (time - EPSILON) - 0.5) + 1.5) / rate for rate in self._rates) - EPSILON
-                after = time + EPSILON
-                skip = any(after < other < wanted for other in self._seen)
-            if not packet.is_discard:
-                self._seen.append(time)
-                self._latest = max(self._latest, time)
-        if skip is not self._skips:
-            self._context.skip_frame, self._skips = ("NONREF" if skip else "DEFAULT"), skip

@@ -13,6 +13,7 @@ import av
 
 from extract.films import Film, Sound, write
 from extract.making import write_captions, write_video
+from mcn_lightning.extract.captions.embedded import _rank
 from mcn_lightning.extract.captions.find import CaptionSource
 
 TRACKS = {
@@ -64,9 +65,21 @@ def test_the_track_of_the_language_is_read(tmp_path):
     video = add_tracks(tmp_path / "plain.mp4", tmp_path / "film.mkv", tmp_path, fra="fre", eng="eng")
     assert found(video) == ENGLISH
     assert found(video, "fr") == [(1.5, 3.0, "bonjour")] and found(video, None) == [(1.5, 3.0, "bonjour")]
-    assert found(video, "de") == []
+    told = CaptionSource(None, "de").find(video, "film")
+    assert not told and told.problems == (
+        f"{video}: expected text tracks in de, found fre (srt), eng (srt); they are not used",
+    )
     unnamed = add_tracks(tmp_path / "plain.mp4", tmp_path / "other.mkv", tmp_path, eng="und")
     assert found(unnamed) == found(unnamed, "de") == ENGLISH
+
+
+@pytest.mark.parametrize(("tag", "language", "fits"), [
+    ("eng", "en", True), ("en", "en", True), ("eng", "en-GB", True), ("eng", "en_US", True), ("ger", "de", True),
+    ("deu", "de", True), ("nor", "no", True), ("nob", "no", True), ("chi", "zh-Hans", True), ("eng", "de", False),
+    ("dut", "da", False), ("xxx", "xx", False), ("xxx", "xxx", True), ("fra", None, True),
+])  # fmt: skip
+def test_languages_of_two_and_of_three_letters(tag, language, fits):
+    assert (_rank(tag, language) == 0) == fits and _rank("und", "en") == _rank("", "de") == 1
 
 
 def test_times_count_from_the_start_of_the_container(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from extract.networks import lite0_weights
+from extract.networks import lite0_weights, noise
 from mcn_lightning.extract.decode import PictureSize, decode_video
 from mcn_lightning.extract.encoders import Encoder, Pixels, make_encoder
 from mcn_lightning.extract.encoders.base import normalized
@@ -52,11 +52,6 @@ def decoded(picture: np.ndarray, size: PictureSize) -> torch.Tensor:
             container.mux([*stream.encode(frame), *stream.encode()])
         decode_video(Path(folder) / "film.mkv", [sink])
     return torch.stack(sink.pictures)
-
-
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=generator)
 
 
 def save(network: torch.nn.Module, path: Path) -> str:

@@ -10,11 +10,11 @@ import pytest
 
 pytest.importorskip("av", reason="the extra `extract` is not installed")
 
+from extract.decoding.test_damage import FAST_START, KEY
+from extract.decoding.test_damage import PLAIN as LONG
+from extract.decoding.test_decode import FILMS, PLAIN, SIZES, Frames, Samples, shape
 from extract.films import write
 from extract.making import write_video
-from extract.test_damage import FAST_START, KEY
-from extract.test_damage import PLAIN as LONG
-from extract.test_decode import FILMS, PLAIN, SIZES, Frames, Samples, shape
 from extract.test_job import bytes_of, config_of
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract.decode import Outcome, PictureSize, decode_video

@@ -174,6 +174,39 @@ def test_frames_that_are_passed_over_change_no_picture(tmp_path):
                 assert all(np.array_equal(a, every.pictures[n]) for a, n in zip(one.pictures, one.numbers, strict=True))
 
 
+KEYS = {
+    "h264.mp4": (Film(options={**X264, "bf": "0", "g": "20"}), True),
+    "h264.ts": (Film(options={**X264, "g": "20"}), True),
+    "open.mkv": (Film(options={**X264, "g": "20", "x264-params": "open-gop=1"}), True),  # without B-frames only
+    "hevc.mp4": (Film("libx265", options={**HEVC, "x265-params": f"{HEVC['x265-params']}:keyint=20:open-gop=0"}), True),
+    "hevc_open.mp4": (Film("libx265", options={**HEVC, "x265-params": f"{HEVC['x265-params']}:keyint=20"}), False),
+    "vp9.webm": (Film("libvpx-vp9", options={**VP9, "g": "20"}), True),
+    "vp8.webm": (Film("libvpx", options={**VP9, "g": "20"}), True),
+    "av1.mkv": (Film("libsvtav1", options={"preset": "12", "g": "20"}), True),
+    "mjpeg.avi": (Film("mjpeg", "yuvj420p"), True),
+    "mpeg4.avi": (Film("mpeg4", options={"g": "20"}), False),
+}
+"""Films with a key frame every 0.8 s, and whether fewer frames are decoded than there are."""
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_frames_before_a_key_frame_that_nobody_asks_for_change_no_picture(tmp_path, name):
+    film, fewer = KEYS[name]
+    path = write(tmp_path / name, film.but(seconds=3.2))
+    every = Frames(25.0)
+    decode_video(path, [every])
+    for rates in ((0.3,), (1.0,), (1.0, 0.4)):
+        for threads in (1, 2):
+            sinks = [Frames(rate) for rate in rates]
+            outcome = decode_video(path, sinks, threads=threads)
+            assert (outcome.frames < 75) == fewer and outcome.frames <= len(every.numbers) == 80
+            assert outcome.picture == pytest.approx(3.2, abs=0.003)
+            for sink in sinks:
+                assert sink.numbers == picked(film.shown, 3.2, sink.frame_rate)
+                pairs = zip(sink.pictures, sink.numbers, strict=True)
+                assert all(np.array_equal(picture, every.pictures[number]) for picture, number in pairs)
+
+
 def test_streams_of_several_rates_and_sizes_come_from_one_pass(films):
     sinks = [Frames(rate, size) for rate, size in zip((1.0, 24.0, 5.0), SIZES, strict=True)]
     decode_video(films["b_frames.mp4"], sinks)

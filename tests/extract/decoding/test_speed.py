@@ -9,14 +9,17 @@ from pathlib import Path
 
 import av
 import pytest
+from forked import Popen
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "extract.py"
+SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "extract.py"
 
 
 def run(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with Popen([sys.executable, str(SCRIPT), *arguments], **pipes, text=True) as process:
+        said, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    return said
 
 
 def test_the_benchmark_compares_equal_numbers_of_frames():

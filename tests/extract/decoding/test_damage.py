@@ -8,8 +8,8 @@ import av
 import numpy as np
 import pytest
 
+from extract.decoding.test_decode import X264, Frames, Samples, decode
 from extract.films import Film, Sound, draw, rustle, write
-from extract.test_decode import X264, Frames, Samples, decode
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract.decode import decode_video
 

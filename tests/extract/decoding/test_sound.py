@@ -6,8 +6,8 @@ import av
 import numpy as np
 import pytest
 
+from extract.decoding.test_decode import HEVC, VP9, X264, Samples, decode, zero_of
 from extract.films import Film, Sound, click_track, write
-from extract.test_decode import HEVC, VP9, X264, Samples, decode, zero_of
 from mcn_lightning.extract.decode import decode_video
 
 RATE = 16_000
