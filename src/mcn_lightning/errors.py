@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -21,6 +23,28 @@ def check_rules(*rules: tuple[object, str]) -> None:
     for broken, message in rules:
         if broken:
             raise InputError(message)
+
+
+@contextmanager
+def naming(name: str, kind: type[ValueError] = InputError) -> Iterator[None]:
+    """Put a name before the message of an error in the block, which keeps its class if it is an ``InputError``.
+
+    Args:
+        name: of the option, the file or the item.
+        kind: class of the errors.
+
+    Raises:
+        InputError: in place of the error.
+    """
+    try:
+        yield
+    except kind as error:
+        raise (type(error) if isinstance(error, InputError) else InputError)(f"{name}: {error}") from None
+
+
+def one_line(error: BaseException) -> str:
+    """Return the text of an error in one line; the name of its class if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def os_reason(error: OSError) -> str:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mcn_lightning.errors import InputError, os_reason
+from mcn_lightning.errors import InputError, one_line, os_reason
 
 PARTIAL = ".partial"
 """Suffix of a file that is still being written. A killed process may leave one behind."""
@@ -69,6 +69,29 @@ def writing(what: str, advice: str = "give another file") -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"{what}: expected to write there, found {os_reason(error)}; {advice}") from None
+
+
+@contextmanager
+def reading(path: str | Path, what: str, *kinds: type[Exception], advice: str = "get the file again") -> Iterator[None]:
+    """Report a file that cannot be read in the block in one line.
+
+    Args:
+        path: of the file.
+        what: what it should hold, such as "the coordinates of a map".
+        *kinds: errors that damaged contents raise.
+        advice: what to do about it.
+
+    Raises:
+        InputError: in place of an OSError and of these errors. One that is raised in the block passes unchanged.
+    """
+    errors: tuple[type[Exception], ...] = (OSError, *kinds)
+    try:
+        yield
+    except InputError:
+        raise
+    except errors as error:
+        found = os_reason(error) if isinstance(error, OSError) else f"a damaged file ({one_line(error)})"
+        raise InputError(f"{path}: expected {what}, found {found}; {advice}") from None
 
 
 @contextmanager

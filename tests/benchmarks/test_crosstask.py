@@ -279,7 +279,7 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path, kind):
 def test_what_is_no_text_file_and_no_array_is_refused(tmp_path):
     videos, steps, annotations = write(tmp_path)
     (annotations / "7_abc_-1.npy").write_bytes(pickle.dumps([1, 2]))
-    with pytest.raises(InputError, match=r"7_abc_-1.npy: expected a matrix .*, found no such array .*magic string"):
+    with pytest.raises(InputError, match=r"7_abc_-1.npy: expected a matrix .*, found a damaged file .*magic string"):
         read_crosstask(videos, steps, annotations)
     videos.write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match=r"videos.csv: expected a list of videos with .* in UTF-8, found UTF-16"):

@@ -16,7 +16,7 @@ from torch import Tensor
 from mcn_lightning.benchmarks.files import EvaluationData, evaluation_data
 from mcn_lightning.callbacks.protocols import EmbeddingModule, embedding_module
 from mcn_lightning.distributed import world_size
-from mcn_lightning.errors import InputError, check_rules
+from mcn_lightning.errors import InputError, check_rules, naming, one_line
 from mcn_lightning.models import NetworkConfig
 from mcn_lightning.options.config import no_super
 from mcn_lightning.options.ranges import PositiveFloat, checked
@@ -166,7 +166,7 @@ class Benchmark(Callback, ABC):
         except InputError as error:
             raise InputError(f"benchmark {self.name}: {error}") from None
         except (LookupError, ValueError, OSError) as error:  # what Python says of a file with other contents
-            found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            found = f"{type(error).__name__}: {one_line(error)}"
             raise InputError(
                 f"benchmark {self.name}: expected files that {type(self).__name__}.open can use, found {found}"
             ) from error
@@ -178,12 +178,9 @@ class Benchmark(Callback, ABC):
         if trainer.sanity_checking:
             return
         self.results = []
-        try:
-            # Lightning enters its precision around the steps alone, and not around this hook
-            with trainer.precision_plugin.forward_context(), torch.no_grad():
-                found = list(self.evaluate(trainer, module)) if not self._unsupported else []
-        except ValueError as error:
-            raise InputError(f"benchmark {self.name}: {error}") from None
+        # Lightning enters its precision around the steps alone, and not around this hook
+        with naming(f"benchmark {self.name}", ValueError), trainer.precision_plugin.forward_context(), torch.no_grad():
+            found = list(self.evaluate(trainer, module)) if not self._unsupported else []
         if self._unsupported:
             self.results = [self.result("", f"evaluated ({self._unsupported})", 0, "count")]
             return

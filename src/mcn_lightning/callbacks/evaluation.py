@@ -15,7 +15,7 @@ from mcn_lightning.callbacks.progress import print_message
 from mcn_lightning.callbacks.protocols import EmbeddingModule, clip_data, embedding_module
 from mcn_lightning.clustering.topics import find_topics
 from mcn_lightning.distributed import gather_integers, gather_rows, row_counts, world_size
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, naming
 from mcn_lightning.metrics import ClusterQuality, LabelledFeatures, RetrievalRecall, cluster_quality
 from mcn_lightning.metrics.directions import (
     AUDIO_TEXT,
@@ -133,10 +133,8 @@ class RetrievalEvaluation(Callback):
         if trainer.sanity_checking or (count := self._count(module, self._items)) == 0:
             return
         self._leave_out_empty(module)
-        try:
+        with naming(f"evaluation at step {trainer.global_step}", ValueError):
             metrics = self._metrics()
-        except ValueError as error:
-            raise InputError(f"evaluation at step {trainer.global_step}: {error}") from None
         shown = next(iter(self._recalls), "") + "/R@10"
         for name, value in metrics.items():
             module.log(

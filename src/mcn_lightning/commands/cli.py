@@ -47,7 +47,7 @@ from mcn_lightning.commands.parsers import CommandParser, parse_command, shorten
 from mcn_lightning.data.dataset import PredictSplit
 from mcn_lightning.data.files.pooling import DEFAULT_STREAMS
 from mcn_lightning.data.sources.base import DataSource
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, one_line
 from mcn_lightning.models.released import WeightsError
 from mcn_lightning.options.config import build_own
 from mcn_lightning.runs import slurm
@@ -293,4 +293,4 @@ class MCNCLI(LightningCLI):
         except WeightsError as error:
             raise InputError(f"--model.weights {error}") from error
         except ValueError as error:
-            raise InputError(shorten_message(" ".join(str(error).split()))) from error
+            raise InputError(shorten_message(one_line(error))) from error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mcn_lightning.commands.configs import resolve_configs
 from mcn_lightning.commands.parsers import CommandParser
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import naming
 from mcn_lightning.extract.options import ExtractConfig, JobShare
 from mcn_lightning.signals import Interrupted, handled_signals, interrupted_by, write_line
 
@@ -53,10 +53,8 @@ def _finish(config: ExtractConfig) -> None:
     from mcn_lightning.commands.fit import run
 
     data = str(Path(config.output) / "data.yaml")
-    try:
+    with naming(f"{data} is written, but"):
         run(["check", "--config", data])
         if config.pack is not None:
             run(["prepare", "--config", data, "--pack.output", config.pack])
-    except InputError as error:
-        raise InputError(f"{data} is written, but: {error}") from error
     print(f"train: lightning fit --config {data}")

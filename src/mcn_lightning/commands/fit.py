@@ -18,7 +18,7 @@ from mcn_lightning.commands.main import main as main  # the whole command; `run`
 from mcn_lightning.commands.parsers import shorten_message
 from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.data.shards.job import PackConfig
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, one_line
 from mcn_lightning.losses import NotFiniteError
 from mcn_lightning.module import MCNModule
 from mcn_lightning.runs.folder import SaveConfig, release_folders
@@ -53,7 +53,7 @@ class DataCLI(MCNCLI):
         try:  # the default network, which may take gigabytes, is replaced by None
             parts = self.parser.instantiate(self.config, instantiators=[(lambda *_, **__: None, MCNModule, True)])
         except ValueError as error:
-            raise InputError(shorten_message(" ".join(str(error).split()))) from error
+            raise InputError(shorten_message(one_line(error))) from error
         try:
             self.run_data(parts)
         except (Interrupted, KeyboardInterrupt):

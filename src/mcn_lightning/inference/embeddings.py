@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.files import read_json
+from mcn_lightning.files import read_json, reading
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,12 @@ def read_embeddings(path: str | Path) -> Embeddings:
     path = Path(path)
     content = read_json(path.with_suffix(".json"), "what lightning predict wrote")
     clips = content.get("clips") if isinstance(content, Mapping) else None
-    try:
+    with reading(path, "tensors that lightning predict wrote", ValueError, SafetensorError, advice="predict again"):
         if path.suffix == ".npz":
             with np.load(path) as arrays:
                 tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         else:
             tensors = load_file(path)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"{path}: expected tensors that lightning predict wrote, found {error}") from None
     # centroids have a row for each cluster, so they are not counted
     rows = {len(tensors[name]) for name in ("video", "audio", "text", "cluster") if name in tensors}
     if clips is None or rows - {len(clips)}:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, one_line
 from mcn_lightning.inference.shared import CARD, CONFIG, WEIGHTS, WORDS
 
 FILES = (CONFIG, WEIGHTS, WORDS, CARD)
@@ -37,7 +37,7 @@ def fetch(name: str) -> Path:
     except LocalEntryNotFoundError:
         reason = "no connection and no copy on this machine; fetch it once with `hf download`"
     except (HFValidationError, HTTPError, OSError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
     raise InputError(
         f"{name}: expected a file, a folder, or a model of the Hugging Face hub, found {reason}; check the name"
     )
@@ -67,7 +67,7 @@ def push(folder: Path, name: str, private: bool) -> str:
             repo_id=name, folder_path=folder, allow_patterns=list(FILES), commit_message="Upload by mcn-lightning"
         )
     except (HFValidationError, HTTPError, OSError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(
             f"--push {name}: expected a hub that takes the model, found {reason}; `hf auth login` stores a token. "
             f"{folder} is written"

@@ -16,7 +16,6 @@ from mcn_lightning.inference.hub import fetch, is_name
 from mcn_lightning.inference.inputs import Inputs
 from mcn_lightning.inference.model import Model
 from mcn_lightning.inference.shared import is_shared, read_shared
-from mcn_lightning.models.released import WeightsError
 from mcn_lightning.models.weights import OWN_CHECKPOINT, read_weights
 from mcn_lightning.module import MCNModule
 from mcn_lightning.options.config import as_config
@@ -50,10 +49,7 @@ def load(path: str | Path) -> Model:
     if is_shared(path):
         return read_shared(path)
     path = newest_checkpoint(path) if path.is_dir() else path
-    try:
-        weights = read_weights(path)
-    except WeightsError as error:
-        raise InputError(str(error)) from None
+    weights = read_weights(path)
     if weights.kind == OWN_CHECKPOINT:
         # a checkpoint also restores options and centroids, which weights alone do not have
         module = Model.load_from_checkpoint(path, map_location="cpu", weights_only=True)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.files import read_json, replacing
+from mcn_lightning.files import read_json, reading, replacing
 from mcn_lightning.inference.inputs import Inputs
 from mcn_lightning.inference.model import Model
 from mcn_lightning.inference.words import write_words
@@ -105,12 +105,8 @@ def read_shared(folder: Path) -> Model:
         InputError: if a file is missing, damaged, or of a newer version.
     """
     options = _read_options(folder / CONFIG)
-    try:
+    with reading(folder / WEIGHTS, "the weights of a model", SafetensorError, advice="export it again"):
         state = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{folder / WEIGHTS}: expected the weights of a model, found {error}; export it again"
-        ) from None
     model = Model(**options.model)
     expected = {name for name in model.state_dict() if _QUEUE not in name}
     if unlike := sorted(expected ^ {*state}):

@@ -13,8 +13,7 @@ from safetensors.torch import save_file
 
 from mcn_lightning.data.files.word_vectors import first_words, read_word_vectors
 from mcn_lightning.data.text import TextConfig, TextSource, WordVectorText
-from mcn_lightning.errors import InputError
-from mcn_lightning.files import replacing
+from mcn_lightning.files import reading, replacing
 
 FREQUENT = 50_000
 """Words from the start of the source, which lists frequent words first, that are kept beside those of the captions."""
@@ -34,12 +33,10 @@ class StoredWords(WordVectorText):
     def __init__(self, config: TextConfig, path: Path) -> None:
         # not WordVectorText's own, which would read the word-vector file
         TextSource.__init__(self, config, path, ())
-        try:
-            with safe_open(path, "pt") as file:
-                words: list[str] = json.loads(file.metadata()["words"])
-                self.vectors: np.ndarray = file.get_tensor("vectors").numpy()
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise InputError(f"{path}: expected stored word vectors, found {error}; make the index again") from None
+        kinds = ValueError, KeyError, TypeError, SafetensorError
+        with reading(path, "stored word vectors", *kinds, advice="make the index again"), safe_open(path, "pt") as file:
+            words: list[str] = json.loads(file.metadata()["words"])
+            self.vectors: np.ndarray = file.get_tensor("vectors").numpy()
         self.vocabulary = {word: number + 1 for number, word in enumerate(words)}
 
 

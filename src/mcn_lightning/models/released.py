@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mcn_lightning.errors import InputError
 from mcn_lightning.models.mcn import MCN
 from mcn_lightning.models.options import NetworkConfig
 from mcn_lightning.options.config import as_config
@@ -65,7 +66,7 @@ _COUNTER = "num_batches_tracked"
 """Counter of batch-norm steps, which may be missing, as no layer here uses it."""
 
 
-class WeightsError(ValueError):
+class WeightsError(InputError):
     """A weight file cannot be read or does not fit the network; the message is one line."""
 
 

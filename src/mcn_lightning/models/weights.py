@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, naming
 from mcn_lightning.models.mcn import MCN
 from mcn_lightning.models.options import AUDIO_TEXT, MODALITIES, NetworkConfig
 from mcn_lightning.models.released import (
@@ -151,11 +151,9 @@ def read_weights(path: str | Path) -> Weights:
     # own names are tried first: the released names have nothing in common with them
     if (plain := _network_part(state)) is not None:
         return Weights(str(path), OWN_STATE_DICT, _own_config(plain, str(path)), plain)
-    try:
+    with naming(str(path)):
         kind = released_model(state).name
         return Weights(str(path), kind, released_config(state), rename(state), BEHAVIOUR_FIELDS)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
 
 
 def _network_part(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:

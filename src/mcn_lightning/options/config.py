@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type
 
 from jsonargparse import ArgumentParser
 
-from mcn_lightning.errors import InputError, check_rules
+from mcn_lightning.errors import InputError, check_rules, one_line
 from mcn_lightning.options.ranges import checked, rephrase_refusal
 
 Config = TypeVar("Config", bound="Options")
@@ -225,7 +225,7 @@ def build_own(kind: type[Built], option: str, *args: object, **given: object) ->
     except ValueError as error:
         if str(error).startswith("--") or kind.__module__.startswith("mcn_lightning."):
             raise  # a class of this package names the option itself
-        message = " ".join(str(error).split())
+        message = one_line(error)
         raise InputError(f"{option}: {kind.__module__}.{kind.__qualname__}: {message}") from error
 
 
@@ -264,5 +264,5 @@ def _arguments(kind: type, given: Mapping[str, object], skip: int, option: str) 
         # instantiate, as annotated classes and dataclasses arrive as plain dicts
         return dict(vars(parser.instantiate(parser.parse_object(dict(given)))))
     except (ArgumentError, TypeError, ValueError) as error:
-        found = rephrase_refusal(" ".join(str(error).split())).removeprefix("Parser key ")
+        found = rephrase_refusal(one_line(error)).removeprefix("Parser key ")
         raise InputError(f"{option}: expected arguments of {kind.__name__}, found {found}") from None

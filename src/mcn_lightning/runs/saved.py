@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from mcn_lightning.errors import InputError
-from mcn_lightning.files import read_json, read_text
+from mcn_lightning.errors import InputError, one_line
+from mcn_lightning.files import read_json, read_text, reading
 
 CONFIG, METRICS, RECORD = "config.yaml", "metrics.csv", "run.json"
 
@@ -70,12 +70,10 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     if not text.endswith("\n"):
         text = text[: text.rfind("\n") + 1]
         print(f"warning: {path}: the last line breaks off and is left out", file=sys.stderr)
-    try:
+    with reading(path, "the metrics of a run", ValueError, TypeError, csv.Error, advice="remove the file"):
         rows = csv.DictReader(io.StringIO(text, newline=""))
         found = [{name: value for name, value in row.items() if name and value} for row in rows]
         _ = [float(value) for row in found for value in row.values()]  # raises if a cell is no number
-    except (ValueError, TypeError, csv.Error) as error:
-        raise InputError(f"{path}: expected the metrics of a run, found something else ({error})") from None
     return found
 
 
@@ -114,7 +112,7 @@ def read_options(path: Path) -> Options:
     try:
         found = yaml.safe_load(text)
     except (ValueError, yaml.YAMLError) as error:
-        found = " ".join(str(error).split())
+        found = one_line(error)
     if isinstance(found, dict):
         # only what other code reads without a check
         for name, kinds in {"seed_everything": int, "data": dict, "model": dict, "trainer": dict}.items():

@@ -14,6 +14,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
+from mcn_lightning.errors import one_line
 from mcn_lightning.files import read_text, replacing
 from mcn_lightning.runs.lightning import (
     csv_logger,
@@ -157,7 +158,7 @@ def start_wandb(trainer: Trainer, options: Mapping[str, object], run_id: str | N
             # a server that does not answer must not cost a training run
             if not _is_online(logger):
                 raise
-            _go_offline(logger, " ".join(str(error).split()))
+            _go_offline(logger, one_line(error))
             run = logger.experiment
         # values that a sweep has set are locked in wandb's config, and equal to these
         news = {name: value for name, value in options.items() if name not in run.config or run.config[name] != value}

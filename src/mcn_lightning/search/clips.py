@@ -6,14 +6,14 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.files import replacing
+from mcn_lightning.files import reading, replacing
 
 COLUMNS = {
     "row": "INTEGER PRIMARY KEY", "id": "TEXT NOT NULL UNIQUE", "video": "TEXT NOT NULL", "split": "TEXT",
@@ -127,14 +127,8 @@ class Clips:
         """Close the table."""
         self._table.close()
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            raise InputError(
-                f"{self.path}: expected a whole table of clips, found {error}; make the index again"
-            ) from None
+    def _reading(self) -> AbstractContextManager[None]:
+        return reading(self.path, "the table of clips", sqlite3.DatabaseError, advice="make the index again")
 
     def take(self, rows: Sequence[int]) -> list[Row]:
         """Return clips by their rows, in the order that is asked for.

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mcn_lightning.errors import InputError
+from mcn_lightning.files import reading
 from mcn_lightning.inference import Inputs, Model
 from mcn_lightning.models.options import NetworkConfig
 from mcn_lightning.options.config import as_config
@@ -107,11 +108,8 @@ class Index:
         network = as_config(NetworkConfig, self.manifest.network, "network")
         model = Model(network, clustering={"kind": "none"})  # type: ignore[arg-type]  # a dict of the options
         path = self.folder / MODEL
-        try:
+        with reading(path, "the model of the index", RuntimeError, SafetensorError, advice="make the index again"):
             model.network.load_state_dict(load_file(path))
-        except (OSError, RuntimeError, SafetensorError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{path}: expected the model of the index, found {reason}; make the index again") from None
         model.inputs = self.inputs
         return model.eval()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.files import read_json, replacing
+from mcn_lightning.files import read_json, reading, replacing
 from mcn_lightning.metrics.directions import embedding_names
 from mcn_lightning.module import MCNModule
 from mcn_lightning.search.options import modalities_of
@@ -91,13 +91,9 @@ def read_manifest(folder: Path) -> Manifest:
     if version != FORMAT:
         raise InputError(f"{path}: expected an index of format {FORMAT}, found {version}; make the index again")
     names = {each.name for each in fields(Manifest)}
-    try:
+    with reading(path, "what an index holds", TypeError, ValueError, advice="make the index again"):
         manifest = Manifest(**{name: value for name, value in found.items() if name in names})
         shards = [(str(name), int(rows)) for name, rows in manifest.shards]
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: expected what an index holds, found a damaged file ({error}); make it again"
-        ) from None
     for name in (
         manifest.table,
         *(name for name, _ in shards),

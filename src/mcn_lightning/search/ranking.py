@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mcn_lightning.errors import InputError
+from mcn_lightning.files import reading
 from mcn_lightning.metrics import query_density
 from mcn_lightning.metrics.directions import embedding_names
 from mcn_lightning.search.answers import fuse_ranks
@@ -50,10 +51,8 @@ class Ranking:
             InputError: if the file is damaged.
         """
         path = self.folder / CLUSTERS
-        try:
+        with reading(path, "the clusters of the index", SafetensorError, advice="make the index again"):
             return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{path}: expected the clusters of the index, found {error}; make it again") from None
 
     def rank(
         self,

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.files import replacing
+from mcn_lightning.files import reading, replacing
 
 SHARD_ROWS = 65_536
 """Rows of a shard at most."""
@@ -46,13 +46,11 @@ class Vectors:
         self._parts: list[dict[str, Tensor]] = []
         for name, rows in shards:
             path = folder / name
-            try:
-                with safe_open(path, "pt") as file:  # tensors are views of the mapped file
-                    found = {key: file.get_tensor(key) for key in sorted(file.keys())}
-            except (OSError, SafetensorError) as error:
-                raise InputError(
-                    f"{path}: expected embeddings of the index, found {error}; make the index again"
-                ) from None
+            with (
+                reading(path, "embeddings of the index", SafetensorError, advice="make the index again"),
+                safe_open(path, "pt") as file,  # tensors are views of the mapped file
+            ):
+                found = {key: file.get_tensor(key) for key in sorted(file.keys())}
             if any(len(value) != rows for value in found.values()):
                 raise InputError(f"{path}: expected {rows} embeddings, found others; make the index again")
             self._parts.append(found)

@@ -18,8 +18,7 @@ from mcn_lightning.benchmarks.localization.annotations import (
     join_overlapping,
 )
 from mcn_lightning.benchmarks.localization.lines import Line, read_blocks, read_filled, require, runs
-from mcn_lightning.errors import InputError
-from mcn_lightning.files import read_json, read_lines
+from mcn_lightning.files import read_json, read_lines, reading
 
 OTHER_TASKS = "videos of tasks that were not asked for"
 NO_TIMES = "annotations without times or that end before they start"
@@ -85,10 +84,8 @@ def read_video_tasks(path: Path) -> dict[tuple[str, str], Line]:
         InputError: if the file is missing or without videos, a task has a video twice, or a line has no task or no id.
     """
     what = "a list of videos with the columns task and video_id"
-    try:
+    with reading(path, what, csv.Error):
         rows = list(csv.reader(read_lines(path, what)))
-    except csv.Error as error:
-        raise InputError(f"{path}: expected {what}, found {error}") from None
     header = [name.strip() for name in rows[0]] if rows else []
     first, columns = 0, (0, 1)
     if "task" in header or "video_id" in header:
@@ -182,12 +179,9 @@ def _parse_segment(line: Line, steps: int) -> Segment:
 
 def _read_matrix(path: Path, task: str, video: str, steps: int) -> AnnotatedVideo:
     what = f"a matrix of 0 and 1 of shape (seconds, {steps})"
-    try:
-        with open(path, "rb") as file:
-            # not np.load, which would also open a zip archive
-            matrix = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path}: expected {what}, found no such array ({' '.join(str(error).split())})") from None
+    with reading(path, what, EOFError, ValueError), open(path, "rb") as file:
+        # not np.load, which would also open a zip archive
+        matrix = np.lib.format.read_array(file, allow_pickle=False)
     require(matrix.dtype.kind in "biuf", path, what, f"an array of {matrix.dtype}", "save it as one of numbers")
     filled = matrix.ndim == 2 and matrix.shape[1] == steps and len(matrix) > 0
     require(filled, path, f"{what}, one column a step of task {task}", matrix.shape)

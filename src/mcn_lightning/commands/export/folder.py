@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mcn_lightning.commands.export.card import CardFacts, model_card
 from mcn_lightning.data.datamodule import NarratedVideos
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, one_line
 from mcn_lightning.files import replacing, writing
 from mcn_lightning.inference import Model
 from mcn_lightning.inference.hub import is_name, push
@@ -82,7 +82,7 @@ def _caption_words(options: Options, model: Model) -> list[str]:
         data = NarratedVideos(**{**options["data"], "synthetic": None, "num_workers": 0})
         data.splits.open(("train",))
     except (InputError, TypeError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         print(
             f"warning: the captions of the run cannot be read ({reason}); frequent words alone are written",
             file=sys.stderr,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mcn_lightning.batch import AbsentError
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, one_line
 
 Shape = tuple[int | str, ...]
 """Expected size of each dimension. A name, such as "rows", stands for any size of at least 1."""
@@ -75,7 +75,7 @@ def _unreadable(path: Path, key: str, error: Exception) -> InputError:
         return AbsentError(f"{path}: expected a feature file with the array '{key}', found no file{other}")
     if isinstance(error, KeyError):
         return InputError(f"{path}: expected the array '{key}', found {error.args[0]}")
-    reason = " ".join(str(error).split())
+    reason = one_line(error)
     found = f"a damaged one ({reason})"
     if "Python objects" in reason or "Object arrays" in reason:  # NumPy's message for what only a pickle can hold
         found = "an array of Python objects, which may run code: save numbers, np.asarray(rows, dtype='float32')"

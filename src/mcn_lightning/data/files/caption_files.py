@@ -24,7 +24,7 @@ from pathlib import Path
 from mcn_lightning.data.files.pickles import load_pickle
 from mcn_lightning.data.files.subtitles import read_subtitles
 from mcn_lightning.errors import InputError
-from mcn_lightning.files import binary_form, read_text
+from mcn_lightning.files import binary_form, read_text, reading
 
 FORMS = "JSON or a pickle of {video id: {start, end, text}}, a CSV with the columns video, start, end and text, or a \
 folder of <id>.vtt, .srt or .json"
@@ -241,12 +241,10 @@ def _of_rows(path: Path, text: str) -> dict[str, Columns]:
     first = text[:_MAX_HEAD].lstrip("\n").partition("\n")[0]
     # the csv module's own sniffer takes letters for delimiters where texts are long
     mark = max("\t,;", key=first.count)
-    try:
+    with reading(path, FORMS, csv.Error):
         # lines, so that line_num counts the lines of the file, also within quoted texts
         reader = csv.reader(text.split("\n"), delimiter=mark)
         rows = [(reader.line_num, row) for row in reader if row]
-    except csv.Error as error:
-        raise InputError(f"{path}: expected {FORMS}, found {error}") from None
     header = [name.strip().lower() for name in rows[0][1]] if rows else []
     # reversed: of several known names the first in COLUMNS wins
     columns = {name: header.index(key) for name, keys in COLUMNS.items() for key in reversed(keys) if key in header}

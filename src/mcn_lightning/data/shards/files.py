@@ -36,7 +36,7 @@ from torch import Tensor
 
 from mcn_lightning.data.shards.header import ShardHeader
 from mcn_lightning.data.shards.store import ShardStore
-from mcn_lightning.errors import InputError
+from mcn_lightning.files import reading
 
 Slice = TypeVar("Slice")
 BAD = -1
@@ -73,14 +73,10 @@ class Mapped:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
+        with reading(path, "a whole safetensors file", SafetensorError):
             file = safe_open(path, framework="pt")
             self.metadata: dict[str, str] = file.metadata() or {}
             self.tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}
-        except FileNotFoundError:
-            raise InputError(f"{path}: expected a file of shards, found no file") from None
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{path}: expected a whole safetensors file, found a damaged one ({error})") from None
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]

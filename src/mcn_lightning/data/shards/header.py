@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from mcn_lightning.data.shards.store import ShardStore, StoreError, checksum, open_store
 from mcn_lightning.errors import InputError
+from mcn_lightning.files import reading
 from mcn_lightning.signals import is_first
 
 FORMAT = "mcn-lightning shards 1"
@@ -252,7 +253,5 @@ def _opened(where: str | Path, cache: str | Path | None) -> ShardStore:
 
 
 def _read_metadata(path: Path) -> dict[str, str]:
-    try:
+    with reading(path, "a whole safetensors file", SafetensorError):
         return safe_open(path, framework="numpy").metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: expected a whole safetensors file, found a damaged one ({error})") from None

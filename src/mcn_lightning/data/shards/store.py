@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mcn_lightning.errors import InputError, os_reason
+from mcn_lightning.errors import InputError, one_line, os_reason
 from mcn_lightning.files import replacing
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def _lost_connection(url: str, error: Exception) -> StoreError:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return one_line(error)[:200]
 
 
 def _report(progress: Progress, received: list[int], size: int | None, value: int, **_: object) -> None:

@@ -18,7 +18,7 @@ from mcn_lightning.data.shards.files import BAD, column_names
 from mcn_lightning.data.sources.raw import RawVideo, RawVideos
 from mcn_lightning.data.text import split_words
 from mcn_lightning.data.videos import check_lengths
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, naming
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,5 @@ def bytes_of(texts: Iterable[str]) -> tuple[Tensor, Tensor]:
 
 
 def _maxima(name: str, stream: VisualStream, rows: Tensor, spans: list[tuple[float, float]]) -> Tensor:
-    try:
+    with naming(f"{name}{stream.suffix}"):
         return max_rows(rows, spans, stream.rate)
-    except InputError as error:
-        raise InputError(f"{name}{stream.suffix}: {error}") from None

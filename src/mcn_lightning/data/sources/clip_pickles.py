@@ -25,7 +25,7 @@ from mcn_lightning.data.sources.clip_records import (
 )
 from mcn_lightning.data.sources.pickled_clip import PickledClip
 from mcn_lightning.data.videos import Videos
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, naming
 
 WITHOUT_TEXT = "without text"
 LEFT_OUT = "without text (left out with their clips, which have no other)"
@@ -282,9 +282,7 @@ class ClipPickles(ListedSource):
             # training keeps rows apart that evaluation merges, so the same file may be opened twice
             key = name, split != "train"
             if key not in opened:
-                try:
+                with naming(f"--data.{split}_csv"):
                     opened[key] = PickledClips(self.root / name, fields, merge=split != "train")
-                except InputError as error:
-                    raise InputError(f"--data.{split}_csv: {error}") from None
             found[split] = opened[key]
         return found

@@ -18,7 +18,7 @@ from mcn_lightning.data.sources.base import ListedSource, Reading
 from mcn_lightning.data.sources.raw import PartReader, RawVideo, RawVideos
 from mcn_lightning.data.sources.video_lists import read_video_list, video_id
 from mcn_lightning.data.videos import Videos
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, naming
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,8 @@ class HowTo100M(ListedSource):
         name = self.lists[split]
         if name is None or not (required or (self.root / name).is_file()):
             return []
-        try:
+        with naming(f"--data.{split}_csv"):
             return read_video_list(self.root / name)
-        except InputError as error:
-            raise InputError(f"--data.{split}_csv: {error}") from None
 
     def _read_captions(
         self, videos: Mapping[str, Sequence[str]], reading: Reading
@@ -101,11 +99,9 @@ class HowTo100M(ListedSource):
         if not reading.captions or not any(videos.values()):
             return None
         # only those of the lists: the captions of the release have over a million videos
-        try:
-            wanted = {video_id(path) for paths in videos.values() for path in paths}
+        wanted = {video_id(path) for paths in videos.values() for path in paths}
+        with naming("--data.captions"):
             captions = read_captions(self.captions, wanted, reading.text.train_column, reading.text.eval_column)
-        except InputError as error:
-            raise InputError(f"--data.captions: {error}") from None
         unusable = [entry for entry in captions.values() if isinstance(entry, BadVideo)]
         if len(unusable) == len(captions):
             raise InputError(f"--data.captions: no video has captions that can be used; first: {unusable[0].reason}")

@@ -16,7 +16,7 @@ from mcn_lightning.data.clips import Clip
 from mcn_lightning.data.files.pooling import VisualStream, empty_rows, max_rows
 from mcn_lightning.data.files.spectrograms import FRAME_RATE, AudioConfig
 from mcn_lightning.data.videos import NewTensor, Sound, Videos, join_streams, read_sound
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import naming
 
 Value = TypeVar("Value")
 Arguments = ParamSpec("Arguments")
@@ -143,10 +143,8 @@ class RawVideo:
         """
         spans, found = [(clip.start, clip.end) for clip in clips], []
         for stream, rows, file in zip(self.streams, self.rows, self.files, strict=False):
-            try:
+            with naming(str(file)):
                 found.append(max_rows(empty_rows(stream) if rows is None else rows, spans, stream.rate))
-            except InputError as error:
-                raise InputError(f"{file}: {error}") from None
         return found
 
     def visual(self, clips: Sequence[Clip], new: NewTensor) -> Tensor | None:
@@ -157,7 +155,5 @@ class RawVideo:
         """Return the spectrogram frames of B spans; see ``StoredVideo``."""
         if self.frames is None:
             return None
-        try:
+        with naming(str(self.files[-1])):
             return read_sound(self.frames.T, spans, self.config, new)
-        except InputError as error:
-            raise InputError(f"{self.files[-1]}: {error}") from None

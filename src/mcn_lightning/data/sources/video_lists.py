@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.files import read_lines
+from mcn_lightning.files import read_lines, reading
 
 # of files that users list in place of ids
 _SUFFIXES = re.compile(r"\s*(\.(npy|npz|mp4|webm|mkv|avi|mov|m4v|flv|3gp))+$", re.IGNORECASE)
@@ -28,10 +28,8 @@ def read_video_list(path: Path) -> list[str]:
         InputError: if the file is missing, has another header, names no video or one twice, or a line is short.
     """
     expected = "a list of videos with the header 'path' or 'video_id'"
-    try:
+    with reading(path, expected, csv.Error):
         rows = list(csv.reader(read_lines(path, expected), skipinitialspace=True))
-    except csv.Error as error:
-        raise InputError(f"{path}: expected {expected}, found {error}") from None
     rows = [row for row in rows if any(cell.strip() for cell in row)]
     header = [name.strip().lower() for name in rows[0]] if rows else []
     columns = [header.index(name) for name in ("path", "video_id") if name in header]

@@ -19,7 +19,7 @@ from mcn_lightning.data.files.arrays import Shape, as_float_tensor, check_shape
 from mcn_lightning.data.sources.base import DataSource, Reading
 from mcn_lightning.data.sources.raw import PartReader, RawVideo, RawVideos
 from mcn_lightning.data.videos import Videos
-from mcn_lightning.errors import InputError, os_reason
+from mcn_lightning.errors import InputError, naming, one_line, os_reason
 
 
 @dataclass(frozen=True)
@@ -214,17 +214,15 @@ class SourceVideos(RawVideos):
         except FileNotFoundError as error:
             raise AbsentError(f"{error.filename or where}: expected a file of the video {where}, found none") from None
         except _UNREADABLE as error:
-            reason = os_reason(error) if isinstance(error, OSError) else " ".join(str(error).split())
+            reason = os_reason(error) if isinstance(error, OSError) else one_line(error)
             found = f"{type(error).__name__}: {reason}"
             raise InputError(f"{where}: expected a video that can be read, found {found}") from None
 
     def _captions(self, video: Video, where: str) -> Captions:
         if isinstance(video.captions, Captions):
             return video.captions
-        try:
+        with naming(f"captions of {where}"):
             return parse_captions(video.captions, self.reading.text.train_column, self.reading.text.eval_column)
-        except InputError as error:  # of the same class, as an AbsentError may be allowed
-            raise type(error)(f"captions of {where}: {error}") from None
 
     def texts(self, index: int) -> list[str]:
         """Return every text of the captions of a video, empty if it cannot be read. ``open`` gives the reason."""

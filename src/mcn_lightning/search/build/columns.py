@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.files import read_json, read_text
+from mcn_lightning.files import read_json, read_text, reading
 from mcn_lightning.search.clips import check_column
 
 MEDIA = "media"
@@ -30,10 +30,8 @@ def read_columns(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]]]
         InputError: if the file cannot be read, has no column ``video``, or names a video twice.
     """
     reader = csv.reader(io.StringIO(read_text(path, "a table with the column video"), newline=""))
-    try:
+    with reading(path, "a table with the column video", csv.Error):
         rows = [row for row in reader if row]
-    except csv.Error as error:
-        raise InputError(f"{path}: expected a table with the column video, found {error}") from None
     header = [name.strip() for name in rows[0]] if rows else []
     if "video" not in header or len(set(header)) < len(header):
         raise InputError(f"{path}: expected a table with the column video and each column once, found {header}")

@@ -21,7 +21,7 @@ from mcn_lightning.data.dataset import DescribedVideos, NarratedVideoDataset, sp
 from mcn_lightning.data.loading import make_loader
 from mcn_lightning.distributed import usable_cores
 from mcn_lightning.errors import InputError
-from mcn_lightning.files import replacing
+from mcn_lightning.files import reading, replacing
 from mcn_lightning.module import MCNModule
 from mcn_lightning.search.options import IndexConfig
 from mcn_lightning.search.build.windows import WindowedVideos, check_windows
@@ -215,10 +215,8 @@ def read_part(path: Path) -> Part:
     Raises:
         InputError: if it is damaged.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()["about"])
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise InputError(f"{path}: expected finished embeddings, found {error}; delete the file") from None
+    kinds = ValueError, KeyError, TypeError, SafetensorError
+    with reading(path, "finished embeddings", *kinds, advice="delete the file"), safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["about"])
+        tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
     return Part(about["clips"], tensors, about["skipped"])
