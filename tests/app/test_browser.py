@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import threading
 import time
 
 import pytest
@@ -41,6 +44,19 @@ def browser(started):
     browser = started.chromium.launch(executable_path=chromium(), args=FLAGS)
     yield browser
     browser.close()
+
+
+@pytest.fixture(autouse=True)
+def ending(browser):
+    """End a browser that hangs: a script that a page never answers to is waited for without a limit."""
+    session = browser.new_browser_cdp_session()
+    found = {each["type"]: each["id"] for each in session.send("SystemInfo.getProcessInfo")["processInfo"]}
+    session.detach()
+    timer = threading.Timer(2 * LIMIT, os.kill, (found["browser"], signal.SIGKILL))
+    timer.daemon = True
+    timer.start()
+    yield
+    timer.cancel()
 
 
 @pytest.fixture

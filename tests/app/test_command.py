@@ -18,6 +18,7 @@ pytest.importorskip("starlette", reason="the extra `app` is not installed")
 pytest.importorskip("av", reason="the extra `app` is not installed")
 
 import httpx
+from launch import run
 from processes import LIMIT
 
 from app.indexes import clips_of, write_index
@@ -73,6 +74,21 @@ def test_wrong_options(folder, given, said):
 def test_a_missing_package_is_named(folder, monkeypatch):
     monkeypatch.setattr(command, "PACKAGES", ("starlette", "no_such_package"))
     assert "pip install 'mcn-lightning[app]'" in refused(folder) and "no_such_package" in refused(folder)
+
+
+def test_export_is_for_embedding_atlas(folder, tmp_path, capsys, monkeypatch):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "clips.parquet"
+    run("app", folder, "--export", path)
+    told = f"{path} (12 clips); embedding-atlas {path} --x map_x --y map_y --text text"
+    assert capsys.readouterr().out.strip() == told
+    found = parquet.read_table(path).to_pydict()
+    assert [{name: found[name][row] for name in clip} for row, clip in enumerate(clips_of(None))] == clips_of(None)
+    assert found["cluster_name"][0].startswith("0 eggs")
+    assert max(map(abs, found["map_x"] + found["map_y"])) == pytest.approx(1)
+    assert "--export" in refused(folder, "--export", tmp_path / "none" / "clips.parquet")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "--export: expected the package pyarrow, found none" in refused(folder, "--export", path)
 
 
 def address_of(process: subprocess.Popen[str]) -> str:

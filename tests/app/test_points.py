@@ -52,7 +52,8 @@ def test_a_map_of_the_index_is_read_and_a_wrong_one_refused(tmp_path):
     assert read_points(tmp_path / "good.npy", 2) == pytest.approx(np.array([[-0.4, -1.0], [0.4, 1.0]]))
     np.save(tmp_path / "objects.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
     (tmp_path / "text.npy").write_text("no array")
-    for name, count in (("good.npy", 3), ("objects.npy", 2), ("text.npy", 2), ("none.npy", 2)):
+    assert read_points(tmp_path / "good.npy", 3) is None  # clips were added
+    for name, count in (("good.npy", 1), ("objects.npy", 2), ("text.npy", 2), ("none.npy", 2)):
         with pytest.raises(InputError, match=r"expected .*, found .*delete the file"):
             read_points(tmp_path / name, count)
 

@@ -19,6 +19,9 @@ from starlette.testclient import TestClient
 from app.indexes import SCRIPT, clips_of, write_films, write_index
 from mcn_lightning.app.options import AppConfig
 from mcn_lightning.app.server import guarded, opened
+from mcn_lightning.errors import InputError
+from mcn_lightning.search.explore.points import principal_points
+from mcn_lightning.search.explore.stills import STILLS, KeptStills, keep_stills
 from mcn_lightning.search.index import Index
 
 PATIENT = {"decode_seconds": 600.0, "upload_seconds": 600.0}
@@ -284,6 +287,39 @@ def test_the_map_has_a_point_for_each_clip(client):
     lost = np.frombuffer(client.get("/api/map", params={"modality": "a"}).content, "<f4").reshape(-1, 2)[9:]
     assert np.isnan(lost).all()
     assert client.get("/api/map", params={"modality": ""}).status_code == 400
+
+
+def test_a_map_of_fewer_clips_is_left_aside_and_the_page_says_so(tmp_path):
+    index = Index.open(write_index(tmp_path / "index", clips_of(None)))
+    np.save(tmp_path / "index" / "map_va.npy", np.zeros((11, 2), np.float32))
+    np.save(tmp_path / "index" / "map_a.npy", np.tile(np.float32([[1, 2]]), (12, 1)) * np.arange(12)[:, None])
+    with opened(AppConfig("x"), index) as library:
+        client = TestClient(guarded(AppConfig("x"), library), base_url="http://localhost")
+        found = client.get("/api/map", params={"modality": "va"})
+        points = np.frombuffer(found.content, "<f4").reshape(-1, 2)
+        assert np.array_equal(points, principal_points(index.vectors, ["fused"]))
+        assert "Clips were added" in found.headers["x-notice"]
+        found = client.get("/api/map", params={"modality": "a"})
+        assert "x-notice" not in found.headers and np.frombuffer(found.content, "<f4")[:2].tolist() == [-0.5, -1]
+
+
+def test_stills_that_are_kept_stand_for_videos_that_are_gone(tmp_path):
+    media = write_films(tmp_path / "media")
+    index = Index.open(write_index(tmp_path / "index", clips_of(media)))
+    told = keep_stills(index)
+    assert "stills of 9 of 12 clips" in told and "lost.mp4: expected the video of lost/0, found no file" in told
+    kept = (tmp_path / "index" / STILLS).read_bytes()
+    assert "stills of 9 of 12 clips" in keep_stills(index) and (tmp_path / "index" / STILLS).read_bytes() == kept
+    for path in media.iterdir():
+        path.unlink()
+    with opened(AppConfig("x"), index) as library:
+        client = TestClient(guarded(AppConfig("x"), library), base_url="http://localhost")
+        clips = client.get("/api/clips", params={"rows": "1,9"}).json()
+        assert [(clip["media"], clip["still"]) for clip in clips] == [(False, True), (False, False)]
+        assert client.get("/still/1").content[:2] == b"\xff\xd8" and client.get("/still/9").status_code == 404
+    (tmp_path / "index" / STILLS).write_bytes(b"no table at all")
+    with pytest.raises(InputError, match=r"stills\.sqlite: expected pictures of clips, found .*; delete the file"):
+        KeptStills(index.folder)
 
 
 def test_groups_are_named_by_their_captions(client):

@@ -127,7 +127,7 @@ def test_what_is_not_there_is_named(runs, tmp_path, capsys):
             (runs, "--metrics", "[val/nmi]", "--csv", tmp_path / "no" / "a.csv"),
             "expected to write there, found no such",
         ),
-        ((runs, "--metrics", "[val/nmi]", "--plot", "a.jpg"), "--plot a.jpg: expected a name ending in .svg or .png"),
+        ((runs, "--metrics", "[val/nmi]", "--plot", "a.jpg"), "--plot a.jpg: expected a name ending in .png or .svg"),
         ((runs, "--metircs", "[val/nmi]"), "--metircs"),
         (("wandb:project",), "RUN wandb:project: expected wandb:entity/project"),
     ):
@@ -353,7 +353,7 @@ def test_curves_need_matplotlib(runs, monkeypatch):
         return real(name, *arguments, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(SystemExit, match=r"error: --plot: expected matplotlib, found none; pip install -e '"):
+    with pytest.raises(SystemExit, match=r"error: --plot: expected matplotlib, found none; pip install 'mcn"):
         main(["results", str(runs), "--metrics", "[val/nmi]", "--plot", "a.svg"])
 
 

@@ -17,11 +17,13 @@ pytest.importorskip("matplotlib")
 
 import mcn_lightning as mcn
 from mcn_lightning.plots.figures import save_figure, shorten
-from mcn_lightning.plots.map import NAME, map_points
+from mcn_lightning.plots.map import NAME, map_method, map_points
 from mcn_lightning.plots.options import PlotConfig
 from mcn_lightning.search.explore.groups import read_groups
-from mcn_lightning.search.explore.points import make_points, map_file, read_points
+from mcn_lightning.search.explore.points import make_points, map_file, read_points, usual_method
 from mcn_lightning.search.explore.recall import cluster_recall
+
+NO_UMAP = {"umap": ("no_such_module", "umap-learn", "mcn-lightning[plots]")}
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def test_the_map_shows_the_first_two_principal_components(modality, index):
     rows -= rows.mean(axis=0)
     left, size, _ = np.linalg.svd(rows, full_matrices=False)
     expected = left[:, :2] * size[:2]
-    found = map_points(index, modality)
+    found = map_points(index, modality, "pca")
     spread = (found.max(axis=0) - found.min(axis=0)).max()
     assert spread == pytest.approx(2, abs=1e-5)  # it fills the square
     expected *= 2 / (expected.max(axis=0) - expected.min(axis=0)).max()
@@ -64,10 +66,18 @@ def test_other_methods_keep_neighbours_and_repeat_by_seed(method, module, index)
 
 
 def test_a_method_without_its_package_is_refused(copied, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("mcn_lightning.search.explore.points.PACKAGES", {"umap": ("no_such_module", "umap-learn")})
+    monkeypatch.setattr("mcn_lightning.search.explore.points.PACKAGES", NO_UMAP)
     found = refusal(capsys, "plot", copied, "--output", tmp_path / "out", "--method", "umap")
-    assert "--method umap: expected the package umap-learn, found none; pip install 'mcn-lightning[maps]'" in found
+    assert "--method umap: expected the package umap-learn, found none; pip install 'mcn-lightning[plots]'" in found
     assert not (tmp_path / "out").exists()
+
+
+def test_the_usual_method_is_umap_where_it_is_installed_and_clips_are_neither_few_nor_many(index, monkeypatch):
+    monkeypatch.setattr("mcn_lightning.search.explore.points.PACKAGES", {"umap": ("json", "umap-learn", "")})
+    assert [usual_method(count) for count in (9, 10, 200_000, 200_001)] == ["pca", "umap", "umap", "pca"]
+    assert map_method(index) == map_method(index, "t") == "umap"
+    monkeypatch.setattr("mcn_lightning.search.explore.points.PACKAGES", NO_UMAP)
+    assert map_method(index) == "pca"
 
 
 @pytest.mark.parametrize("modality", ["va", "v"])
@@ -113,7 +123,7 @@ def test_a_large_index_is_sampled(index, monkeypatch):
 
 def test_what_figures_show(index):
     groups = read_groups(index.clips, "cluster")
-    figure = mcn.plot_map(index)
+    figure = mcn.plot_map(index, method="pca")
     said = texts_of(figure)
     for number, (code, size) in enumerate(groups.sizes().items(), 1):
         assert f"{number}: {shorten(groups.labels[code], NAME)} ({size})" in said
@@ -153,30 +163,31 @@ def test_captions_are_no_formulas():
 @pytest.mark.parametrize("form", ["png", "svg", "pdf"])
 def test_the_same_figure_has_the_same_bytes(form, index, tmp_path):
     for name in ("one", "other"):
-        save_figure(mcn.plot_map(index), tmp_path / f"{name}.{form}")
+        save_figure(mcn.plot_map(index, method="pca"), tmp_path / f"{name}.{form}")
     assert (tmp_path / f"one.{form}").read_bytes() == (tmp_path / f"other.{form}").read_bytes()
     begin = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[form]
     assert (tmp_path / f"one.{form}").read_bytes().startswith(begin)
 
 
 def test_the_command_writes_every_plot_and_the_map_of_the_page(copied, tmp_path, capsys):
-    run("plot", copied, "--output", tmp_path / "out", "--format", "svg")
+    run("plot", copied, "--output", tmp_path / "out", "--format", "svg", "--method", "pca")
     names = ["map", "montage", "recall", "video"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{name}.svg" for name in names]
-    assert [Path(line.split(" (")[0]).stem for line in capsys.readouterr().out.splitlines()] == names
+    lines = capsys.readouterr().out.splitlines()
+    assert [Path(line.split(" (")[0]).stem for line in lines] == names and "(principal components)" in lines[0]
     index = mcn.Index.open(copied)
     stored = read_points(map_file(copied, "va"), len(index))
-    np.testing.assert_allclose(stored, map_points(index), atol=1e-5)
+    np.testing.assert_allclose(stored, map_points(index, method="pca"), atol=1e-5)
     map_file(copied, "va").unlink()
-    run("plot", copied, "--output", tmp_path / "out", "--kinds", "map,video", "--store", "false")
+    run("plot", copied, "--output", tmp_path / "out", "--kinds", "map,video", "--store", "false", "--method", "pca")
     assert not map_file(copied, "va").exists()
-    run("plot", copied, "--output", tmp_path / "out", "--kinds", "[map]", "--modality", "av")
+    run("plot", copied, "--output", tmp_path / "out", "--kinds", "[map]", "--modality", "av", "--method", "pca")
     assert map_file(copied, "va").is_file()  # as the page asks for it
 
 
 def test_an_index_without_clusters_has_the_other_plots(copied, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("mcn_lightning.search.explore.groups.Groups.sizes", lambda self: {})
-    run("plot", copied, "--output", tmp_path / "out")
+    run("plot", copied, "--output", tmp_path / "out", "--method", "pca")
     told = capsys.readouterr()
     assert "note: no montage: montage: expected clusters, found none in this index" in told.err
     assert {path.stem for path in (tmp_path / "out").iterdir()} == {"map", "recall", "video"}
@@ -211,7 +222,7 @@ def test_without_matplotlib_one_line_says_so(made, tmp_path, monkeypatch, capsys
 def test_no_display_is_opened(made, tmp_path):
     code = (
         "import mcn_lightning as mcn\n"
-        f"mcn.plot_map(mcn.Index.open({str(made)!r})).savefig({str(tmp_path / 'a.png')!r})\n"
+        f"mcn.plot_map(mcn.Index.open({str(made)!r}), method='pca').savefig({str(tmp_path / 'a.png')!r})\n"
         "from matplotlib._pylab_helpers import Gcf\n"
         "assert not Gcf.figs  # pyplot keeps none\n"
     )

@@ -20,7 +20,8 @@ from mcn_lightning.search.explore.clusters import Cluster, describe_clusters
 from mcn_lightning.search.explore.decoder import MediaProcess
 from mcn_lightning.search.explore.groups import Groups, read_groups
 from mcn_lightning.search.explore.moments import score_moments
-from mcn_lightning.search.explore.points import map_file, principal_points, read_points
+from mcn_lightning.search.explore.points import points_of
+from mcn_lightning.search.explore.stills import KeptStills, take_still
 from mcn_lightning.search.index import Index
 from mcn_lightning.search.options import SearchConfig, modalities_of
 from mcn_lightning.search.query import Query
@@ -45,6 +46,7 @@ class Library:
         self.index, self.uploads = index, uploads
         self._stills_process = stills
         self._stills: OrderedDict[int, bytes] = OrderedDict()
+        self._kept_stills = KeptStills(index.folder)
         self._kept: dict[str, Any] = {}
         self._making: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()  # of the index
@@ -180,11 +182,13 @@ class Library:
         scores = {key.removeprefix("score_"): value for key, value in clip.items() if key.startswith("score_")}
         own = {name: clip[name] for name in self.index.manifest.own if clip.get(name) is not None}
         kept = ("row", "id", "video", "start", "end", "text", "cluster", "topic", "score", "merged")
+        media = self._media(str(clip["id"])) is not None
         return {key: clip.get(key) for key in kept} | {
             "scores": scores,
             "own": own,
             "has": "".join(letter for letter in "vat" if clip[f"has_{modalities_of(letter, '')[0]}"]),
-            "media": self._media(str(clip["id"])) is not None,
+            "media": media,
+            "still": media or self._kept_stills.has(str(clip["id"])),
         }
 
     def media(self, row: int) -> Path | None:
@@ -206,7 +210,7 @@ class Library:
             return None
 
     def still(self, row: int) -> bytes | None:
-        """Return a picture of a clip as JPEG, from its middle; ``None`` without media.
+        """Return a picture of a clip as JPEG, from its middle; ``None`` if neither it nor the video is at hand.
 
         Args:
             row: of the clip.
@@ -217,39 +221,28 @@ class Library:
         if row in self._stills:
             return self._stills[row]
         clip = self._take([row])[0]
-        path = self._media(str(clip["id"]))
-        if path is None:
-            return None
-        start = float(clip["start"] or 0)
-        found: bytes = self._stills_process.ask("still", str(path), (start + float(clip["end"] or start)) / 2)
+        found = self._kept_stills.get(str(clip["id"]))
+        if found is None:
+            path = self._media(str(clip["id"]))
+            if path is None:
+                return None
+            found = take_still(self._stills_process, path, clip)
         with self._lock:
             self._stills[row] = found
             while len(self._stills) > STILLS:
                 self._stills.popitem(last=False)
         return found
 
-    def points(self, letters: str) -> np.ndarray:
-        """Return the coordinates of the map ``(N, 2)`` float32.
-
-        They are read from ``map_<modality>.npy`` of the index where there is such a file.
+    def points(self, letters: str) -> tuple[np.ndarray, bool]:
+        """Return the coordinates of the map ``(N, 2)`` float32, and whether the map of the index was too old for it.
 
         Args:
             letters: of the modalities.
 
         Raises:
-            InputError: if the index lacks one.
+            InputError: if the index lacks one, or its map cannot be read.
         """
-        names = modalities_of(letters, "modality")
-        if not {*names} <= {*self.index.manifest.embeddings}:
-            raise InputError(f"This index has no embeddings of {' and '.join(names)}.")
-
-        def make() -> np.ndarray:
-            path = map_file(self.index.folder, letters)
-            if path.is_file():
-                return read_points(path, len(self.index))
-            return principal_points(self.index.vectors, names)
-
-        return self._once(f"map {letters}", make)
+        return self._once(f"map {letters}", lambda: points_of(self.index.folder, self.index.vectors, letters))
 
     def groups(self, column: str) -> Groups:
         """Return how a column divides the clips.

@@ -23,6 +23,7 @@ class AppConfig(Options, option="app"):
         max_upload_mb: megabytes of a file that is dropped on the page, at most.
         upload_seconds: time that such a file may take to arrive.
         decode_seconds: time that reading it may take.
+        export: Parquet file of clips and map for embedding-atlas, written in place of a server.
     """
 
     index: str
@@ -33,6 +34,7 @@ class AppConfig(Options, option="app"):
     max_upload_mb: PositiveFloat = 100.0
     upload_seconds: PositiveFloat = 120.0
     decode_seconds: PositiveFloat = 60.0
+    export: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,9 +18,9 @@ from mcn_lightning.app.site import Site
 from mcn_lightning.app.uploads import Uploads
 from mcn_lightning.errors import InputError, os_reason
 from mcn_lightning.search.explore.decoder import MediaProcess
+from mcn_lightning.search.explore.stills import SECONDS
 from mcn_lightning.search.index import Index
 
-STILL_SECONDS = 20.0  # that a picture may take
 CONNECTIONS = 64
 CLOSING = 1  # seconds that open answers, such as a playing video, have at the end
 
@@ -70,7 +70,7 @@ def opened(config: AppConfig, index: Index) -> Iterator[Library]:
         config: limits of uploads.
         index: the index.
     """
-    reader, stills = MediaProcess(config.decode_seconds), MediaProcess(STILL_SECONDS)
+    reader, stills = MediaProcess(config.decode_seconds), MediaProcess(SECONDS)
     uploads = Uploads(reader, int(config.max_upload_mb * 1e6), config.upload_seconds)
     try:
         yield Library(index, uploads, stills)

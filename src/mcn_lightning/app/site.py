@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from importlib.resources import files
@@ -33,7 +34,9 @@ MEDIA_TYPES = {
     ".opus": "audio/ogg", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp",
 }  # fmt: skip
 """Files of other types are served as plain bytes, which no browser runs."""
+OLD_MAP = "Clips were added since the map was made. `lightning plot` makes it again; principal components stand for it."
 THREADS, STILLS = 8, 2
+_OPTION = re.compile(r"^--\w+:? ")
 Found = TypeVar("Found")
 
 
@@ -102,8 +105,11 @@ class Site:
         return JSONResponse(await self._wait(self.library.clips, rows))
 
     async def _map(self, request: Request) -> Response:
-        points = await self._wait(self.library.points, request.query_params.get("modality", "")[:3])
-        return _binary(points.astype("<f4"))
+        points, old = await self._wait(self.library.points, request.query_params.get("modality", "")[:3])
+        found = _binary(points.astype("<f4"))
+        if old:
+            found.headers["X-Notice"] = OLD_MAP
+        return found
 
     async def _groups(self, request: Request) -> Response:
         groups = await self._wait(self.library.groups, request.path_params["column"])
@@ -167,4 +173,5 @@ def _binary(values: np.ndarray) -> Response:
 
 def _refused(request: Request, error: Exception) -> Response:
     status = 413 if isinstance(error, TooLargeError) else 408 if isinstance(error, TooSlowError) else 400
-    return JSONResponse({"error": " ".join(str(error).split())}, status)
+    said = _OPTION.sub("", " ".join(str(error).split()))  # the page has no options
+    return JSONResponse({"error": said}, status)

@@ -9,7 +9,7 @@ import numpy as np
 from mcn_lightning.errors import InputError
 from mcn_lightning.plots.figures import COLOURS, GREY, new_figure, shorten
 from mcn_lightning.search.explore.groups import Groups, read_groups
-from mcn_lightning.search.explore.points import Method, make_points
+from mcn_lightning.search.explore.points import Method, make_points, usual_method
 from mcn_lightning.search.index import Index
 from mcn_lightning.search.manifest import gallery_names
 
@@ -20,13 +20,23 @@ if TYPE_CHECKING:
 NAME = 46  # letters of a name
 
 
-def map_points(index: Index, modality: str | None = None, method: Method = "pca", seed: int = 0) -> np.ndarray:
+def map_method(index: Index, modality: str | None = None) -> Method:
+    """Return how the map of an index is made by default: by UMAP, or by principal components.
+
+    Args:
+        index: of the clips.
+        modality: letters of the modalities; by default those that a search compares.
+    """
+    return usual_method(len(index.ranking.rows_with(modality or index.default_gallery)))
+
+
+def map_points(index: Index, modality: str | None = None, method: Method | None = None, seed: int = 0) -> np.ndarray:
     """Return the coordinates of a map of all clips.
 
     Args:
         index: of the clips.
         modality: letters of the modalities whose embeddings are added; by default those that a search compares.
-        method: principal components, UMAP or t-SNE.
+        method: UMAP, t-SNE or principal components; by default that of ``map_method``.
         seed: of UMAP and t-SNE.
 
     Returns:
@@ -36,13 +46,13 @@ def map_points(index: Index, modality: str | None = None, method: Method = "pca"
         InputError: if the index has no such embeddings, or the package of the method is missing.
     """
     names = gallery_names(modality or index.default_gallery, index.manifest.embeddings, "--modality")
-    return make_points(index.vectors, names, method, seed)
+    return make_points(index.vectors, names, method or map_method(index, modality), seed)
 
 
 def plot_map(
     index: Index,
     modality: str | None = None,
-    method: Method = "pca",
+    method: Method | None = None,
     seed: int = 0,
     column: Literal["cluster", "topic", "video"] = "cluster",
     named: int = COLOURS,
@@ -55,7 +65,8 @@ def plot_map(
     Args:
         index: of the clips.
         modality: letters of the modalities whose embeddings are added; by default those that a search compares.
-        method: principal components, UMAP or t-SNE (the extra ``maps``).
+        method: UMAP, t-SNE or principal components; by default UMAP, where it is installed and there are 200,000
+            clips at most.
         seed: of UMAP and t-SNE.
         column: what colours the points.
         named: groups that are named, the largest ones.

@@ -17,13 +17,13 @@ from mcn_lightning.search.clips import Row
 from mcn_lightning.search.explore.clusters import describe_clusters
 from mcn_lightning.search.explore.decoder import MediaProcess
 from mcn_lightning.search.explore.groups import read_groups
+from mcn_lightning.search.explore.stills import SECONDS, KeptStills, take_still
 from mcn_lightning.search.index import Index
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SECONDS = 20.0  # that a picture may take
 LINE, LETTERS = 26, 90  # letters of a line, and of a caption
 
 
@@ -84,19 +84,19 @@ def take_pictures(index: Index, clips: Sequence[Row]) -> dict[int, np.ndarray | 
         index: of the clips.
         clips: of the index.
     """
-    if importlib.util.find_spec("av") is None:
-        return {clip["row"]: None for clip in clips}
-    with closing(MediaProcess(SECONDS)) as process:
-        return {clip["row"]: _picture(index, clip, process) for clip in clips}
-
-
-def _picture(index: Index, clip: Row, process: MediaProcess) -> np.ndarray | None:
     from PIL import Image
 
-    start = float(clip["start"] or 0)
+    kept, readable = KeptStills(index.folder), importlib.util.find_spec("av") is not None
+    pictures: dict[int, np.ndarray | None] = {}
+    with closing(MediaProcess(SECONDS)) as process:
+        for clip in clips:
+            jpeg = kept.get(clip["id"]) or (_from_video(index, clip, process) if readable else None)
+            pictures[clip["row"]] = None if jpeg is None else np.asarray(Image.open(io.BytesIO(jpeg)))
+    return pictures
+
+
+def _from_video(index: Index, clip: Row, process: MediaProcess) -> bytes | None:
     try:
-        path = index.media(clip["id"])
-        jpeg = process.ask("still", str(path), (start + float(clip["end"] or start)) / 2)
+        return take_still(process, index.media(clip["id"]), clip)
     except InputError:  # not known, moved or damaged: the caption stands for it, and the figure says how many
         return None
-    return np.asarray(Image.open(io.BytesIO(jpeg)))

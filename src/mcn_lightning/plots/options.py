@@ -21,7 +21,8 @@ class PlotConfig(Options, option="plot"):
         output: folder of the plots.
         kinds: plots, with commas: map, montage, recall and video. By default all that the index allows.
         modality: letters of the modalities that are plotted; by default those that a search compares.
-        method: how the map is made: principal components, UMAP or t-SNE (the extra ``maps``).
+        method: how the map is made: UMAP, t-SNE (openTSNE) or principal components. By default UMAP, where it is
+            installed and there are 200,000 clips at most.
         seed: of UMAP and t-SNE.
         store: keep the map in the index, where the page of ``lightning app`` shows it.
         column: what colours the map.
@@ -35,7 +36,7 @@ class PlotConfig(Options, option="plot"):
     output: str
     kinds: str | None = None
     modality: str | None = None
-    method: Literal["pca", "umap", "tsne"] = "pca"
+    method: Literal["umap", "tsne", "pca"] | None = None
     seed: NonNegativeInt = 0
     store: bool = True
     column: Literal["cluster", "topic", "video"] = "cluster"

@@ -30,6 +30,7 @@ class IndexConfig(Options, option="index"):
         recall: share of the true ten nearest that a search must find, on a sample. It sets how much is compared.
         flat_clips: clips up to which a search compares all of them.
         export: Parquet file for the table of clips.
+        stills: keep a small picture of each clip in the index, some 10 kB each, for when the videos are not at hand.
         device: of the model; ``auto`` takes GPUs if there are any.
         devices: GPUs of this machine to use, or processes on the CPU.
     """
@@ -45,6 +46,7 @@ class IndexConfig(Options, option="index"):
     recall: PositiveShare = 0.97
     flat_clips: PositiveInt = 200_000
     export: str | None = None
+    stills: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: PositiveInt | None = None
 

@@ -55,7 +55,9 @@ function player(clip) {
 function screen(clip) {
   const box = make("div", { class: "screen" });
   if (!clip.media) {
-    box.append(placeholder("The video is not at hand."));
+    const told = placeholder("The video is not at hand.");
+    if (clip.still) told.classList.add("below");
+    box.append(...[clip.still && still(clip, (image) => { image.remove(); told.classList.remove("below"); }), told].filter(Boolean));
     return box;
   }
   const play = make("button", { class: "play", type: "button", "aria-label": `Play ${clip.video} ${span(clip)}` });
@@ -116,7 +118,7 @@ export function card(clip, most = { whole: 1, part: 1 }) {
 export function row(clip, remark = "") {
   const text = make("div", { class: "text" }, make("a", { href: address(clip) }, clip.text || clip.id),
     make("div", { class: "soft" }, [clip.video, span(clip), remark].filter(Boolean).join(" · ")));
-  return make("li", {}, clip.media ? still(clip, (image) => image.remove()) : null, text);
+  return make("li", {}, clip.still ? still(clip, (image) => image.remove()) : null, text);
 }
 
 /** The highest scores of some clips. */

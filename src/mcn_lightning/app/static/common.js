@@ -31,9 +31,10 @@ export async function ask(path, params = {}, options = {}) {
   return (await answer(query ? `${path}?${query}` : path, options)).json();
 }
 
-/** Ask the server for numbers. */
+/** Ask the server for numbers; a notice that comes with them has the name `notice`. */
 export async function numbers(path, Kind) {
-  return new Kind(await (await answer(path)).arrayBuffer());
+  const response = await answer(path);
+  return Object.assign(new Kind(await response.arrayBuffer()), { notice: response.headers.get("x-notice") });
 }
 
 /** Show a notice, or hide it if there is no text. */

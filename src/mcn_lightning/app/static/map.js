@@ -53,7 +53,7 @@ function hover() {
     timer = setTimeout(() => guarded(async () => {
       const [clip] = await fetchClips([point]);
       if (last !== point) return;
-      const picture = clip.media ? still(clip, (image) => image.remove()) : null;
+      const picture = clip.still ? still(clip, (image) => image.remove()) : null;
       if (picture) picture.loading = "eager";
       tip.replaceChildren(...[picture, make("div", {}, clip.text || clip.id),
         make("div", { class: "soft" }, `${clip.video} · ${span(clip)}`)].filter(Boolean));
@@ -117,7 +117,7 @@ async function start() {
   scatter.drawn = () => {
     scatter.drawn = null;
     scatter.canvas.dataset.drawn = String(Math.round(performance.now() - begin));
-    notify("");
+    notify(scatter.places.notice);
   };
   await Promise.all([place(), colour()]);
   scatter.draw();
@@ -136,6 +136,7 @@ async function start() {
 const change = (work) => () => guarded(async () => {
   scatter.only = -1;
   await work();
+  notify(scatter.places.notice);
   scatter.draw();
   remember();
 });

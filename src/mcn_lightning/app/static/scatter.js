@@ -1,4 +1,5 @@
 // Points drawn by WebGL: a million of them in one call, moved and zoomed in the shader.
+// While the map moves, as many are drawn as the graphics take smoothly; all of them follow when it rests.
 
 const VERTEX = `
 attribute vec2 place;
@@ -30,6 +31,9 @@ void main() {
 const CELLS = 512; // of the grid that finds the point below the pointer, on each side
 const FAR = 1e6; // where clips without a place are, outside of every view
 const MOST_ZOOM = 20000;
+const SMOOTH = 25; // ms that a picture may take while the map moves
+const FEW = 20_000; // points that are drawn all the same
+const REST = 200; // ms without a movement after which the map rests
 
 /** The colour of a group, as the shader has it. */
 export function colourOf(code, dark) {
@@ -58,6 +62,14 @@ function program(gl) {
   return made;
 }
 
+/** Return a step whose multiples, modulo a count, reach every number below it, and are spread evenly from the start on. */
+function evenStep(count) {
+  const divisor = (a, b) => (b ? divisor(b, a % b) : a);
+  let step = Math.max(1, Math.round(count * 0.6180339887));
+  while (divisor(step, count) > 1) step++;
+  return step;
+}
+
 export class Scatter {
   /** Throws where there is no WebGL. */
   constructor(canvas) {
@@ -65,6 +77,7 @@ export class Scatter {
     this.gl = canvas.getContext("webgl", { antialias: false, premultipliedAlpha: true, preserveDrawingBuffer: false });
     if (!this.gl) throw new Error("The map needs WebGL, which this browser lacks or has turned off. Search and clusters work without.");
     this.count = 0;
+    this.smooth = 0; // points that are drawn while the map moves
     this.only = -1;
     this.drawn = null; // called after each picture
     this.home();
@@ -102,7 +115,14 @@ export class Scatter {
 
   upload() {
     if (!this.count || this.codes?.length !== this.count) return;
-    for (const [name, values, size] of [["place", this.places, 2], ["code", Float32Array.from(this.codes), 1]]) {
+    const step = evenStep(this.count);
+    const [place, code] = [new Float32Array(2 * this.count), new Float32Array(this.count)];
+    for (let i = 0, from = 0; i < this.count; i++, from = (from + step) % this.count) {
+      place[2 * i] = this.places[2 * from];
+      place[2 * i + 1] = this.places[2 * from + 1];
+      code[i] = this.codes[from];
+    }
+    for (const [name, values, size] of [["place", place, 2], ["code", code, 1]]) {
       const { gl } = this;
       gl.bindBuffer(gl.ARRAY_BUFFER, this.buffers[name]);
       gl.bufferData(gl.ARRAY_BUFFER, values, gl.STATIC_DRAW);
@@ -111,6 +131,7 @@ export class Scatter {
       gl.vertexAttribPointer(at, size, gl.FLOAT, false, 0, 0);
     }
     this.ready = true;
+    this.smooth = 0;
   }
 
   home() {
@@ -141,6 +162,12 @@ export class Scatter {
   move(x, y) {
     this.view.x = Math.min(1.5, Math.max(-1.5, this.view.x + x));
     this.view.y = Math.min(1.5, Math.max(-1.5, this.view.y + y));
+    this.moving = true;
+    clearTimeout(this.rest);
+    this.rest = setTimeout(() => {
+      this.moving = false;
+      if (this.smooth < this.count) this.draw();
+    }, REST);
     this.draw();
   }
 
@@ -168,8 +195,22 @@ export class Scatter {
     gl.uniform1f(this.uniforms.size, 2 * this.radius * ratio);
     gl.uniform1f(this.uniforms.only, this.only);
     gl.uniform1f(this.uniforms.light, this.dark.matches ? 0.62 : 0.48);
-    gl.drawArrays(gl.POINTS, 0, this.count);
+    if (this.smooth) gl.drawArrays(gl.POINTS, 0, this.moving ? this.smooth : this.count);
+    else this.measure();
     this.drawn?.();
+  }
+
+  /** Draw all points, and find out how many of them the graphics take smoothly. */
+  measure() {
+    const { gl } = this;
+    const finish = () => gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4));
+    finish();
+    const begin = performance.now();
+    gl.drawArrays(gl.POINTS, 0, this.count);
+    finish();
+    const share = SMOOTH / Math.max(1, performance.now() - begin);
+    this.smooth = Math.min(this.count, Math.max(FEW, Math.round(this.count * share)));
+    setTimeout(() => this.cells()); // before the pointer asks for them
   }
 
   /** Sort the points into cells once, so that the one below the pointer is found at once. */

@@ -9,28 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from mcn_lightning.commands.results.rows import Row
-from mcn_lightning.errors import InputError
-from mcn_lightning.files import writing
+from mcn_lightning.plots.figures import check_ending, new_figure, save_figure
 
 LOSS = "train/loss"
-ENDINGS = (".svg", ".png", ".pdf")
 STYLES = ("-", "--", ":", "-.")
 COLOURS = 10  # colours in matplotlib's cycle "tab10"; further rows use another line style
 
 
-def check_plot(path: Path) -> Any:
-    """Return matplotlib's ``Figure`` class, after checking that the plot can be made.
+def check_plot(path: Path) -> None:
+    """Check that the plot can be made, before runs are read.
 
     Raises:
         InputError: if matplotlib is not installed, or the suffix of the name is not supported.
     """
-    if path.suffix not in ENDINGS:
-        raise InputError(f"--plot {path}: expected a name ending in {' or '.join(ENDINGS)}")
-    try:
-        from matplotlib.figure import Figure  # without pyplot, which may open windows and keeps figures in memory
-    except ImportError:
-        raise InputError("--plot: expected matplotlib, found none; pip install -e '.[plots]'") from None
-    return Figure
+    check_ending(path, "--plot")
+    new_figure("--plot")
 
 
 def plot_curves(path: Path, rows: Sequence[Row], metric: str) -> None:
@@ -44,8 +37,7 @@ def plot_curves(path: Path, rows: Sequence[Row], metric: str) -> None:
     Raises:
         InputError: if matplotlib is not installed, or the plot cannot be written.
     """
-    figure_class = check_plot(path)
-    figure = figure_class(figsize=(11, 4.5 + 0.2 * max(0, len(rows) - 4)), layout="constrained")
+    figure = new_figure("--plot", figsize=(11, 4.5 + 0.2 * max(0, len(rows) - 4)), layout="constrained")
     for panel, name in zip(figure.subplots(1, 2), (LOSS, metric), strict=True):
         for number, row in enumerate(rows):
             _line(panel, row, name, number)
@@ -54,8 +46,7 @@ def plot_curves(path: Path, rows: Sequence[Row], metric: str) -> None:
     handles, labels = panel.get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize="small", frameon=False)
-    with writing(f"--plot {path}"):
-        figure.savefig(path, dpi=150)
+    save_figure(figure, path, "--plot")
 
 
 def _line(panel: Any, row: Row, metric: str, number: int) -> None:

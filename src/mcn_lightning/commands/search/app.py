@@ -13,7 +13,7 @@ PACKAGES = ("starlette", "uvicorn", "anyio", "av")
 
 
 def run_app(args: Sequence[str]) -> None:
-    """Parse the options and serve the page until Ctrl-C.
+    """Parse the options and serve the page until Ctrl-C, or write what ``--export`` asks for.
 
     Args:
         args: arguments after the command's name.
@@ -24,7 +24,12 @@ def run_app(args: Sequence[str]) -> None:
     parser = CommandParser(prog="lightning app", description="Show an index in the browser.")
     parser.add_argument("index", metavar="INDEX", help="folder that lightning index made")
     parser.add_class_arguments(AppConfig, skip={"index"})
-    found = parser.instantiate(parser.parse_args(args))
+    config = AppConfig(**vars(parser.instantiate(parser.parse_args(args))))
+    if config.export is not None:
+        from mcn_lightning.app.export import export_map
+
+        print(export_map(config))
+        return
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(
@@ -33,4 +38,4 @@ def run_app(args: Sequence[str]) -> None:
         )
     from mcn_lightning.app.server import serve
 
-    serve(AppConfig(**vars(found)))
+    serve(config)

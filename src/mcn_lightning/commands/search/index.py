@@ -21,6 +21,8 @@ from mcn_lightning.extract.job import find_devices
 from mcn_lightning.files import writing
 from mcn_lightning.runs.saved import CONFIG, folder_of
 from mcn_lightning.search.build.job import Build
+from mcn_lightning.search.explore.stills import check_stills, keep_stills
+from mcn_lightning.search.index import Index
 from mcn_lightning.search.manifest import MANIFEST, PARTS
 from mcn_lightning.search.options import IndexConfig
 
@@ -53,6 +55,8 @@ class IndexCLI(DataCLI):
             return
         folder, devices = Path(config.output), find_devices(config.device, config.devices)
         _check_folder(folder)
+        if config.stills:
+            check_stills()
         build = Build(config, parts.data)
         with writing(f"--output {folder}", "give another folder"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -64,6 +68,8 @@ class IndexCLI(DataCLI):
                 else:
                     build.embed(devices[0])
                 print(build.finish())
+                if config.stills:
+                    print(keep_stills(Index.open(folder)))
                 Path(lock.lock_file).unlink(missing_ok=True)
         except Timeout:
             raise InputError(

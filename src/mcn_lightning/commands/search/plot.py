@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from mcn_lightning.search.index import Index
 
+METHODS = {"umap": "UMAP", "tsne": "t-SNE", "pca": "principal components"}
+"""What the output calls a method of the map."""
+
 
 def run_plot(args: Sequence[str]) -> None:
     """Parse the options, and write the plots.
@@ -39,7 +42,7 @@ def run_plot(args: Sequence[str]) -> None:
     from mcn_lightning.search.explore.points import check_method
     from mcn_lightning.search.index import Index
 
-    if "map" in config.chosen:
+    if "map" in config.chosen and config.method is not None:
         check_method(config.method)
     index = Index.open(folder, media_root=config.media_root)
     output = Path(config.output)
@@ -64,16 +67,17 @@ def run_plot(args: Sequence[str]) -> None:
 
 
 def _map(index: Index, config: PlotConfig) -> Figure:
-    from mcn_lightning.plots.map import map_points, plot_map
+    from mcn_lightning.plots.map import map_method, map_points, plot_map
     from mcn_lightning.search.explore.points import map_file, write_points
-    from mcn_lightning.search.options import LETTERS
 
     asked = config.modality or index.default_gallery
-    points = map_points(index, asked, config.method, config.seed)
+    method = config.method or map_method(index, asked)
+    points = map_points(index, asked, method, config.seed)
     if config.store:
-        # the page asks by letters in this order
-        write_points(map_file(index.folder, "".join(letter for letter in LETTERS if letter in asked)), points)
-    return plot_map(index, asked, column=config.column, named=config.clusters, points=points)
+        write_points(map_file(index.folder, asked), points)
+    figure = plot_map(index, asked, column=config.column, named=config.clusters, points=points)
+    figure.set_label(METHODS[method])
+    return figure
 
 
 def _montage(index: Index, config: PlotConfig) -> Figure:

@@ -273,7 +273,7 @@ class Build:
         if unmatched := [video for video in self.values if video not in {*table.videos()}]:
             lines.append(f"warning: --columns: {len(unmatched)} videos are not in the index, such as {unmatched[0]}")
         if self.config.export:
-            write_export(Path(self.config.export), table)
+            write_export(Path(self.config.export), table, manifest.own)
             lines.append(f"table of clips: {self.config.export}")
         return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""The map: a point for each clip, by the first two principal components of its embedding, UMAP or t-SNE."""
+"""The map: a point for each clip, by UMAP, t-SNE or the first two principal components of its embedding."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ import torch
 
 from mcn_lightning.errors import InputError
 from mcn_lightning.files import replacing, writing
+from mcn_lightning.search.manifest import gallery_names
+from mcn_lightning.search.options import LETTERS
 from mcn_lightning.search.vectors import Vectors
 
-Method = Literal["pca", "umap", "tsne"]
-PACKAGES = {"umap": ("umap", "umap-learn"), "tsne": ("openTSNE", "openTSNE")}
-"""The module and the package of a method."""
+Method = Literal["umap", "tsne", "pca"]
+PACKAGES = {"umap": ("umap", "umap-learn", "mcn-lightning[plots]"), "tsne": ("openTSNE", "openTSNE", "openTSNE")}
+"""The module and the package of a method, and what pip installs it by."""
+UMAP_CLIPS = 200_000
+"""Clips up to which UMAP is the usual method: on one thread it takes a minute for each 30,000 of them."""
 SAMPLE = 20_000
 """Clips from which the components are computed."""
 COMPONENTS = 50
@@ -31,9 +35,9 @@ def map_file(folder: Path, letters: str) -> Path:
 
     Args:
         folder: of the index.
-        letters: of the modalities.
+        letters: of the modalities, in any order.
     """
-    return folder / f"map_{letters}.npy"
+    return folder / f"map_{''.join(letter for letter in LETTERS if letter in letters)}.npy"
 
 
 def check_method(method: Method) -> None:
@@ -42,15 +46,24 @@ def check_method(method: Method) -> None:
     Raises:
         InputError: naming the package.
     """
-    module, package = PACKAGES.get(method, ("", ""))
+    module, package, wanted = PACKAGES.get(method, ("", "", ""))
     if module and importlib.util.find_spec(module) is None:
         raise InputError(
-            f"--method {method}: expected the package {package}, found none; pip install 'mcn-lightning[maps]', or "
-            "take pca"
+            f"--method {method}: expected the package {package}, found none; pip install '{wanted}', or take pca"
         )
 
 
-def make_points(vectors: Vectors, names: Sequence[str], method: Method = "pca", seed: int = 0) -> np.ndarray:
+def usual_method(count: int) -> Method:
+    """Return UMAP where it is installed and the clips are neither too few nor too many, else principal components.
+
+    Args:
+        count: clips of the map.
+    """
+    installed = importlib.util.find_spec(PACKAGES["umap"][0]) is not None
+    return "umap" if installed and LEAST <= count <= UMAP_CLIPS else "pca"
+
+
+def make_points(vectors: Vectors, names: Sequence[str], method: Method, seed: int = 0) -> np.ndarray:
     """Arrange clips on a plane, so that clips with similar embeddings lie near each other.
 
     UMAP (McInnes et al. 2018) and t-SNE (van der Maaten and Hinton 2008, by openTSNE) arrange the first 50 principal
@@ -59,7 +72,7 @@ def make_points(vectors: Vectors, names: Sequence[str], method: Method = "pca", 
     Args:
         vectors: the embeddings.
         names: those that are added.
-        method: principal components, UMAP or t-SNE.
+        method: UMAP, t-SNE or principal components.
         seed: of UMAP and t-SNE.
 
     Returns:
@@ -109,7 +122,30 @@ def write_points(path: Path, points: np.ndarray) -> None:
         np.save(file, points.astype(np.float32), allow_pickle=False)
 
 
-def read_points(path: Path, count: int) -> np.ndarray:
+def points_of(folder: Path, vectors: Vectors, letters: str) -> tuple[np.ndarray, bool]:
+    """Return the map that an index keeps, or principal components where it keeps none.
+
+    Args:
+        folder: of the index.
+        vectors: the embeddings.
+        letters: of the modalities.
+
+    Returns:
+        ``(N, 2)`` float32, within -1 and 1; NaN for clips without any of them. And whether the map that the index keeps
+        was left aside, as clips were added since.
+
+    Raises:
+        InputError: if the index has no such embeddings, or the map cannot be read.
+    """
+    names = gallery_names(letters, vectors.names, "modality")
+    path = map_file(folder, letters)
+    kept = read_points(path, len(vectors)) if path.is_file() else None
+    if kept is not None:
+        return kept, False
+    return principal_points(vectors, names), path.is_file()
+
+
+def read_points(path: Path, count: int) -> np.ndarray | None:
     """Read the coordinates of a map.
 
     Args:
@@ -117,7 +153,7 @@ def read_points(path: Path, count: int) -> np.ndarray:
         count: N, clips of the index.
 
     Returns:
-        ``(N, 2)`` float32, within -1 and 1.
+        ``(N, 2)`` float32, within -1 and 1; ``None`` if the map was made of fewer clips.
 
     Raises:
         InputError: if the file holds something else.
@@ -126,6 +162,8 @@ def read_points(path: Path, count: int) -> np.ndarray:
         found = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: expected the coordinates of a map, found {error}; delete the file") from None
+    if found.ndim == 2 and found.shape[1] == 2 and found.dtype.kind == "f" and len(found) < count:
+        return None
     if found.shape != (count, 2) or found.dtype.kind != "f":
         what = f"{found.dtype} {found.shape}"
         raise InputError(f"{path}: expected numbers ({count}, 2), found {what}; make the map again, or delete the file")
