@@ -18,6 +18,7 @@ pytest.importorskip("starlette", reason="the extra `app` is not installed")
 pytest.importorskip("av", reason="the extra `app` is not installed")
 
 import httpx
+from forked import Popen
 from launch import run
 from processes import LIMIT
 
@@ -111,7 +112,7 @@ def ended(process: subprocess.Popen[str]) -> Iterator[None]:
 def test_it_answers_and_ends_with_one_line(folder, host):
     """Other machines can reach 0.0.0.0: there the address has a token."""
     args = [sys.executable, "-c", COMMAND, "app", str(folder), "--port", "0", "--host", host]
-    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process, ended(process):
+    with Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process, ended(process):
         address = httpx.URL(address_of(process)).copy_with(host="127.0.0.1")
         bare = address.copy_with(query=None)
         assert httpx.get(bare, timeout=LIMIT).status_code == (401 if host == "0.0.0.0" else 200)

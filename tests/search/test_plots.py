@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from launch import refusal, run
+from processes import python
 from references.retrieval import expected_rank, scores
 
 pytest.importorskip("matplotlib")
@@ -226,7 +226,8 @@ def test_no_display_is_opened(made, tmp_path):
         "from matplotlib._pylab_helpers import Gcf\n"
         "assert not Gcf.figs  # pyplot keeps none\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PATH": "", "MPLBACKEND": "TkAgg"})
+    done = python("-c", code, env={"PATH": "", "MPLBACKEND": "TkAgg"})
+    assert done.returncode == 0, done.stderr
 
 
 def test_pictures_come_from_the_videos_that_are_there(tmp_path):
