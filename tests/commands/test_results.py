@@ -158,7 +158,7 @@ def test_a_run_that_cannot_be_read_is_told_and_left_out(runs, capsys, name, text
     assert shown.out.splitlines()[2].startswith("| none |  | 1 | 0 | 0.700 |")
     assert shown.err.startswith(f"warning: {path}: expected {what}") and shown.err.endswith("; the run is left out\n")
     with pytest.raises(
-        InputError, match=f"{name}: expected {what}, found (something else|an empty file|no whole JSON)"
+        InputError, match=f"{name}: expected {what}, found (something else|a damaged file|an empty file|no whole JSON)"
     ) as told:
         collect([str(path.parent)])  # nothing else to show
     assert "\n" not in str(told.value)
