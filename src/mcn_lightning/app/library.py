@@ -48,6 +48,7 @@ class Library:
         self._stills: OrderedDict[int, bytes] = OrderedDict()
         self._kept_stills = KeptStills(index.folder)
         self._kept: dict[str, Any] = {}
+        # a lock for each thing that is made, so that a slow map keeps no list waiting
         self._making: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()  # of the index
 
@@ -109,6 +110,7 @@ class Library:
         condition = condition_of(asked)
         with self._lock:
             rows = range(len(self.index)) if condition is None else self.index.clips.where(condition)
+        # at equal distances: the first clips would all be of one video
         some = [rows[number * len(rows) // asked.k] for number in range(asked.k)] if len(rows) > asked.k else [*rows]
         clips = "clip" if len(rows) == 1 else "clips"
         notice = f"{len(rows):,} {clips}{' fit the filters' if condition else ''}. {len(some)} of them:"

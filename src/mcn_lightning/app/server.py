@@ -85,6 +85,7 @@ def _listening(config: AppConfig) -> Iterator[socket.socket]:
     """Take the port before the index is read, so that one in use is known at once."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
+        # a port is held for a minute after its server has ended
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((config.host, config.port))

@@ -52,6 +52,7 @@ class Site:
         # pictures have threads of their own: a film that is slow to read must not keep searches waiting
         self._slow, self._pictures = CapacityLimiter(THREADS), CapacityLimiter(STILLS)
         own = files("mcn_lightning.app").joinpath("static")
+        # read once: no path from a request ever reaches the file system
         self._static = {name: own.joinpath(name).read_bytes() for name in (*PAGES.values(), *STATIC)}
 
     def app(self) -> Starlette:
@@ -81,6 +82,7 @@ class Site:
         return await to_thread.run_sync(work, *args, limiter=self._slow)
 
     async def _file(self, name: str, request: Request) -> Response:
+        # no-cache asks each time, so that a page of an earlier version is not mixed with new scripts
         return Response(self._static[name], media_type=TYPES[Path(name).suffix], headers={"Cache-Control": "no-cache"})
 
     async def _about(self, request: Request) -> Response:

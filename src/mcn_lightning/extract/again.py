@@ -47,6 +47,7 @@ def look_again(config: ExtractConfig, layout: Layout, videos: Sequence[VideoFile
                     stored = layout.file(video.name, SUFFIX)
                     heard = partial(speech.captions, video.path, stored, config.cleaning) if speech else None
                     found = source.find(video.path, video.id, heard if record["sound"] else None)
+                    # mostly there are none still, and the record stays as it is
                     if found.record() != {key: record[key] for key in found.record()}:
                         write_json(path, record | found.record())
                         if found.problems:
@@ -78,6 +79,7 @@ def _remove(layout: Layout, video: VideoFile) -> None:
     record = layout.record(video.name)
     with reported(layout.root):
         record.unlink(missing_ok=True)
+        # after the record: if this is interrupted, the video is extracted again all the same
         for path in record.parent.iterdir():
             if path.is_file():
                 path.unlink()

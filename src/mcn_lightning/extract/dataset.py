@@ -88,6 +88,7 @@ def read_lists(folder: Path, names: Sequence[str]) -> dict[str, list[str]]:
     Raises:
         InputError: if there is no list, one cannot be read, or one names a video that there is not.
     """
+    # by id: lists of other data sets have other folders before it
     known = {name.rpartition("/")[2]: name for name in names}
     found: dict[str, list[str]] = {}
     for split in SPLITS:
@@ -117,9 +118,11 @@ def _data_yaml(config: ExtractConfig, videos: Mapping[str, int], lacking: bool, 
     Batch, queue and number of clusters follow the number of training videos: a queue must fill within the run.
     """
     with_text = captioned or not config.sound  # picture alone does not train, and the check says so
+    # two batches an epoch at least, as far as there are videos
     batch_size = min(32, max(videos["train"] // 2, 1))
     steps = max(videos["train"] // batch_size, 1)  # of an epoch
     rows = steps * batch_size * CLIPS
+    # four epochs fill the queue, so that k-means begins within a short run
     queue_rows = min(4 * rows, 8192)
     rows = read_json(Path(config.output) / ROWS_FILE, "the rows of a data set")
     streams = [{"suffix": f"_{name}", **found} for name, found in rows.items()]
@@ -136,6 +139,7 @@ def _data_yaml(config: ExtractConfig, videos: Mapping[str, int], lacking: bool, 
             "clips": {"kind": "captions" if with_text else "windows", "n_pair": CLIPS, "min_time": 3.0},
             "batch_size": batch_size,
             "eval_batch_size": 4,
+            # reading is a small part of so small a run
             "num_workers": 1,
             "max_bad_share": 0.05,
             "allow_missing": lacking,

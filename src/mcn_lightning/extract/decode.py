@@ -121,6 +121,7 @@ def decode_video(
 
     try:
         with av.open(f"file:{path}", metadata_errors="ignore", options=OPTIONS) as container:
+            # metadata in another encoding than UTF-8 must not make a film unreadable
             decoding = _Decoding(container, frames, sound, threads)
             if torchcodec is not None:
                 decoding.leave_picture(path, torchcodec, threads)
@@ -166,6 +167,7 @@ class _Decoding:
         self.tails: Tails | None = None
         self.tick = self.frame_time = 0.0
         if picture is not None and picture in self.streams:
+            # AUTO: frames in parallel where the codec allows it, else slices of one frame
             picture.thread_type, picture.codec_context.thread_count = "AUTO", threads
             aspect = float(picture.sample_aspect_ratio or 1)
             self.pickers = [Picker(sink, aspect, threads) for sink in frames]
@@ -228,6 +230,7 @@ class _Decoding:
         return self.outcome
 
     def _packet(self, packet: av.Packet) -> None:
+        # decoders would give grey pictures of it, and no error
         if packet.is_keyframe and packet.has_sidedata("encryption_info"):
             raise _EncryptedError
         stream = packet.stream
@@ -279,6 +282,7 @@ class _Decoding:
         for stream in self.wanted:
             told = self.clock.told(stream, len(self.wanted) == len([*self.container.streams]))
             found = self.outcome.picture if stream.type == "video" else self.outcome.sound
+            # headers are often a little long: two seconds, or 2 % of a long film, are no loss
             if found < told - max(2.0, 0.02 * told):
                 kind = "picture" if stream.type == "video" else "sound"
                 self._note(f"the {kind} ends after {found:.1f} of {told:.1f} s")

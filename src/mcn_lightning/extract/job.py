@@ -43,6 +43,7 @@ MOST_WAITING = 16
 """Decoded videos that wait for the rest of a batch."""
 OPTIONS_FILE = "extract.json"
 """Options that all jobs of a data set share."""
+# other options, such as workers, change no file
 SHARED = ("streams", "sound", "bands", "decoder", "language", "captions", "cleaning")
 
 
@@ -67,6 +68,7 @@ def extract(config: ExtractConfig) -> str:
     videos = find_videos(Path(config.videos))
     if config.lists is not None:
         read_lists(Path(config.lists), [video.name for video in videos])
+    # by a hash: a job keeps its videos as others come
     own = [video for video in videos if int(hash_fraction(video.id) * share.jobs) == share.index - 1]
     if config.merge and not (layout.root / OPTIONS_FILE).is_file():
         raise InputError(f"--output {layout.root}: expected extracted videos, found none; run the jobs first")

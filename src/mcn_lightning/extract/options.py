@@ -36,6 +36,7 @@ class EncodedStream(Options, option="streams"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # a part of file names, and the suffix that data.yaml gives
         if not self.name.replace("_", "").isalnum():
             raise InputError(f"--streams.name: expected letters, digits and _, found {self.name!r}; rename it")
 
@@ -122,6 +123,7 @@ class ExtractConfig(Options, option="extract"):
     def __post_init__(self) -> None:
         super().__post_init__()
         names = [stream.name for stream in self.streams]
+        # _spec.npz is the name of the spectrogram
         if len(set(names)) < len(names) or "spec" in names:
             raise InputError(f"--streams: expected names that differ, and none called spec, found {names}")
         if self.val_share + self.test_share >= 1:

@@ -113,6 +113,7 @@ class _Sender:
 
     def take(self, picture: np.ndarray) -> None:
         self.waiting.append(picture)
+        # whole rows of a clip encoder are sent, about CHUNK pictures at a time
         if len(self.waiting) >= max(self.shape.frames, CHUNK // self.shape.frames * self.shape.frames):
             self.send()
 
@@ -202,6 +203,7 @@ class DecodingPool:
             daemon=True,
         )
         process.start()
+        # else the pipe would stay open here, and recv would wait for a process that has died
         other.close()
         return process, own
 

@@ -98,6 +98,7 @@ def _listed(source: Path, line: str) -> VideoFile:
     path = source.parent / line
     if not path.is_file():
         raise InputError(f"--videos {source}: expected videos on its lines, found {line}, which is no file; correct it")
+    # a path outside of the list's folder has no place in the data set: its name alone is taken
     inside = not Path(line).is_absolute() and ".." not in Path(line).parts
     return VideoFile(Path(line).with_suffix("").as_posix() if inside else path.stem, path)
 
@@ -156,6 +157,7 @@ def _digest(path: Path, size: int) -> str:
 
 def hash_fraction(video_id: str) -> float:
     """Return a number in [0, 1) that depends on the id alone, so that a video stays in its split as others come."""
+    # SHA-256, as Python's own hash() differs between processes
     return int.from_bytes(hashlib.sha256(video_id.encode()).digest()[:8], "big") / 2**64
 
 
@@ -175,6 +177,7 @@ def split_videos(names: Sequence[str], shares: Mapping[str, float]) -> dict[str,
     order = sorted(names, key=lambda name: hash_fraction(name.rpartition("/")[2]))
     found: dict[str, list[str]] = {}
     bound = 0.0
+    # test first: its videos stay the same when val_share changes
     for split in ("test", "val"):
         bound += shares[split]
         wanted = [name for name in order if hash_fraction(name.rpartition("/")[2]) < bound]

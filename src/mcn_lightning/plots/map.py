@@ -86,11 +86,13 @@ def plot_map(
     panel = figure.subplots()
     there = np.isfinite(points).all(axis=1)
     groups = read_groups(index.clips, column)
+    # smaller points for more clips, and none below what a printer shows
     size = float(np.clip(2e4 / max(len(points), 1), 0.5, 18))
     codes = np.where(there, groups.codes, -2)  # -2 is shown nowhere
     largest = [code for code in groups.sizes() if (codes == code).any()][:named]
     rest = there & ~np.isin(codes, largest)
     x, y = points[rest].T
+    # rasterized: 100,000 points as shapes would make a PDF that no reader opens quickly
     panel.scatter(x, y, s=size, color=GREY, linewidths=0, rasterized=True)
     for number, code in enumerate(largest):
         own = points[codes == code]

@@ -30,6 +30,7 @@ def run_app(args: Sequence[str]) -> None:
 
         print(export_map(config))
         return
+    # all at once: pip then needs one call
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(

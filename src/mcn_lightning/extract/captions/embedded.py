@@ -46,6 +46,7 @@ def read_embedded(video: Path, language: str | None) -> list[RawCaption]:
                 raise InputError(
                     f"{video}: expected text tracks in {language or 'any language'}, found {there}; they are not used"
                 )
+            # times from the start of the container, as those of frames and sound
             start = (container.start_time or 0) / av.time_base
             for packet in container.demux(tracks[ranks.index(min(ranks))]):
                 if packet.pts is not None and packet.time_base is not None:

@@ -123,6 +123,7 @@ def find_captions(
 def _list_files(paths: Iterable[Path]) -> Files:
     found: Files = {}
     for path in sorted(path for path in paths if path.suffix.lower() in SUFFIXES):
+        # also under its whole name: "talk.no" may be a video without a language in its name
         found.setdefault(path.stem, []).append(("", path))
         if (match := _LANGUAGE.fullmatch(path.stem)) is not None:
             found.setdefault(match[1], []).append((match[2].lower().replace("_", "-"), path))
@@ -138,5 +139,6 @@ def _preferred(files: list[tuple[str, Path]], language: str | None) -> Path | No
         first = (code != "", not code.startswith("en")) if wanted is None else (code != wanted, code == "")
         return *first, SUFFIXES.index(path.suffix.lower()), len(code)
 
+    # en takes en-US, and en-US does not take en
     fitting = [file for file in files if wanted is None or file[0] in ("", wanted) or file[0].startswith(f"{wanted}-")]
     return min(fitting, key=rank)[1] if fitting else None

@@ -158,12 +158,14 @@ def cleaned_captions(
             dropped[WITHOUT_WORDS] += 1
         else:
             captions.append(Caption(start, end, text, _words(caption.parts, start, end, cleaning)))
+    # files may list overlapping speakers one after another; the sort is stable
     captions.sort(key=lambda caption: caption.start)
     return VideoCaptions(tuple(_with_single_words(captions)), path, dict(dropped), tuple(found))
 
 
 def _seconds(value: object) -> float:
     try:
+        # through text, as bool and None would pass float() or raise another error
         return round(float(str(value)), 3)
     except ValueError:
         return math.nan

@@ -33,10 +33,12 @@ def has_fields(stream: av.VideoStream) -> bool:
 
 
 def _h264(content: memoryview, extradata: bytes) -> bool:
+    # 5: a slice of an IDR picture, which empties the list of frames to refer to
     return any(first & 31 == 5 for first in _units(content, extradata, 4))
 
 
 def _hevc(content: memoryview, extradata: bytes) -> bool:
+    # 19 and 20: IDR pictures; a CRA picture may be followed by frames built upon earlier ones
     return any(first >> 1 & 63 in (19, 20) for first in _units(content, extradata, 21))
 
 
@@ -54,6 +56,7 @@ def _units(content: memoryview, extradata: bytes, place: int) -> Iterator[int]:
             yield content[begin + size]
             begin += size + int.from_bytes(content[begin : begin + size], "big")
         return
+    # without lengths, as in MPEG-TS: units begin with 0 0 1
     raw, begin = bytes(content), -3
     while 0 <= (begin := raw.find(b"\0\0\1", begin + 3)) < len(raw) - 3:
         yield raw[begin + 3]

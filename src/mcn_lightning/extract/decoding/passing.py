@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 NEVER_REFERRED_TO = ("h264", "mpeg1video", "mpeg2video")
 """Codecs whose frames say whether another is built upon them. HEVC says it of its own layer only."""
+# seconds; times of frames are rounded to ticks, and wanted times are not
 EPSILON = 1e-5
 MOST_HELD = 512
 """Packets that wait for the next key frame."""
@@ -44,6 +45,7 @@ class Unseen:
 
     def __init__(self, stream: av.VideoStream, rates: list[float]) -> None:
         self.stream, self._rates = stream, rates
+        # the most frames that H.264 reorders
         self._seen: deque[float] = deque(maxlen=16)
         self._latest = -inf
         self._context, self._skips = stream.codec_context, False

@@ -52,6 +52,7 @@ class Picker:
                 picture = self._scaled(self._last)
             self._sink.take(picture)
             self._taken += 1
+            # from the count and not by adding: rounding would add up over hours
             self._next = (self._taken + 0.5) / self._rate
 
     def _scaled(self, frame: av.VideoFrame) -> np.ndarray:

@@ -203,8 +203,10 @@ def principal_components(vectors: Vectors, names: Sequence[str], most: int) -> n
     if len(sample) < 2:
         return np.zeros((count, most), dtype=np.float32)
     middle = sample.mean(dim=0)
+    # float64: near eigenvalues would else depend on the order of summation
     centred = (sample - middle).double()
     _, axes = torch.linalg.eigh(centred.T @ centred)
+    # eigh gives the smallest eigenvalues first
     axes = axes[:, -most:].flip(1)
     axes = (axes * torch.sign(axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)))).float()
     found = np.zeros((count, most), dtype=np.float32)
@@ -225,4 +227,5 @@ def fit_square(points: np.ndarray) -> np.ndarray:
     if not there.any():
         return points
     low, high = points[there].min(axis=0), points[there].max(axis=0)
+    # 1e-12: all clips may lie at one point
     return (points - (low + high) / 2) / max(float((high - low).max()) / 2, 1e-12)

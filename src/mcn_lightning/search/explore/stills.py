@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from mcn_lightning.distributed import usable_cores
 from mcn_lightning.errors import InputError
 from mcn_lightning.search.clips import Row
 from mcn_lightning.search.explore.decoder import MediaProcess
@@ -128,7 +128,7 @@ def _take_all(index: Index, before: set[str]) -> Iterator[tuple[Row, bytes | Inp
     """Take the pictures of the clips that have none, each with its reason if there can be none."""
     with ExitStack() as stack:
         free: SimpleQueue[MediaProcess] = SimpleQueue()
-        count = min(len(os.sched_getaffinity(0)), PROCESSES)
+        count = min(usable_cores(), PROCESSES)
         for _ in range(count):
             free.put(stack.enter_context(closing(MediaProcess(SECONDS))))
 
