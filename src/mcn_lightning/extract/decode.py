@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import numpy as np
 
@@ -154,7 +154,10 @@ class _Decoding:
     def __init__(
         self, container: InputContainer, frames: Sequence[FrameSink], sound: SoundSink | None, threads: int
     ) -> None:
+        import av
+
         self.container, self.outcome, self.clock = container, Outcome(), Clock(container)
+        self.damaged = av.FFmpegError  # an import for each packet would take time
         self.sinks = frames
         self.codec: CodecPictures | None = None
         picture = _main_picture(container) if frames else None
@@ -243,30 +246,30 @@ class _Decoding:
             self._decode(each)
 
     def _decode(self, packet: av.Packet) -> None:
-        import av
-
         stream = packet.stream
         if self.unseen is not None and stream is self.unseen.stream:
             self.unseen.look(packet, self.clock.seconds(packet, stream))
         try:
             decoded = packet.decode()
-        except av.FFmpegError as error:  # damaged bytes: the decoder goes on with the next packet
+        except self.damaged as error:  # the decoder goes on with the next packet
             self._note(f"damaged data: {_reason(error)}")
             return
-        for frame in decoded:
-            if isinstance(frame, av.VideoFrame):
-                self._picture(frame, stream)
-            elif self.writer is not None:
+        if stream.type == "video":
+            self._pictures(decoded, stream)
+        elif self.writer is not None:
+            for frame in cast("list[av.AudioFrame]", decoded):
                 self.writer.write(frame, self.clock.time(frame, stream, self.writer.next_time))
 
-    def _picture(self, frame: av.VideoFrame, stream: av.stream.Stream) -> None:
-        begin = self.clock.time(frame, stream, self.outcome.picture)
-        for picker in self.pickers:
-            picker.show(begin, frame)
-        outcome, end = self.outcome, begin + (frame.duration * self.tick or self.frame_time)
-        if end > outcome.picture:
-            outcome.picture = end
-        outcome.frames += 1
+    def _pictures(self, frames: list[av.VideoFrame], stream: av.VideoStream) -> None:
+        outcome, clock = self.outcome, self.clock
+        for frame in frames:
+            begin = clock.time(frame, stream, outcome.picture)
+            for picker in self.pickers:
+                picker.show(begin, frame)
+            end = begin + (frame.duration * self.tick or self.frame_time)
+            if end > outcome.picture:
+                outcome.picture = end
+            outcome.frames += 1
 
     def _give_pictures(self, codec: CodecPictures) -> None:
         try:

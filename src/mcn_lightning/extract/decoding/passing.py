@@ -94,10 +94,12 @@ class Tails:
             return [*self.rest(), packet]
         if packet.is_keyframe and self._held and time + EPSILON < self._wanted and forgets(packet, self.stream):
             self.rest()
+        full = time >= self._wanted - EPSILON or len(self._held) >= MOST_HELD
+        ready = self.rest() if full and self._held else []
         self._held.append(packet)
         if time < self._first:
             self._first, self._wanted = time, next_time(time, self._rates)
-        return self.rest() if time >= self._wanted - EPSILON or len(self._held) > MOST_HELD else []
+        return ready
 
     def rest(self) -> list[av.Packet]:
         """Return the packets that are held, and hold them no more."""
