@@ -1,6 +1,7 @@
 """Imports run one way, and only the rooms that may import Lightning do."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -51,9 +52,14 @@ FOLDERS = sorted({path.parent for path in FILES})
 MOST_LINES, MOST_FILES = 400, 12
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
 def imports(path: Path) -> list[str]:
     names = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.ImportFrom):
             names.append(node.module or "")
         elif isinstance(node, ast.Import):
@@ -64,7 +70,7 @@ def imports(path: Path) -> list[str]:
 def late_imports(path: Path) -> list[tuple[tuple[str, str], str]]:
     """Return the imports inside of functions that ``LATE`` names, with file and function."""
     found = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         place = (str(path.relative_to(ROOT)), getattr(node, "name", ""))
         if isinstance(node, ast.FunctionDef) and place in LATE:
             inner = (each for each in ast.walk(node) if isinstance(each, ast.ImportFrom))
@@ -72,43 +78,42 @@ def late_imports(path: Path) -> list[tuple[tuple[str, str], str]]:
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_run_one_way(path):
+def wrong_imports(path: Path) -> list[str]:
+    """Return what a file imports against the order."""
     room = path.relative_to(ROOT).parts[0].removesuffix(".py")
     late = [name for place, name in late_imports(path) if LATE[place] == name]
     names = imports(path)
     for name in late:  # once, and in that function: a second import of it anywhere in the file stays refused
         names.remove(name)
     if room in TOP:
-        return
+        return []
     assert room in ALLOWED, f"{room}: name in ALLOWED what it may import"
-    for name in names:
-        if not name.startswith("mcn_lightning."):
-            continue
-        target = name.removeprefix("mcn_lightning.")
-        own = target.split(".")[0] == room
-        allowed = any(target == permitted or target.startswith(permitted + ".") for permitted in ALLOWED[room])
-        assert own or allowed, f"{path.relative_to(ROOT)} may not import {name}"
+    targets = [name.removeprefix("mcn_lightning.") for name in names if name.startswith("mcn_lightning.")]
+    allowed = (room, *ALLOWED[room])
+    return [name for name in targets if not any(f"{name}.".startswith(f"{each}.") for each in allowed)]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_file_is_one_thing(path):
-    lines = len(path.read_text().splitlines())
-    assert lines <= MOST_LINES, f"{path.relative_to(ROOT)} has {lines} lines: it is two things"
+def test_imports_run_one_way():
+    wrong = {str(path.relative_to(ROOT)): names for path in FILES if (names := wrong_imports(path))}
+    assert not wrong, f"files that import what they may not: {wrong}"
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_folder_is_one_room(folder):
-    files = list(folder.glob("*.py"))
-    assert len(files) <= MOST_FILES, f"{folder.relative_to(ROOT)} has {len(files)} files: it is two rooms"
+def test_a_file_is_one_thing():
+    lines = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in FILES}
+    long = {name: count for name, count in lines.items() if count > MOST_LINES}
+    assert len(lines) > 200 and not long, f"files that are two things, with their lines: {long}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_only_the_outer_rooms_import_lightning(path):
-    relative = str(path.relative_to(ROOT))
-    if relative.startswith(LIGHTNING):
-        return
-    assert not any(name.startswith("pytorch_lightning") for name in imports(path)), relative
+def test_a_folder_is_one_room():
+    files = {str(folder.relative_to(ROOT)): len(list(folder.glob("*.py"))) for folder in FOLDERS}
+    full = {name: count for name, count in files.items() if count > MOST_FILES}
+    assert len(files) > 20 and not full, f"folders that are two rooms, with their files: {full}"
+
+
+def test_only_the_outer_rooms_import_lightning():
+    inner = [path for path in FILES if not str(path.relative_to(ROOT)).startswith(LIGHTNING)]
+    wrong = [path for path in inner if any(name.startswith("pytorch_lightning") for name in imports(path))]
+    assert len(inner) > 100 and not wrong
 
 
 def test_the_one_import_against_the_order_is_the_one_that_is_named():
@@ -147,10 +152,9 @@ def test_reading_text_is_recognised(source, found):
     assert opens_text(ast.parse(source, mode="eval").body) is found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_text_is_opened_in_one_place(path):
-    if path.relative_to(ROOT).as_posix() == "files.py":
-        return
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-    lines = [call.lineno for call in calls if opens_text(call)]
-    assert not lines, f"{path.relative_to(ROOT)}, lines {lines}: use mcn_lightning.files"
+def test_text_is_opened_in_one_place():
+    calls = {path: [node for node in nodes(path) if isinstance(node, ast.Call)] for path in FILES}
+    lines = {str(path.relative_to(ROOT)): [call.lineno for call in found if opens_text(call)]
+             for path, found in calls.items()}  # fmt: skip
+    wrong = {name: found for name, found in lines.items() if found and name != "files.py"}
+    assert not wrong, f"files that read text by themselves, with the lines: {wrong}; use mcn_lightning.files"
