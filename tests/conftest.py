@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -41,6 +42,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         slow = 2 * bool(item.get_closest_marker("slurm")) + bool(item.get_closest_marker("slow"))
         rank[item.path] = max(slow, rank.get(item.path, 0))
     items.sort(key=lambda item: -rank[item.path])
+
+
+def pytest_collection_finish() -> None:
+    """Search the garbage seldom, and not in what the libraries hold: a tenth of the time would go into that."""
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 def pytest_sessionfinish() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import fcntl
+import gc
 import multiprocessing
 import os
 import runpy
@@ -116,6 +117,7 @@ def begin(files: list[int]) -> None:
 
 def _main(files: list[int], session: bool, words: list[str], cwd: str, env: dict[str, str], path: list[str]) -> None:
     """Run Python with arguments, in a fork."""
+    gc.freeze()  # what the server has imported is no garbage
     begin(files)
     if session:
         os.setsid()

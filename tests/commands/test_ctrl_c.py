@@ -113,7 +113,7 @@ def test_ctrl_c_saves_and_a_second_one_stops_at_once(held, tmp_path, processes):
     terminal = start(*words, processes=processes)
     terminal.press(*others(tmp_path))
     terminal.wait_for("press again")
-    terminal.press(*others(tmp_path))
+    terminal.press()  # the other process sees one signal alone, as a busy one takes two for one
     assert terminal.end() == 128 + signal.SIGINT, terminal.text
     last = [line for line in terminal.text.split("press again to stop now")[1].splitlines() if line.strip(" ^C")]
     assert last == ["stopped at once by SIGINT; nothing more was saved"]

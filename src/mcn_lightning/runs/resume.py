@@ -220,12 +220,19 @@ class Resume(Callback):
         self._received = number
         # no saving on the second Ctrl-C: the user does not want to wait
         if again:
-            stop_now()
+            self._stop_now()
         elif number == signal.SIGINT:
             when = "after this step" if self._trainer is None or self._trainer.training else "after this evaluation"
             write_line(f"saving {when}; press again to stop now")
         elif number == signal.SIGHUP:
             drop_closed_terminal()
+
+    def _stop_now(self) -> NoReturn:
+        # a process that is busy takes two signals for one, so those that this one launched are ended here
+        launcher = None if self._trainer is None else self._trainer.strategy.launcher
+        if launcher is not None:
+            launcher.kill(signal.SIGKILL)
+        stop_now()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
