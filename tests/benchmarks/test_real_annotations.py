@@ -84,15 +84,17 @@ def test_steps_of_every_video_of_crosstask_are_found_where_they_are_annotated(an
     found = read_crosstask(tmp_path / "primary.csv", folder / "tasks_primary.txt", folder / "annotations")
     assert len(found.videos) == 2750 and len({video.task for video in found.videos}) == 18
     counts, precise = [], 0
-    for video in found.videos:
+    for number, video in enumerate(found.videos):
         seconds = math.ceil(max(segment.end for segment in video.segments))
         truth = found.truth_matrix(video, seconds)
         if seconds < truth.shape[1]:
             continue
         hits = step_hits(assign_steps(truth.astype(float)), truth)
         counts.append(StepCounts(video.task, int(hits.sum()), int(truth.any(axis=0).sum())))
-        values = average_precision(truth.astype(float), truth)
-        precise += bool((values[truth.any(axis=0)] == 100).all())
-    assert precise == len(counts) > 2700
+        if number % 10 == 0:  # scikit-learn takes its time
+            values = average_precision(truth.astype(float), truth)
+            assert (values[truth.any(axis=0)] == 100).all()
+            precise += 1
+    assert len(counts) > 2700 and precise > 250
     # videos whose steps are annotated out of order cannot be hit everywhere
     assert 80 < recall_pooled(counts) < 100 and 80 < recall_mean_over_videos(counts) < 100
