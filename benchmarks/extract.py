@@ -1,11 +1,11 @@
 """Decoding to one frame a second against OpenCV, decord and the command ffmpeg; memory for long films.
 
     python benchmarks/extract.py --threads 1 --repeats 5
-    python benchmarks/extract.py --size 1920x1080 --seconds 20
+    python benchmarks/extract.py --size 1920x1080 --seconds 20 --key_frames 50
     python benchmarks/extract.py --video FILM.mp4
     python benchmarks/extract.py --hours 2          # peak memory instead
 
-Without --video, films are generated (25 frames a second, a key frame at least every 250): H.264 with B-frames, H.264
+Without --video, films are generated (25 frames a second, every 250th or so is a key frame): H.264 with B-frames, H.264
 without, VP9. Each reader brings the frames to a shorter side of 224, on the same number of threads. Readers take turns,
 and a ratio is that of two runs of one turn: below 1, this project is faster. On a busy machine, look at the processor
 time, which is that of all threads and processes.
@@ -38,11 +38,11 @@ from mcn_lightning.extract.decoding.torchcodec import check_torchcodec
 from mcn_lightning.extract.log_mel import LogMel
 
 SIDE = 224
-X264 = {"preset": "veryfast", "crf": "28", "b_strategy": "0", "g": "250"}
+X264 = {"preset": "veryfast", "crf": "28", "b_strategy": "0"}
 FILMS = {
     "h264_b_frames.mp4": ("libx264", X264 | {"bf": "3"}),
     "h264.mp4": ("libx264", X264 | {"bf": "0"}),
-    "vp9.webm": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "crf": "40", "b": "0", "g": "250"}),
+    "vp9.webm": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "crf": "40", "b": "0"}),
 }
 
 
@@ -141,12 +141,12 @@ def generate(
     seconds: int,
     codec: str,
     options: dict[str, str],
+    size: str,
     sound: bool = False,
-    size: tuple[int, int] = (640, 360),
 ) -> Path:
     """Write a film of a texture that moves in front of the camera."""
     rng = np.random.default_rng(0)
-    (wide, high), room = size, 200
+    wide, high, room = *(int(side) for side in size.split("x")), 200
     down, right = np.mgrid[: high + 2 * room, : wide + 2 * room]
     texture = 128 + 50 * np.sin(right / 17) + 40 * np.cos(down / 23 + right / 91) + rng.normal(0, 12, right.shape)
     texture = np.clip(np.stack([texture, np.roll(texture, 9, 1), texture[:, ::-1]], 2), 0, 255).astype(np.uint8)
@@ -238,7 +238,7 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=0.0, help="measure the memory for a film of this length instead")
     parser.add_argument("--size", default="640x360", help="columns and rows of the generated films")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
-    for name, value in (("threads", 1), ("repeats", 5), ("seconds", 60)):
+    for name, value in (("threads", 1), ("repeats", 5), ("seconds", 60), ("key_frames", 250)):
         parser.add_argument(f"--{name}", type=int, default=value)
     options = parser.parse_args()
     if options.measure:
@@ -246,15 +246,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if not options.hours:
             for name, (codec, settings) in FILMS.items():
-                columns, rows = (int(side) for side in options.size.split("x"))
-                path = options.video or generate(
-                    Path(folder) / name, options.seconds, codec, settings, size=(columns, rows)
-                )
+                settings |= {"g": str(options.key_frames)}
+                path = options.video or generate(Path(folder) / name, options.seconds, codec, settings, options.size)
                 compare(path, options.threads, options.repeats)
                 if options.video:
                     break
             return None
-        once = generate(Path(folder) / "once.mp4", options.seconds, *FILMS["h264_b_frames.mp4"], sound=True)
+        once = generate(Path(folder) / "once.mp4", options.seconds, *FILMS["h264_b_frames.mp4"], options.size, True)
         times = round(3600 * options.hours / options.seconds)
         film = options.video or repeat(once, Path(folder) / "long.mp4", times, options.seconds)
         print("| hours | MB on disk | frames | columns of the log-mel | seconds | MB before | MB peak |")
