@@ -79,7 +79,7 @@ def extract(config: ExtractConfig) -> str:
         if config.decoder == "torchcodec":
             check_torchcodec()
         if (problem := text_options(config.text)[1]) is not None:
-            print(f"warning: --text: {problem}", file=sys.stderr)
+            print(f"warning: --text: {problem.removeprefix('--data.text.source ')}", file=sys.stderr)
         with reported(layout.root):
             for video in own:
                 layout.failure(video.name).unlink(missing_ok=True)  # perhaps it was mended

@@ -126,8 +126,11 @@ class SpeechRecognizer:
             return name
         if "/" not in name and name not in available_models():
             raise InputError(f"{option}: expected a folder, or one of {', '.join(available_models())}, found {name}")
+        from mcn_lightning.extract.encoders.weights import without_logs
+
         try:
-            return str(download_model(name))
+            with without_logs():
+                return str(download_model(name))
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{option}: expected a model on this machine or a network to fetch it, found neither for {name} "

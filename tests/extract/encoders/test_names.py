@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 from pathlib import Path
@@ -12,8 +13,10 @@ import torch
 import yaml
 
 from extract.networks import noise, refusal, save_script
+from mcn_lightning.errors import InputError
 from mcn_lightning.extract.decode import PictureSize
 from mcn_lightning.extract.encoders import KINDS, make_encoder
+from mcn_lightning.extract.encoders.weights import fetching
 from mcn_lightning.extract.options import EncodedStream
 from mcn_lightning.options.config import as_config
 
@@ -72,6 +75,14 @@ def test_without_network_and_cache_the_message_says_how_to_fetch(name, tmp_path,
     assert "expected its weights in the cache or a network, found neither; run once where there is a network" in told
     real = "timm:resnet152.tv_in1k" if name.startswith("howto100m") else name
     assert f"make_encoder('{real}')" in told and "~/.cache/" in told
+
+
+def test_what_libraries_log_while_they_try_is_not_shown(caplog):
+    with pytest.raises(InputError, match="found neither; run once where there is a network"), fetching("timm:x", "~"):
+        logging.getLogger("huggingface_hub.utils._http").error("Retrying in 1s [Retry 1/5].")
+        raise ConnectionError
+    logging.getLogger("other").warning("shown")
+    assert [record.message for record in caplog.records] == ["shown"]
 
 
 @pytest.mark.parametrize("package", EXTRAS)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -49,7 +46,7 @@ class OpenClipEncoder(Encoder):
                         f"{near(tag, tags)}"
                     )
                 tag = str(find_file(tag, name, "a file of weights"))
-        with fetching(name, HUB_CACHE), _without_log():
+        with fetching(name, HUB_CACHE):
             network = open_clip.create_model(model, pretrained=tag, require_pretrained=True)
         config = open_clip.get_model_preprocess_cfg(network)
         self.network = network
@@ -59,16 +56,6 @@ class OpenClipEncoder(Encoder):
     def encode(self, pictures: Tensor) -> Tensor:
         """Return the embeddings of the images, not scaled to length 1."""
         return self.network.encode_image(self.pixels(pictures))
-
-
-@contextmanager
-def _without_log() -> Iterator[None]:
-    """Keep open_clip from logging what the message of an error says anyway."""
-    before, logging.root.disabled = logging.root.disabled, True
-    try:
-        yield
-    finally:
-        logging.root.disabled = before
 
 
 def _preparation(config: dict[str, Any], name: str) -> tuple[PictureSize, Pixels]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -82,7 +83,8 @@ def fetching(name: str, cache: str, similar: str = "") -> Iterator[None]:
         InputError: if there is no network and nothing in the cache, no such model, or weights that do not load.
     """
     try:
-        yield
+        with without_logs():
+            yield
     except InputError:
         raise
     except (OSError, RuntimeError, ValueError, LookupError, ImportError, AssertionError, UnpicklingError) as error:
@@ -107,6 +109,17 @@ def fetching(name: str, cache: str, similar: str = "") -> Iterator[None]:
             found = OBJECTS if isinstance(error, UnpicklingError) else first_line(error)
             advice = "check the name and the file"
         raise InputError(f"{name}: expected a model with its weights, found {found}; {advice}") from error
+
+
+@contextmanager
+def without_logs() -> Iterator[None]:
+    """Keep libraries from logging, many times, what the message of an error says once."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
