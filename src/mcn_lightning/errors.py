@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,22 @@ def check_rules(*rules: tuple[object, str]) -> None:
     for broken, message in rules:
         if broken:
             raise InputError(message)
+
+
+def need_package(module: str, where: str, install: str, what: str | None = None) -> None:
+    """Refuse an option whose package is missing, without loading the package.
+
+    Args:
+        module: of the package.
+        where: the option or the file that needs it.
+        install: what to do, as "pip install av".
+        what: the package by its other name, or with what it is for; ``None`` for the module's name.
+
+    Raises:
+        InputError: if it is missing.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise InputError(f"{where}: expected the package {what or module}, found none; {install}")
 
 
 @contextmanager

@@ -57,9 +57,7 @@ class TextConfig(Options, option="--data.text"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.max_words < (least := KINDS[self.kind].min_words):
-            raise InputError(
-                f"--data.text.max_words: expected at least {least} for {self.kind}, found {self.max_words}"
-            )
+            raise InputError(f"--data.text.max_words: expected {least} or more for {self.kind}, found {self.max_words}")
 
 
 class TextSource(ABC):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import multiprocessing
 import os
 import shutil
@@ -24,7 +23,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from mcn_lightning.distributed import usable_cores
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, need_package
 from mcn_lightning.extract.again import look_again
 from mcn_lightning.extract.captions import VideoCaptions
 from mcn_lightning.extract.dataset import ROWS_FILE, read_failures, read_lists, text_options, write_dataset
@@ -74,8 +73,7 @@ def extract(config: ExtractConfig) -> str:
         raise InputError(f"--output {layout.root}: expected extracted videos, found none; run the jobs first")
     _check_options(layout, config)
     if not config.merge:
-        if importlib.util.find_spec("av") is None:
-            raise InputError("--videos: expected the package av, found none; pip install 'mcn-lightning[extract]'")
+        need_package("av", "--videos", "pip install 'mcn-lightning[extract]'")
         if config.decoder == "torchcodec":
             check_torchcodec()
         if (problem := text_options(config.text)[1]) is not None:

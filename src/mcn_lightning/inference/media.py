@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mcn_lightning.data.files.spectrograms import SAMPLE_RATE
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, need_package
 from mcn_lightning.extract.encoders.kinds import make_encoder
 from mcn_lightning.extract.features import FeatureStream
 from mcn_lightning.extract.log_mel import LogMel
@@ -86,10 +85,7 @@ def read_media(
     Raises:
         InputError: if PyAV is missing, or the file cannot be read.
     """
-    if importlib.util.find_spec("av") is None:
-        raise InputError(
-            f"{path}: expected the package av to read it, found none; pip install 'mcn-lightning[extract]'"
-        )
+    need_package("av", str(path), "pip install 'mcn-lightning[extract]'", "av to read it")
     if not path.is_file():
         raise InputError(f"{path}: expected a file, found none; check the path")
     shapes = [] if encoders is None else encoders.shapes

@@ -17,7 +17,7 @@ import re
 from pathlib import Path
 
 from mcn_lightning.data.files.subtitles import Cue, readable_cues, timed_parts, undo_rolling
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, need_package
 from mcn_lightning.extract.captions.rows import RawCaption, until_next
 from mcn_lightning.extract.captions.transcripts import read_transcript
 from mcn_lightning.files import read_text
@@ -75,13 +75,9 @@ def _raw_caption(cue: Cue) -> RawCaption:
 
 def _with_pysubs2(path: Path, suffix: str) -> Found:
     """Read a form that pysubs2 knows."""
-    try:
-        import pysubs2
-    except ImportError:
-        raise InputError(
-            f"{path}: expected the package pysubs2 to read {suffix} files, found none; "
-            "pip install 'mcn-lightning[extract]'"
-        ) from None
+    need_package("pysubs2", str(path), "pip install 'mcn-lightning[extract]'", f"pysubs2 to read {suffix} files")
+    import pysubs2
+
     # before pysubs2, which ends at such a line or drops it silently
     text, problems = _without_damaged_lines(path, suffix, read_text(path, "the captions of a video"))
     try:

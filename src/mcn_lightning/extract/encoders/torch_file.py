@@ -135,9 +135,7 @@ def _read(path: Path, name: str) -> nn.Module:
             )
         problem = _what_would_run(archive)
     if problem:
-        raise InputError(
-            f"{name}: expected an exported network of torch's functions, found {problem}; save TorchScript"
-        )
+        raise InputError(f"{name}: expected an exported network of torch functions, found {problem}; save TorchScript")
     with fetching(name, ""), _plain_pickles():
         return _Exported(torch.export.load(io.BytesIO(path.read_bytes())).module())
 

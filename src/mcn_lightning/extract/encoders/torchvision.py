@@ -41,9 +41,7 @@ class TorchvisionEncoder(Encoder):
         models = import_package("torchvision", name, "extract-torchvision").models
         model, _, entry = model.partition("/")
         if model not in models.list_models():
-            raise InputError(
-                f"{name}: expected a model of torchvision, found none; {near(model, models.list_models())}"
-            )
+            raise InputError(f"{name}: expected a torchvision model, found none; {near(model, models.list_models())}")
         entries = models.get_model_weights(model)
         if entry and entry not in entries.__members__:
             raise InputError(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import need_package
 from mcn_lightning.files import replacing, writing
 from mcn_lightning.search.clips import COLUMNS, Clips
 
@@ -22,8 +21,8 @@ def check_export(path: str | None) -> None:
     Raises:
         InputError: if pyarrow is missing.
     """
-    if path is not None and importlib.util.find_spec("pyarrow") is None:
-        raise InputError("--export: expected the package pyarrow, found none; pip install pyarrow, or leave it out")
+    if path is not None:
+        need_package("pyarrow", "--export", "pip install pyarrow, or leave it out")
 
 
 def write_export(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from mcn_lightning.data.text import split_words
-from mcn_lightning.errors import InputError, check_rules
+from mcn_lightning.errors import InputError, need_package
 from mcn_lightning.files import read_lines, replacing, writing
 from mcn_lightning.search.manifest import gallery_names
 
@@ -134,14 +133,10 @@ def check_output(path: Path) -> None:
     Raises:
         InputError: if its ending is unknown, or pyarrow is missing.
     """
-    parquet = path.suffix == ".parquet"
-    check_rules(
-        (path.suffix not in ENDINGS, f"--output {path}: expected a name ending in {' or '.join(ENDINGS)}"),
-        (
-            parquet and importlib.util.find_spec("pyarrow") is None,
-            f"--output {path}: expected the package pyarrow, found none; pip install pyarrow, or write .csv",
-        ),
-    )
+    if path.suffix not in ENDINGS:
+        raise InputError(f"--output {path}: expected a name ending in {' or '.join(ENDINGS)}")
+    if path.suffix == ".parquet":
+        need_package("pyarrow", f"--output {path}", "pip install pyarrow, or write .csv")
 
 
 def write_labels(path: Path, blocks: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, need_package
 from mcn_lightning.files import replacing, writing
 from mcn_lightning.search.manifest import gallery_names
 from mcn_lightning.search.options import LETTERS
@@ -47,10 +47,8 @@ def check_method(method: Method) -> None:
         InputError: naming the package.
     """
     module, package, wanted = PACKAGES.get(method, ("", "", ""))
-    if module and importlib.util.find_spec(module) is None:
-        raise InputError(
-            f"--method {method}: expected the package {package}, found none; pip install '{wanted}', or take pca"
-        )
+    if module:
+        need_package(module, f"--method {method}", f"pip install '{wanted}', or take pca", package)
 
 
 def usual_method(count: int) -> Method:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sqlite3
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from mcn_lightning.distributed import usable_cores
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, need_package
 from mcn_lightning.search.clips import Row
 from mcn_lightning.search.explore.decoder import MediaProcess
 
@@ -77,8 +76,7 @@ def check_stills() -> None:
     Raises:
         InputError: if PyAV is missing.
     """
-    if importlib.util.find_spec("av") is None:
-        raise InputError("--stills: expected the package av, found none; pip install 'mcn-lightning[extract]'")
+    need_package("av", "--stills", "pip install 'mcn-lightning[extract]'")
 
 
 def take_still(process: MediaProcess, path: Path, clip: Row) -> bytes:
