@@ -27,6 +27,8 @@ from mcn_lightning.extract.speech import SpeechConfig, SpeechRecognizer
 from mcn_lightning.files import replacing
 
 ADVICE = "; free space or give another folder; the same command goes on from here"
+CONFIG = "streams: [{name: colour, encoder: extract.making.Colours, rate: 2.0}]\ntext: none.txt\n"
+"""A config; the word vectors are absent, as looking for a sentence encoder costs seconds of imports."""
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{Path(__file__).parents[1]}"}
 
 
@@ -89,7 +91,7 @@ def test_a_full_disk_is_one_line_and_the_work_goes_on_when_there_is_room(films, 
 def test_a_full_disk_is_one_line_of_the_processes_of_several_devices(films, whole, small_disk, tmp_path):
     """The disk has room, but for a few files only."""
     remount(small_disk, "size=10m,nr_inodes=22")
-    (tmp_path / "c.yaml").write_text("streams: [{name: colour, encoder: extract.making.Colours, rate: 2.0}]\n")
+    (tmp_path / "c.yaml").write_text(CONFIG)
     words = ("--config", tmp_path / "c.yaml", "--videos", films, "--output", small_disk / "out", "--device", "cpu")
     line = fails(*words, "--devices", 2, "--workers", 1)
     assert line.startswith(f"error: --output {small_disk}/out") and line.endswith(f"no space left on device{ADVICE}")
@@ -158,7 +160,7 @@ def test_an_output_that_cannot_be_written(films, small_disk):
 def test_no_room_for_the_sound_is_one_line_of_a_decoding_process(films, whole, tmp_path):
     """Files are limited to 64 KB, and three seconds of sound are 192 KB."""
     assert STREAMS[0].encoder == "extract.making.Colours"
-    (tmp_path / "c.yaml").write_text("streams: [{name: colour, encoder: extract.making.Colours, rate: 2.0}]\n")
+    (tmp_path / "c.yaml").write_text(CONFIG)
     words = ("--config", tmp_path / "c.yaml", "--videos", films, "--output", tmp_path / "out", "--device", "cpu")
     limit = (1 << 16, 1 << 16)
     line = fails(*words, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))

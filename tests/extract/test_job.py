@@ -145,7 +145,9 @@ def test_an_encoder_that_fails_leaves_what_was_done_and_the_next_run_goes_on(vid
 
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(videos, whole, tmp_path):
     config = tmp_path / "c.yaml"
-    config.write_text("streams: [{name: colour, encoder: extract.making.Colours, rate: 2.0}]\nworkers: 2\n")
+    config.write_text(
+        "streams: [{name: colour, encoder: extract.making.Colours, rate: 2.0}]\nworkers: 2\ntext: none.txt\n"
+    )
     command = [sys.executable, "-m", "mcn_lightning", "extract", "--config", str(config)]
     command += ["--videos", str(videos), "--output", str(tmp_path / "out")]
     process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL)

@@ -20,7 +20,8 @@ from mcn_lightning.extract.options import EncodedStream, ExtractConfig
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
-STREAMS = "streams: [{name: colour, encoder: extract.making.Held, rate: 4.0}]\n"
+STREAMS = "streams: [{name: colour, encoder: extract.making.Held, rate: 4.0}]\ntext: none.txt\n"
+"""Word vectors that are absent: looking for a sentence encoder costs seconds of imports."""
 OPTIONS: dict[str, object] = {"device": "cpu", "workers": 1, "batch_size": 4}
 
 
