@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ pytest.importorskip("av", reason="the extra `extract` is not installed")
 from extract.making import write_captions, write_video
 from mcn_lightning.commands.main import main
 from mcn_lightning.errors import InputError
+from mcn_lightning.extract.dataset import text_options
 from mcn_lightning.extract.job import extract
 from mcn_lightning.extract.options import EncodedStream, ExtractConfig
 from mcn_lightning.extract.videos import find_videos, split_videos
@@ -49,7 +51,8 @@ def test_captions_that_come_later_are_taken_by_the_next_run(films):
     assert "2 without captions" in extract(config_of(films))
     assert json.loads((out / "captions.json").read_text())["film_1"]["text"] == ["words", "that came later"]
     assert modalities(out) == ["video", "audio", "text"]
-    assert {path: path.read_bytes() for path in out.rglob("*.npz")} == before and not (out / ".locks").exists()
+    assert {path: path.read_bytes() for path in out.rglob("*.npz")} == before
+    assert [path.name for path in (out / ".locks").iterdir()] == ["options"]
 
 
 def test_a_video_that_was_replaced_is_extracted_again(films, capsys):
@@ -83,6 +86,15 @@ def test_folders_that_are_linked_are_read_once_and_links_without_a_film_are_list
     extract(config_of(films, max_bad_share=0.5))
     with open(films.parent / "out" / "failed.csv", newline="") as rows:
         assert [(row["path"], "No such file" in row["reason"]) for row in csv.DictReader(rows)] == [("gone", True)]
+
+
+@pytest.mark.parametrize(("text", "told"), [
+    ("nosuch.bin", r"^nosuch.bin: expected a word-vector file, found none; check the path$"),
+    ("me/no", r"me/no: expected a sentence-transformers model on this machine \(fetch it once: hf download me/no\)"),
+])  # fmt: skip
+def test_a_text_source_that_is_not_at_hand_is_told_with_what_to_do(text, told):
+    options, problem = text_options(text)
+    assert re.search(told, problem) and options["source"].endswith(text) and options["dim"] in (300, 384)
 
 
 def test_captions_have_one_film_a_line(tmp_path):

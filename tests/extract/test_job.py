@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from extract.making import write_captions, write_video
 from mcn_lightning.commands.main import main
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract import job
+from mcn_lightning.extract.dataset import write_dataset
 from mcn_lightning.extract.decode import PictureSize
 from mcn_lightning.extract.job import extract
 from mcn_lightning.extract.options import EncodedStream, ExtractConfig
@@ -71,7 +74,7 @@ def test_every_video_has_its_files(whole):
         rows = np.load(folder / f"film_{number}_colour.npz")["features"]
         assert rows.shape == (2 * (2 + number % 3), 48) and rows.dtype == np.float16
         assert (folder / f"film_{number}_spec.npz").is_file() == (number != 5)
-    assert not (whole / ".locks").exists()
+    assert [path.name for path in (whole / ".locks").iterdir()] == ["options"]
     spectrogram = np.load(whole / "features/a/film_0/film_0_spec.npz")["arr_0"]
     assert spectrogram.shape[0] == 40 and spectrogram.dtype == np.float16 and spectrogram.max() == 0
     assert abs(spectrogram.shape[1] - 201) <= 8  # the coder of the sound adds a block
@@ -99,6 +102,36 @@ def test_jobs_of_shares_and_a_merge_end_in_the_same_bytes(videos, whole, tmp_pat
     assert all(f"job {index} of 3" in text for index, text in enumerate(said, 1))
     assert not (tmp_path / "train.csv").exists()
     extract(config_of(videos, tmp_path, merge=True))
+    assert bytes_of(tmp_path) == bytes_of(whole)
+
+
+def test_two_merges_at_once_write_one_after_the_other(videos, whole, tmp_path, monkeypatch):
+    out = shutil.copytree(whole, tmp_path / "out")
+
+    def write(*given):
+        with pytest.raises(Timeout):
+            FileLock(out / ".locks" / "options").acquire(timeout=0)
+        return write_dataset(*given)
+
+    monkeypatch.setattr(job, "write_dataset", write)
+    config = config_of(videos, out, merge=True)
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(extract, [config, config])
+    assert first == second and bytes_of(out) == bytes_of(whole)
+
+
+def test_videos_that_fill_no_batch_do_not_wait_for_the_end(videos, whole, tmp_path, monkeypatch):
+    waiting = []
+
+    class Watched(job._Job):
+        def _write(self, video, decoded):
+            waiting.append(len(self.decoded))
+            super()._write(video, decoded)
+
+    monkeypatch.setattr(job, "_Job", Watched)
+    monkeypatch.setattr(job, "MOST_WAITING", 1)
+    extract(config_of(videos, tmp_path, batch_size=1000))
+    assert len(waiting) == 6 and max(waiting) <= 1  # beside the one that is written
     assert bytes_of(tmp_path) == bytes_of(whole)
 
 

@@ -169,7 +169,8 @@ def _merge(config: ExtractConfig, layout: Layout, videos: Sequence[VideoFile]) -
         )
     with reported(layout.root), FileLock(layout.options_lock):
         counts = write_dataset(config, names, failed)
-    shutil.rmtree(layout.locks, ignore_errors=True)  # a job that was killed leaves one behind
+        for left in layout.locks.glob("*.lock"):  # by a job that was killed
+            left.unlink(missing_ok=True)
     if len(failed) > config.max_bad_share * len(names):
         raise TooManyFailed(
             f"--max_bad_share: expected at most {config.max_bad_share:g} of the videos to fail, found {len(failed)} of "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -167,7 +168,7 @@ def counted(monkeypatch):
 
     def recognize(self, video):
         asked.append(video)
-        segment = {"start": 0.0, "end": 1.0, "text": "[Music]" if len(asked) > 1 else ">> one"}
+        segment = {"start": 0.0, "end": 1.0, "text": "[Music]" if self.config.model == "tiny" else ">> one"}
         return {"language": "en", "options": self.config.recorded(), "segments": [segment]}
 
     monkeypatch.setattr(SpeechRecognizer, "recognize", recognize)
@@ -206,9 +207,12 @@ def test_extraction_asks_for_speech_where_there_are_sound_and_no_captions(counte
     write_captions(tmp_path / "films" / "captioned.srt", (0.0, 1.0, "written <i>down</i>"))
     (tmp_path / "films" / "damaged.en.vtt").write_text("WEBVTT\n")
     config = ExtractConfig(
-        str(tmp_path / "films"), str(tmp_path / "data"), workers=1, speech=SpeechConfig("any"), device="cpu",
+        str(tmp_path / "films"), str(tmp_path / "data"), workers=1, device="cpu", text="none.txt",
         streams=(EncodedStream("colour", "extract.making.Colours", 2.0),),
     )  # fmt: skip
+    assert "2 without captions" in extract(config)
+    rows = {path: path.read_bytes() for path in (tmp_path / "data").rglob("*.npz")}
+    config = replace(config, speech=SpeechConfig("any"))  # which may come later
     extract(config)
     captions = json.loads((tmp_path / "data" / "captions.json").read_text())
     assert captions == {
@@ -217,12 +221,16 @@ def test_extraction_asks_for_speech_where_there_are_sound_and_no_captions(counte
     }
     assert loaded == ["any"] and [path.stem for path in counted[1]] == ["damaged"]
     assert len(list((tmp_path / "data").rglob("damaged_speech.json"))) == 1
-    assert "damaged.en.vtt: expected subtitles with lines of times" in capsys.readouterr().out
-    for record in (tmp_path / "data").rglob("*_record.json"):  # as if it had been killed before these were written
-        record.unlink()
+    assert {path: path.read_bytes() for path in (tmp_path / "data").rglob("*.npz")} == rows
     extract(config)
-    assert json.loads((tmp_path / "data" / "captions.json").read_text()) == captions
     assert len(counted[1]) == 1
+    assert "damaged.en.vtt: expected subtitles with lines of times" in capsys.readouterr().out
+    for count, lost in ((1, "*_record.json"), (2, "damaged_*.json")):  # as if it had been killed before they were there
+        for path in (tmp_path / "data").rglob(lost):
+            path.unlink()
+        extract(config)
+        assert json.loads((tmp_path / "data" / "captions.json").read_text()) == captions
+        assert len(counted[1]) == count
 
 
 # --- what is missing -------------------------------------------------------------------------------------------------
