@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,34 +39,30 @@ def merge_overlaps(clips: Sequence[Row]) -> list[Row]:
         The best first. A joined clip lasts from the earliest start to the latest end, has the texts in their order, and
         ``merged``, the number of its clips.
     """
-    found: list[list[Row]] = []
-    for clip in clips:
-        touching = [group for group in found if any(_touch(clip, other) for other in group)]
-        if not touching:
-            found.append([clip])
-            continue
-        touching[0].append(clip)
-        for group in touching[1:]:  # a clip may close the gap between two
-            touching[0].extend(group)
-            found.remove(group)
-    return [_join(group) for group in found]
+    place = {clip["id"]: number for number, clip in enumerate(clips)}
+    timed = [clip for clip in clips if clip["start"] is not None]
+    groups: list[list[Row]] = []
+    end = 0.0
+    for clip in sorted(timed, key=lambda clip: (clip["video"], clip["start"], clip["end"])):
+        if groups and groups[-1][0]["video"] == clip["video"] and clip["start"] <= end:
+            groups[-1].append(clip)
+            end = max(end, clip["end"])
+        else:
+            groups.append([clip])
+            end = clip["end"]
+    groups += [[clip] for clip in clips if clip["start"] is None]
+    best = [(min(group, key=lambda clip: place[clip["id"]]), group) for group in groups]
+    return [_join(clip, group) for clip, group in sorted(best, key=lambda pair: place[pair[0]["id"]])]
 
 
-def _touch(one: Row, other: Row) -> bool:
-    if one["video"] != other["video"] or one["start"] is None or other["start"] is None:
-        return False
-    return bool(one["start"] <= other["end"] and other["start"] <= one["end"])
-
-
-def _join(group: Sequence[Row]) -> Row:
-    best = max(group, key=lambda clip: clip["score"])
-    if len(group) == 1:
+def _join(best: Row, ordered: Sequence[Row]) -> Row:
+    """Return the best of some clips with the span and the texts of all of them, which are in the order of time."""
+    if len(ordered) == 1:
         return {**best, "merged": 1}
-    ordered = sorted(group, key=lambda clip: (clip["start"], clip["end"]))
     texts = list(dict.fromkeys(clip["text"] for clip in ordered if clip["text"]))
     texts = [text for text in texts if not any(text != other and text in other for other in texts)]  # once in a window
-    span = {"start": ordered[0]["start"], "end": max(clip["end"] for clip in group)}
-    return {**best, **span, "text": " ".join(texts) or None, "merged": len(group)}
+    span = {"start": ordered[0]["start"], "end": max(clip["end"] for clip in ordered)}
+    return {**best, **span, "text": " ".join(texts) or None, "merged": len(ordered)}
 
 
 def limit_per_video(clips: Sequence[Row], most: int) -> list[Row]:
@@ -99,13 +95,14 @@ def group_duplicates(clips: Sequence[Row], embeddings: Callable[[list[int]], Ten
     if not clips:
         return []
     rows = F.normalize(embeddings([clip["row"] for clip in clips]), dim=1)
-    similar = (rows @ rows.T >= least).tolist()
-    found: list[tuple[int, dict[str, Any]]] = []
-    for number, clip in enumerate(clips):
-        for first, best in found:
-            if similar[first][number] and best["video"] != clip["video"]:
-                best["duplicates"].append(clip["id"])
-                break
-        else:
-            found.append((number, {**clip, "duplicates": []}))
-    return [best for _, best in found]
+    firsts = torch.empty_like(rows)  # of the best clip of each group
+    found: list[Row] = []
+    for row, clip in zip(rows, clips, strict=True):
+        near = (firsts[: len(found)] @ row >= least).nonzero()[:, 0].tolist()
+        group = next((found[each] for each in near if found[each]["video"] != clip["video"]), None)
+        if group is not None:
+            group["duplicates"].append(clip["id"])
+            continue
+        firsts[len(found)] = row
+        found.append({**clip, "duplicates": []})
+    return found

@@ -35,17 +35,16 @@ _FUNCTIONS = frozenset(
 Row = dict[str, Any]
 
 
-def write_clips(path: Path, clips: Iterable[Row], own: Mapping[str, str], before: Path | None = None) -> None:
+def write_clips(path: Path, clips: Iterable[Row], own: Mapping[str, str]) -> None:
     """Write the table of clips, whole or not at all.
 
     Args:
         path: of the table.
         clips: rows by column, in the order of the vectors.
         own: names and SQL types of the user's columns.
-        before: table that these clips are added to; it stays as it is.
 
     Raises:
-        InputError: if two clips have one id, or the table before cannot be read.
+        InputError: if two clips have one id.
     """
     names = [*COLUMNS, *own]
     with replacing(path) as partial:
@@ -58,8 +57,6 @@ def write_clips(path: Path, clips: Iterable[Row], own: Mapping[str, str], before
             table.execute(f"CREATE TABLE clips ({kinds})")
             table.execute("BEGIN")
             try:
-                if before is not None:
-                    table.executemany(_insert(names), _all_rows(before, names))
                 table.executemany(_insert(names), ([clip.get(name) for name in names] for clip in clips))
             except sqlite3.IntegrityError as error:
                 raise InputError(
@@ -73,11 +70,6 @@ def write_clips(path: Path, clips: Iterable[Row], own: Mapping[str, str], before
             )
             table.execute("INSERT INTO words (words) VALUES ('rebuild')")
             table.execute("COMMIT")
-
-
-def _all_rows(path: Path, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as table:
-        yield from table.execute(f"SELECT {', '.join(map(_quoted, names))} FROM clips ORDER BY row")
 
 
 def _insert(names: Sequence[str]) -> str:
@@ -119,7 +111,7 @@ class Clips:
         with self._reading():
             self._table.execute("PRAGMA query_only = ON")
             self.columns = [row[1] for row in self._table.execute("PRAGMA table_info(clips)")]
-            self.count = int(self._table.execute("SELECT count(*) FROM clips").fetchone()[0])
+            self.count = int(self._table.execute("SELECT coalesce(max(row) + 1, 0) FROM clips").fetchone()[0])
         if not {*COLUMNS} <= {*self.columns}:
             raise InputError(f"{path}: expected the table of clips, found another; make the index again")
 
@@ -129,6 +121,12 @@ class Clips:
 
     def _reading(self) -> AbstractContextManager[None]:
         return reading(self.path, "the table of clips", sqlite3.DatabaseError, advice="make the index again")
+
+    def all(self) -> Iterator[Row]:
+        """Return all clips, in the order of the vectors."""
+        with self._reading():
+            for row in self._table.execute("SELECT * FROM clips ORDER BY row"):
+                yield dict(zip(self.columns, row, strict=True))
 
     def take(self, rows: Sequence[int]) -> list[Row]:
         """Return clips by their rows, in the order that is asked for.
@@ -167,6 +165,16 @@ class Clips:
         with self._reading():
             rows = self._table.execute(f"SELECT row FROM clips WHERE {condition} ORDER BY row")
             return np.fromiter((row[0] for row in rows), dtype=np.int64)
+
+    def by_video(self, columns: Sequence[str]) -> dict[str, Row]:
+        """Return some columns of each video, which are the same for all of its clips.
+
+        Args:
+            columns: their names.
+        """
+        query = f"SELECT video, {', '.join(map(_quoted, columns))} FROM clips GROUP BY video"
+        with self._reading():
+            return {row[0]: dict(zip(columns, row[1:], strict=True)) for row in self._table.execute(query)}
 
     def kinds(self) -> list[tuple[str, str]]:
         """Return each video with each kind of its clips."""

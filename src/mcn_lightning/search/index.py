@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -161,6 +162,19 @@ class Index:
         hidden = ["row", "has_video", "has_audio", "has_text"]
         first = ["id", "video", "start", "end", "text", "score"]
         return frame[[*first, *(name for name in columns if name not in {*hidden, *first})]]
+
+    def warm_up(self, modality: str | None = None) -> None:
+        """Load the model and read the search index, so that the first search is as fast as the others.
+
+        Args:
+            modality: letters of the modalities that will be searched; by default those that a search compares.
+
+        Raises:
+            InputError: if the search index is damaged, or there is no such modality.
+        """
+        with suppress(InputError):  # the model may have no text, or not know the word
+            self.model.embed_text("the")
+        self.ranking.warm_up(modality or self.default_gallery)
 
     def moments(self, video: str, text: str | None = None, modality: str | None = None, **query: Any) -> pd.DataFrame:
         """Return the score of a query along the time of a video.

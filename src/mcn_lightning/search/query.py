@@ -77,6 +77,9 @@ class Query:
             parts.append(index.model.embed_video(self.video, self.start, self.end))
         if self.like is not None:
             parts.append(index.vectors.rows(names, [index.clips.row_of(self.like)])[0])
+            if not parts[-1].any():
+                lacking = " and ".join(names)
+                raise InputError(f"--like {self.like}: expected a clip with {lacking}, found none; choose --modality")
         if self.vector is not None:
             if tuple(self.vector.shape) != (index.vectors.width,):
                 found = tuple(self.vector.shape)

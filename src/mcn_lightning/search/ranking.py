@@ -89,8 +89,8 @@ class Ranking:
         # all that match where a condition may remove most of them
         matching = self.clips.matching(query.words, len(self.vectors) if allowed is not None else fused)
         if allowed is not None:
-            inside = {*allowed.tolist()}
-            matching = [row for row in matching if row in inside][:fused]
+            inside = np.isin(matching, allowed, assume_unique=True)
+            matching = np.array(matching, dtype=np.int64)[inside][:fused].tolist()
         rankings = [matching] if vector is None else [list(nearest), matching]
         return dict(list(fuse_ranks(*rankings).items())[:depth])
 
@@ -113,15 +113,32 @@ class Ranking:
         # exact search of a few clips is faster than a search index that skips most of its lists' clips
         few = allowed is not None and len(allowed) <= max(POOL, len(self.vectors) // 100)
         if few or (neighbours := self._gallery(letters, names)) is None:
-            asked = there if allowed is None else np.intersect1d(allowed, there, assume_unique=True)
+            asked = there
+            if allowed is not None:
+                whole = len(there) == len(self.vectors)
+                asked = allowed if whole else np.intersect1d(allowed, there, assume_unique=True)
             every = None if len(asked) == len(self.vectors) else asked
             scores, rows = exact(self.vectors, names, vector[None], min(k, len(asked)), every)
             return scores[0], rows[0]
         return neighbours.search(vector, k, allowed)
 
+    def warm_up(self, letters: str) -> None:
+        """Read the search index of a gallery, so that no search waits for the disk.
+
+        Args:
+            letters: of the gallery.
+        """
+        names = gallery_names(letters, self.manifest.embeddings, "--modality")
+        if (neighbours := self._gallery(letters, names)) is not None:
+            neighbours.warm_up()
+        self.rows_with(letters)
+
+    def _key(self, letters: str) -> str | None:
+        return next((each for each in self.manifest.galleries if {*each} == {*letters}), None)
+
     def _gallery(self, letters: str, names: Sequence[str]) -> Neighbours | None:
         """Return the search index of a gallery, opened at the first search."""
-        key = next((each for each in self.manifest.galleries if {*each} == {*letters}), None)
+        key = self._key(letters)
         if key is None or not has_faiss():
             return None
         if key not in self._neighbours:
@@ -137,7 +154,10 @@ class Ranking:
         """
         key = "".join(sorted(letters))
         if key not in self._having:
-            self._having[key] = self.clips.having(modalities_of(letters, "--modality"))
+            gallery, count = self._key(letters), len(self.vectors)
+            whole = gallery is not None and self.manifest.galleries[gallery]["clips"] == count
+            wanted = modalities_of(letters, "--modality")
+            self._having[key] = np.arange(count) if whole else self.clips.having(wanted)
         return self._having[key]
 
     def _calibrated(

@@ -77,15 +77,15 @@ class Vectors:
             rows: of the clips.
         """
         wanted = np.asarray(rows, dtype=np.int64)
-        found = torch.zeros(len(wanted), self.width)
+        found = np.zeros((len(wanted), self.width), dtype=np.float32)
         parts = np.searchsorted(self._ends, wanted, side="right")
         for part in np.unique(parts).tolist():
             places = np.flatnonzero(parts == part)
-            begin = int(self._ends[part - 1]) if part else 0
-            own = torch.from_numpy(wanted[places] - begin)
-            # float32 before the sum: float16 would round it a second time
-            found[places] = sum((self._parts[part][name][own].float() for name in names), torch.zeros(1, self.width))
-        return found
+            own = wanted[places] - (int(self._ends[part - 1]) if part else 0)
+            for name in names:  # by NumPy: threads of torch would wait for each other longer than this takes
+                # float32 before the sum: float16 would round it a second time
+                found[places] += self._parts[part][name].numpy()[own]
+        return torch.from_numpy(found)
 
     def chunks(self, names: Sequence[str], size: int = CHUNK) -> Iterator[tuple[int, Tensor]]:
         """Return the first row of each chunk of clips, and the sum of some of their embeddings ``(n, D)`` float32.

@@ -11,23 +11,20 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from filelock import FileLock, Timeout
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 
 from mcn_lightning.commands.fit import DataCLI, run
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract.job import find_devices
-from mcn_lightning.files import writing
 from mcn_lightning.runs.saved import CONFIG, folder_of
+from mcn_lightning.search.build.folder import making
 from mcn_lightning.search.build.job import Build
 from mcn_lightning.search.explore.stills import check_stills, keep_stills
 from mcn_lightning.search.index import Index
-from mcn_lightning.search.manifest import MANIFEST, PARTS
 from mcn_lightning.search.options import IndexConfig
 
 OPTIONS = tuple(each.name for each in fields(IndexConfig))
-LOCK = ".lock"
 
 
 class IndexCLI(DataCLI):
@@ -53,44 +50,17 @@ class IndexCLI(DataCLI):
             number, processes, device = self.share
             Build(config, parts.data).embed(torch.device(device), number, processes)
             return
-        folder, devices = Path(config.output), find_devices(config.device, config.devices)
-        _check_folder(folder)
+        devices = find_devices(config.device, config.devices)
         if config.stills:
             check_stills()
-        build = Build(config, parts.data)
-        with writing(f"--output {folder}", "give another folder"):
-            folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK)
-        try:
-            with lock.acquire(timeout=0):
-                if len(devices) > 1 and build.todo():
-                    _embed_on(self.args, devices)
-                else:
-                    build.embed(devices[0])
-                print(build.finish())
-                if config.stills:
-                    print(keep_stills(Index.open(folder)))
-                Path(lock.lock_file).unlink(missing_ok=True)
-        except Timeout:
-            raise InputError(
-                f"--output {folder}: expected one command at a time, found another that writes it"
-            ) from None
-
-
-def _check_folder(folder: Path) -> None:
-    """Refuse a folder with other files, which an index would mix with.
-
-    Raises:
-        InputError: if it is no index, unfinished index or empty folder.
-    """
-    if (
-        folder.is_dir()
-        and not any((folder / name).exists() for name in (MANIFEST, PARTS, LOCK))
-        and any(folder.iterdir())
-    ):
-        raise InputError(
-            f"--output {folder}: expected an index or an empty folder, found other files; give another one"
-        )
+        with making(config, parts.data) as build:
+            if len(devices) > 1 and build.todo():
+                _embed_on(self.args, devices)
+            else:
+                build.embed(devices[0])
+            print(build.finish())
+            if config.stills:
+                print(keep_stills(Index.open(config.output)))
 
 
 def _embed_on(args: Sequence[str], devices: Sequence[torch.device]) -> None:

@@ -54,7 +54,7 @@ def run_search(args: Sequence[str]) -> None:
     parser.add_class_arguments(SearchConfig)
     parser.add_argument("--format", type=Form, default="table", help="how the answers are printed")
     parser.add_argument("--media_root", type=str, help="folder of the videos, if they have moved")
-    given = vars(parser.parse_args(args))
+    given = vars(parser.parse_args(positionals_first(args)))
     check_together(given)
     from mcn_lightning.search.index import Index
 
@@ -73,6 +73,27 @@ def run_search(args: Sequence[str]) -> None:
     frame = index.search(**{name: given[name] for name in QUERY}, **options)
     _name_unknown(index, given["text"])
     print_answers(frame, given["format"])
+
+
+def positionals_first(args: Sequence[str]) -> list[str]:
+    """Move the folder and the sentence before the options: argparse takes no optional argument after an option.
+
+    Args:
+        args: arguments of the command. Every option has one value; ``--moments`` has all that follow.
+    """
+    first: list[str] = []
+    rest: list[str] = []
+    values = 0
+    for arg in args:
+        if arg.startswith("--"):
+            rest.append(arg)
+            values = len(args) if arg == "--moments" else int("=" not in arg)
+        elif values:
+            rest.append(arg)
+            values -= 1
+        else:
+            first.append(arg)
+    return first + rest
 
 
 def check_together(given: Mapping[str, object]) -> None:
@@ -142,6 +163,8 @@ def print_answers(frame: pd.DataFrame, form: Form) -> None:
         print(frame.to_json(orient="records", force_ascii=False, indent=1))
         return
     if form == "csv":
+        if "duplicates" in frame:
+            frame = frame.assign(duplicates=frame["duplicates"].str.join(" "))
         print(frame.to_csv(index=False), end="")
         return
     if frame.empty:

@@ -51,6 +51,8 @@ def read_columns(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]]]
     kinds = {name: _kind([cells[name] for cells in values.values()]) for name in names if name != MEDIA}
     convert = {"INTEGER": int, "REAL": float, "TEXT": str}
     for own in values.values():
+        if own.get(MEDIA) == "":
+            del own[MEDIA]  # then it is that of the record, if there is one
         for name, kind in kinds.items():
             own[name] = convert[kind](own[name]) if own[name] != "" else None
     return kinds, values

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -21,8 +18,8 @@ from mcn_lightning.data.dataset import DescribedVideos, NarratedVideoDataset, sp
 from mcn_lightning.data.loading import make_loader
 from mcn_lightning.distributed import usable_cores
 from mcn_lightning.errors import InputError
-from mcn_lightning.files import reading, replacing
 from mcn_lightning.module import MCNModule
+from mcn_lightning.search.build.parts import write_part
 from mcn_lightning.search.options import IndexConfig
 from mcn_lightning.search.build.windows import WindowedVideos, check_windows
 
@@ -55,21 +52,6 @@ class Block:
         # of the ids: a block of other videos is never taken for this one
         digest = hashlib.sha256("\n".join(self.names).encode()).hexdigest()[:16]
         return f"{self.split}-{self.kind}-{self.videos[0]:08d}-{digest}.safetensors"
-
-
-@dataclass(frozen=True)
-class Part:
-    """A finished block.
-
-    Args:
-        clips: description of each clip.
-        tensors: embeddings ``(n, D)`` float16 by name, in the order of the clips.
-        skipped: videos that could not be used, with the reason.
-    """
-
-    clips: list[dict[str, Any]]
-    tensors: dict[str, Tensor]
-    skipped: dict[str, str]
 
 
 def plan(config: IndexConfig, data: NarratedVideos, known: set[tuple[str, str]]) -> list[Block]:
@@ -190,33 +172,3 @@ def _embed_batch(module: MCNModule, batch: ClipBatch) -> dict[str, Any]:
 
 def _mask(found: object, size: int) -> list[bool]:
     return found.tolist() if isinstance(found, Tensor) else [True] * size
-
-
-def write_part(path: Path, kind: str, parts: Sequence[dict[str, Any]], skipped: dict[str, str]) -> None:
-    """Write a finished block, whole or not at all."""
-    clips = [clip | {"kind": kind.removesuffix("s")} for part in parts for clip in part["clips"]]
-    names = dict.fromkeys(name for part in parts for name in part["tensors"])
-    # float16, as the index stores them
-    tensors = {name: torch.cat([_rows(part, name) for part in parts]).half() for name in names}
-    about = json.dumps({"clips": clips, "skipped": skipped}, ensure_ascii=False)
-    with replacing(path) as partial:
-        save_file(tensors, partial, {"about": about})
-
-
-def _rows(part: dict[str, Any], name: str) -> Tensor:
-    """Return the embeddings of a batch, zeros where all of its videos lack them."""
-    found = part["tensors"]
-    return found[name] if name in found else torch.zeros(len(part["clips"]), next(iter(found.values())).shape[1])
-
-
-def read_part(path: Path) -> Part:
-    """Read a finished block.
-
-    Raises:
-        InputError: if it is damaged.
-    """
-    kinds = ValueError, KeyError, TypeError, SafetensorError
-    with reading(path, "finished embeddings", *kinds, advice="delete the file"), safe_open(path, "pt") as file:
-        about = json.loads(file.metadata()["about"])
-        tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-    return Part(about["clips"], tensors, about["skipped"])

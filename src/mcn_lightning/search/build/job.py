@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from mcn_lightning.inference.words import StoredWords, write_words
 from mcn_lightning.search import neighbours
 from mcn_lightning.search.clips import Clips, Row, write_clips
 from mcn_lightning.search.build.columns import MEDIA, find_records, media_of, read_columns
-from mcn_lightning.search.build.embed import Block, embed, plan, read_part
+from mcn_lightning.search.build.embed import Block, embed, plan
 from mcn_lightning.search.build.export import check_export, write_export
+from mcn_lightning.search.build.parts import join_parts, read_part, stored_column
 from mcn_lightning.search.manifest import (
     CLUSTERS,
     FUSED,
@@ -38,7 +40,7 @@ from mcn_lightning.search.manifest import (
     read_manifest,
 )
 from mcn_lightning.search.options import LETTERS, IndexConfig, modalities_of
-from mcn_lightning.search.vectors import SHARD_ROWS, Vectors, write_shard
+from mcn_lightning.search.vectors import Vectors, write_shard
 
 MOST_SKIPPED = 3  # videos named in a message
 
@@ -72,11 +74,32 @@ class Build:
         if reading.clips.kind == "windows" or reading.allow_missing:  # videos without captions have such windows
             self.options["min_time"] = reading.clips.min_time
         self.hash = hash_model(self.model)
-        self.before = read_manifest(self.folder) if (self.folder / MANIFEST).is_file() else None
-        if self.before is not None:
-            self._check_before(self.before)
-        self.blocks = plan(config, data, self._known())
         self.parts = self.folder / PARTS
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what the folder holds, which another command may have changed, and plan what is missing.
+
+        Raises:
+            InputError: if it holds an index of another model or other options.
+        """
+        self.before = _read_if_there(self.folder)
+        for kept in (self.before, _read_if_there(self.parts)):
+            if kept is not None:
+                self._check_same(kept)
+        self.blocks = plan(self.config, self.data, self._known())
+
+    def begin(self) -> None:
+        """Make the folder of the finished blocks, and write there by which model and options they are made."""
+        if not (self.parts / MANIFEST).is_file():
+            shutil.rmtree(self.parts, ignore_errors=True)
+        self.parts.mkdir(parents=True, exist_ok=True)
+        self._manifest("", []).write(self.parts)
+
+    def _manifest(self, table: str, shards: list[tuple[str, int]], **more: Any) -> Manifest:
+        names = self._names() if self.before is None else self.before.embeddings
+        options = self.inputs.as_dict(), network_options(self.model)
+        return Manifest(self.hash, self.options, *options, table, shards, names, **more)
 
     def _check_sizes(self) -> None:
         network = self.model.network_config
@@ -91,15 +114,14 @@ class Build:
                 f"--ckpt_path: expected a model of {', '.join(self.data.modalities)}, found one of {found}"
             )
 
-    def _check_before(self, before: Manifest) -> None:
-        if before.model != self.hash:
+    def _check_same(self, kept: Manifest) -> None:
+        if kept.model != self.hash:
             raise InputError(
-                f"--output {self.folder}: expected the model that the index was made with ({before.model[:12]}), found "
+                f"--output {self.folder}: expected the model that the index was made with ({kept.model[:12]}), found "
                 f"another ({self.hash[:12]}); give another folder, or the checkpoint of the index"
             )
-        check_same(self.folder, before.options, self.options)
-        check_same(self.folder, _shared(before.inputs), _shared(self.inputs.as_dict()))
-        check_same(self.folder, {"columns": before.own}, {"columns": self.own})
+        check_same(self.folder, kept.options, self.options)
+        check_same(self.folder, _shared(kept.inputs), _shared(self.inputs.as_dict()))
 
     def _known(self) -> set[tuple[str, str]]:
         """Return the videos of the index, with the kind of their clips."""
@@ -119,7 +141,6 @@ class Build:
             share: number of the share, from 0.
             shares: number of shares.
         """
-        self.parts.mkdir(parents=True, exist_ok=True)
         module = self.model.to(device).eval()
         # shares of all blocks, not of those that are left: another process may finish some in between
         mine = {block.file for block in self.blocks[share::shares]}
@@ -136,34 +157,62 @@ class Build:
         Raises:
             InputError: if no clip could be embedded.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         before, choices = self.before, self._choices()
-        if before is not None and not self.blocks and before.choices == choices:
+        changed = self._changed()
+        if before is not None and not self.blocks and not changed and before.choices == choices:
             shutil.rmtree(self.parts, ignore_errors=True)
             return self._report(before, 0)
         generation = 1 if before is None else before.generation + 1
         shards, skipped = [] if before is None else list(before.shards), dict[str, str]()
-        old = len(shards)
-        names = self._names() if before is None else before.embeddings
-        clips: list[Row] = []
-        for number, tensors in enumerate(_shards(self._parts(clips, skipped, names)), old):
-            shards.append((f"vectors-{number:05d}.safetensors", len(next(iter(tensors.values())))))
+        old, names = 0 if before is None else before.clips, self._names() if before is None else before.embeddings
+        for tensors in join_parts(self._parts(skipped, names)):
+            shards.append((f"vectors-{len(shards):05d}.safetensors", len(next(iter(tensors.values())))))
             write_shard(self.folder / shards[-1][0], tensors)
-        if not clips and before is None:
+        new = sum(rows for _, rows in shards) - old
+        if not new and before is None:
             reason = next(iter(skipped.items()), ("the lists", "they name no video"))
             raise InputError(f"--config: expected clips to index, found none; first: {reason[0]}: {reason[1]}")
-        table = f"clips-{generation}.sqlite"
-        write_clips(self.folder / table, clips, self.own, None if before is None else self.folder / before.table)
+        table, own = f"clips-{generation}.sqlite", self.own if before is None else before.own | self.own
+        write_clips(self.folder / table, chain(self._old_clips(changed), self._new_clips(old)), own)
         if before is None:
             self._write_model()
         self._write_words()
-        manifest = Manifest(
-            self.hash, self.options, self.inputs.as_dict(), network_options(self.model), table, shards, names,
-            self._galleries(table, shards, names, generation), choices, self.own, generation, skipped,
-        )  # fmt: skip
+        same = before is not None and not new and before.choices == choices
+        galleries = before.galleries if before is not None and same else self._galleries(table, shards, names, generation)
+        manifest = self._manifest(
+            table, shards, galleries=galleries, choices=choices, own=own, generation=generation, skipped=skipped
+        )
         manifest.write(self.folder)
         self._tidy(manifest)
-        return self._report(manifest, len(clips))
+        return self._report(manifest, new)
+
+    def _changed(self) -> dict[str, Row]:
+        """Return the user's columns of the videos of the index where they differ from those that it has."""
+        if self.before is None or not self.values:
+            return {}
+        table = Clips(self.folder / self.before.table)
+        kept = table.by_video([name for name in (*self.own, MEDIA) if name in table.columns])
+        return {
+            video: values
+            for video, values in self.values.items()
+            if video in kept and any(kept[video].get(name) != value for name, value in values.items())
+        }
+
+    def _old_clips(self, changed: Mapping[str, Row]) -> Iterator[Row]:
+        """Return the clips of the index before, with the columns that the user has changed."""
+        if self.before is not None:
+            for clip in Clips(self.folder / self.before.table).all():
+                yield clip | changed.get(clip["video"], {})
+
+    def _new_clips(self, first: int) -> Iterator[Row]:
+        """Return the clips of the finished blocks, in the order of their embeddings."""
+        records = find_records(self.data.layout.features)
+        for block in self.blocks:
+            clips = read_part(self.parts / block.file).clips
+            media = {video: media_of(records, video) for video in dict.fromkeys(clip["video"] for clip in clips)}
+            for row, clip in enumerate(clips, first):
+                yield {"row": row, MEDIA: media[clip["video"]]} | clip | self.values.get(clip["video"], {})
+            first += len(clips)
 
     def _choices(self) -> dict[str, Any]:
         config = self.config
@@ -192,21 +241,13 @@ class Build:
             gallery_names(letters, names, "--galleries")
         return list(self.config.galleries)
 
-    def _parts(self, clips: list[Row], skipped: dict[str, str], names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-        """Return the embeddings of the finished blocks in order, and collect their clips."""
-        records = find_records(self.data.layout.features)
+    def _parts(self, skipped: dict[str, str], names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+        """Return the embeddings of the finished blocks in order, and collect the videos that could not be used."""
         for block in self.blocks:
             part = read_part(self.parts / block.file)
             skipped |= part.skipped
-            media = {video: media_of(records, video) for video in dict.fromkeys(clip["video"] for clip in part.clips)}
-            for clip in part.clips:
-                own = self.values.get(clip["video"], {})
-                clips.append({"row": None} | clip | {MEDIA: media[clip["video"]]} | own)
             if part.clips:
-                yield {name: _column(part.tensors, name, len(part.clips)) for name in names}
-        first = 0 if self.before is None else self.before.clips
-        for row, clip in enumerate(clips, first):
-            clip["row"] = row
+                yield {name: stored_column(part.tensors, name, len(part.clips)) for name in names}
 
     def _write_model(self) -> None:
         """Write the network and its clusters, so that a search needs no checkpoint."""
@@ -261,7 +302,8 @@ class Build:
 
     def _report(self, manifest: Manifest, new: int) -> str:
         table = Clips(self.folder / manifest.table)
-        lines = [f"{self.folder}: {manifest.clips} clips of {len(table.videos())} videos, {new} new"]
+        videos = {*table.videos()}
+        lines = [f"{self.folder}: {manifest.clips} clips of {len(videos)} videos, {new} new"]
         for letters, about in manifest.galleries.items():
             probes = f", {about['probes']} searched" if about["probes"] else ""
             recall = f"recall@10 {about['recall']:.3f}" + (f" on {about['sample']} queries" if about["probes"] else "")
@@ -270,12 +312,16 @@ class Build:
             some = "; ".join(list(skipped.values())[:MOST_SKIPPED])
             more = f"; and {len(skipped) - MOST_SKIPPED} more" if len(skipped) > MOST_SKIPPED else ""
             lines.append(f"warning: {len(skipped)} videos left out: {some}{more}")
-        if unmatched := [video for video in self.values if video not in {*table.videos()}]:
+        if unmatched := [video for video in self.values if video not in videos]:
             lines.append(f"warning: --columns: {len(unmatched)} videos are not in the index, such as {unmatched[0]}")
         if self.config.export:
             write_export(Path(self.config.export), table, manifest.own)
             lines.append(f"table of clips: {self.config.export}")
         return "\n".join(lines)
+
+
+def _read_if_there(folder: Path) -> Manifest | None:
+    return read_manifest(folder) if (folder / MANIFEST).is_file() else None
 
 
 def _shared(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -284,32 +330,3 @@ def _shared(inputs: dict[str, Any]) -> dict[str, Any]:
              "text": ("kind", "source", "dim", "max_words", "lowercase", "eval_column")}  # fmt: skip
     found = {f"{group}.{name}": inputs[group][name] for group, own in names.items() for name in own}
     return found | {"streams": inputs["streams"]}
-
-
-def _column(tensors: dict[str, Tensor], name: str, count: int) -> Tensor:
-    """Return an embedding ``(n, D)`` float16 of a part; zeros where its videos lack it."""
-    if name == FUSED:
-        both = [tensors[each].float() for each in ("video", "audio") if each in tensors]
-        return torch.stack(both).sum(dim=0).half() if both else _column(tensors, "video", count)
-    if name in tensors:
-        return tensors[name]
-    return torch.zeros(count, next(iter(tensors.values())).shape[1], dtype=torch.float16)
-
-
-def _shards(parts: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    """Join parts to shards of at most ``SHARD_ROWS`` rows, unless a part has more."""
-    waiting: list[dict[str, Tensor]] = []
-    rows = 0
-    for part in parts:
-        count = len(next(iter(part.values())))
-        if waiting and rows + count > SHARD_ROWS:
-            yield _joined(waiting)
-            waiting, rows = [], 0
-        waiting.append(part)
-        rows += count
-    if waiting:
-        yield _joined(waiting)
-
-
-def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
