@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -17,11 +18,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from forked import Popen
 from launch import refusal, run
 from processes import LIMIT
 from safetensors.torch import load_file
 
 import mcn_lightning as mcn
+from mcn_lightning.search.build.folder import making
+from mcn_lightning.search.build.job import Build
+from mcn_lightning.search.options import IndexConfig
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -94,7 +99,9 @@ def test_two_builds_have_the_same_bytes(made, trained, tmp_path):
     assert contents(tmp_path / "again") == contents(made)
 
 
-def test_a_build_on_two_devices_has_the_same_clips(index, trained, tmp_path):
+def test_a_build_on_two_devices_has_the_same_clips(index, trained, tmp_path, monkeypatch):
+    forked = multiprocessing.get_context("forkserver")  # from a process that has imported everything
+    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: forked)
     other = trained.index(tmp_path / "two", "--devices", 2)
     assert other.clips.take(range(len(other))) == index.clips.take(range(len(index)))
     for name in index.vectors.names:
@@ -102,8 +109,8 @@ def test_a_build_on_two_devices_has_the_same_clips(index, trained, tmp_path):
                                    index.vectors.rows([name], range(len(index))))  # fmt: skip
 
 
-def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(made, trained, tmp_path, monkeypatch):
-    """The process is killed as soon as the first block is there; the blocks are one video each."""
+def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(made, trained, tmp_path, capsys):
+    """The process is killed as soon as the first block is there. Another model cannot finish its work."""
     folder = tmp_path / "index"
     code = (
         "import sys, time, mcn_lightning.search.build.embed as embed\n"
@@ -116,22 +123,24 @@ def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(made, trained, tmp_pa
         "main([word for word in sys.argv[1:] if word != '--slow'])\n"
     )
     words = ["index", "--ckpt_path", str(trained.folder), "--config", str(trained.config), "--output", str(folder)]
-    process = subprocess.Popen([sys.executable, "-c", code, *words, "--slow"], stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT)  # fmt: skip
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        process = Popen([sys.executable, "-c", code, *words, "--slow"], stdout=file, stderr=subprocess.STDOUT)
     late = time.monotonic() + LIMIT
     while not list(folder.glob("parts/*.safetensors")):
-        assert process.poll() is None, process.stdout.read().decode()
-        assert time.monotonic() < late
+        assert process.poll() is None and time.monotonic() < late, log.read_text()
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    process.stdout.close()
-    first = {path.name: path.stat().st_mtime_ns for path in folder.glob("parts/*.safetensors")}
-    assert len(first) == 1
+    assert len(list(folder.glob("parts/*.safetensors"))) == 1
     with pytest.raises(mcn.InputError, match="lightning index has not finished; run the same command again"):
         mcn.Index.open(folder)
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    said = refusal(capsys, *words[:2], another_run(trained, tmp_path), *words[3:])
+    assert "expected the model that the index was made with" in said
+    assert "expected clips as in this index" in refusal(capsys, *words, "--clips", "both")
+    with log.open("w") as file:
+        done = Popen([sys.executable, "-c", code, *words], stdout=file, stderr=subprocess.STDOUT)
+    assert done.wait() == 0, log.read_text()
     assert contents(folder) == contents(made)
 
 
@@ -157,6 +166,23 @@ def test_new_videos_are_added_and_old_ones_are_not_embedded_again(trained, tmp_p
     assert after.search(new[0]["text"], k=len(after))["id"].nunique() == len(after)
     assert sorted(path.name for path in folder.glob("clips-*")) == [after.manifest.table] == ["clips-2.sqlite"]
     assert not (folder / "parts").exists()
+
+
+def test_what_another_command_added_in_between_is_kept(trained, tmp_path):
+    root, config = copied(trained, tmp_path, train=3)
+    run("index", "--ckpt_path", trained.folder, "--config", config, "--output", tmp_path / "index")
+    options = yaml.safe_load(config.read_text())["data"]
+    shutil.copy(trained.root / "train.csv", root)
+    given = IndexConfig(str(trained.folder), str(tmp_path / "index"))
+    late = Build(given, mcn.NarratedVideos(**options))  # it has looked at the folder, and then waits
+    run("index", "--ckpt_path", trained.folder, "--config", config, "--output", tmp_path / "index")
+    before = contents(tmp_path / "index")
+    late.refresh()
+    assert late.todo() == [] and "0 new" in late.finish() and contents(tmp_path / "index") == before
+    with making(given, mcn.NarratedVideos(**options)):
+        with pytest.raises(mcn.InputError, match="expected one command at a time, found another that writes it"):
+            with making(given, mcn.NarratedVideos(**options)):
+                pass
 
 
 def test_windows_cover_videos_and_have_the_captions_in_them(trained, tmp_path):
@@ -192,6 +218,17 @@ def test_own_columns_are_joined_by_video_and_can_be_asked_for(trained, tmp_path,
     found = index.search(clips[videos[0]]["text"], where="year = 4 and author = 'c'", k=50)
     assert set(found["video"]) == {videos[1]} and set(found["author"]) == {"c"}
     assert "1 videos are not in the index, such as elsewhere" in capsys.readouterr().out
+    vectors, search = index.manifest.shards, index.manifest.galleries
+    path.write_text(f"video,year,rating\n{videos[0]},7,2.5\n")
+    index = trained.index(tmp_path / "index", "--columns", path)  # nothing is embedded again
+    clips = {clip["video"]: clip for clip in index.clips.take(range(len(index)))}
+    own = [[clips[video][name] for video in videos[:3]] for name in ("year", "rating", "author")]
+    assert own == [[7, 4, None], [2.5, None, None], ["a, b", "c", None]]
+    assert (index.manifest.shards, index.manifest.galleries) == (vectors, search)
+    said = capsys.readouterr().out
+    assert "0 new" in said and "--columns: new values for 1 videos" in said
+    again = trained.index(tmp_path / "index", "--columns", path)
+    assert again.manifest == index.manifest
 
 
 def test_a_video_that_cannot_be_read_is_named_and_left_out(trained, tmp_path, capsys):
@@ -224,6 +261,8 @@ def test_a_clip_that_lacks_a_modality_is_no_answer_of_that_gallery(trained, tmp_
         assert filtered["id"].tolist() == found["id"].tolist()
         np.testing.assert_allclose(filtered["score"], found["score"], rtol=1e-5, atol=1e-6)
     assert found[found["video"] == silent]["score_a"].isna().all()
+    with pytest.raises(mcn.InputError, match=f"--like {silent}:0: expected a clip with audio, found none"):
+        index.search(like=f"{silent}:0", modality="a")
 
 
 def test_without_a_config_the_data_are_those_of_the_run(made, trained, tmp_path):

@@ -77,7 +77,7 @@ def test_a_flat_index_equals_exact_search(stored, tmp_path):
     assert (neighbours.search_many(queries, 10, allowed)[1] == brute(stored[1], queries, 10, allowed)).all()
 
 
-@pytest.mark.parametrize("factory", [None, "IVF64,SQ4", "IVF64,PQ8"])
+@pytest.mark.parametrize("factory", [None, "IVF64,PQ16x4fs"])
 def test_a_compressed_index_has_the_recall_that_it_says(factory, stored, tmp_path):
     about, neighbours = made(stored, tmp_path, factory, 0.95 if factory is None else 0.8, flat=1_000)
     assert about["factory"].startswith("IVF") and about["probes"] >= 1
@@ -115,10 +115,11 @@ def test_rows_that_are_not_there_are_no_answers(stored, tmp_path):
 @pytest.mark.parametrize(
     ("count", "width", "memory", "factory"),
     [
-        (100_000, 1024, 4.0, "SQfp16"), (200_000, 1024, 4.0, "SQfp16"), (200_001, 1024, 4.0, "IVF1024,SQ8"),
-        (100_000, 1024, 0.15, "IVF512,SQ8"), (1_000_000, 1024, 4.0, "IVF2048,SQ8"),
-        (1_000_000, 1024, 0.6, "IVF2048,SQ4"), (10_000_000, 1024, 4.0, "IVF8192,PQ256"),
-        (120_000_000, 1024, 10.0, "IVF16384,PQ64"),
+        (100_000, 1024, 4.0, "SQfp16"), (200_000, 1024, 4.0, "SQfp16"), (200_001, 1024, 4.0, "IVF1024,PQ256x4fs"),
+        (100_000, 1024, 0.15, "IVF512,PQ256x4fs"), (1_000_000, 1024, 4.0, "IVF2048,PQ256x4fs"),
+        (1_000_000, 1024, 0.1, "IVF2048,PQ128x4fs"), (1_000_000, 512, 4.0, "IVF2048,PQ256x4fs"),
+        (1_000_000, 128, 4.0, "IVF2048,SQ8"), (1_000_000, 333, 4.0, "IVF2048,SQ8"),
+        (120_000_000, 1024, 10.0, "IVF16384,PQ128x4fs"),
     ],
 )  # fmt: skip
 def test_the_choice_follows_size_and_budget(count, width, memory, factory):
@@ -128,7 +129,7 @@ def test_the_choice_follows_size_and_budget(count, width, memory, factory):
 
 def test_a_budget_that_is_too_small_says_what_is_needed():
     with pytest.raises(
-        mcn.InputError, match=r"--memory: expected at least 4\.87 GB for 120000000 clips, found 1; raise"
+        mcn.InputError, match=r"--memory: expected at least 2\.95 GB for 120000000 clips, found 1; raise"
     ):
         choose(120_000_000, 1024, 1.0)
 
@@ -137,7 +138,7 @@ def test_a_large_index_is_searched_as_a_small_one(trained, tmp_path, capsys):
     flat = trained.index(tmp_path / "flat")
     lists = trained.index(tmp_path / "lists", "--flat_clips", 10, "--recall", 1.0)
     assert lists.manifest.galleries["va"]["factory"].startswith("IVF1,SQ8")
-    assert "lists, 8 bits a number, 1 searched" in capsys.readouterr().out
+    assert "lists, 16 bytes a clip, 1 searched" in capsys.readouterr().out
     text = flat.clips.take([0])[0]["text"]
     for options in ({}, {"where": "start > 5"}, {"per_video": 1}, {"calibrate": 0.3}):
         one, two = (each.search(text, k=10, **options) for each in (flat, lists))

@@ -136,8 +136,9 @@ def test_calibrated_scores_are_those_of_the_evaluation(index):
         index.search(like=found["id"][0], calibrate=0.5)
 
 
-def test_answers_merge_and_group(trained, tmp_path):
+def test_answers_merge_and_group(trained, tmp_path, capsys, monkeypatch):
     index = trained.index(tmp_path / "index", "--clips", "both", "--window", 5)
+    capsys.readouterr()
     text = text_of(index, 1)
     plain, merged = index.search(text, k=200), index.search(text, k=200, merge=True)
     assert merged["merged"].sum() == len(plain) == len(index)
@@ -158,6 +159,15 @@ def test_answers_merge_and_group(trained, tmp_path):
         for other in others:
             pair = torch.nn.functional.normalize(torch.stack([index.embedding(name), index.embedding(other)]), dim=1)
             assert pair[0] @ pair[1] >= 0.9 - 1e-3
+
+    depths, rank = [], index.ranking.rank
+    monkeypatch.setattr(index.ranking, "rank", lambda *given: depths.append(given[3]) or rank(*given))
+    monkeypatch.setattr("mcn_lightning.search.index.DEEPEST", 8)
+    one = index.search(text, k=2, per_video=1, where=f"video = '{first['video']}'")
+    assert len(one) == 1 and depths == [8]  # no deeper, although there are more clips of the video
+    run("search", tmp_path / "index", text, "--k", 200, "--duplicates", 0.9, "--format", "csv")
+    printed = pd.read_csv(io.StringIO(capsys.readouterr().out), keep_default_na=False)
+    assert printed["duplicates"].str.split().tolist() == grouped["duplicates"].tolist()
 
 
 @pytest.mark.parametrize(
@@ -211,6 +221,9 @@ def test_the_command_prints_a_table_json_or_csv(made, capsys):
     table = pd.read_csv(io.StringIO(capsys.readouterr().out))
     assert list(table.columns) == list(expected.columns)
     np.testing.assert_allclose(table["score"], expected["score"])
+    for words in ((made, "--k", 3, text), ("--k=3", made, "--modality", "va", text), ("--merge", "false", made, text)):
+        run("search", *words, "--format", "json")  # the sentence may follow options
+        assert [each["id"] for each in json.loads(capsys.readouterr().out)][:3] == expected["id"].tolist()
     run("search", made, text, "--where", "start < 0")
     assert capsys.readouterr().out == "no clip found\n"
 

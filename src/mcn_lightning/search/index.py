@@ -31,6 +31,9 @@ from mcn_lightning.search.vectors import Vectors
 if TYPE_CHECKING:
     import pandas as pd
 
+DEEPEST = 5_000
+"""Clips that are looked at to fill the answers of ``per_video``, ``merge`` and ``duplicates``; 4 k if that is more."""
+
 
 class Index:
     """An index that ``lightning index`` made. ``Index.open`` opens one.
@@ -240,10 +243,10 @@ class Index:
         depth = (4 * config.k if grouping else config.k) + (own is not None)
         while True:
             ranked = self.ranking.rank(query, vector, letters, depth, allowed, config)
-            whole = len(ranked) < depth
+            last = len(ranked) < depth or depth >= max(DEEPEST, 4 * config.k)
             ranked = {row: score for row, score in ranked.items() if row != own}  # a clip is no answer to itself
             answers = self._group(self._rows(ranked), names, config)
-            if len(answers) >= config.k or whole:
+            if len(answers) >= config.k or last:
                 return self._with_scores(answers[: config.k], vector)
             depth *= 4
 

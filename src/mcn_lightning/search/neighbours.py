@@ -21,7 +21,9 @@ SAMPLE = 200
 DEPTH = 10  # of that recall
 ITERATIONS = 8  # of the k-means that finds the lists
 ROWS_A_LIST = 40  # of its training sample; faiss warns below 39
-RERANK = 4  # candidates for each answer that are scored again by the stored embeddings
+FINEST = 128
+"""Bytes of a clip, or 1 bit a number if that is more: finer ones find no more, as candidates are scored again."""
+RERANK, MORE = 4, 160  # candidates for each answer, and for each search, scored again by the stored embeddings
 READ = 1 << 24  # bytes that are read at a time to warm up
 FEW = 20_000
 """Clips that a condition leaves, up to which they are compared one by one."""
@@ -59,14 +61,13 @@ def choose(count: int, width: int, memory: float, flat_clips: int = 200_000) -> 
     # twice the root of N balances the lists that are compared with the clips in them
     lists = 2 ** round(math.log2(max(2 * math.sqrt(count), 1)))
     lists = max(min(lists, count // ROWS_A_LIST), 1)
-    forms = [("SQ8", width, "8 bits a number"), ("SQ4", width // 2, "4 bits a number")]
-    parts = [width // share for share in (4, 8, 16, 32) if width % share == 0]
-    forms += [(f"PQ{each}", each, f"{each} bytes a clip") for each in parts]
-    for form, each, what in forms:
+    split = [(f"PQ{width // share}x4fs", -(-width // share // 2)) for share in (2, 4, 8, 16, 32) if width % share == 0]
+    forms = [form for form in [("SQ8", width), *split] if form[1] <= max(FINEST, width // 8)]
+    for form, each in forms or [("SQ8", width), ("SQ4", width // 2)]:
         # 8 bytes for the number of each clip, and a float32 centroid for each list
-        size = count * (each + 8) + 4 * lists * width
+        size = count * (each + 8) + 16 * lists * each + 4 * lists * width  # lists are filled up to whole blocks of 32
         if size <= budget:
-            return Choice(f"IVF{lists},{form}", size, f"{lists} lists, {what}")
+            return Choice(f"IVF{lists},{form}", size, f"{lists} lists, {each} bytes a clip")
     raise InputError(f"--memory: expected at least {size / 1e9:.2f} GB for {count} clips, found {memory:g}; raise it")
 
 
@@ -180,15 +181,22 @@ def _tune(
     if not len(queries):
         queries = vectors.rows(names, rows)
     truth = exact(vectors, names, queries, DEPTH, there)[1]
-    lists, probes, found = neighbours.lists, 1, 0.0
-    while True:
+
+    def measure(probes: int) -> float:
         neighbours.probes = probes
-        hits = [len({*mine.tolist()} & {*true.tolist()}) for mine, true in
-                zip(neighbours.search_many(queries, DEPTH)[1], truth, strict=True)]  # fmt: skip
-        found = sum(hits) / truth.size
-        if found >= recall or probes >= lists:
-            return {"probes": probes, "recall": round(found, 4), "sample": len(queries), "lists": lists}
+        found = neighbours.search_many(queries, DEPTH)[1]
+        return (
+            sum(len({*mine.tolist()} & {*true.tolist()}) for mine, true in zip(found, truth, strict=True)) / truth.size
+        )
+
+    lists, probes = neighbours.lists, 1
+    while (found := measure(probes)) < recall and probes < lists:
         probes = min(2 * probes, lists)
+    for fewer in (5 * probes // 8, 6 * probes // 8, 7 * probes // 8):  # a search takes as long as it has lists
+        if probes // 2 < fewer < probes and (less := measure(fewer)) >= recall:
+            probes, found = fewer, less
+            break
+    return {"probes": probes, "recall": round(found, 4), "sample": len(queries), "lists": lists}
 
 
 class Neighbours:
@@ -259,7 +267,7 @@ class Neighbours:
         parameters = None
         if given:
             parameters = faiss.SearchParameters(**given) if self.flat else faiss.SearchParametersIVF(**given)
-        wanted = min(k if self.flat else RERANK * k, self._index.ntotal)
+        wanted = min(k if self.flat else RERANK * k + MORE, self._index.ntotal)
         asked = np.ascontiguousarray(queries.float().cpu().numpy())
         scores, rows = self._index.search(asked, wanted, params=parameters)
         if self.flat:

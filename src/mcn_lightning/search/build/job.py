@@ -184,7 +184,7 @@ class Build:
         )
         manifest.write(self.folder)
         self._tidy(manifest)
-        return self._report(manifest, new)
+        return self._report(manifest, new, len(changed))
 
     def _changed(self) -> dict[str, Row]:
         """Return the user's columns of the videos of the index where they differ from those that it has."""
@@ -300,7 +300,7 @@ class Build:
                 if path.name not in kept:
                     path.unlink()
 
-    def _report(self, manifest: Manifest, new: int) -> str:
+    def _report(self, manifest: Manifest, new: int, changed: int = 0) -> str:
         table = Clips(self.folder / manifest.table)
         videos = {*table.videos()}
         lines = [f"{self.folder}: {manifest.clips} clips of {len(videos)} videos, {new} new"]
@@ -312,6 +312,8 @@ class Build:
             some = "; ".join(list(skipped.values())[:MOST_SKIPPED])
             more = f"; and {len(skipped) - MOST_SKIPPED} more" if len(skipped) > MOST_SKIPPED else ""
             lines.append(f"warning: {len(skipped)} videos left out: {some}{more}")
+        if changed:
+            lines.append(f"--columns: new values for {changed} videos")
         if unmatched := [video for video in self.values if video not in videos]:
             lines.append(f"warning: --columns: {len(unmatched)} videos are not in the index, such as {unmatched[0]}")
         if self.config.export:
