@@ -10,6 +10,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from tqdm import tqdm
+
 from mcn_lightning.distributed import usable_cores
 from mcn_lightning.errors import InputError, need_package
 from mcn_lightning.search.clips import Row
@@ -108,7 +110,8 @@ def keep_stills(index: Index) -> str:
     with closing(sqlite3.connect(index.folder / STILLS)) as table:
         table.execute("CREATE TABLE IF NOT EXISTS stills (id TEXT PRIMARY KEY, jpeg BLOB NOT NULL) WITHOUT ROWID")
         before = {row[0] for row in table.execute("SELECT id FROM stills")}
-        for clip, found in _take_all(index, before):
+        left = len(index) - len(before)
+        for clip, found in tqdm(_take_all(index, before), "pictures", left, unit="clip", disable=left == 0):
             if isinstance(found, bytes):
                 table.execute("INSERT INTO stills VALUES (?, ?)", [clip["id"], found])
             else:
