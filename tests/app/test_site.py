@@ -21,7 +21,7 @@ from mcn_lightning.app.options import AppConfig
 from mcn_lightning.app.server import guarded, opened
 from mcn_lightning.errors import InputError
 from mcn_lightning.search.explore.points import principal_points
-from mcn_lightning.search.explore.stills import STILLS, KeptStills, keep_stills
+from mcn_lightning.search.explore.stills import STILLS, keep_stills
 from mcn_lightning.search.index import Index
 
 PATIENT = {"decode_seconds": 600.0, "upload_seconds": 600.0}
@@ -319,7 +319,7 @@ def test_stills_that_are_kept_stand_for_videos_that_are_gone(tmp_path):
         assert client.get("/still/1").content[:2] == b"\xff\xd8" and client.get("/still/9").status_code == 404
     (tmp_path / "index" / STILLS).write_bytes(b"no table at all")
     with pytest.raises(InputError, match=r"stills\.sqlite: expected pictures of clips, found .*; delete the file"):
-        KeptStills(index.folder)
+        keep_stills(index)
 
 
 def test_groups_are_named_by_their_captions(client):

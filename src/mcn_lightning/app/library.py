@@ -30,6 +30,7 @@ STILLS = 500
 """Pictures that are kept, some 10 kB each."""
 COLUMNS = ("cluster", "topic", "video")
 LISTED = 2_000  # videos that the filter suggests
+WARM = 4  # searches at the start, which bring parts of a large search index into memory
 Found = TypeVar("Found")
 
 
@@ -53,10 +54,16 @@ class Library:
         self._lock = threading.Lock()  # of the index
 
     def warm_up(self) -> None:
-        """Search once and read the list of videos, so that the first search is as fast as the others."""
-        with self._lock, suppress(InputError):  # a later search reports what is wrong
-            self.index.answers(Query(text="the"), SearchConfig(k=1))
+        """Search some times and read the list of videos, so that the first search is as fast as the others."""
+        rows = np.linspace(0, len(self.index) - 1, WARM).astype(int).tolist()
+        queries = [Query(text="the"), *(Query(like=str(clip["id"])) for clip in self._take(rows))]
+        for query in queries:
+            with self._lock, suppress(InputError):  # a word may not be known, and a later search reports what is wrong
+                self.index.answers(query, SearchConfig(k=24))
         self._groups("video")
+
+    def start_pictures(self) -> None:
+        """Start the process that takes pictures, so that the first one need not wait for it."""
         self._stills_process.start()
 
     def about(self) -> dict[str, Any]:
@@ -64,7 +71,7 @@ class Library:
         index = self.index
         videos = self._groups("video").labels
         with self._lock:
-            text = "text" in index.modalities
+            asking = index.model.network_config.embeddings  # of a query: an index may lack captions
             return {
                 "name": index.folder.resolve().name,
                 "clips": len(index),
@@ -72,9 +79,8 @@ class Library:
                 "video_count": len(videos),
                 "modalities": self._letters(),
                 "gallery": index.default_gallery,
-                "text": text,
-                "files": {"picture": "video" in index.modalities and bool(index.inputs.encoders),
-                          "sound": "audio" in index.modalities},
+                "text": "text" in asking,
+                "files": {"picture": "video" in asking and bool(index.inputs.encoders), "sound": "audio" in asking},
                 "columns": [each for each in COLUMNS if each in index.clips.columns],
                 "max_upload": self.uploads.most,
             }  # fmt: skip

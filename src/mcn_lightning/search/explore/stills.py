@@ -105,7 +105,11 @@ def keep_stills(index: Index) -> str:
 
     Returns:
         A line on what there is now, with the reason of the first clip without a picture.
+
+    Raises:
+        InputError: if the file of the pictures is damaged.
     """
+    KeptStills(index.folder)  # refuses a damaged file
     kept, reasons = 0, []
     with closing(sqlite3.connect(index.folder / STILLS)) as table:
         table.execute("CREATE TABLE IF NOT EXISTS stills (id TEXT PRIMARY KEY, jpeg BLOB NOT NULL) WITHOUT ROWID")
