@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from functools import cache
@@ -217,23 +218,35 @@ def test_options_and_recipes_of_the_pages_exist(page, monkeypatch):
 
 
 @pytest.mark.slow
-def test_ten_lines_go_from_a_checkpoint_and_a_sentence_to_ranked_clips(tmp_path, monkeypatch, capsys):
-    readme, quickstart = (
-        re.search(r"^```python\n(import mcn_lightning.*?)^```", page.read_text(), re.M | re.S)[1]
-        for page in (TOP / "README.md", DOCS / "quickstart.md")
+def test_a_sentence_finds_clips_as_the_pages_say(tmp_path, monkeypatch, capsys):
+    quickstart, guide = (
+        re.search(rf"^<!-- {name} -->\n```python.*?\n(.*?)^```", (DOCS / page).read_text(), re.M | re.S)[1]
+        for name, page in (("search", "quickstart.md"), ("rank", "guides/search.md"))
     )
-    assert readme == quickstart and len([line for line in readme.splitlines() if line]) <= 10
     monkeypatch.chdir(tmp_path)
     small = ["--data.synthetic.videos", 16, "--data.synthetic.held_out", 2, "--data.num_workers", 0]
     run("fit", "--config", "demo", *small, "--trainer.max_epochs", 1, "--model.clustering.queue_rows", 64)
     folder = Path("runs/demo/version_0")
     run("predict", "--config", folder / "config.yaml", "--ckpt_path", folder / "checkpoints" / "last.ckpt")
     capsys.readouterr()
-    exec(readme, names := {})
+    exec(guide, names := {})
     lines = capsys.readouterr().out.splitlines()
     scores = [float(line.split()[0]) for line in lines]
     assert len(lines) == 5 and scores == sorted(scores, reverse=True)
     assert all("synthetic_000" in line for line in lines) and names["best"].rows.shape == (1, 5)
+    shown = {
+        page.name: re.findall(r"^lightning ((?:index|search) .*)$", page.read_text(), re.M)
+        for page in (TOP / "README.md", DOCS / "quickstart.md")
+    }
+    index, search = shown["quickstart.md"]
+    assert shown["README.md"] == [index, search.replace("--k 5", "--k 3")]
+    run(*shlex.split(index))
+    capsys.readouterr()
+    run(*shlex.split(search))
+    table = capsys.readouterr().out.splitlines()
+    exec(quickstart, {})
+    frame = capsys.readouterr().out.splitlines()
+    assert len(table) == 6 and [line.split()[1] for line in table[1:]] == [line.split()[1] for line in frame[1:]]
 
 
 def test_the_architecture_names_every_package():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sqlite3
 import threading
 import time
+from contextlib import closing
 
 import pytest
 
@@ -14,11 +16,15 @@ pytest.importorskip("starlette", reason="the extra `app` is not installed")
 pytest.importorskip("av", reason="the extra `app` is not installed")
 pytest.importorskip("playwright", reason="needs playwright")
 
+import numpy as np
+from PIL import Image
 from playwright import sync_api as playwright
 from processes import LIMIT
 
 from app.browser import FLAGS, chromium, serving
 from app.indexes import SCRIPT, clips_of, write_films, write_index
+from mcn_lightning.search.explore.points import map_file
+from mcn_lightning.search.explore.stills import STILLS
 
 pytestmark = pytest.mark.slow
 TIME = "document.querySelector('video').currentTime"
@@ -235,8 +241,6 @@ def noise() -> bytes:
     import io
     import wave
 
-    import numpy as np
-
     file = io.BytesIO()
     with wave.open(file, "wb") as sound:
         sound.setnchannels(1)
@@ -274,10 +278,10 @@ def test_the_map_is_drawn_hovered_lassoed_and_linked(page):
 
 def places(content: bytes, box: dict[str, float]) -> list[tuple[float, float]]:
     """Return where points of the map are on the page when all of it is shown."""
-    import numpy as np
 
     points = np.frombuffer(content, "<f4").reshape(-1, 2)
-    least = min(box["width"], box["height"]) / 2 * 0.95
+    wide, high = np.abs(points).max(axis=0)
+    least = min(box["width"] / wide, box["height"] / high) / 2 * 0.95
     middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     return [(float(middle[0] + x * least), float(middle[1] - y * least)) for x, y in points]
 
@@ -347,6 +351,24 @@ def test_fields_have_labels(page):
         )
         assert bare == 0, place
         assert page.evaluate("document.querySelectorAll('img:not([alt])').length") == 0
+
+
+def test_kept_pictures_stand_for_lost_videos_and_an_old_map_is_told(browser, tmp_path):
+    folder = write_index(tmp_path / "index", clips_of(None))
+    Image.fromarray(np.full((90, 160, 3), 200, np.uint8)).save(tmp_path / "grey.jpg")
+    with closing(sqlite3.connect(folder / STILLS)) as table, table:
+        table.execute("CREATE TABLE stills (id TEXT PRIMARY KEY, jpeg BLOB NOT NULL)")
+        table.execute("INSERT INTO stills VALUES ('eggs/1', ?)", [(tmp_path / "grey.jpg").read_bytes()])
+    np.save(map_file(folder, "va"), np.zeros((11, 2), np.float32))
+    with serving(folder) as address:
+        page = browser.new_page(base_url=address)
+        page.goto("/?clip=eggs%2F1")
+        expect(page.locator(".screen .none")).to_have_text("The video is not at hand.")
+        until(page, "document.querySelector('.screen img').naturalWidth === 160")
+        assert page.locator(".play").count() == 0
+        page.goto("/map")
+        expect(page.locator("#notice")).to_contain_text("Clips were added since the map was made.")
+        page.close()
 
 
 def test_a_server_that_is_gone_is_told(browser, tmp_path):

@@ -78,13 +78,14 @@ def plot_map(
     Raises:
         InputError: if a package is missing, or the index has no such embeddings.
     """
-    figure = new_figure("plot_map", figsize=(10, 6.5), layout="constrained")
+    figure = new_figure("plot_map", layout="constrained")
     if points is None:
         points = map_points(index, modality, method, seed)
     if points.shape != (len(index), 2):
         raise InputError(f"points: expected coordinates ({len(index)}, 2), found the shape {points.shape}")
     panel = figure.subplots()
     there = np.isfinite(points).all(axis=1)
+    figure.set_size_inches(10, _height(points[there]))
     groups = read_groups(index.clips, column)
     # smaller points for more clips, and none below what a printer shows
     size = float(np.clip(2e4 / max(len(points), 1), 0.5, 18))
@@ -107,6 +108,12 @@ def plot_map(
         legend = figure.legend(loc="outside right upper", fontsize="small", frameon=False, markerscale=scale)
         legend.set_title(f"{column} (clips)")
     return figure
+
+
+def _height(points: np.ndarray) -> float:
+    """Return the inches in which a map of 6.5 inches shows both axes alike, within limits."""
+    wide, high = np.ptp(points, axis=0) if len(points) else (1.0, 1.0)
+    return float(np.clip(6.5 * high / max(wide, 1e-9), 3.5, 7.5)) + 0.5
 
 
 def _colour(number: int) -> str | tuple[float, ...]:

@@ -37,7 +37,8 @@ def plot_recall(index: Index, modality: str | None = None, clusters: int = 20, k
     places = [*range(len(own))]
     bars = panel.barh(places, own[f"R@{k}"])
     panel.set_yticks(places, [f"{name} ({count:,})" for name, count in zip(names, own["clips"], strict=True)])
-    panel.bar_label(bars, fmt="%.0f", padding=3, fontsize="small")
+    under = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # a line may cross the number
+    panel.bar_label(bars, fmt="%.0f", padding=3, fontsize="small", bbox=under)
     gallery = frame.attrs["gallery"]
     panel.axvline(whole[f"R@{k}"], linestyle="--", color="0.3", label=f"all captions: {whole[f'R@{k}']:.1f}")
     chance = 100 * min(k / gallery, 1)

@@ -131,6 +131,12 @@ async function start() {
     }),
     listed: listView,
   });
+  field("in").addEventListener("click", () => middle(scatter, 1.6));
+  field("out").addEventListener("click", () => middle(scatter, 1 / 1.6));
+  field("whole").addEventListener("click", () => { scatter.home(); scatter.draw(); });
+  field("list").addEventListener("click", listView);
+  field("modality").addEventListener("change", change(place));
+  field("colour").addEventListener("change", change(colour));
 }
 
 const change = (work) => () => guarded(async () => {
@@ -140,12 +146,6 @@ const change = (work) => () => guarded(async () => {
   scatter.draw();
   remember();
 });
-field("modality").addEventListener("change", change(place));
-field("colour").addEventListener("change", change(colour));
-field("in").addEventListener("click", () => middle(scatter, 1.6));
-field("out").addEventListener("click", () => middle(scatter, 1 / 1.6));
-field("whole").addEventListener("click", () => { scatter.home(); scatter.draw(); });
-field("list").addEventListener("click", listView);
 field("lasso").addEventListener("click", (event) => {
   const pressed = event.currentTarget.getAttribute("aria-pressed") !== "true";
   event.currentTarget.setAttribute("aria-pressed", String(pressed));

@@ -101,8 +101,14 @@ export class Scatter {
 
   /** Set the places, x and y of each point; clips without a place have NaN. */
   setPlaces(places) {
-    for (let i = 0; i < places.length; i++) if (!Number.isFinite(places[i])) places[i] = FAR;
+    const extent = [1e-3, 1e-3]; // the largest x and y
+    for (let i = 0; i < places.length; i++) {
+      if (Number.isFinite(places[i])) extent[i % 2] = Math.max(extent[i % 2], Math.abs(places[i]));
+      else places[i] = FAR;
+    }
+    this.extent = extent;
     this.places = places;
+    this.home();
     this.count = places.length / 2;
     this.grid = null;
     this.upload();
@@ -134,8 +140,12 @@ export class Scatter {
     this.smooth = 0;
   }
 
+  /** Show the whole map, as large as it fits. */
   home() {
-    this.view = { x: 0, y: 0, zoom: 0.95 };
+    const { clientWidth: width, clientHeight: height } = this.canvas;
+    const least = Math.min(width, height) || 1;
+    const [x, y] = this.extent || [1, 1];
+    this.view = { x: 0, y: 0, zoom: 0.95 * Math.min((width || 1) / least / x, (height || 1) / least / y) };
   }
 
   /** Half the width and height of the canvas in units of the map. */
@@ -177,7 +187,8 @@ export class Scatter {
   }
 
   get radius() {
-    const crowd = Math.sqrt(this.view.zoom) * 160 / Math.sqrt(this.count || 1);
+    const room = Math.min(1, this.canvas.clientWidth / 600, this.canvas.clientHeight / 600); // less on a phone
+    const crowd = Math.sqrt(this.view.zoom) * 160 * room / Math.sqrt(this.count || 1);
     return Math.min(7, Math.max(1, crowd));
   }
 
