@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ from launch import refusal, run, write_video_text
 from safetensors.torch import save
 
 import mcn_lightning as mcn
+from mcn_lightning.commands.export.folder import name_encoder
+from mcn_lightning.data.text import TextConfig
+from mcn_lightning.inference.shared import without_places
 from mcn_lightning.inference.words import StoredWords
 
 FILES = ["README.md", "config.json", "model.safetensors", "words.safetensors"]
@@ -162,6 +166,17 @@ def test_wrong_places_are_refused(trained, tmp_path, capsys):
     assert "found a file; give another name" in refusal(capsys, "export", trained, "--output", tmp_path / "file")
     (tmp_path / "empty").mkdir()
     assert "with a checkpoint, found none" in refusal(capsys, "export", tmp_path / "empty", "--output", tmp_path / "m")
+
+
+def test_a_sentence_encoder_is_named_as_others_find_it(trained, tmp_path, capsys):
+    inputs = replace(mcn.load(trained).inputs, text=TextConfig(kind="tokens", source=str(tmp_path), dim=8))
+    assert name_encoder(inputs, None) == inputs
+    assert f"others do not have the sentence encoder of this run, {tmp_path}; give" in capsys.readouterr().err
+    named = name_encoder(inputs, "sentence-transformers/all-MiniLM-L6-v2")
+    assert without_places(named).text.source == "sentence-transformers/all-MiniLM-L6-v2"
+    assert without_places(name_encoder(named, None)) == without_places(named) and not capsys.readouterr().err
+    said = refusal(capsys, "export", trained, "--output", tmp_path / "m", "--text_encoder", "a/b")
+    assert "--text_encoder: expected a run with a sentence encoder, found one without; leave it out" in said
 
 
 def test_captions_that_are_gone_are_said(trained, tmp_path, capsys):

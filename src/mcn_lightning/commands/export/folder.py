@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from mcn_lightning.commands.export.card import CardFacts, model_card
 from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.errors import InputError, one_line
 from mcn_lightning.files import replacing, writing
-from mcn_lightning.inference import Model
+from mcn_lightning.inference import Inputs, Model
 from mcn_lightning.inference.hub import is_name, push
 from mcn_lightning.inference.loading import load, newest_checkpoint
 from mcn_lightning.inference.shared import CARD, write_shared
@@ -21,7 +22,9 @@ from mcn_lightning.runs.saved import CONFIG, METRICS, Options, folder_of, read_m
 _LICENCE = re.compile(r"[A-Za-z0-9.+-]+")
 
 
-def export(run: Path, folder: Path, licence: str | None, name: str | None, private: bool) -> None:
+def export(
+    run: Path, folder: Path, licence: str | None, name: str | None, private: bool, encoder: str | None = None
+) -> None:
     """Write a trained model as a folder that others can load, and upload it if a name is given.
 
     Args:
@@ -30,6 +33,7 @@ def export(run: Path, folder: Path, licence: str | None, name: str | None, priva
         licence: of the weights, by its SPDX name.
         name: on the hub, such as ``user/name``.
         private: whether a new repository on the hub is private.
+        encoder: name of the sentence encoder on the hub, if the run read it from a folder.
 
     Raises:
         InputError: if the run or an option is wrong, a file cannot be written, or the hub refuses the model.
@@ -37,6 +41,7 @@ def export(run: Path, folder: Path, licence: str | None, name: str | None, priva
     _check(licence, name, folder)
     checkpoint = _checkpoint(run)
     model = load(checkpoint)
+    model.inputs = name_encoder(model.inputs, encoder)
     words = _caption_words(read_options(folder_of(checkpoint.parent) / CONFIG), model)
     facts = _facts(checkpoint, name, folder.resolve().name, licence)
     with writing(f"--output {folder}", "give another folder"):
@@ -67,6 +72,30 @@ def _checkpoint(run: Path) -> Path:
     if not run.exists():
         raise InputError(f"RUN {run}: expected the folder of a run or a checkpoint, found none; check the path")
     return newest_checkpoint(run) if run.is_dir() else run
+
+
+def name_encoder(inputs: Inputs | None, encoder: str | None) -> Inputs | None:
+    """Return inputs whose sentence encoder is named as others find it.
+
+    Args:
+        inputs: of the run.
+        encoder: name of the sentence encoder on the hub.
+
+    Raises:
+        InputError: if a name is given, and the text comes from word vectors.
+    """
+    vectors = inputs is None or inputs.text.kind == "word_vectors"
+    if encoder is not None and (inputs is None or vectors):
+        raise InputError("--text_encoder: expected a run with a sentence encoder, found one without; leave it out")
+    if inputs is None or vectors:
+        return inputs
+    if encoder is None and Path(inputs.text.source).exists():
+        print(
+            f"warning: others do not have the sentence encoder of this run, {inputs.text.source}; give its name on the "
+            "hub with --text_encoder",
+            file=sys.stderr,
+        )
+    return replace(inputs, text=replace(inputs.text, source=encoder or inputs.text.source))
 
 
 def _caption_words(options: Options, model: Model) -> list[str]:

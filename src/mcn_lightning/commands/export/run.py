@@ -23,7 +23,15 @@ def run_export(args: Sequence[str]) -> None:
     parser.add_argument("--license", type=str, default=None, help="SPDX name of the licence, such as cc-by-4.0")
     parser.add_argument("--push", type=str, default=None, help="name on the Hugging Face hub to upload to: user/name")
     parser.add_argument("--private", type=bool, default=False, help="whether a new repository on the hub is private")
+    parser.add_argument(
+        "--text_encoder",
+        type=str,
+        default=None,
+        help="name of the sentence encoder on the hub, if it was read from a folder",
+    )
     options = parser.parse_args(list(args))
     from mcn_lightning.commands.export.folder import export  # the options are shown without torch
 
-    export(Path(options.run), Path(options.output), options.license, options.push, options.private)
+    export(
+        Path(options.run), Path(options.output), options.license, options.push, options.private, options.text_encoder
+    )
