@@ -64,6 +64,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of the text of an error, where libraries say most; the name of its class if it has none."""
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
 def os_reason(error: OSError) -> str:
     """Return the operating system's reason of an error, as part of a sentence."""
     return f"{error.strerror or error}".lower()
@@ -83,4 +88,4 @@ def why_unreadable(path: str | Path, error: Exception) -> str:
         return "an empty file"
     if not zipfile.is_zipfile(path):
         return "a file that is cut short, or was not written by torch.save"
-    return str(error).split("\n")[0] or type(error).__name__
+    return first_line(error)

@@ -18,7 +18,7 @@ from mcn_lightning.commands.main import main as main  # the whole command; `run`
 from mcn_lightning.commands.parsers import shorten_message
 from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.data.shards.job import PackConfig
-from mcn_lightning.errors import InputError, one_line
+from mcn_lightning.errors import InputError, first_line, one_line
 from mcn_lightning.losses import NotFiniteError
 from mcn_lightning.module import MCNModule
 from mcn_lightning.runs.folder import SaveConfig, release_folders
@@ -177,11 +177,10 @@ def run(args: Sequence[str], command: type[MCNCLI] | None = None) -> None:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        reason = " ".join(str(error).split("\n")[0].split())
         raise InputError(
             "expected a run that fits into memory, found one that does not; lower --data.batch_size, "
             "--data.clips.n_pair, --model.network.embedding_dim or --model.clustering.queue_rows "
-            f"({reason})"
+            f"({first_line(error)})"
         ) from error
     finally:
         release_folders()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mcn_lightning.data.files.word_vectors import read_word_vectors
-from mcn_lightning.errors import InputError, check_rules
+from mcn_lightning.errors import InputError, check_rules, first_line
 from mcn_lightning.options.config import Options
 from mcn_lightning.options.ranges import PositiveInt, Share
 
@@ -284,9 +284,8 @@ def _load_encoder(source: str) -> Any:
         # local_files_only: a run must not depend on the network, nor fetch another version of the model
         return SentenceTransformer(source, device="cpu", local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         expected = f"--data.text.source {source}: expected a sentence-transformers model on this machine"
-        raise InputError(f"{expected} (fetch it once: hf download {source}), found {reason}") from None
+        raise InputError(f"{expected} (fetch it once: hf download {source}), found {first_line(error)}") from None
 
 
 def _width(model: Any, output: str) -> int:

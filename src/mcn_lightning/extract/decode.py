@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import numpy as np
 
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, first_line
 from mcn_lightning.extract.decoding.clock import Clock
 from mcn_lightning.extract.decoding.passing import Tails, Unseen, has_unseen
 from mcn_lightning.extract.decoding.pictures import Picker
@@ -275,7 +275,7 @@ class _Decoding:
         try:
             codec.give(self.sinks)
         except RuntimeError as error:
-            self._note(f"damaged data: {str(error).strip().splitlines()[0]}")
+            self._note(f"damaged data: {first_line(error)}")
         self.outcome.picture, self.outcome.frames = codec.seconds, codec.frames
 
     def _note_what_is_missing(self) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, first_line
 from mcn_lightning.extract.captions import CaptionCleaning, VideoCaptions
 from mcn_lightning.extract.captions.rows import cleaned_captions
 from mcn_lightning.extract.captions.transcripts import rows_of_segments
@@ -107,7 +107,7 @@ class SpeechRecognizer:
         except (RuntimeError, ValueError) as error:
             raise InputError(
                 f"{option}: expected a Whisper model in CTranslate2's format that runs on {config.device} with compute "
-                f"type {config.compute_type}, found {config.model} ({_first_line(error)})"
+                f"type {config.compute_type}, found {config.model} ({first_line(error)})"
             ) from None
         if config.language is not None and config.language not in model.supported_languages:
             known = ", ".join(model.supported_languages)
@@ -134,7 +134,7 @@ class SpeechRecognizer:
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{option}: expected a model on this machine or a network to fetch it, found neither for {name} "
-                f'({_first_line(error)}); fetch it where there is one: python -c "import faster_whisper; '
+                f'({first_line(error)}); fetch it where there is one: python -c "import faster_whisper; '
                 f"faster_whisper.download_model('{name}')\""
             ) from None
 
@@ -177,7 +177,7 @@ class SpeechRecognizer:
             return sink.close()
         except RuntimeError as error:  # CUDA's libraries are first missed here
             raise InputError(
-                f"{video}: expected {self.config.model} to run on {self.config.device}, found {_first_line(error)}; "
+                f"{video}: expected {self.config.model} to run on {self.config.device}, found {first_line(error)}; "
                 f"try {self.config.option}.device cpu"
             ) from None
 
@@ -267,7 +267,3 @@ def _segment(segment: Any, begin: float) -> dict[str, object]:
 
 def _shifted(time: float, begin: float) -> float:
     return round(float(time) + begin, 3)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n")[0] or type(error).__name__

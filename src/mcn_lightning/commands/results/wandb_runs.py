@@ -6,7 +6,7 @@ from numbers import Real
 from typing import Any
 
 from mcn_lightning.commands.results.runs import Points, Run
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, first_line
 from mcn_lightning.runs.saved import Options, Record, logged_name
 
 PREFIX = "wandb:"
@@ -34,10 +34,9 @@ def wandb_runs(location: str) -> list[Run]:
         found = [api.run(path)] if path.count("/") == 2 else list(api.runs(path))
         runs = [_run(run, path) for run in found]
     except (wandb.Error, ValueError, OSError) as error:  # requests' errors are OSErrors
-        reason = str(error).strip().split("\n")[0]
         raise InputError(
-            f"RUN {location}: expected runs on the wandb server, found none to read ({reason}); `wandb login` stores a "
-            "key, WANDB_BASE_URL names a server of your own"
+            f"RUN {location}: expected runs on the wandb server, found none to read ({first_line(error)}); "
+            "`wandb login` stores a key, WANDB_BASE_URL names a server of your own"
         ) from None
     if not runs:
         raise InputError(f"RUN {location}: expected runs, found a project without any")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, first_line
 from mcn_lightning.extract.decoding.pictures import scaled_size
 
 if TYPE_CHECKING:
@@ -42,10 +42,9 @@ def check_torchcodec() -> None:
             "pip install 'mcn-lightning[extract-torchcodec]'"
         ) from None
     except (ImportError, OSError, RuntimeError) as error:
-        reason = str(error).strip().split("\n")[0]
         raise InputError(
-            f"--decoder torchcodec: expected it to load beside torch {torch.__version__}, found: {reason}; install "
-            "FFmpeg's libraries (apt-get install ffmpeg) and the version of torchcodec for this torch, or leave it out"
+            f"--decoder torchcodec: expected it to load beside torch {torch.__version__}, found: {first_line(error)}; "
+            "install FFmpeg's libraries (apt-get install ffmpeg) and the torchcodec for this torch, or leave it out"
         ) from None
 
 

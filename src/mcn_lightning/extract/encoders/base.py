@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, first_line
 from mcn_lightning.extract.decode import PictureSize
-from mcn_lightning.extract.encoders.weights import first_line
 
 
 class Encoder(nn.Module, ABC):
@@ -77,7 +76,7 @@ class Encoder(nn.Module, ABC):
                 return rows.shape[1]
             found = f"{tuple(rows.shape)}"
         except Exception as error:  # networks of others raise of any kind
-            found = first_line(error)
+            found = first_line(error)[:200]
         raise InputError(
             f"{name}: expected a network that turns pictures of shape {tuple(pictures.shape)} into (2, width), found "
             f"{found}; {advice}"

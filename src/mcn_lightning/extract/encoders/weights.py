@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mcn_lightning.errors import InputError, why_unreadable
+from mcn_lightning.errors import InputError, first_line, why_unreadable
 
 HUB_CACHE = "~/.cache/huggingface (HF_HOME)"
 TORCH_CACHE = "~/.cache/torch (TORCH_HOME)"
@@ -48,8 +48,8 @@ def import_package(module: str, name: str, extra: str) -> ModuleType:
         if isinstance(error, ModuleNotFoundError) and error.name == module:
             raise InputError(f"{name}: expected the package {module}, found none; {advice}") from None
         raise InputError(
-            f"{name}: expected the package {module}, found one that does not load ({first_line(error)}); {advice} in a "
-            "new environment, so that its packages fit together"
+            f"{name}: expected the package {module}, found one that does not load ({first_line(error)[:200]}); "
+            f"{advice} in a new environment, so that its packages fit together"
         ) from None
 
 
@@ -63,11 +63,6 @@ def near(name: str, known: Iterable[str]) -> str:
         if found
         else f"there are {', '.join(names[:4]) or 'none'}" + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     )
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, at most 200 characters of it."""
-    return (str(error).strip().split("\n")[0] or type(error).__name__)[:200]
 
 
 @contextmanager
@@ -106,7 +101,7 @@ def fetching(name: str, cache: str, similar: str = "") -> Iterator[None]:
             ) from None
         else:
             # torch's message is not shown: it advises weights_only=False, which lets a file run code
-            found = OBJECTS if isinstance(error, UnpicklingError) else first_line(error)
+            found = OBJECTS if isinstance(error, UnpicklingError) else first_line(error)[:200]
             advice = "check the name and the file"
         raise InputError(f"{name}: expected a model with its weights, found {found}; {advice}") from error
 
