@@ -69,6 +69,7 @@ def _embed_on(args: Sequence[str], devices: Sequence[torch.device]) -> None:
     Raises:
         InputError: if a process fails.
     """
+    # CUDA cannot be used in a forked process
     context = multiprocessing.get_context("spawn")
     errors = context.SimpleQueue()
     processes = [
@@ -110,6 +111,7 @@ def run_index(args: Sequence[str]) -> None:
 
 def _config_of_run(args: Sequence[str]) -> list[str]:
     """Return the options of the checkpoint's run as arguments; none if the user gives a config."""
+    # by hand, as the config must be known before the parser is
     given = dict(zip(args, [*args[1:], ""], strict=False)) | dict(arg.split("=", 1) for arg in args if "=" in arg)
     path = Path(given.get("--ckpt_path", ""))
     config = (path if path.is_dir() else folder_of(path.parent)) / CONFIG

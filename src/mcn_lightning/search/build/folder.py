@@ -32,6 +32,7 @@ def making(config: IndexConfig, data: NarratedVideos) -> Iterator[Build]:
     """
     folder = Path(config.output)
     _check_folder(folder)
+    # before the folder is made: a wrong option then leaves no empty folder behind
     build = Build(config, data)
     with writing(f"--output {folder}", "give another folder"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,6 +47,7 @@ def making(config: IndexConfig, data: NarratedVideos) -> Iterator[Build]:
         build.refresh()  # another command may have finished in between
         build.begin()
         yield build
+        # while it is held: afterwards it may be another command's
         Path(lock.lock_file).unlink(missing_ok=True)
     finally:
         lock.release()

@@ -91,6 +91,7 @@ class Build:
 
     def begin(self) -> None:
         """Make the folder of the finished blocks, and write there by which model and options they are made."""
+        # blocks without their manifest do not tell which model made them
         if not (self.parts / MANIFEST).is_file():
             shutil.rmtree(self.parts, ignore_errors=True)
         self.parts.mkdir(parents=True, exist_ok=True)
@@ -172,6 +173,7 @@ class Build:
         if not new and before is None:
             reason = next(iter(skipped.items()), ("the lists", "they name no video"))
             raise InputError(f"--config: expected clips to index, found none; first: {reason[0]}: {reason[1]}")
+        # a new name: a search that is open goes on with the old file
         table, own = f"clips-{generation}.sqlite", self.own if before is None else before.own | self.own
         write_clips(self.folder / table, chain(self._old_clips(changed), self._new_clips(old)), own)
         if before is None:
@@ -182,6 +184,7 @@ class Build:
         manifest = self._manifest(
             table, shards, galleries=galleries, choices=choices, own=own, generation=generation, skipped=skipped
         )
+        # last: until then an index that is read is the one of before
         manifest.write(self.folder)
         self._tidy(manifest)
         return self._report(manifest, new, len(changed))
@@ -286,6 +289,7 @@ class Build:
                 continue
             choice = neighbours.choose(len(there), vectors.width, self.config.memory, self.config.flat_clips)
             path = self.folder / f"neighbours-{letters}-{generation}.faiss"
+            # recall is measured with sentences, as users ask with them; text as gallery is asked by itself
             queries = [name for name in asking if name not in summed]
             found[letters] = neighbours.build(path, vectors, summed, there, choice, self.config.recall, queries)
         return found

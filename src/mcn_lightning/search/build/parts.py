@@ -56,6 +56,7 @@ def read_part(path: Path) -> Part:
     Raises:
         InputError: if it is damaged.
     """
+    # any of them, by the place of the damage: the header, its JSON or the bytes
     kinds = ValueError, KeyError, TypeError, SafetensorError
     with reading(path, "finished embeddings", *kinds, advice="delete the file"), safe_open(path, "pt") as file:
         about = json.loads(file.metadata()["about"])
