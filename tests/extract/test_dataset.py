@@ -8,6 +8,7 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -20,7 +21,7 @@ from mcn_lightning.extract.dataset import text_options
 from mcn_lightning.extract.job import extract
 from mcn_lightning.extract.options import EncodedStream, ExtractConfig
 from mcn_lightning.extract.videos import find_videos, split_videos
-from mcn_lightning.extract.writing import write_entries
+from mcn_lightning.extract.writing import forecast, size_text, write_entries
 
 STREAMS = (EncodedStream("colour", "extract.making.Colours", 2.0),)
 
@@ -95,6 +96,34 @@ def test_folders_that_are_linked_are_read_once_and_links_without_a_film_are_list
 def test_a_text_source_that_is_not_at_hand_is_told_with_what_to_do(text, told):
     options, problem = text_options(text)
     assert re.search(told, problem) and options["source"].endswith(text) and options["dim"] in (300, 384)
+
+
+def test_a_film_that_breaks_off_says_so_and_the_first_one_tells_what_all_need(tmp_path, capsys):
+    path = tmp_path / "films" / "film.mkv"
+    write_video(path, 12.0)
+    write_captions(path.with_suffix(".srt"), (0.0, 1.0, "one"))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    extract(config_of(tmp_path / "films"))
+    with open(tmp_path / "out" / "incomplete.csv", newline="") as rows:
+        ((name, lacks),) = [(row["path"], row["lacks"]) for row in csv.DictReader(rows)]
+    assert name == "film" and lacks.startswith("a part: the ")
+    said = capsys.readouterr().out
+    assert f"{path}: {lacks.removeprefix('a part: ')}; what could be read is used" in said
+    size = size_text(sum(each.stat().st_size for each in (tmp_path / "out").rglob("*.npz")))
+    assert re.search(
+        rf"film_spec\.npz \(40, \d+\): {size}; about {size} of .* free, and at most .* for all 1 videos", said
+    )
+
+
+def test_a_disk_that_is_too_small_for_all_is_foreseen(tmp_path):
+    np.savez(tmp_path / "film.npz", features=np.zeros((3, 4), np.float16))
+    told = forecast(tmp_path, [tmp_path / "film.npz"], 2.0, 7200.0)
+    assert re.fullmatch(r"film\.npz \(3, 4\): (\d+) B; about (\d+) B of .* free, and at most 4\.0 h", told)
+    with pytest.raises(InputError, match=r"expected room for about .* TB, found .* free; give another place"):
+        forecast(tmp_path, [tmp_path / "film.npz"], 1e15, 1.0)
+    assert [size_text(count) for count in (999, 1500, 2.5e6, 3e9, 4e15)] == [
+        "999 B", "1.5 kB", "2.5 MB", "3.0 GB", "4000.0 TB",
+    ]  # fmt: skip
 
 
 def test_captions_have_one_film_a_line(tmp_path):

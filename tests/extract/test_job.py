@@ -89,6 +89,7 @@ def test_lists_hold_every_video_once_and_captions_are_by_id(whole):
     assert sorted(captions) == [f"film_{number}" for number in range(5)]
     assert captions["film_3"]["text"] == ["word3 one", "two"] and captions["film_3"]["end"] == [1.0, 2.0]
     assert paths_of(whole / "failed.csv") == []
+    assert (whole / "incomplete.csv").read_text() == "path,lacks\nb/film_5,sound\nb/film_5,captions\n"
 
 
 def test_a_second_run_does_nothing_and_a_new_video_is_added(videos, whole, tmp_path):

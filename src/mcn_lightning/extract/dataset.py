@@ -1,9 +1,8 @@
-"""The files that make a data set of the extracted videos: lists, captions, ``failed.csv`` and ``data.yaml``."""
+"""The files that make a data set of the extracted videos: lists, captions, what failed or lacks, and ``data.yaml``."""
 
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -38,7 +37,7 @@ def read_failures(layout: Layout, names: Sequence[str]) -> dict[str, str]:
 
 
 def write_dataset(config: ExtractConfig, names: Sequence[str], failed: Mapping[str, str]) -> dict[str, int]:
-    """Write lists, captions, ``failed.csv`` and ``data.yaml`` of the videos that are done.
+    """Write lists, captions, ``failed.csv``, ``incomplete.csv`` and ``data.yaml`` of the videos that are done.
 
     Args:
         config: options of the command.
@@ -50,7 +49,7 @@ def write_dataset(config: ExtractConfig, names: Sequence[str], failed: Mapping[s
     """
     layout = Layout(Path(config.output))
     root, done = layout.root, dict.fromkeys(name for name in names if layout.record(name).is_file())
-    lacking = Counter[str]()
+    lacking: list[tuple[str, str]] = []
     write_entries(root / "captions.json", _captions(layout, done, lacking))
     if config.lists is None:
         splits = split_videos([*done], {"val": config.val_share, "test": config.test_share})
@@ -60,20 +59,22 @@ def write_dataset(config: ExtractConfig, names: Sequence[str], failed: Mapping[s
     for split in SPLITS:
         _write_rows(root / f"{split}.csv", ["path"], ([name] for name in splits[split]))
     _write_rows(root / "failed.csv", ["path", "reason"], failed.items())
+    _write_rows(root / "incomplete.csv", ["path", "lacks"], lacking)
     sizes = {split: len(splits[split]) for split in SPLITS}
+    silent, without = (sum(part == what for _, part in lacking) for what in ("sound", "captions"))
     with placing(root / "data.yaml") as file:
-        text = _data_yaml(config, sizes, bool(lacking.total()), lacking["without captions"] < len(done))
+        text = _data_yaml(config, sizes, bool(silent or without), without < len(done))
         file.write_text(text, encoding="utf-8")
-    counts = {name: lacking[name] for name in ("silent", "without captions")}
-    return sizes | {"failed": len(failed)} | counts
+    return sizes | {"failed": len(failed), "silent": silent, "without captions": without}
 
 
-def _captions(layout: Layout, names: Iterable[str], lacking: Counter[str]) -> Iterator[tuple[str, object]]:
-    """Give the id and the captions of each video that has some, and count what videos lack."""
+def _captions(layout: Layout, names: Iterable[str], lacking: list[tuple[str, str]]) -> Iterator[tuple[str, object]]:
+    """Give the id and the captions of each video that has some, and note what videos lack."""
     for name in names:
         record = read_json(layout.record(name), "the record of a video")
-        lacking.update(silent=not record["sound"])
-        lacking.update({"without captions": not record["captions"]})
+        lacking += [(name, part) for part in ("sound", "captions") if not record[part]]
+        if record["cut"]:
+            lacking.append((name, f"a part: {record['cut']}"))
         if record["captions"]:
             yield name.rpartition("/")[2], record["captions"]
 

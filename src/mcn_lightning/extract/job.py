@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -17,7 +16,6 @@ from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
@@ -34,7 +32,7 @@ from mcn_lightning.extract.options import ExtractConfig, JobShare, Layout
 from mcn_lightning.extract.pool import Decoded, DecodingPool, Failed, Pictures, StreamShape
 from mcn_lightning.extract.speech import SUFFIX, SpeechRecognizer
 from mcn_lightning.extract.videos import VideoFile, find_videos, hash_fraction, identity
-from mcn_lightning.extract.writing import reported, write_array, write_json
+from mcn_lightning.extract.writing import forecast, reported, write_array, write_json
 from mcn_lightning.files import read_json
 from mcn_lightning.signals import Interrupted, interrupted_by, signals_blocked, start_resource_tracker
 
@@ -279,7 +277,10 @@ class _Job:
             for number in self._complete():
                 self._write(videos[number], self.decoded.pop(number))
                 if first:
-                    bar.write(self._forecast(videos, number, time.monotonic() - begin))
+                    files = sorted(self.layout.record(videos[number].name).parent.glob("*.npz"))
+                    times = sum(video.size for video in videos) / max(videos[number].size, 1)
+                    told = forecast(self.layout.root, files, times, time.monotonic() - begin)
+                    bar.write(f"{told} for all {len(videos)} videos")
                     first = False
                 bar.update()
                 bar.set_postfix_str(f"{hours:.2f} h of video")
@@ -339,6 +340,8 @@ class _Job:
         captions = self.captions.find(video.path, video.id, None if silent else self._recognition(video))
         if captions.problems:
             tqdm.write(captions.told(video.name))
+        if outcome.cut:
+            tqdm.write(f"{video.path}: {outcome.cut}; what could be read is used")
         record = {
             "file": str(video.path.resolve()),
             "source": self.sources[decoded.video],
@@ -355,28 +358,6 @@ class _Job:
         if self.speech is None:
             return None
         return partial(self.speech.captions, video.path, self.layout.file(video.name, SUFFIX), self.config.cleaning)
-
-    def _forecast(self, videos: Sequence[VideoFile], number: int, seconds: float) -> str:
-        """Return what the first video has shown: shapes, bytes, hours and disk for all."""
-        name = videos[number].name
-        files = sorted(self.layout.record(name).parent.glob("*.npz"))
-        shapes = []
-        for path in files:
-            with np.load(path) as archive:
-                shapes.append(f"{path.name} {archive[archive.files[0]].shape}")
-        here, whole = videos[number].size, sum(video.size for video in videos)
-        need = sum(path.stat().st_size for path in files) * whole / max(here, 1)
-        free = shutil.disk_usage(self.layout.root).free
-        if need > free:
-            raise InputError(
-                f"--output {self.layout.root}: expected room for about {need / 1e9:.1f} GB, found {free / 1e9:.1f} GB "
-                "free; give another place"
-            )
-        hours = seconds * whole / max(here, 1) / 3600
-        return (
-            f"{', '.join(shapes)}; all {len(videos)} videos: about {need / 1e9:.2f} GB of {free / 1e9:.0f} GB free, "
-            f"{hours:.1f} h at most at this rate"
-        )
 
 
 def find_devices(device: str, devices: int | None) -> list[torch.device]:

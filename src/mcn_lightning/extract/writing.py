@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from mcn_lightning.errors import InputError
 from mcn_lightning.files import replacing, writing
 
 
@@ -76,3 +78,41 @@ def write_entries(path: Path, entries: Iterable[tuple[str, object]]) -> None:
             file.write(f"{mark}\n{json.dumps(key, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}")
             mark = ","
         file.write("\n}\n" if mark == "," else "{}\n")
+
+
+def forecast(root: Path, files: Sequence[Path], times: float, seconds: float) -> str:
+    """Return what the first video shows of all: its files and their bytes, and disk and time for all.
+
+    Args:
+        root: folder of the data set.
+        files: arrays of the first video.
+        times: how much more all videos are.
+        seconds: that the first video took.
+
+    Raises:
+        InputError: if the disk has no room for all.
+    """
+    shapes = []
+    for path in files:
+        with np.load(path) as archive:
+            shapes.append(f"{path.name} {archive[archive.files[0]].shape}")
+    one, free = sum(path.stat().st_size for path in files), shutil.disk_usage(root).free
+    need = one * times
+    if need > free:
+        raise InputError(
+            f"--output {root}: expected room for about {size_text(need)}, found {size_text(free)} free; "
+            "give another place"
+        )
+    minutes = seconds * times / 60
+    length = f"{minutes / 60:.1f} h" if minutes >= 60 else f"{minutes:.0f} min"
+    room = f"about {size_text(need)} of {size_text(free)} free"
+    return f"{', '.join(shapes)}: {size_text(one)}; {room}, and at most {length}"
+
+
+def size_text(count: float) -> str:
+    """Return a number of bytes with its unit, as in "1.5 MB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
