@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import re
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -46,6 +47,7 @@ def test_every_gallery_gives_the_highest_dot_products(modality, index):
 
 
 def test_the_default_gallery_is_video_and_audio(index):
+    index.warm_up()
     text = text_of(index, 3)
     assert index.search(text).equals(index.search(text, modality="va", k=10))
     assert index.default_gallery == "va" and index.modalities == ["video", "audio", "text"]
@@ -91,6 +93,18 @@ def test_words_are_found_by_full_text_and_mixed_by_reciprocal_rank(index):
     assert mixed["score"].is_monotonic_decreasing
     half = index.search(words=word, where="row < 20", k=40)
     assert set(half["id"]) == {name for name in matching if index.clips.row_of(name) < 20}
+
+
+def test_frequent_words_do_not_count_in_a_large_index(index, monkeypatch):
+    texts = [str(clip["text"]).split() for clip in index.clips.take(range(len(index)))]
+    counts = Counter(word for text in texts for word in set(text))
+    rare, frequent = min(counts, key=counts.get), max(counts, key=counts.get)
+    alone = index.search(words=rare, k=40)["id"].tolist()
+    assert counts[rare] < counts[frequent] and len(alone) == counts[rare]
+    assert len(index.search(words=f"{frequent} {rare}", k=40)) > counts[rare]
+    monkeypatch.setattr("mcn_lightning.search.clips.COMMON", counts[rare])
+    assert index.search(words=f"{frequent} {rare}", k=40)["id"].tolist() == alone
+    assert len(index.search(words=frequent, k=40)) == counts[frequent]
 
 
 def test_words_of_any_form_are_no_wrong_expression(index):

@@ -27,7 +27,7 @@ def test_conditions_choose_clips(condition, test, index):
     clips = index.clips.take(range(len(index)))
     mean = sum(clip["start"] for clip in clips) / len(clips)
     test = test or (lambda clip: clip["start"] > mean)
-    assert index.clips.where(condition) == [clip["row"] for clip in clips if test(clip)]
+    assert index.clips.where(condition).tolist() == [clip["row"] for clip in clips if test(clip)]
 
 
 @pytest.mark.parametrize(

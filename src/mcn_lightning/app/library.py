@@ -55,6 +55,8 @@ class Library:
 
     def warm_up(self) -> None:
         """Search some times and read the list of videos, so that the first search is as fast as the others."""
+        with self._lock, suppress(InputError):
+            self.index.warm_up()
         rows = np.linspace(0, len(self.index) - 1, WARM).astype(int).tolist()
         queries = [Query(text="the"), *(Query(like=str(clip["id"])) for clip in self._take(rows))]
         for query in queries:

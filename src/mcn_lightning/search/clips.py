@@ -23,6 +23,9 @@ COLUMNS = {
 """Columns of every index. ``row`` is the row of the vectors; times are in seconds."""
 SECONDS = 10.0
 """Time that a condition of the user may take."""
+COMMON = 20_000
+"""Clips that are compared by full text. Words of a query that more clips have do not count, unless all are such."""
+KEPT = 16  # conditions whose rows are kept
 STEPS = 10_000  # instructions of sqlite between two looks at the clock
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _READS = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION)
@@ -62,7 +65,8 @@ def write_clips(path: Path, clips: Iterable[Row], own: Mapping[str, str]) -> Non
                 raise InputError(
                     f"{path}: expected each clip once, found one twice ({error}); name videos once"
                 ) from None
-            table.execute("CREATE INDEX by_video ON clips (video)")
+            for name in ("video", "cluster", "topic"):
+                table.execute(f"CREATE INDEX by_{name} ON clips ({name})")
             table.execute(
                 # words without a copy of the texts; porter finds "cooking" by "cook"
                 "CREATE VIRTUAL TABLE words USING fts5(text, content='clips', content_rowid='row', "
@@ -104,6 +108,7 @@ class Clips:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._kept: dict[str, np.ndarray] = {}
         if not path.is_file():
             raise InputError(f"{path}: expected the table of clips, found no file; make the index again")
         # an app serves requests from several threads, one at a time
@@ -229,10 +234,23 @@ class Clips:
         terms = list(dict.fromkeys(re.findall(r"\w+", words)))
         if not terms:
             raise InputError("--words: expected words to look for, found none; write some")
-        expression = " OR ".join(f'"{term}"' for term in terms)
         query = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank, rowid LIMIT ?"
         with self._reading():
+            expression = " OR ".join(f'"{term}"' for term in self._rare(terms))
             return [row[0] for row in self._table.execute(query, [expression, limit])]
+
+    def _rare(self, terms: Sequence[str]) -> list[str]:
+        """Return the words that few clips have, of which ``COMMON`` clips together are few: the others weigh little."""
+        query = "SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)"
+        counts = {term: self._table.execute(query, [f'"{term}"', COMMON + 1]).fetchone()[0] for term in terms}
+        found: list[str] = []
+        left = COMMON
+        for term in sorted(counts, key=lambda term: counts[term]):
+            left -= counts[term]
+            if left < 0 and found:
+                break
+            found.append(term)
+        return found
 
     def suggestions(self, beginning: str, limit: int = 10) -> list[str]:
         """Return texts that have words with the beginnings of those typed so far.
@@ -251,8 +269,8 @@ class Clips:
         with self._reading():
             return [row[0] for row in self._table.execute(query, [expression, limit])]
 
-    def where(self, condition: str) -> list[int]:
-        """Return the rows that a condition of the user holds for.
+    def where(self, condition: str) -> np.ndarray:
+        """Return the rows that a condition of the user holds for, ascending int64. The latest ones are kept.
 
         The condition may read the table of clips and nothing else, for ten seconds at most.
 
@@ -262,6 +280,8 @@ class Clips:
         Raises:
             InputError: if it is no condition, reads something else, or takes too long.
         """
+        if condition in self._kept:  # the table never changes
+            return self._kept[condition]
         late = time.monotonic() + SECONDS
         # a connection of its own: the authorizer must not stop our own queries
         with closing(sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)) as table:
@@ -271,7 +291,8 @@ class Clips:
             table.set_progress_handler(lambda: time.monotonic() > late, STEPS)
             try:
                 # the brackets keep a condition from ending the statement's; a comment would hide the last one
-                return [row[0] for row in table.execute(f"SELECT row FROM clips WHERE (\n{condition}\n) ORDER BY row")]
+                rows = table.execute(f"SELECT row FROM clips WHERE (\n{condition}\n)")
+                found = np.sort(np.fromiter((row[0] for row in rows), dtype=np.int64))
             except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
                 reason = str(error)
                 if "interrupted" in reason:
@@ -283,6 +304,10 @@ class Clips:
                     f"--where: expected a condition on the columns {columns}, as in video like 'cooking%', found "
                     f"{condition!r}: {reason}"
                 ) from None
+        self._kept[condition] = found
+        if len(self._kept) > KEPT:
+            del self._kept[next(iter(self._kept))]
+        return found
 
 
 def _authorize(action: int, first: str | None, second: str | None, *_: object) -> int:

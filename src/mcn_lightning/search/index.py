@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -175,9 +175,11 @@ class Index:
         Raises:
             InputError: if the search index is damaged, or there is no such modality.
         """
+        letters = modality or self.default_gallery
+        self.ranking.warm_up(letters)
+        self.search(vector=torch.ones(self.vectors.width), modality=letters, k=1)
         with suppress(InputError):  # the model may have no text, or not know the word
             self.model.embed_text("the")
-        self.ranking.warm_up(modality or self.default_gallery)
 
     def moments(self, video: str, text: str | None = None, modality: str | None = None, **query: Any) -> pd.DataFrame:
         """Return the score of a query along the time of a video.
@@ -236,7 +238,7 @@ class Index:
         letters = config.modality or self.default_gallery
         names = gallery_names(letters, self.manifest.embeddings, "--modality")
         vector = query.embed(self, names)
-        allowed = None if config.where is None else np.array(self.clips.where(config.where), dtype=np.int64)
+        allowed = None if config.where is None else self.clips.where(config.where)
         grouping = config.merge or config.per_video is not None or config.duplicates is not None
         own = None if query.like is None else self.clips.row_of(query.like)
         # more candidates than answers, as grouping joins some

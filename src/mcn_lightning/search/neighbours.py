@@ -236,12 +236,11 @@ class Neighbours:
             self._index.parallel_mode = 1  # a single query uses all cores, list by list
 
     def warm_up(self) -> None:
-        """Read the file once, and search once. The system keeps the file in memory as long as there is room."""
+        """Read the file once. The system keeps it in memory as long as there is room."""
         buffer = bytearray(READ)
         with self.path.open("rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
-        self.search(self.vectors.rows(self.names, [0])[0], 1)
 
     def search_many(self, queries: Tensor, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return scores ``(Q, k)`` and rows ``(Q, k)``, best first; rows are -1 where there are too few clips.

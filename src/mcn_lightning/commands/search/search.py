@@ -80,6 +80,9 @@ def positionals_first(args: Sequence[str]) -> list[str]:
 
     Args:
         args: arguments of the command. Every option has one value; ``--moments`` has all that follow.
+
+    Raises:
+        InputError: if the words of a sentence are several arguments.
     """
     first: list[str] = []
     rest: list[str] = []
@@ -93,6 +96,8 @@ def positionals_first(args: Sequence[str]) -> list[str]:
             values -= 1
         else:
             first.append(arg)
+    if len(first) > 2:
+        raise InputError(f"expected INDEX and one sentence, found {' '.join(first[1:])}; put it in quotes")
     return first + rest
 
 

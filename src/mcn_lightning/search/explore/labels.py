@@ -89,7 +89,7 @@ def classify(
     embedded = embed_labels(index, labels)
     rows = index.ranking.rows_with(letters)
     if where is not None:
-        rows = np.intersect1d(rows, np.array(index.clips.where(where), dtype=np.int64))
+        rows = np.intersect1d(rows, index.clips.where(where))
     for first in range(0, len(rows), CHUNK):
         yield _block(index, labels, embedded, names, rows[first : first + CHUNK])
 
