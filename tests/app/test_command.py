@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from processes import LIMIT
 from app.indexes import clips_of, write_index
 from mcn_lightning.commands.main import main
 from mcn_lightning.commands.search import app as command
+from mcn_lightning.search.manifest import MODEL
 
 COMMAND = """
 import signal
@@ -49,6 +51,13 @@ def refused(*args: object) -> str:
 def test_a_folder_that_is_no_index(tmp_path):
     assert "expected an index that lightning index made, found a folder without index.json" in refused(tmp_path)
     assert "no such folder" in refused(tmp_path / "none")
+
+
+def test_an_index_with_a_damaged_model(folder, tmp_path):
+    damaged = tmp_path / "index"
+    shutil.copytree(folder, damaged)
+    (damaged / MODEL).write_bytes((folder / MODEL).read_bytes()[:100])
+    assert f"{damaged / MODEL}: expected the model of the index, found" in refused(damaged, "--port", 0)
 
 
 def test_a_port_in_use(folder):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,7 +29,6 @@ STILLS = 500
 """Pictures that are kept, some 10 kB each."""
 COLUMNS = ("cluster", "topic", "video")
 LISTED = 2_000  # videos that the filter suggests
-WARM = 4  # searches at the start, which bring parts of a large search index into memory
 Found = TypeVar("Found")
 
 
@@ -54,14 +52,13 @@ class Library:
         self._lock = threading.Lock()  # of the index
 
     def warm_up(self) -> None:
-        """Search some times and read the list of videos, so that the first search is as fast as the others."""
-        with self._lock, suppress(InputError):
-            self.index.warm_up()
-        rows = np.linspace(0, len(self.index) - 1, WARM).astype(int).tolist()
-        queries = [Query(text="the"), *(Query(like=str(clip["id"])) for clip in self._take(rows))]
-        for query in queries:
-            with self._lock, suppress(InputError):  # a word may not be known, and a later search reports what is wrong
-                self.index.answers(query, SearchConfig(k=24))
+        """Make the first search as fast as the others: load the model, search once, and read the list of videos.
+
+        Raises:
+            InputError: if the model or the search index is damaged.
+        """
+        self.index.model.eval()  # which loads it
+        self.index.warm_up()
         self._groups("video")
 
     def start_pictures(self) -> None:
