@@ -55,6 +55,7 @@ def test_the_map_shows_the_first_two_principal_components(modality, index):
         np.testing.assert_allclose(one * np.sign(one @ other), other, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "module"), [("umap", "umap"), ("tsne", "openTSNE")])
 @pytest.mark.filterwarnings("ignore")  # of the packages, about each other
 def test_other_methods_keep_neighbours_and_repeat_by_seed(method, module, index):

@@ -39,8 +39,8 @@ def serve(config: AppConfig) -> None:
         port = listener.getsockname()[1]
         token = None if config.local else make_token()
         app = guarded(config, library, token)
-        library.warm_up()
         threading.Thread(target=library.start_pictures, daemon=True).start()
+        library.warm_up()
         shown = config.host if not config.local or config.host == "localhost" else "127.0.0.1"
         shown = f"[{shown}]" if ":" in shown else shown
         print(f"http://{shown}:{port}/{'' if token is None else f'?token={token}'}  ({len(index):,} clips; "

@@ -209,9 +209,9 @@ def principal_components(vectors: Vectors, names: Sequence[str], most: int) -> n
     axes = (axes * torch.sign(axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)))).float()
     found = np.zeros((count, most), dtype=np.float32)
     for first, chunk in vectors.chunks(names):
-        there = chunk.any(dim=1)
-        found[first : first + len(chunk), : axes.shape[1]] = ((_unit(chunk) - middle) @ axes).numpy()
-        found[first : first + len(chunk)][~there.numpy()] = np.nan
+        # scaled after the product: a copy of all embeddings at length 1 costs more than the product
+        lengths = chunk.norm(dim=1, keepdim=True)
+        found[first : first + len(chunk), : axes.shape[1]] = (chunk @ axes / lengths - middle @ axes).numpy()
     return found
 
 
