@@ -189,3 +189,8 @@ def test_the_others_are_checked_where_too_many_failed(films, capsys):
     with pytest.raises(SystemExit, match=r"--max_bad_share: expected at most 0\.05 .* found 1 of 4"):
         main(["extract", *map(str, told)])
     assert "train: lightning fit --config" in capsys.readouterr().out
+    for path in films.glob("film_*"):
+        path.write_text("")
+    with pytest.raises(SystemExit, match=r"--max_bad_share: expected at most 0\.05 .* found 4 of 4"):
+        main(["extract", *map(str, told)])
+    assert "train.csv: expected one video a line, found none" in capsys.readouterr().err

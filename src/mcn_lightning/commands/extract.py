@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mcn_lightning.commands.configs import resolve_configs
 from mcn_lightning.commands.parsers import CommandParser
-from mcn_lightning.errors import naming
+from mcn_lightning.errors import InputError, naming
 from mcn_lightning.extract.options import ExtractConfig, JobShare
 from mcn_lightning.signals import Interrupted, handled_signals, interrupted_by, write_line
 
@@ -42,8 +42,13 @@ def run_extract(args: Sequence[str]) -> None:
         write_line(f"stopped by {signal.Signals(number).name}; the same command goes on from here")
         sys.exit(128 + number)
     # one of several jobs has only its share; --merge makes the data set of all
-    if JobShare.parse(config.share).jobs == 1 or config.merge:
-        _finish(config)
+    try:
+        if JobShare.parse(config.share).jobs == 1 or config.merge:
+            _finish(config)
+    except InputError as error:
+        if failed is None:
+            raise
+        print(f"warning: {error}", file=sys.stderr)  # the videos that failed are the cause
     if failed is not None:
         raise failed
 

@@ -172,7 +172,9 @@ def _merge(config: ExtractConfig, layout: Layout, videos: Sequence[VideoFile]) -
     if len(failed) > config.max_bad_share * len(names):
         raise TooManyFailed(
             f"--max_bad_share: expected at most {config.max_bad_share:g} of the videos to fail, found {len(failed)} of "
-            f"{len(names)}, listed in {layout.root / 'failed.csv'}; the others are ready"
+            f"{len(names)}, listed in {layout.root / 'failed.csv'}"
+            + "; the others are ready"
+            * (len(failed) < len(names))
         )
     return f"{layout.root}: " + ", ".join(f"{count} {name}" for name, count in counts.items())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -104,7 +105,7 @@ def forecast(root: Path, files: Sequence[Path], times: float, seconds: float) ->
             "give another place"
         )
     minutes = seconds * times / 60
-    length = f"{minutes / 60:.1f} h" if minutes >= 60 else f"{minutes:.0f} min"
+    length = f"{minutes / 60:.1f} h" if minutes >= 60 else f"{math.ceil(minutes)} min"
     room = f"about {size_text(need)} of {size_text(free)} free"
     return f"{', '.join(shapes)}: {size_text(one)}; {room}, and at most {length}"
 
