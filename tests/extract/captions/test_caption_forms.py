@@ -141,6 +141,32 @@ def test_plain_json(tmp_path, content):
     assert rows(found(tmp_path, "show.json", content)) == [(0.0, 1.0, "one"), (2.0, 3.0, "two")]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("show.csv", 'Start,End,Text\n0,1.5,"one, two"\n00:00:02.5,0:04,&amp; three\n'),
+        ("show.en.tsv", "topic\tbegin\tend_time\tsentence\nx\t0\t1.5\tone, two\ny\t2.5\t4\t& three\n"),
+        ("show.csv", "end;start;caption\n1,5;0;one, two\n4;2,5;& three\n"),
+    ],
+)
+def test_a_table_of_one_video(tmp_path, name, content):
+    captions = found(tmp_path, name, content)
+    assert rows(captions) == [(0.0, 1.5, "one, two"), (2.5, 4.0, "& three")] and captions.problems == ()
+
+
+def test_a_damaged_line_of_a_table_is_named_and_a_table_of_something_else_is_none(tmp_path):
+    captions = found(tmp_path, "show.csv", "start,end,text\nsoon,1,a\n1,2,b\n3,2,c\n4,5\n")
+    assert rows(captions) == [(1.0, 2.0, "b")]
+    assert [problem.partition(", ")[2] for problem in captions.problems] == [
+        "line 2: expected start and end in seconds, found 'soon' and 1.0; this caption is left out",
+        "line 4: expected a start of at least 0 s and an end after it, found 3 s and 2 s; this caption is left out",
+    ]
+    captions = found(tmp_path, "show.csv", "frame,label\n1,dog\n")
+    assert not captions and captions.problems == (
+        f"{tmp_path / 'show.csv'}: expected the columns start, end and text, found frame, label; name them in line 1",
+    )
+
+
 def test_plain_subtitles(tmp_path):
     content = "1\n00:00:00,000 --> 00:00:01,000\n<i>one</i>\n\n2\n00:00:02,000 --> 00:00:03,000\ntwo\n&amp; three\n"
     assert rows(found(tmp_path, "show.srt", content)) == [(0.0, 1.0, "one"), (2.0, 3.0, "two & three")]

@@ -11,7 +11,7 @@ from mcn_lightning.data.files.caption_files import open_table
 from mcn_lightning.errors import InputError
 from mcn_lightning.extract.captions.cleaning import CaptionCleaning
 from mcn_lightning.extract.captions.embedded import read_embedded
-from mcn_lightning.extract.captions.forms import SUFFIXES, read_captions_file
+from mcn_lightning.extract.captions.forms import SUFFIXES, TABLES, read_captions_file
 from mcn_lightning.extract.captions.rows import VideoCaptions, cleaned_captions
 from mcn_lightning.extract.captions.transcripts import rows_of_columns
 from mcn_lightning.extract.videos import walk
@@ -88,7 +88,7 @@ class CaptionSource:
     def without_video(self, videos: Iterable[tuple[Path, str]]) -> list[Path]:
         """Return the caption files of no video, among those in the folder, or beside the videos.
 
-        JSON beside videos is not counted, as it may hold anything. Nor are the videos of a table.
+        JSON and tables beside videos are not counted, as they may hold anything. Nor are the videos of a table.
 
         Args:
             videos: the file and the id of each video.
@@ -98,7 +98,8 @@ class CaptionSource:
         known = {path for video, video_id in videos for _, path in self._files_of(video, video_id)}
         folders = [*self._folders.values()] if self._files is None else [self._files]
         every = {path for files in folders for each in files.values() for _, path in each}
-        return sorted(path for path in every - known if self._files is not None or path.suffix.lower() != ".json")
+        anything = () if self._files is not None else (".json", *TABLES)
+        return sorted(path for path in every - known if path.suffix.lower() not in anything)
 
     def _files_of(self, video: Path, video_id: str) -> list[tuple[str, Path]]:
         return self._beside(video).get(video.stem, []) if self._files is None else self._files.get(video_id, [])

@@ -4,6 +4,7 @@
 WebVTT, SubRip            YouTube's rolling lines once; word times where WebVTT has them
 ``.json3``                YouTube's own form, with the times of words
 JSON                      Whisper's and WhisperX's segments, with the times of words; lists or columns of captions
+CSV                       columns start, end and text, between commas, semicolons or tabs
 ASS, SSA, MicroDVD, SAMI  and TTML, by pysubs2
 ========================  ==========================================================================================
 
@@ -13,9 +14,13 @@ times, and names of cues and comments for words; it knows neither rolling lines 
 
 from __future__ import annotations
 
+import csv
+import io
+import math
 import re
 from pathlib import Path
 
+from mcn_lightning.data.files.caption_files import COLUMNS, seconds_of
 from mcn_lightning.data.files.subtitles import Cue, readable_cues, timed_parts, undo_rolling
 from mcn_lightning.errors import InputError, need_package
 from mcn_lightning.extract.captions.rows import RawCaption, until_next
@@ -26,7 +31,8 @@ Found = tuple[list[RawCaption], list[str]]
 """Captions, and what was not understood, one line each."""
 
 PYSUBS2 = {".ass": "ass", ".ssa": "ssa", ".sub": "microdvd", ".smi": "sami", ".sami": "sami", ".ttml": "ttml"}
-SUFFIXES = (".vtt", ".srt", ".json3", ".json", *PYSUBS2)
+TABLES = (".csv", ".tsv")
+SUFFIXES = (".vtt", ".srt", ".json3", ".json", *PYSUBS2, *TABLES)
 """Of files with captions, in order of preference."""
 _CLOCK = r"\s*\d+:\d\d:\d\d[.:]\d+\s*"
 _DIALOGUE = re.compile(rf"Dialogue:(?![^,]*,{_CLOCK},{_CLOCK},)")
@@ -52,7 +58,7 @@ def read_captions_file(path: Path) -> Found:
     text = read_text(path, "the captions of a video")
     if suffix in (".json", ".json3") or text.lstrip()[:1] in ("{", "["):
         return read_transcript(path), []
-    return _subtitles(path, text)
+    return (_table(path, text), []) if suffix in TABLES else _subtitles(path, text)
 
 
 def _subtitles(path: Path, text: str) -> Found:
@@ -65,6 +71,25 @@ def _subtitles(path: Path, text: str) -> Found:
         for number, line in damaged.items()
     ]
     return [_raw_caption(cue) for cue in undo_rolling(cues)], problems
+
+
+def _table(path: Path, text: str) -> list[RawCaption]:
+    lines = csv.DictReader(io.StringIO(text), restval="", delimiter=max("\t,;", key=text.partition("\n")[0].count))
+    try:
+        lines.fieldnames = header = [name.strip().lower() for name in lines.fieldnames or ()]
+        names = [next((key for key in COLUMNS[column] if key in header), "") for column in ("start", "end", "text")]
+        if not all(names):
+            found = ", ".join(header) or "none"
+            raise InputError(f"{path}: expected the columns start, end and text, found {found}; name them in line 1")
+        return [RawCaption(*_cells([row[name] for name in names]), where=f"line {lines.line_num}") for row in lines]
+    except csv.Error as error:
+        raise InputError(f"{path}: expected a table of captions, found {error}; write it anew") from None
+
+
+def _cells(cells: list[str]) -> tuple[object, object, str]:
+    """Return start, end and text; a time that is none as it is written, for the message."""
+    start, end = (cell if math.isnan(seconds_of(cell)) else seconds_of(cell) for cell in cells[:2])
+    return start, end, cells[2]
 
 
 def _raw_caption(cue: Cue) -> RawCaption:
