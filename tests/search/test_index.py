@@ -94,9 +94,13 @@ def test_the_index_has_its_own_model_words_and_clusters(index, trained):
     assert moved.search(text, k=3)["id"].tolist() == index.search(text, k=3)["id"].tolist()
 
 
-def test_two_builds_have_the_same_bytes(made, trained, tmp_path):
-    trained.index(tmp_path / "again")
-    assert contents(tmp_path / "again") == contents(made)
+def test_two_builds_have_the_same_bytes_by_the_command_and_from_python(made, trained, tmp_path):
+    data = mcn.NarratedVideos(**yaml.safe_load(trained.config.read_text())["data"])
+    index = mcn.Index.make(tmp_path / "again", trained.folder, data)
+    assert contents(tmp_path / "again") == contents(made) and len(index) == 40
+    assert data.predict_split == mcn.NarratedVideos("x").predict_split
+    with pytest.raises(mcn.InputError, match=r"index\.clip: expected an option of IndexConfig"):
+        mcn.Index.make(tmp_path / "again", trained.folder, data, clip="both")
 
 
 def test_a_build_on_two_devices_has_the_same_clips(index, trained, tmp_path, monkeypatch):
@@ -334,6 +338,7 @@ def test_another_model_other_options_and_other_folders_are_refused(made, trained
     ("words", "said"),
     [
         (("--ckpt_path", "nowhere.ckpt"), "nowhere.ckpt"),
+        (("--ckpt_path", "."), "--ckpt_path .: expected a run with config.yaml, found none; give --config data.yaml"),
         (("--galleries", "[vx]"), "--galleries: expected letters of v, a and t, each once"),
         (("--window", 0.5), "--window: expected at least 1 second, found 0.5"),
         (("--columns", "nowhere.csv"), "nowhere.csv: expected a table with the column video, found no file"),
@@ -343,7 +348,7 @@ def test_another_model_other_options_and_other_folders_are_refused(made, trained
     ],
 )  # fmt: skip
 def test_wrong_options_are_one_line(words, said, trained, tmp_path, capsys):
-    given = ["index", "--config", trained.config, "--output", tmp_path / "index"]
+    given = ["index", "--output", tmp_path / "index", *([] if "." in words else ["--config", trained.config])]
     given += [] if "--ckpt_path" in words else ["--ckpt_path", trained.folder]
     assert said in refusal(capsys, *given, *words)
     assert not (tmp_path / "index" / "index.json").exists()

@@ -125,6 +125,9 @@ def test_media_that_have_moved_are_found_below_a_folder(films, tmp_path):
     index = mcn.Index.open(films / "index", media_root=tmp_path / "elsewhere")
     assert index.media(clip) == moved / "film_1.mp4"
     assert index.search(like=clip, k=1)["media"][0].startswith(str(moved))
+    with pytest.raises(mcn.InputError, match="nothing: expected the folder of the videos, found none"):
+        mcn.Index.open(films / "index", media_root=tmp_path / "nothing")
+    (tmp_path / "nothing").mkdir()
     lost = mcn.Index.open(films / "index", media_root=tmp_path / "nothing")
     with pytest.raises(
         mcn.InputError, match="expected the video of film_1:0, found no file; give its folder with --media"

@@ -10,8 +10,9 @@ from mcn_lightning.search import options
 from mcn_lightning.search.options import SearchConfig, modalities_of
 
 
-def test_letters_are_those_of_directions():
+def test_letters_and_options_are_those_of_elsewhere():
     assert options.LETTERS == directions.LETTERS
+    assert options.SearchOptions.__annotations__.keys() == SearchConfig.__dataclass_fields__.keys()
     assert modalities_of("av", "--modality") == ["video", "audio"]
 
 

@@ -23,13 +23,17 @@ from mcn_lightning.search.clips import Clips, Row
 from mcn_lightning.search.explore.labels import classify
 from mcn_lightning.search.explore.moments import score_moments
 from mcn_lightning.search.manifest import MODEL, WORDS, gallery_names, hash_model, read_manifest
-from mcn_lightning.search.options import LETTERS, SearchConfig
+from mcn_lightning.search.options import LETTERS, IndexConfig, SearchConfig, SearchOptions
 from mcn_lightning.search.query import Query
 from mcn_lightning.search.ranking import Ranking
 from mcn_lightning.search.vectors import Vectors
 
 if TYPE_CHECKING:
     import pandas as pd
+    from typing_extensions import Unpack
+
+    from mcn_lightning.data.datamodule import NarratedVideos
+    from mcn_lightning.inference.model import Features
 
 DEEPEST = 5_000
 """Clips that are looked at to fill the answers of ``per_video``, ``merge`` and ``duplicates``; 4 k if that is more."""
@@ -56,6 +60,8 @@ class Index:
                 f"{self.clips.path}: expected {len(self.vectors)} clips, found {self.clips.count}; make the index again"
             )
         self.media_root = None if media_root is None else Path(media_root)
+        if self.media_root is not None and not self.media_root.is_dir():
+            raise InputError(f"--media_root {media_root}: expected the folder of the videos, found none")
         self.ranking = Ranking(self.folder, self.manifest, self.clips, self.vectors)
         if model is not None:
             if (found := hash_model(model)) != (own := self.manifest.model):
@@ -80,6 +86,36 @@ class Index:
             InputError: if it is no index, damaged, of another version, or of another model than the one given.
         """
         return cls(folder, model, media_root)
+
+    @classmethod
+    def make(cls, folder: str | Path, checkpoint: str | Path, data: NarratedVideos, **options: Any) -> Index:
+        """Make an index as ``lightning index`` does, or add what is new, and open it.
+
+        Args:
+            folder: of the index.
+            checkpoint: a checkpoint, or the folder of a run.
+            data: the data set.
+            **options: of ``IndexConfig``: split, clips, window, columns, galleries, memory, recall, flat_clips, export,
+                stills.
+
+        Raises:
+            InputError: if an option is wrong, the model does not fit the data, or the folder holds something else.
+        """
+        from mcn_lightning.search.build.folder import making  # a search needs none of it
+        from mcn_lightning.search.explore.stills import keep_stills
+
+        config = as_config(IndexConfig, {"ckpt_path": str(checkpoint), "output": str(folder), **options}, "index")
+        split = data.predict_split
+        try:
+            with making(config, data) as build:
+                build.embed(torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"))
+                build.finish()
+        finally:
+            data.predict_split = split
+        index = cls.open(folder)
+        if config.stills:
+            keep_stills(index)
+        return index
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -121,15 +157,15 @@ class Index:
         self,
         text: str | None = None,
         *,
-        audio: Any = None,
+        audio: str | Path | Features | None = None,
         rate: float | None = None,
-        video: Any = None,
+        video: str | Path | Features | Sequence[Features] | None = None,
         start: float = 0.0,
         end: float | None = None,
         like: str | None = None,
         words: str | None = None,
         vector: Tensor | None = None,
-        **options: Any,
+        **options: Unpack[SearchOptions],
     ) -> pd.DataFrame:
         """Find clips. Several kinds of query are one: their embeddings are summed, and ``words`` are mixed in by rank.
 

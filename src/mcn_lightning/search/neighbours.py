@@ -222,7 +222,7 @@ class Neighbours:
         try:
             self._index = faiss.read_index(str(path), getattr(faiss, "IO_FLAG_MMAP_IFC", 0))
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1][-100:]
+            reason = str(error).strip().splitlines()[-1].rpartition(" failed: ")[2][-100:]
             raise InputError(
                 f"{path}: expected a search index, found a damaged file ({reason}); make it again"
             ) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 from mcn_lightning.errors import InputError, check_rules
 from mcn_lightning.options.config import Options
@@ -88,6 +88,19 @@ class SearchConfig(Options, option="search"):
         check_rules((self.where is not None and not self.where.strip(), "--where: expected a condition, found none"))
         if self.modality is not None:
             modalities_of(self.modality, "--modality")
+
+
+class SearchOptions(TypedDict, total=False):
+    """The options of ``SearchConfig`` as arguments in Python, for editors and type checkers."""
+
+    k: int
+    modality: str | None
+    per_video: int | None
+    where: str | None
+    merge: bool
+    duplicates: float | None
+    calibrate: float
+    calibrate_temperature: float
 
 
 def modalities_of(letters: str, option: str) -> list[str]:

@@ -115,5 +115,10 @@ def _config_of_run(args: Sequence[str]) -> list[str]:
     given = dict(zip(args, [*args[1:], ""], strict=False)) | dict(arg.split("=", 1) for arg in args if "=" in arg)
     path = Path(given.get("--ckpt_path", ""))
     config = (path if path.is_dir() else folder_of(path.parent)) / CONFIG
-    known = {"--config", "-c", "--help", "-h"} & {*given}
-    return [] if known or "--ckpt_path" not in given or not config.is_file() else ["--config", str(config)]
+    if "--ckpt_path" not in given or {"--config", "-c", "--help", "-h"} & {*given}:
+        return []
+    if config.is_file():
+        return ["--config", str(config)]
+    if path.exists() and not any(arg.startswith("--data") for arg in args):
+        raise InputError(f"--ckpt_path {path}: expected a run with {CONFIG}, found none; give --config data.yaml")
+    return []
