@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
 import mcn_lightning as mcn
@@ -12,7 +14,7 @@ from mcn_lightning.search.options import SearchConfig, modalities_of
 
 def test_letters_and_options_are_those_of_elsewhere():
     assert options.LETTERS == directions.LETTERS
-    assert options.SearchOptions.__annotations__.keys() == SearchConfig.__dataclass_fields__.keys()
+    assert [*options.SearchOptions.__annotations__] == [each.name for each in fields(SearchConfig)]
     assert modalities_of("av", "--modality") == ["video", "audio"]
 
 
