@@ -200,7 +200,7 @@ def _tune(
 
 
 class Neighbours:
-    """The search index of a gallery, memory-mapped.
+    """The search index of a gallery. It is memory-mapped; faiss reads lists of product quantisation as a whole.
 
     Args:
         path: of faiss's file.
