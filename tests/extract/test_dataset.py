@@ -179,16 +179,20 @@ def test_what_macos_keeps_beside_a_film_is_no_film(films):
     assert "0 failed" in extract(config_of(films))
 
 
-def test_the_others_are_checked_where_too_many_failed(films, capsys):
+def test_the_others_are_checked_and_packed_where_too_many_failed(films, capsys):
     (films / "broken.mp4").touch()
     config = films.parent / "c.yaml"
     config.write_text("streams: [{name: colour, encoder: extract.making.Colours, rate: 2.0}]\nworkers: 1\n")
     words = films.parent / "words.txt"
     words.write_text("a 1 2 3\nb 1 2 3\n")
     told = ["--videos", films, "--output", films.parent / "out", "--config", config, "--text", words]
+    told += ["--pack", films.parent / "shards"]
     with pytest.raises(SystemExit, match=r"--max_bad_share: expected at most 0\.05 .* found 1 of 4"):
         main(["extract", *map(str, told)])
-    assert "train: lightning fit --config" in capsys.readouterr().out
+    said, errors = capsys.readouterr()
+    assert not errors.count("error"), errors
+    assert "packed 3 videos" in said and (films.parent / "shards" / "index.safetensors").is_file()
+    assert f"train: lightning fit --config {films.parent}/out/data.yaml --data.shards {films.parent}/shards\n" in said
     for path in films.glob("film_*"):
         path.write_text("")
     with pytest.raises(SystemExit, match=r"--max_bad_share: expected at most 0\.05 .* found 4 of 4"):

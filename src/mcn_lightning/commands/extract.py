@@ -7,10 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from mcn_lightning.commands.configs import resolve_configs
 from mcn_lightning.commands.parsers import CommandParser
 from mcn_lightning.errors import InputError, naming
 from mcn_lightning.extract.options import ExtractConfig, JobShare
+from mcn_lightning.files import read_text
 from mcn_lightning.signals import Interrupted, handled_signals, interrupted_by, write_line
 
 
@@ -61,5 +64,8 @@ def _finish(config: ExtractConfig) -> None:
     with naming(f"{data} is written, but"):
         run(["check", "--config", data])
         if config.pack is not None:
-            run(["prepare", "--config", data, "--pack.output", config.pack])
-    print(f"train: lightning fit --config {data}")
+            clips = yaml.safe_load(read_text(Path(data), "a config"))["data"]["clips"]
+            all_frames = str(clips["kind"] == "windows").lower()  # as their places are not known
+            run(["prepare", "--config", data, "--pack.output", config.pack, "--pack.keep_frames", all_frames])
+    shards = "" if config.pack is None else f" --data.shards {config.pack}"
+    print(f"train: lightning fit --config {data}{shards}")
