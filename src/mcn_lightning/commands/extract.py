@@ -63,9 +63,12 @@ def _finish(config: ExtractConfig) -> None:
     data = str(Path(config.output) / "data.yaml")
     with naming(f"{data} is written, but"):
         run(["check", "--config", data])
-        if config.pack is not None:
-            clips = yaml.safe_load(read_text(Path(data), "a config"))["data"]["clips"]
-            all_frames = str(clips["kind"] == "windows").lower()  # as their places are not known
-            run(["prepare", "--config", data, "--pack.output", config.pack, "--pack.keep_frames", all_frames])
-    shards = "" if config.pack is None else f" --data.shards {config.pack}"
+    shards = ""
+    if config.pack is not None:
+        clips = yaml.safe_load(read_text(Path(data), "a config"))["data"]["clips"]
+        all_frames = str(clips["kind"] == "windows").lower()  # as their places are not known
+        words = ["prepare", "--config", data, "--pack.output", config.pack, "--pack.keep_frames", all_frames]
+        with naming(f"{data} is written, but not packed (lightning {' '.join(words)})"):
+            run(words)
+        shards = f" --data.shards {config.pack}"
     print(f"train: lightning fit --config {data}{shards}")
