@@ -59,7 +59,7 @@ def test_the_map_shows_the_first_two_principal_components(modality, index):
 @pytest.mark.parametrize(("method", "module"), [("umap", "umap"), ("tsne", "openTSNE")])
 @pytest.mark.filterwarnings("ignore")  # of the packages, about each other
 def test_other_methods_keep_neighbours_and_repeat_by_seed(method, module, index):
-    pytest.importorskip(module)
+    pytest.importorskip(module, reason="only .ci/run installs it: numba compiles for twenty seconds")
     found = make_points(index.vectors, ["fused"], method, seed=3)
     assert found.shape == (len(index), 2) and np.isfinite(found).all()
     assert np.array_equal(found, make_points(index.vectors, ["fused"], method, seed=3))
