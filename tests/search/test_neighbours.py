@@ -93,6 +93,14 @@ def test_a_compressed_index_has_the_recall_that_it_says(factory, stored, tmp_pat
     assert len(rows) == 10 and (rows % 2 == 0).all()
 
 
+def test_coarse_codes_have_more_candidates(stored, tmp_path):
+    about, neighbours = made(stored, tmp_path, "IVF16,PQ2x4fs", 0.9)
+    assert about["candidates"] == neighbours.more > 160 and about["recall"] >= 0.9
+    fresh = stored[1].rows(["text"], range(1, COUNT, 53))
+    truth, found = brute(stored[1], fresh, 10), neighbours.search_many(fresh, 10)[1]
+    assert np.mean([len({*a.tolist()} & {*b.tolist()}) / 10 for a, b in zip(truth, found, strict=True)]) >= 0.85
+
+
 def test_two_builds_have_the_same_bytes(stored, tmp_path):
     first, second = tmp_path / "a", tmp_path / "b"
     for folder in (first, second):

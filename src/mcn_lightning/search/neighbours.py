@@ -172,7 +172,7 @@ def build(
 def _tune(
     neighbours: Neighbours, there: np.ndarray, recall: float, asking: Sequence[str], random: np.random.Generator
 ) -> dict[str, Any]:
-    """Find the fewest lists that give the recall, by a sample of queries and exact search."""
+    """Find the fewest lists and candidates that give the recall, by a sample of queries and exact search."""
     rows = np.sort(random.choice(there, min(SAMPLE, len(there)), False))
     vectors, names = neighbours.vectors, neighbours.names
     queries = vectors.rows(asking, rows)
@@ -184,19 +184,22 @@ def _tune(
 
     def measure(probes: int) -> float:
         neighbours.probes = probes
-        found = neighbours.search_many(queries, DEPTH)[1]
-        return (
-            sum(len({*mine.tolist()} & {*true.tolist()}) for mine, true in zip(found, truth, strict=True)) / truth.size
-        )
+        pairs = zip(neighbours.search_many(queries, DEPTH)[1], truth, strict=True)
+        return sum(len({*mine.tolist()} & {*true.tolist()}) for mine, true in pairs) / truth.size
 
-    lists, probes = neighbours.lists, 1
-    while (found := measure(probes)) < recall and probes < lists:
-        probes = min(2 * probes, lists)
+    lists = neighbours.lists
+    for more in (MORE, 4 * MORE, 16 * MORE):  # where all lists are too few, the codes are too coarse
+        neighbours.more, probes = more, 1
+        while (found := measure(probes)) < recall and probes < lists:
+            probes = min(2 * probes, lists)
+        if found >= recall:
+            break
     for fewer in (5 * probes // 8, 6 * probes // 8, 7 * probes // 8):  # a search takes as long as it has lists
         if probes // 2 < fewer < probes and (less := measure(fewer)) >= recall:
             probes, found = fewer, less
             break
-    return {"probes": probes, "recall": round(found, 4), "sample": len(queries), "lists": lists}
+    about = {"probes": probes, "recall": round(found, 4), "sample": len(queries), "lists": lists}
+    return about | {"candidates": neighbours.more}
 
 
 class Neighbours:
@@ -231,7 +234,7 @@ class Neighbours:
             raise InputError(f"{path}: expected {about['clips']} clips, found {found}; make the index again")
         self.flat: bool = not str(about["factory"]).startswith("IVF")
         self.lists = 0 if self.flat else int(self._index.nlist)
-        self.probes = int(about["probes"])
+        self.probes, self.more = int(about["probes"]), int(about.get("candidates", MORE))
         if not self.flat:
             self._index.parallel_mode = 1  # a single query uses all cores, list by list
 
@@ -266,7 +269,7 @@ class Neighbours:
         parameters = None
         if given:
             parameters = faiss.SearchParameters(**given) if self.flat else faiss.SearchParametersIVF(**given)
-        wanted = min(k if self.flat else RERANK * k + MORE, self._index.ntotal)
+        wanted = min(k if self.flat else RERANK * k + self.more, self._index.ntotal)
         asked = np.ascontiguousarray(queries.float().cpu().numpy())
         scores, rows = self._index.search(asked, wanted, params=parameters)
         if self.flat:
