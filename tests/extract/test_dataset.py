@@ -21,7 +21,7 @@ from mcn_lightning.extract.dataset import text_options
 from mcn_lightning.extract.job import extract
 from mcn_lightning.extract.options import EncodedStream, ExtractConfig
 from mcn_lightning.extract.videos import find_videos, split_videos
-from mcn_lightning.extract.writing import forecast, size_text, write_entries
+from mcn_lightning.extract.writing import forecast, size_text, times_more, write_entries
 
 STREAMS = (EncodedStream("colour", "extract.making.Colours", 2.0),)
 
@@ -91,7 +91,7 @@ def test_folders_that_are_linked_are_read_once_and_links_without_a_film_are_list
 
 @pytest.mark.parametrize(("text", "told"), [
     ("nosuch.bin", r"^nosuch.bin: expected a word-vector file, found none; check the path$"),
-    ("me/no", r"me/no: expected a sentence-transformers model on this machine \(fetch it once: hf download me/no\)"),
+    ("me/no", r"me/no: .* \(fetch it once: hf download me/no\), found none in"),
 ])  # fmt: skip
 def test_a_text_source_that_is_not_at_hand_is_told_with_what_to_do(text, told):
     options, problem = text_options(text)
@@ -113,6 +113,16 @@ def test_a_film_that_breaks_off_says_so_and_the_first_one_tells_what_all_need(tm
     assert re.search(
         rf"film_spec\.npz \(40, \d+\): {size}; about {size} of .* free, and at most .* for all 1 videos", said
     )
+
+
+def test_all_videos_need_what_the_first_one_does_by_their_lengths(tmp_path):
+    """Of bytes, a film of still pictures has a tenth."""
+    paths = [tmp_path / f"film_{number}.mkv" for number in range(4)]
+    for path, seconds in zip(paths, (1.0, 2.0, 3.0), strict=False):
+        write_video(path, seconds)
+    paths[3].write_text("no film")  # whose length is not known: it counts as the mean of the others
+    assert times_more(paths[0], paths) == pytest.approx(8.0, rel=0.1)
+    assert times_more(paths[3], paths) == 4.0
 
 
 def test_a_disk_that_is_too_small_for_all_is_foreseen(tmp_path):

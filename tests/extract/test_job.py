@@ -29,6 +29,7 @@ from mcn_lightning.extract.decode import PictureSize
 from mcn_lightning.extract.job import extract
 from mcn_lightning.extract.options import EncodedStream, ExtractConfig
 from mcn_lightning.extract.pool import Decoded, DecodingPool, Failed, Pictures, StreamShape
+from mcn_lightning.extract.videos import find_videos
 from mcn_lightning.extract.writing import write_json
 
 STREAMS = (EncodedStream("colour", "extract.making.Colours", 2.0),)
@@ -234,6 +235,13 @@ def test_folders_that_cannot_be_read_as_a_data_set(tmp_path, names, message):
     with pytest.raises(SystemExit) as stop:
         main(["extract", "--videos", str(tmp_path / "some"), "--output", str(tmp_path / "out")])
     assert message in str(stop.value) and "\n" not in str(stop.value)
+
+
+def test_videos_that_are_no_folder_and_no_list_are_told_by_the_option(tmp_path):
+    (tmp_path / "film.mp4").touch()
+    for name, found in (("film.mp4", "found one video; give its folder"), ("nosuch", "found no file: check the path")):
+        with pytest.raises(InputError, match=f"^--videos:? {tmp_path / name}: expected a folder of videos, .*{found}$"):
+            find_videos(tmp_path / name)
 
 
 def test_captions_of_no_video_are_named(tmp_path, capsys):

@@ -285,7 +285,9 @@ def _load_encoder(source: str) -> Any:
         return SentenceTransformer(source, device="cpu", local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
         expected = f"--data.text.source {source}: expected a sentence-transformers model on this machine"
-        raise InputError(f"{expected} (fetch it once: hf download {source}), found {first_line(error)}") from None
+        # the library speaks of a connection, which it was told not to open
+        found = "none in its cache" if "couldn't connect" in str(error).lower() else first_line(error)
+        raise InputError(f"{expected} (fetch it once: hf download {source}), found {found}") from None
 
 
 def _width(model: Any, output: str) -> int:

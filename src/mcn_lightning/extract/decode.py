@@ -135,6 +135,17 @@ def decode_video(
     return outcome
 
 
+def told_seconds(path: Path) -> float:
+    """Return the length of a video by its header; 0 if the header does not say, or the file cannot be read."""
+    import av
+
+    try:
+        with av.open(f"file:{path}", metadata_errors="ignore", options=OPTIONS) as container:
+            return (container.duration or 0) / av.time_base
+    except (av.FFmpegError, OSError):
+        return 0.0
+
+
 class _EncryptedError(Exception):
     pass
 
@@ -206,6 +217,10 @@ class _Decoding:
 
     def _note(self, reason: str) -> None:
         self.outcome.cut = self.outcome.cut or reason
+
+    def _note_end(self, reason: str) -> None:
+        """Add where a stream ends to what is wrong with the file, as damage alone does not say how much is lost."""
+        self.outcome.cut = f"{self.outcome.cut}; {reason}" if self.outcome.cut else reason
 
     def run(self) -> Outcome:
         """Decode all packets. A damaged packet costs its frames, and an unreadable rest ends the file early."""
@@ -288,7 +303,7 @@ class _Decoding:
             # headers are often a little long: two seconds, or 2 % of a long film, are no loss
             if found < told - max(2.0, 0.02 * told):
                 kind = "picture" if stream.type == "video" else "sound"
-                self._note(f"the {kind} ends after {found:.1f} of {told:.1f} s")
+                self._note_end(f"the {kind} ends after {found:.1f} of {told:.1f} s")
 
 
 def _is_encrypted(path: Path, stream: int) -> bool:

@@ -32,7 +32,7 @@ from mcn_lightning.extract.options import ExtractConfig, JobShare, Layout
 from mcn_lightning.extract.pool import Decoded, DecodingPool, Failed, Pictures, StreamShape
 from mcn_lightning.extract.speech import SUFFIX, SpeechRecognizer
 from mcn_lightning.extract.videos import VideoFile, find_videos, hash_fraction, identity
-from mcn_lightning.extract.writing import forecast, reported, write_array, write_json
+from mcn_lightning.extract.writing import forecast, reported, times_more, write_array, write_json
 from mcn_lightning.files import read_json
 from mcn_lightning.signals import Interrupted, interrupted_by, signals_blocked, start_resource_tracker
 
@@ -280,7 +280,7 @@ class _Job:
                 self._write(videos[number], self.decoded.pop(number))
                 if first:
                     files = sorted(self.layout.record(videos[number].name).parent.glob("*.npz"))
-                    times = sum(video.size for video in videos) / max(videos[number].size, 1)
+                    times = times_more(videos[number].path, [video.path for video in videos])
                     told = forecast(self.layout.root, files, times, time.monotonic() - begin)
                     bar.write(f"{told} for all {len(videos)} videos")
                     first = False

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcn_lightning.errors import InputError, os_reason
+from mcn_lightning.errors import InputError, naming, os_reason
 from mcn_lightning.files import read_lines
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".mpg", ".mpeg", ".ts", ".m4v", ".flv", ".wmv", ".3gp", ".ogv")
@@ -37,11 +37,6 @@ class VideoFile:
         """The last part of the name, by which captions know the video."""
         return self.name.rpartition("/")[2]
 
-    @property
-    def size(self) -> int:
-        """Bytes of the file; 0 if there is none."""
-        return self.path.stat().st_size if self.path.is_file() else 0
-
 
 def find_videos(source: Path) -> list[VideoFile]:
     """Return the videos of a folder and those below it, or of a list, in the order of their names.
@@ -59,7 +54,12 @@ def find_videos(source: Path) -> list[VideoFile]:
         if not found:
             raise InputError(f"--videos {source}: expected videos ({', '.join(SUFFIXES)}), found none in this folder")
     else:
-        found = [_listed(source, line) for line in read_lines(source, "a folder of videos, or a list of them") if line]
+        what = "a folder of videos, or a text file that lists them"
+        if source.is_file() and source.suffix.lower() in SUFFIXES:
+            raise InputError(f"--videos {source}: expected {what}, found one video; give its folder")
+        with naming("--videos"):
+            lines = read_lines(source, what)
+        found = [_listed(source, line) for line in lines if line]
         if not found:
             raise InputError(f"--videos {source}: expected a path on each line, found an empty list")
     _check_ids(found)

@@ -12,7 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from mcn_lightning.errors import InputError
+from mcn_lightning.extract.decode import told_seconds
 from mcn_lightning.files import replacing, writing
+
+ASKED = 50
+"""Videos, about, whose headers are asked for their lengths."""
 
 
 def reported(path: Path) -> AbstractContextManager[None]:
@@ -79,6 +83,18 @@ def write_entries(path: Path, entries: Iterable[tuple[str, object]]) -> None:
             file.write(f"{mark}\n{json.dumps(key, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}")
             mark = ","
         file.write("\n}\n" if mark == "," else "{}\n")
+
+
+def times_more(first: Path, paths: Sequence[Path]) -> float:
+    """Return about how many times longer all videos are than the first one, by the headers of some.
+
+    Args:
+        first: the one.
+        paths: of all.
+    """
+    lengths = [length for path in paths[:: max(len(paths) // ASKED, 1)] if (length := told_seconds(path))]
+    own = told_seconds(first)
+    return len(paths) * (sum(lengths) / len(lengths) / own if own and lengths else 1.0)
 
 
 def forecast(root: Path, files: Sequence[Path], times: float, seconds: float) -> str:

@@ -50,7 +50,7 @@ def test_a_file_that_breaks_off_gives_what_came_before(tmp_path, name):
     if name == "a.ts":
         assert outcome.cut.startswith("damaged data: ")  # half a frame of sound
         return
-    assert "of 12.0 s" in outcome.cut or "Invalid data" in outcome.cut or "End of file" in outcome.cut
+    assert "of 12.0 s" in outcome.cut  # also where the packet that breaks off is told first
 
 
 def test_a_recording_that_ends_inside_a_packet_says_so(tmp_path):
