@@ -105,6 +105,7 @@ def test_wrong_moments_are_refused_in_one_line(made, index, capsys):
         (("--moments", video, "a", "--merge", "true"), "--moments: expected no --merge with it; leave it out"),
         (("--moments", video, "a", "--words", "a"), "--moments: expected no --words with it"),
         (("--moments", video, "a", "--output", "a.gif"), "--output a.gif: expected a name ending in .png or .svg"),
+        (("a", "--per_video", 0), "--per_video: expected a whole number above 0, found 0"),
         (("--moments", video, "xyzzy"), "none known of: xyzzy"),
     ):
         found = refusal(capsys, "search", made, *words)

@@ -191,6 +191,7 @@ def test_answers_merge_and_group(trained, tmp_path, capsys, monkeypatch):
         ({"text": " "}, "expected a sentence, found an empty one"),
         ({"text": "qwx zyx"}, "expected a sentence with a known word, found none known of: qwx, zyx; reword it"),
         ({"words": ""}, "--words: expected words to look for, found none"),
+        ({"text": "a", "start": 5}, "--start, --end: expected --audio or --video with them, found neither"),
         ({"like": "x:1"}, "--like: expected the id of a clip of this index, found 'x:1'"),
         ({"vector": torch.zeros(3)}, r"vector: expected an embedding \(16,\), found the shape \(3,\)"),
         ({"text": "a", "kk": 3}, "search.kk: expected an option of SearchConfig"),

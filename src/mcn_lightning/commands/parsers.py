@@ -24,6 +24,8 @@ UNKNOWN = re.compile(
 )
 KEY = re.compile(r'^Parser key "([^"]+)": (?:Problem with given class_path \S+ )?')
 # jsonargparse lists the errors of all types, of which the first is shown
+# where a number may be None, jsonargparse leaves its value out here
+REFUSED = re.compile(r"Not of type \w+: (?=does not conform)")
 UNION = re.compile(
     r"^(Parser key \S+ )?(?:- Expected a path but \S+ either not accessible or invalid - )?"
     r"Does not validate against any of the Union subtypes .*? Errors: - "
@@ -114,6 +116,7 @@ def shorten_message(message: str, options: Iterable[str] = ()) -> str:
         shown = [next((spelling for spelling in each if spelling in known), each[-1]) for each in spellings]
         return f"{', '.join(shown)}: expected a value, found none; give it"
     given = next(iter(re.findall(r"Given value: (\S+)$", message)), "")
+    message = REFUSED.sub(lambda match: f"{match[0]}{given} ", message)
     message = UNION.sub(r"\1\2", LITERAL.sub(r"expected one of \1, found \2", message))
     for kind, name in TYPE_NAMES.items():
         message = re.sub(rf"Expected a <class '{kind}'>(?:\. Got value: (?=\S))?", f"expected {name}, found ", message)

@@ -37,7 +37,7 @@ class Query:
         return [name for name in ("video", "audio", "text") if getattr(self, name) is not None]
 
     def check(self) -> None:
-        """Refuse an empty query.
+        """Refuse an empty query, and seconds of a file without a file.
 
         Raises:
             InputError: naming what is empty.
@@ -55,6 +55,11 @@ class Query:
             (
                 self.words is not None and not self.words.strip(),
                 "--words: expected words to look for, found none; write some",
+            ),
+            (
+                (self.start != 0 or self.end is not None) and self.audio is None and self.video is None,
+                "--start, --end: expected --audio or --video with them, found neither; for the seconds of clips, "
+                "use --where",
             ),
         )
 
