@@ -128,8 +128,7 @@ def _name(groups: Groups, code: int, number: int, column: str) -> str:
 
 
 def _mark(panel: Axes, place: np.ndarray, text: str) -> None:
-    from matplotlib.patheffects import withStroke
-
-    outline = [withStroke(linewidth=2.5, foreground="white")]
     x, y = map(float, place)
-    panel.annotate(text, (x, y), ha="center", va="center", weight="bold", path_effects=outline)
+    # a frame: the numbers of two clusters side by side would read as one
+    frame = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "grey", "linewidth": 0.5}
+    panel.annotate(text, (x, y), ha="center", va="center", weight="bold", fontsize="small", bbox=frame)
