@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from gpu_parts import costs, parity, steps, training
+from gpu_parts import costs, extraction, parity, steps, training
 from gpu_parts.run import Run
 
 COMMAND = ("jsonargparse", "omegaconf", "pytorch_lightning", "torchmetrics")
@@ -40,6 +40,7 @@ def sections(work: Path) -> dict[str, Callable[[Run], None]]:
         "kmeans": costs.kmeans,
         "evaluation": costs.evaluation,
         "loader": functools.partial(training.loader, work=work),
+        "extract": functools.partial(extraction.extraction, work=work),
         "fit": functools.partial(training.fit, work=work),
         "compile": steps.compiled,
     }

@@ -24,7 +24,7 @@ def benchmark(monkeypatch):
 
 @pytest.mark.slow
 def test_the_sections_run_tiny_and_all_verdicts_are_good(benchmark, tmp_path, monkeypatch):
-    some = "rates,parity,step,waits,loss,kmeans,evaluation,loader,fit"  # compiling takes as long as all of them
+    some = "rates,parity,step,waits,loss,kmeans,evaluation,loader,extract,fit"  # compiling takes as long as all of them
     words = ["--tiny", "true", "--out", tmp_path, "--budget", 6000, "--sections", some]
     monkeypatch.setattr(sys, "argv", ["gpu.py", *map(str, words)])
     benchmark.main()
