@@ -197,7 +197,8 @@ def test_a_run_that_is_made_longer_twice_is_one_run(overlay, capsys):
     record = json.loads((folder / "run.json").read_text())
     starts = record["starts"]
     assert len(starts) == 3 and record["finished"] and record["started"] == starts[0]["started"] < starts[2]["started"]
-    assert sum(start["hours"] for start in starts) == pytest.approx(record["hours"], abs=1e-4)
+    # a start also counts the time after its last checkpoint, which the next one does not know
+    assert starts[2]["hours"] < record["hours"] <= sum(start["hours"] for start in starts) + 1e-5
     run("results", folder.parent, "--metrics", "[val/t->va/R@10]")
     assert capsys.readouterr().out.splitlines()[-1].startswith("| run |  | 1 | 0 |")
 

@@ -111,8 +111,11 @@ def test_files_that_are_none_are_one_line(films, capsys, tmp_path):
         (("--audio", silent), "film_5.mp4: expected sound, found none that can be read"),
         (("--video", tmp_path / "noise.wav"), "noise.wav: expected"),
         (("--video", tmp_path / "nowhere.mp4"), "nowhere.mp4: expected a file, found none"),
-        (("--video", silent, "--start", 50), "expected a start and an end within its 6.0 s, found 50 to the end"),
-        (("--video", silent, "--start", 3, "--end", 2), "expected a start and an end within its 6.0 s, found 3 to 2"),
+        (("--video", silent, "--start", 50), "expected a start before an end within its 6.0 s, found 50 to the end"),
+        (
+            ("--video", silent, "--start", 3, "--end", 2),
+            "expected a start before an end within its 6.0 s, found 3 to 2",
+        ),
     ):
         said_of = refusal(capsys, "search", films / "index", *words)
         assert said in said_of and "Traceback" not in said_of

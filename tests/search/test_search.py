@@ -16,6 +16,7 @@ from launch import refusal, run
 from references.retrieval import scores
 
 import mcn_lightning as mcn
+from mcn_lightning.commands.search.search import print_answers
 from mcn_lightning.metrics.scoring import Scoring
 
 GALLERIES = {"v": ["video"], "a": ["audio"], "t": ["text"], "va": ["fused"], "vt": ["video", "text"],
@@ -198,7 +199,7 @@ def test_answers_merge_and_group(trained, tmp_path, capsys, monkeypatch):
         ({"audio": np.zeros(100)}, "rate: expected the samples a second of the sound, found None"),
         ({"audio": np.zeros((2, 2, 2)), "rate": 16_000}, r"expected samples \(n,\) or \(channels, n\)"),
         ({"audio": np.array([np.nan]), "rate": 16_000}, "expected finite samples"),
-        ({"audio": np.zeros(16_000), "rate": 16_000, "start": 5}, "expected a start and an end within its 1.0 s"),
+        ({"audio": np.zeros(16_000), "rate": 16_000, "start": 5}, "expected a start before an end within its 1.0 s"),
         ({"video": np.zeros((3, 5))}, r"features: expected \(rows, 8\), \(rows, 8\), found \(3, 5\)"),
         ({"video": "film.mp4"}, "expected features that lightning extract made, found others"),
     ],
@@ -241,6 +242,11 @@ def test_the_command_prints_a_table_json_or_csv(made, capsys):
         assert [each["id"] for each in json.loads(capsys.readouterr().out)][:3] == expected["id"].tolist()
     run("search", made, text, "--where", "start < 0")
     assert capsys.readouterr().out == "no clip found\n"
+
+
+def test_a_caption_does_not_control_the_terminal(capsys):
+    print_answers(pd.DataFrame({"score": [0.5], "text": ["a\x1b[2J dog\r\nruns"]}), "table")
+    assert capsys.readouterr().out.splitlines()[1] == "0.500  a [2J dog runs"
 
 
 def test_unknown_words_are_named(made, capsys):

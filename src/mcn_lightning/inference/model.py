@@ -238,5 +238,5 @@ def _span(name: str, start: float, end: float | None, seconds: float) -> tuple[f
     last = seconds if end is None else min(end, seconds)
     if not 0 <= start < last:
         found = f"{start:g} to {'the end' if end is None else f'{end:g}'}"
-        raise InputError(f"{name}: expected a start and an end within its {seconds:.1f} s, found {found}")
+        raise InputError(f"{name}: expected a start before an end within its {seconds:.1f} s, found {found}")
     return start, last

@@ -14,7 +14,7 @@ from mcn_lightning.files import replacing, writing
 from mcn_lightning.inference import Inputs, Model
 from mcn_lightning.inference.hub import is_name, push
 from mcn_lightning.inference.loading import load, newest_checkpoint
-from mcn_lightning.inference.shared import CARD, write_shared
+from mcn_lightning.inference.shared import CARD, is_shared, write_shared
 from mcn_lightning.runs.checkpoints import steps_of
 from mcn_lightning.runs.saved import CONFIG, METRICS, Options, folder_of, read_metrics, read_options, read_record
 
@@ -66,6 +66,10 @@ def _check(licence: str | None, name: str | None, folder: Path) -> None:
         raise InputError(f"--output {folder}: expected a folder for the model alone, found a run; give another folder")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output {folder}: expected a folder, found a file; give another name")
+    if folder.is_dir() and any(folder.iterdir()) and not is_shared(folder):
+        raise InputError(
+            f"--output {folder}: expected a new folder or one that export wrote, found other files; give another folder"
+        )
 
 
 def _checkpoint(run: Path) -> Path:

@@ -199,5 +199,6 @@ def _cell(name: str, value: object) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.3f}" if name == "score" else f"{value:.1f}" if name in ("start", "end") else f"{value:g}"
-    line = " ".join(str(value).split())
+    # captions come from elsewhere, and a terminal obeys control characters
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in str(value)).split())
     return line if len(line) <= WIDTH else line[: WIDTH - 3] + "..."
