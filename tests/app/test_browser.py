@@ -108,7 +108,8 @@ def test_a_query_is_typed_and_cards_come(page):
 
 def test_suggestions_come_from_captions_and_are_chosen_by_keyboard(page):
     page.goto("/")
-    page.keyboard.press("/")
+    while not page.locator("#q:focus").count():  # the page may be there before it listens to keys
+        page.keyboard.press("/")
     page.keyboard.type("san pla")
     expect(page.locator("#suggestions li")).to_have_count(1)
     page.keyboard.press("ArrowDown")
