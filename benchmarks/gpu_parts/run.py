@@ -87,10 +87,10 @@ class Run:
         self.rows.append({"section": section, "case": case, "value": value, "unit": unit, "note": note})
         print(f"[{time.perf_counter() - self.begun:6.1f} s] {section} | {case} | {value} {unit} {note}", flush=True)
 
-    def verdict(self, case: str, error: float, limit: float) -> None:
+    def verdict(self, case: str, error: float, limit: float, unit: str = "relative error") -> None:
         """Add an error, and whether it is within its limit; NaN is not."""
         note = "ok" if error <= limit else f"BAD: above {limit:g}"
-        self.add("parity", case, error, "relative error", note)
+        self.add("parity", case, error, unit, note)
 
     def table(self) -> str:
         """Return the rows as Markdown."""
