@@ -35,7 +35,10 @@ function player(clip) {
   const video = make("video", { controls: true, playsinline: true, preload: "auto", "aria-label": clip.text || clip.id });
   let before = start;
   video.addEventListener("timeupdate", () => {
-    if (!video.paused && before < end && video.currentTime >= end - PAUSE) video.pause();
+    if (before < end && video.currentTime >= end - PAUSE) {
+      video.pause();
+      video.currentTime = end; // a busy browser tells it late, long after the end
+    }
     before = video.currentTime;
   });
   video.addEventListener("seeking", () => { before = video.currentTime; });
