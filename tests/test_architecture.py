@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "src" / "mcn_lightning"
-GROUND = {"errors", "files", "distributed", "signals", "memory", "batch", "options"}
+GROUND = {"errors", "files", "distributed", "signals", "memory", "batch", "options", "devices"}
 TENSORS = {"models", "losses", "clustering", "metrics"}
 ALLOWED = {
     "errors": set(),
@@ -17,6 +17,7 @@ ALLOWED = {
     "memory": set(),
     "batch": {"errors", "memory"},
     "options": {"errors"},
+    "devices": {"errors", "signals"},
     **{room: {"options", "distributed", "errors"} for room in TENSORS},
     "data": GROUND,
     "extract": {"data"} | GROUND,

@@ -19,7 +19,7 @@ from safetensors.torch import save
 import mcn_lightning as mcn
 from mcn_lightning.commands.export.folder import name_encoder
 from mcn_lightning.data.text import TextConfig
-from mcn_lightning.inference.shared import without_places
+from mcn_lightning.inference.inputs import without_places
 from mcn_lightning.inference.words import StoredWords
 
 FILES = ["README.md", "config.json", "model.safetensors", "words.safetensors"]
@@ -127,6 +127,21 @@ def test_a_model_goes_to_the_hub_and_comes_from_it(trained, hub, sentence, tmp_p
     hub.server.shutdown()  # without a connection the copy on this machine serves
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert torch.equal(mcn.load("me/narrated").embed_text(sentence), wanted)
+
+
+def test_the_methods_of_the_hub_write_and_read_the_same_files(exported, hub, sentence, tmp_path):
+    model = mcn.load(exported)
+    model.save_pretrained(tmp_path / "saved")
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == FILES
+    for name in {*FILES} - {"README.md"}:
+        assert (tmp_path / "saved" / name).read_bytes() == (exported / name).read_bytes()
+    model.push_to_hub("me/narrated", private=True)
+    assert sorted(hub.files["me/narrated"]) == FILES and hub.private == {"me/narrated": True}
+    assert b'mcn.load("me/narrated")' in hub.files["me/narrated"]["README.md"]
+    wanted = model.embed_text(sentence)
+    for place in (tmp_path / "saved", "me/narrated"):
+        again = mcn.Model.from_pretrained(place)
+        assert not again.training and torch.equal(again.embed_text(sentence), wanted)
 
 
 def test_what_the_hub_refuses_is_one_line_and_the_folder_stays(trained, hub, tmp_path, monkeypatch, capsys):

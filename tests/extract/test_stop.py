@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import until
+from processes import left, until
 from terminal import Terminal
 
 pytest.importorskip("av", reason="the extra `extract` is not installed")
@@ -52,18 +52,6 @@ def started(folder: Path, tmp_path: Path, devices: int, *program: str) -> Termin
     terminal = Terminal([*command, "--devices", str(devices)], ROOT, MARK=str(tmp_path), **marks)
     until(lambda: len(list(tmp_path.glob("ready-*"))) == devices, "the third batch of every process")
     return terminal
-
-
-def left(mark: Path) -> list[int]:
-    """Return the processes that a command has left, told by their environment."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if f"MARK={mark}".encode() in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
 
 
 def assert_stopped(terminal: Terminal, tmp_path: Path, status: int, line: str) -> None:

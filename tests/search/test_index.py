@@ -9,21 +9,20 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from forked import Popen
 from launch import refusal, run
-from processes import LIMIT
+from processes import left, until
 from safetensors.torch import load_file
+from terminal import Terminal
 
 import mcn_lightning as mcn
+from mcn_lightning.search.build import embed
 from mcn_lightning.search.build.folder import making
 from mcn_lightning.search.build.job import Build
 from mcn_lightning.search.options import IndexConfig
@@ -113,38 +112,48 @@ def test_a_build_on_two_devices_has_the_same_clips(index, trained, tmp_path, mon
                                    index.vectors.rows([name], range(len(index))))  # fmt: skip
 
 
-def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(made, trained, tmp_path, capsys):
-    """The process is killed as soon as the first block is there. Another model cannot finish its work."""
-    folder = tmp_path / "index"
-    code = (
-        "import sys, time, mcn_lightning.search.build.embed as embed\n"
-        "embed.BLOCK = 2\n"
-        "write = embed.write_part\n"
-        "def slow(*args):\n"
-        "    write(*args); time.sleep(600 if '--slow' in sys.argv else 0)\n"
-        "embed.write_part = slow\n"
-        "from mcn_lightning.commands.main import main\n"
-        "main([word for word in sys.argv[1:] if word != '--slow'])\n"
-    )
+SLOW = """
+import sys, time
+import mcn_lightning.search.build.embed as embed
+
+def slow(*args):
+    write(*args)
+    time.sleep(600)
+
+embed.BLOCK = 2
+write, embed.write_part = embed.write_part, slow
+if __name__ == "__main__":
+    from mcn_lightning.commands.main import main
+
+    main(sys.argv[1:])
+"""
+"""The command with blocks of two videos, which waits after each block."""
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGINT"])
+def test_a_stopped_build_goes_on_and_ends_in_the_same_bytes(made, trained, tmp_path, capsys, monkeypatch, name):
+    """It is stopped as soon as each of its processes has a block. Another model cannot finish its work."""
+    folder, program = tmp_path / "index", tmp_path / "slow.py"
+    program.write_text(SLOW)
     words = ["index", "--ckpt_path", str(trained.folder), "--config", str(trained.config), "--output", str(folder)]
-    log = tmp_path / "log"
-    with log.open("w") as file:
-        process = Popen([sys.executable, "-c", code, *words, "--slow"], stdout=file, stderr=subprocess.STDOUT)
-    late = time.monotonic() + LIMIT
-    while not list(folder.glob("parts/*.safetensors")):
-        assert process.poll() is None and time.monotonic() < late, log.read_text()
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert len(list(folder.glob("parts/*.safetensors"))) == 1
+    command = [sys.executable, str(program), *words, "--device", "cpu", "--devices", "2"]
+    terminal = Terminal(command, tmp_path, MARK=str(tmp_path))
+    until(lambda: len(list(folder.glob("parts/*.safetensors"))) == 2, "a block of each process")
+    if name == "SIGINT":
+        terminal.press()
+        assert terminal.end() == 130 and terminal.text.count("stopped") == 1, terminal.text
+    else:
+        os.kill(terminal.process, signal.SIGKILL)
+        assert terminal.status() == -signal.SIGKILL
+    until(lambda: not left(tmp_path), "the end of all processes")
+    assert len(list(folder.glob("parts/*.safetensors"))) == 2
     with pytest.raises(mcn.InputError, match="lightning index has not finished; run the same command again"):
         mcn.Index.open(folder)
     said = refusal(capsys, *words[:2], another_run(trained, tmp_path), *words[3:])
     assert "expected the model that the index was made with" in said
     assert "expected clips as in this index" in refusal(capsys, *words, "--clips", "both")
-    with log.open("w") as file:
-        done = Popen([sys.executable, "-c", code, *words], stdout=file, stderr=subprocess.STDOUT)
-    assert done.wait() == 0, log.read_text()
+    monkeypatch.setattr(embed, "BLOCK", 2)
+    run(*words)
     assert contents(folder) == contents(made)
 
 

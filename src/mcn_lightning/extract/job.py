@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
-import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +15,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from mcn_lightning.devices import find_devices, run_on_devices
 from mcn_lightning.distributed import usable_cores
 from mcn_lightning.errors import InputError, need_package
 from mcn_lightning.extract.again import look_again
@@ -34,7 +30,6 @@ from mcn_lightning.extract.speech import SUFFIX, SpeechRecognizer
 from mcn_lightning.extract.videos import VideoFile, find_videos, hash_fraction, identity
 from mcn_lightning.extract.writing import forecast, reported, times_more, write_array, write_json
 from mcn_lightning.files import read_json
-from mcn_lightning.signals import Interrupted, interrupted_by, signals_blocked, start_resource_tracker
 
 MOST_WAITING = 16
 """Decoded videos that wait for the rest of a batch."""
@@ -91,58 +86,15 @@ def _run_on_devices(config: ExtractConfig, layout: Layout, videos: Sequence[Vide
     """Extract videos with a process for each device. Every process takes the next video that no other has taken."""
     devices = find_devices(config.device, config.devices)
     if len(devices) == 1:
-        _Job(config, layout, devices[0], len(devices)).run(videos)
-        return
-    context = multiprocessing.get_context("spawn")
-    start_resource_tracker()
-    errors = context.SimpleQueue()
-    tasks = [(config, layout, device, len(devices), videos, errors) for device in devices]
-    processes = [context.Process(target=_run_on_device, args=task) for task in tasks]
-    try:
-        with signals_blocked():  # this process decides when the others end
-            for process in processes:
-                process.start()
-        for process in processes:
-            process.join()
-    except BaseException:
-        for process in processes:
-            if process.pid is not None:
-                process.terminate()
-                process.join()
-        raise
-    if any(process.exitcode == 128 + signal.SIGTERM for process in processes):
-        raise Interrupted(signal.SIGTERM)  # which comes to this process, too
-    if not errors.empty():
-        raise InputError(errors.get())
-    if broken := [str(device) for device, process in zip(devices, processes, strict=True) if process.exitcode]:
-        raise InputError(
-            f"--devices: expected every process to end, found an error on {' and '.join(broken)}, see above"
-        )
+        _run_on_device(0, devices, config, layout, videos)
+    else:
+        run_on_devices(devices, _run_on_device, config, layout, videos)
 
 
 def _run_on_device(
-    config: ExtractConfig,
-    layout: Layout,
-    device: torch.device,
-    devices: int,
-    videos: Sequence[VideoFile],
-    errors: SimpleQueue[str],
+    number: int, devices: Sequence[torch.device], config: ExtractConfig, layout: Layout, videos: Sequence[VideoFile]
 ) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        with interrupted_by(signal.SIGTERM):
-            _Job(config, layout, device, devices).run(videos)
-    except InputError as error:
-        errors.put(str(error))
-    except Interrupted as error:
-        sys.exit(128 + error.number)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
+    _Job(config, layout, devices[number], len(devices)).run(videos)
 
 
 def _look_at_files(
@@ -360,22 +312,3 @@ class _Job:
         if self.speech is None:
             return None
         return partial(self.speech.captions, video.path, self.layout.file(video.name, SUFFIX), self.config.cleaning)
-
-
-def find_devices(device: str, devices: int | None) -> list[torch.device]:
-    """Return the devices of encoders or of a model.
-
-    Args:
-        device: auto, cpu or cuda.
-        devices: how many; by default all GPUs, or the CPU once.
-
-    Raises:
-        InputError: if there are fewer GPUs.
-    """
-    there = torch.cuda.device_count() if device != "cpu" else 0
-    if device == "cuda" or there:
-        count = devices or there
-        if not 1 <= count <= there:
-            raise InputError(f"--devices: expected at most the GPUs of this machine, found {count}, with {there} there")
-        return [torch.device("cuda", index) for index in range(count)]
-    return [torch.device("cpu")] * (devices or 1)

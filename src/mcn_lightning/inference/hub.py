@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from mcn_lightning.errors import InputError, one_line
 from mcn_lightning.inference.shared import CARD, CONFIG, WEIGHTS, WORDS
@@ -17,11 +18,12 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
-def fetch(name: str) -> Path:
+def fetch(name: str, **options: Any) -> Path:
     """Return the folder of a model of the hub, fetched into the hub's cache if it is not there yet.
 
     Args:
         name: such as ``user/name``.
+        **options: of ``huggingface_hub.snapshot_download``.
 
     Raises:
         InputError: if there is no such model, or it can neither be reached nor is in the cache.
@@ -31,7 +33,7 @@ def fetch(name: str) -> Path:
 
     try:
         # only these files: a repository may hold others, such as checkpoints that can run code
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+        return Path(snapshot_download(name, allow_patterns=list(FILES), **options))
     except RepositoryNotFoundError:
         reason = "none of this name that you may read; `hf auth login` opens private ones"
     except LocalEntryNotFoundError:

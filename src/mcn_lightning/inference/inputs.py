@@ -88,3 +88,22 @@ class Inputs:
             tuple(found["encoders"]),
             words,
         )
+
+
+def without_places(inputs: Inputs) -> Inputs:
+    """Return inputs without the folders of this machine: files keep their names alone."""
+    text = dataclasses.replace(inputs.text, source=_name(inputs.text.source))
+    encoders = [
+        {
+            name: _name(value) if name in ("encoder", "weights") and isinstance(value, str) else value
+            for name, value in each.items()
+        }
+        for each in inputs.encoders
+    ]
+    return dataclasses.replace(inputs, text=text, encoders=tuple(encoders), words=None)
+
+
+def _name(source: str) -> str:
+    """Return the name of a file that a source is, after its kind, such as ``torch:``; other sources as they are."""
+    kind, colon, place = source.rpartition(":")
+    return kind + colon + Path(place).name if Path(place).is_absolute() or Path(place).exists() else source

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
 
 from mcn_lightning.batch import ClipBatch
@@ -17,6 +19,7 @@ from mcn_lightning.data.files.word_vectors import first_words
 from mcn_lightning.data.text import TextSource, WordVectorText, split_words
 from mcn_lightning.data.videos import join_streams, new_tensor, read_sound
 from mcn_lightning.errors import InputError
+from mcn_lightning.inference.card import CardFacts, model_card
 from mcn_lightning.inference.inputs import Inputs
 from mcn_lightning.inference.media import MediaEncoders, read_media, spectrogram_of
 from mcn_lightning.inference.words import StoredWords
@@ -25,11 +28,14 @@ from mcn_lightning.module import MCNModule
 Features = np.ndarray | Tensor
 
 
-class Model(MCNModule):
+class Model(MCNModule, ModelHubMixin):
     """A trained module that embeds new sentences, sounds and videos. ``load`` makes one.
 
     Its ``inputs`` say how sentences, sounds and pictures become features. They come from the run of the checkpoint, or
     from an index. Without them only `embed_sentences` works. Set them with ``model.inputs = mcn.Inputs(...)``.
+
+    ``save_pretrained``, ``push_to_hub`` and ``from_pretrained`` are those of the Hugging Face hub. They write and read
+    the files of ``lightning export``, which adds results and licence to the model card.
     """
 
     inputs: Inputs | None = None
@@ -162,6 +168,21 @@ class Model(MCNModule):
             self._encoders = MediaEncoders(inputs.encoders, self.device)
         return self._encoders
 
+    def _save_pretrained(self, save_directory: Path) -> None:
+        from mcn_lightning.inference.shared import CARD, write_shared  # which makes models
+
+        write_shared(save_directory, self)
+        if not (card := save_directory / CARD).exists():
+            facts = CardFacts(save_directory.name, "/".join(save_directory.parts[-2:]))
+            card.write_text(model_card(self, facts), encoding="utf-8")
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **options: Any) -> Model:  # type: ignore[override]  # fewer by name
+        from mcn_lightning.inference.hub import fetch
+        from mcn_lightning.inference.shared import read_shared
+
+        return read_shared(Path(model_id) if Path(model_id).is_dir() else fetch(model_id, **options))
+
     def _needs(self, modality: str) -> Inputs:
         """Return the inputs.
 
@@ -192,9 +213,8 @@ class Model(MCNModule):
             known = first_words(path, 50) if inputs.text.kind == "word_vectors" and path.is_file() else []
             source = EvaluationText(inputs.text, path, [*texts, *known]).source
         found = source, source.embedder().to(self.device)
-        if (
-            inputs.words is not None or inputs.text.kind != "word_vectors"
-        ):  # else only the words of these texts are read
+        # of a file of word vectors only the words of these texts were read
+        if inputs.words is not None or inputs.text.kind != "word_vectors":
             self._text = found
         return found
 

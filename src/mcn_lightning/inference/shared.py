@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from mcn_lightning.errors import InputError
 from mcn_lightning.files import read_json, reading, replacing
-from mcn_lightning.inference.inputs import Inputs
+from mcn_lightning.inference.inputs import Inputs, without_places
 from mcn_lightning.inference.model import Model
 from mcn_lightning.inference.words import write_words
 
@@ -63,31 +64,16 @@ def write_shared(folder: Path, model: Model, words: Sequence[str] = ()) -> None:
     """
     inputs = model.inputs
     if inputs is not None and inputs.text.kind == "word_vectors" and "text" in model.network_config.modalities:
-        write_words(folder / WORDS, Path(inputs.text.source), words)
+        if inputs.words is None:
+            write_words(folder / WORDS, Path(inputs.text.source), words)
+        elif not (folder / WORDS).exists() or not inputs.words.samefile(folder / WORDS):
+            with replacing(folder / WORDS) as partial:  # of a shared model, whose source is not at hand
+                shutil.copyfile(inputs.words, partial)
     options = SharedOptions(model.hparams, None if inputs is None else without_places(inputs).as_dict())
     with replacing(folder / WEIGHTS) as partial:
         save_file(_weights(model), partial)
     with replacing(folder / CONFIG) as partial:
         partial.write_text(json.dumps(options.as_dict(), indent=2) + "\n", encoding="utf-8")
-
-
-def without_places(inputs: Inputs) -> Inputs:
-    """Return inputs without the folders of this machine: files keep their names alone."""
-    text = replace(inputs.text, source=_name(inputs.text.source))
-    encoders = [
-        {
-            name: _name(value) if name in ("encoder", "weights") and isinstance(value, str) else value
-            for name, value in each.items()
-        }
-        for each in inputs.encoders
-    ]
-    return replace(inputs, text=text, encoders=tuple(encoders), words=None)
-
-
-def _name(source: str) -> str:
-    """Return the name of a file that a source is, after its kind, such as ``torch:``; other sources as they are."""
-    kind, colon, place = source.rpartition(":")
-    return kind + colon + Path(place).name if Path(place).is_absolute() or Path(place).exists() else source
 
 
 def _weights(model: Model) -> dict[str, Tensor]:

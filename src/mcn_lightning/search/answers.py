@@ -30,7 +30,7 @@ def fuse_ranks(*rankings: Sequence[int]) -> dict[int, float]:
 
 
 def merge_overlaps(clips: Sequence[Row]) -> list[Row]:
-    """Join clips of one video whose seconds overlap or touch. The best one gives its id and score.
+    """Join clips of one video whose seconds overlap. The best one gives its id and score.
 
     Args:
         clips: with ``score``, the best first.
@@ -44,7 +44,7 @@ def merge_overlaps(clips: Sequence[Row]) -> list[Row]:
     groups: list[list[Row]] = []
     end = 0.0
     for clip in sorted(timed, key=lambda clip: (clip["video"], clip["start"], clip["end"])):
-        if groups and groups[-1][0]["video"] == clip["video"] and clip["start"] <= end:
+        if groups and groups[-1][0]["video"] == clip["video"] and clip["start"] < end:
             groups[-1].append(clip)
             end = max(end, clip["end"])
         else:

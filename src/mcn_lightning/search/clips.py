@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -292,7 +293,7 @@ class Clips:
             try:
                 # the brackets keep a condition from ending the statement's; a comment would hide the last one
                 rows = table.execute(f"SELECT row FROM clips WHERE (\n{condition}\n)")
-                found = np.sort(np.fromiter((row[0] for row in rows), dtype=np.int64))
+                found = np.sort(np.fromiter(chain.from_iterable(rows), dtype=np.int64))
             except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
                 reason = str(error)
                 if "interrupted" in reason:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -273,20 +274,24 @@ class Index:
         query.check()
         letters = config.modality or self.default_gallery
         names = gallery_names(letters, self.manifest.embeddings, "--modality")
-        vector = query.embed(self, names)
-        allowed = None if config.where is None else self.clips.where(config.where)
         grouping = config.merge or config.per_video is not None or config.duplicates is not None
         own = None if query.like is None else self.clips.row_of(query.like)
         # more candidates than answers, as grouping joins some
         depth = (4 * config.k if grouping else config.k) + (own is not None)
-        while True:
-            ranked = self.ranking.rank(query, vector, letters, depth, allowed, config)
-            last = len(ranked) < depth or depth >= max(DEEPEST, 4 * config.k)
-            ranked = {row: score for row, score in ranked.items() if row != own}  # a clip is no answer to itself
-            answers = self._group(self._rows(ranked), names, config)
-            if len(answers) >= config.k or last:
-                return self._with_scores(answers[: config.k], vector)
-            depth *= 4
+        # sqlite leaves Python free: the table is read while the model embeds and faiss searches
+        with ThreadPoolExecutor(1) as beside:
+            allowed = beside.submit(self.ranking.allowed, config.where)
+            matching = beside.submit(self.ranking.matching, query.words, depth, allowed)
+            vector = query.embed(self, names)
+            while True:
+                ranked = self.ranking.rank(query, vector, letters, depth, allowed.result(), matching, config)
+                last = len(ranked) < depth or depth >= max(DEEPEST, 4 * config.k)
+                ranked = {row: score for row, score in ranked.items() if row != own}  # a clip is no answer to itself
+                answers = self._group(self._rows(ranked), names, config)
+                if len(answers) >= config.k or last:
+                    return self._with_scores(answers[: config.k], vector)
+                depth *= 4
+                matching = beside.submit(self.ranking.matching, query.words, depth, allowed)
 
     def _rows(self, ranked: dict[int, float]) -> list[Row]:
         rows = self.clips.take(list(ranked))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from functools import cached_property
 from pathlib import Path
 
@@ -61,6 +62,7 @@ class Ranking:
         letters: str,
         depth: int,
         allowed: np.ndarray | None,
+        matching: Future[list[int] | None],
         config: SearchConfig,
     ) -> dict[int, float]:
         """Return the scores of the best clips by row, best first.
@@ -71,6 +73,7 @@ class Ranking:
             letters: of the gallery.
             depth: clips.
             allowed: rows that may be answers, ascending; all if left out.
+            matching: what ``matching`` returns for the query and depth.
             config: how scores are calibrated.
 
         Raises:
@@ -84,15 +87,42 @@ class Ranking:
             else:
                 scores, rows = self.nearest(letters, vector, fused, allowed)
                 nearest = dict(zip(rows.tolist(), scores.tolist(), strict=True))
-        if query.words is None:
+        if (by_words := matching.result()) is None:
             return nearest
-        # all that match where a condition may remove most of them
-        matching = self.clips.matching(query.words, len(self.vectors) if allowed is not None else fused)
-        if allowed is not None:
-            inside = np.isin(matching, allowed, assume_unique=True)
-            matching = np.array(matching, dtype=np.int64)[inside][:fused].tolist()
-        rankings = [matching] if vector is None else [list(nearest), matching]
+        rankings = [by_words] if vector is None else [list(nearest), by_words]
         return dict(list(fuse_ranks(*rankings).items())[:depth])
+
+    def allowed(self, condition: str | None) -> np.ndarray | None:
+        """Return the rows that a condition holds for, ascending int64; ``None`` without a condition.
+
+        Args:
+            condition: on the table of clips, in SQL.
+
+        Raises:
+            InputError: if it is no condition.
+        """
+        return None if condition is None else self.clips.where(condition)
+
+    def matching(self, words: str | None, depth: int, allowed: Future[np.ndarray | None]) -> list[int] | None:
+        """Return the rows of clips that have words of a query, the best first; ``None`` without words.
+
+        Args:
+            words: of the query.
+            depth: clips.
+            allowed: rows that may be answers, ascending; all if ``None``.
+
+        Raises:
+            InputError: if there are no words.
+        """
+        if words is None:
+            return None
+        fused, inside = max(depth, DEPTH), allowed.result()
+        if inside is None:
+            return self.clips.matching(words, fused)
+        # all that match, as the condition may remove most of them
+        found = np.array(self.clips.matching(words, len(self.vectors)), dtype=np.int64)
+        kept: list[int] = found[np.isin(found, inside, assume_unique=True)][:fused].tolist()
+        return kept
 
     def nearest(
         self, letters: str, vector: Tensor, k: int, allowed: np.ndarray | None = None

@@ -7,11 +7,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from mcn_lightning.commands.export.card import CardFacts, model_card
 from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.errors import InputError, one_line
 from mcn_lightning.files import replacing, writing
 from mcn_lightning.inference import Inputs, Model
+from mcn_lightning.inference.card import CardFacts, model_card
 from mcn_lightning.inference.hub import is_name, push
 from mcn_lightning.inference.loading import load, newest_checkpoint
 from mcn_lightning.inference.shared import CARD, is_shared, write_shared

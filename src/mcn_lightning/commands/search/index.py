@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
-from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,14 +13,15 @@ from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 
 from mcn_lightning.commands.fit import DataCLI, run
+from mcn_lightning.devices import find_devices, run_on_devices
 from mcn_lightning.errors import InputError
-from mcn_lightning.extract.job import find_devices
 from mcn_lightning.runs.saved import CONFIG, folder_of
 from mcn_lightning.search.build.folder import making
 from mcn_lightning.search.build.job import Build
 from mcn_lightning.search.explore.stills import check_stills, keep_stills
 from mcn_lightning.search.index import Index
 from mcn_lightning.search.options import IndexConfig
+from mcn_lightning.signals import Interrupted
 
 OPTIONS = tuple(each.name for each in fields(IndexConfig))
 
@@ -48,14 +47,17 @@ class IndexCLI(DataCLI):
         config = IndexConfig(**{name: parts[name] for name in OPTIONS})
         if self.share is not None:
             number, processes, device = self.share
-            Build(config, parts.data).embed(torch.device(device), number, processes)
+            try:
+                Build(config, parts.data).embed(torch.device(device), number, processes)
+            except Interrupted as error:
+                sys.exit(128 + error.number)  # without a line: the first process writes it
             return
         devices = find_devices(config.device, config.devices)
         if config.stills:
             check_stills()
         with making(config, parts.data) as build:
             if len(devices) > 1 and build.todo():
-                _embed_on(self.args, devices)
+                run_on_devices(devices, _embed_share, self.args)
             else:
                 build.embed(devices[0])
             print(build.finish())
@@ -63,37 +65,9 @@ class IndexCLI(DataCLI):
                 print(keep_stills(Index.open(config.output)))
 
 
-def _embed_on(args: Sequence[str], devices: Sequence[torch.device]) -> None:
-    """Embed with a process for each device, each its share of the blocks.
-
-    Raises:
-        InputError: if a process fails.
-    """
-    # CUDA cannot be used in a forked process
-    context = multiprocessing.get_context("spawn")
-    errors = context.SimpleQueue()
-    processes = [
-        context.Process(target=_embed_share, args=(args, (number, len(devices), str(device)), errors))
-        for number, device in enumerate(devices)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    if not errors.empty():
-        raise InputError(errors.get())
-    if any(process.exitcode for process in processes):
-        raise InputError("--devices: expected every process to end, found an error, see above; run the command again")
-
-
-def _embed_share(args: Sequence[str], share: tuple[int, int, str], errors: SimpleQueue[str]) -> None:
-    IndexCLI.share = share
-    try:
-        run(["index", *args], IndexCLI)
-    except InputError as error:
-        errors.put(str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
+def _embed_share(number: int, devices: Sequence[torch.device], args: Sequence[str]) -> None:
+    IndexCLI.share = number, len(devices), str(devices[number])
+    run(["index", *args], IndexCLI)
 
 
 def run_index(args: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from mcn_lightning.batch import AbsentError
 from mcn_lightning.data.captions import parse_captions
 from mcn_lightning.data.files.caption_files import COLUMNS, read_video_captions
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, naming
 from mcn_lightning.extract.captions.rows import Part, RawCaption, until_next
 from mcn_lightning.files import read_json
 
@@ -73,11 +73,10 @@ def rows_of_columns(entry: Any, source: str) -> list[RawCaption]:
         InputError: if a column is missing, is no list or has another length, or no caption can be used.
     """
     try:
-        parse_captions(entry)
+        with naming(source):
+            parse_captions(entry)
     except AbsentError:
         return []
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from None
     words, lines = (entry.get(name) if isinstance(entry, Mapping) else None for name in ("words", "line"))
     rows = zip(entry["start"], entry["end"], entry["text"], strict=True)
     return [

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from mcn_lightning.inference import Inputs, Model
-from mcn_lightning.inference.shared import without_places
+from mcn_lightning.inference.inputs import Inputs, without_places
 from mcn_lightning.runs.saved import Options, Record
+
+if TYPE_CHECKING:
+    from mcn_lightning.inference.model import Model
 
 BIBTEX = """@inproceedings{chen2021multimodal,
   title     = {Multimodal Clustering Networks for Self-supervised Learning from Unlabeled Videos},
@@ -38,11 +40,11 @@ class CardFacts:
 
     title: str
     place: str
-    licence: str | None
-    step: int | None
-    metrics: Mapping[str, float]
-    record: Record
-    options: Options
+    licence: str | None = None
+    step: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    record: Record = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
 
 
 def model_card(model: Model, facts: CardFacts) -> str:
