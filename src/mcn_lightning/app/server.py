@@ -39,8 +39,10 @@ def serve(config: AppConfig) -> None:
         port = listener.getsockname()[1]
         token = None if config.local else make_token()
         app = guarded(config, library, token)
-        threading.Thread(target=library.start_pictures, daemon=True).start()
+        pictures = threading.Thread(target=library.start_pictures, daemon=True)
+        pictures.start()
         library.warm_up()
+        pictures.join()  # its imports would slow the first searches
         shown = config.host if not config.local or config.host == "localhost" else "127.0.0.1"
         shown = f"[{shown}]" if ":" in shown else shown
         print(f"http://{shown}:{port}/{'' if token is None else f'?token={token}'}  ({len(index):,} clips; "
