@@ -279,7 +279,10 @@ def _padded(indices: list[int], length: int) -> np.ndarray:
 
 def _load_encoder(source: str) -> Any:
     from sentence_transformers import SentenceTransformer  # the import takes seconds
+    from transformers.utils import logging
 
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # it takes a moment
     try:
         # local_files_only: a run must not depend on the network, nor fetch another version of the model
         return SentenceTransformer(source, device="cpu", local_files_only=True)
@@ -288,6 +291,9 @@ def _load_encoder(source: str) -> Any:
         # the library speaks of a connection, which it was told not to open
         found = "none in its cache" if "couldn't connect" in str(error).lower() else first_line(error)
         raise InputError(f"{expected} (fetch it once: hf download {source}), found {found}") from None
+    finally:
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _width(model: Any, output: str) -> int:
