@@ -24,7 +24,7 @@ COLUMNS = {
 """Columns of every index. ``row`` is the row of the vectors; times are in seconds."""
 SECONDS = 10.0
 """Time that a condition of the user may take."""
-COMMON = 20_000
+COMMON = 10_000
 """Clips that are compared by full text. Words of a query that more clips have do not count, unless all are such."""
 KEPT = 16  # conditions whose rows are kept
 STEPS = 10_000  # instructions of sqlite between two looks at the clock
