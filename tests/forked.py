@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 import types
+from contextlib import suppress
 from multiprocessing import forkserver, reduction, resource_tracker
 from pathlib import Path
 from typing import Any
@@ -64,13 +65,15 @@ class Popen(subprocess.Popen):
     """
 
     def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, *rest: Any) -> None:
-        cwd, env, ends, session = rest[2], rest[3], rest[7:13], rest[18]
+        cwd, env, ends, session, group = rest[2], rest[3], rest[7:13], rest[18], rest[19]
+        group = os.getpgrp() if group == -1 else group
         words = arguments_of([args] if isinstance(args, str) else [os.fspath(word) for word in args])
         if words is None:
             return COLD["_execute_child"](self, args, executable, preexec_fn, *rest)
         own = zip(range(3), (ends[0], ends[3], ends[5]), strict=True)
         files = [File(number if end == -1 else end) for number, end in own]
-        given = (files, session, words, os.fspath(cwd or Path.cwd()), dict(os.environ if env is None else env), PATH)
+        own_env = dict(os.environ if env is None else env)
+        given = (files, session, group, words, os.fspath(cwd or Path.cwd()), own_env, PATH)
         self._forked = multiprocessing.get_context("forkserver").Process(target=_main, args=given)
         self._child_created = True
         try:
@@ -115,7 +118,9 @@ def begin(files: list[int]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a data loader that starts the server blocks some there
 
 
-def _main(files: list[int], session: bool, words: list[str], cwd: str, env: dict[str, str], path: list[str]) -> None:
+def _main(
+    files: list[int], session: bool, group: int, words: list[str], cwd: str, env: dict[str, str], path: list[str]
+) -> None:
     """Run Python with arguments, in a fork."""
     gc.freeze()  # what the server has imported is no garbage
     begin(files)
@@ -123,6 +128,9 @@ def _main(files: list[int], session: bool, words: list[str], cwd: str, env: dict
         os.setsid()
         if os.isatty(0):
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    else:
+        with suppress(PermissionError):  # of another session
+            os.setpgid(0, group)
     for name in FORWARDED:
         setattr(subprocess.Popen, name, vars(Popen)[name])
     os.chdir(cwd)

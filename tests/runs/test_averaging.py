@@ -36,25 +36,25 @@ AVERAGES = {
 
 
 class Watch(Callback):
-    """Keep the weights after every step, and save a checkpoint after one of them."""
+    """Keep the weights after every step."""
 
-    def __init__(self, save_at: int = -1, path=None) -> None:
-        self.weights, self.save_at, self.path = [], save_at, path
+    def __init__(self) -> None:
+        self.weights = []
 
     def on_train_batch_end(self, trainer, pl_module, *args):
         self.weights.append({name: value.detach().clone() for name, value in pl_module.network.named_parameters()})
 
 
-class SaveAt(Watch, ModelCheckpoint):
-    """The last of all callbacks, as those are that save."""
+class SaveAt(ModelCheckpoint):
+    """Save a checkpoint after some steps; the last of all callbacks, as those are that save."""
 
-    def __init__(self, save_at: int, path) -> None:
-        ModelCheckpoint.__init__(self, save_top_k=0)
-        Watch.__init__(self, save_at, path)
+    def __init__(self, folder, *steps: int) -> None:
+        super().__init__(save_top_k=0)
+        self.folder, self.steps = folder, steps
 
     def on_train_batch_end(self, trainer, pl_module, *args):
-        if trainer.global_step == self.save_at:
-            trainer.save_checkpoint(self.path)
+        if trainer.global_step in self.steps:
+            trainer.save_checkpoint(self.folder / f"{trainer.global_step}.ckpt")
 
 
 class Probe(Benchmark):
@@ -154,17 +154,17 @@ def test_all_that_evaluates_sees_the_averaged_weights_and_training_does_not(tiny
 
 
 @pytest.mark.parametrize("name", AVERAGES)
-@pytest.mark.parametrize("save_at", [4, 6])
-def test_a_run_with_averaged_weights_goes_on_bit_for_bit(name, save_at, tiny, tmp_path):
-    path = tmp_path / "cut.ckpt"
-    whole, _ = fit(tmp_path / "whole", tiny, AVERAGES[name](), SaveAt(save_at, path))
-    rest, _ = fit(tmp_path / "rest", tiny, AVERAGES[name](), SaveAt(-1, path), ckpt_path=path)
-    (tmp_path / "ends").mkdir()
-    for number, trainer in enumerate((whole, rest)):
-        trainer.save_checkpoint(tmp_path / "ends" / f"{number}.ckpt")
-    one, other = (torch.load(tmp_path / "ends" / f"{number}.ckpt", weights_only=True) for number in (0, 1))
-    for key in ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers"):
-        assert_equal(one[key], other[key], key)
+def test_a_run_with_averaged_weights_goes_on_bit_for_bit(name, tiny, tmp_path):
+    def end_of(trainer) -> dict:
+        trainer.save_checkpoint(path := tmp_path / "end.ckpt")
+        return torch.load(path, weights_only=True)
+
+    one = end_of(fit(tmp_path / "whole", tiny, AVERAGES[name](), SaveAt(tmp_path, 4, 6))[0])
+    for step in (4, 6):  # within the second epoch, and at its end
+        cut = tmp_path / f"{step}.ckpt"
+        other = end_of(fit(tmp_path / str(step), tiny, AVERAGES[name](), SaveAt(tmp_path), ckpt_path=cut)[0])
+        for key in ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers"):
+            assert_equal(one[key], other[key], f"{key} from step {step}")
 
 
 def test_resume_saves_the_average_of_the_same_step(tiny, tmp_path):
@@ -177,23 +177,23 @@ def test_resume_saves_the_average_of_the_same_step(tiny, tmp_path):
 
 
 def test_going_on_without_the_average_is_refused(tiny, tmp_path):
-    path = tmp_path / "cut.ckpt"
-    fit(tmp_path, tiny, EMA(), SaveAt(4, path), limit_val_batches=0)
+    path = tmp_path / "4.ckpt"
+    fit(tmp_path, tiny, EMA(), SaveAt(tmp_path, 4), limit_val_batches=0)
     with pytest.raises(InputError, match=r"--ckpt_path: expected --trainer\.callbacks with the callback that averaged"):
         fit(tmp_path, tiny, ckpt_path=path)
     MCNModule(NETWORK | {"video_dim": 16, "text_dim": 8}, weights=str(path))  # but they are a start
 
 
-@pytest.mark.parametrize("save_at", [6, 8, 9])
-def test_stochastic_weight_averaging_goes_on_bit_for_bit(save_at, tiny, tmp_path):
+def test_stochastic_weight_averaging_goes_on_bit_for_bit(tiny, tmp_path):
     def swa():
         return StochasticWeightAveraging(1e-3, swa_epoch_start=2, annealing_epochs=2)
 
-    path = tmp_path / "cut.ckpt"
-    whole, module = fit(tmp_path / "whole", tiny, swa(), SaveAt(save_at, path), epochs=4)
-    rest, again = fit(tmp_path / "rest", tiny, swa(), SaveAt(-1, path), epochs=4, ckpt_path=path)
-    assert whole.global_step == rest.global_step
-    assert_equal(dict(module.state_dict()), dict(again.state_dict()))
+    whole, module = fit(tmp_path / "whole", tiny, swa(), SaveAt(tmp_path, 6, 8, 9), epochs=4)
+    for step in (6, 8, 9):
+        cut = tmp_path / f"{step}.ckpt"
+        rest, again = fit(tmp_path / str(step), tiny, swa(), SaveAt(tmp_path), epochs=4, ckpt_path=cut)
+        assert whole.global_step == rest.global_step
+        assert_equal(dict(module.state_dict()), dict(again.state_dict()), f"from step {step}")
 
 
 def test_stochastic_weight_averaging_ends_with_the_mean_of_the_epochs(tiny, tmp_path):

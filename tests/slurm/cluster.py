@@ -19,6 +19,8 @@ from types import TracebackType
 
 from processes import LIMIT, until
 
+from slurm.forks import Forks
+
 DAEMONS = ("munged", "slurmctld", "slurmd")
 COMMANDS = ("sbatch", "srun", "scontrol", "scancel")
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -88,7 +90,10 @@ class Cluster:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: a socket's path has at most 107 bytes
         self.config = self.folder / "slurm.conf"
-        self.environment = {**os.environ, "PATH": PATH, "SLURM_CONF": str(self.config)}
+        self.forks = Forks(self.folder)
+        self.environment = {
+            **os.environ, "PATH": PATH, "SLURM_CONF": str(self.config), "PYTHON": str(self.forks.python),
+        }  # fmt: skip
         self._daemons: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Cluster:
@@ -178,6 +183,7 @@ class Cluster:
                 with suppress(TimeoutError):
                     until(lambda: not self._strangers(), "the end of all jobs", 10)
         finally:
+            self.forks.close()
             for daemon in reversed(self._daemons):
                 daemon.terminate()
             for daemon in self._daemons:

@@ -23,10 +23,11 @@ from processes import LIMIT, until
 from torch.utils._pytree import tree_flatten
 
 from slurm.cluster import Cluster
+from slurm.forks import COLD
 
 ROOT = Path(__file__).parents[2]
 SBATCH = ROOT / "experiments" / "slurm" / "train.sbatch"
-ENVIRONMENT = {"PYTHON": sys.executable, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
 STATE = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "NarratedVideos", "random_states")
 CLOCKS = ("clustering/seconds", "train/clips_per_second", "train/data_wait_share")
 
@@ -87,10 +88,10 @@ def options(place: Path) -> tuple[object, ...]:
     return (*configs, "--data.root", place / "data")
 
 
-def submit(cluster: Cluster, place: Path, name: str, *more: object, nodes: int = 2) -> int:
-    """Submit the batch script; return the number of the job."""
+def submit(cluster: Cluster, place: Path, name: str, *more: object, nodes: int = 2, cold: str = "") -> int:
+    """Submit the batch script, with the first start no fork if ``cold``; return the number of the job."""
     words = ("--parsable", f"--nodes={nodes}", "--time=60", f"--chdir={ROOT}", f"--output={place / name}.out", SBATCH)
-    environment = {**ENVIRONMENT, "RUN_FOLDER": str(place / name), "SLURM_WAIT": str(int(LIMIT))}
+    environment = {**ENVIRONMENT, COLD: cold, "RUN_FOLDER": str(place / name), "SLURM_WAIT": str(int(LIMIT))}
     return int(cluster("sbatch", *words, *options(place), *more, environment=environment))
 
 
@@ -142,7 +143,7 @@ def train(
     Raises:
         AssertionError: if the job does not end as completed.
     """
-    job = submit(cluster, place, name, *more)
+    job = submit(cluster, place, name, *more, cold="yes")
     begin = 0.0
     for start, moment in enumerate((*moments, None)):
         until(lambda start=start: running(cluster, job, start) or cluster.ended(job), f"start {start} of job {job}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 from pathlib import Path
 
 import pytest
@@ -121,7 +120,7 @@ def test_tasks_of_an_array_go_on_and_finished_ones_are_left_out(cluster, tmp_pat
 def fails(cluster: Cluster, *options: object) -> str:
     """Start the command on two nodes without the batch script; return what it said, which must be one line."""
     configs = ("--config", ROOT / "configs" / "demo.yaml", "--config", ROOT / "tests" / "slurm" / "demo.yaml")
-    command = " ".join(str(word) for word in (sys.executable, "-m mcn_lightning fit", *configs, *options))
+    command = " ".join(str(word) for word in (cluster.forks.python, "-m mcn_lightning fit", *configs, *options))
     words = ("--nodes=2", "--ntasks-per-node=1", "--wait=1", "--job-name=mcn")
     said = cluster(
         "srun",
