@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 import types
 from contextlib import suppress
 from multiprocessing import forkserver, reduction, resource_tracker
@@ -82,6 +83,9 @@ class Popen(subprocess.Popen):
             self._close_pipe_fds(*ends)
         multiprocessing.process._children.discard(self._forked)  # this process need not wait for it at its end
         self.pid = self._forked.pid
+        with suppress(ProcessLookupError):  # it has ended
+            while (session or group == 0) and os.getpgid(self.pid) != self.pid:  # as nobody sees another begin
+                time.sleep(0.005)
 
     def _try_wait(self, wait_flags: int) -> tuple[int, int]:
         if not hasattr(self, "_forked"):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import threading
 from pathlib import Path
+from unittest.mock import patch
 
 import nbformat
 import pytest
 import torch
 from benchmarks.benchmark_files import STREAMS, WORDS, write, write_word_vectors, youcook2
+from forked import Popen
+from jupyter_client import launcher
 from modules import NETWORK, make_data
 from nbclient import NotebookClient
 from processes import LIMIT
@@ -101,7 +104,9 @@ def run_notebook(name: str, folder: Path, **values) -> str:
                 rf"^{option} = .*$", lambda _, o=option, v=value: f"{o} = {v!r}", cell.source, flags=re.M
             )
     patient = dict.fromkeys(("timeout", "startup_timeout", "iopub_timeout"), int(LIMIT))
-    NotebookClient(notebook, **patient, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+    place = {"metadata": {"path": str(folder)}}
+    with patch.object(launcher, "Popen", Popen):  # the kernel comes from the warm server
+        NotebookClient(notebook, **patient, kernel_name="python3", resources=place).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not any(output.output_type == "error" for output in outputs)
     return "\n".join(output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in outputs)

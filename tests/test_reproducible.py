@@ -12,6 +12,7 @@ import torch
 import yaml
 from forked import Popen
 from launch import CONFIGS, refusal, run, tiny_options
+from processes import python
 
 from mcn_lightning.module import MCNModule
 
@@ -79,6 +80,7 @@ def test_the_demo_itself_gives_the_same_metrics_and_weights_bit_for_bit(tmp_path
     command = [sys.executable, "-m", "mcn_lightning", "fit", "--config", str(CONFIGS / "demo.yaml")]
     command += ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1"]
     command += ["--trainer.enable_progress_bar", "false"]
+    command += ["--trainer.limit_train_batches", "5", "--trainer.log_every_n_steps", "5"]
     for _ in range(2):
         subprocess.run(command, cwd=tmp_path, stdout=subprocess.DEVNULL, check=True)
     first, second = (tmp_path / "runs" / "demo" / f"version_{version}" for version in (0, 1))
@@ -97,11 +99,18 @@ def test_a_folder_that_cannot_be_written_is_one_line(small, tmp_path, capsys):
         assert f"{place}/run: expected a folder for the results of the run, found " in said
 
 
+LIMITED = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (40 * 1024, 40 * 1024))
+from mcn_lightning.__main__ import main
+main()
+"""
+"""The command, which can write files of 40 KB."""
+
+
 def test_a_checkpoint_that_finds_no_room_is_one_line(small, tmp_path):
-    command = [sys.executable, "-m", "mcn_lightning", "fit", "--config", CONFIGS / "demo.yaml", "--config", small]
-    command += ["--data.num_workers", 0]  # the limit would hold for the memory that workers share, too
-    words = " ".join(f"'{word}'" for word in map(str, command))
-    done = subprocess.run(["bash", "-c", f"ulimit -f 40; {words}"], capture_output=True, text=True)
+    words = ["--data.num_workers", 0]  # the limit would hold for the memory that workers share, too
+    done = python("-c", LIMITED, "fit", "--config", CONFIGS / "demo.yaml", "--config", small, *words)
     assert done.returncode == 1
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith("error: ") and "expected to write a checkpoint, found no space for all of it" in line

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -14,7 +13,6 @@ import pytest
 import torch
 from processes import python
 from processes import run as run_processes
-from pytorch_lightning import Callback
 
 from mcn_lightning.batch import ClipBatch
 from mcn_lightning.data.datamodule import NarratedVideos
@@ -45,17 +43,6 @@ if __name__ == "__main__":  # every worker imports this file again
 """
 
 
-class Stop(Callback):
-    """End a run as a kill does: nothing is saved."""
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.at:
-            raise KeyError("stopped")
-
-
 @pytest.fixture(scope="module")
 def whole(tiny, tmp_path_factory) -> Path:
     """Where a run that nobody stopped is."""
@@ -81,18 +68,6 @@ def test_a_run_killed_while_it_writes_goes_on_bit_for_bit(whole, tiny, tmp_path,
     assert_same_run(saved(whole, "whole"), saved(tmp_path, "run"))
     assert logged(tmp_path, "run") == logged(whole, "whole") and len(losses(tmp_path, "run")) == 9
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["version_0"]
-
-
-def test_two_processes_of_which_one_is_killed_go_on_bit_for_bit(tiny, tmp_path):
-    two = ("--trainer.devices", 2, "--data.batch_size", 1)  # with two workers each
-    done = python("-m", "mcn_lightning", *words(tmp_path, tiny, "whole", *two))
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert killed(tmp_path, tiny, "run", 3, signal.SIGKILL, *two).returncode == -signal.SIGKILL
-    done = python("-m", "mcn_lightning", *words(tmp_path, tiny, "run", *two), "--ckpt_path", "last")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert f"goes on from {tmp_path / 'run' / 'version_0' / 'checkpoints'}" in done.stdout
-    assert_same_run(saved(tmp_path, "whole"), saved(tmp_path, "run"))
-    assert logged(tmp_path, "run") == logged(tmp_path, "whole") and len(losses(tmp_path, "run")) == 9
 
 
 def sends(number: int, at: int):
@@ -259,22 +234,20 @@ def test_a_weight_of_another_shape_is_said_with_both():
     check_sizes(scalar, {"bias": torch.tensor(2.0)})
 
 
+TWO = ("--trainer.devices", 2, "--data.batch_size", 1)
+"""Two processes, with two workers each."""
+
+
 def in_two_processes(folder: Path, root: Path) -> dict[str, str]:
     """Train on two processes in several ways, and return what was said."""
     os.environ["LOCAL_RANK"] = str(rank())
     said = {}
-    two = ("--trainer.devices", 2, "--data.batch_size", 1, "--trainer.limit_val_batches", 0)
-    fit(folder, root, "whole", *two)
-    stop = patch.object(MCNModule, "on_train_batch_start", lambda self, *given: Stop(4).on_train_batch_start(
-        self.trainer, self, *given))  # fmt: skip
-    with stop, contextlib.suppress(KeyError):
-        fit(folder, root, "run", *two)
-    fit(folder, root, "run", *two, "--ckpt_path", "last")
+    fit(folder, root, "whole", *TWO)
 
     # text has a loss only where there are centroids, which never come: no gradient reaches it
     unused = [f"--model.loss.contrastive.{pair}_weight=0" for pair in ("text_video", "audio_text")]
-    quick = ("--trainer.max_steps", 3, "--data.num_workers", 0)
-    fit(folder, root, "unused", *two, *quick, *unused, "--model.network.reconstruction", "false")
+    quick = ("--trainer.max_steps", 3, "--data.num_workers", 0, "--trainer.limit_val_batches", 0)
+    fit(folder, root, "unused", *TWO, *quick, *unused, "--model.network.reconstruction", "false")
 
     after = NarratedVideos.on_after_batch_transfer
 
@@ -284,7 +257,7 @@ def in_two_processes(folder: Path, root: Path) -> dict[str, str]:
         return ClipBatch(ids=()) if gone else after(self, batch, index)
 
     with patch.object(NarratedVideos, "on_after_batch_transfer", lose):
-        fit(folder, root, "empty", *two, *quick)
+        fit(folder, root, "empty", *TWO, *quick)
 
     watch = FiniteWatch()
     watch.watch(5, {"loss": torch.tensor(float("inf") if rank() else 1.0)}, [f"video{rank()}:0"])
@@ -301,13 +274,17 @@ def two(tiny, tmp_path_factory) -> tuple[Path, list[dict[str, str]]]:
     return folder, run_processes(in_two_processes, folder, tiny)
 
 
-def test_two_processes_go_on_bit_for_bit(two):
+def test_two_processes_of_which_one_is_killed_go_on_bit_for_bit(two, tiny, tmp_path):
     folder, _ = two
-    one, other = saved(folder, "whole"), saved(folder, "run")
-    assert_same_run(one, other)
+    assert killed(tmp_path, tiny, "run", 3, signal.SIGKILL, *TWO).returncode == -signal.SIGKILL
+    done = python("-m", "mcn_lightning", *words(tmp_path, tiny, "run", *TWO), "--ckpt_path", "last")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"goes on from {tmp_path / 'run' / 'version_0' / 'checkpoints'}" in done.stdout
+    one = saved(folder, "whole")
+    assert_same_run(one, saved(tmp_path, "run"))
     states = [state["torch"] for state in one["random_states"]]
     assert len(states) == 2 and not torch.equal(*states)  # other units are dropped in each process
-    assert logged(folder, "run") == logged(folder, "whole") and len(losses(folder, "run")) == 9
+    assert logged(tmp_path, "run") == logged(folder, "whole") and len(losses(tmp_path, "run")) == 9
 
 
 def test_weights_without_gradient_and_empty_batches_stop_no_process(two):

@@ -9,7 +9,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -65,8 +64,6 @@ def _serve(relay: socket.socket) -> None:
             os.close(file)
         threading.Thread(target=_report, args=(process, relay), daemon=True).start()
         with suppress(OSError):  # it has ended
-            while os.getpgid(process.pid) != process.pid:  # not yet what it will be
-                time.sleep(0.01)
             while signals := relay.recv(64):
                 for number in signals:
                     os.killpg(process.pid, number)
