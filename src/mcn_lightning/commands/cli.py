@@ -60,7 +60,7 @@ from mcn_lightning.runs.folder import (
 )
 from mcn_lightning.runs.record import provenance
 from mcn_lightning.runs.resume import Resume
-from mcn_lightning.runs.saved import flat_options
+from mcn_lightning.runs.saved import Options, flat_options
 from mcn_lightning.runs.tracking import add_csv_logger, append_metrics, read_wandb_id, start_wandb
 from mcn_lightning.runs.trainer_options import add_plugins, apply_barebones, check_trainer, remove_checkpoints
 
@@ -77,6 +77,8 @@ set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 # types of default values of Lightning's callbacks, which config.yaml must be able to hold
 register_type(torch.device, str, torch.device)
 yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(str(value.value)))
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The fast one, where PyYAML was built with it."""
 
 
 CLASS_OPTIONS = ("model.loss.contrastive", "model.clustering", "model.network.audio_network")
@@ -222,6 +224,17 @@ class MCNCLI(LightningCLI):
             if command != "fit" and model.get("weights"):
                 use_checkpoint_shape(model, saved)
 
+    def options_of(self, subcommand: str | None, **dump: bool) -> Options:
+        """Return all options of a subcommand through YAML, as config.yaml is read: equal runs have equal options."""
+        parser, config = self._parser(subcommand), self.config.get(str(subcommand), self.config)
+        # parsing has checked them, and a second time costs as much
+        return yaml.load(parser.dump(config, skip_unset=False, skip_validation=True, **dump), YAML_LOADER)
+
+    def _dump_config(self) -> None:
+        """Keep the options with those that follow from others, as the hyperparameters of model and data."""
+        if not hasattr(self, "config_dump"):
+            self.config_dump = self.options_of(self.subcommand, skip_link_targets=False)
+
     def before_instantiate_classes(self) -> None:
         """Check the SLURM job, if there is one, before its processes wait for each other. Set the run's folder.
 
@@ -261,8 +274,7 @@ class MCNCLI(LightningCLI):
         ``fit`` continues in the folder of its checkpoint, and continues the wandb run of that folder.
         """
         kwargs, training = super()._prepare_subcommand_kwargs(subcommand), subcommand == "fit"
-        # through YAML, as config.yaml will be read: equal runs then have equal options
-        options = yaml.safe_load(self._parser(subcommand).dump(self.config[subcommand], skip_unset=False))
+        options = self.options_of(subcommand)
         if training and options.get("run_folder"):
             check_run_folder(options["run_folder"], options)
         if (asked := kwargs.get("ckpt_path")) in CHECKPOINT_ALIASES:

@@ -76,8 +76,9 @@ def check_kinds(args: Sequence[str]) -> None:
     for _, option, value in _values(args):
         given: Mapping[str, object] = {option.removeprefix("--"): value}
         if option in CONFIG and Path(value).is_file():
-            # BaseLoader keeps values as text, as on the command line
-            given = flat_options(yaml.load(read_text(Path(value), EXPECTED), Loader=yaml.BaseLoader))
+            # it keeps values as text, as on the command line
+            loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+            given = flat_options(yaml.load(read_text(Path(value), EXPECTED), Loader=loader))
         own = {name.removesuffix(".class_path"): path for name, path in given.items() if name.endswith(".class_path")}
         for group in (name.removesuffix(".kind") for name in given if name.endswith(".kind")):
             if group not in own and (path := classes.get(group)) not in (None, "", "null"):

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from typing import ClassVar, TypeVar
 
-import yaml
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
@@ -140,8 +139,7 @@ def build(command: type[CLI], args: Sequence[str]) -> CLI:
 
 def fit_options(args: Sequence[str]) -> Options:
     """Return all options for given arguments of ``fit``, as config.yaml would hold them."""
-    command = build(OptionsCLI, ["fit", *args])
-    return yaml.safe_load(command._parser("fit").dump(command.config["fit"], skip_unset=False))
+    return build(OptionsCLI, ["fit", *args]).options_of("fit")
 
 
 def run(args: Sequence[str], command: type[MCNCLI] | None = None) -> None:

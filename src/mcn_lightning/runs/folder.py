@@ -227,5 +227,6 @@ class SaveConfig(SaveConfigCallback):
             config = self.config.clone()
             config["ckpt_path"] = None  # a run from this config must not resume the run before it
             with replacing(folder / CONFIG) as partial:
-                self.parser.save(config, partial, skip_unset=False, overwrite=True, multifile=False)
+                known = {"skip_unset": False, "skip_validation": True}  # it has been checked
+                self.parser.save(config, partial, overwrite=True, multifile=False, **known)
                 partial.write_bytes(_UNSERIALIZED.sub(rb"\1", partial.read_bytes()))
