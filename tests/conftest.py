@@ -88,7 +88,7 @@ def overlay(tmp_path: Path, tiny: Path) -> Path:
     """A file that makes any recipe tiny; what a recipe leaves out stays as it is."""
     from launch import tiny_options
 
-    few = {"max_steps": 3, "limit_val_batches": 1, "precision": 32}
+    few = {"max_steps": 3, "limit_val_batches": 1, "precision": 32, "check_val_every_n_epoch": 3}  # 1 batch an epoch
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny_options(tiny, tmp_path / "runs", **few)))
     return path

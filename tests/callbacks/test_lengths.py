@@ -87,10 +87,12 @@ def check(known, tiny: Path, began: str, goes_on: str, cut: str, accumulate: int
 
 
 def cases(turn: int) -> list[tuple[str, str, str, int]]:
-    """Return all pairs, each with a cut and with one or two batches a step; another turn has other ones."""
+    """Return pairs, each with a cut and with one or two batches a step; another turn has other ones."""
     found = []
     for one, began in enumerate(NAMES):
         for other, goes_on in enumerate(NAMES):
+            if "both" in (began, goes_on) and {began, goes_on} - {"both", "max_epochs", "max_steps"}:
+                continue  # it acts as the one of the two that ends first
             cut = list(CUTS)[(one + other + turn) % len(CUTS)]
             if (began == "limit_train_batches") != (goes_on == "limit_train_batches"):
                 cut = FIRST  # later on the epochs of the two are others

@@ -31,6 +31,8 @@ RECIPES = [  # others run in test_benchmarks.py, test_sweeps.py, test_wandb.py a
     path
     for path in sorted([*CONFIGS.rglob("*.yaml"), *EXPERIMENTS.rglob("*.yaml")])
     if path.parent.name not in ("evaluate", "extract", "finetune", "sweeps", "trainer")
+    # one of those that differ in a number of clusters, which is tiny here; test_sweeps.py reads all of them
+    and not (path.stem.startswith("clusters_") and path.stem != "clusters_64")
 ]
 
 

@@ -100,11 +100,15 @@ WRONG = {
 }  # fmt: skip
 
 
+PRINTED = [WRONG[name][0] for name in ("unknown option", "wrong type", "unset variable")]
+"""One of each way in which parsing fails: an option, a value, and an interpolation."""
+
+
 @pytest.mark.parametrize(("content", "part"), WRONG.values(), ids=WRONG)
 def test_a_wrong_option_names_the_file_that_has_it(content, part, folder):
     Path("good.yaml").write_text("data: {batch_size: 8}\n")
     Path("mine.yaml").write_text(content + "\n")
-    for more in ([], ["--print_config"]):
+    for more in ([], ["--print_config"]) if content in PRINTED else ([],):
         line = refusal("fit", "--config", "demo", "--config", "mine.yaml", "--config", "good.yaml", *more)
         assert line.startswith("mine.yaml: " + part)
 

@@ -15,8 +15,11 @@ from processes import python, until
 from terminal import Terminal
 
 HELD = """
-import os, runpy, sys, time
+import os, runpy, signal, sys, time
 from mcn_lightning.runs.resume import Resume
+
+if "NOHUP" in os.environ:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does before it starts a command
 
 def hold(self, trainer, pl_module, batch, batch_idx):
     if trainer.global_step == 1:
@@ -64,12 +67,12 @@ def held(tiny, tmp_path):
     (tmp_path / "held.py").write_text(HELD)
     ready, go, terminals = tmp_path / "ready", tmp_path / "go", []
 
-    def start(*words: object, processes: int = 1, before: tuple[str, ...] = (), forked: bool = True) -> Terminal:
+    def start(*words: object, processes: int = 1, forked: bool = True, **more: str) -> Terminal:
         command = [
-            *before, sys.executable, tmp_path / "held.py", "fit", "--config", CONFIGS / "demo.yaml", "--config", small,
+            sys.executable, tmp_path / "held.py", "fit", "--config", CONFIGS / "demo.yaml", "--config", small,
             "--data.batch_size", 2, "--data.num_workers", 2, "--trainer.max_steps", 6, *words,
         ]  # fmt: skip
-        terminal = Terminal([str(word) for word in command], tmp_path, forked, READY=str(ready), GO=str(go))
+        terminal = Terminal([str(word) for word in command], tmp_path, forked, READY=str(ready), GO=str(go), **more)
         terminals.append(terminal)
         for rank in range(processes):
             until(Path(f"{ready}{rank}").exists, "the second step")
@@ -131,7 +134,7 @@ def test_a_closed_terminal_saves(held, tmp_path):
 
 def test_nohup_stays_nohup(held, tmp_path):
     start, go = held
-    terminal = start(before=("nohup",), forked=False)
+    terminal = start(NOHUP="1")
     os.kill(terminal.process, signal.SIGHUP)
     go.touch()
     assert terminal.end() == 0, terminal.text

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from launch import run
 
 from mcn_lightning.commands.main import COMMANDS
 from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
@@ -71,25 +72,19 @@ def test_the_options_of_light_commands_are_shown_without_torch(name):
 
 
 def test_results_and_verify_work_without_torch(tmp_path):
-    run = tmp_path / "runs" / "mine" / "version_0"
-    run.mkdir(parents=True)
-    (run / "metrics.csv").write_text("epoch,step,val/nmi\n0,1,0.5\n")
-    (run / "run.json").write_text('{"finished": true}')
+    mine = tmp_path / "runs" / "mine" / "version_0"
+    mine.mkdir(parents=True)
+    (mine / "metrics.csv").write_text("epoch,step,val/nmi\n0,1,0.5\n")
+    (mine / "run.json").write_text('{"finished": true}')
     names, said = modules(COUNTED, "results", tmp_path / "runs", "--metrics", "[val/nmi]")
     assert "0.50" in said and not packages(names) & HEAVY
     root = tmp_path / "data"
     write_synthetic(root, SyntheticConfig(videos=2, held_out=1, seconds=12.0, topics=2, widths=(4, 4), word_dim=4))
-    pack = """
-import sys
-from mcn_lightning.commands.main import main
-main(["prepare", *sys.argv[1:]])
-"""
     options = {
         "--data.root": root, "--data.streams": "[{suffix: _2d, rate: 1.0, width: 4}]", "--data.text.dim": 4,
         "--data.text.source": "word_vectors.txt", "--pack.output": tmp_path / "shards",
     }  # fmt: skip
-    words = [str(word) for pair in options.items() for word in pair]
-    subprocess.run([sys.executable, "-c", pack, *words], check=True)
+    run("prepare", *(word for pair in options.items() for word in pair))
     names, said = modules(COUNTED, "verify", "--shards", tmp_path / "shards")
     assert "all as packed" in said and not packages(names) & HEAVY
 
