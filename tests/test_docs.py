@@ -6,8 +6,6 @@ import importlib
 import re
 import runpy
 import shlex
-import subprocess
-import sys
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from launch import run
+from processes import python
 
 import mcn_lightning as mcn
 from mcn_lightning.commands.recipes import find_recipe
@@ -99,7 +98,7 @@ class Fetched(HTMLParser):
 def site(tmp_path_factory) -> Path:
     """The site, built as CI builds it, in a process that can reach no other machine."""
     folder = tmp_path_factory.mktemp("site")
-    done = subprocess.run([sys.executable, "-c", BUILD, folder], cwd=TOP, capture_output=True, text=True)
+    done = python("-c", BUILD, folder, cwd=TOP)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 

@@ -156,7 +156,8 @@ def test_numbers_that_cannot_be(words, message, config):
 
 @pytest.mark.parametrize(
     ("words", "options"),
-    [(("fit",), "--data.root"), (("prepare", "--data.root", "here"), "--pack.output"), (("verify",), "--shards"),
+    [(("fit", "--model.network.embedding_dim", 16), "--data.root"),
+     (("prepare", "--data.root", "here"), "--pack.output"), (("verify",), "--shards"),
      (("convert",), "--weights, --output"), (("results",), "runs")],
     ids=str,
 )  # fmt: skip
