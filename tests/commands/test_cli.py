@@ -294,8 +294,9 @@ def test_released_weights_are_converted_and_evaluated(kind, overlay, tmp_path, c
         "AVLnet": {"video", "audio"}, "AVLnet-Text-Fused": {"video", "audio_text"}
     }.get(kind, {"video", "audio", "text"})  # fmt: skip
     assert {value.shape[1] for value in found.values()} == {12}
-    message = refusal(capsys, "fit", *demo, "--config", options, "--ckpt_path", checkpoint)
-    assert "weights alone; start from them with --model.weights" in message
+    if kind == "AVLnet":  # of any kind, the file is refused before anything is built from it
+        message = refusal(capsys, "fit", *demo, "--config", options, "--ckpt_path", checkpoint)
+        assert "weights alone; start from them with --model.weights" in message
     run("fit", *demo, "--model.weights", checkpoint, "--trainer.limit_val_batches", 0)
     assert f"--model.weights {checkpoint}: checkpoint of this project, D = 12" in capsys.readouterr().out
 
