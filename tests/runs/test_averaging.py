@@ -23,7 +23,10 @@ from mcn_lightning.errors import InputError
 from mcn_lightning.runs.resume import Resume
 
 DECAY = 0.8
-NETWORK = {"embedding_dim": 16, "audio_widths": [4, 4, 4, 8], "reconstruction_hidden": 8, "dropout": 0.3}
+NETWORK = {
+    "embedding_dim": 16, "video_dim": 16, "text_dim": 8, "audio_widths": [4, 4, 4, 8], "reconstruction_hidden": 8,
+    "dropout": 0.3,
+}  # fmt: skip
 EMA = partial(EMAWeightAveraging, decay=DECAY)
 AVERAGES = {
     "ema": EMA,
@@ -181,7 +184,7 @@ def test_going_on_without_the_average_is_refused(tiny, tmp_path):
     fit(tmp_path, tiny, EMA(), SaveAt(tmp_path, 4), limit_val_batches=0)
     with pytest.raises(InputError, match=r"--ckpt_path: expected --trainer\.callbacks with the callback that averaged"):
         fit(tmp_path, tiny, ckpt_path=path)
-    MCNModule(NETWORK | {"video_dim": 16, "text_dim": 8}, weights=str(path))  # but they are a start
+    MCNModule(NETWORK, weights=str(path))  # but they are a start
 
 
 def test_stochastic_weight_averaging_goes_on_bit_for_bit(tiny, tmp_path):

@@ -19,7 +19,18 @@ from mcn_lightning.callbacks import RetrievalEvaluation, Throughput
 from mcn_lightning.errors import InputError
 from mcn_lightning.runs.checkpoints import AtomicCheckpointIO
 from mcn_lightning.runs.trainer_options import check_trainer
-from runs.trainer_runs import STEPS, check_same, demo, page_rows
+from runs.trainer_runs import STEPS, Run, check_same, demo, page_rows
+
+
+@pytest.fixture(scope="module")
+def neutral(tiny, tmp_path_factory) -> Run:
+    """A run with all options at values that change nothing on one CPU."""
+    values = {
+        "accelerator": "cpu", "strategy": "auto", "devices": "auto", "num_nodes": 1, "sync_batchnorm": True,
+        "use_distributed_sampler": False, "reload_dataloaders_every_n_epochs": 1, "enable_autolog_hparams": False,
+        "model_registry": "a/b",
+    }  # fmt: skip
+    return Run(tmp_path_factory.mktemp("neutral"), tiny, **values)
 
 
 class StopAtOnce(Callback):
@@ -27,15 +38,15 @@ class StopAtOnce(Callback):
         trainer.should_stop = True
 
 
-def accelerator(go, plain, tmp_path):
-    check_same(go(accelerator="cpu"), plain)
+def accelerator(go, plain, neutral, tmp_path):
+    check_same(neutral, plain)
     if not torch.cuda.is_available():
         with pytest.raises(MisconfigurationException, match="No supported gpu backend found"):
             go(accelerator="gpu")
 
 
-def strategy(go, plain, tmp_path):
-    check_same(go(strategy="auto"), plain)
+def strategy(go, plain, neutral, tmp_path):
+    check_same(neutral, plain)
     assert isinstance(Trainer(strategy="ddp", accelerator="cpu", devices=2, logger=False).strategy, DDPStrategy)
     trainer = Trainer(accelerator="cpu", logger=False)
     trainer._accelerator_connector.strategy = FSDPStrategy()
@@ -43,15 +54,15 @@ def strategy(go, plain, tmp_path):
         check_trainer(trainer)
 
 
-def devices(go, plain, tmp_path):  # several: test_two_processes.py
-    check_same(go(devices="auto"), plain)
+def devices(go, plain, neutral, tmp_path):  # several: test_two_processes.py
+    check_same(neutral, plain)
 
 
-def num_nodes(go, plain, tmp_path):  # several: tests/slurm
-    check_same(go(num_nodes=1), plain)
+def num_nodes(go, plain, neutral, tmp_path):  # several: tests/slurm
+    check_same(neutral, plain)
 
 
-def precision(go, plain, tmp_path):
+def precision(go, plain, neutral, tmp_path):
     found = go(precision="bf16-mixed")
     assert found.losses != plain.losses and found.losses == pytest.approx(plain.losses, rel=0.1)
     assert found.module.clustering.of["mean"].centroids.dtype == torch.float32
@@ -60,56 +71,56 @@ def precision(go, plain, tmp_path):
             go(precision=wrong)
 
 
-def logger(go, plain, tmp_path):
+def logger(go, plain, neutral, tmp_path):
     assert not plain.has(Throughput)
     found = go(logger=CSVLogger(tmp_path, "a"), log_every_n_steps=1)
     check_same(found, plain)
     assert found.has(Throughput) and "train/loss" in Path(found.trainer.logger.log_dir, "metrics.csv").read_text()
 
 
-def callbacks(go, plain, tmp_path):
+def callbacks(go, plain, neutral, tmp_path):
     mine = RetrievalEvaluation(["t->v"])
     found = go(mine)
     assert [each for each in found.trainer.callbacks if isinstance(each, RetrievalEvaluation)] == [mine]
     assert found.losses == plain.losses
 
 
-def fast_dev_run(go, plain, tmp_path):
+def fast_dev_run(go, plain, neutral, tmp_path):
     found = go(fast_dev_run=2)
     assert found.steps == 2 and found.losses == plain.losses[:2] and found.seen.val_batches == 2
     assert not list(tmp_path.iterdir())
 
 
-def max_epochs(go, plain, tmp_path):
+def max_epochs(go, plain, neutral, tmp_path):
     assert go(max_epochs=1).steps == STEPS
 
 
-def min_epochs(go, plain, tmp_path):
+def min_epochs(go, plain, neutral, tmp_path):
     assert go(StopAtOnce(), max_epochs=5).steps == 1
     assert go(StopAtOnce(), max_epochs=5, min_epochs=2).steps in (STEPS + 1, 2 * STEPS)
 
 
-def max_steps(go, plain, tmp_path):
+def max_steps(go, plain, neutral, tmp_path):
     found = go(max_steps=4)
     assert found.losses == plain.losses[:4]
 
 
-def min_steps(go, plain, tmp_path):
+def min_steps(go, plain, neutral, tmp_path):
     assert go(StopAtOnce(), max_epochs=5, min_steps=4).steps == 4
 
 
-def max_time(go, plain, tmp_path):
+def max_time(go, plain, neutral, tmp_path):
     found = go(max_time={"seconds": 0}, max_epochs=100)
     assert found.steps <= 1
 
 
-def limit_train_batches(go, plain, tmp_path):
+def limit_train_batches(go, plain, neutral, tmp_path):
     found = go(limit_train_batches=2)
     assert found.steps == 4 and found.losses[:2] == plain.losses[:2]
     assert go(limit_train_batches=0.5).steps == 2
 
 
-def limit_val_batches(go, plain, tmp_path):
+def limit_val_batches(go, plain, neutral, tmp_path):
     assert plain.seen.val_batches == 4
     found = go(limit_val_batches=1)
     assert found.losses == plain.losses and found.seen.val_batches == 2
@@ -117,18 +128,18 @@ def limit_val_batches(go, plain, tmp_path):
     assert none.losses == plain.losses and none.validations == []
 
 
-def limit_test_batches(go, plain, tmp_path):
+def limit_test_batches(go, plain, neutral, tmp_path):
     found = go(limit_test_batches=1, max_epochs=1)
     found.trainer.test(found.module, found.data, verbose=False)
     assert found.trainer.num_test_batches == [1] and "test/t->v/R@1" in found.trainer.callback_metrics
 
 
-def limit_predict_batches(go, plain, tmp_path):
+def limit_predict_batches(go, plain, neutral, tmp_path):
     found = go(limit_predict_batches=1, max_epochs=1)
     assert len(found.trainer.predict(found.module, found.data)) == 1
 
 
-def overfit_batches(go, plain, tmp_path):
+def overfit_batches(go, plain, neutral, tmp_path):
     found = go(overfit_batches=1)
     first, second = found.seen.ids
     assert first == second and found.seen.val_batches == 2 and found.steps == 2
@@ -141,7 +152,7 @@ def overfit_batches(go, plain, tmp_path):
         go(overfit_batches=0.1)
 
 
-def val_check_interval(go, plain, tmp_path):
+def val_check_interval(go, plain, neutral, tmp_path):
     assert go(val_check_interval=2).validations == [2, 5]
     assert go(val_check_interval=1 / 3).validations == [1, 2, 3, 4, 5, 6]
     assert go(val_check_interval=4, check_val_every_n_epoch=None).validations == [4]
@@ -149,18 +160,18 @@ def val_check_interval(go, plain, tmp_path):
     assert timed.losses == plain.losses and len(timed.validations) >= 1
 
 
-def check_val_every_n_epoch(go, plain, tmp_path):
+def check_val_every_n_epoch(go, plain, neutral, tmp_path):
     found = go(check_val_every_n_epoch=2)
     assert found.validations == [2 * STEPS] and found.losses == plain.losses
 
 
-def num_sanity_val_steps(go, plain, tmp_path):
+def num_sanity_val_steps(go, plain, neutral, tmp_path):
     found = go(num_sanity_val_steps=2)
     check_same(found, plain)
     assert found.seen.checked == 2 and go(num_sanity_val_steps=-1).seen.checked == 2
 
 
-def log_every_n_steps(go, plain, tmp_path):
+def log_every_n_steps(go, plain, neutral, tmp_path):
     found = go(logger=CSVLogger(tmp_path, "a"), log_every_n_steps=3)
     lines = Path(found.trainer.logger.log_dir, "metrics.csv").read_text().splitlines()
     column, clusters = lines[0].split(",").index("train/loss"), lines[0].split(",").index("clustering/objective")
@@ -168,41 +179,41 @@ def log_every_n_steps(go, plain, tmp_path):
     assert sum(bool(line.split(",")[clusters]) for line in lines[1:]) == 3  # k-means at steps 0, 2 and 4
 
 
-def enable_checkpointing(go, plain, tmp_path):
+def enable_checkpointing(go, plain, neutral, tmp_path):
     assert not plain.has(ModelCheckpoint) and not list(tmp_path.rglob("*.ckpt"))
     found = go(enable_checkpointing=True)
     check_same(found, plain)
     assert len(list(tmp_path.rglob("*.ckpt"))) == 1
 
 
-def enable_progress_bar(go, plain, tmp_path):
+def enable_progress_bar(go, plain, neutral, tmp_path):
     assert plain.trainer.progress_bar_callback is None
     found = go(enable_progress_bar=True)
     check_same(found, plain)
     assert found.trainer.progress_bar_callback is not None
 
 
-def enable_model_summary(go, plain, tmp_path):
+def enable_model_summary(go, plain, neutral, tmp_path):
     assert not plain.has(shipped.ModelSummary)
     assert go(enable_model_summary=True, max_epochs=1).has(shipped.ModelSummary)
 
 
-def accumulate_grad_batches(go, plain, tmp_path):
+def accumulate_grad_batches(go, plain, neutral, tmp_path):
     found = go(accumulate_grad_batches=2)
     assert found.steps == 4 and len(found.losses) == 6 and 2 * found.losses[0] == pytest.approx(plain.losses[0])
 
 
-def gradient_clip_val(go, plain, tmp_path):
+def gradient_clip_val(go, plain, neutral, tmp_path):
     assert max(each[-1] for each in plain.seen.gradients) > 0.5
     assert max(each[-1] for each in go(gradient_clip_val=0.1).seen.gradients) == pytest.approx(0.1, rel=1e-3)
 
 
-def gradient_clip_algorithm(go, plain, tmp_path):
+def gradient_clip_algorithm(go, plain, neutral, tmp_path):
     found = go(gradient_clip_val=0.01, gradient_clip_algorithm="value")
     assert max(max(each[:-1]) for each in found.seen.gradients) == pytest.approx(0.01)
 
 
-def deterministic(go, plain, tmp_path):
+def deterministic(go, plain, neutral, tmp_path):
     try:
         found = go(deterministic=True)
     finally:
@@ -211,7 +222,7 @@ def deterministic(go, plain, tmp_path):
     assert found.seen.flags["deterministic"] and not plain.seen.flags["deterministic"]
 
 
-def benchmark(go, plain, tmp_path):
+def benchmark(go, plain, neutral, tmp_path):
     try:
         found = go(benchmark=True)
     finally:
@@ -220,7 +231,7 @@ def benchmark(go, plain, tmp_path):
     assert found.seen.flags["benchmark"] and not plain.seen.flags["benchmark"]
 
 
-def inference_mode(go, plain, tmp_path):
+def inference_mode(go, plain, neutral, tmp_path):
     found = go(inference_mode=False)
     check_same(found, plain)
     (metrics,) = found.trainer.validate(found.module, found.data, verbose=False)
@@ -229,12 +240,11 @@ def inference_mode(go, plain, tmp_path):
     assert plain.seen.flags["inference"]
 
 
-def use_distributed_sampler(go, plain, tmp_path):
-    for value in (True, False):
-        assert go(use_distributed_sampler=value).losses == plain.losses
+def use_distributed_sampler(go, plain, neutral, tmp_path):
+    check_same(neutral, plain)  # the first without, the second with it
 
 
-def profiler(go, plain, tmp_path):
+def profiler(go, plain, neutral, tmp_path):
     for name in ("simple", "advanced"):
         found = go(profiler=name)
         assert found.losses == plain.losses
@@ -244,47 +254,47 @@ def profiler(go, plain, tmp_path):
     assert short.losses == plain.losses[:1]
 
 
-def detect_anomaly(go, plain, tmp_path):
+def detect_anomaly(go, plain, neutral, tmp_path):
     found = go(detect_anomaly=True)
     check_same(found, plain)
     assert found.seen.flags["anomaly"] and not plain.seen.flags["anomaly"]
 
 
-def barebones(go, plain, tmp_path):
+def barebones(go, plain, neutral, tmp_path):
     found = go(barebones=True)
     check_same(found, plain)
     assert found.module.clustering.has_centroids and not found.trainer.loggers and not found.has(ModelCheckpoint)
 
 
-def plugins(go, plain, tmp_path):
+def plugins(go, plain, neutral, tmp_path):
     files = AtomicCheckpointIO()
     found = go(plugins=[files], enable_checkpointing=True)
     check_same(found, plain)
     assert found.trainer.strategy.checkpoint_io is files and len(list(tmp_path.rglob("*.ckpt"))) == 1
 
 
-def sync_batchnorm(go, plain, tmp_path):
-    check_same(go(sync_batchnorm=True), plain)
+def sync_batchnorm(go, plain, neutral, tmp_path):
+    check_same(neutral, plain)
     two = Trainer(accelerator="cpu", devices=2, sync_batchnorm=True, logger=False)
     with pytest.raises(InputError, match=r"--trainer\.sync_batchnorm: expected GPUs, found CPUs"):
         check_trainer(two)
 
 
-def reload_dataloaders_every_n_epochs(go, plain, tmp_path):
-    check_same(go(reload_dataloaders_every_n_epochs=1), plain)
+def reload_dataloaders_every_n_epochs(go, plain, neutral, tmp_path):
+    check_same(neutral, plain)
 
 
-def default_root_dir(go, plain, tmp_path):
+def default_root_dir(go, plain, neutral, tmp_path):
     go(default_root_dir=tmp_path / "here", enable_checkpointing=True, max_epochs=1)
     assert len(list((tmp_path / "here" / "checkpoints").glob("*.ckpt"))) == 1
 
 
-def enable_autolog_hparams(go, plain, tmp_path):
-    check_same(go(enable_autolog_hparams=False), plain)
+def enable_autolog_hparams(go, plain, neutral, tmp_path):
+    check_same(neutral, plain)
 
 
-def model_registry(go, plain, tmp_path):
-    check_same(go(model_registry="a/b"), plain)
+def model_registry(go, plain, neutral, tmp_path):
+    check_same(neutral, plain)
 
 
 OPTIONS = {
@@ -302,8 +312,8 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_an_option_of_the_trainer(name, go, plain, tmp_path):
-    OPTIONS[name](go, plain, tmp_path)
+def test_an_option_of_the_trainer(name, go, plain, neutral, tmp_path):
+    OPTIONS[name](go, plain, neutral, tmp_path)
 
 
 def test_no_option_is_left_out():

@@ -14,7 +14,10 @@ from mcn_lightning import MCNModule
 from mcn_lightning.callbacks import CentroidUpdate
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "trainer_options.md"
-NETWORK = {"embedding_dim": 16, "audio_widths": [4, 4, 4, 8], "reconstruction_hidden": 8, "dropout": 0.2}
+NETWORK = {
+    "embedding_dim": 16, "video_dim": 16, "text_dim": 8, "audio_widths": [4, 4, 4, 8], "reconstruction_hidden": 8,
+    "dropout": 0.2,
+}  # fmt: skip
 STEPS = 3  # of an epoch
 
 
