@@ -20,26 +20,19 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 sys.path.insert(0, str(Path(__file__).parent))  # so that `from references import ...` works from every folder
 
-import forked  # before any data loader: all share its server of forks
+import forked  # noqa: F401 (before any data loader: all share its server of forks)
 import pytest
+import torch
 import yaml
 from hypothesis import HealthCheck, settings
 
 from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
 
-forked.fork_all(False)  # a process of `pytest -n` is a fork: be as one that is not
-multiprocessing.set_start_method(None, force=True)
+torch.set_num_threads(1)
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")  # a busy machine is no fault of what is tested
 
 TINY = SyntheticConfig(videos=6, held_out=2, seconds=30.0, topics=3, widths=(8, 8), word_dim=8)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_setupnodes() -> None:
-    """Fork the processes of ``pytest -n``: one server for all imports torch, Lightning and the package."""
-    forked.start_server()
-    forked.fork_all()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,9 +46,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Search the garbage seldom, and not in what the libraries hold: a tenth of the time would go into that."""
-    import torch  # here, for the process that starts those of `pytest -n` needs it not
-
-    torch.set_num_threads(1)
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
 

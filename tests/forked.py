@@ -40,19 +40,6 @@ def share_server() -> None:
         server.ensure_running = forkserver.ensure_running = resource_tracker.ensure_running
 
 
-def start_server() -> None:
-    """Start the server; what a data loader prints for itself, in a fork, is in the output of no test."""
-    sys.stdout.flush()
-    own, nowhere = [os.dup(1), os.dup(2)], os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-    forkserver.ensure_running()
-    for number, kept in enumerate(own, start=1):
-        os.dup2(kept, number)
-        os.close(kept)
-    os.close(nowhere)
-
-
 share_server()
 
 
@@ -117,12 +104,6 @@ class Popen(subprocess.Popen):
         return self.returncode
 
 
-def fork_all(fork: bool = True) -> None:
-    """Let ``subprocess`` itself fork this interpreter and ``lightning``, or start them anew as it did."""
-    for name in FORWARDED:
-        setattr(subprocess.Popen, name, vars(Popen)[name] if fork else COLD[name])
-
-
 def arguments_of(command: list[str]) -> list[str] | None:
     """Return the arguments of a command that runs this interpreter or ``lightning``; ``None`` of any other."""
     words = command[1:] if command[0] == "/usr/bin/env" else command  # as wandb's agents start it
@@ -154,7 +135,8 @@ def _main(
     else:
         with suppress(PermissionError):  # of another session
             os.setpgid(0, group)
-    fork_all()
+    for name in FORWARDED:
+        setattr(subprocess.Popen, name, vars(Popen)[name])
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
