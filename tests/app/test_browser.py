@@ -106,6 +106,20 @@ def test_a_query_is_typed_and_cards_come(page):
     assert [text for text in first.locator("dt").all_inner_texts()] == ["score", "picture", "sound", "words"]
 
 
+def test_what_is_typed_before_the_page_knows_the_index_stays(page):
+    held = []
+    page.route("**/api/about", lambda route: held.append(route))
+    page.goto("/?q=eggs&per_video=1")
+    page.locator("summary", has_text="Filters").click()
+    page.get_by_label("Cluster").fill("2")
+    page.locator("#q").fill("pluck the guitar")
+    until(page, "document.querySelectorAll('.card').length > 0")
+    held[0].continue_()
+    expect(page.locator("#modality option")).not_to_have_count(1)
+    assert page.locator("#q").input_value() == "pluck the guitar"
+    assert page.locator("[name=cluster]").input_value() == "2" and page.locator("[name=per_video]").input_value() == "1"
+
+
 def test_suggestions_come_from_captions_and_are_chosen_by_keyboard(page):
     page.goto("/")
     while not page.locator("#q:focus").count():  # the page may be there before it listens to keys

@@ -13,6 +13,7 @@ const form = document.getElementById("form");
 const results = document.getElementById("results");
 const more = document.getElementById("more");
 const params = new URLSearchParams(location.search);
+const touched = new Set(form.elements.q.value ? ["q"] : []); // what was typed or chosen before the page knew the index
 
 function go(changed) {
   const next = new URLSearchParams(changed);
@@ -29,7 +30,7 @@ function fill(found) {
   if (!found.text) {
     form.elements.by.replaceChildren(make("option", { value: "words" }, "the captions' words"));
   }
-  for (const name of ["q", ...FILTERS]) {
+  for (const name of FILTERS.filter((each) => !touched.has(each))) {
     const field = form.elements[name];
     const value = params.get(name) || "";
     if (field.type === "checkbox") field.checked = value === "1";
@@ -105,6 +106,7 @@ function moveByArrows(event) {
   if (other) event.preventDefault();
 }
 
+form.addEventListener("input", (event) => touched.add(event.target.name));
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   const next = new URLSearchParams(new FormData(form));
@@ -117,7 +119,7 @@ suggest(form.elements.q, document.getElementById("suggestions"));
 
 guarded(async () => {
   const found = about().then((told) => { fill(told); showGiven(); showFiles(told); });
-  form.elements.q.value = params.get("q") || "";
+  if (!touched.has("q")) form.elements.q.value = params.get("q") || "";
   const first = Math.min(MOST, Math.max(1, Number(params.get("k")) || STEP));
   await Promise.all([found, run(first)]);
   if (!params.size && !form.elements.q.value) form.elements.q.focus({ preventScroll: true });
