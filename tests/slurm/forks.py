@@ -51,11 +51,7 @@ def _serve(relay: socket.socket) -> None:
     """Run what a process asks for, and hand on its signals."""
     with relay:
         size, files, _, _ = socket.recv_fds(relay, 8, 3)
-        with relay.makefile("rb", buffering=0) as stream:
-            given = b""
-            while len(given) < int.from_bytes(size, "big"):
-                given += stream.read(int.from_bytes(size, "big") - len(given))
-        words, cwd, env = json.loads(given)
+        words, cwd, env = json.loads(relay.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL))
         process = Popen(
             [sys.executable, *words], stdin=files[0], stdout=files[1], stderr=files[2], cwd=cwd, env=env,
             process_group=0,
