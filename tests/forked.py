@@ -83,8 +83,11 @@ class Popen(subprocess.Popen):
             self._close_pipe_fds(*ends)
         multiprocessing.process._children.discard(self._forked)  # this process need not wait for it at its end
         self.pid = self._forked.pid
+        late = time.monotonic() + 600
         with suppress(ProcessLookupError):  # it has ended
             while (session or group == 0) and os.getpgid(self.pid) != self.pid:  # as nobody sees another begin
+                if time.monotonic() > late:
+                    raise TimeoutError(f"{words}: no session of its own")
                 time.sleep(0.005)
 
     def _try_wait(self, wait_flags: int) -> tuple[int, int]:

@@ -13,6 +13,7 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 
 from mcn_lightning.benchmarks.localization.class_list import read_classes
 from mcn_lightning.benchmarks.localization.crosstask_files import read_steps, read_video_tasks
@@ -21,7 +22,7 @@ from mcn_lightning.data.captions import Captions, read_captions
 from mcn_lightning.data.files.word_vectors import read_word_vectors
 from mcn_lightning.data.sources.howto100m import read_video_list
 from mcn_lightning.errors import InputError
-from mcn_lightning.files import read_json, read_lines, read_text, replacing
+from mcn_lightning.files import load_yaml, read_json, read_lines, read_text, replacing
 from mcn_lightning.runs.saved import read_options
 
 MARK = b"\xef\xbb\xbf"
@@ -156,3 +157,16 @@ def test_others_may_read_what_a_library_writes_for_its_owner_alone(tmp_path):
     umask = os.umask(0)
     os.umask(umask)
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+
+
+@pytest.mark.parametrize("loader", ["SafeLoader", "BaseLoader"])
+@pytest.mark.parametrize("value", ["a\udcff", "🍳", "1e-3", "- x"])
+def test_yaml_that_the_fast_loader_refuses_is_read(loader, value):
+    """JSON writes some characters as two halves, and a path that is no UTF-8 has such a half."""
+    text = json.dumps({"path": value})
+    assert load_yaml(text, loader) == yaml.load(text, getattr(yaml, loader))
+
+
+def test_what_is_no_yaml_is_refused():
+    with pytest.raises(yaml.YAMLError):
+        load_yaml("a: [1", "SafeLoader")

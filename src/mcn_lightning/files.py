@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,24 @@ from mcn_lightning.errors import InputError, one_line, os_reason
 
 PARTIAL = ".partial"
 """Suffix of a file that is still being written. A killed process may leave one behind."""
+
+
+def load_yaml(text: str, loader: str) -> Any:
+    """Parse YAML by the fast loader where there is one. What it refuses, such as half a surrogate pair, Python's takes.
+
+    Args:
+        text: the file.
+        loader: of PyYAML: SafeLoader or BaseLoader.
+
+    Raises:
+        yaml.YAMLError: if it is no YAML.
+    """
+    import yaml  # files that others read need it not
+
+    if fast := getattr(yaml, f"C{loader}", None):
+        with suppress(yaml.YAMLError):
+            return yaml.load(text, fast)
+    return yaml.load(text, getattr(yaml, loader))
 
 
 @contextmanager

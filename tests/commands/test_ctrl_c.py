@@ -16,10 +16,10 @@ from terminal import Terminal
 
 HELD = """
 import os, runpy, signal, sys, time
-from mcn_lightning.runs.resume import Resume
-
 if "NOHUP" in os.environ:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does before it starts a command
+
+from mcn_lightning.runs.resume import Resume
 
 def hold(self, trainer, pl_module, batch, batch_idx):
     if trainer.global_step == 1:

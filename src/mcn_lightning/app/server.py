@@ -22,6 +22,7 @@ from mcn_lightning.search.explore.stills import SECONDS
 from mcn_lightning.search.index import Index
 
 CONNECTIONS = 64
+PICTURES = 10  # seconds that the start of the process of pictures is waited for
 CLOSING = 1  # seconds that open answers, such as a playing video, have at the end
 
 
@@ -42,7 +43,7 @@ def serve(config: AppConfig) -> None:
         pictures = threading.Thread(target=library.start_pictures, daemon=True)
         pictures.start()
         library.warm_up()
-        pictures.join()  # its imports would slow the first searches
+        pictures.join(PICTURES)  # its imports would slow the first searches
         shown = config.host if not config.local or config.host == "localhost" else "127.0.0.1"
         shown = f"[{shown}]" if ":" in shown else shown
         print(f"http://{shown}:{port}/{'' if token is None else f'?token={token}'}  ({len(index):,} clips; "

@@ -48,6 +48,7 @@ from mcn_lightning.data.dataset import PredictSplit
 from mcn_lightning.data.files.pooling import DEFAULT_STREAMS
 from mcn_lightning.data.sources.base import DataSource
 from mcn_lightning.errors import InputError, one_line
+from mcn_lightning.files import load_yaml
 from mcn_lightning.models.released import WeightsError
 from mcn_lightning.options.config import build_own
 from mcn_lightning.runs import slurm
@@ -77,8 +78,6 @@ set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 # types of default values of Lightning's callbacks, which config.yaml must be able to hold
 register_type(torch.device, str, torch.device)
 yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(str(value.value)))
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The fast one, where PyYAML was built with it."""
 
 
 CLASS_OPTIONS = ("model.loss.contrastive", "model.clustering", "model.network.audio_network")
@@ -228,7 +227,7 @@ class MCNCLI(LightningCLI):
         """Return all options of a subcommand through YAML, as config.yaml is read: equal runs have equal options."""
         parser, config = self._parser(subcommand), self.config.get(str(subcommand), self.config)
         # parsing has checked them, and a second time costs as much
-        return yaml.load(parser.dump(config, skip_unset=False, skip_validation=True, **dump), YAML_LOADER)
+        return load_yaml(parser.dump(config, skip_unset=False, skip_validation=True, **dump), "SafeLoader")
 
     def _dump_config(self) -> None:
         """Keep the options with those that follow from others, as the hyperparameters of model and data."""

@@ -10,7 +10,7 @@ import yaml
 
 from mcn_lightning.commands.recipes import find_recipe
 from mcn_lightning.errors import InputError
-from mcn_lightning.files import read_text
+from mcn_lightning.files import load_yaml, read_text
 from mcn_lightning.runs.saved import flat_options
 
 CONFIG = ("--config", "-c")
@@ -77,8 +77,7 @@ def check_kinds(args: Sequence[str]) -> None:
         given: Mapping[str, object] = {option.removeprefix("--"): value}
         if option in CONFIG and Path(value).is_file():
             # it keeps values as text, as on the command line
-            loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
-            given = flat_options(yaml.load(read_text(Path(value), EXPECTED), Loader=loader))
+            given = flat_options(load_yaml(read_text(Path(value), EXPECTED), "BaseLoader"))
         own = {name.removesuffix(".class_path"): path for name, path in given.items() if name.endswith(".class_path")}
         for group in (name.removesuffix(".kind") for name in given if name.endswith(".kind")):
             if group not in own and (path := classes.get(group)) not in (None, "", "null"):

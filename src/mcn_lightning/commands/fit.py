@@ -55,9 +55,9 @@ class DataCLI(MCNCLI):
             raise InputError(shorten_message(one_line(error))) from error
         try:
             self.run_data(parts)
-        except (Interrupted, KeyboardInterrupt):
+        except (Interrupted, KeyboardInterrupt) as error:
             print(self.stopped, file=sys.stderr)
-            sys.exit(130)
+            sys.exit(128 + getattr(error, "number", signal.SIGINT))
 
 
 class PrepareCLI(DataCLI):

@@ -40,6 +40,7 @@ class Model(MCNModule, ModelHubMixin):
 
     inputs: Inputs | None = None
     _encoders: MediaEncoders | None = None
+    _place: str | None = None  # on the hub, while it is uploaded
     _text: tuple[TextSource, nn.Module] | None = None  # where every word is known beforehand
 
     def embed_text(self, texts: str | Sequence[str]) -> Tensor:
@@ -173,15 +174,38 @@ class Model(MCNModule, ModelHubMixin):
 
         write_shared(save_directory, self)
         if not (card := save_directory / CARD).exists():
-            facts = CardFacts(save_directory.name, "/".join(save_directory.parts[-2:]))
+            facts = CardFacts(save_directory.name, self._place or f"FOLDER/{save_directory.name}")
             card.write_text(model_card(self, facts), encoding="utf-8")
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the model, with a new model card; see ``huggingface_hub.ModelHubMixin``.
+
+        Args:
+            repo_id: such as ``user/name``.
+            **options: of the mixin: private, token, branch, commit_message and others.
+        """
+        self._place = repo_id
+        try:
+            return super().push_to_hub(repo_id, **options)
+        finally:
+            self._place = None
+
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, **options: Any) -> Model:  # type: ignore[override]  # fewer by name
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Model:
+        """Load what ``save_pretrained``, ``push_to_hub`` or ``lightning export`` wrote.
+
+        Args:
+            pretrained_model_name_or_path: the folder, or the name on the hub.
+            **options: of ``huggingface_hub.snapshot_download``: revision, token, cache_dir and others.
+
+        Raises:
+            InputError: if there is no such model, or a file is missing or damaged.
+        """
         from mcn_lightning.inference.hub import fetch
         from mcn_lightning.inference.shared import read_shared
 
-        return read_shared(Path(model_id) if Path(model_id).is_dir() else fetch(model_id, **options))
+        folder = Path(pretrained_model_name_or_path)
+        return read_shared(folder if folder.is_dir() else fetch(str(pretrained_model_name_or_path), **options))
 
     def _needs(self, modality: str) -> Inputs:
         """Return the inputs.

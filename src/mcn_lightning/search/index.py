@@ -279,7 +279,8 @@ class Index:
         # more candidates than answers, as grouping joins some
         depth = (4 * config.k if grouping else config.k) + (own is not None)
         # sqlite leaves Python free: the table is read while the model embeds and faiss searches
-        with ThreadPoolExecutor(1) as beside:
+        beside = ThreadPoolExecutor(1)
+        try:
             allowed = beside.submit(self.ranking.allowed, config.where)
             matching = beside.submit(self.ranking.matching, query.words, depth, allowed)
             vector = query.embed(self, names)
@@ -292,6 +293,8 @@ class Index:
                     return self._with_scores(answers[: config.k], vector)
                 depth *= 4
                 matching = beside.submit(self.ranking.matching, query.words, depth, allowed)
+        finally:
+            beside.shutdown(wait=False, cancel_futures=True)  # an error need not wait for the table
 
     def _rows(self, ranked: dict[int, float]) -> list[Row]:
         rows = self.clips.take(list(ranked))

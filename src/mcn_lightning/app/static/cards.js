@@ -34,16 +34,22 @@ function player(clip) {
   const fragment = Number.isFinite(end) ? `${start},${end}` : `${start}`;
   const video = make("video", { controls: true, playsinline: true, preload: "auto", "aria-label": clip.text || clip.id });
   let before = start;
+  let over = false; // the clip was played to its end; a busy browser tells it late
   video.addEventListener("timeupdate", () => {
     if (before < end && video.currentTime >= end - PAUSE) {
       video.pause();
-      video.currentTime = end; // a busy browser tells it late, long after the end
+      over = true;
     }
     before = video.currentTime;
   });
-  video.addEventListener("seeking", () => { before = video.currentTime; });
+  video.addEventListener("ended", () => { over = true; });
+  video.addEventListener("seeking", () => {
+    before = video.currentTime;
+    if (video.paused) over = false; // play() itself seeks where the file has ended
+  });
   video.addEventListener("play", () => { // some browsers stop at the end of #t by themselves
-    if (Math.abs(video.currentTime - end) < NEAR) video.currentTime = start;
+    if (over || Math.abs(video.currentTime - end) < NEAR) video.currentTime = start;
+    over = false;
   });
   video.addEventListener("loadedmetadata", () => {
     if (Math.abs(video.currentTime - start) > 0.5) video.currentTime = start; // browsers without #t
