@@ -19,6 +19,7 @@ from mcn_lightning.data.files.word_vectors import first_words
 from mcn_lightning.data.text import TextSource, WordVectorText, split_words
 from mcn_lightning.data.videos import join_streams, new_tensor, read_sound
 from mcn_lightning.errors import InputError
+from mcn_lightning.files import replacing
 from mcn_lightning.inference.card import CardFacts, model_card
 from mcn_lightning.inference.inputs import Inputs
 from mcn_lightning.inference.media import MediaEncoders, read_media, spectrogram_of
@@ -175,7 +176,8 @@ class Model(MCNModule, ModelHubMixin):
         write_shared(save_directory, self)
         if not (card := save_directory / CARD).exists():
             facts = CardFacts(save_directory.name, self._place or f"FOLDER/{save_directory.name}")
-            card.write_text(model_card(self, facts), encoding="utf-8")
+            with replacing(card) as partial:
+                partial.write_text(model_card(self, facts), encoding="utf-8")
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload the model, with a new model card; see ``huggingface_hub.ModelHubMixin``.

@@ -1,1 +1,1 @@
-"""The command ``export`` and the model card that it writes."""
+"""The command ``export``: a trained model as a folder for others, and on the hub."""
