@@ -59,7 +59,19 @@ class CommandParser(ArgumentParser):
     """A parser whose errors are one line that suggests similar options. Options cannot be abbreviated."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._known_defaults = (0, Namespace())
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def get_defaults(self, skip_validation: bool = False, **kwargs: Any) -> Namespace:
+        """Return the defaults of all options; parsing asks for them several times, and finding them is slow."""
+        if self._known_defaults[0] != len(self._actions):  # options were added since
+            self._known_defaults = (len(self._actions), super().get_defaults(skip_validation, **kwargs))
+        return self._known_defaults[1].clone()
+
+    def set_defaults(self, *args: Any, **kwargs: Any) -> None:
+        """Set defaults of options."""
+        self._known_defaults = (0, Namespace())
+        super().set_defaults(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the message as an error of the command.
