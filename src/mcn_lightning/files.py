@@ -185,6 +185,14 @@ _WIDE = (
 _CONTROL = bytes({*range(32)} - {*b"\t\n\r\f\v\x1b"}) + b"\x7f"
 
 
+def read_through(path: Path) -> None:
+    """Read a file once, so that the system keeps it in memory as long as there is room."""
+    buffer = bytearray(1 << 24)
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(buffer):
+            pass
+
+
 def binary_form(head: bytes) -> tuple[str, str] | None:
     """Return the binary format of a file by its first bytes, and what to do with it.
 

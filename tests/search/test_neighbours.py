@@ -12,7 +12,10 @@ import torch
 from forked import Popen
 
 import mcn_lightning as mcn
+from mcn_lightning.search.clips import Clips, write_clips
+from mcn_lightning.search.manifest import Manifest
 from mcn_lightning.search.neighbours import Neighbours, build, choose, exact
+from mcn_lightning.search.ranking import Ranking
 from mcn_lightning.search.vectors import Vectors, write_shard
 
 TOP = Path(__file__).parents[2]
@@ -91,6 +94,39 @@ def test_a_compressed_index_has_the_recall_that_it_says(factory, stored, tmp_pat
     allowed = np.arange(0, COUNT, 2)
     rows = neighbours.search(fresh[0], 10, allowed)[1]
     assert len(rows) == 10 and (rows % 2 == 0).all()
+
+
+def test_lists_far_from_the_query_are_searched_where_the_condition_leaves_only_those(stored, tmp_path):
+    _, vectors = stored
+    _, neighbours = made(stored, tmp_path, "IVF16,SQ8", 0.5)
+    neighbours.probes, query = 1, vectors.rows(["video"], [0])[0]
+    order = np.argsort(-(vectors.rows(["video"], range(COUNT)) @ query).numpy())
+    far = np.sort(order[-600:])
+    assert neighbours.search(query, 100, far)[1].tolist() == brute(vectors, query[None], 100, far)[0].tolist()
+
+
+def test_a_condition_is_tested_on_the_best_candidates_first(stored, tmp_path):
+    folder, vectors = stored
+    about, neighbours = made(stored, tmp_path, "IVF16,SQ8", 0.9)
+    about["file"] = str(tmp_path / about["file"])
+    write_clips(tmp_path / "clips.sqlite", [
+        {"row": row, "id": str(row), "video": f"v{row % 60}", "kind": "window", "has_video": 1, "has_audio": 0,
+         "has_text": 1} for row in range(COUNT)], {})  # fmt: skip
+    manifest = Manifest("", {}, {}, {}, "clips.sqlite", [], ["video"], {"v": about})
+    query = vectors.rows(["text"], [5])[0]
+    for condition, read in (("row % 4 = 0", False), ("row % 50 = 7", True), ("row % 4 = 0 and row in (select 8)", True),
+                            ("video in ('v5', 'v6')", True), ("row < 0", True), ("true", False)):  # fmt: skip
+        clips = Clips(tmp_path / "clips.sqlite")
+        ranking = Ranking(folder, manifest, clips, vectors)
+        scores, rows = ranking.nearest("v", query, 10, condition)
+        assert (condition in clips._kept) is read, condition
+        allowed = clips.where(condition)
+        again = ranking.nearest("v", query, 10, condition)
+        assert rows.tolist() == again[1].tolist() and scores.tolist() == again[0].tolist(), condition
+        if len(allowed) <= 200:
+            assert rows.tolist() == brute(vectors, query[None], min(10, len(allowed)), allowed)[0].tolist()
+        else:
+            assert rows.tolist() == neighbours.search(query, 10, allowed)[1].tolist() and len(rows) == 10
 
 
 def test_coarse_codes_have_more_candidates(stored, tmp_path):

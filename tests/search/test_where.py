@@ -30,6 +30,19 @@ def test_conditions_choose_clips(condition, test, index):
     assert index.clips.where(condition).tolist() == [clip["row"] for clip in clips if test(clip)]
 
 
+def test_a_condition_is_tested_on_some_rows_in_their_order(index, monkeypatch):
+    monkeypatch.setattr(table, "TESTED", 4)
+    rows = [39, 2, 4, 31, 0, 6, 8, 1]
+    assert index.clips.holding("row % 2 = 0 -- even", rows, 3) == [2, 4, 0]
+    assert index.clips.holding("row % 2 = 0", rows, 9) == [2, 4, 0, 6, 8]
+    monkeypatch.setattr(table, "TESTABLE", 7)
+    assert index.clips.holding("row % 2 = 0", rows, 4) == [2, 4, 0, 6]
+    assert index.clips.holding("row = 1", rows, 1) is None  # the first four promise none
+    words = index.clips.take([7])[0]["text"]
+    found = index.search(words=words, where="row % 2 = 0", k=40)["id"].tolist()
+    assert found == [name for name in index.search(words=words, k=40)["id"] if index.clips.row_of(name) % 2 == 0]
+
+
 @pytest.mark.parametrize(
     "condition",
     [

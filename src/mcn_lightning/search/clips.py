@@ -6,7 +6,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.files import reading, replacing
+from mcn_lightning.files import read_through, reading, replacing
 
 COLUMNS = {
     "row": "INTEGER PRIMARY KEY", "id": "TEXT NOT NULL UNIQUE", "video": "TEXT NOT NULL", "split": "TEXT",
@@ -27,6 +27,9 @@ SECONDS = 10.0
 COMMON = 10_000
 """Clips that are compared by full text. Words of a query that more clips have do not count, unless all are such."""
 KEPT = 16  # conditions whose rows are kept
+TESTED = 500  # rows that a condition is tested on at a time
+TESTABLE = 5_000
+"""Rows that a condition is tested on one by one. Of more rows, only while the first ones promise enough."""
 STEPS = 10_000  # instructions of sqlite between two looks at the clock
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _READS = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION)
@@ -124,6 +127,10 @@ class Clips:
     def close(self) -> None:
         """Close the table."""
         self._table.close()
+
+    def warm_up(self) -> None:
+        """Read the file once, so that no search waits for the disk."""
+        read_through(self.path)
 
     def _reading(self) -> AbstractContextManager[None]:
         return reading(self.path, "the table of clips", sqlite3.DatabaseError, advice="make the index again")
@@ -283,6 +290,49 @@ class Clips:
         """
         if condition in self._kept:  # the table never changes
             return self._kept[condition]
+        with self._asking(condition) as table:
+            # the brackets keep a condition from ending the statement's; a comment would hide the last one
+            rows = table.execute(f"SELECT row FROM clips WHERE (\n{condition}\n)")
+            found = np.sort(np.fromiter(chain.from_iterable(rows), dtype=np.int64))
+        self._kept[condition] = found
+        if len(self._kept) > KEPT:
+            del self._kept[next(iter(self._kept))]
+        return found
+
+    def holding(self, condition: str, rows: Sequence[int], enough: int) -> list[int] | None:
+        """Return the first rows that a condition of the user holds for, without reading the whole table.
+
+        Args:
+            condition: as in ``where``.
+            rows: in the order in which they count.
+            enough: how many are wanted.
+
+        Returns:
+            In the order given, at most ``enough``; ``None`` where reading the whole table is faster.
+
+        Raises:
+            InputError: as ``where`` does.
+        """
+        found: list[int] = []
+        # a query inside the condition would read the whole table again for each part of the rows
+        if condition in self._kept or "select" in condition.lower():
+            return None
+        with self._asking(condition) as table:
+            for first in range(0, max(len(rows), 1), TESTED):  # once without rows: a wrong condition is refused
+                some = rows[first : first + TESTED]
+                listed = ", ".join(str(int(row)) for row in some) or "-1"
+                query = f"SELECT row FROM clips WHERE row IN ({listed}) AND (\n{condition}\n)"
+                holds = {row for (row,) in table.execute(query)}
+                found += [row for row in some if row in holds]
+                if len(found) >= enough:
+                    break
+                if len(rows) > TESTABLE and len(found) * len(rows) < enough * (first + len(some)):
+                    return None
+        return found[:enough]
+
+    @contextmanager
+    def _asking(self, condition: str) -> Iterator[sqlite3.Connection]:
+        """Open the table for a condition of the user, and say in one line what is wrong with it."""
         late = time.monotonic() + SECONDS
         # a connection of its own: the authorizer must not stop our own queries
         with closing(sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)) as table:
@@ -291,9 +341,7 @@ class Clips:
             # sqlite itself has no time limit for a statement
             table.set_progress_handler(lambda: time.monotonic() > late, STEPS)
             try:
-                # the brackets keep a condition from ending the statement's; a comment would hide the last one
-                rows = table.execute(f"SELECT row FROM clips WHERE (\n{condition}\n)")
-                found = np.sort(np.fromiter(chain.from_iterable(rows), dtype=np.int64))
+                yield table
             except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
                 reason = str(error)
                 if "interrupted" in reason:
@@ -305,10 +353,6 @@ class Clips:
                     f"--where: expected a condition on the columns {columns}, as in video like 'cooking%', found "
                     f"{condition!r}: {reason}"
                 ) from None
-        self._kept[condition] = found
-        if len(self._kept) > KEPT:
-            del self._kept[next(iter(self._kept))]
-        return found
 
 
 def _authorize(action: int, first: str | None, second: str | None, *_: object) -> int:

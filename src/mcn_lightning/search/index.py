@@ -281,18 +281,17 @@ class Index:
         # sqlite leaves Python free: the table is read while the model embeds and faiss searches
         beside = ThreadPoolExecutor(1)
         try:
-            allowed = beside.submit(self.ranking.allowed, config.where)
-            matching = beside.submit(self.ranking.matching, query.words, depth, allowed)
+            matching = beside.submit(self.ranking.matching, query.words, depth, config.where)
             vector = query.embed(self, names)
             while True:
-                ranked = self.ranking.rank(query, vector, letters, depth, allowed.result(), matching, config)
+                ranked = self.ranking.rank(query, vector, letters, depth, matching, config)
                 last = len(ranked) < depth or depth >= max(DEEPEST, 4 * config.k)
                 ranked = {row: score for row, score in ranked.items() if row != own}  # a clip is no answer to itself
                 answers = self._group(self._rows(ranked), names, config)
                 if len(answers) >= config.k or last:
                     return self._with_scores(answers[: config.k], vector)
                 depth *= 4
-                matching = beside.submit(self.ranking.matching, query.words, depth, allowed)
+                matching = beside.submit(self.ranking.matching, query.words, depth, config.where)
         finally:
             beside.shutdown(wait=False, cancel_futures=True)  # an error need not wait for the table
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.files import replacing
+from mcn_lightning.files import read_through, replacing
 from mcn_lightning.search.vectors import Vectors
 
 SAMPLE = 200
@@ -24,7 +24,7 @@ ROWS_A_LIST = 40  # of its training sample; faiss warns below 39
 FINEST = 128
 """Bytes of a clip, or 1 bit a number if that is more: finer ones find no more, as candidates are scored again."""
 RERANK, MORE = 4, 160  # candidates for each answer, and for each search, scored again by the stored embeddings
-READ = 1 << 24  # bytes that are read at a time to warm up
+FLAT_FEW = 5_000  # clips that a condition leaves, up to which embeddings are faster than an index without lists
 FEW = 20_000
 """Clips that a condition leaves, up to which they are compared one by one."""
 
@@ -240,10 +240,18 @@ class Neighbours:
 
     def warm_up(self) -> None:
         """Read the file once. The system keeps it in memory as long as there is room."""
-        buffer = bytearray(READ)
-        with self.path.open("rb", buffering=0) as file:
-            while file.readinto(buffer):
-                pass
+        read_through(self.path)
+
+    def few(self, k: int) -> int:
+        """Return the number of clips up to which a search for ``k`` answers compares stored embeddings.
+
+        Lists score so many candidates again. In an index without lists, that is faster than to skip most clips.
+        """
+        return max(FLAT_FEW, len(self.vectors) // 100) if self.flat else RERANK * k + self.more
+
+    def candidates(self, query: Tensor, count: int) -> list[int]:
+        """Return the rows of the clips that the search index ranks highest for a query ``(D,)``, best first."""
+        return [int(row) for row in self._ask(query[None], count, wide=True)[1][0] if row >= 0]
 
     def search_many(self, queries: Tensor, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return scores ``(Q, k)`` and rows ``(Q, k)``, best first; rows are -1 where there are too few clips.
@@ -255,6 +263,23 @@ class Neighbours:
             k: answers of each query.
             allowed: rows that may be answers; all if left out.
         """
+        wanted = min(k if self.flat else self.few(k), self._index.ntotal)
+        scores, rows = self._ask(queries, wanted, allowed, wide=allowed is not None)
+        if self.flat:
+            return scores, rows
+        if allowed is not None and (rows < 0).sum(axis=1).max() > max(wanted - len(allowed), 0):
+            # the lists nearest to the query have too few of the allowed clips
+            scores, rows = self._ask(queries, wanted, allowed, every=True)
+        for number, (query, own) in enumerate(zip(queries, rows, strict=True)):
+            again, found = self.compare(query, own[own >= 0])
+            scores[number], rows[number] = -np.inf, -1
+            scores[number, : len(found)], rows[number, : len(found)] = again, found
+        return scores[:, :k], rows[:, :k]
+
+    def _ask(
+        self, queries: Tensor, wanted: int, allowed: np.ndarray | None = None, wide: bool = False, every: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Search by faiss alone, in the usual lists, in four times as many (``wide``), or in ``every`` list."""
         import faiss
 
         given: dict[str, Any] = {}
@@ -264,23 +289,20 @@ class Neighbours:
             selector: Any = faiss.IDSelectorBitmap
             given["sel"] = selector(np.packbits(inside, bitorder="little"))
         if not self.flat:
-            # more lists: those nearest to the query may hold few of the allowed clips
-            given["nprobe"] = self.probes if allowed is None else min(4 * self.probes, self.lists)
+            # more lists for a condition: those nearest to the query may hold few of the allowed clips
+            given["nprobe"] = self.lists if every else min((4 if wide else 1) * self.probes, self.lists)
         parameters = None
         if given:
             parameters = faiss.SearchParameters(**given) if self.flat else faiss.SearchParametersIVF(**given)
-        wanted = min(k if self.flat else RERANK * k + self.more, self._index.ntotal)
         asked = np.ascontiguousarray(queries.float().cpu().numpy())
-        scores, rows = self._index.search(asked, wanted, params=parameters)
-        if self.flat:
-            return scores, rows
-        for number, (query, own) in enumerate(zip(queries.float().cpu(), rows, strict=True)):
-            found = own[own >= 0]
-            again = (self.vectors.rows(self.names, found) @ query).numpy()
-            order = np.argsort(-again, kind="stable")
-            scores[number], rows[number] = -np.inf, -1
-            scores[number, : len(found)], rows[number, : len(found)] = again[order], found[order]
-        return scores[:, :k], rows[:, :k]
+        found: tuple[np.ndarray, np.ndarray] = self._index.search(asked, wanted, params=parameters)
+        return found
+
+    def compare(self, query: Tensor, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the scores of some rows for a query ``(D,)`` by the stored embeddings, and the rows, best first."""
+        scores = (self.vectors.rows(self.names, rows) @ query.float().cpu()).numpy()
+        order = np.argsort(-scores, kind="stable")
+        return scores[order], rows[order]
 
     def search(self, query: Tensor, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return scores and rows of the best clips for one query ``(D,)``, at most k of each."""

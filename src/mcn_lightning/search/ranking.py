@@ -27,6 +27,8 @@ from mcn_lightning.search.vectors import Vectors
 POOL = 5_000
 """Nearest clips among which calibrated scores are compared, at least."""
 DEPTH = 100  # of each ranking that is fused, at least
+TRIED = 6_000
+"""Candidates that a condition is tested on, before it is tested on all clips."""
 
 
 class Ranking:
@@ -61,7 +63,6 @@ class Ranking:
         vector: Tensor | None,
         letters: str,
         depth: int,
-        allowed: np.ndarray | None,
         matching: Future[list[int] | None],
         config: SearchConfig,
     ) -> dict[int, float]:
@@ -72,60 +73,51 @@ class Ranking:
             vector: its embedding ``(D,)``; ``None`` for words alone.
             letters: of the gallery.
             depth: clips.
-            allowed: rows that may be answers, ascending; all if left out.
             matching: what ``matching`` returns for the query and depth.
-            config: how scores are calibrated.
+            config: the condition on the clips, and how scores are calibrated.
 
         Raises:
-            InputError: if the scores cannot be calibrated.
+            InputError: if the scores cannot be calibrated, or the condition is none.
         """
         fused = max(depth, DEPTH) if query.words is not None else depth
         nearest: dict[int, float] = {}
         if vector is not None:
             if config.calibrate:
-                nearest = self._calibrated(query, vector, letters, fused, allowed, config)
+                nearest = self._calibrated(query, vector, letters, fused, config)
             else:
-                scores, rows = self.nearest(letters, vector, fused, allowed)
+                scores, rows = self.nearest(letters, vector, fused, config.where)
                 nearest = dict(zip(rows.tolist(), scores.tolist(), strict=True))
         if (by_words := matching.result()) is None:
             return nearest
         rankings = [by_words] if vector is None else [list(nearest), by_words]
         return dict(list(fuse_ranks(*rankings).items())[:depth])
 
-    def allowed(self, condition: str | None) -> np.ndarray | None:
-        """Return the rows that a condition holds for, ascending int64; ``None`` without a condition.
-
-        Args:
-            condition: on the table of clips, in SQL.
-
-        Raises:
-            InputError: if it is no condition.
-        """
-        return None if condition is None else self.clips.where(condition)
-
-    def matching(self, words: str | None, depth: int, allowed: Future[np.ndarray | None]) -> list[int] | None:
+    def matching(self, words: str | None, depth: int, condition: str | None) -> list[int] | None:
         """Return the rows of clips that have words of a query, the best first; ``None`` without words.
 
         Args:
             words: of the query.
             depth: clips.
-            allowed: rows that may be answers, ascending; all if ``None``.
+            condition: on the table of clips, in SQL.
 
         Raises:
-            InputError: if there are no words.
+            InputError: if there are no words, or the condition is none.
         """
         if words is None:
             return None
-        fused, inside = max(depth, DEPTH), allowed.result()
-        if inside is None:
+        fused = max(depth, DEPTH)
+        if condition is None:
             return self.clips.matching(words, fused)
         # all that match, as the condition may remove most of them
-        found = np.array(self.clips.matching(words, len(self.vectors)), dtype=np.int64)
-        kept: list[int] = found[np.isin(found, inside, assume_unique=True)][:fused].tolist()
+        found = self.clips.matching(words, len(self.vectors))
+        if (first := self.clips.holding(condition, found, fused)) is not None:
+            return first
+        rows = np.array(found, dtype=np.int64)
+        kept: list[int] = rows[np.isin(rows, self.clips.where(condition), assume_unique=True)][:fused].tolist()
         return kept
 
     def nearest(
-        self, letters: str, vector: Tensor, k: int, allowed: np.ndarray | None = None
+        self, letters: str, vector: Tensor, k: int, condition: str | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return scores and rows of the nearest clips, by the search index of the gallery if there is one.
 
@@ -133,16 +125,25 @@ class Ranking:
             letters: of the gallery.
             vector: ``(D,)``.
             k: clips.
-            allowed: rows that may be answers, ascending; all if left out.
+            condition: on the table of clips, in SQL.
+
+        Raises:
+            InputError: if the condition is none.
         """
         names = gallery_names(letters, self.manifest.embeddings, "--modality")
-        there = self.rows_with(letters)
+        there, neighbours = self.rows_with(letters), self._gallery(letters, names)
+        # of a large index, the best candidates are tested first: reading the whole table takes longer than the search
+        if condition is not None and neighbours is not None and (wanted := neighbours.few(k)) <= TRIED // 2:
+            best = neighbours.candidates(vector, TRIED)
+            kept = self.clips.holding(condition, best, wanted)
+            if kept is not None and len(kept) == wanted:
+                scores, rows = neighbours.compare(vector, np.array(kept))
+                return scores[:k], rows[:k]
+        allowed = None if condition is None else self.clips.where(condition)
         k = min(k, len(there) if allowed is None else len(allowed))
         if k == 0:
             return np.zeros(0, np.float32), np.zeros(0, np.int64)
-        # exact search of a few clips is faster than a search index that skips most of its lists' clips
-        few = allowed is not None and len(allowed) <= max(POOL, len(self.vectors) // 100)
-        if few or (neighbours := self._gallery(letters, names)) is None:
+        if neighbours is None or (allowed is not None and len(allowed) <= neighbours.few(k)):
             asked = there
             if allowed is not None:
                 whole = len(there) == len(self.vectors)
@@ -153,7 +154,7 @@ class Ranking:
         return neighbours.search(vector, k, allowed)
 
     def warm_up(self, letters: str) -> None:
-        """Read the search index of a gallery, so that no search waits for the disk.
+        """Read the search index of a gallery and the table, so that no search waits for the disk.
 
         Args:
             letters: of the gallery.
@@ -162,6 +163,7 @@ class Ranking:
         if (neighbours := self._gallery(letters, names)) is not None:
             neighbours.warm_up()
         self.rows_with(letters)
+        self.clips.warm_up()
 
     def _key(self, letters: str) -> str | None:
         return next((each for each in self.manifest.galleries if {*each} == {*letters}), None)
@@ -196,7 +198,6 @@ class Ranking:
         vector: Tensor,
         letters: str,
         depth: int,
-        allowed: np.ndarray | None,
         config: SearchConfig,
     ) -> dict[int, float]:
         """Return calibrated scores of the best clips, as ``Scoring`` has them, among the nearest ones."""
@@ -208,7 +209,7 @@ class Ranking:
                 f"{' and '.join(query.modalities) or 'neither'}; leave it out"
             )
         names = gallery_names(letters, self.manifest.embeddings, "--modality")
-        scores, rows = self.nearest(letters, vector, max(POOL, 10 * depth), allowed)
+        scores, rows = self.nearest(letters, vector, max(POOL, 10 * depth), config.where)
         sizes = self.clusters[f"{asking[0]}.sizes"]
         items = self.vectors.rows(names, rows)
         again = scores - config.calibrate * query_density(items, centroids, sizes, config.calibrate_temperature).numpy()
