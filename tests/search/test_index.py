@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 from launch import refusal, run
-from processes import left, until
+from processes import running, until
 from safetensors.torch import load_file
 from terminal import Terminal
 
@@ -113,21 +113,22 @@ def test_a_build_on_two_devices_has_the_same_clips(index, trained, tmp_path, mon
 
 
 SLOW = """
-import sys, time
+import multiprocessing, os, sys, time
 import mcn_lightning.search.build.embed as embed
+from mcn_lightning.commands.main import main
 
 def slow(*args):
+    open(f"held-{os.getpid()}", "w").close()
     write(*args)
     time.sleep(600)
 
 embed.BLOCK = 2
 write, embed.write_part = embed.write_part, slow
-if __name__ == "__main__":
-    from mcn_lightning.commands.main import main
-
-    main(sys.argv[1:])
+fork = multiprocessing.get_context("fork")
+multiprocessing.get_context = lambda kind: fork
+main(sys.argv[1:])
 """
-"""The command with blocks of two videos, which waits after each block."""
+"""The command with blocks of two videos, which waits after each block. Its processes belong to its terminal."""
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGINT"])
@@ -137,7 +138,7 @@ def test_a_stopped_build_goes_on_and_ends_in_the_same_bytes(made, trained, tmp_p
     program.write_text(SLOW)
     words = ["index", "--ckpt_path", str(trained.folder), "--config", str(trained.config), "--output", str(folder)]
     command = [sys.executable, str(program), *words, "--device", "cpu", "--devices", "2"]
-    terminal = Terminal(command, tmp_path, MARK=str(tmp_path))
+    terminal = Terminal(command, tmp_path, forked=True)
     until(lambda: len(list(folder.glob("parts/*.safetensors"))) == 2, "a block of each process")
     if name == "SIGINT":
         terminal.press()
@@ -145,7 +146,9 @@ def test_a_stopped_build_goes_on_and_ends_in_the_same_bytes(made, trained, tmp_p
     else:
         os.kill(terminal.process, signal.SIGKILL)
         assert terminal.status() == -signal.SIGKILL
-    until(lambda: not left(tmp_path), "the end of all processes")
+    held = [int(path.name.partition("-")[2]) for path in tmp_path.glob("held-*")]
+    assert len(held) == 2 and terminal.process not in held
+    until(lambda: not any(map(running, held)), "the end of all processes")
     assert len(list(folder.glob("parts/*.safetensors"))) == 2
     with pytest.raises(mcn.InputError, match="lightning index has not finished; run the same command again"):
         mcn.Index.open(folder)

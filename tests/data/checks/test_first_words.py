@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from modules import NETWORK
 from pytorch_lightning import Trainer
 
 from mcn_lightning.batch import ClipBatch
@@ -173,6 +175,6 @@ def test_the_table_of_an_evaluation_counts_them(root, capsys):
         captions[name]["text"][1] = "unheard of"
     (root / "captions.json").write_text(json.dumps(captions))
     trainer = Trainer(logger=False, enable_progress_bar=False, accelerator="cpu", enable_checkpointing=False)
-    trainer.validate(MCNModule(), data(root), verbose=False)
+    trainer.validate(MCNModule(replace(NETWORK, text_dim=4)), data(root), verbose=False)
     shown = capsys.readouterr()
     assert "clips without any known word in their text: 2, which are in the table all the same" in shown.out + shown.err
