@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import av
@@ -132,16 +133,22 @@ def _picture(container: av.container.OutputContainer, film: Film) -> list[av.Pac
     if film.aspect != 1:
         context.sample_aspect_ratio = film.aspect
     context.thread_count = 1
-    packets = []
+    packets, converter = [], av.video.reformatter.VideoReformatter()
     for number, time in enumerate(film.shown):
         upright = draw(number, wide, high, film.flip is not None and number >= film.flip)
         picture = np.rot90(upright, film.turned // 90)  # counterclockwise, as the player turns it back
         columns = (np.arange(stream.width) + 0.5) * film.aspect.numerator / film.aspect.denominator
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:, columns.astype(int)]), format="gray")
-        frame = frame.reformat(format=film.format)
+        frame = converter.reformat(frame, format=film.format)
         frame.pts, frame.time_base = round(time / TICK), TICK
         packets += stream.encode(frame)
     return packets + stream.encode(None)
+
+
+@lru_cache(maxsize=4)
+def _wave(wave: Callable[[np.ndarray], np.ndarray], count: int, rate: int, start: float) -> np.ndarray:
+    """Return the samples of a sound track: most films have that of the one before."""
+    return wave(np.arange(count) / rate + start)
 
 
 def _sound(container: av.container.OutputContainer, sound: Sound | None) -> list[av.Packet]:
@@ -150,11 +157,10 @@ def _sound(container: av.container.OutputContainer, sound: Sound | None) -> list
     stream = container.add_stream(sound.codec, rate=sound.rate, layout=sound.layout, options=sound.options)
     stream.codec_context.open()  # only then is the frame size known
     channels, packets, end = len(stream.layout.channels), [], round(sound.seconds * sound.rate)
+    heard = _wave(sound.wave, end, sound.rate, sound.start)
     gains, length = np.array(sound.gains or (1.0,) * channels)[:, None], stream.codec_context.frame_size or 1024
     for begin in range(0, end, length):
-        samples = np.arange(begin, min(begin + length, end))
-        time = samples / sound.rate + sound.start
-        wave = (gains * sound.wave(time)).astype(np.float32)
+        wave = (gains * heard[begin : begin + length]).astype(np.float32)
         name = stream.format.name
         if name.startswith("s16"):
             wave = np.round(32767 * wave).astype(np.int16)

@@ -15,7 +15,26 @@ from mcn_lightning.extract.decode import decode_video
 
 FAST_START = {"movflags": "faststart"}
 PLAIN = Film(options=X264, seconds=12.0, sound=Sound(seconds=12.0, wave=rustle))
+MPEG = Film("mpeg1video", seconds=12.0, sound=Sound("mp2", seconds=12.0, wave=rustle))
 KEY = "00112233445566778899aabbccddeeff"
+
+
+class Contents(dict):
+    """The content of a file by its film and its ending; written when it is asked for first."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, film: Film, ending: str) -> bytes:
+        key = f"{film}{ending}"
+        if key not in self:
+            self[key] = write(self.folder / f"{len(self)}{ending}", film).read_bytes()
+        return self[key]
+
+
+@pytest.fixture(scope="module")
+def contents(tmp_path_factory) -> Contents:
+    return Contents(tmp_path_factory.mktemp("films"))
 
 
 def refused(path: Path) -> str:
@@ -28,18 +47,17 @@ def refused(path: Path) -> str:
 
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.ts", "a.mpg", "a.webm", "index_first.mp4"])
-def test_a_file_that_breaks_off_gives_what_came_before(tmp_path, name):
-    film = PLAIN
-    if name == "a.mpg":
-        film = Film("mpeg1video", seconds=12.0, sound=Sound("mp2", seconds=12.0))
+def test_a_file_that_breaks_off_gives_what_came_before(contents, tmp_path, name):
+    film = MPEG if name == "a.mpg" else PLAIN
     if name == "a.webm":
         film = Film("libvpx-vp9", seconds=12.0, options={"deadline": "realtime", "cpu-used": "8"},
                     sound=Sound("libopus", 48_000, seconds=12.0))  # fmt: skip
     if name == "index_first.mp4":
         film = film.but(container_options=FAST_START)
-    path = write(tmp_path / name, film)
+    path = tmp_path / name
+    content = contents(film, path.suffix)
+    path.write_bytes(content)
     whole, *_ = decode(path, 5.0)
-    content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     cut, sound, outcome = decode(path, 5.0)
     rows = len(cut[0].numbers)
@@ -53,17 +71,15 @@ def test_a_file_that_breaks_off_gives_what_came_before(tmp_path, name):
     assert "of 12.0 s" in outcome.cut  # also where the packet that breaks off is told first
 
 
-def test_a_recording_that_ends_inside_a_packet_says_so(tmp_path):
-    path = write(tmp_path / "a.ts", PLAIN.but(sound=None))
-    content = path.read_bytes()
+def test_a_recording_that_ends_inside_a_packet_says_so(contents, tmp_path):
+    path, content = tmp_path / "a.ts", contents(PLAIN.but(sound=None), ".ts")
     for length, cut in ((len(content), ""), (len(content) // 2 // 188 * 188 + 90, "the file ends inside a packet")):
         path.write_bytes(content[:length])
         assert decode_video(path, [Frames(1.0)]).cut == cut
 
 
-def test_an_mp4_whose_index_is_lost_is_refused(tmp_path):
-    path = write(tmp_path / "a.mp4", PLAIN)
-    content = path.read_bytes()
+def test_an_mp4_whose_index_is_lost_is_refused(contents, tmp_path):
+    path, content = tmp_path / "a.mp4", contents(PLAIN, ".mp4")
     path.write_bytes(content[: len(content) // 2])
     assert refused(path) == "a file that cannot be read (Invalid data found when processing input)"
 
@@ -75,11 +91,11 @@ def lag(truth: np.ndarray, found: np.ndarray, most: int = 400) -> int:
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.mpg"])
-def test_damaged_bytes_cost_few_frames(tmp_path, name):
-    film = Film("mpeg1video", seconds=12.0, sound=Sound("mp2", seconds=12.0, wave=rustle)) if name == "a.mpg" else PLAIN
-    path = write(tmp_path / name, film)
+def test_damaged_bytes_cost_few_frames(contents, tmp_path, name):
+    path = tmp_path / name
+    content = bytearray(contents(MPEG if name == "a.mpg" else PLAIN, path.suffix))
+    path.write_bytes(content)
     whole, truth, _ = decode(path, 5.0)
-    content = bytearray(path.read_bytes())
     middle = 40 * len(content) // 100
     content[middle : middle + 600] = np.random.default_rng(0).bytes(600)
     path.write_bytes(content)
@@ -94,11 +110,12 @@ def test_damaged_bytes_cost_few_frames(tmp_path, name):
 
 
 @pytest.mark.parametrize("stamped", [b"\xff\xff", b"\x00\x00"], ids=["later", "earlier"])
-def test_a_damaged_timestamp_moves_nothing_else(tmp_path, stamped):
+def test_a_damaged_timestamp_moves_nothing_else(contents, tmp_path, stamped):
     """One cluster of a Matroska file says that it is a minute later, or at zero."""
-    path = write(tmp_path / "a.mkv", PLAIN.but(container_options={"cluster_time_limit": "2000"}))
+    path = tmp_path / "a.mkv"
+    content = bytearray(contents(PLAIN.but(container_options={"cluster_time_limit": "2000"}), ".mkv"))
+    path.write_bytes(content)
     truth, heard, _ = decode(path, 5.0)
-    content = bytearray(path.read_bytes())
     clusters = [place for place in range(len(content)) if content[place : place + 4] == b"\x1f\x43\xb6\x75"]
     stamp = content.index(b"\xe7", clusters[3])  # Timestamp: id, size, milliseconds
     assert len(clusters) > 4 and content[stamp + 1] == 0x82
@@ -137,10 +154,9 @@ def test_an_encrypted_file_is_refused(tmp_path):
     assert refused(path) == "an encrypted one: decrypt it first"
 
 
-def test_an_unknown_codec_is_named(tmp_path):
-    path = write(tmp_path / "a.mp4", PLAIN)
-    content = path.read_bytes()
-    path.write_bytes(content.replace(b"avc1", b"zzz1"))
+def test_an_unknown_codec_is_named(contents, tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(contents(PLAIN, ".mp4").replace(b"avc1", b"zzz1"))
     frames, sound, outcome = decode(path, 1.0)
     assert frames[0].numbers == [] and len(sound) == pytest.approx(12 * 16_000, abs=100)
     assert (outcome.frames, outcome.picture, outcome.cut) == (0, 0.0, "picture of an unknown codec")
@@ -182,8 +198,9 @@ def test_the_cover_of_an_album_is_no_picture(tmp_path):
 
 def test_names_with_colons_and_patterns_are_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    plain = write(tmp_path / "plain.mp4", Film(options=X264, seconds=2.0)).read_bytes()
     for name in ("show: part 1.mp4", "50%03d [x].mp4", "http:a.mp4", "ä ö.mp4"):
-        write(tmp_path / "plain.mp4", Film(options=X264, seconds=2.0)).rename(tmp_path / name)
+        (tmp_path / name).write_bytes(plain)
         frames = Frames(1.0)
         decode_video(Path(name), [frames])
         assert frames.numbers == [12, 37]
@@ -191,12 +208,11 @@ def test_names_with_colons_and_patterns_are_files(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("start", [0.0, 1.0])
 @pytest.mark.parametrize("earlier", [0.0, 500.0], ids=["back", "forward"])
-def test_parts_that_were_joined_follow_one_another(tmp_path, start, earlier):
+def test_parts_that_were_joined_follow_one_another(contents, tmp_path, start, earlier):
     """`cat a.ts b.ts`: the clock starts anew in the middle, or jumps; the second picture begins after its sound."""
     second = PLAIN.but(seconds=4.0, start=start + earlier, sound=Sound(seconds=4.0, wave=rustle, start=earlier))
-    parts = [write(tmp_path / f"{number}.ts", film).read_bytes() for number, film in enumerate((PLAIN, second))]
     path = tmp_path / "joined.ts"
-    path.write_bytes(parts[0] + parts[1])
+    path.write_bytes(contents(PLAIN, ".ts") + contents(second, ".ts"))
     frames, sound, outcome = decode(path, 50.0)
     numbers = np.array(frames[0].numbers)
     restart = (int(np.flatnonzero(np.diff(numbers) < 0)[0]) + 1) / 50

@@ -117,11 +117,12 @@ def zero_of(path: Path, film: Film) -> float:
     return zero
 
 
-@pytest.mark.parametrize("name", FILMS)
+@pytest.mark.parametrize("name", [name for name, film in FILMS.items() if not film.turned])  # those that are: below
 def test_each_time_gets_the_last_frame_before_it(films, name):
     film, path = FILMS[name], films[name]
     frames, _, outcome = decode(path, 1.0, 24.0, 3.7)
-    shown = [time - zero_of(path, film) for time in film.shown]
+    zero = zero_of(path, film)
+    shown = [time - zero for time in film.shown]
     end = shown[-1] + (0 if film.times else 1 / film.rate)
     rounding = 0 if path.suffix == ".mp4" else 0.0015  # Matroska counts milliseconds
     for each in frames:
