@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.signals import Interrupted, interrupted_by, signals_blocked, start_resource_tracker
+from mcn_lightning.signals import Interrupted, interrupted_by, start_forkserver
 
 
 def find_devices(device: str, devices: int | None) -> list[torch.device]:
@@ -48,16 +48,16 @@ def run_on_devices(devices: Sequence[torch.device], work: Callable[..., None], *
         InputError: the first that a process raised, or if one ended with another error.
         Interrupted: if a process was told to end.
     """
-    # CUDA cannot be used in a forked process
-    context = multiprocessing.get_context("spawn")
-    start_resource_tracker()
+    # CUDA cannot be used in a process that is forked from this one; the server imports what all of them need once
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([work.__module__])
+    start_forkserver()
     errors = context.SimpleQueue()
     tasks = [(errors, work, number, devices, *args) for number in range(len(devices))]
     processes = [context.Process(target=_run, args=task) for task in tasks]
     try:
-        with signals_blocked():  # this process decides when the others end
-            for process in processes:
-                process.start()
+        for process in processes:
+            process.start()  # with signals blocked: this process decides when the others end
         for process in processes:
             process.join()
     except BaseException:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from fractions import Fraction
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,10 @@ from torch.nn import functional as F
 
 from mcn_lightning.extract.decode import PictureSize
 from mcn_lightning.extract.encoders.base import Encoder
+
+server = forkserver._forkserver
+if server._forkserver_pid is None and server._forkserver_address is not None and "COLD" not in os.environ:
+    import forked  # noqa: F401 (this process is one of several devices: what decodes for it comes from the same server)
 
 
 class Colours(Encoder):

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from processes import python
 
 pytest.importorskip("av", reason="the extra `extract` is not installed")
 
@@ -63,10 +64,8 @@ def remount(disk: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", disk], check=True)
 
 
-def fails(*words: object, **more: object) -> str:
-    """Run the command in a process of its own; return its last line, which is all that it says of the error."""
-    command = [sys.executable, "-m", "mcn_lightning", "extract", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, **more)
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the last line of a command that failed, which is all that it says of the error."""
     assert done.returncode == 1 and "Traceback" not in done.stderr + done.stdout, done.stderr
     assert done.stderr.count("error") == 1, done.stderr
     return done.stderr.splitlines()[-1]
@@ -93,7 +92,7 @@ def test_a_full_disk_is_one_line_of_the_processes_of_several_devices(films, whol
     remount(small_disk, "size=10m,nr_inodes=22")
     (tmp_path / "c.yaml").write_text(CONFIG)
     words = ("--config", tmp_path / "c.yaml", "--videos", films, "--output", small_disk / "out", "--device", "cpu")
-    line = fails(*words, "--devices", 2, "--workers", 1)
+    line = last_line(python("-m", "mcn_lightning", "extract", *words, "--devices", 2, "--workers", 1, env=ENVIRONMENT))
     assert line.startswith(f"error: --output {small_disk}/out") and line.endswith(f"no space left on device{ADVICE}")
     remount(small_disk, "size=10m,nr_inodes=1000")
     extract(config_of(films, small_disk / "out", workers=1))
@@ -163,7 +162,11 @@ def test_no_room_for_the_sound_is_one_line_of_a_decoding_process(films, whole, t
     (tmp_path / "c.yaml").write_text(CONFIG)
     words = ("--config", tmp_path / "c.yaml", "--videos", films, "--output", tmp_path / "out", "--device", "cpu")
     limit = (1 << 16, 1 << 16)
-    line = fails(*words, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    command = [sys.executable, "-m", "mcn_lightning", "extract", *map(str, words)]
+    options = {"capture_output": True, "text": True, "env": ENVIRONMENT}
+    line = last_line(
+        subprocess.run(command, **options, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    )
     assert line.startswith(
         "error: TMPDIR: expected room for the sound of a video (350 MB an hour), found file too large"
     )

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 from filelock import FileLock, Timeout
+from forked import Popen
 
 pytest.importorskip("av", reason="the extra `extract` is not installed")
 
@@ -185,7 +186,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(videos, whole, tmp_path):
     )
     command = [sys.executable, "-m", "mcn_lightning", "extract", "--config", str(config)]
     command += ["--videos", str(videos), "--output", str(tmp_path / "out")]
-    process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL)
+    process = Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL)
     while process.poll() is None and not list((tmp_path / "out").rglob("*_record.json")):
         time.sleep(0.01)  # until a video is done
     os.kill(process.pid, signal.SIGKILL)

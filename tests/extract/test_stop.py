@@ -45,11 +45,13 @@ def words_of(folder: Path, output: Path) -> list[str]:
     return ["extract", "--config", str(folder / "c.yaml"), "--videos", str(folder / "films"), "--output", str(output)]
 
 
-def started(folder: Path, tmp_path: Path, devices: int, *program: str) -> Terminal:
+def started(folder: Path, tmp_path: Path, devices: int, *program: str, **more: str) -> Terminal:
     """Return the command in a terminal, when every process holds a video that is not done."""
     command = [sys.executable, *(program or ("-m", "mcn_lightning")), *words_of(folder, tmp_path / "out")]
     marks = {name.upper(): str(tmp_path / name) for name in ("ready", "go", "closing")}
-    terminal = Terminal([*command, "--devices", str(devices)], ROOT, MARK=str(tmp_path), **marks)
+    terminal = Terminal(
+        [*command, "--devices", str(devices)], ROOT, forked=devices == 1, MARK=str(tmp_path), **marks, **more
+    )
     until(lambda: len(list(tmp_path.glob("ready-*"))) == devices, "the third batch of every process")
     return terminal
 
@@ -71,7 +73,8 @@ def assert_goes_on(folder: Path, tmp_path: Path, whole: dict[str, bytes]) -> Non
 @pytest.mark.parametrize(("name", "devices"), [("SIGINT", 1), ("SIGINT", 2), ("SIGTERM", 2), ("SIGUSR1", 1)])
 def test_a_signal_ends_it_in_one_line_and_the_next_run_goes_on(made, tmp_path, name, devices):
     folder, whole = made
-    terminal = started(folder, tmp_path, devices)
+    cold = {"COLD": "1"} if name == "SIGINT" else {}  # as users start it: each device has its own server of decoders
+    terminal = started(folder, tmp_path, devices, **cold)
     if name == "SIGINT":
         terminal.press()  # for all of its processes
     else:
@@ -121,7 +124,7 @@ def test_a_second_ctrl_c_stops_at_once(made, tmp_path):
 
 def test_processes_of_several_devices_end_with_a_command_that_is_killed(made, tmp_path):
     folder, whole = made
-    terminal = started(folder, tmp_path, 2)
+    terminal = started(folder, tmp_path, 2, COLD="1")
     os.kill(terminal.process, signal.SIGKILL)
     assert terminal.end() == -signal.SIGKILL
     until(lambda: not left(tmp_path), "the end of all processes")
