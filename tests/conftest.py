@@ -89,6 +89,7 @@ def overlay(tmp_path: Path, tiny: Path) -> Path:
     from launch import tiny_options
 
     few = {"max_steps": 3, "limit_val_batches": 1, "precision": 32, "check_val_every_n_epoch": 3}  # 1 batch an epoch
+    options = tiny_options(tiny, tmp_path / "runs", **few) | {"checkpoint": {"every_n_epochs": 3}}
     path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tiny_options(tiny, tmp_path / "runs", **few)))
+    path.write_text(yaml.safe_dump(options))
     return path

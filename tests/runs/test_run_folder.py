@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from filelock import FileLock
-from launch import CONFIGS, folder_of, refusal, run, write_overlay
+from launch import CONFIGS, CSV, folder_of, refusal, run, write_overlay
 
 from mcn_lightning.runs import folder as folders
 from mcn_lightning.runs import resume
@@ -23,7 +23,7 @@ from mcn_lightning.runs.tracking import MetricsFile
 
 @pytest.fixture
 def overlay(tmp_path, tiny) -> Path:
-    return write_overlay(tmp_path / "tiny.yaml", tiny, tmp_path / "runs", "pytorch_lightning.loggers.CSVLogger")
+    return write_overlay(tmp_path / "tiny.yaml", tiny, tmp_path / "runs", CSV, check_val_every_n_epoch=3)
 
 
 def test_a_folder_or_checkpoint_of_another_run_is_refused_with_the_options_that_differ(overlay, capsys):
@@ -144,7 +144,7 @@ def rows_in(path: Path) -> list[dict[str, str]]:
 
 def test_a_run_that_goes_on_in_its_folder_keeps_what_it_logged(overlay, capsys):
     demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, "--trainer.logger.init_args.version", 0)
-    quick = ("--trainer.log_every_n_steps", 1, "--ckpt_path", "last", "--data.batch_size", 2, "--trainer.max_steps")
+    quick = (*EVALUATED, "--ckpt_path", "last", "--data.batch_size", 2, "--trainer.max_steps")
     run(*demo, *quick, 2)
     path = folder_of(overlay) / "metrics.csv"
     before = rows_in(path)
@@ -177,6 +177,7 @@ def test_the_name_of_a_metric_makes_no_folder_and_such_a_run_goes_on(overlay, ca
 
 
 QUICK = ("--data.batch_size", 2, "--trainer.log_every_n_steps", 1, "--resume.every_n_steps", 1)
+EVALUATED = ("--trainer.check_val_every_n_epoch", 1)
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -185,7 +186,7 @@ def steps_in(folder: Path) -> list[int]:
 
 
 def test_a_run_that_is_made_longer_twice_is_one_run(overlay, capsys):
-    demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, *QUICK)
+    demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, *QUICK, *EVALUATED)
     folder = folder_of(overlay)
     run(*demo, "--trainer.max_steps", 2)
     for steps in (4, 5):
@@ -204,7 +205,8 @@ def test_a_run_that_is_made_longer_twice_is_one_run(overlay, capsys):
 
 
 def test_an_older_checkpoint_begins_a_new_folder_with_what_was_logged_until_then(overlay):
-    demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, *QUICK, "--checkpoint.every_n_epochs", 1)
+    demo = ("fit", "--config", CONFIGS / "demo.yaml", "--config", overlay, *QUICK, *EVALUATED)
+    demo = (*demo, "--checkpoint.every_n_epochs", 1)
     folder, other = folder_of(overlay), folder_of(overlay, 1)
     run(*demo, "--trainer.max_steps", 5, "--checkpoint.save_top_k", -1)
     before = rows_in(folder / "metrics.csv")

@@ -243,19 +243,23 @@ def test_no_callback_is_left_out():
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("names", "words"),
     [
-        ("StochasticWeightAveraging", ("--trainer.callbacks.swa_lrs", 0.001, "--trainer.max_steps", -1)),
-        ("EMAWeightAveraging", ("--trainer.callbacks.decay", 0.9)),
-        ("Timer", ("--trainer.callbacks.duration", "00:01:00:00")),
-        ("ModelPruning", ("--trainer.callbacks.pruning_fn", "l1_unstructured")),
+        (
+            ("StochasticWeightAveraging", "Timer"),
+            ("--trainer.callbacks.swa_lrs", 0.001, "--trainer.max_steps", -1, "--trainer.callbacks+=Timer",
+             "--trainer.callbacks.duration", "00:01:00:00"),
+        ),
+        (("EMAWeightAveraging",), ("--trainer.callbacks.decay", 0.9)),
+        (("ModelPruning",), ("--trainer.callbacks.pruning_fn", "l1_unstructured")),
     ],
-)
-def test_the_saved_config_of_a_run_with_a_callback_trains(name, words, overlay, capsys):
-    run("fit", *demo(overlay), "--trainer.max_epochs", 2, f"--trainer.callbacks+={name}", *words)
+    ids=["of epochs, with a timer", "of steps", "pruned"],
+)  # fmt: skip
+def test_the_saved_config_of_a_run_with_callbacks_trains(names, words, overlay, capsys):
+    run("fit", *demo(overlay), "--trainer.max_epochs", 2, f"--trainer.callbacks+={names[0]}", *words)
     saved = folder_of(overlay) / "config.yaml"
-    (written,) = yaml.safe_load(saved.read_text())["trainer"]["callbacks"]
-    assert written["class_path"].endswith(name) and "serialize" not in str(written)
+    written = yaml.safe_load(saved.read_text())["trainer"]["callbacks"]
+    assert [each["class_path"].rpartition(".")[2] for each in written] == [*names] and "serialize" not in str(written)
     run("fit", "--config", saved)
     one, other = (
         torch.load(folder_of(overlay, number) / "checkpoints" / "last.ckpt", weights_only=True) for number in (0, 1)
