@@ -18,8 +18,9 @@ from contextlib import suppress
 from multiprocessing import forkserver, reduction, resource_tracker
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
-WARM = ["mcn_lightning.commands.main", "mcn_lightning.commands.fit", "hypothesis", "pytest"]
+WARM = ["warm", "hypothesis", "pytest", "sklearn.metrics", "faiss"]
 """Imported once, by the process that all others are forked from."""
 PATH = list(sys.path)
 """Where those look for modules, whatever a test adds for itself."""
@@ -38,6 +39,17 @@ def share_server() -> None:
     server = forkserver._forkserver
     if server._forkserver_pid is None and server._forkserver_address is not None:  # this process is a fork
         server.ensure_running = forkserver.ensure_running = resource_tracker.ensure_running
+        return
+    start, here = server.ensure_running, os.path.dirname(__file__)
+
+    def ensure_running() -> None:
+        """Begin the server, if need be, where it finds ``warm``."""
+        if server._forkserver_pid is not None:
+            return start()
+        with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))):
+            start()
+
+    server.ensure_running = forkserver.ensure_running = ensure_running
 
 
 share_server()
@@ -117,6 +129,8 @@ def arguments_of(command: list[str]) -> list[str] | None:
 
 def begin(files: list[int]) -> None:
     """Take files as input, output and errors, and receive signals as a process that was not forked."""
+    gc.freeze()  # what the server has imported is no garbage
+    gc.set_threshold(100_000, 50, 100)
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
@@ -129,7 +143,6 @@ def _main(
     files: list[int], session: bool, group: int, words: list[str], cwd: str, env: dict[str, str], path: list[str]
 ) -> None:
     """Run Python with arguments, in a fork."""
-    gc.freeze()  # what the server has imported is no garbage
     begin(files)
     if session:
         os.setsid()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from processes import run
 from references import retrieval as reference
 
+from mcn_lightning.distributed import rank
 from mcn_lightning.metrics import RetrievalRecall, expected_ranks, item_ranks, query_density, retrieval_metrics
 from mcn_lightning.metrics.items import first_of_each, gather_rows, hash_ids
 
@@ -189,13 +190,11 @@ def test_state_holds_no_graph():
     assert metric.gallery[0].dtype == torch.float32
 
 
-def run_worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def found_on_a_process() -> dict[str, Any]:
     ids, queries, gallery = pairs()
     results = {}
     # as a distributed sampler deals them out: every second item, and the first one again to fill up
-    rows = [*range(37), 0][rank::2]
+    rows = [*range(37), 0][rank() :: 2]
     shared = RetrievalRecall()
     for start in range(0, len(rows), 8):
         part = rows[start : start + 8]
@@ -204,24 +203,23 @@ def run_worker(rank: int, folder: str) -> None:
     results["ranks"] = [shared.ranking.ids.tolist(), shared.ranking.ranks.tolist()]
     names, items, texts, features = captioned()
     several = RetrievalRecall(captions="gallery")
-    part = [*range(20 * rank, 20 * rank + 20), 0]  # the first process's clips come again on the other
+    part = [*range(20 * rank(), 20 * rank() + 20), 0]  # the first process's clips come again on the other
     several.update([names[i] for i in part], features[part], texts[part], [items[i] for i in part])
     results["several"] = [plain(several.compute()), several.ranking.queries, several.ranking.items]
     shared.update([ids[0]], queries[:1], gallery[:1])
     results["again"] = plain(shared.compute())
     idle = RetrievalRecall()
-    if rank == 0:
+    if rank() == 0:
         idle.update(ids, queries, gallery)
     results["idle"] = plain(idle.compute())
-    results["uneven"] = [part.tolist() for part in gather_rows(torch.full((rank, 2), rank))]
+    results["uneven"] = [part.tolist() for part in gather_rows(torch.full((rank(), 2), rank()))]
     results["none"] = [part.tolist() for part in gather_rows(torch.tensor([]))]
-    torch.save(results, Path(folder) / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return results
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_two_processes_equal_one(tmp_path):
-    mp.spawn(run_worker, args=(str(tmp_path),), nprocs=2)
+def test_two_processes_equal_one():
+    both = run(found_on_a_process)
     ids, queries, gallery = pairs()
     alone = RetrievalRecall()
     alone.update(ids, queries, gallery)
@@ -230,8 +228,8 @@ def test_two_processes_equal_one(tmp_path):
     names, items, texts, features = captioned()
     several = RetrievalRecall(captions="gallery")
     several.update(names, features, texts, items)
-    for rank in (0, 1):
-        assert torch.load(tmp_path / f"{rank}.pt") == {
+    for found in both:
+        assert found == {
             "shared": expected,
             "ranks": ranks,
             "several": [plain(several.compute()), 8, 40],
