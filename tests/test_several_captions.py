@@ -142,17 +142,24 @@ def same_metrics(found: dict[str, float], other: dict[str, float]) -> bool:
     return bool(ranked[0]) and ranked[0] == ranked[1]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> dict[str, float]:
+    """Return the metrics of clips of which one has two captions less, and one is not there."""
+    path = tmp_path_factory.mktemp("whole")
+    content = [{**clip, "caption": clip["caption"][2:] if number == 3 else clip["caption"]}
+               for number, clip in enumerate(clips()) if number != 5]  # fmt: skip
+    return evaluate(folder(path / "whole", content), path, without_audio="error")
+
+
 @pytest.mark.parametrize("form", ["lists", "rows", "eval lists", "array"])
-def test_captions_without_text_are_left_out_of_a_benchmark_and_counted(form, tmp_path, capsys):
+def test_captions_without_text_are_left_out_of_a_benchmark_and_counted(form, whole, tmp_path, capsys):
     content = clips()
-    whole = [{**clip, "caption": clip["caption"][2:] if number == 3 else clip["caption"]}
-             for number, clip in enumerate(content) if number != 5]  # fmt: skip
     content[3] = {**content[3], "caption": [None, float("nan"), *content[3]["caption"][2:]]}
     content[5] = {**content[5], "caption": [None] * EACH}
     asked = {**FORMS, "array": lambda each: [{**c, "caption": np.array(c["caption"], dtype=object)} for c in each]}
     found = evaluate(folder(tmp_path / "messy", asked[form](content)), tmp_path, without_audio="error")
     said = capsys.readouterr().out
-    assert same_metrics(found, evaluate(folder(tmp_path / "whole", whole), tmp_path, without_audio="error"))
+    assert same_metrics(found, whole)
     assert found["it/clips"] == 7 and found["it/captions"] == 6 * EACH + EACH - 2
     assert found["it/captions without text"] == 2 and "2 captions without text, " in said
     assert found["it/captions without text (left out with their clips, which have no other)"] == EACH
@@ -161,27 +168,19 @@ def test_captions_without_text_are_left_out_of_a_benchmark_and_counted(form, tmp
 HELD_OUT = ["--data.val_csv", "msrvtt_jsfusion_test.pkl", "--data.train_csv", "msrvtt_jsfusion_test.pkl"]
 
 
-@pytest.fixture(scope="module")
-def fewer(tmp_path_factory) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the metrics of a benchmark and of held-out clips, where the third clip is not in the file."""
-    path = tmp_path_factory.mktemp("fewer")
-    content = [{**clip, "caption": clip["caption"][0]} for number, clip in enumerate(clips()) if number != 2]
-    root = folder(path / "whole", content)
-    return evaluate(root, path, without_audio="error"), validate(path, root, *HELD_OUT)[0]
-
-
-@pytest.mark.parametrize("caption", [None, float("nan"), " ", []])
-def test_a_clip_whose_only_caption_has_no_text_is_left_out_and_counted(caption, fewer, tmp_path):
+def test_clips_whose_only_caption_has_no_text_are_left_out_and_counted(tmp_path):
     content = [{**clip, "caption": clip["caption"][0]} for clip in clips()]
-    messy = folder(tmp_path / "messy", [{**clip, "caption": caption if number == 2 else clip["caption"]}
-                                        for number, clip in enumerate(content)])  # fmt: skip
+    fewer = folder(tmp_path / "whole", [clip for number, clip in enumerate(content) if number not in (1, 2, 4, 7)])
+    for number, caption in ((1, None), (2, float("nan")), (4, " "), (7, [])):
+        content[number]["caption"] = caption
+    messy = folder(tmp_path / "messy", content)
     found = evaluate(messy, tmp_path, without_audio="error")
-    assert same_metrics(found, fewer[0]) and found["it/clips"] == 7
+    assert same_metrics(found, evaluate(fewer, tmp_path, without_audio="error")) and found["it/clips"] == 4
     reason = "without text (left out with their clips, which have no other)"
-    assert found[f"it/captions {reason}"] == 1
+    assert found[f"it/captions {reason}"] == 4
     found, table = validate(tmp_path, messy, *HELD_OUT)
-    assert found == fewer[1] and f"left out: 1 caption: 1 {reason}" in table
-    assert "held-out clips: 7" in table
+    assert found == validate(tmp_path, fewer, *HELD_OUT)[0] and f"left out: 4 captions: 4 {reason}" in table
+    assert "held-out clips: 4" in table
 
 
 def test_a_pickle_without_any_caption_is_one_line(tmp_path, capsys):

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from benchmarks.benchmark_files import write, youcook2
-from benchmarks.evaluating import evaluate, own, refuse
+from benchmarks.evaluating import OWN, evaluate, of_recipe, own, refuse, said_of
+from mcn_lightning.benchmarks import RetrievalBenchmark
 
 TOP = Path(__file__).parents[2]
 EVALUATE = sorted((TOP / "configs" / "evaluate").glob("*.yaml"))
@@ -62,11 +63,15 @@ BAD_CLIPS = {
 @pytest.mark.parametrize("case", BAD_CLIPS)
 def test_a_bad_clip_is_one_line(case, files, tmp_path, capsys):
     change, expected = BAD_CLIPS[case]
-    write(tmp_path / "bad" / "youcook_val_audio.pkl", broken(change))
-    shutil.copy(files / "word_vectors.txt", tmp_path / "bad")
-    line = refuse(tmp_path / "bad", tmp_path, capsys, "youcook2")
-    assert "benchmark youcook2: " in line and "youcook_val_audio.pkl" in line
-    assert re.search(expected, line), line
+    root = tmp_path / "bad"
+    write(root / "youcook_val_audio.pkl", broken(change))
+    shutil.copy(files / "word_vectors.txt", root)
+    lines = [said_of(lambda: of_recipe("youcook2"), root)]
+    if case in ("no audio", "no name"):  # found in evaluation, and at the start
+        lines.append(refuse(root, tmp_path, capsys, "youcook2"))
+    for line in lines:
+        assert "benchmark youcook2: " in line and "youcook_val_audio.pkl" in line
+        assert re.search(expected, line), line
 
 
 @pytest.mark.parametrize(
@@ -86,8 +91,11 @@ def test_a_bad_pickle_is_one_line(content, expected, files, tmp_path, capsys):
     shutil.copy(files / "word_vectors.txt", root)
     if content is not None:
         (root / "youcook_val_audio.pkl").write_bytes(content if content == b"" else pickle.dumps(content))
-    line = refuse(root, tmp_path, capsys, "youcook2")
-    assert expected in line and str(root / "youcook_val_audio.pkl") in line
+    lines = [said_of(lambda: of_recipe("youcook2"), root)]
+    if content is None or isinstance(content, Evil):
+        lines.append(refuse(root, tmp_path, capsys, "youcook2"))
+    for line in lines:
+        assert expected in line and str(root / "youcook_val_audio.pkl") in line
 
 
 def crosstask_line(text: str) -> Any:
@@ -133,8 +141,11 @@ def test_a_bad_video_is_one_line(case, files, tmp_path, capsys):
     root = tmp_path / "bad"
     shutil.copytree(files, root)
     change(root)
-    line = refuse(root, tmp_path, capsys, recipe)
-    assert f"benchmark {recipe}: " in line and expected in line, line
+    lines = [said_of(lambda: of_recipe(recipe), root)]
+    if case in ("outside the video", "overlapping", "objects"):
+        lines.append(refuse(root, tmp_path, capsys, recipe))
+    for line in lines:
+        assert f"benchmark {recipe}: " in line and expected in line, line
 
 
 @pytest.mark.parametrize(
@@ -159,5 +170,7 @@ def test_a_bad_video_is_one_line(case, files, tmp_path, capsys):
 def test_bad_options_are_one_line(options, expected, files, tmp_path, capsys):
     if expected is None:
         assert evaluate(files, tmp_path, **options)
-    else:
+        return
+    assert expected in said_of(lambda: RetrievalBenchmark(**OWN | options), files)
+    if {*options} & {"directions", "audio_weight", "benchmark_size", "ranks_file"}:  # built, opened and evaluated
         assert expected in refuse(files, tmp_path, capsys, own(tmp_path, **options))

@@ -30,6 +30,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "extending" / "benchmark.md").read_
 TEXT = {"source": "word_vectors.txt", "dim": 8, "max_words": 8}
 ANIMALS = ["topic0word0 topic0word1", "topic1word0", "topic2word3"]
 RUN = "runs/run/version_0"
+SMALL = {"modalities": ("video", "text"), "embedding_dim": 16, "reconstruction": False}
 CLASSES = [0, 2, 1, 0, 1, 2, 2]
 
 
@@ -150,7 +151,7 @@ def test_the_file_of_the_page_has_the_form_that_the_class_reads(here):
     (here / "page.json").write_text(block("json"))
     streams = (SimpleNamespace(width=2), SimpleNamespace(width=2))
     benchmark = animals.Animals("zoo", "page.json")
-    module = MCNModule({"modalities": ("video", "text"), "reconstruction": False}, clustering={"kind": "none"})
+    module = MCNModule(SMALL, clustering={"kind": "none"})
     benchmark.open(SimpleNamespace(root=here, layout=SimpleNamespace(streams=streams), text=list), module)
     assert benchmark.labels.tolist() == [0, 1] and benchmark.video.shape == (2, 4)
     assert benchmark.text == ["cow", "white horse"]
@@ -186,7 +187,7 @@ def test_a_file_with_other_contents_is_one_line(folder, change, found, monkeypat
     benchmark = animals.Animals("zoo", path.name)
     data = SimpleNamespace(root=folder / "DATA", layout=SimpleNamespace(streams=()), text=list)
     monkeypatch.setattr("mcn_lightning.benchmarks.base.evaluation_data", lambda trainer: data)
-    module = MCNModule({"modalities": ("video", "text"), "reconstruction": False}, clustering={"kind": "none"})
+    module = MCNModule(SMALL, clustering={"kind": "none"})
     with pytest.raises(InputError) as error:
         benchmark.setup(Trainer(logger=False, accelerator="cpu", callbacks=[benchmark]), module, "test")
     said = str(error.value)

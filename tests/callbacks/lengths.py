@@ -13,7 +13,7 @@ from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, Timer
 from pytorch_lightning.loggers.logger import DummyLogger
 
-from mcn_lightning.callbacks import CentroidUpdate
+from mcn_lightning.callbacks import CentroidUpdate, RetrievalEvaluation
 from mcn_lightning.clustering import ClusteringConfig
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.datamodule import NarratedVideos
@@ -120,6 +120,13 @@ class Cut(Checkpoint):
         self._cut("on_train_epoch_end", trainer)
 
 
+class Unevaluated(RetrievalEvaluation):
+    """Held-out clips go through the network, and nothing is found out about them."""
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        pass
+
+
 class Memory(DummyLogger):
     """Keep what is logged, without times."""
 
@@ -155,7 +162,7 @@ def run(
     """
     story, length = Story(), dict(length)
     seed_everything(0, verbose=False)
-    callbacks: list[Callback] = [Teller(story), CentroidUpdate(every_n_steps=2)]
+    callbacks: list[Callback] = [Teller(story), CentroidUpdate(every_n_steps=2), Unevaluated()]
     if "patience" in length:
         callbacks.append(EarlyStopping("val/plateau", mode="max", patience=length.pop("patience"), strict=False))
     data = NarratedVideos(
