@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+import lookups  # noqa: F401
+
 from mcn_lightning.commands.fit import MCNCLI, build
 from mcn_lightning.errors import InputError
 
