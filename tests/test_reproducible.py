@@ -106,7 +106,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(small, tmp_path, capsys):
     words = ["--config", CONFIGS / "demo.yaml", "--config", small]
     for place in ("/proc/runs", tmp_path / "file"):
         said = refusal(capsys, "fit", *words, "--trainer.logger.init_args.save_dir", place)
-        assert f"{place}/run: expected a folder for the results of the run, found " in said
+        assert f"{place}/run: expected to write there, found " in said
 
 
 LIMITED = """

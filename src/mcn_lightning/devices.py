@@ -71,9 +71,7 @@ def run_on_devices(devices: Sequence[torch.device], work: Callable[..., None], *
     if not errors.empty():
         raise InputError(errors.get())
     if broken := [str(device) for device, process in zip(devices, processes, strict=True) if process.exitcode]:
-        raise InputError(
-            f"--devices: expected every process to end, found an error on {' and '.join(broken)}, see above"
-        )
+        raise InputError(f"--devices: expected no error, found one on {' and '.join(broken)}; it is printed above")
 
 
 def _run(errors: SimpleQueue[str], work: Callable[..., None], *args: Any) -> None:

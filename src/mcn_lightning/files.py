@@ -108,7 +108,8 @@ def reading(path: str | Path, what: str, *kinds: type[Exception], advice: str = 
     except InputError:
         raise
     except errors as error:
-        found = os_reason(error) if isinstance(error, OSError) else f"a damaged file ({one_line(error)})"
+        reason = os_reason(error) if isinstance(error, OSError) else f"a damaged file ({one_line(error)})"
+        found = {FileNotFoundError: "no file", IsADirectoryError: "a folder"}.get(type(error), reason)
         raise InputError(f"{path}: expected {what}, found {found}; {advice}") from None
 
 
@@ -215,14 +216,8 @@ def read_text(path: Path, what: str) -> str:
     Raises:
         InputError: if it is missing, cannot be read, or is not text in UTF-8.
     """
-    try:
+    with reading(path, what, advice="check the path"):
         content = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: expected {what}, found no file: check the path") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: expected {what}, found a folder: check the path") from None
-    except OSError as error:
-        raise InputError(f"{path}: expected {what}, found {error.strerror or error}: check the path") from None
     return decode_text(content, path, what)
 
 

@@ -65,7 +65,8 @@ def test_a_port_in_use(folder):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert f"--port: expected a free port, found {port} in use" in refused(folder, "--port", port)
+        found = refused(folder, "--port", port)
+        assert f"--port {port}: expected to listen there, found address already in use; give another port" in found
 
 
 @pytest.mark.parametrize(

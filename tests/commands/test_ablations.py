@@ -77,7 +77,7 @@ def test_files_of_other_recipes_are_left_out(capsys):
 
 def test_what_cannot_be_run_is_told_in_one_line(folder, tmp_path):
     for own, part in (
-        (("--only", 2), "--only: expected a number from 0 to 1 (--list shows them), found 2"),
+        (("--only", 2), "--only: expected a number from 0 to 1, found 2; see --list"),
         (("--files", "[other]"), "--files: expected some of lr, weight, found other"),
         (("--seeds", "[1, 1]"), "--seeds: expected different numbers, found [1, 1]"),
         (("--seeds", "x"), "--seeds: Expected a"),

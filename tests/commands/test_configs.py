@@ -34,8 +34,8 @@ def refusal(*words: object) -> str:
 UNREADABLE = {
     "Latin-1": (b"data:\n  root: caf\xe9\n", ": expected options in YAML, as text in UTF-8, found byte 0xe9"),
     "binary": (b"\x00\x01\x02\x03", ": expected options in YAML, as text in UTF-8, found binary data"),
-    "empty": (b"", ": expected options in YAML, found an empty file"),
-    "comment alone": (b"# later\n", ": expected options in YAML, found an empty file"),
+    "empty": (b"", ": expected options in YAML, as in `data: {root: DATA}`, found an empty file"),
+    "comment alone": (b"# later\n", ": expected options in YAML, as in `data: {root: DATA}`, found an empty file"),
     "tab": (b"data:\n\troot: x\n", ", line 2: expected spaces before an option, found a tab"),
     "tab further in": (b"data:\n  root: x\n\tseed: 1\n", ", line 3: expected spaces before an option, found a tab"),
     "list": (b"- data\n- model\n", ": expected options in YAML, as in `data: {root: DATA}`, found a list"),

@@ -178,7 +178,7 @@ def test_wrong_places_are_refused(trained, tmp_path, capsys):
     )
     assert "found a run; give another folder" in refusal(capsys, "export", trained, "--output", trained)
     (tmp_path / "file").touch()
-    assert "found a file; give another name" in refusal(capsys, "export", trained, "--output", tmp_path / "file")
+    assert "found a file; give another folder" in refusal(capsys, "export", trained, "--output", tmp_path / "file")
     assert "found other files; give another folder" in refusal(capsys, "export", trained, "--output", tmp_path)
     (tmp_path / "empty").mkdir()
     assert "with a checkpoint, found none" in refusal(capsys, "export", tmp_path / "empty", "--output", tmp_path / "m")

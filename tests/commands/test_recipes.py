@@ -88,7 +88,7 @@ def test_an_unknown_name_is_told_what_is_near(word, near, away):
         find_recipe(word)
     line = str(told.value)
     assert line.startswith(f"--config {word}: expected a file or a recipe, found neither; ") and near in line
-    assert line.endswith("`lightning recipes` lists all of them")
+    assert line.endswith("see `lightning recipes`")
 
 
 def test_the_list_and_one_recipe_are_printed(away, capsys):

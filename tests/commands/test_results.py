@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import builtins
 import csv
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -122,7 +122,7 @@ def test_a_wrong_metric_is_answered_with_the_closest_ones(tmp_path, capsys):
 def test_what_is_not_there_is_named(runs, tmp_path, capsys):
     for words, part in (
         ((runs, "--metrics", "[val/R@3]"), "expected logged metrics, such as val/t->v/R@10, val/nmi, found"),
-        ((tmp_path / "gone",), f"RUN {tmp_path / 'gone'}: expected the folder of a run, or one that holds some"),
+        ((tmp_path / "gone",), f"RUN {tmp_path / 'gone'}: expected the folder of runs, found no metrics.csv"),
         (
             (runs, "--metrics", "[val/nmi]", "--csv", tmp_path / "no" / "a.csv"),
             "expected to write there, found no such",
@@ -345,15 +345,8 @@ def test_curves_of_loss_and_recall(runs, tmp_path, capsys, ending):
 
 
 def test_curves_need_matplotlib(runs, monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *arguments, **more):
-        if name.startswith("matplotlib"):
-            raise ImportError(name)
-        return real(name, *arguments, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(SystemExit, match=r"error: --plot: expected matplotlib, found none; pip install 'mcn"):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SystemExit, match="error: --plot: expected the package matplotlib, found none; pip"):
         main(["results", str(runs), "--metrics", "[val/nmi]", "--plot", "a.svg"])
 
 

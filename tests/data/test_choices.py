@@ -48,7 +48,7 @@ def test_a_caption_without_choices_is_dropped(column):
 
 
 def test_too_few_choices_are_refused():
-    with pytest.raises(InputError, match="for each of 2 captions in the column more, found 1 rows"):
+    with pytest.raises(InputError, match="a list in the column more, found 1 rows, with 2 texts"):
         parse_captions(ENTRY | {"more": [["a"]]}, "more")
 
 

@@ -129,8 +129,8 @@ def test_words_of_broken_letters_and_vectors_of_unusual_size_stay_readable(tmp_p
 @pytest.mark.parametrize(
     ("name", "content", "part"),
     [
-        ("v.bin", None, "found none"),
-        ("v.txt", None, "found none"),
+        ("v.bin", None, "found no file"),
+        ("v.txt", None, "found no file"),
         ("v.bin", b"", "counts of words and numbers"),
         ("v.bin", b"one two\n", "counts of words and numbers"),
         ("v.bin", b"1 2\na 12345678extra", "5 bytes after them"),
@@ -141,7 +141,7 @@ def test_words_of_broken_letters_and_vectors_of_unusual_size_stay_readable(tmp_p
         ("v.txt", b"a 1 2\nb 1 two\n", "expected a word and 2 numbers in entry 2"),
         ("v.txt", b"a 1 2\nb nan 2\n", "finite numbers, found NaN or infinity in the vector of 'b'"),
         ("v.bin", b"1 1\nb " + np.float32(np.inf).tobytes(), "finite numbers"),
-        ("v.txt.gz", b"a 1 2\n", "damaged"),
+        ("v.txt.gz", b"a 1 2\n", "found not a gzipped file"),
         ("v.bin.gz", b"", "counts of words and numbers"),
         ("v.bin", b"PK\x03\x04" + bytes(50), "found a zip file: unpack it"),
         ("v.bin", b"\xba\x16\x4f\x2f" + bytes(50), "found a model of fastText: save its words and their vectors"),

@@ -149,7 +149,7 @@ def test_options_of_a_first_try_that_was_refused_bind_nobody(films):
     with pytest.raises(InputError, match="did you mean timm"):
         extract(config_of(films, streams=(EncodedStream("colour", "tim:resnet51", 2.0),)))
     extract(config_of(films))
-    with pytest.raises(InputError, match="that its videos were extracted with, found another bands"):
+    with pytest.raises(InputError, match="expected the same options, found another bands"):
         extract(config_of(films, bands=20))
 
 
@@ -180,7 +180,7 @@ def test_one_video_at_least_is_left_for_training(count):
 
 def test_a_name_that_no_list_can_hold_is_refused(tmp_path):
     write_video(tmp_path / "films" / "film .mp4")
-    with pytest.raises(InputError, match=r"expected names without a space at an end, found '.*film .mp4'; rename it"):
+    with pytest.raises(InputError, match=r"expected names without outer spaces, found '.*film .mp4'; rename it"):
         extract(config_of(tmp_path / "films"))
 
 

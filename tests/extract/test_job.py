@@ -160,12 +160,12 @@ def test_files_of_the_whole_data_set_are_written_by_one_process_at_a_time(videos
 
 def test_a_merge_before_all_jobs_names_what_is_missing(videos, tmp_path):
     extract(config_of(videos, tmp_path, share="1/2"))
-    with pytest.raises(InputError, match=r"expected all 6 videos to be extracted, found \d that are not, such as "):
+    with pytest.raises(InputError, match=r"expected features of each video, found none for \d of 6, such as "):
         extract(config_of(videos, tmp_path, merge=True))
 
 
 def test_other_options_are_refused(videos, whole):
-    with pytest.raises(InputError, match="that its videos were extracted with, found another bands"):
+    with pytest.raises(InputError, match="expected the same options, found another bands"):
         extract(config_of(videos, whole, bands=20))
 
 
@@ -240,7 +240,7 @@ def test_folders_that_cannot_be_read_as_a_data_set(tmp_path, names, message):
 
 def test_videos_that_are_no_folder_and_no_list_are_told_by_the_option(tmp_path):
     (tmp_path / "film.mp4").touch()
-    for name, found in (("film.mp4", "found one video; give its folder"), ("nosuch", "found no file: check the path")):
+    for name, found in (("film.mp4", "found one video; give its folder"), ("nosuch", "found no file; check the path")):
         with pytest.raises(InputError, match=f"^--videos:? {tmp_path / name}: expected a folder of videos, .*{found}$"):
             find_videos(tmp_path / name)
 

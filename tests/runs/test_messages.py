@@ -115,7 +115,7 @@ def test_no_batches_and_no_words(config, tiny, tmp_path, recwarn):
         video["text"] = [""] * len(video["text"])
     (root / "captions.json").write_text(json.dumps(captions))
     said = refused("fit", "--config", config, "--data.root", root)
-    assert "expected captions with words, found none in any text" in said
+    assert "expected captions with words, found none" in said
 
 
 @pytest.mark.parametrize(
@@ -136,13 +136,13 @@ def test_only_a_run_is_advised_to_go_on(command, advice):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--trainer.val_check_interval", 0), "--trainer.val_check_interval: expected a share of the epoch above 0"),
+        (("--trainer.val_check_interval", 0), "--trainer.val_check_interval: expected a number above 0"),
         (("--trainer.check_val_every_n_epoch", 0), "--trainer.check_val_every_n_epoch: expected at least 1, found 0"),
         (("--trainer.accumulate_grad_batches", 0), "--trainer.accumulate_grad_batches: expected at least 1, found 0"),
         (("--trainer.gradient_clip_val", -1), "--trainer.gradient_clip_val: expected at least 0, found -1"),
         (("--trainer.val_check_interval", 100), "`val_check_interval` (100) must be less than"),
         (("--trainer.devices", -3), "`devices` selected with `CPUAccelerator` should be an int > 0"),
-        (("--ckpt_path", "hpc"), "--ckpt_path: expected last, best or a file, found hpc"),
+        (("--ckpt_path", "hpc"), "--ckpt_path: expected last or a file, found hpc"),
         (("--trainer.max_epochs", "many"), "--trainer.max_epochs: expected a whole number"),
         (("--model.optimizer.kind", "sgd"), "--model.optimizer.kind: expected one of 'adam', 'adamw', found sgd"),
         (("--seed_everything", -1), "--seed_everything: expected a number from 0 to 4294967295, found -1"),
@@ -178,7 +178,7 @@ def test_the_best_checkpoint_of_no_run_is_one_line(command, config):
 
 def test_what_does_not_fit_into_memory_is_refused(config):
     said = refused("fit", "--config", config, "--model.network.embedding_dim", 100_000_000)
-    assert "--model.network.embedding_dim 100000000: expected a network that fits into the" in said
+    assert "--model.network.embedding_dim 100000000: expected a network that fits into memory" in said
     said = refused("fit", "--config", config, "--model.clustering.queue_rows", 10**12)
     assert "GB of queue (--model.clustering.queue_rows)" in said
     full = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 5 bytes.")

@@ -129,11 +129,9 @@ def test_a_place_below_that_of_all_runs_cannot_be_written(overlay, capsys, tmp_p
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "run").write_text("")  # where the folders of the runs should be
     (tmp_path / "checkpoints").write_text("")
-    assert f"{tmp_path / 'runs' / 'run'}: expected a folder for the results of the run, found " in refusal(
-        capsys, *demo
-    )
+    assert f"{tmp_path / 'runs' / 'run'}: expected to write there, found " in refusal(capsys, *demo)
     words = ("--checkpoint.dirpath", tmp_path / "checkpoints" / "a", "--trainer.logger.init_args.name", "other")
-    assert f"{tmp_path / 'checkpoints' / 'a'}: expected a folder for the results" in refusal(capsys, *demo, *words)
+    assert f"{tmp_path / 'checkpoints' / 'a'}: expected to write there" in refusal(capsys, *demo, *words)
 
 
 def rows_in(path: Path) -> list[dict[str, str]]:
@@ -287,7 +285,7 @@ def test_a_folder_that_can_only_be_read_is_one_line(overlay, capsys, monkeypatch
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)  # root may write everywhere
     said = refusal(capsys, *demo, 2)
-    assert f"{folder_of(overlay)}: expected a folder for the results of the run, found permission denied" in said
+    assert f"{folder_of(overlay)}: expected to write there, found permission denied" in said
     assert (folder_of(overlay) / "metrics.csv").read_bytes() == before
 
 

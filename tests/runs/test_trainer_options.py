@@ -353,11 +353,11 @@ def test_best_is_the_best_of_the_newest_run(overlay, capsys):
         run(command, *demo(overlay), *best)
         assert f"--ckpt_path best: {folder_of(overlay) / 'checkpoints' / 'b.ckpt'}" in capsys.readouterr().out
     message = refusal(capsys, "fit", *demo(overlay), *best)
-    assert "--ckpt_path: expected last or a file for fit, found best" in message
+    assert "--ckpt_path: expected last or a file, found best" in message
     (folder_of(overlay) / "checkpoints" / "b.ckpt").unlink()
     assert "found none; give --ckpt_path last or a file" in refusal(capsys, "test", *demo(overlay), *best)
     run("fit", *demo(overlay))
-    assert "expected a run that monitored a metric (--checkpoint.monitor)" in refusal(
+    assert "expected the best checkpoint by a metric (--checkpoint.monitor)" in refusal(
         capsys, "test", *demo(overlay), *best
     )
-    assert "found hpc; last is what" in refusal(capsys, "fit", *demo(overlay), "--ckpt_path", "hpc")
+    assert "found hpc; or start from it" in refusal(capsys, "fit", *demo(overlay), "--ckpt_path", "hpc")

@@ -30,7 +30,7 @@ def test_sentences_have_the_embeddings_of_embed_sentences(trained):
     torch.testing.assert_close(model.embed_text(sentences[1]), found[1:])
     assert model.unknown_words("topic0word1 Qwx qwx topic0word1") == ["Qwx", "qwx"]
     for wrong, said in (
-        ([], "at least one sentence"),
+        ([], "expected a sentence, found none"),
         (["a", " "], "found an empty one"),
         (["qwx"], "none known of: qwx"),
     ):
@@ -42,7 +42,7 @@ def test_a_model_without_its_run_says_what_it_needs(trained, tmp_path):
     path = tmp_path / "alone.ckpt"
     path.write_bytes((trained.folder / "checkpoints" / "last.ckpt").read_bytes())
     model = mcn.load(path)
-    with pytest.raises(mcn.InputError, match=r"load the run's folder, or set model\.inputs"):
+    with pytest.raises(mcn.InputError, match=r"load its folder or set model\.inputs"):
         model.embed_text("a")
     model.inputs = mcn.load(trained.folder).inputs
     assert model.embed_text("topic0word1").shape == (1, 16)

@@ -215,9 +215,9 @@ def test_wrong_options_are_refused_in_one_line(made, tmp_path, capsys):
 
 
 def test_without_matplotlib_one_line_says_so(made, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     found = refusal(capsys, "plot", made, "--output", tmp_path / "out")
-    assert "lightning plot: expected matplotlib, found none; pip install 'mcn-lightning[plots]'" in found
+    assert "lightning plot: expected the package matplotlib, found none; pip install 'mcn-lightning[plots]'" in found
 
 
 def test_no_display_is_opened(made, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 import threading
 from collections.abc import Iterator
@@ -94,12 +93,7 @@ def _listening(config: AppConfig) -> Iterator[socket.socket]:
         try:
             listener.bind((config.host, config.port))
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise InputError(
-                    f"--port: expected a free port, found {config.port} in use; give another, or 0 for a free one"
-                ) from None
-            raise InputError(
-                f"--host {config.host} --port {config.port}: expected to listen there, found {os_reason(error)}"
-            ) from None
+            where, advice = f"--host {config.host} --port {config.port}", "give another port, or 0 for a free one"
+            raise InputError(f"{where}: expected to listen there, found {os_reason(error)}; {advice}") from None
         listener.listen(CONNECTIONS)  # before the address is printed, whoever is fast waits and is not refused
         yield listener

@@ -166,10 +166,11 @@ class Benchmark(Callback, ABC):
         except InputError as error:
             raise InputError(f"benchmark {self.name}: {error}") from None
         except (LookupError, ValueError, OSError) as error:  # what Python says of a file with other contents
-            found = f"{type(error).__name__}: {one_line(error)}"
-            raise InputError(
-                f"benchmark {self.name}: expected files that {type(self).__name__}.open can use, found {found}"
-            ) from error
+            wanted, found = (
+                f"files that {type(self).__name__}.open can use",
+                f"{type(error).__name__}: {one_line(error)}",
+            )
+            raise InputError(f"benchmark {self.name}: expected {wanted}, found {found}") from error
         self._opened = True
 
     def _run(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

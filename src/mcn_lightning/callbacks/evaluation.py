@@ -99,10 +99,8 @@ class RetrievalEvaluation(Callback):
             return
         embeddings = output.embeddings()
         if not self._recalls and batch.labels is None:
-            raise InputError(
-                f"--data.modalities: expected two or more to retrieve one by another, found {' '.join(embeddings)} "
-                "alone, and no topics to compare clusters with; predict embeds one modality"
-            )
+            found = f"{' '.join(embeddings)} alone, and no topics for clusters; predict embeds one modality"
+            raise InputError(f"--data.modalities: expected two or more to retrieve one by another, found {found}")
         self._items.update(batch.items or batch.ids)
         self._unknown.update(batch.without_known_word())
         for direction, recall in self._recalls.items():

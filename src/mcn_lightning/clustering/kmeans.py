@@ -163,10 +163,8 @@ def check_row_count(clusters: int, rows: int, what: str, advice: str) -> None:
         InputError: if K is larger.
     """
     if rows < clusters:
-        raise InputError(
-            f"--model.clustering.num_clusters: expected at most the {rows} {what}, found {clusters}; lower it or "
-            f"{advice}"
-        )
+        wanted = f"at most the {rows} {what}"
+        raise InputError(f"--model.clustering.num_clusters: expected {wanted}, found {clusters}; lower it or {advice}")
 
 
 class KMeans:
@@ -207,10 +205,7 @@ class KMeans:
         checked(PositiveInt, num_clusters, "--model.clustering.num_clusters")
         # asked now, and not at the first k-means, which may come after hours
         if engine == "faiss" and not has_faiss():
-            raise InputError(
-                "--model.clustering.engine: found faiss, which is not installed; "
-                "run pip install -e '.[faiss-cpu]' or choose torch"
-            )
+            raise InputError("--model.clustering.engine: expected faiss, found none; pip install -e '.[faiss-cpu]'")
         self.num_clusters = num_clusters
         self.max_iterations = max_iterations
         self.tolerance = tolerance

@@ -40,11 +40,8 @@ class OnlineClustering(nn.Module):
         self.config = config
         # a smaller queue, once full, would replace its oldest rows and never hold K
         if 0 < config.queue_rows < config.num_clusters:
-            flag = config.option
-            raise InputError(
-                f"{flag}.queue_rows: expected at least {flag}.num_clusters ({config.num_clusters}), "
-                f"found {config.queue_rows}; raise it, lower num_clusters, or set it to 0 for no queue"
-            )
+            wanted = f"at least {config.option}.num_clusters ({config.num_clusters}), or 0 for no queue"
+            raise InputError(f"{config.option}.queue_rows: expected {wanted}, found {config.queue_rows}; raise it")
         self.queue = FeatureQueue(config.queue_rows, dim, getattr(torch, config.queue_dtype), config.queue_device)
         self.register_buffer("centroids", torch.zeros(config.num_clusters, dim))
         self.register_buffer("sizes", torch.zeros(len(self.centroids), dtype=torch.int64))

@@ -62,10 +62,8 @@ def check_trainer_numbers(trainer: Namespace) -> None:
     # text is a duration, which Lightning checks itself
     value = trainer.get("val_check_interval")
     if isinstance(value, int | float) and value <= 0:
-        raise InputError(
-            f"--trainer.val_check_interval: expected a share of the epoch above 0, or batches, found {value}; "
-            "--trainer.limit_val_batches 0 turns validation off"
-        )
+        advice = "--trainer.limit_val_batches 0 turns validation off"
+        raise InputError(f"--trainer.val_check_interval: expected a number above 0, found {value}; {advice}")
 
 
 def check_checkpoint(path: Path, resume: bool = False) -> CheckpointContents:

@@ -81,10 +81,8 @@ def check_kinds(args: Sequence[str]) -> None:
         own = {name.removesuffix(".class_path"): path for name, path in given.items() if name.endswith(".class_path")}
         for group in (name.removesuffix(".kind") for name in given if name.endswith(".kind")):
             if group not in own and (path := classes.get(group)) not in (None, "", "null"):
-                raise InputError(
-                    f"--{group}.kind: expected no class_path before it, found {path}; first give "
-                    f"--{group}.class_path null --{group}.init_args null"
-                )
+                advice = f"first give --{group}.class_path null --{group}.init_args null"
+                raise InputError(f"--{group}.kind: expected no class_path before it, found {path}; {advice}")
         classes |= own
 
 
@@ -112,11 +110,9 @@ def check_config(path: Path) -> None:
         root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:
         raise InputError(_syntax(path, text, error)) from None
-    if root is None:
-        raise InputError(f"{path}: expected {EXPECTED}, found an empty file")
     if not isinstance(root, yaml.MappingNode):
-        kind = "a list" if isinstance(root, yaml.SequenceNode) else "text without an option"
-        raise InputError(f"{path}: expected {EXPECTED}, as in `data: {{root: DATA}}`, found {kind}")
+        found = {yaml.SequenceNode: "a list", type(None): "an empty file"}.get(type(root), "text without an option")
+        raise InputError(f"{path}: expected {EXPECTED}, as in `data: {{root: DATA}}`, found {found}")
     _refuse_twice(str(path), root, "", set())
     for key, value in root.value:
         if not isinstance(value, yaml.ScalarNode) or not isinstance(key, yaml.ScalarNode):
@@ -158,9 +154,8 @@ def _refuse_twice(where: str, node: yaml.Node, prefix: str, seen: set[int]) -> N
         line = key.start_mark.line + 1
         if isinstance(key, yaml.ScalarNode):
             if key.value in first:
-                earlier = f"after line {first[key.value]}" if first[key.value] < line else "in the same line"
-                raise InputError(
-                    f"{where}, line {line}: expected each option once, found {name} again {earlier}; keep one of them"
-                )
+                before = first[key.value]
+                found = f"{name} again {f'after line {before}' if before < line else 'in the same line'}"
+                raise InputError(f"{where}, line {line}: expected each option once, found {found}; keep one of them")
             first[key.value] = line
         _refuse_twice(where, value, name, seen)

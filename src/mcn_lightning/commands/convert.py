@@ -39,9 +39,8 @@ def convert_weights(weights: str, output: str) -> None:
     try:
         start = read_weights(weights)
         if start.kind == OWN_CHECKPOINT:
-            raise WeightsError(
-                f"{weights}: expected weights of a release, found a {OWN_CHECKPOINT}; give it to --ckpt_path"
-            )
+            found = f"a {OWN_CHECKPOINT}; give it to --ckpt_path"
+            raise WeightsError(f"{weights}: expected weights of a release, found {found}")
         module = MCNModule(start.config, clustering=ClusteringConfig("none"))
         start.load(module.network)
     except WeightsError as error:

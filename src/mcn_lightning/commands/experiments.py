@@ -109,9 +109,7 @@ def ablate(args: Sequence[str], resolve_options: ResolveOptions) -> None:
     folder = ablation_folder(options.folder)
     tasks = plan(find_recipe(options.base, "--base"), folder, options.seeds, options.files, more)
     if options.only is not None and not 0 <= options.only < len(tasks):
-        raise InputError(
-            f"--only: expected a number from 0 to {len(tasks) - 1} (--list shows them), found {options.only}"
-        )
+        raise InputError(f"--only: expected a number from 0 to {len(tasks) - 1}, found {options.only}; see --list")
     if options.only is not None:
         tasks = [tasks[options.only]]
     if options.list:

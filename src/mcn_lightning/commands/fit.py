@@ -175,10 +175,8 @@ def run(args: Sequence[str], command: type[MCNCLI] | None = None) -> None:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise InputError(
-            "expected a run that fits into memory, found one that does not; lower --data.batch_size, "
-            "--data.clips.n_pair, --model.network.embedding_dim or --model.clustering.queue_rows "
-            f"({first_line(error)})"
-        ) from error
+        sizes = "--data.batch_size, --data.clips.n_pair, --model.network.embedding_dim or --model.clustering.queue_rows"
+        found = f"one that does not ({first_line(error)})"
+        raise InputError(f"expected a run that fits into memory, found {found}; lower {sizes}") from error
     finally:
         release_folders()

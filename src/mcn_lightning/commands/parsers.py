@@ -86,11 +86,9 @@ class CommandParser(ArgumentParser):
         message = _LINK_PREFIX.sub("", " ".join(message.split()))
         if found := _NO_CONFIG.match(message):
             kinds = get_args(getattr(_action(parser, f"{found[1]}.kind"), "_typehint", None))
-            takes = f"--{found[1]}.kind takes {', '.join(kinds)}; " if kinds else ""
-            raise InputError(
-                f"--{found[1]}: expected a class of your own, as in my_file.MyClass, or a file of options, found "
-                f"{found[2]}; {takes}{'or ' if takes else ''}check the name"
-            ) from ex
+            takes = f"--{found[1]}.kind takes {', '.join(kinds)}; or " if kinds else ""
+            wanted = "a class of your own, as in my_file.MyClass, or a file of options"
+            raise InputError(f"--{found[1]}: expected {wanted}, found {found[2]}; {takes}check the name") from ex
         raise InputError(shorten_message(message, _options(parser))) from ex
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:

@@ -52,9 +52,7 @@ def find_recipe(given: str, option: str = "--config", own: str = "") -> Path:
     near = ends or _near(name, every)
     advice = f"did you mean {' or '.join(near[:MAX_SHOWN])}? " if near else ""
     kind = "a folder" if Path(given).is_dir() else "neither"
-    raise InputError(
-        f"{option} {given}: expected a file or a recipe, found {kind}; {advice}`lightning recipes` lists all of them"
-    )
+    raise InputError(f"{option} {given}: expected a file or a recipe, found {kind}; {advice}see `lightning recipes`")
 
 
 def ablation_folder(given: str) -> Path:

@@ -132,10 +132,8 @@ def parse_captions(entry: Any, train_column: str = "text", eval_column: str = "t
     needed = dict.fromkeys(("start", "end", "text", train_column, eval_column))
     if missing := [name for name in needed if name not in columns]:
         raise InputError(f"expected the columns start, end and text, found no {' and no '.join(missing)}")
-    start, end = _times(entry["start"], "start"), _times(entry["end"], "end")
     text = _column(entry["text"], "text")
-    if not len(start) == len(end) == len(text):
-        raise InputError(f"expected columns of one length, found {len(start)} start, {len(end)} end, {len(text)} text")
+    start, end = (_times(entry[name], name, len(text)) for name in ("start", "end"))
     if not text:
         raise AbsentError("expected at least one caption, found none")
     topics = _topics(entry["topic"], len(text)) if "topic" in columns else None
@@ -201,15 +199,14 @@ def _mark(faults: Sequence[str | None], absent: Sequence[bool], fault: str) -> l
 
 def _choices(column: Any, name: str, count: int) -> tuple[tuple[str, ...], ...]:
     """Return the texts of each caption that are texts."""
-    found = [(item,) if isinstance(item, str) or not _is_list(item) else tuple(item) for item in _column(column, name)]
-    if len(found) != count:
-        raise InputError(f"expected texts for each of {count} captions in the column {name}, found {len(found)} rows")
+    rows = _column(column, name, count)
+    found = [(item,) if isinstance(item, str) or not _is_list(item) else tuple(item) for item in rows]
     return tuple(tuple(text for text in texts if isinstance(text, str)) for texts in found)
 
 
-def _times(column: object, name: str) -> np.ndarray:
+def _times(column: object, name: str, count: int) -> np.ndarray:
     """Return the times of a column; NaN for what is no number."""
-    values = _column(column, name)
+    values = _column(column, name, count)
     # all at once is fast; only a column with a wrong cell is converted one by one
     try:
         times = np.asarray(values, dtype=np.float64)
@@ -231,17 +228,18 @@ def _is_list(value: object) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
 
 
-def _column(column: Any, name: str) -> tuple[Any, ...]:
-    if not _is_list(column):
-        raise InputError(f"expected a list in the column {name}, found a {type(column).__name__}")
-    return tuple(column)
+def _column(column: Any, name: str, count: int | None = None) -> tuple[Any, ...]:
+    """Return the rows of a column, of which there must be as many as texts."""
+    rows = tuple(column) if _is_list(column) else None
+    if rows is None or len(rows) != (len(rows) if count is None else count):
+        found = f"a {type(column).__name__}" if rows is None else f"{len(rows)} rows, with {count} texts"
+        raise InputError(f"expected a list in the column {name}, found {found}")
+    return rows
 
 
 def _topics(column: object, count: int) -> list[int | None]:
     """Return the topic of each caption; ``None`` for what is no whole number (a data frame makes them floats)."""
-    topics = _column(column, "topic")
-    if len(topics) != count:
-        raise InputError(f"expected {count} whole numbers in the column topic, found {len(topics)} rows")
+    topics = _column(column, "topic", count)
     # text such as "3" is refused: pandas or JSON would have made a number of it
     numbers = (topic if isinstance(topic, int | float | np.number) else math.nan for topic in topics)
     return [int(number) if float(number).is_integer() else None for number in numbers]

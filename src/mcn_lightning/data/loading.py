@@ -73,10 +73,9 @@ class ClipLoader(DataLoader):
                 # torch says only in the text of a RuntimeError that a batch was late
                 if not late.is_set() and not str(error).startswith("DataLoader timed out"):
                     raise
-                raise InputError(
-                    f"--data.timeout: expected a batch within {self.timeout:g} s, found none; the disk of the data "
-                    "stalls, the reading processes are slow to start, or --data.num_workers is too low"
-                ) from None
+                why = "the disk stalls, the reading processes are slow to start, or --data.num_workers is too low"
+                wanted = f"a batch within {self.timeout:g} s"
+                raise InputError(f"--data.timeout: expected {wanted}, found none; {why}") from None
             finally:
                 if watch is not None:
                     watch.cancel()

@@ -75,10 +75,7 @@ def check_pickles(lists: Mapping[str, str | None], audio: AudioConfig) -> None:
         InputError: naming the option.
     """
     if audio.time_shift > 0 and any(name is not None and is_pickle(name) for name in lists.values()):
-        raise InputError(
-            f"--data.audio.time_shift: expected 0 with a pickle of clips, which hold no sound but their own, "
-            f"found {audio.time_shift}"
-        )
+        raise InputError(f"--data.audio.time_shift: expected 0 with a pickle of clips, found {audio.time_shift}")
 
 
 def _check_modalities(modalities: Sequence[Modality], streams: Sequence[VisualStream], clips: ClipConfig) -> None:
@@ -141,7 +138,5 @@ def check_overfit(share: float, batches: int, kind: str, option: str) -> None:
     """
     # Lightning would round it to 0 batches and train on nothing
     if isinstance(share, float) and 0 < share * batches < 1:
-        raise InputError(
-            f"--trainer.overfit_batches: expected a share of the {batches} {kind} batches that makes one, "
-            f"found {share}; give a number of batches, such as 1, or lower {option}"
-        )
+        wanted = f"a share of the {batches} {kind} batches that makes one"
+        raise InputError(f"--trainer.overfit_batches: expected {wanted}, found {share}; give 1, or lower {option}")

@@ -59,10 +59,8 @@ class SkippedVideos:
         # distinct videos: one that is skipped in every epoch counts once
         if skipped and len(self.videos) > self.max_share * self.total:
             found = f"{len(self.videos)} of {self.total} training videos ({len(self.videos) / self.total:.1%})"
-            raise InputError(
-                f"{found} are unusable, more than --data.max_bad_share {self.max_share:g} allows; "
-                f"last: {skipped[-1].reason}"
-            )
+            limit, last = f"--data.max_bad_share {self.max_share:g}", skipped[-1].reason
+            raise InputError(f"{found} are unusable, more than {limit} allows; last: {last}")
 
 
 class MissingModalities:

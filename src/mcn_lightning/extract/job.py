@@ -113,21 +113,17 @@ def _merge(config: ExtractConfig, layout: Layout, videos: Sequence[VideoFile]) -
     failed = read_failures(layout, names)
     missing = [name for name in names if not layout.record(name).is_file() and name not in failed]
     if missing:
-        raise InputError(
-            f"--output {layout.root}: expected all {len(names)} videos to be extracted, found {len(missing)} that are "
-            f"not, such as {missing[0]}; run the jobs that are left, or wait for one that runs"
-        )
+        found = f"none for {len(missing)} of {len(names)}, such as {missing[0]}"
+        raise InputError(f"--output {layout.root}: expected features of each video, found {found}; run the other jobs")
     with reported(layout.root), FileLock(layout.options_lock):
         counts = write_dataset(config, names, failed)
         for left in layout.locks.glob("*.lock"):  # by a job that was killed
             left.unlink(missing_ok=True)
     if len(failed) > config.max_bad_share * len(names):
-        raise TooManyFailed(
-            f"--max_bad_share: expected at most {config.max_bad_share:g} of the videos to fail, found {len(failed)} of "
-            f"{len(names)}, listed in {layout.root / 'failed.csv'}"
-            + "; the others are ready"
-            * (len(failed) < len(names))
-        )
+        found = f"{len(failed)} of {len(names)}, listed in {layout.root / 'failed.csv'}"
+        rest = "; the others are ready" if len(failed) < len(names) else ""
+        most = f"at most {config.max_bad_share:g} of the videos to fail"
+        raise TooManyFailed(f"--max_bad_share: expected {most}, found {found}{rest}")
     return f"{layout.root}: " + ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
@@ -152,10 +148,8 @@ def _check_options(layout: Layout, config: ExtractConfig) -> None:
                 with reported(layout.root), FileLock(layout.options_lock):
                     write_json(path, own)
                 return
-            raise InputError(
-                f"--output {layout.root}: expected the options that its videos were extracted with, found another "
-                f"{name} ({own.get(name)}, not {kept}); give another folder"
-            )
+            found = f"another {name} ({own.get(name)}, not {kept})"
+            raise InputError(f"--output {layout.root}: expected the same options, found {found}; give another folder")
 
 
 def _begun(layout: Layout) -> bool:

@@ -126,11 +126,8 @@ class ExtractConfig(Options, option="extract"):
         # _spec.npz is the name of the spectrogram
         if len(set(names)) < len(names) or "spec" in names:
             raise InputError(f"--streams: expected names that differ, and none called spec, found {names}")
-        if self.val_share + self.test_share >= 1:
-            raise InputError(
-                f"--val_share: expected val_share and test_share below 1 together, found "
-                f"{self.val_share + self.test_share:g}; lower one"
-            )
+        if (share := self.val_share + self.test_share) >= 1:
+            raise InputError(f"--val_share: expected less than 1 with --test_share, found {share:g}; lower one")
 
     def caption_source(self) -> CaptionSource:
         """Return where the captions of the data set come from."""

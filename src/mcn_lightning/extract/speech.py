@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mcn_lightning.errors import InputError, first_line
+from mcn_lightning.errors import InputError, first_line, need_package
 from mcn_lightning.extract.captions import CaptionCleaning, VideoCaptions
 from mcn_lightning.extract.captions.rows import cleaned_captions
 from mcn_lightning.extract.captions.transcripts import rows_of_segments
@@ -92,12 +92,9 @@ class SpeechRecognizer:
             InputError: if faster-whisper is not installed, the model is not at hand or cannot run, or it does not know
                 the language.
         """
-        try:
-            import faster_whisper
-        except ImportError:
-            raise InputError(
-                "speech recognition: expected the package faster-whisper, found none; pip install 'mcn-lightning[asr]'"
-            ) from None
+        need_package("faster_whisper", "speech recognition", "pip install 'mcn-lightning[asr]'", "faster-whisper")
+        import faster_whisper
+
         config, option = self.config, self.config.option
         folder = self._folder()
         try:
@@ -105,16 +102,11 @@ class SpeechRecognizer:
                 folder, device=config.device, device_index=self.gpu, compute_type=config.compute_type
             )
         except (RuntimeError, ValueError) as error:
-            raise InputError(
-                f"{option}: expected a Whisper model in CTranslate2's format that runs on {config.device} with compute "
-                f"type {config.compute_type}, found {config.model} ({first_line(error)})"
-            ) from None
+            wanted = f"a CTranslate2 model for {config.device} with compute type {config.compute_type}"
+            raise InputError(f"{option}: expected {wanted}, found {config.model} ({first_line(error)})") from None
         if config.language is not None and config.language not in model.supported_languages:
-            known = ", ".join(model.supported_languages)
-            raise InputError(
-                f"{option}.language: expected a language of the model {config.model} ({known}), found "
-                f"{config.language}; models whose names end with .en know English only"
-            )
+            wanted = f"a language of the model {config.model} ({', '.join(model.supported_languages)})"
+            raise InputError(f"{option}.language: expected {wanted}, found {config.language}")
         return model
 
     def _folder(self) -> str:
@@ -132,11 +124,9 @@ class SpeechRecognizer:
             with without_logs():
                 return str(download_model(name))
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"{option}: expected a model on this machine or a network to fetch it, found neither for {name} "
-                f'({first_line(error)}); fetch it where there is one: python -c "import faster_whisper; '
-                f"faster_whisper.download_model('{name}')\""
-            ) from None
+            wanted, found = "a model on this machine or a network to fetch it", f"neither ({first_line(error)})"
+            advice = f"fetch it elsewhere: faster_whisper.download_model('{name}')"
+            raise InputError(f"{option} {name}: expected {wanted}, found {found}; {advice}") from None
 
     def captions(self, video: Path, stored: Path, cleaning: CaptionCleaning | None = None) -> VideoCaptions:
         """Return what is spoken in a video, as captions.
@@ -176,10 +166,8 @@ class SpeechRecognizer:
             decode_video(video, [], sink)
             return sink.close()
         except RuntimeError as error:  # CUDA's libraries are first missed here
-            raise InputError(
-                f"{video}: expected {self.config.model} to run on {self.config.device}, found {first_line(error)}; "
-                f"try {self.config.option}.device cpu"
-            ) from None
+            where = f"{self.config.model} to run on {self.config.device}"
+            raise InputError(f"{video}: expected {where}, found {first_line(error)}; try --speech.device cpu") from None
 
 
 class SpeechSink:

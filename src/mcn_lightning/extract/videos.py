@@ -51,8 +51,6 @@ def find_videos(source: Path) -> list[VideoFile]:
         paths = [path for path in walk(source) if path.suffix.lower() in SUFFIXES]
         paths = [path for path in paths if not path.name.startswith("._")]  # what macOS keeps beside a file
         found = [VideoFile(path.relative_to(source).with_suffix("").as_posix(), path) for path in paths]
-        if not found:
-            raise InputError(f"--videos {source}: expected videos ({', '.join(SUFFIXES)}), found none in this folder")
     else:
         what = "a folder of videos, or a text file that lists them"
         if source.is_file() and source.suffix.lower() in SUFFIXES:
@@ -60,8 +58,8 @@ def find_videos(source: Path) -> list[VideoFile]:
         with naming("--videos"):
             lines = read_lines(source, what)
         found = [_listed(source, line) for line in lines if line]
-        if not found:
-            raise InputError(f"--videos {source}: expected a path on each line, found an empty list")
+    if not found:
+        raise InputError(f"--videos {source}: expected videos ({', '.join(SUFFIXES)}) or a list of them, found none")
     _check_ids(found)
     return sorted(found)
 
@@ -107,16 +105,11 @@ def _check_ids(videos: Iterable[VideoFile]) -> None:
     known: dict[str, VideoFile] = {}
     for video in videos:
         if any(part != part.strip() for part in video.name.split("/")):
-            raise InputError(
-                f"--videos: expected names without a space at an end, found {str(video.path)!r}; rename it, as lists "
-                "of videos cannot hold it"
-            )
+            raise InputError(f"--videos: expected names without outer spaces, found {str(video.path)!r}; rename it")
         other = known.setdefault(video.id, video)
         if other is not video:
-            raise InputError(
-                f"--videos: expected one video for each id, found {other.path} and {video.path} for {video.id}; rename "
-                "one, as captions and features are kept by this id"
-            )
+            both = f"{other.path} and {video.path}"
+            raise InputError(f"--videos: expected one video for each id, found {both} for {video.id}; rename one")
 
 
 def identity(path: Path) -> dict[str, object]:

@@ -116,10 +116,8 @@ def forecast(root: Path, files: Sequence[Path], times: float, seconds: float) ->
     one, free = sum(path.stat().st_size for path in files), shutil.disk_usage(root).free
     need = one * times
     if need > free:
-        raise InputError(
-            f"--output {root}: expected room for about {size_text(need)}, found {size_text(free)} free; "
-            "give another place"
-        )
+        found = f"{size_text(free)} free; give another place"
+        raise InputError(f"--output {root}: expected room for about {size_text(need)}, found {found}")
     minutes = seconds * times / 60
     length = f"{minutes / 60:.1f} h" if minutes >= 60 else f"{math.ceil(minutes)} min"
     room = f"about {size_text(need)} of {size_text(free)} free"

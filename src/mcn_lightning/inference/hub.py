@@ -40,9 +40,7 @@ def fetch(name: str, **options: Any) -> Path:
         reason = "no connection and no copy on this machine; fetch it once with `hf download`"
     except (HFValidationError, HTTPError, OSError) as error:
         reason = one_line(error)
-    raise InputError(
-        f"{name}: expected a file, a folder, or a model of the Hugging Face hub, found {reason}; check the name"
-    )
+    raise InputError(f"{name}: expected a file, a folder, or a model of the hub, found {reason}; check the name")
 
 
 def push(folder: Path, name: str, private: bool) -> str:
@@ -70,8 +68,6 @@ def push(folder: Path, name: str, private: bool) -> str:
         )
     except (HFValidationError, HTTPError, OSError) as error:
         reason = one_line(error)
-        raise InputError(
-            f"--push {name}: expected a hub that takes the model, found {reason}; `hf auth login` stores a token. "
-            f"{folder} is written"
-        ) from None
+        advice = f"`hf auth login` stores a token. {folder} is written"
+        raise InputError(f"--push {name}: expected a hub that takes the model, found {reason}; {advice}") from None
     return f"{api.endpoint}/{name}"

@@ -59,11 +59,8 @@ class Model(MCNModule, ModelHubMixin):
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         self._needs("text")
-        if not texts:
-            raise InputError("expected at least one sentence, found none")
-        for sentence in texts:
-            if not sentence.strip():
-                raise InputError("expected a sentence, found an empty one; write what you look for")
+        if not texts or not all(sentence.strip() for sentence in texts):
+            raise InputError(f"expected a sentence, found {'an empty one' if texts else 'none'}; write one")
         source, embedder = self._text_source(texts)
         rows = [source.indices(sentence) for sentence in texts]
         for sentence, row in zip(texts, rows, strict=True):
@@ -142,11 +139,9 @@ class Model(MCNModule, ModelHubMixin):
             return self._of_rows([rows.amax(dim=0, keepdim=True) for rows in media.rows])
         given = [video] if isinstance(video, np.ndarray | Tensor) else list(video)
         rows = [torch.as_tensor(each) for each in given]
-        found, expected = [tuple(each.shape) for each in rows], [stream.width for stream in inputs.streams]
-        if len(rows) != len(expected) or any(
-            each.ndim != 2 or each.shape[1] != width for each, width in zip(rows, expected, strict=True)
-        ):
-            wanted = ", ".join(f"(rows, {width})" for width in expected)
+        found = [tuple(each.shape) for each in rows]
+        if [shape[1:] for shape in found] != [(stream.width,) for stream in inputs.streams]:
+            wanted = ", ".join(f"(rows, {stream.width})" for stream in inputs.streams)
             raise InputError(f"features: expected {wanted}, found {', '.join(map(str, found)) or 'none'}")
         seconds = max(len(each) / stream.rate for each, stream in zip(rows, inputs.streams, strict=True))
         span = _span("features", start, end, seconds)
@@ -162,10 +157,8 @@ class Model(MCNModule, ModelHubMixin):
         """
         inputs = self._needs("video")
         if not inputs.encoders:
-            raise InputError(
-                "video: expected features that lightning extract made, found others, whose encoders are not known; "
-                "give the features in place of the file, or --like a clip"
-            )
+            found = "others; give the features in place of the file, or --like a clip"
+            raise InputError(f"video: expected features that lightning extract made, found {found}")
         if self._encoders is None:
             self._encoders = MediaEncoders(inputs.encoders, self.device)
         return self._encoders
@@ -215,15 +208,11 @@ class Model(MCNModule, ModelHubMixin):
         Raises:
             InputError: if there are none, or the network has no embedding of the modality.
         """
-        if modality not in self.network_config.embeddings:
-            raise InputError(
-                f"expected a model with an embedding of {modality}, found {', '.join(self.network_config.embeddings)}"
-            )
+        names = self.network_config.embeddings
+        if modality not in names:
+            raise InputError(f"expected a model with an embedding of {modality}, found {', '.join(names)}")
         if self.inputs is None:
-            raise InputError(
-                "expected a model that knows its data, found a checkpoint without the config.yaml of its run; load the "
-                "run's folder, or set model.inputs"
-            )
+            raise InputError("expected config.yaml of the model's run, found none; load its folder or set model.inputs")
         return self.inputs
 
     def _text_source(self, texts: Sequence[str]) -> tuple[TextSource, nn.Module]:

@@ -53,10 +53,8 @@ class ContrastiveLoss(nn.Module):
         kind, base = type(self), ContrastiveLoss
         # no abstract methods: a loss needs only one of the two
         if kind.of_similarity is base.of_similarity and kind.of_pair is base.of_pair:
-            raise InputError(
-                f"{config.option}: expected {kind.__name__} to have the method of_similarity or of_pair, found none; "
-                "write one"
-            )
+            wanted = f"{kind.__name__} to have the method of_similarity or of_pair"
+            raise InputError(f"{config.option}: expected {wanted}, found none; write one")
         self.config = config
         self.log_temperature: nn.Parameter | None = None
         if config.learn_temperature:
@@ -175,9 +173,8 @@ class ContrastiveLoss(nn.Module):
         """Return the loss of a pair, which must be a scalar."""
         found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         if found != "shape ()":
-            raise InputError(
-                f"{self.config.option}: expected a scalar from {type(self).__name__}, found {found}; return the mean"
-            )
+            wanted = f"a scalar from {type(self).__name__}"
+            raise InputError(f"{self.config.option}: expected {wanted}, found {found}; return the mean")
         return value
 
     def _scaled(self, embeddings: dict[str, Tensor]) -> dict[str, Tensor]:

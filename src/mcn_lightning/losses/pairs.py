@@ -109,10 +109,9 @@ class ContrastiveConfig(ClassOptions, option="--model.loss.contrastive"):
         wanted = [] if self.pairs is None or not self.active else self._requested(names)
         for text, pair in zip(self.pairs or (), wanted, strict=False):
             if absent := [name for name in parts_of(pair) if name not in names]:
-                raise InputError(
-                    f"--model.loss.contrastive.pairs: expected pairs of {', '.join(sorted(names))}, found {text}, "
-                    f"which needs {' and '.join(absent)}; leave it out, or see --data.modalities and --model.weights"
-                )
+                found = f"{text}, which needs {' and '.join(absent)}; leave it out"
+                known = ", ".join(sorted(names))
+                raise InputError(f"--model.loss.contrastive.pairs: expected pairs of {known}, found {found}")
 
     def _requested(self, embeddings: Collection[str]) -> Sequence[tuple[str, str]]:
         if self.pairs is None:
@@ -138,10 +137,8 @@ def as_names(pair: str, joint: bool) -> tuple[str, str]:
     sides = pair.split("-") if isinstance(pair, str) else []
     letters = "".join(sides)
     if len(sides) != 2 or not all(sides) or not set(letters) <= set(LETTERS) or len(set(letters)) < len(letters):
-        raise InputError(
-            "--model.loss.contrastive.pairs: expected different letters of v, a, t around '-', as in t-va, "
-            f"found {pair!r}"
-        )
+        wanted = "different letters of v, a, t around '-', as in t-va"
+        raise InputError(f"--model.loss.contrastive.pairs: expected {wanted}, found {pair!r}")
     names = ["+".join(name for letter, name in LETTERS.items() if letter in side) for side in sides]
     first, second = ("audio_text" if joint and name == "audio+text" else name for name in names)
     # loss and weight of a pair do not depend on its direction, but their names do

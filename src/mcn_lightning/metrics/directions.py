@@ -49,10 +49,8 @@ def embedding_names(names: Sequence[str], joint: bool) -> list[str]:
         return list(names)
     both = [name for name in names if name in ("audio", "text")]
     if len(both) == 1:
-        raise InputError(
-            f"expected audio and text together, found {both[0]} alone: these weights have one joint embedding of audio "
-            "and text: use ta->v or v->ta"
-        )
+        found = f"{both[0]} alone: these weights have one joint embedding of audio and text: use ta->v or v->ta"
+        raise InputError(f"expected audio and text together, found {found}")
     others = [name for name in names if name not in both]
     return [*others, AUDIO_TEXT] if both else others
 

@@ -61,10 +61,9 @@ def check_features(network: AudioNetwork, name: str) -> None:
     expected = (2, network.width, -(-_FRAMES // network.stride))
     found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
     if found != expected:
-        raise InputError(
-            f"{name}: expected features {expected} of a spectrogram {tuple(spectrogram.shape)}, by its width "
-            f"{network.width} and stride {network.stride}, found {found}; correct width, stride or forward"
-        )
+        wanted = f"features {expected} of a spectrogram {tuple(spectrogram.shape)}"
+        own = f"width {network.width} and stride {network.stride}"
+        raise InputError(f"{name}: expected {wanted}, by its {own}, found {found}; correct width, stride or forward")
 
 
 _FRAMES = 997

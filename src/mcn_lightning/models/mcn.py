@@ -76,9 +76,9 @@ def _check_inputs(config: NetworkConfig, video: Tensor | None, audio: Tensor | N
         if given is None or modality not in config.modalities:
             continue
         if given.dim() <= axis or given.shape[axis] != getattr(config, name):
+            wanted, found = f"{modality} of {getattr(config, name)} values", f"the shape {tuple(given.shape)}"
             raise ValueError(
-                f"--model.network.{name}: expected {modality} of {getattr(config, name)} values, found the shape "
-                f"{tuple(given.shape)}; set it to what --data.{SET_BY_DATA[name]} gives"
+                f"--model.network.{name}: expected {wanted}, found {found}; see --data.{SET_BY_DATA[name]}"
             )
 
 

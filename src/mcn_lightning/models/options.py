@@ -131,10 +131,8 @@ class NetworkConfig(Options, option="--model.network"):
         for name, found in sizes.items():
             own = getattr(self, name)
             if INPUT_OF.get(name) in modalities and name not in free and own != found:
-                raise InputError(
-                    f"--model.network.{name}: expected {found}, which --data.{SET_BY_DATA[name]} gives, found {own}; "
-                    "leave it out, and it is taken from the data"
-                )
+                wanted = f"{found}, which --data.{SET_BY_DATA[name]} gives"
+                raise InputError(f"--model.network.{name}: expected {wanted}, found {own}; leave it out")
         taken = {name: value for name, value in sizes.items() if name in free}
         return as_config(NetworkConfig, {**vars(self), **taken}, self.option)
 

@@ -148,12 +148,8 @@ def released_model(state: Mapping[str, Tensor]) -> ReleasedModel:
     plain, model = _plain(state)
     if model is not None:
         return model
-    raise WeightsError(
-        "expected weights in the naming of the MCN and AVLnet releases (GU_video.fc.weight, DAVEnet.conv1.weight, and "
-        "so on) or of this project (network.video.projection.weight, and so on), found "
-        f"{first_names(plain) or 'none'}; "
-        "give the path of such a file"
-    )
+    wanted = "weights in the naming of the MCN and AVLnet releases (as GU_video.fc.weight) or of this project"
+    raise WeightsError(f"expected {wanted}, found {first_names(plain) or 'none'}; give the path of such a file")
 
 
 def _one_dimensional(name: str, value: Tensor) -> Tensor:
@@ -251,10 +247,8 @@ def read_file(path: str | Path) -> object:
         found = "no file" if isinstance(error, FileNotFoundError) else f"something else ({type(error).__name__})"
         if Path(path).is_file() and Path(path).stat().st_size == 0:
             found = "an empty file"
-        raise WeightsError(
-            f"{path}: expected a state dict of plain tensors saved by torch.save, found {found}; "
-            "give the path of a released .pth file or of a checkpoint of this project"
-        ) from error
+        advice = "give the path of a released .pth file or of a checkpoint of this project"
+        raise WeightsError(f"{path}: expected a state dict of plain tensors, found {found}; {advice}") from error
 
 
 def find_state(content: object, path: str | Path) -> dict[str, Tensor]:
@@ -268,9 +262,8 @@ def find_state(content: object, path: str | Path) -> dict[str, Tensor]:
             content = content[key]
             break
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise WeightsError(
-            f"{path}: expected a state dict of tensors, found {type(content).__name__}; give a released .pth file"
-        )
+        found = type(content).__name__
+        raise WeightsError(f"{path}: expected a state dict of tensors, found {found}; give a released .pth file")
     return dict(content)
 
 
@@ -312,10 +305,8 @@ def _check_names(plain: Mapping[str, Tensor], model: ReleasedModel) -> None:
     if unknown:
         problems.append(f"{first_names(unknown)} {'is' if len(unknown) == 1 else 'are'} unexpected")
     if problems:
-        raise WeightsError(
-            f"expected all weights of {model.name} and no others, found that {' and that '.join(problems)}; "
-            "give the released file as it is"
-        )
+        found = f"{' and that '.join(problems)}; give the released file as it is"
+        raise WeightsError(f"expected all weights of {model.name} and no others, found that {found}")
 
 
 def released_config(state: Mapping[str, Tensor]) -> NetworkConfig:

@@ -27,10 +27,9 @@ def check_memory(config: NetworkConfig, queue_bytes: int = 0) -> None:
     needed, available = weights + queue_bytes, _memory()
     if needed > available:
         queue = f" and {queue_bytes / 1e9:.1f} GB of queue (--model.clustering.queue_rows)" if queue_bytes else ""
-        raise InputError(
-            f"--model.network.embedding_dim {config.embedding_dim}: expected a network that fits into the "
-            f"{available / 1e9:.1f} GB of this machine, found {weights / 1e9:.1f} GB of weights{queue}; lower it"
-        )
+        found = f"{weights / 1e9:.1f} GB of weights{queue}, with {available / 1e9:.1f} GB there"
+        option = f"--model.network.embedding_dim {config.embedding_dim}"
+        raise InputError(f"{option}: expected a network that fits into memory, found {found}; lower it")
 
 
 def _memory() -> float:

@@ -79,17 +79,14 @@ class Weights:
         # data with a single modality can be embedded, but not trained on
         if split or len(modalities) < min(2, len(config.modalities)):
             least = "all" if split else "at least two" if len(config.modalities) > 1 else "one"
+            wanted, found = (", ".join(each) for each in (own.modalities, config.modalities))
             raise WeightsError(
-                f"{self.source}: expected {least} of "
-                f"{', '.join(own.modalities)}, of which the weights are, among the modalities of the data, "
-                f"found {', '.join(config.modalities)}; set --data.modalities"
+                f"{self.source}: expected {least} of {wanted}, found {found} in the data; set --data.modalities"
             )
         for field, (modality, what, option) in _SET_BY_DATA.items():
-            if modality in modalities and (found := getattr(config, field)) != getattr(own, field):
-                raise WeightsError(
-                    f"{self.source}: expected {getattr(own, field)} {what}, found {found} in the data; set {option} to "
-                    "what the weights were trained with"
-                )
+            wanted, found = getattr(own, field), getattr(config, field)
+            if modality in modalities and found != wanted:
+                raise WeightsError(f"{self.source}: expected {wanted} {what}, found {found} in the data; set {option}")
         shape = {name: getattr(own, name) for name in SHAPE_FIELDS}
         return replace(config, **{**shape, "modalities": modalities})
 
@@ -196,8 +193,7 @@ def _own_config(plain: Mapping[str, Tensor], source: str) -> NetworkConfig:
             sizes["reconstruction_hidden"] = plain[f"reconstruction.{modalities[0]}.0.weight"].shape[0]
     except (KeyError, ValueError, IndexError) as error:
         raise WeightsError(
-            f"{source}: expected all weights of a network of this project, found none that fits for {error}; save "
-            "module.state_dict() or module.network.state_dict() whole"
+            f"{source}: expected all weights, found none for {error}; save module.state_dict()"
         ) from None
     found = {"modalities": modalities, "reconstruction": reconstruction, "fuse_audio_text": fused, **sizes}
     return _as_config(found, source)
@@ -214,11 +210,8 @@ def _as_config(found: Mapping[str, object], source: str) -> NetworkConfig:
 def _from_checkpoint(options: Mapping[str, object], state: object, source: str) -> Weights:
     network = options.get("network")
     if not isinstance(network, Mapping) or not isinstance(state, Mapping):
-        raise WeightsError(
-            f"{source}: expected a checkpoint of this project, found one without "
-            f"{'its weights' if isinstance(network, Mapping) else 'the shape of its network'}; "
-            "give a checkpoint that lightning fit or lightning convert wrote"
-        )
+        lacking = "weights" if isinstance(network, Mapping) else "the shape of its network"
+        raise WeightsError(f"{source}: expected a checkpoint of this project, found one without {lacking}")
     prefix = "network."
     names = [name for name in state if name.startswith(prefix) and not name.startswith("network.text.embedder.")]
     config = _as_config({name: network[name] for name in (*SHAPE_FIELDS, *BEHAVIOUR_FIELDS) if name in network}, source)

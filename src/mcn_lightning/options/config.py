@@ -165,10 +165,9 @@ class ClassOptions(Options):
             given = _arguments(kind, self.init_args or {}, len(args), f"{self.option}.init_args")
             signature.bind(*args, **given)
         except TypeError as error:
-            raise InputError(
-                f"{self.option}: expected {kind.__name__}.__init__(self, {', '.join(first)}, ...), found "
-                f"{kind.__name__}{signature} ({error}); take these first"
-            ) from None
+            wanted = f"{kind.__name__}.__init__(self, {', '.join(first)}, ...)"
+            found = f"{kind.__name__}{signature} ({error})"
+            raise InputError(f"{self.option}: expected {wanted}, found {found}; take these first") from None
         return self._build(kind, first, given)
 
     def _build(self, kind: type[Built], first: Mapping[str, object], given: Mapping[str, object]) -> Built:
@@ -255,11 +254,9 @@ def _arguments(kind: type, given: Mapping[str, object], skip: int, option: str) 
     names = list(dict.fromkeys(action.dest.partition(".")[0] for action in parser._actions if action.dest != "help"))
     for name in (each for each in given if each.partition(".")[0] not in names):
         near = get_close_matches(name, names, 1)
-        takes = ", ".join(names) or "it takes none"
-        raise InputError(
-            f"{option}.{name}: expected an argument of {kind.__name__} ({takes}), found no such one; "
-            + (f"did you mean {near[0]}?" if near else "leave it out")
-        )
+        takes, advice = ", ".join(names) or "it takes none", f"did you mean {near[0]}?" if near else "leave it out"
+        wanted = f"an argument of {kind.__name__} ({takes})"
+        raise InputError(f"{option}.{name}: expected {wanted}, found no such one; {advice}")
     try:
         # instantiate, as annotated classes and dataclasses arrive as plain dicts
         return dict(vars(parser.instantiate(parser.parse_object(dict(given)))))

@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, need_package
 from mcn_lightning.files import replacing, writing
 
 if TYPE_CHECKING:
@@ -30,10 +30,9 @@ def new_figure(option: str, **options: Any) -> Figure:
     Raises:
         InputError: if matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure  # without pyplot, which may open windows and keeps figures in memory
-    except ImportError:
-        raise InputError(f"{option}: expected matplotlib, found none; pip install 'mcn-lightning[plots]'") from None
+    need_package("matplotlib", option, "pip install 'mcn-lightning[plots]'")
+    from matplotlib.figure import Figure  # without pyplot, which may open windows and keeps figures in memory
+
     return Figure(**options)
 
 

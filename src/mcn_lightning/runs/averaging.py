@@ -97,9 +97,7 @@ def check_stochastic(trainer: Trainer, module: LightningModule) -> None:
         return
     advice = "take EMAWeightAveraging or WeightAveraging in place of StochasticWeightAveraging"
     if not StochasticWeightAveraging.pl_module_contains_batch_norm(module):
-        raise InputError(
-            f"--trainer.callbacks: expected a network with batch norm (audio) for SWA, found none; {advice}"
-        )
+        raise InputError(f"--trainer.callbacks: expected a network with batch norm (audio), found none; {advice}")
     # SWA begins at a share of the epochs
     if trainer.max_epochs == -1:
         raise InputError(f"--trainer.max_epochs: expected a number for SWA, found -1; set it, or {advice}")
@@ -112,7 +110,5 @@ def check_average(trainer: Trainer, checkpoint: Mapping[str, object]) -> None:
         InputError: if the checkpoint has averaged weights, and no callback of this run averages weights.
     """
     if CURRENT in checkpoint and trainer.state.fn == TrainerFn.FITTING and not averages_weights(trainer):
-        raise InputError(
-            "--ckpt_path: expected --trainer.callbacks with the callback that averaged weights in this run, found "
-            "none; add it, or start from the averaged weights with --model.weights"
-        )
+        wanted = "--trainer.callbacks with the callback that averaged weights in this run"
+        raise InputError(f"--ckpt_path: expected {wanted}, found none; add it, or give the weights to --model.weights")

@@ -71,10 +71,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             if isinstance(error, RuntimeError) and "inline_container" not in str(error):
                 raise
             reason = error.strerror if isinstance(error, OSError) and error.strerror else "no space for all of it"
-            raise InputError(
-                f"{path}: expected to write a checkpoint, found {reason.lower()}; free space or give another folder, "
-                "and go on with --ckpt_path last"
-            ) from None
+            advice = "free space or give another folder, and go on with --ckpt_path last"
+            raise InputError(f"{path}: expected to write a checkpoint, found {reason.lower()}; {advice}") from None
 
 
 def flatten_filename(callback: ModelCheckpoint) -> None:
@@ -108,12 +106,9 @@ def find_checkpoint(trainer: Trainer, options: Options, alias: str, training: bo
     Raises:
         InputError: if there is none for an evaluation, or the options of a run with a checkpoint cannot be read.
     """
-    if alias == "hpc":  # a checkpoint of Lightning's requeueing, which Resume replaces
-        raise InputError("--ckpt_path: expected last, best or a file, found hpc; last is what a requeued job takes")
-    if alias == "best" and training:
-        raise InputError(
-            "--ckpt_path: expected last or a file for fit, found best; start from its weights with --model.weights"
-        )
+    # hpc is a checkpoint of Lightning's requeueing, which Resume replaces
+    if alias == "hpc" or (alias == "best" and training):
+        raise InputError(f"--ckpt_path: expected last or a file, found {alias}; or start from it with --model.weights")
     root, folders = _checkpoint_folders(trainer)
     # an evaluation may have other data and another trainer; only the network must be that of the checkpoint
     other, (groups, ignored) = "", (DEFINING_OPTIONS, ()) if training else (("model",), ("model.weights",))
@@ -141,19 +136,13 @@ def _best(newest: Path) -> Path:
     """Return the best checkpoint of a run by the metric that it monitored, which its newest checkpoint records."""
     # Lightning's keys of states begin with the class and go on with its arguments
     for name, state in torch.load(newest, map_location="cpu", weights_only=True, mmap=True)["callbacks"].items():
-        if not name.startswith("ModelCheckpoint") or not state.get("monitor"):
-            continue
-        best = newest.with_name(Path(state["best_model_path"]).name)  # the folder may have been moved
-        if state["best_model_path"] and best.is_file():
-            return best
-        raise InputError(
-            f"--ckpt_path best: expected the best checkpoint by {state['monitor']}, {state['best_model_path']}, found "
-            "none; give --ckpt_path last or a file"
-        )
-    raise InputError(
-        f"--ckpt_path best: expected a run that monitored a metric (--checkpoint.monitor), found none for "
-        f"{folder_of(newest.parent)}; give --ckpt_path last or a file"
-    )
+        if name.startswith("ModelCheckpoint") and state.get("monitor"):
+            best = newest.with_name(Path(state["best_model_path"]).name)  # the folder may have been moved
+            if state["best_model_path"] and best.is_file():
+                return best
+            break  # not the best by the metric of another callback
+    wanted = f"the best checkpoint by a metric (--checkpoint.monitor) in {newest.parent}"
+    raise InputError(f"--ckpt_path best: expected {wanted}, found none; give --ckpt_path last or a file")
 
 
 def _checkpoint_folders(trainer: Trainer) -> tuple[Path, list[Path]]:

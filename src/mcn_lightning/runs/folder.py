@@ -16,8 +16,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger
 
-from mcn_lightning.errors import InputError, os_reason
-from mcn_lightning.files import replacing
+from mcn_lightning.errors import InputError
+from mcn_lightning.files import replacing, writing
 from mcn_lightning.runs.checkpoints import steps_of
 from mcn_lightning.runs.lightning import csv_logger, fixed_version, next_version, set_log_folder
 from mcn_lightning.runs.saved import (
@@ -73,10 +73,8 @@ def choose_folder(trainer: Trainer, options: Options, checkpoint: str | None) ->
     for option, folder, hint in _fixed_folders(trainer):
         _refuse_other_options(option, folder, options, hint)
         if not _is_newest(checkpoint, folder):
-            raise InputError(
-                f"{option}: expected a new folder, or the newest checkpoint in it to go on from (--ckpt_path last), "
-                f"found the checkpoints of a run in {folder}; {hint}"
-            )
+            wanted = "a new folder, or the newest checkpoint in it to go on from (--ckpt_path last)"
+            raise InputError(f"{option}: expected {wanted}, found the checkpoints of a run in {folder}; {hint}")
         if logger is not None and fixed_version(logger) is None:
             set_log_folder(trainer, folder)
     if logger is None or source is None or fixed_version(logger) is not None:
@@ -98,10 +96,8 @@ def _fixed_folders(trainer: Trainer) -> Iterator[tuple[str, Path, str]]:
 def _refuse_other_options(option: str, folder: Path, options: Options, hint: str) -> None:
     """Refuse the folder of a run with other options. Length, devices, workers and the like may differ."""
     if unlike := differences(read_options(folder / CONFIG), options) if (folder / CONFIG).is_file() else []:
-        raise InputError(
-            f"{option}: expected a run with the same options, found {folder} with other ones "
-            f"({summarize_differences(unlike)}); {hint}"
-        )
+        found = f"{folder} with other ones ({summarize_differences(unlike)})"
+        raise InputError(f"{option}: expected a run with the same options, found {found}; {hint}")
 
 
 def check_run_folder(folder: str, options: Options) -> None:
@@ -174,16 +170,12 @@ def _make_version(trainer: Trainer, logger: CSVLogger) -> None:
 
 def _check_writable(folder: Path) -> None:
     """Refuse a folder that is not writable, before the first epoch is lost."""
-    try:
+    advice = "free space, change its rights or give another folder (--run_folder, or save_dir of --trainer.logger)"
+    with writing(str(folder), advice):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(4096))  # on a full disk an empty file can still be made
             file.flush()
-    except OSError as error:
-        raise InputError(
-            f"{folder}: expected a folder for the results of the run, found {os_reason(error)}; free space, change its "
-            "rights or give another one (--run_folder, or save_dir of --trainer.logger)"
-        ) from None
 
 
 def _lock(folder: Path) -> None:
@@ -192,10 +184,8 @@ def _lock(folder: Path) -> None:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise InputError(
-            f"{folder}: expected a folder that no run is writing to, found another `fit` that is; wait for its end, or "
-            "give another version"
-        ) from None
+        found = "another `fit` that is; wait for its end, or give another version"
+        raise InputError(f"{folder}: expected a folder that no run is writing to, found {found}") from None
     except NotImplementedError:  # a file system without locks
         return
     _locks.append(lock)

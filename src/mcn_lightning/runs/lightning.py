@@ -77,10 +77,8 @@ def check_limits(trainer: Trainer, checkpoint: CheckpointContents) -> None:
         ("max_steps", trainer.max_steps, checkpoint["global_step"], "steps"),
     ):
         if most is not None and most != -1 and found > most:
-            raise InputError(
-                f"--trainer.{name}: expected at least the {found} {what} of the checkpoint, found {most}; "
-                "raise it, or give an earlier checkpoint"
-            )
+            wanted = f"at least the {found} {what} of the checkpoint"
+            raise InputError(f"--trainer.{name}: expected {wanted}, found {most}; raise it, or give an earlier one")
 
 
 def normalize_counters(trainer: Trainer, checkpoint: CheckpointContents, validated: bool) -> CheckpointPosition:
@@ -132,10 +130,8 @@ def restore_position(trainer: Trainer, position: CheckpointPosition) -> None:
         return
     done, batches = loop.batch_progress.current.completed, trainer.num_training_batches
     if done > batches and not position.over:
-        raise InputError(
-            f"--trainer.limit_train_batches: expected at least the {done} batches that the checkpoint has done of its "
-            f"epoch, found {batches}; give it as it was, or go on from the end of an epoch"
-        )
+        wanted = f"at least the {done} batches that the checkpoint has done of its epoch"
+        raise InputError(f"--trainer.limit_train_batches: expected {wanted}, found {batches}; give it as it was")
     loop.batch_progress.is_last_batch = position.over or done == batches
     due = loop._should_check_val_fx(fit._data_fetcher)  # type: ignore[arg-type]
     if loop._is_training_done and not (due and not position.validated):

@@ -73,10 +73,8 @@ def remove_checkpoints(options: Options, callbacks: list[Callback]) -> tuple[Opt
         return options, callbacks
     for callback in callbacks:
         if isinstance(callback, Resume) and callback.every_n_steps:
-            raise InputError(
-                f"--trainer.enable_checkpointing: expected true with --resume.every_n_steps {callback.every_n_steps}, "
-                "found false; set one of them otherwise"
-            )
+            other = f"--resume.every_n_steps {callback.every_n_steps}"
+            raise InputError(f"--trainer.enable_checkpointing: expected true with {other}, found false; set it to true")
     return options, [each for each in callbacks if not isinstance(each, ModelCheckpoint)]
 
 

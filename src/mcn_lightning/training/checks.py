@@ -96,10 +96,8 @@ def check_trainable(network: NetworkConfig, loss: LossConfig) -> None:
         InputError: naming the option to change.
     """
     if len(network.embeddings) < 2:
-        raise InputError(
-            f"--data.modalities: expected two or three of {', '.join(MODALITIES)} to train with, found "
-            f"{list(network.modalities)}; one alone can be evaluated and embedded"
-        )
+        wanted = f"two or three of {', '.join(MODALITIES)} to train with"
+        raise InputError(f"--data.modalities: expected {wanted}, found {list(network.modalities)}; add one")
     loss.contrastive.check_pairs(network.embeddings)
 
 
@@ -131,10 +129,8 @@ def check_sizes(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
     for name in sorted({*own, *saved}):
         expected, found = _shape_of(name, own), _shape_of(name, saved)
         if expected != found:
-            raise InputError(
-                f"--ckpt_path: {name}: expected {expected}, found {found} in the checkpoint; "
-                "use the options saved beside it (config.yaml, or what convert wrote)"
-            )
+            advice = "use the options saved beside it (config.yaml, or what convert wrote)"
+            raise InputError(f"--ckpt_path: {name}: expected {expected}, found {found} in the checkpoint; {advice}")
 
 
 def _shape_of(name: str, state: Mapping[str, Tensor]) -> str:

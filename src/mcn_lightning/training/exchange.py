@@ -67,8 +67,6 @@ def _checked_counts(found: Sequence[Sequence[int]], wanted: Sequence[str]) -> li
     if any(row[0] == 0 for row in found) and kinds:  # a process without clips joins the losses with all modalities
         kinds.add(tuple(wanted))
     if len(kinds) > 1:
-        raise InputError(
-            "the batch of a step: expected the same modalities on every process, found "
-            f"{' / '.join(', '.join(kind) or 'none' for kind in sorted(kinds))}; give each what the others have"
-        )
+        given = " / ".join(", ".join(kind) or "none" for kind in sorted(kinds))
+        raise InputError(f"the batch of a step: expected the same modalities on every process, found {given}")
     return [row[0] for row in found]

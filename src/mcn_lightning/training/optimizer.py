@@ -78,10 +78,8 @@ def make_optimizer(
         InputError: if the schedule is exponential and epochs have no end.
     """
     if config.schedule == "exponential" and not math.isfinite(epoch_steps):
-        raise InputError(
-            "--model.optimizer.schedule exponential: expected data of known length, found an endless epoch; "
-            "use constant, or --trainer.limit_train_batches"
-        )
+        found = "an endless epoch; use constant, or --trainer.limit_train_batches"
+        raise InputError(f"--model.optimizer.schedule exponential: expected data of known length, found {found}")
     kind = torch.optim.Adam if config.kind == "adam" else torch.optim.AdamW
     # one-dimensional parameters are biases, scales of batch norm and the temperature
     matrices = [parameter for parameter in parameters if parameter.dim() > 1]

@@ -60,7 +60,7 @@ def test_lists_as_people_have_them(tmp_path, text, paths):
 def test_duplicates_are_named_and_counted(tmp_path):
     names = ["a/x", "y", "b/x", "z.mp4", "z.npy", "z", "u", "u", "v", "v"]
     (tmp_path / "train.csv").write_text("path\n" + "\n".join(names) + "\n")
-    with pytest.raises(InputError, match=r"found 4 more than once: x 2 times, z 3 times, u 2 times and 1 more"):
+    with pytest.raises(InputError, match=r"found 4 more than once: x 2 times, z 3 times, u 2 times"):
         read_video_list(tmp_path / "train.csv")
     (tmp_path / "train.csv").write_text("video_id,path\nx,food/y.npy\n")
     with pytest.raises(InputError, match="expected a path that ends in its video_id x, found food/y"):

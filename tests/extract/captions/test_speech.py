@@ -254,8 +254,8 @@ def test_a_model_that_is_not_at_hand_is_named_with_the_command_that_fetches_it(m
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     message = refused(SpeechConfig("base.en"))
-    assert message.startswith("--speech.model: expected a model on this machine or a network to fetch it")
-    assert message.endswith("python -c \"import faster_whisper; faster_whisper.download_model('base.en')\"")
+    assert message.startswith("--speech.model base.en: expected a model on this machine or a network to fetch it")
+    assert message.endswith("fetch it elsewhere: faster_whisper.download_model('base.en')")
 
 
 def test_a_model_of_no_such_name_and_a_folder_without_one(tmp_path):

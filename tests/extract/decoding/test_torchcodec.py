@@ -104,14 +104,13 @@ def test_a_folder_is_extracted_and_stays_with_its_decoder(tmp_path):
 def test_without_the_package_it_is_one_line(tmp_path, monkeypatch, error):
     write_video(tmp_path / "films" / "film.mp4")
 
-    class Finder:
-        def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-            if name.startswith("torchcodec"):
-                raise error
-
     for name in [name for name in sys.modules if name.startswith("torchcodec")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    if isinstance(error, RuntimeError):
+        (tmp_path / "torchcodec.py").write_text(f"raise {error!r}\n")
+        monkeypatch.syspath_prepend(tmp_path)
+    else:
+        monkeypatch.setitem(sys.modules, "torchcodec", None)
     with pytest.raises(InputError) as told:
         extract(config_of(tmp_path / "films", tmp_path / "out", decoder="torchcodec"))
     start, found = "--decoder torchcodec: expected ", str(told.value)

@@ -62,13 +62,12 @@ def _check(licence: str | None, name: str | None, folder: Path) -> None:
     if name is not None and not is_name(name):
         raise InputError(f"--push: expected user/name, found {name!r}; give both parts")
     # files of a run have names of their own, and the folder may be uploaded whole
-    if folder.is_dir() and (folder / CONFIG).is_file():
-        raise InputError(f"--output {folder}: expected a folder for the model alone, found a run; give another folder")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output {folder}: expected a folder, found a file; give another name")
-    if folder.is_dir() and any(folder.iterdir()) and not is_shared(folder):
+    run = (folder / CONFIG).is_file()
+    free = not any(folder.iterdir()) or is_shared(folder) if folder.is_dir() else not folder.exists()
+    if run or not free:
+        found = "a run" if run else "other files" if folder.is_dir() else "a file"
         raise InputError(
-            f"--output {folder}: expected a new folder or one that export wrote, found other files; give another folder"
+            f"--output {folder}: expected a folder for the model alone, found {found}; give another folder"
         )
 
 

@@ -61,9 +61,7 @@ def local_runs(folder: Path) -> list[Run]:
     alone = folder / METRICS
     files = [alone] if alone.is_file() else sorted(folder.rglob(METRICS), key=lambda path: version_order(path.parent))
     if not files:
-        raise InputError(
-            f"RUN {folder}: expected the folder of a run, or one that holds some, found no metrics.csv at any depth"
-        )
+        raise InputError(f"RUN {folder}: expected the folder of runs, found no metrics.csv at any depth")
     runs, wrong = [], []
     for path in files:
         try:

@@ -35,10 +35,8 @@ def check_metrics(rows: Sequence[Row], metrics: Sequence[str]) -> None:
         evaluated = sorted(metric for metric in logged if metric.startswith(("val/", "test/")))
         close = difflib.get_close_matches(missing[0], evaluated, MAX_SHOWN, 0.3) or evaluated[:MAX_SHOWN]
         known = f"such as {', '.join(close)}" if close else "of an evaluation, and none is logged"
-        raise InputError(
-            f"--metrics: expected logged metrics, {known}, found {missing[0]}; the first line of a run's metrics.csv "
-            "lists all; evaluate more often for others (--trainer.check_val_every_n_epoch)"
-        )
+        advice = "the first line of a run's metrics.csv lists all"
+        raise InputError(f"--metrics: expected logged metrics, {known}, found {missing[0]}; {advice}")
 
 
 def results_table(rows: Sequence[Row], metrics: Sequence[str]) -> str:

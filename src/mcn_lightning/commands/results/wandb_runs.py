@@ -34,10 +34,8 @@ def wandb_runs(location: str) -> list[Run]:
         found = [api.run(path)] if path.count("/") == 2 else list(api.runs(path))
         runs = [_run(run, path) for run in found]
     except (wandb.Error, ValueError, OSError) as error:  # requests' errors are OSErrors
-        raise InputError(
-            f"RUN {location}: expected runs on the wandb server, found none to read ({first_line(error)}); "
-            "`wandb login` stores a key, WANDB_BASE_URL names a server of your own"
-        ) from None
+        advice = "`wandb login` stores a key, WANDB_BASE_URL names a server of your own"
+        raise InputError(f"RUN {location}: expected runs, found none to read ({first_line(error)}); {advice}") from None
     if not runs:
         raise InputError(f"RUN {location}: expected runs, found a project without any")
     return runs

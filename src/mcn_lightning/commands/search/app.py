@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 
 from mcn_lightning.app.options import AppConfig
 from mcn_lightning.commands.parsers import CommandParser
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import need_package
 
 PACKAGES = ("starlette", "uvicorn", "anyio", "av")
 
@@ -30,13 +29,8 @@ def run_app(args: Sequence[str]) -> None:
 
         print(export_map(config))
         return
-    # all at once: pip then needs one call
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"lightning app: expected the packages {', '.join(PACKAGES)}, found no {' and '.join(missing)}; "
-            "pip install 'mcn-lightning[app]'"
-        )
+    for name in PACKAGES:
+        need_package(name, "lightning app", "pip install 'mcn-lightning[app]'")
     from mcn_lightning.app.server import serve
 
     serve(config)

@@ -94,7 +94,6 @@ def _config_of_run(args: Sequence[str]) -> list[str]:
     if config.is_file():
         return ["--config", str(config)]
     if not any(arg.startswith("--data") for arg in args):
-        if not path.exists():
-            raise InputError(f"--ckpt_path {path}: expected a run or a checkpoint, found none; check the path")
-        raise InputError(f"--ckpt_path {path}: expected a run with {CONFIG}, found none; give --config data.yaml")
+        advice = "give --config data.yaml" if path.exists() else "check the path"
+        raise InputError(f"--ckpt_path {path}: expected a run with {CONFIG}, found none; {advice}")
     return []

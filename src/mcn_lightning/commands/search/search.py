@@ -117,11 +117,11 @@ def check_together(given: Mapping[str, object]) -> None:
     defaults = {"start": 0.0, "format": "table"} | {each.name: each.default for each in fields(SearchConfig)}
     used = {"labels": LABELS, "moments": MOMENTS}[mode]
     known = {*QUERY, "labels", "moments", "format", *(each.name for each in fields(SearchConfig))}
-    useless = [name for name in known - {mode, *used} if given[name] != defaults.get(name)]
+    # by the alphabet: a set has no order, and the message must not vary
+    useless = sorted(name for name in known - {mode, *used} if given[name] != defaults.get(name))
     if useless:
-        # the first by the alphabet: a set has no order, and the message must not vary
-        name = min(useless)
-        raise InputError(f"--{mode}: expected no {'sentence' if name == 'text' else '--' + name} with it; leave it out")
+        name = "sentence" if useless[0] == "text" else f"--{useless[0]}"
+        raise InputError(f"--{mode}: expected no {name} with it; leave it out")
     moments = given["moments"]
     if isinstance(moments, list):
         check_rules(

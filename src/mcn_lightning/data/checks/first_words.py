@@ -94,11 +94,8 @@ def check_known_words(text: TextSource | None, source: Videos, where: str, path:
     allowed = text.config.max_unknown_share
     # no known word at all is refused in any case: every text would have the same embedding
     if found.known == 0 or 1 - found.share > allowed:
-        advice = hint or "; check --data.text.source"
-        raise InputError(
-            f"{where}: expected at most {100 * allowed:g} % unknown words (--data.text.max_unknown_share), found "
-            f"{found}{advice}"
-        )
+        wanted = f"at most {100 * allowed:g} % unknown words (--data.text.max_unknown_share)"
+        raise InputError(f"{where}: expected {wanted}, found {found}{hint or '; check --data.text.source'}")
     return f"{where}: {found}{hint}"
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.files import binary_form
+from mcn_lightning.files import binary_form, reading
 
 
 class _Lines(Protocol):
@@ -35,10 +35,9 @@ def vector_width(path: Path) -> int:
             fields = file.readline(1_000_000).split()
         # "words width", or a word and its numbers
         return int(fields[1]) if len(fields) == 2 else len([float(number) for number in fields[1:]]) or int("")
-    except FileNotFoundError:
-        raise InputError(f"{path}: expected a word-vector file, found none; check the path") from None
-    except (OSError, EOFError, zlib.error, ValueError, IndexError):
-        raise InputError(f"{path}: expected a word-vector file, found another beginning; check the path") from None
+    except (OSError, EOFError, zlib.error, ValueError, IndexError) as error:
+        found = "none" if isinstance(error, FileNotFoundError) else "another beginning"
+        raise InputError(f"{path}: expected a word-vector file, found {found}; check the path") from None
 
 
 def read_word_vectors(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarray]:
@@ -57,13 +56,9 @@ def read_word_vectors(path: Path, wanted: set[str]) -> tuple[list[str], np.ndarr
     Raises:
         InputError: if the file is missing, cut short or not in the format.
     """
-    try:
+    with reading(path, "a word-vector file", EOFError, zlib.error, advice="check --data.text.source"):
         binary = path.name.endswith((".bin", ".bin.gz"))
         words, vectors = _read_binary(path, wanted) if binary else _read_text(path, wanted)
-    except FileNotFoundError:
-        raise InputError(f"{path}: expected a word-vector file, found none: check --data.text.source") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: expected a whole word-vector file, found a damaged one ({error})") from None
     if not np.isfinite(vectors).all():
         word = words[int(np.argmin(np.isfinite(vectors).all(axis=1)))]
         raise InputError(f"{path}: expected finite numbers, found NaN or infinity in the vector of '{word}'")

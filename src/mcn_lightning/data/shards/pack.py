@@ -168,10 +168,8 @@ def _repair(job: Job, index: ShardIndex) -> None:
     run(job, _ranges(job), lost)
     for number in lost:
         if (wrong := index.verify(number)) is not None:
-            raise InputError(
-                f"--pack.output: the data set has changed: {wrong}; pack it into another folder, or anew with "
-                "--pack.overwrite true"
-            )
+            advice = "pack it into another folder, or anew with --pack.overwrite true"
+            raise InputError(f"--pack.output: the data set has changed: {wrong}; {advice}")
 
 
 def _holds_something_else(output: Path, changes: Sequence[str]) -> InputError:

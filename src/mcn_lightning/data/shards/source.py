@@ -82,10 +82,8 @@ def check_eval_column(text: TextConfig) -> None:
         InputError: naming the option.
     """
     if text.eval_column != "text":
-        raise InputError(
-            "--data.text.eval_column: expected text with shards, which hold one text a caption for evaluation, "
-            f"found {text.eval_column}; evaluate from the files, without --data.shards"
-        )
+        found = f"{text.eval_column}; evaluate from the files, without --data.shards"
+        raise InputError(f"--data.text.eval_column: expected text with shards, found {found}")
 
 
 def fixed_options(reading: Reading) -> IndexOptions:
@@ -110,10 +108,8 @@ def check_packed(packed: IndexOptions, where: str | Path, reading: Reading) -> N
     """
     for option, expected, found, served, advice in (*_contents(packed, reading), *_values(packed, reading)):
         if not served:
-            raise InputError(
-                f"--data.{option}: expected {_describe(expected)}, which {where} was packed with, "
-                f"found {_describe(found)}; pack again{advice}"
-            )
+            wanted = f"{_describe(expected)}, which {where} was packed with"
+            raise InputError(f"--data.{option}: expected {wanted}, found {_describe(found)}; pack again{advice}")
 
 
 def _describe(value: object) -> str:

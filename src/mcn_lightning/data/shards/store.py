@@ -145,10 +145,8 @@ class ShardStore:
         """
         free = shutil.disk_usage(self.folder).free
         if self.url is not None and size > free:
-            raise StoreError(
-                f"{self.folder}: expected {size / 1e9:.2f} GB of free space for the shards of {self.url}, found "
-                f"{free / 1e9:.2f} GB; free some space, or give another --data.shards_cache"
-            )
+            found = f"{free / 1e9:.2f} GB; free some space, or give another --data.shards_cache"
+            raise StoreError(f"{self.folder}: expected {size / 1e9:.2f} GB of free space for {self.url}, found {found}")
 
 
 def open_store(where: str | Path, index: str, cache: str | Path | None = None) -> ShardStore:
@@ -259,7 +257,5 @@ def _cache_errors(cache: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(
-            f"{cache}: expected a folder with free space for shards that are fetched, found {os_reason(error)}; "
-            "free some space, or give another --data.shards_cache: what was fetched is kept"
-        ) from None
+        advice = "free some space, or give another --data.shards_cache: what was fetched is kept"
+        raise StoreError(f"{cache}: expected free space for shards, found {os_reason(error)}; {advice}") from None

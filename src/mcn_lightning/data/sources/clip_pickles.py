@@ -172,11 +172,8 @@ class PickledClips(Videos):
         names = [*(stream.suffix.lstrip("_") for stream in self.fields.streams), "audio"]
         pairs = zip(names, (*one.streams, one.audio), (*other.streams, other.audio), strict=True)
         if different := [name for name, a, b in pairs if not _equal(a, b)]:
-            raise InputError(
-                f"{self.path}: clip {one.id}: expected one clip, or rows of one name with the same features and "
-                f"several captions, found another {different[0]} in row {rows[1]} than in row {rows[0]}; "
-                "give each clip a name of its own"
-            )
+            found = f"another {different[0]} in row {rows[1]} than in row {rows[0]}; give each clip a name of its own"
+            raise InputError(f"{self.path}: clip {one.id}: expected rows with the same features, found {found}")
 
     def _store(self, records: list[ClipRecord | None]) -> None:
         """Store the features of all clips in a few tensors.

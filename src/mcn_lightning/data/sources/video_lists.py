@@ -47,9 +47,8 @@ def read_video_list(path: Path) -> list[str]:
     # by id and not by path: captions and file names know only the id
     repeated = {video: times for video, times in Counter(map(video_id, videos)).items() if times > 1}
     if repeated:
-        named = ", ".join(f"{video} {times} times" for video, times in list(repeated.items())[:3])
-        more = f" and {len(repeated) - 3} more" if len(repeated) > 3 else ""
-        raise InputError(f"{path}: expected each video once, found {len(repeated)} more than once: {named}{more}")
+        named = ", ".join(f"{video} {times} times" for video, times in [*repeated.items()][:3])
+        raise InputError(f"{path}: expected each video once, found {len(repeated)} more than once: {named}")
     return videos
 
 

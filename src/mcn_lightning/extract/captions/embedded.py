@@ -43,9 +43,8 @@ def read_embedded(video: Path, language: str | None) -> list[RawCaption]:
                 return []
             if min(ranks) == 2:
                 there = ", ".join(f"{code} ({kind})" for code, kind in zip(codes, kinds, strict=True))
-                raise InputError(
-                    f"{video}: expected text tracks in {language or 'any language'}, found {there}; they are not used"
-                )
+                wanted = language or "any language"
+                raise InputError(f"{video}: expected text tracks in {wanted}, found {there}; they are not used")
             # times from the start of the container, as those of frames and sound
             start = (container.start_time or 0) / av.time_base
             for packet in container.demux(tracks[ranks.index(min(ranks))]):

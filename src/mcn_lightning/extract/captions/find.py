@@ -80,9 +80,7 @@ class CaptionSource:
             return cleaned_captions(inside, video, self.cleaning)
         if files:
             others = ", ".join(sorted({code for code, _ in files}))
-            raise InputError(
-                f"{files[0][1]}: expected captions in {self.language}, found those in {others}; they are not used"
-            )
+            raise InputError(f"{files[0][1]}: expected captions in {self.language}, found those in {others}; not used")
         return VideoCaptions()
 
     def without_video(self, videos: Iterable[tuple[Path, str]]) -> list[Path]:

@@ -108,9 +108,8 @@ def _with_pysubs2(path: Path, suffix: str) -> Found:
     try:
         subtitles = pysubs2.SSAFile.from_string(text, PYSUBS2[suffix])
     except pysubs2.exceptions.UnknownFPSError:
-        raise InputError(
-            f"{path}, line 1: expected the frame rate of MicroDVD subtitles, as in {{1}}{{1}}25, found none; write it"
-        ) from None
+        wanted = "the frame rate of MicroDVD subtitles, as in {1}{1}25"
+        raise InputError(f"{path}, line 1: expected {wanted}, found none; write it") from None
     except (pysubs2.exceptions.Pysubs2Error, ValueError, SyntaxError) as error:  # damaged XML is a SyntaxError
         raise InputError(f"{path}: expected {PYSUBS2[suffix]} subtitles, found {error}; get the file again") from None
     captions = [

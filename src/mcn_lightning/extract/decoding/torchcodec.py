@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcn_lightning.errors import InputError, first_line
+from mcn_lightning.errors import InputError, first_line, need_package
 from mcn_lightning.extract.decoding.pictures import scaled_size
 
 if TYPE_CHECKING:
@@ -34,18 +34,13 @@ def check_torchcodec() -> None:
     Raises:
         InputError: if it is not installed, or finds no FFmpeg or no torch that it fits.
     """
+    where, advice = "--decoder torchcodec", "install ffmpeg and the torchcodec for this torch, or leave it out"
+    need_package("torchcodec", where, "pip install 'mcn-lightning[extract-torchcodec]'")
     try:
         import torchcodec.decoders  # noqa: F401
-    except ModuleNotFoundError:
-        raise InputError(
-            "--decoder torchcodec: expected the package torchcodec, found none; "
-            "pip install 'mcn-lightning[extract-torchcodec]'"
-        ) from None
     except (ImportError, OSError, RuntimeError) as error:
-        raise InputError(
-            f"--decoder torchcodec: expected it to load beside torch {torch.__version__}, found: {first_line(error)}; "
-            "install FFmpeg's libraries (apt-get install ffmpeg) and the torchcodec for this torch, or leave it out"
-        ) from None
+        wanted = f"it to load beside torch {torch.__version__}"
+        raise InputError(f"{where}: expected {wanted}, found: {first_line(error)}; {advice}") from None
 
 
 class CodecPictures:

@@ -77,10 +77,8 @@ class Encoder(nn.Module, ABC):
             found = f"{tuple(rows.shape)}"
         except Exception as error:  # networks of others raise of any kind
             found = first_line(error)[:200]
-        raise InputError(
-            f"{name}: expected a network that turns pictures of shape {tuple(pictures.shape)} into (2, width), found "
-            f"{found}; {advice}"
-        )
+        wanted = f"a network that turns pictures of shape {tuple(pictures.shape)} into (2, width)"
+        raise InputError(f"{name}: expected {wanted}, found {found}; {advice}")
 
 
 class Pixels(nn.Module):

@@ -63,10 +63,7 @@ class ReleasedResNeXt(Encoder):
         super().__init__()
         file = weights or model.partition("/")[2]
         if not file:
-            raise InputError(
-                "howto100m:resnext101: expected the released file of weights, found none; give its path as in "
-                "howto100m:resnext101/resnext101.pth"
-            )
+            raise InputError("howto100m:resnext101: expected a file, found none; give its path after a slash")
         self.network = ResNeXt3D()
         # the released file has the classifier of Kinetics too
         load_state(self.network, file, f"howto100m:{model}", ["fc."])

@@ -57,8 +57,7 @@ def make_encoder(
     """
     options, first = _options(name, weights, dict(arguments or {}))
     kind = options.find(Encoder, None)
-    if kind is None:  # a path is always given
-        raise InputError(f"encoder {name}: expected the path of a class, found none")
+    assert kind is not None  # a path is always given
     try:
         encoder = options.make(kind, **first).eval().requires_grad_(False)
     except InputError as error:
@@ -71,10 +70,8 @@ def make_encoder(
     if rate is not None and encoder.frame_rate is not None:
         own = encoder.frame_rate / encoder.frames
         if (encoder.fixed_rate or "frame_rate" in (arguments or {})) and abs(rate - own) > 1e-6:
-            raise InputError(
-                f"encoder {name}: expected rate {own:g}, as a row is made of {encoder.frames} frames at "
-                f"{encoder.frame_rate:g} a second, found {rate:g}"
-            )
+            row = f"{encoder.frames} frames at {encoder.frame_rate:g} a second"
+            raise InputError(f"encoder {name}: expected rate {own:g}, as a row is made of {row}, found {rate:g}")
         encoder.frame_rate = rate * encoder.frames
     return encoder
 
@@ -90,9 +87,7 @@ def _options(name: str, weights: str | None, arguments: dict[str, Any]) -> tuple
     found = KINDS.get(head) or KINDS.get(kind)
     if found is None or not model:
         advice = near(head if kind == "howto100m" else kind, KINDS) if found is None else f"as in {kind}:NAME"
-        raise InputError(
-            f"encoder {name}: expected a kind and a model as in timm:resnet50, or the path of a class as in "
-            f"my_file.MyEncoder, found neither; {advice}"
-        )
+        wanted = "a kind and a model as in timm:resnet50, or a class as in my_file.MyEncoder"
+        raise InputError(f"encoder {name}: expected {wanted}, found neither; {advice}")
     path = f"{found.__module__}.{found.__name__}"
     return EncoderOptions(class_path=path, init_args=arguments), {"model": model, "weights": weights}

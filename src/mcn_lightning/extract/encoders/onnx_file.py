@@ -65,9 +65,9 @@ class OnnxEncoder(Encoder):
         taken = self._session(torch.device("cpu")).get_inputs()[0]
         shape = [each if isinstance(each, int) else None for each in taken.shape]
         if len(shape) not in (4, 5) or shape[1] not in (3, None) or taken.type not in TYPES:
+            found = f"{taken.shape} of {taken.type}"
             raise InputError(
-                f"{self.name}: expected an input (B, 3, height, width) or (B, 3, frames, height, width), found "
-                f"{taken.shape} of {taken.type}"
+                f"{self.name}: expected an input (B, 3, height, width) or (B, 3, frames, height, width), found {found}"
             )
         self.batch, self.dtype = shape[0], TYPES[taken.type]
         crop = (shape[-1] or 224) if crop is None else crop

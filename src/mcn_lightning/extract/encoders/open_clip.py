@@ -34,17 +34,14 @@ class OpenClipEncoder(Encoder):
         if not model.startswith(("hf-hub:", "local-dir:")):
             model, _, tag = model.partition("/")
             tag = weights or tag
-            if model not in open_clip.list_models():
-                raise InputError(
-                    f"{name}: expected a model of open_clip, found none; {near(model, open_clip.list_models())}"
-                )
+            models = open_clip.list_models()
+            if model not in models:
+                raise InputError(f"{name}: expected a model of open_clip, found none; {near(model, models)}")
             tags = open_clip.list_pretrained_tags_by_model(model)
             if not open_clip.get_pretrained_cfg(model, tag):
                 if not tag or not ({"/", "."} & set(tag)):
-                    raise InputError(
-                        f"{name}: expected {model}/ and a pretrained tag of it or a file, found {tag or 'none'}; "
-                        f"{near(tag, tags)}"
-                    )
+                    found = f"{tag or 'none'}; {near(tag, tags)}"
+                    raise InputError(f"{name}: expected {model}/ and a pretrained tag of it or a file, found {found}")
                 tag = str(find_file(tag, name, "a file of weights"))
         with fetching(name, HUB_CACHE):
             network = open_clip.create_model(model, pretrained=tag, require_pretrained=True)

@@ -116,10 +116,9 @@ def _read(path: Path, name: str) -> nn.Module:
     TorchScript runs in torch's own interpreter. The loader of ``torch.export`` would run formulas and pickles, so such
     a file is checked before.
     """
+    wanted = f"{name}: expected a file of TorchScript or torch.export"
     if not zipfile.is_zipfile(path):
-        raise InputError(
-            f"{name}: expected a file of TorchScript or torch.export, found another format or a part of one"
-        )
+        raise InputError(f"{wanted}, found another format or a part of one")
     with zipfile.ZipFile(path) as archive:
         inside = [entry.partition("/")[2] for entry in archive.namelist()]
         if any(entry.startswith("code/") for entry in inside):
@@ -129,10 +128,7 @@ def _read(path: Path, name: str) -> nn.Module:
             archive.namelist()
         )
         if not exported:
-            raise InputError(
-                f"{name}: expected a file of TorchScript or torch.export, found a pickle of torch.save, which could "
-                "run code; save the network by torch.jit.script(network).save(file) or torch.export.save"
-            )
+            raise InputError(f"{wanted}, found a pickle of torch.save, which could run code; use torch.export.save")
         problem = _what_would_run(archive)
     if problem:
         raise InputError(f"{name}: expected an exported network of torch functions, found {problem}; save TorchScript")

@@ -44,9 +44,7 @@ class TorchvisionEncoder(Encoder):
             raise InputError(f"{name}: expected a torchvision model, found none; {near(model, models.list_models())}")
         entries = models.get_model_weights(model)
         if entry and entry not in entries.__members__:
-            raise InputError(
-                f"{name}: expected weights of {model}, found none {entry}; {near(entry, entries.__members__)}"
-            )
+            raise InputError(f"{name}: expected weights of {model}, found {entry}; {near(entry, entries.__members__)}")
         chosen = entries[entry or "DEFAULT"]
         transforms = chosen.transforms()
         if not all(hasattr(transforms, each) for each in ("crop_size", "resize_size", "mean", "std")):

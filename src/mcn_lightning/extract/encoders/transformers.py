@@ -62,11 +62,9 @@ class TransformersEncoder(Encoder):
                     import_package("torchvision", name, "extract-torchvision")
                 raise
         # a pooler is often left out of the file, and then not used here
-        missing = [key for key in told["missing_keys"] if "pool" not in key]
+        missing = sorted(key for key in told["missing_keys"] if "pool" not in key)
         if missing:
-            raise InputError(
-                f"{name}: expected weights of the whole network, found none for {', '.join(sorted(missing)[:3])}"
-            )
+            raise InputError(f"{name}: expected weights of all layers, found none for {', '.join(missing[:3])}")
         self.pooled = not told["missing_keys"]
         self.network = network.float()
         frames = getattr(network.config, "num_frames", None)
@@ -100,8 +98,7 @@ def _preparation(processor: Any, name: str) -> tuple[PictureSize, Pixels]:
         crop = {"height": edge, "width": edge}
     if "shortest_edge" not in size and not {"height", "width"} <= size.keys():
         raise InputError(
-            f"{name}: expected an image processor with a size of pictures, found {type(processor).__name__} with "
-            f"{size or 'none'}; name a model with a fixed size"
+            f"{name}: expected a processor with a picture size, found {size or 'none'}; name another model"
         )
     # Pixels divides by 255, and a processor may divide by another number or not at all
     factor = 255 * (processor.rescale_factor if processor.do_rescale else 1)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mcn_lightning.errors import InputError, first_line, why_unreadable
+from mcn_lightning.errors import InputError, first_line, need_package, why_unreadable
 
 HUB_CACHE = "~/.cache/huggingface (HF_HOME)"
 TORCH_CACHE = "~/.cache/torch (TORCH_HOME)"
@@ -42,15 +42,12 @@ def import_package(module: str, name: str, extra: str) -> ModuleType:
         InputError: if it is missing or does not load.
     """
     advice = f"pip install 'mcn-lightning[{extra}]'"
+    need_package(module, name, advice)
     try:
         return importlib.import_module(module)
     except (ImportError, RuntimeError) as error:  # a torchvision that does not fit to torch raises RuntimeError
-        if isinstance(error, ModuleNotFoundError) and error.name == module:
-            raise InputError(f"{name}: expected the package {module}, found none; {advice}") from None
-        raise InputError(
-            f"{name}: expected the package {module}, found one that does not load ({first_line(error)[:200]}); "
-            f"{advice} in a new environment, so that its packages fit together"
-        ) from None
+        found = f"one that does not load ({first_line(error)[:200]})"
+        raise InputError(f"{name}: expected {module}, found {found}; {advice} in a new environment") from None
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -230,9 +227,6 @@ def load_state(network: nn.Module, path: str, name: str, unused: Sequence[str] =
     }
     for what, keys in problems.items():
         if keys:
-            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-            raise InputError(
-                f"{name}: expected the weights of this network in {path}, found a file that {what} "
-                f"{', '.join(keys[:3])}{more}; check the name of the model"
-            )
+            found = f"a file that {what} {', '.join(keys[:3])} ({len(keys)} in all)"
+            raise InputError(f"{name}: expected the weights of this network in {path}, found {found}; check the model")
     network.load_state_dict(state)
