@@ -108,8 +108,9 @@ def reading(path: str | Path, what: str, *kinds: type[Exception], advice: str = 
     except InputError:
         raise
     except errors as error:
-        reason = os_reason(error) if isinstance(error, OSError) else f"a damaged file ({one_line(error)})"
-        found = {FileNotFoundError: "no file", IsADirectoryError: "a folder"}.get(type(error), reason)
+        found = os_reason(error) if isinstance(error, OSError) else f"a damaged file ({one_line(error)})"
+        if isinstance(error, FileNotFoundError | IsADirectoryError):
+            found = "no file" if isinstance(error, FileNotFoundError) else "a folder"
         raise InputError(f"{path}: expected {what}, found {found}; {advice}") from None
 
 
