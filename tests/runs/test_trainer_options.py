@@ -360,4 +360,4 @@ def test_best_is_the_best_of_the_newest_run(overlay, capsys):
     assert "expected the best checkpoint by a metric (--checkpoint.monitor)" in refusal(
         capsys, "test", *demo(overlay), *best
     )
-    assert "found hpc; or start from it" in refusal(capsys, "fit", *demo(overlay), "--ckpt_path", "hpc")
+    assert "found hpc; give last" in refusal(capsys, "fit", *demo(overlay), "--ckpt_path", "hpc")

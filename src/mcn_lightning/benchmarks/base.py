@@ -166,10 +166,8 @@ class Benchmark(Callback, ABC):
         except InputError as error:
             raise InputError(f"benchmark {self.name}: {error}") from None
         except (LookupError, ValueError, OSError) as error:  # what Python says of a file with other contents
-            wanted, found = (
-                f"files that {type(self).__name__}.open can use",
-                f"{type(error).__name__}: {one_line(error)}",
-            )
+            wanted = f"files that {type(self).__name__}.open can use"
+            found = f"{type(error).__name__}: {one_line(error)}"
             raise InputError(f"benchmark {self.name}: expected {wanted}, found {found}") from error
         self._opened = True
 

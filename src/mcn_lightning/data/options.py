@@ -75,7 +75,9 @@ def check_pickles(lists: Mapping[str, str | None], audio: AudioConfig) -> None:
         InputError: naming the option.
     """
     if audio.time_shift > 0 and any(name is not None and is_pickle(name) for name in lists.values()):
-        raise InputError(f"--data.audio.time_shift: expected 0 with a pickle of clips, found {audio.time_shift}")
+        raise InputError(
+            f"--data.audio.time_shift: expected 0 with a pickle of clips, found {audio.time_shift}; set it to 0"
+        )
 
 
 def _check_modalities(modalities: Sequence[Modality], streams: Sequence[VisualStream], clips: ClipConfig) -> None:

@@ -184,7 +184,9 @@ class Splits:
             raise InputError("--pack.keep_frames: expected true for --data.clips.kind windows, found false")
         if not sources["train"].packable:
             name = sources["train"].name("train")
-            raise InputError(f"--data.train_csv: expected a list of videos to pack, found the pickle {name}")
+            raise InputError(
+                f"--data.train_csv: expected a list of videos to pack, found the pickle {name}; leave it as it is"
+            )
         opened = self._videos(sources, [split for split in self.distinct() if sources[split].packable], ("train",))
         videos = {split: found for split, found in opened.items() if isinstance(found, RawVideos)}
         for split, raw in videos.items():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mcn_lightning.errors import InputError, first_line, need_package
+from mcn_lightning.errors import InputError, first_line
 from mcn_lightning.extract.captions import CaptionCleaning, VideoCaptions
 from mcn_lightning.extract.captions.rows import cleaned_captions
 from mcn_lightning.extract.captions.transcripts import rows_of_segments
@@ -92,9 +92,9 @@ class SpeechRecognizer:
             InputError: if faster-whisper is not installed, the model is not at hand or cannot run, or it does not know
                 the language.
         """
-        need_package("faster_whisper", "speech recognition", "pip install 'mcn-lightning[asr]'", "faster-whisper")
-        import faster_whisper
+        from mcn_lightning.extract.encoders.weights import import_package
 
+        faster_whisper = import_package("faster_whisper", "speech recognition", "asr")
         config, option = self.config, self.config.option
         folder = self._folder()
         try:

@@ -192,9 +192,7 @@ def _own_config(plain: Mapping[str, Tensor], source: str) -> NetworkConfig:
         if reconstruction:
             sizes["reconstruction_hidden"] = plain[f"reconstruction.{modalities[0]}.0.weight"].shape[0]
     except (KeyError, ValueError, IndexError) as error:
-        raise WeightsError(
-            f"{source}: expected all weights, found none for {error}; save module.state_dict()"
-        ) from None
+        raise WeightsError(f"{source}: expected all weights, found none for {error}; save its state_dict()") from None
     found = {"modalities": modalities, "reconstruction": reconstruction, "fuse_audio_text": fused, **sizes}
     return _as_config(found, source)
 
@@ -211,7 +209,9 @@ def _from_checkpoint(options: Mapping[str, object], state: object, source: str) 
     network = options.get("network")
     if not isinstance(network, Mapping) or not isinstance(state, Mapping):
         lacking = "weights" if isinstance(network, Mapping) else "the shape of its network"
-        raise WeightsError(f"{source}: expected a checkpoint of this project, found one without {lacking}")
+        raise WeightsError(
+            f"{source}: expected a checkpoint of this project, found one without {lacking}; give another"
+        )
     prefix = "network."
     names = [name for name in state if name.startswith(prefix) and not name.startswith("network.text.embedder.")]
     config = _as_config({name: network[name] for name in (*SHAPE_FIELDS, *BEHAVIOUR_FIELDS) if name in network}, source)

@@ -245,7 +245,7 @@ def refused(config):
 
 def test_a_missing_package_is_named_with_its_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "faster_whisper", None)
-    assert refused(SpeechConfig()).endswith("expected the package faster-whisper, found none; "
+    assert refused(SpeechConfig()).endswith("expected the package faster_whisper, found none; "
                                             "pip install 'mcn-lightning[asr]'")  # fmt: skip
 
 

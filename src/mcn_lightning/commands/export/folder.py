@@ -66,9 +66,7 @@ def _check(licence: str | None, name: str | None, folder: Path) -> None:
     free = not any(folder.iterdir()) or is_shared(folder) if folder.is_dir() else not folder.exists()
     if run or not free:
         found = "a run" if run else "other files" if folder.is_dir() else "a file"
-        raise InputError(
-            f"--output {folder}: expected a folder for the model alone, found {found}; give another folder"
-        )
+        raise InputError(f"--output {folder}: expected a folder for a model alone, found {found}; give another folder")
 
 
 def _checkpoint(run: Path) -> Path:

@@ -43,7 +43,7 @@ class PackConfig(Options, option="--pack"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if is_url(self.output):
-            advice = "upload it whole: --data.shards reads it from there"
+            advice = "give a folder, and upload it whole: --data.shards reads it from there"
             raise InputError(f"--pack.output: expected a folder on this machine, found {self.output}; {advice}")
 
 

@@ -97,9 +97,7 @@ def _preparation(processor: Any, name: str) -> tuple[PictureSize, Pixels]:
         size = {"shortest_edge": int(edge / share)} if edge < 384 else {"height": edge, "width": edge}
         crop = {"height": edge, "width": edge}
     if "shortest_edge" not in size and not {"height", "width"} <= size.keys():
-        raise InputError(
-            f"{name}: expected a processor with a picture size, found {size or 'none'}; name another model"
-        )
+        raise InputError(f"{name}: expected a processor with a size, found {size or 'none'}; name another model")
     # Pixels divides by 255, and a processor may divide by another number or not at all
     factor = 255 * (processor.rescale_factor if processor.do_rescale else 1)
     mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
