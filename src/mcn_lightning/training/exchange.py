@@ -68,7 +68,5 @@ def _checked_counts(found: Sequence[Sequence[int]], wanted: Sequence[str]) -> li
         kinds.add(tuple(wanted))
     if len(kinds) > 1:
         given = " / ".join(", ".join(kind) or "none" for kind in sorted(kinds))
-        raise InputError(
-            f"the batch of a step: expected one set of modalities on all processes, found {given}; give each the same"
-        )
+        raise InputError(f"a step: expected the same modalities on every process, found {given}; give each the same")
     return [row[0] for row in found]
