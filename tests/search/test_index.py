@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -102,9 +101,7 @@ def test_two_builds_have_the_same_bytes_by_the_command_and_from_python(made, tra
         mcn.Index.make(tmp_path / "again", trained.folder, data, clip="both")
 
 
-def test_a_build_on_two_devices_has_the_same_clips(index, trained, tmp_path, monkeypatch):
-    forked = multiprocessing.get_context("forkserver")  # from a process that has imported everything
-    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: forked)
+def test_a_build_on_two_devices_has_the_same_clips(index, trained, tmp_path):
     other = trained.index(tmp_path / "two", "--devices", 2)
     assert other.clips.take(range(len(other))) == index.clips.take(range(len(index)))
     for name in index.vectors.names:
@@ -113,22 +110,22 @@ def test_a_build_on_two_devices_has_the_same_clips(index, trained, tmp_path, mon
 
 
 SLOW = """
-import multiprocessing, os, sys, time
+import os, sys, time
 import mcn_lightning.search.build.embed as embed
-from mcn_lightning.commands.main import main
 
 def slow(*args):
-    open(f"held-{os.getpid()}", "w").close()
+    open(os.path.join(os.path.dirname(__file__), f"held-{os.getpid()}"), "w").close()
     write(*args)
     time.sleep(600)
 
 embed.BLOCK = 2
 write, embed.write_part = embed.write_part, slow
-fork = multiprocessing.get_context("fork")
-multiprocessing.get_context = lambda kind: fork
-main(sys.argv[1:])
+if __name__ == "__main__":
+    from mcn_lightning.commands.main import main
+
+    main(sys.argv[1:])
 """
-"""The command with blocks of two videos, which waits after each block. Its processes belong to its terminal."""
+"""The command with blocks of two videos, which waits after each block."""
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGINT"])
