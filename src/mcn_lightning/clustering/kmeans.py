@@ -205,7 +205,9 @@ class KMeans:
         checked(PositiveInt, num_clusters, "--model.clustering.num_clusters")
         # asked now, and not at the first k-means, which may come after hours
         if engine == "faiss" and not has_faiss():
-            raise InputError("--model.clustering.engine: expected faiss, found none; pip install -e '.[faiss-cpu]'")
+            raise InputError(
+                "--model.clustering.engine: expected faiss, found none; pip install faiss-cpu, or take torch"
+            )
         self.num_clusters = num_clusters
         self.max_iterations = max_iterations
         self.tolerance = tolerance

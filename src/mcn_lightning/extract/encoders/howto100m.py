@@ -63,7 +63,9 @@ class ReleasedResNeXt(Encoder):
         super().__init__()
         file = weights or model.partition("/")[2]
         if not file:
-            raise InputError("howto100m:resnext101: expected a file, found none; give its path after a slash")
+            raise InputError(
+                "howto100m:resnext101: expected its file, found none; write howto100m:resnext101/resnext101.pth"
+            )
         self.network = ResNeXt3D()
         # the released file has the classifier of Kinetics too
         load_state(self.network, file, f"howto100m:{model}", ["fc."])

@@ -128,7 +128,9 @@ def _read(path: Path, name: str) -> nn.Module:
             archive.namelist()
         )
         if not exported:
-            raise InputError(f"{wanted}, found a pickle of torch.save, which could run code; use torch.export.save")
+            raise InputError(
+                f"{wanted}, found a pickle of torch.save, which could run code; save it by torch.export.save"
+            )
         problem = _what_would_run(archive)
     if problem:
         raise InputError(f"{name}: expected an exported network of torch functions, found {problem}; save TorchScript")
