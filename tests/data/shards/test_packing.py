@@ -273,25 +273,34 @@ main(["prepare", "--data.root", data, "--data.streams",
 """Packing, which gets a signal from one of its processes as soon as there are so many shards."""
 
 
+def pack(data: Path, output: Path, how: int = 0, at: int = 10**6) -> subprocess.CompletedProcess[str]:
+    (processes := output.with_name("processes")).mkdir(exist_ok=True)
+    return python("-c", STOPPED, data, output, processes, int(how), at)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    """Return data that make many shards, and the digests of those that nobody stopped."""
+    folder = tmp_path_factory.mktemp("many")
+    write_synthetic(folder / "data", SyntheticConfig(videos=60, held_out=4, seconds=30.0, widths=(8, 8), word_dim=8))
+    assert pack(folder / "data", folder / "whole").returncode == 0
+    return folder / "data", digests(folder / "whole")
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_packing_that_is_stopped_anywhere_goes_on_to_the_same_bytes(tmp_path, how):
-    write_synthetic(tmp_path / "data", SyntheticConfig(videos=120, held_out=4, seconds=30.0, widths=(8, 8), word_dim=8))
-    (tmp_path / "processes").mkdir()
-
-    def pack(output: Path, at: int = 10**6) -> subprocess.CompletedProcess[str]:
-        return python("-c", STOPPED, tmp_path / "data", output, tmp_path / "processes", int(how), at)
-
-    assert pack(tmp_path / "whole").returncode == 0
-    expected, output = digests(tmp_path / "whole"), tmp_path / "stopped"
+def test_packing_that_is_stopped_anywhere_goes_on_to_the_same_bytes(many, tmp_path, how):
+    data, expected = many
+    output = tmp_path / "stopped"
+    assert len(expected) > 24  # shards enough for three stops and the rest
     for more in (1, 3, 6):  # stop after the first shard, then some more, and so on
         have = len(list(output.glob("shard-*.safetensors")))
-        done = pack(output, have + more)
+        done = pack(data, output, how, have + more)
         assert done.returncode == (130 if how == signal.SIGINT else -how), done.stderr
         assert "Traceback" not in done.stdout + done.stderr
         until(lambda: not any(running(int(path.name)) for path in (tmp_path / "processes").iterdir()), "the workers")
         for path in output.glob("shard-*.safetensors"):  # what has its name is whole
             assert hashlib.sha256(path.read_bytes()).hexdigest() == expected[path.name]
-    assert pack(output).returncode == 0
+    assert pack(data, output).returncode == 0
     assert digests(output) == expected
 
 
