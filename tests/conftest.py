@@ -13,6 +13,8 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if gc.isenabled():  # until all tests are found: imports leave no garbage
+    gc.disable()
 # a shell's background job and nohup ignore these, and what the tests start would too
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -49,6 +51,7 @@ def pytest_collection_finish() -> None:
     """Search the garbage seldom, and not in what the libraries hold: a tenth of the time would go into that."""
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
+    gc.enable()
 
 
 def pytest_sessionfinish() -> None:

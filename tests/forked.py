@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-WARM = ["warm", "hypothesis", "pytest", "sklearn.metrics", "faiss"]
+WARM = ["warm"]
 """Imported once, by the process that all others are forked from."""
 PATH = list(sys.path)
 """Where those look for modules, whatever a test adds for itself."""

@@ -77,6 +77,8 @@ def test_the_directions_that_can_be_served_are_evaluated(command, checkpoint, ca
     some = table(capsys, command, checkpoint, "--data.modalities", "[video, text]")
     assert row(some, "t->v") == row(whole, "t->v") and row(some, "v->t") == row(whole, "v->t")
     assert "left out, as there is no audio: t->va, t->a, a->t, a->v, v->a" in some and "left out" not in whole
+    if command == "test":
+        return  # the rest is decided as in validate
     wanted = table(capsys, command, checkpoint, "--data.modalities", "[video, text]",
                    "--retrieval.directions", "[t->va, v->t]")  # fmt: skip
     assert row(wanted, "v->t") == row(whole, "v->t") and "no audio: t->va\n" in wanted

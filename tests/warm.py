@@ -1,18 +1,29 @@
-"""What the server of forks does before it forks: it builds the parsers of the commands."""
+"""What the server of forks does before it forks: it imports what they need and builds the parsers of the commands."""
 
 from __future__ import annotations
 
+import gc
 import os
 from contextlib import suppress
 
-import lookups  # noqa: F401
+gc.disable()  # imports leave no garbage
+try:
+    import hypothesis  # noqa: F401
+    import lookups  # noqa: F401
+    import pytest  # noqa: F401
+    import sklearn.metrics  # noqa: F401
 
-from mcn_lightning.commands.fit import MCNCLI, build
-from mcn_lightning.errors import InputError
+    from mcn_lightning.commands.fit import MCNCLI, build
+    from mcn_lightning.errors import InputError
 
+    with suppress(ImportError):
+        import faiss  # noqa: F401
+    for command in ("fit", "validate", "test", "predict"):
+        with suppress(InputError):
+            build(MCNCLI, [command, "--no_such_option"])
+finally:
+    gc.freeze()
+    gc.enable()
 own, _, given = os.environ.pop("PYTHONPATH", "").partition(os.pathsep)
 if given:
     os.environ["PYTHONPATH"] = given
-for command in ("fit", "validate", "test", "predict"):
-    with suppress(InputError):
-        build(MCNCLI, [command, "--no_such_option"])
