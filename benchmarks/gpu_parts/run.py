@@ -109,9 +109,9 @@ class Run:
             torch.cuda.synchronize()
 
     def clear(self) -> None:
-        """Give memory back, and count its peak anew."""
-        gc.collect()
+        """Give the device's memory back, and count its peak anew."""
         if self.gpu:
+            gc.collect()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
 

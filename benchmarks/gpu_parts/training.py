@@ -111,8 +111,10 @@ def _feed(run: Run, data: NarratedVideos, batch: int, epochs: int) -> None:
 
 def fit(run: Run, work: Path) -> None:
     """Train the demo by the command twice, and once killed and continued; compare weights bit for bit."""
-    epochs, every = (4, 1) if run.tiny else (4, 3)
-    sizes = {"videos": 32 if run.tiny else 160, "held_out": 2 if run.tiny else 20}
+    epochs, every = (2, 1) if run.tiny else (4, 3)
+    sizes = {"synthetic.videos": 16 if run.tiny else 160, "synthetic.held_out": 2 if run.tiny else 20}
+    if run.tiny:
+        sizes |= {"batch_size": 4, "clips.n_pair": 4}
 
     def start(name: str, *more: str) -> subprocess.Popen[bytes]:
         options = {
@@ -120,7 +122,7 @@ def fit(run: Run, work: Path) -> None:
             "trainer.max_epochs": epochs, "trainer.check_val_every_n_epoch": epochs,
             "trainer.enable_progress_bar": "false", "resume.every_n_steps": every, "run_folder": work / name,
             "data.root": work / "demo", "data.num_workers": 0,
-        } | {f"data.synthetic.{key}": value for key, value in sizes.items()}  # fmt: skip
+        } | {f"data.{key}": value for key, value in sizes.items()}  # fmt: skip
         words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
         command = [sys.executable, "-m", "mcn_lightning", "fit", "--config", str(DEMO), *words, *more]
         environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
