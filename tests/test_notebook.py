@@ -100,13 +100,16 @@ def test_the_other_lines_of_the_page_go_on_from_there(page):
 
 
 def run_notebook(name: str, folder: Path, **values) -> str:
-    """Run a notebook in a folder, the first values of its cells replaced; return what its cells show."""
+    """Run a notebook in a folder, some values of its cells replaced; return what its cells show."""
     notebook = nbformat.read(PAGES / "notebooks" / name, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "keep it without outputs"
     for option, value in values.items():
         for cell in notebook.cells:
             cell.source = re.sub(
-                rf"^{option} = .*$", lambda _, o=option, v=value: f"{o} = {v!r}", cell.source, flags=re.M
+                rf"^( *{option} ?= ?).*?(,?)$",
+                lambda found, v=value: f"{found[1]}{v!r}{found[2]}",
+                cell.source,
+                flags=re.M,
             )
     patient = dict.fromkeys(("timeout", "startup_timeout", "iopub_timeout"), int(LIMIT))
     place = {"metadata": {"path": str(folder)}}
@@ -119,7 +122,7 @@ def run_notebook(name: str, folder: Path, **values) -> str:
 
 @pytest.mark.slow
 def test_the_notebook_of_training_shows_loss_recall_clusters_and_clips(tmp_path):
-    shown = run_notebook("train.ipynb", tmp_path, VIDEOS=16, EPOCHS=4)
+    shown = run_notebook("train.ipynb", tmp_path, VIDEOS=16, EPOCHS=4, clips={"n_pair": 2, "min_time": 5.0})
     assert "after epoch 4" in shown and "R@10" in shown and "topic" in shown and "score" in shown
     assert (tmp_path / "notebook_runs" / "train" / "version_0" / "metrics.csv").is_file()
 
