@@ -67,9 +67,9 @@ def by_librosa(sound: np.ndarray) -> np.ndarray:
 
 def test_against_the_definition():
     """Sums of sines and cosines, one frame and one band after another."""
-    sound = spoken(1.3)
+    sound = spoken(1.3)[12_800:]  # the last three tenths of a second are silent
     truth = np.array(log_mel(sound.astype(np.float64).tolist())).T
-    assert exact(sound).shape == truth.shape == (40, 131)
+    assert exact(sound).shape == truth.shape == (40, 51)
     assert np.abs(exact(sound).numpy() - truth).max() < 1e-6
 
 
