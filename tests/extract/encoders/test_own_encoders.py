@@ -78,7 +78,7 @@ def test_the_recipe_of_the_release_holds_its_rate(tmp_path):
     state["layer3.22.conv2.weight"] = torch.zeros(3)
     torch.save(state, tmp_path / "r.pth")
     assert "has in another shape layer3.22.conv2" in refusal("howto100m:resnext101", str(tmp_path / "r.pth"))
-    assert "give its path" in refusal("howto100m:resnext101")
+    assert "write howto100m:resnext101/resnext101.pth" in refusal("howto100m:resnext101")
 
 
 # --- files of one's own
