@@ -107,7 +107,7 @@ def test_a_signal_saves_and_ends_the_run(number, at, whole, tiny, tmp_path, caps
 @pytest.mark.parametrize("hook", ["_save", "on_validation_start", "on_train_epoch_end"])
 def test_saved_after_the_last_step_of_an_epoch(hook, whole, tiny, tmp_path):
     """What SIGTERM leaves when the evaluation that follows takes too long; at the latest it is logged already."""
-    quiet, before = ("--resume.every_n_steps", 0), getattr(Resume, hook)
+    quiet, before = ("--resume.every_n_steps", 0, "--data.num_workers", 0), getattr(Resume, hook)
 
     def die(self, trainer, *given):
         if hook == "_save" or not self._received:
