@@ -11,16 +11,18 @@ try:
     import hypothesis  # noqa: F401
     import lookups  # noqa: F401
     import pytest  # noqa: F401
-    import sklearn.metrics  # noqa: F401
 
     from mcn_lightning.commands.fit import MCNCLI, build
     from mcn_lightning.errors import InputError
 
-    with suppress(ImportError):
-        import faiss  # noqa: F401
     for command in ("fit", "validate", "test", "predict"):
         with suppress(InputError):
             build(MCNCLI, [command, "--no_such_option"])
+    # after Lightning, as in a command: else Python takes Lightning's Union[int, float] for Union[float, int]
+    import sklearn.metrics  # noqa: F401
+
+    with suppress(ImportError):
+        import faiss  # noqa: F401
 finally:
     gc.freeze()
     gc.enable()
