@@ -44,7 +44,8 @@ CLIPS_A_VIDEO = 100
 CONDITIONS = {
     "`--where`, a tenth of the clips": "video like 'v1%'",
     "`--where`, one cluster of 256": "cluster = 3",
-    "`--where`, a fiftieth, no index": "start > 485",
+    "`--where`, a fiftieth by time": "start > 485",
+    "`--where`, a hundredth by text": "text like '%word99 %'",
 }
 """Each search gets its condition with another comment, so that none is known."""
 

@@ -22,6 +22,8 @@ COLUMNS = {
     "media": "TEXT", "has_video": "INTEGER NOT NULL", "has_audio": "INTEGER NOT NULL", "has_text": "INTEGER NOT NULL",
 }  # fmt: skip
 """Columns of every index. ``row`` is the row of the vectors; times are in seconds."""
+INDEXED = ("video", "cluster", "topic", "start", "end")
+"""Columns that conditions find without reading the whole table; so are the user's own."""
 SECONDS = 10.0
 """Time that a condition of the user may take."""
 COMMON = 10_000
@@ -69,8 +71,8 @@ def write_clips(path: Path, clips: Iterable[Row], own: Mapping[str, str]) -> Non
                 raise InputError(
                     f"{path}: expected each clip once, found one twice ({error}); name videos once"
                 ) from None
-            for name in ("video", "cluster", "topic"):
-                table.execute(f"CREATE INDEX by_{name} ON clips ({name})")
+            for name in (*INDEXED, *own):
+                table.execute(f"CREATE INDEX {_quoted(f'by_{name}')} ON clips ({_quoted(name)})")
             table.execute(
                 # words without a copy of the texts; porter finds "cooking" by "cook"
                 "CREATE VIRTUAL TABLE words USING fts5(text, content='clips', content_rowid='row', "
