@@ -23,7 +23,6 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
 sys.path.insert(0, str(Path(__file__).parent))  # so that `from references import ...` works from every folder
 
 import forked  # noqa: F401 (before any data loader: all share its server of forks)
-import lookups  # noqa: F401
 import pytest
 import torch
 import yaml

@@ -9,7 +9,6 @@ from contextlib import suppress
 gc.disable()  # imports leave no garbage
 try:
     import hypothesis  # noqa: F401
-    import lookups  # noqa: F401
     import pytest  # noqa: F401
 
     from mcn_lightning.commands.fit import MCNCLI, build
