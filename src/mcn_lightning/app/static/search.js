@@ -75,7 +75,9 @@ function showFiles(found) {
 function show(clips, notice) {
   const most = highest(clips);
   results.replaceChildren(...clips.map((clip) => make("li", {}, card(clip, most))));
-  notify(notice || (clips.length ? "" : "Nothing was found. Try other words, or fewer filters."));
+  const said = notice || (clips.length ? "" : "Nothing was found. Try other words, or fewer filters.");
+  // what the page says of a file that was given meanwhile stays
+  if (!document.getElementById("notice").textContent) notify(said);
 }
 
 async function run(count) {
@@ -92,6 +94,7 @@ async function run(count) {
   more.hidden = found.clips.length < count || count >= MOST;
   more.onclick = () => guarded(async () => {
     const before = results.children.length;
+    notify("");
     await run(Math.min(MOST, count + STEP));
     results.children[before]?.querySelector("button, a")?.focus();
   });
