@@ -53,7 +53,8 @@ def run_on_devices(devices: Sequence[torch.device], work: Callable[..., None], *
     context.set_forkserver_preload([work.__module__])
     start_forkserver()
     errors = context.SimpleQueue()
-    tasks = [(errors, work, number, devices, *args) for number in range(len(devices))]
+    # the server has the environment of its start
+    tasks = [(errors, dict(os.environ), work, number, devices, *args) for number in range(len(devices))]
     processes = [context.Process(target=_run, args=task) for task in tasks]
     try:
         for process in processes:
@@ -74,7 +75,8 @@ def run_on_devices(devices: Sequence[torch.device], work: Callable[..., None], *
         raise InputError(f"--devices: expected no error, found one on {' and '.join(broken)}; it is printed above")
 
 
-def _run(errors: SimpleQueue[str], work: Callable[..., None], *args: Any) -> None:
+def _run(errors: SimpleQueue[str], environment: dict[str, str], work: Callable[..., None], *args: Any) -> None:
+    os.environ.update(environment)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         with interrupted_by(signal.SIGTERM):

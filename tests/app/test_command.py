@@ -66,7 +66,7 @@ def test_a_port_in_use(folder):
         taken.listen()
         port = taken.getsockname()[1]
         found = refused(folder, "--port", port)
-        assert f"--port {port}: expected to listen there, found address already in use; give another port" in found
+        assert f"--port {port}: expected to listen there, found address already in use; give a port" in found
 
 
 @pytest.mark.parametrize(

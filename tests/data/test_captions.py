@@ -61,10 +61,10 @@ def bad_entries():
         "no times": ({"text": ["a"]}, "found no start and no end"),
         "text is none": ({**GOOD, "text": None}, "column text"),
         "text is one text": ({"start": [0, 1], "end": [1, 2], "text": "ab"}, "column text"),
-        "lengths": ({**GOOD, "end": [1.0]}, "a list in the column end, found 1 rows, with 2 texts"),
+        "lengths": ({**GOOD, "end": [1.0]}, "as many rows as texts (2) in the column end, found 1"),
         "nothing": ({"start": [], "end": [], "text": []}, "at least one caption"),
         "a table for a time": ({**GOOD, "start": [[0.0], [2.5]]}, "a list in the column start"),
-        "too few topics": ({**GOOD, "topic": [1]}, "a list in the column topic, found 1 rows, with 2 texts"),
+        "too few topics": ({**GOOD, "topic": [1]}, "as many rows as texts (2) in the column topic, found 1"),
         "ragged topics": ({**GOOD, "topic": [[1], [1, 2]]}, "found 2 captions: 2 with a topic that is no whole number"),
         "nothing is left": (
             {"start": [1.0, 2.5, 3.0], "end": [1.0, 5.0, 4.0], "text": ["a", None, float("nan")]},

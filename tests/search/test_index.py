@@ -347,7 +347,7 @@ def test_another_model_other_options_and_other_folders_are_refused(made, trained
     ("words", "said"),
     [
         (("--ckpt_path", "nowhere.ckpt"), "nowhere.ckpt"),
-        (("--ckpt_path", "none"), "--ckpt_path none: expected a run with config.yaml, found none; check the path"),
+        (("--ckpt_path", "none"), "--ckpt_path none: expected a run or a checkpoint, found none; check the path"),
         (("--ckpt_path", "."), "--ckpt_path .: expected a run with config.yaml, found none; give --config data.yaml"),
         (("--galleries", "[vx]"), "--galleries: expected letters of v, a and t, each once"),
         (("--window", 0.5), "--window: expected at least 1 second, found 0.5"),

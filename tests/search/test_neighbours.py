@@ -105,9 +105,10 @@ def test_lists_far_from_the_query_are_searched_where_the_condition_leaves_only_t
     assert neighbours.search(query, 100, far)[1].tolist() == brute(vectors, query[None], 100, far)[0].tolist()
 
 
-def test_a_condition_is_tested_on_the_best_candidates_first(stored, tmp_path):
+@pytest.mark.parametrize("factory", ["IVF16,SQ8", "IVF16,PQ16x4fs"])
+def test_a_condition_is_tested_on_the_best_candidates_first(factory, stored, tmp_path):
     folder, vectors = stored
-    about, neighbours = made(stored, tmp_path, "IVF16,SQ8", 0.9)
+    about, neighbours = made(stored, tmp_path, factory, 0.9)
     about["file"] = str(tmp_path / about["file"])
     write_clips(tmp_path / "clips.sqlite", [
         {"row": row, "id": str(row), "video": f"v{row % 60}", "kind": "window", "has_video": 1, "has_audio": 0,
@@ -126,7 +127,9 @@ def test_a_condition_is_tested_on_the_best_candidates_first(stored, tmp_path):
         if len(allowed) <= 200:
             assert rows.tolist() == brute(vectors, query[None], min(10, len(allowed)), allowed)[0].tolist()
         else:
-            assert rows.tolist() == neighbours.search(query, 10, allowed)[1].tolist() and len(rows) == 10
+            own = neighbours.search(query, 10, allowed)[1]
+            # coarse scores tie where candidates end, so one answer may differ
+            assert len({*rows.tolist()} & {*own.tolist()}) >= 10 - ("PQ" in factory) and len(rows) == 10
 
 
 def test_coarse_codes_have_more_candidates(stored, tmp_path):

@@ -64,6 +64,8 @@ class CommandParser(ArgumentParser):
 
     def get_defaults(self, skip_validation: bool = False, **kwargs: Any) -> Namespace:
         """Return the defaults of all options; parsing asks for them several times, and finding them is slow."""
+        if skip_validation or self.default_config_files:
+            return super().get_defaults(skip_validation, **kwargs)
         if self._known_defaults[0] != len(self._actions):  # options were added since
             self._known_defaults = (len(self._actions), super().get_defaults(skip_validation, **kwargs))
         return self._known_defaults[1].clone()

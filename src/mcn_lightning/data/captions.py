@@ -232,8 +232,9 @@ def _column(column: Any, name: str, count: int | None = None) -> tuple[Any, ...]
     """Return the rows of a column, of which there must be as many as texts."""
     rows = tuple(column) if _is_list(column) else None
     if rows is None or (count is not None and len(rows) != count):
-        found = f"a {type(column).__name__}" if rows is None else f"{len(rows)} rows, with {count} texts"
-        raise InputError(f"expected a list in the column {name}, found {found}")
+        wanted = "a list" if rows is None else f"as many rows as texts ({count})"
+        found = f"a {type(column).__name__}" if rows is None else len(rows)
+        raise InputError(f"expected {wanted} in the column {name}, found {found}")
     return rows
 
 

@@ -185,7 +185,7 @@ class Splits:
         if not sources["train"].packable:
             name = sources["train"].name("train")
             raise InputError(
-                f"--data.train_csv: expected a list of videos to pack, found the pickle {name}; leave it as it is"
+                f"--data.train_csv: expected a list of videos to pack, found the pickle {name}; fit takes it as it is"
             )
         opened = self._videos(sources, [split for split in self.distinct() if sources[split].packable], ("train",))
         videos = {split: found for split, found in opened.items() if isinstance(found, RawVideos)}

@@ -59,7 +59,7 @@ def find_videos(source: Path) -> list[VideoFile]:
             lines = read_lines(source, what)
         found = [_listed(source, line) for line in lines if line]
     if not found:
-        raise InputError(f"--videos {source}: expected videos ({', '.join(SUFFIXES)}) or a list of them, found none")
+        raise InputError(f"--videos {source}: expected videos ({', '.join(SUFFIXES)}) in it, found none")
     _check_ids(found)
     return sorted(found)
 

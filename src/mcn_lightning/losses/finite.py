@@ -108,5 +108,5 @@ def check_state(step: int, state: Mapping[str, Tensor]) -> None:
     bad = [name for name, count in zip(floats, counts, strict=True) if count]
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        advice = "earlier checkpoints are whole: lower --model.optimizer.lr or set --trainer.gradient_clip_val"
+        advice = "no checkpoint of it is written; lower --model.optimizer.lr or set --trainer.gradient_clip_val"
         raise NotFiniteError(f"after step {step}: {bad[0]}{more}: expected finite numbers, found others; {advice}")

@@ -108,9 +108,8 @@ def find_checkpoint(trainer: Trainer, options: Options, alias: str, training: bo
     """
     # hpc is a checkpoint of Lightning's requeueing, which Resume replaces
     if alias == "hpc" or (alias == "best" and training):
-        raise InputError(
-            f"--ckpt_path: expected last or a file, found {alias}; give last, or a file to --model.weights"
-        )
+        advice = "give last" if alias == "hpc" else "give last, or start from its weights: --model.weights FILE"
+        raise InputError(f"--ckpt_path: expected last or a file, found {alias}; {advice}")
     root, folders = _checkpoint_folders(trainer)
     # an evaluation may have other data and another trainer; only the network must be that of the checkpoint
     other, (groups, ignored) = "", (DEFINING_OPTIONS, ()) if training else (("model",), ("model.weights",))

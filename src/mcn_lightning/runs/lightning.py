@@ -78,7 +78,7 @@ def check_limits(trainer: Trainer, checkpoint: CheckpointContents) -> None:
     ):
         if most is not None and most != -1 and found > most:
             wanted = f"at least the {found} {what} of the checkpoint"
-            raise InputError(f"--trainer.{name}: expected {wanted}, found {most}; raise it, or give an earlier one")
+            raise InputError(f"--trainer.{name}: expected {wanted}, found {most}; raise it, or take an earlier file")
 
 
 def normalize_counters(trainer: Trainer, checkpoint: CheckpointContents, validated: bool) -> CheckpointPosition:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mcn_lightning.errors import InputError
+from mcn_lightning.errors import InputError, one_line
 from mcn_lightning.files import read_through, reading, replacing
 
 COLUMNS = {
@@ -23,9 +23,9 @@ COLUMNS = {
 }  # fmt: skip
 """Columns of every index. ``row`` is the row of the vectors; times are in seconds."""
 INDEXED = ("video", "cluster", "topic", "start", "end")
-"""Columns that conditions find without reading the whole table; so are the user's own."""
+"""Columns with an index, as the user's own have: a comparison (not by ``like``) need not read the whole table."""
 SECONDS = 10.0
-"""Time that a condition of the user may take."""
+"""Time that a condition of the user may take, each time that the table is asked."""
 COMMON = 10_000
 """Clips that are compared by full text. Words of a query that more clips have do not count, unless all are such."""
 KEPT = 16  # conditions whose rows are kept
@@ -290,15 +290,15 @@ class Clips:
         Raises:
             InputError: if it is no condition, reads something else, or takes too long.
         """
-        if condition in self._kept:  # the table never changes
-            return self._kept[condition]
+        if (kept := self._kept.get(condition)) is not None:  # the table never changes
+            return kept
         with self._asking(condition) as table:
             # the brackets keep a condition from ending the statement's; a comment would hide the last one
             rows = table.execute(f"SELECT row FROM clips WHERE (\n{condition}\n)")
             found = np.sort(np.fromiter(chain.from_iterable(rows), dtype=np.int64))
         self._kept[condition] = found
         if len(self._kept) > KEPT:
-            del self._kept[next(iter(self._kept))]
+            self._kept.pop(next(iter(self._kept), ""), None)  # another thread may have been first
         return found
 
     def holding(self, condition: str, rows: Sequence[int], enough: int) -> list[int] | None:
@@ -315,16 +315,21 @@ class Clips:
         Raises:
             InputError: as ``where`` does.
         """
-        found: list[int] = []
         # a query inside the condition would read the whole table again for each part of the rows
-        if condition in self._kept or "select" in condition.lower():
+        if "select" in condition.lower():
             return None
+        found: list[int] = []
+        kept = self._kept.get(condition)  # the same rows are tested, so that a second search has the same answers
         with self._asking(condition) as table:
             for first in range(0, max(len(rows), 1), TESTED):  # once without rows: a wrong condition is refused
                 some = rows[first : first + TESTED]
-                listed = ", ".join(str(int(row)) for row in some) or "-1"
-                query = f"SELECT row FROM clips WHERE row IN ({listed}) AND (\n{condition}\n)"
-                holds = {row for (row,) in table.execute(query)}
+                if kept is not None:
+                    places = np.searchsorted(kept, some)  # ascending
+                    holds = {*kept[places[places < len(kept)]].tolist()}
+                else:
+                    listed = ", ".join(str(int(row)) for row in some) or "-1"
+                    query = f"SELECT row FROM clips WHERE row IN ({listed}) AND (\n{condition}\n)"
+                    holds = {row for (row,) in table.execute(query)}
                 found += [row for row in some if row in holds]
                 if len(found) >= enough:
                     break
@@ -343,9 +348,11 @@ class Clips:
             # sqlite itself has no time limit for a statement
             table.set_progress_handler(lambda: time.monotonic() > late, STEPS)
             try:
+                # one that closes the bracket and goes on with LIMIT or GROUP BY is refused here
+                table.execute(f"SELECT (\n{condition}\n) FROM clips LIMIT 0")
                 yield table
             except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
-                reason = str(error)
+                reason = one_line(error)
                 if "interrupted" in reason:
                     reason = f"one that takes more than {SECONDS:g} s"
                 elif "not authorized" in reason or "prohibited" in reason:

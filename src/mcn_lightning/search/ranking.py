@@ -140,16 +140,15 @@ class Ranking:
                 scores, rows = neighbours.compare(vector, np.array(kept))
                 return scores[:k], rows[:k]
         allowed = None if condition is None else self.clips.where(condition)
-        k = min(k, len(there) if allowed is None else len(allowed))
+        if allowed is not None and len(there) < len(self.vectors):
+            allowed = np.intersect1d(allowed, there, assume_unique=True)
+        asked = there if allowed is None else allowed
+        k = min(k, len(asked))
         if k == 0:
             return np.zeros(0, np.float32), np.zeros(0, np.int64)
         if neighbours is None or (allowed is not None and len(allowed) <= neighbours.few(k)):
-            asked = there
-            if allowed is not None:
-                whole = len(there) == len(self.vectors)
-                asked = allowed if whole else np.intersect1d(allowed, there, assume_unique=True)
             every = None if len(asked) == len(self.vectors) else asked
-            scores, rows = exact(self.vectors, names, vector[None], min(k, len(asked)), every)
+            scores, rows = exact(self.vectors, names, vector[None], k, every)
             return scores[0], rows[0]
         return neighbours.search(vector, k, allowed)
 

@@ -94,6 +94,8 @@ def _config_of_run(args: Sequence[str]) -> list[str]:
     if config.is_file():
         return ["--config", str(config)]
     if not any(arg.startswith("--data") for arg in args):
-        advice = "give --config data.yaml" if path.exists() else "check the path"
-        raise InputError(f"--ckpt_path {path}: expected a run with {CONFIG}, found none; {advice}")
+        wanted, advice = f"a run with {CONFIG}", "give --config data.yaml"
+        if not path.exists():
+            wanted, advice = "a run or a checkpoint", "check the path"
+        raise InputError(f"--ckpt_path {path}: expected {wanted}, found none; {advice}")
     return []

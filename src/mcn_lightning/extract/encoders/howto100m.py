@@ -64,7 +64,7 @@ class ReleasedResNeXt(Encoder):
         file = weights or model.partition("/")[2]
         if not file:
             raise InputError(
-                "howto100m:resnext101: expected its file, found none; write howto100m:resnext101/resnext101.pth"
+                "howto100m:resnext101: expected released weights, found none; write howto100m:resnext101/resnext101.pth"
             )
         self.network = ResNeXt3D()
         # the released file has the classifier of Kinetics too

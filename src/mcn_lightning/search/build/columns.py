@@ -33,7 +33,7 @@ def read_columns(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]]]
     with reading(path, "a table with the column video", csv.Error):
         rows = [row for row in reader if row]
     header = [name.strip() for name in rows[0]] if rows else []
-    if "video" not in header or len(set(header)) < len(header):
+    if "video" not in header or len({name.lower() for name in header}) < len(header):
         raise InputError(f"{path}: expected a table with the column video and each column once, found {header}")
     names = [name for name in header if name != "video"]
     for name in names:
