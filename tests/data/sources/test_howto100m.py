@@ -200,7 +200,7 @@ def test_npy_files_are_read_as_npz_files_are(copy, place, dtype):
         ("pickled", ["_2d.npz"]),
         ("short features", ["clips.overrun", "features of 10.0 s"]),
         ("no captions", ["captions of", "found none"]),
-        ("lengths", ["captions.json", "rows, with "]),
+        ("lengths", ["captions.json", "as many rows as texts"]),
         ("ends early", ["captions.json", "that end before they start"]),
     ],
 )
