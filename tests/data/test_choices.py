@@ -48,7 +48,7 @@ def test_a_caption_without_choices_is_dropped(column):
 
 
 def test_too_few_choices_are_refused():
-    with pytest.raises(InputError, match="as many rows as texts .2. in the column more, found 1"):
+    with pytest.raises(InputError, match=r"as many rows as texts \(2\) in the column more, found 1"):
         parse_captions(ENTRY | {"more": [["a"]]}, "more")
 
 
