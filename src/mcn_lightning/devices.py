@@ -58,7 +58,7 @@ def run_on_devices(devices: Sequence[torch.device], work: Callable[..., None], *
     processes = [context.Process(target=_run, args=task) for task in tasks]
     try:
         for process in processes:
-            process.start()  # with signals blocked: this process decides when the others end
+            process.start()  # signals are blocked in it, as in the server: this process decides when the others end
         for process in processes:
             process.join()
     except BaseException:

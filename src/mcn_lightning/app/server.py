@@ -93,10 +93,9 @@ def _listening(config: AppConfig) -> Iterator[socket.socket]:
         try:
             listener.bind((config.host, config.port))
         except OSError as error:
-            where, advice = (
-                f"--host {config.host} --port {config.port}",
-                "give a port that is free, or an address of this machine",
-            )
-            raise InputError(f"{where}: expected to listen there, found {os_reason(error)}; {advice}") from None
+            found = f"{os_reason(error)}; give a port that is free, or an address of this machine"
+            raise InputError(
+                f"--host {config.host} --port {config.port}: expected to listen there, found {found}"
+            ) from None
         listener.listen(CONNECTIONS)  # before the address is printed, whoever is fast waits and is not refused
         yield listener

@@ -118,7 +118,8 @@ class WordVectorText(TextSource):
         super().__init__(config, path, texts)
         wanted = {word for text in texts for word in split_words(text, config.lowercase)}
         if not wanted:
-            raise InputError("--data.captions: expected captions with words, found none; check the column of the texts")
+            advice = "check the column of the texts, or leave text out of --data.modalities"
+            raise InputError(f"--data.captions: expected captions with words, found none; {advice}")
         words, self.vectors = read_word_vectors(path, wanted)
         width, sample = self.vectors.shape[1], ", ".join(sorted(wanted)[:3])
         check_rules(

@@ -74,7 +74,8 @@ def remove_checkpoints(options: Options, callbacks: list[Callback]) -> tuple[Opt
     for callback in callbacks:
         if isinstance(callback, Resume) and callback.every_n_steps:
             other = f"--resume.every_n_steps {callback.every_n_steps}"
-            raise InputError(f"--trainer.enable_checkpointing: expected true with {other}, found false; set it to true")
+            advice = "set it to true, or the other to 0"
+            raise InputError(f"--trainer.enable_checkpointing: expected true with {other}, found false; {advice}")
     return options, [each for each in callbacks if not isinstance(each, ModelCheckpoint)]
 
 

@@ -242,6 +242,11 @@ class Neighbours:
         """Read the file once. The system keeps it in memory as long as there is room."""
         read_through(self.path)
 
+    @property
+    def wide(self) -> int:
+        """Lists that are searched with a condition: those nearest to the query may hold few of the allowed clips."""
+        return min(4 * self.probes, self.lists)
+
     def few(self, k: int) -> int:
         """Return the number of clips up to which a search for ``k`` answers compares stored embeddings.
 
@@ -251,7 +256,7 @@ class Neighbours:
 
     def candidates(self, query: Tensor, count: int) -> list[int]:
         """Return the rows of the clips that the search index ranks highest for a query ``(D,)``, best first."""
-        return [int(row) for row in self._ask(query[None], count, wide=True)[1][0] if row >= 0]
+        return [int(row) for row in self._ask(query[None], count, self.wide)[1][0] if row >= 0]
 
     def search_many(self, queries: Tensor, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return scores ``(Q, k)`` and rows ``(Q, k)``, best first; rows are -1 where there are too few clips.
@@ -264,12 +269,12 @@ class Neighbours:
             allowed: rows that may be answers; all if left out.
         """
         wanted = min(k if self.flat else self.few(k), self._index.ntotal)
-        scores, rows = self._ask(queries, wanted, allowed, wide=allowed is not None)
+        scores, rows = self._ask(queries, wanted, self.probes if allowed is None else self.wide, allowed)
         if self.flat:
             return scores, rows
         if allowed is not None and (rows < 0).sum(axis=1).max() > max(wanted - len(allowed), 0):
             # the lists nearest to the query have too few of the allowed clips
-            scores, rows = self._ask(queries, wanted, allowed, every=True)
+            scores, rows = self._ask(queries, wanted, self.lists, allowed)
         for number, (query, own) in enumerate(zip(queries, rows, strict=True)):
             again, found = self.compare(query, own[own >= 0])
             scores[number], rows[number] = -np.inf, -1
@@ -277,9 +282,9 @@ class Neighbours:
         return scores[:, :k], rows[:, :k]
 
     def _ask(
-        self, queries: Tensor, wanted: int, allowed: np.ndarray | None = None, wide: bool = False, every: bool = False
+        self, queries: Tensor, wanted: int, probes: int, allowed: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Search by faiss alone, in the usual lists, in four times as many (``wide``), or in ``every`` list."""
+        """Search by faiss alone, in the nearest ``probes`` lists where there are lists."""
         import faiss
 
         given: dict[str, Any] = {}
@@ -289,8 +294,7 @@ class Neighbours:
             selector: Any = faiss.IDSelectorBitmap
             given["sel"] = selector(np.packbits(inside, bitorder="little"))
         if not self.flat:
-            # more lists for a condition: those nearest to the query may hold few of the allowed clips
-            given["nprobe"] = self.lists if every else min((4 if wide else 1) * self.probes, self.lists)
+            given["nprobe"] = probes
         parameters = None
         if given:
             parameters = faiss.SearchParameters(**given) if self.flat else faiss.SearchParametersIVF(**given)
