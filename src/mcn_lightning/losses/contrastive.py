@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mcn_lightning.distributed import Presence, gather_rows, gather_summed, row_counts, world_size
 from mcn_lightning.errors import InputError
 from mcn_lightning.losses.pairs import MAX_SCALE, ContrastiveConfig, parts_of
+from mcn_lightning.losses.products import dot_products
 from mcn_lightning.losses.tiled import Tiling, full_precision, product_precision
 
 Pair = tuple[str, str]
@@ -82,10 +83,7 @@ class ContrastiveLoss(nn.Module):
 
     def similarity(self, x: Tensor, y: Tensor, clusters: Tensor | None = None) -> Tensor:
         """Return dot products over the temperature ``(B, B)``, ``-inf`` between different clips of one cluster."""
-        precision = product_precision(x, y)
-        with torch.autocast(x.device.type, enabled=False):
-            similarity = x.to(precision) @ y.to(precision).T
-        similarity = full_precision(similarity) / self.temperature
+        similarity = dot_products(x, y, product_precision(x, y)) / self.temperature
         if clusters is not None:
             # clips without a cluster are negative numbers, which would match each other
             same = (clusters[:, None] == clusters) & (clusters >= 0)
@@ -186,8 +184,8 @@ class ContrastiveLoss(nn.Module):
 class TiledContrastiveLoss(ContrastiveLoss):
     """A contrastive loss that computes the similarity matrix of a large batch in tiles, and never holds it whole.
 
-    On one process, a batch of up to ``config.tile`` clips is computed at once by ``of_similarity``. Dot products are in
-    bfloat16 under bfloat16 autocast. All else is float32, as float16 would overflow.
+    On one process, a batch of up to ``config.tile`` clips is computed at once by ``of_similarity``. Under
+    bfloat16 autocast the factors of dot products are bfloat16. All else is float32, as float16 would overflow.
     """
 
     def of_tiles(self, x: Tensor, own: Tensor, y: Tensor, tiling: Tiling) -> Tensor:

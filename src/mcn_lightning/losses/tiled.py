@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from mcn_lightning.distributed import gather_rows, rank, sum_with_gradient, world_size
+from mcn_lightning.losses.products import product
 
 LOWEST_EXPONENT = -60.0
 """Lowest exponent: exp() of it is 9e-27, which does not change a sum with a 1, even of 10^9 terms in float64.
@@ -100,7 +101,7 @@ def tiles(x: Tensor, y: Tensor, tiling: Tiling) -> Iterator[Tile]:
     for top in range(0, len(x), size):
         for left in range(0, len(y), size):
             rows, columns = slice(top, min(top + size, len(x))), slice(left, min(left + size, len(y)))
-            values = full_precision(x[rows] @ y[columns].T)
+            values = product(x[rows], y[columns].T)
             offset = first + top - left
             true = values.diagonal(offset)
             if tiling.clusters is not None:
@@ -174,10 +175,10 @@ class _Normalizers(torch.autograd.Function):
                 gradient = exp_of_difference(tile.values, row[tile.rows, None], out=tile.values)
                 gradient.mul_(row_gradient[tile.rows, None]).addcmul_(columns, column_gradient[tile.columns])
                 tile.true.add_(true_gradient[tile.true_rows])
-                # rounded as x and y are: products of two types are not defined
+                # rounded as x and y are: products of two types are not defined; their sums are float32
                 gradient = gradient.to(x.dtype)
-                x_gradient[tile.rows] += gradient @ y[tile.columns]
-                y_gradient[tile.columns] += gradient.T @ x[tile.rows]
+                x_gradient[tile.rows] += product(gradient, y[tile.columns])
+                y_gradient[tile.columns] += product(gradient.T, x[tile.rows])
         return x_gradient, y_gradient, None, None
 
 
@@ -230,8 +231,8 @@ class _Hinge(torch.autograd.Function):
                 own_gradient[tile.rows] -= rows.sum(1)
                 true_gradient[tile.columns] -= columns.sum(0)
                 costly = rows.to(x.dtype).add_(columns)
-                x_gradient[tile.rows] += costly @ y[tile.columns]
-                y_gradient[tile.columns] += costly.T @ x[tile.rows]
+                x_gradient[tile.rows] += product(costly, y[tile.columns])
+                y_gradient[tile.columns] += product(costly.T, x[tile.rows])
         gradient = gradients[0]
         return gradient * x_gradient, gradient * y_gradient, gradient * true_gradient, None, None
 
