@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -64,7 +64,11 @@ def learning_rate_factor(
 
 
 def make_optimizer(
-    config: OptimizerConfig, parameters: Sequence[nn.Parameter], total_steps: float, epoch_steps: float
+    config: OptimizerConfig,
+    parameters: Sequence[nn.Parameter],
+    total_steps: float,
+    epoch_steps: float,
+    fused: bool | None = None,
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
     """Return the optimiser and its schedule, which is stepped after each batch.
 
@@ -73,6 +77,7 @@ def make_optimizer(
         parameters: all trainable parameters.
         total_steps: optimiser steps of the whole run.
         epoch_steps: optimiser steps of an epoch; infinity for data of unknown length.
+        fused: update all weights in one kernel; by default where all of them are on CUDA.
 
     Raises:
         InputError: if the schedule is exponential and epochs have no end.
@@ -86,12 +91,23 @@ def make_optimizer(
     others = [parameter for parameter in parameters if parameter.dim() <= 1]
     # decay would pull biases, batch-norm scales and the temperature towards 0, which is no neutral value for them
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = kind([group for group in groups if group["params"]], lr=config.lr)
+    if fused is None:
+        fused = all(parameter.is_cuda for parameter in parameters)
+    optimizer = kind([group for group in groups if group["params"]], lr=config.lr, fused=fused or None)
+    # a fused optimiser offers to unscale the gradients itself, and Lightning then refuses to clip them, in bf16 too
+    vars(optimizer).update(_step_supports_amp_scaling=False)
+    optimizer.register_load_state_dict_pre_hook(_keep_fused)
 
     def factor(step: int) -> float:
         return learning_rate_factor(step, config.warmup_steps, total_steps, config.schedule, config.decay, epoch_steps)
 
     return optimizer, LambdaLR(optimizer, factor)
+
+
+def _keep_fused(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Return the saved state of an optimiser for the kernel of this run; torch would take that of the saved run."""
+    fused = optimizer.defaults["fused"]
+    return {**state, "param_groups": [{**group, "fused": fused} for group in state["param_groups"]]}
 
 
 def fill_gradients(parameters: Iterable[nn.Parameter]) -> None:
