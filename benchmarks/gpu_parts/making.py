@@ -1,12 +1,10 @@
-"""Batches, modules and a layout of the audio network that the GPU benchmark measures."""
+"""Batches and modules that the GPU benchmark measures."""
 
 from __future__ import annotations
 
 import types
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from gpu_parts.run import Run
@@ -80,40 +78,3 @@ def step_operations(run: Run, clips: int) -> float:
         torch.stack([part.sum() for part in parts]).sum().backward()
     similarities = 3 * 3 * 2 * clips * clips * sizes.dim  # three pairs, forward and two products backward
     return counter.get_total_flops() / 8 * clips + similarities
-
-
-class ChannelsLast(nn.Module):
-    """ResDAVEnet with the same parameters, as 2-d convolutions in channels-last memory, which cuDNN likes best.
-
-    Args:
-        network: the network whose parameters it uses.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, spectrogram: Tensor) -> Tensor:
-        """Return the features ``(B, A, t)`` of spectrograms ``(B, M, T)``."""
-        net = self.network
-        x = spectrogram.unsqueeze(2).contiguous(memory_format=torch.channels_last)
-        x = F.relu(_norm(_conv(x, net.conv1), net.bn1))
-        for stage in net.stages:
-            for block in stage:
-                hidden = F.relu(_norm(_conv(x, block.conv1), block.bn1))
-                hidden = _norm(_conv(hidden, block.conv2), block.bn2)
-                if isinstance(block.shortcut, nn.Sequential):
-                    x = _norm(_conv(x, block.shortcut[0]), block.shortcut[1])
-                x = F.relu(hidden + x)
-        return x.squeeze(2)
-
-
-def _conv(x: Tensor, conv: nn.Conv1d) -> Tensor:
-    weight = conv.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
-    return F.conv2d(x, weight, None, (1, conv.stride[0]), (0, int(conv.padding[0])))
-
-
-def _norm(x: Tensor, norm: nn.BatchNorm1d) -> Tensor:
-    return F.batch_norm(
-        x, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.training, norm.momentum or 0.0, norm.eps
-    )

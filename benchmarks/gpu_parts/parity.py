@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gpu_parts.making import ChannelsLast, make_batch, network_config
+from gpu_parts.making import make_batch, network_config
 from gpu_parts.run import Run, relative
 from mcn_lightning.clustering import KMeans
 from mcn_lightning.clustering.prototypes import sinkhorn
@@ -67,7 +67,10 @@ def network(run: Run) -> None:
         run.verdict(f"network, gradient, {name}", relative(*(torch.cat(parts) for parts in both)), 5 * limit)
         audio, net = inputs[1].to(run.device), found.audio.network  # type: ignore[union-attr]
         with torch.no_grad(), context:
-            error = relative(ChannelsLast(net)(audio), net(audio))
+            net.channels_last = True
+            flat = net(audio)
+            net.channels_last = False
+            error = relative(flat, net(audio))
         run.verdict(f"audio network in channels-last memory, {name}", error, max(limit, 1e-4))
     torch.backends.cudnn.allow_tf32 = True
 

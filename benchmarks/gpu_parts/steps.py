@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from gpu_parts.making import ChannelsLast, make_batch, make_module, step_operations
+from gpu_parts.making import make_batch, make_module, step_operations
 from gpu_parts.run import Run, matmul_precision
 from mcn_lightning.batch import ClipBatch
+from mcn_lightning.models.audio import ResDAVEnet
 from mcn_lightning.module import MCNModule
 
 
@@ -108,14 +109,13 @@ def steps(run: Run) -> None:
     except torch.cuda.OutOfMemoryError:
         run.add("step", "parts of a step", "out of memory")
     run.clear()
-    audio = module.network.audio
-    assert audio is not None
+    assert module.network.audio and isinstance(module.network.audio.network, ResDAVEnet)
     torch.backends.cudnn.benchmark = True
     measure_step(run, "eager, bf16, cudnn.benchmark", run.sizes.clips[-1], module, optimizer)
-    audio.network = ChannelsLast(audio.network)  # type: ignore[assignment]
-    measure_step(run, "channels-last, bf16, cudnn.benchmark", run.sizes.clips[-1], module, optimizer)
+    module.network.audio.network.channels_last = False
+    measure_step(run, "conv1d, bf16, cudnn.benchmark", run.sizes.clips[-1], module, optimizer)
     torch.backends.cudnn.benchmark = False
-    measure_step(run, "channels-last, bf16", run.sizes.clips[-1], module, optimizer)
+    measure_step(run, "conv1d, bf16", run.sizes.clips[-1], module, optimizer)
 
 
 def parts(run: Run, module: MCNModule, clips: int) -> None:
@@ -154,14 +154,13 @@ def compiled(run: Run) -> None:
     """Measure steps of the compiled network, in both layouts."""
     module = make_module(run)
     optimizer = module.configure_optimizers()["optimizer"]
-    audio, inner = module.network.audio, module.network.forward
-    assert audio is not None
-    plain = audio.network
+    inner = module.network.forward
+    assert module.network.audio and isinstance(module.network.audio.network, ResDAVEnet)
     for name in ("channels-last", "conv1d"):
         if run.left() < 90 and not run.tiny:
             run.add("step", f"compiled, {name}", "left out", "", "no time")
             continue
-        audio.network = ChannelsLast(plain) if name == "channels-last" else plain  # type: ignore[assignment]
+        module.network.audio.network.channels_last = name == "channels-last"
         torch._dynamo.reset()
         backend = "aot_eager" if run.tiny else "inductor"
         module.network.forward = torch.compile(inner, backend=backend)  # type: ignore[method-assign]

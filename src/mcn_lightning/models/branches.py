@@ -99,8 +99,10 @@ class AudioBranch(nn.Module):
 
     def forward(self, spectrogram: Tensor, audio_frames: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(B, M, T)`` dB and frame counts ``(B,)`` to the embedding ``(B, D)`` and pooled feature ``(B, F)``."""
-        # spectrograms have the stored precision, and are time-major from shards: convert them so that results are equal
-        spectrogram = spectrogram.to(self.projection.weight.dtype).contiguous()
+        # spectrograms have the stored precision, and are time-major from loaders
+        spectrogram = spectrogram.to(self.projection.weight.dtype)
+        if not self.network.any_strides:
+            spectrogram = spectrogram.contiguous()
         features = self.network(spectrogram)
         steps = None
         if self.config.mask_audio == "always" or not self.training:
