@@ -23,6 +23,7 @@ from mcn_lightning.losses import ContrastiveConfig, LossConfig
 from mcn_lightning.models import NetworkConfig
 from mcn_lightning.models.released import WeightsError
 from mcn_lightning.module import MCNModule
+from mcn_lightning.training.exchange import exchange
 from mcn_lightning.training.optimizer import OptimizerConfig, learning_rate_factor
 
 
@@ -379,7 +380,7 @@ def counts_of_a_step(sizes, without):
         batch = ClipBatch(ids=tuple("abcdef"[: sizes[rank()]]), video=torch.ones(sizes[rank()], 16), words=words)
     network = NetworkConfig(embedding_dim=16, modalities=("video", "text"), video_dim=16, text_dim=8)
     try:
-        return MCNModule(network, clustering=CLUSTERING).clip_counts(batch)
+        return exchange(batch, network, "cpu")[0]
     except InputError as error:
         return str(error)
 

@@ -3,12 +3,16 @@
 Gradients: every process computes the same global value, such as the loss over the clips of all processes. The gradient
 on one process is its part, and the parts sum to the whole gradient. Data-parallel training averages over processes,
 so the loss is multiplied by ``world_size()`` before ``backward``.
+
+Groups: within ``in_group`` all functions work on the group of this process, which ``form_groups`` formed. "All
+processes" then means those of the group, and a backward pass communicates in the group of its forward pass.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -18,6 +22,48 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
 Object = TypeVar("Object")
+_own_group: dist.ProcessGroup | None = None
+"""The group of this process, for ``in_group``; ``None`` for all processes."""
+_current: dist.ProcessGroup | None = None
+"""The processes that the functions of this module work on; ``None`` for all."""
+
+
+def form_groups(size: int | None) -> None:
+    """Divide the processes into groups of consecutive ranks, for ``in_group``. All processes call it together.
+
+    Args:
+        size: processes of a group, a divisor of their number; ``None`` for one group of all.
+    """
+    global _own_group
+    _own_group = None
+    if size is not None and size < world_size():
+        _own_group, _ = dist.new_subgroups(size)
+
+
+@contextmanager
+def _within(group: dist.ProcessGroup | None) -> Iterator[None]:
+    global _current
+    before, _current = _current, group
+    try:
+        yield
+    finally:
+        _current = before
+
+
+def in_group() -> AbstractContextManager[None]:
+    """Return a context in which all functions of this module work on the group of this process."""
+    return _within(_own_group)
+
+
+def group_size() -> int:
+    """Return the number of processes of this process's group."""
+    with in_group():
+        return world_size()
+
+
+def has_groups() -> bool:
+    """Return whether the processes are divided into several groups."""
+    return _own_group is not None
 
 
 def usable_cores() -> int:
@@ -28,12 +74,25 @@ def usable_cores() -> int:
 
 def world_size() -> int:
     """Return the number of processes; 1 without a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size(_current) if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
     """Return the index of this process, from 0."""
-    return dist.get_rank() if world_size() > 1 else 0
+    return dist.get_rank(_current) if world_size() > 1 else 0
+
+
+def of_group(values: Sequence[Object]) -> list[Object]:
+    """Return the values of the processes of this process's group.
+
+    Args:
+        values: one for each process of the run.
+    """
+    if _own_group is None:
+        return list(values)
+    size = group_size()
+    first = dist.get_rank() // size * size
+    return list(values[first : first + size])
 
 
 def row_counts(count: int, device: torch.device | str) -> list[int]:
@@ -57,7 +116,8 @@ def gather_integers(numbers: Sequence[int], device: torch.device | str) -> list[
         # no tensor: making one on a GPU would make this process wait for it
         return [list(numbers)]
     found = torch.empty(world_size() * len(numbers), dtype=torch.int64, device=device)
-    dist.all_gather_into_tensor(found, torch.tensor(list(numbers), dtype=torch.int64, device=device))
+    own = torch.tensor(list(numbers), dtype=torch.int64, device=device)
+    dist.all_gather_into_tensor(found, own, group=_current)
     return found.view(world_size(), -1).tolist()
 
 
@@ -66,7 +126,7 @@ def gather_objects(own: Object) -> list[Object]:
     if world_size() == 1:
         return [own]
     found = [own] * world_size()
-    dist.all_gather_object(found, own)
+    dist.all_gather_object(found, own, group=_current)
     return found
 
 
@@ -76,7 +136,7 @@ def sum_all(x: Tensor) -> Tensor:
         return x
     # all_reduce works in place, and the tensor is the caller's
     summed = x.detach().clone()
-    dist.all_reduce(summed)
+    dist.all_reduce(summed, group=_current)
     return summed
 
 
@@ -86,7 +146,7 @@ def broadcast(x: Tensor, source: int = 0) -> Tensor:
         return x
     # broadcast works in place on the other processes
     sent = x.detach().clone().contiguous()
-    dist.broadcast(sent, source)
+    dist.broadcast(sent, source if _current is None else dist.get_global_rank(_current, source), group=_current)
     return sent
 
 
@@ -104,13 +164,18 @@ def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
         return rows
     longest = max(counts)
     # the collective takes tensors of one shape: shorter ones are padded, and the padding is cut off below
-    # F.pad takes the last dimension first; only the rows are padded
-    padded = F.pad(rows.detach(), [0, 0] * (rows.dim() - 1) + [0, longest - len(rows)]).contiguous()
+    padded = _padded(rows.detach(), longest)
     gathered = padded.new_empty(world_size() * longest, *rows.shape[1:])
-    dist.all_gather_into_tensor(gathered, padded)
+    dist.all_gather_into_tensor(gathered, padded, group=_current)
     if all(count == longest for count in counts):
         return gathered
     return torch.cat([gathered[number * longest : number * longest + count] for number, count in enumerate(counts)])
+
+
+def _padded(rows: Tensor, length: int) -> Tensor:
+    """Return rows ``(n, ...)`` with rows of zeros up to a length, contiguous."""
+    # F.pad takes the last dimension first; only the rows are padded
+    return F.pad(rows, [0, 0] * (rows.dim() - 1) + [0, length - len(rows)]).contiguous()
 
 
 def reduce_scatter_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
@@ -123,28 +188,38 @@ def reduce_scatter_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
     Returns:
         ``(n, ...)``.
     """
-    summed = sum_all(rows)
-    first = sum(counts[: rank()])
-    return summed[first : first + counts[rank()]]
+    if world_size() == 1:
+        return rows
+    longest = max(counts)
+    # the collective takes as many rows for each process
+    padded = rows.detach().contiguous()
+    if min(counts) < longest:
+        padded = torch.cat([_padded(part, longest) for part in padded.split(list(counts))])
+    own = padded.new_empty(longest, *rows.shape[1:])
+    dist.reduce_scatter_tensor(own, padded, group=_current)
+    return own[: counts[rank()]]
 
 
 class _Counts(FunctionCtx):
     counts: Sequence[int]
+    group: dist.ProcessGroup | None
 
 
 class _GatherSummed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: _Counts, rows: Tensor, counts: Sequence[int]) -> Tensor:
-        ctx.counts = counts
-        return gather_rows(rows, counts)
+    def forward(ctx: _Counts, rows: Tensor, counts: Sequence[int], precision: torch.dtype | None) -> Tensor:
+        ctx.counts, ctx.group = counts, _current
+        return gather_rows(rows.to(precision or rows.dtype), counts).to(rows.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: _Counts, *gradients: Tensor) -> tuple[Tensor, None]:
-        return reduce_scatter_rows(gradients[0], ctx.counts), None
+    def backward(ctx: _Counts, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        # in the precision of the rows: it is a sum over processes, whose rounding would add up
+        with _within(ctx.group):
+            return reduce_scatter_rows(gradients[0], ctx.counts), None, None
 
 
-def gather_summed(rows: Tensor, counts: Sequence[int]) -> Tensor:
+def gather_summed(rows: Tensor, counts: Sequence[int], precision: torch.dtype | None = None) -> Tensor:
     """Gather the rows of all processes. Their gradient is the sum of the gradients of all processes.
 
     Use it where processes use the rows differently, for instance each process against its own rows.
@@ -152,11 +227,13 @@ def gather_summed(rows: Tensor, counts: Sequence[int]) -> Tensor:
     Args:
         rows: ``(n, ...)``.
         counts: rows of each process.
+        precision: in which rows travel, for instance bfloat16 where only products in bfloat16 follow; ``None`` for
+            theirs. Gradients travel in that of the rows.
 
     Returns:
-        ``(sum of counts, ...)``.
+        ``(sum of counts, ...)``, in the precision of the rows.
     """
-    return rows if world_size() == 1 else _GatherSummed.apply(rows, counts)
+    return rows if world_size() == 1 else _GatherSummed.apply(rows, counts, precision)
 
 
 class _SumWithGradient(torch.autograd.Function):
@@ -272,6 +349,10 @@ class Presence:
     def histogram(table: Tensor) -> list[int]:
         """Return the number of clips with each set of embeddings. Bit i of an index means that embedding i is there."""
         return torch.bincount(_codes(table), minlength=1 << table.shape[1]).tolist()
+
+    def of_group(self) -> Presence:
+        """Return the same for the processes of this process's group."""
+        return Presence(self.names, self.table, of_group(self.histograms), self.device)
 
     @property
     def complete(self) -> bool:

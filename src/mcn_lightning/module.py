@@ -23,14 +23,13 @@ from mcn_lightning.clustering import (
     clustering_class,
     make_clustering,
 )
-from mcn_lightning.distributed import Presence, connect_parameters, world_size
+from mcn_lightning.distributed import Presence, connect_parameters, group_size, has_groups, in_group, world_size
 from mcn_lightning.losses import (
     ClusterLoss,
     FiniteWatch,
     LossConfig,
     check_state,
     make_contrastive,
-    reconstruction_loss,
 )
 from mcn_lightning.models import MCN, MCNOutput, NetworkConfig
 from mcn_lightning.models.options import SET_BY_DATA, unset_sizes
@@ -46,15 +45,17 @@ from mcn_lightning.training.checks import (
     mark_epoch_unfinished,
 )
 from mcn_lightning.training.exchange import exchange, features_of, masks_of, present_embeddings
+from mcn_lightning.training.groups import DistributedConfig, clips_of_group, mean_of_groups
 from mcn_lightning.training.optimizer import OptimizerConfig, fill_gradients, make_optimizer
+from mcn_lightning.training.terms import loss_terms, possible_terms, with_zeros
 
 
 class MCNModule(LightningModule):
     """MCN with its losses: contrastive loss over pairs of modalities, clustering loss, reconstruction.
 
-    With several processes, losses and clusters are over the clips of all processes. The module adds the callbacks of a
-    run: k-means, evaluation on held-out clips, throughput, saving. A callback of the user replaces the one of the same
-    class. In Python, every option can also be a plain dict.
+    With several processes, losses and clusters are over the clips of all processes, or losses are those of groups. The
+    module adds the callbacks of a run: k-means, evaluation on held-out clips, throughput, saving. A callback of the
+    user replaces the one of the same class. In Python, every option can also be a plain dict.
 
     Args:
         network: shape of the network. Weights to start from replace it by their shape. Modalities and input sizes that
@@ -65,6 +66,7 @@ class MCNModule(LightningModule):
         weights: file of weights to start from; none for random weights. It is a state dict of the authors' releases
             (MCN, AVLnet-Text-Tri, AVLnet, AVLnet-Text-Fused), or a checkpoint of this project. A state dict of the
             module or of its network is accepted too (.safetensors as well).
+        distributed: how several devices share the losses.
 
     Raises:
         WeightsError: if the file holds no weights of a network, or weights for other inputs.
@@ -78,6 +80,7 @@ class MCNModule(LightningModule):
         clustering: ClusteringConfig = ClusteringConfig(),  # noqa: B008 (frozen)
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
         weights: str | None = None,
+        distributed: DistributedConfig = DistributedConfig(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         self.weights_file = weights
@@ -89,6 +92,7 @@ class MCNModule(LightningModule):
         self.loss_config = as_config(LossConfig, loss, "--model.loss")
         self.clustering_config = as_config(ClusteringConfig, clustering, "--model.clustering")
         self.optimizer_config = as_config(OptimizerConfig, optimizer, "--model.optimizer")
+        self.distributed_config = as_config(DistributedConfig, distributed, "--model.distributed")
         self._build()
         self.cluster_reports: dict[str, KMeansReport] = {}
         self.step_clips = 0  # clips of the last step on all processes
@@ -109,6 +113,7 @@ class MCNModule(LightningModule):
         """
         network, config = self.network_config, self.clustering_config
         given = {"network": network, "loss": self.loss_config, "clustering": config, "optimizer": self.optimizer_config}
+        given |= {"distributed": self.distributed_config}
         # logger=False: the command logs all options under the names of the command line
         self.save_hyperparameters({name: dataclasses.asdict(options) for name, options in given.items()}, logger=False)
         kind, names = clustering_class(config), network.embeddings
@@ -155,10 +160,12 @@ class MCNModule(LightningModule):
         """Take the frozen word vectors from the data.
 
         Raises:
-            InputError: if a network to train has a single embedding, or lacks an embedding of a requested pair.
+            InputError: if a network to train has a single embedding, or lacks an embedding of a requested pair; if the
+                size of groups does not divide the number of devices.
         """
         if stage == "fit":
             check_trainable(self.network_config, self.loss_config)
+            self.distributed_config.form_groups()
         data = getattr(self.trainer, "datamodule", None)
         if self.network.text is not None and data is not None and (embedder := data.text_embedder()) is not None:
             self.network.text.set_embedder(embedder.to(self.device))
@@ -218,17 +225,9 @@ class MCNModule(LightningModule):
         if not terms:  # with the clustering loss alone, until k-means has K clips
             return self._no_step()
         loss = torch.stack(list(terms.values())).sum()
-        self.step_loss = loss.detach()
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
-        return loss * world_size()  # each process has its part of the gradient; data-parallel training averages them
-
-    def clip_counts(self, batch: ClipBatch) -> list[int]:
-        """Return the number of clips on each process in this step.
-
-        Raises:
-            InputError: on all processes, if the processes with clips have different modalities.
-        """
-        return exchange(batch, self.network_config, self.device)[0]
+        self.step_loss = mean_of_groups({"loss": loss.detach()})["loss"]
+        self.log("train/loss", self.step_loss, prog_bar=True, batch_size=len(batch))
+        return loss * group_size()  # each process has its part of the gradient; data-parallel training averages them
 
     def watch_terms(self, terms: Mapping[str, Tensor], ids: Sequence[str], now: bool = False) -> None:
         """Check that the terms of the previous step are finite, and record those of this step.
@@ -283,20 +282,18 @@ class MCNModule(LightningModule):
     def _loss_terms(
         self, output: MCNOutput, batch: ClipBatch, counts: Sequence[int], present: Presence | None
     ) -> dict[str, Tensor]:
-        config, terms = self.loss_config, {}
+        config = self.loss_config
         targets = self._cluster_targets(output, batch, counts, present)
         clusters = self.assignments(output) if config.contrastive.exclude_same_cluster else None
-        pairs = {} if self.contrastive is None else self.contrastive(output.embeddings(), counts, clusters, present)
-        rebuilt = reconstruction_loss(output.reconstructions, output.targets, config.detach_targets, counts, present)
-        if pairs:
-            terms["contrastive"] = config.contrastive_weight * torch.stack(list(pairs.values())).sum()
-        if rebuilt:
-            terms["reconstruction"] = config.reconstruction_weight * torch.stack(list(rebuilt.values())).sum()
-        if targets and config.cluster_weight > 0:
-            terms["cluster"] = config.cluster_weight * self.cluster_loss(features_of(output), targets, counts)
-        parts = pairs | {f"rebuild_{name}": value for name, value in rebuilt.items()}
-        self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=len(batch))
-        self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=True, batch_size=len(batch))
+        with in_group():
+            given = (output, targets, clusters, *clips_of_group(counts, present))
+            terms, parts = loss_terms(config, self.contrastive, self.cluster_loss, *given)
+        if has_groups():  # a group may lack a modality that others have, and all need the same names
+            names = possible_terms(config, self.network_config, self.clustering)
+            terms, parts = (with_zeros(*each, self.device) for each in zip((terms, parts), names, strict=True))
+        for shown, values in ((False, parts), (True, terms)):
+            logged = {f"train/{name}": value for name, value in mean_of_groups(values).items()}
+            self.log_dict(logged, prog_bar=shown, batch_size=len(batch))
         if self.contrastive is not None and self.contrastive.learns_temperature:
             self.log("train/temperature", self.contrastive.temperature, batch_size=len(batch))
         return terms
@@ -311,15 +308,17 @@ class MCNModule(LightningModule):
         if self.clustering is None:
             return {}
         features = {name: feature.detach().float() for name, feature in features_of(output).items()}
-        step = Step(counts, present, batch.clips_per_video)
+        whole = Step(counts, present, batch.clips_per_video)
         if self._recluster != "no":
             self.watch_terms({"clustered features": features[MEAN].abs().sum()}, batch.ids, now=True)
-            self.cluster_reports = self.clustering.cluster(features, step, self._recluster == "fresh")
+            self.cluster_reports = self.clustering.cluster(features, whole, self._recluster == "fresh")
             if self.cluster_reports:  # a modality without clips in this step is clustered in the next run
                 self._recluster = "no"
-        targets = self.clustering.targets(features, step)
+        with in_group():
+            step = Step(*clips_of_group(counts, present), batch.clips_per_video)
+            targets = self.clustering.targets(features, step) if sum(step.counts or ()) else {}
         check_targets(targets, features, self.clustering_config.class_path)
-        self.clustering.push(features, step)
+        self.clustering.push(features, whole)
         return targets
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> MCNOutput:  # type: ignore[override]

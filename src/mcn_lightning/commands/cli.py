@@ -305,3 +305,5 @@ class MCNCLI(LightningCLI):
             raise InputError(f"--model.weights {error}") from error
         except ValueError as error:
             raise InputError(shorten_message(one_line(error))) from error
+        if self.subcommand == "fit":  # before other processes start, each of which would say it
+            self.model.distributed_config.check(self.trainer.world_size)

@@ -24,6 +24,17 @@ def _sum(embeddings: Sequence[Tensor]) -> Tensor:
     return torch.stack([full_precision(embedding) for embedding in embeddings]).sum(dim=0).to(embeddings[0].dtype)
 
 
+def _gather(embedding: Tensor, counts: Sequence[int], rounds: bool = True) -> Tensor:
+    """Gather an embedding ``(n, D)`` of all processes, ``(B, D)`` at least float32.
+
+    Args:
+        embedding: of this process's clips.
+        counts: clips of each process.
+        rounds: whether only products of it follow, so that it travels in their precision.
+    """
+    return gather_summed(full_precision(embedding), counts, product_precision(embedding, embedding) if rounds else None)
+
+
 def _share_gradient(value: Tensor) -> Tensor:
     """Return a loss that every process has computed, with 1 / world size of its gradient: the parts sum to it."""
     if world_size() == 1:
@@ -160,7 +171,9 @@ class ContrastiveLoss(nn.Module):
                 row_counts(len(embeddings[pairs[0][0]]), embeddings[pairs[0][0]].device) if counts is None else counts
             )
             names = dict.fromkeys(name for pair in pairs for name in pair)  # one order on all processes
-            embeddings = {name: gather_summed(full_precision(embeddings[name]), counts) for name in names}
+            # a class with its own `of_pair` may do more than the products, which round to this precision anyway
+            rounds = type(self).of_pair is ContrastiveLoss.of_pair
+            embeddings = {name: _gather(embeddings[name], counts, rounds) for name in names}
             clusters = None if clusters is None else gather_rows(clusters, counts)
         return {
             (a, b): _share_gradient(self._scalar(self.of_pair(embeddings[a], embeddings[b], clusters)))
@@ -215,7 +228,7 @@ class TiledContrastiveLoss(ContrastiveLoss):
         clusters = None if clusters is None else gather_rows(clusters, counts)
         # gathered once for all pairs, in the same order on all processes
         seconds = dict.fromkeys(second for _, second in pairs)
-        gathered = {name: gather_summed(full_precision(embeddings[name]), counts) for name in seconds}
+        gathered = {name: _gather(embeddings[name], counts) for name in seconds}
         values = {}
         for first, second in pairs:
             x, y = embeddings[first], embeddings[second]

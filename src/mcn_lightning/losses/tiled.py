@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -62,12 +62,13 @@ class Tiling:
     size: int
     precision: torch.dtype
     clusters: Tensor | None = None
+    own: slice = field(init=False)
+    """Rows of this process's clips among those of all processes."""
 
-    @property
-    def own(self) -> slice:
-        """Rows of this process's clips among those of all processes."""
+    def __post_init__(self) -> None:
+        # now, as a backward pass runs outside of the group of its forward pass
         first = sum(self.counts[: rank()])
-        return slice(first, first + self.counts[rank()])
+        object.__setattr__(self, "own", slice(first, first + self.counts[rank()]))
 
 
 class Tile(NamedTuple):
