@@ -63,7 +63,14 @@ from mcn_lightning.runs.record import provenance
 from mcn_lightning.runs.resume import Resume
 from mcn_lightning.runs.saved import Options, flat_options
 from mcn_lightning.runs.tracking import add_csv_logger, append_metrics, read_wandb_id, start_wandb
-from mcn_lightning.runs.trainer_options import add_plugins, apply_barebones, check_trainer, remove_checkpoints
+from mcn_lightning.runs.trainer_options import (
+    MatmulPrecision,
+    add_plugins,
+    apply_barebones,
+    check_trainer,
+    remove_checkpoints,
+    set_matmul_precision,
+)
 
 Part = TypeVar("Part")
 
@@ -167,6 +174,12 @@ class MCNCLI(LightningCLI):
             help="folder for a single run, for instance of a job that may be requeued: all loggers write below it, "
             "`--ckpt_path last` searches it, and a start with other options is refused",
         )
+        (parser.groups or {})["trainer"].add_argument(
+            "--trainer.float32_matmul_precision",
+            type=MatmulPrecision | None,
+            help="precision of float32 matrix products, such as those of k-means and evaluation: highest, high "
+            "(TensorFloat-32) or medium (bfloat16); by default high on CUDA, and that of torch on CPUs",
+        )
         # without save_on_train_epoch_end, Lightning saves after validations only, and later epochs are lost
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.save_on_train_epoch_end": True})
         # as plain data: omegaconf cannot resolve interpolations in a config that holds dataclasses
@@ -256,6 +269,7 @@ class MCNCLI(LightningCLI):
         """
         options = self._get(self.config_init, "trainer", default={})
         trainer = super().instantiate_trainer(plugins=add_plugins(options.get("plugins")), **kwargs)
+        set_matmul_precision(options.get("float32_matmul_precision"), trainer)
         add_csv_logger(trainer)
         check_trainer(trainer)
         return trainer
@@ -265,7 +279,9 @@ class MCNCLI(LightningCLI):
         if config.get("barebones"):
             self.save_config_callback, self.trainer_defaults = None, {}  # no files
         options, callbacks = remove_checkpoints(*apply_barebones(config, with_displays(config, callbacks)))
-        return super()._instantiate_trainer({**options}, callbacks)
+        # an option of the command alone
+        given = {name: value for name, value in options.items() if name != "float32_matmul_precision"}
+        return super()._instantiate_trainer(given, callbacks)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Resolve ``--ckpt_path last`` or ``best`` among all runs of this name, and print the result.

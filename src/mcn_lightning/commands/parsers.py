@@ -34,7 +34,7 @@ UNION = re.compile(
 """The beginning of jsonargparse's messages: the option, and all types that the value might have had."""
 INNER = re.compile(r"^(--[^\s:]+): '\S+': Parser key \"([^\"]+)\": ")
 REQUIRED = re.compile(r"^the following arguments are required: (.*)$")
-LITERAL = re.compile(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)$")
+LITERAL = re.compile(r"Expected a typing\.Literal\[(.*?)\](?:\. Got value: (.*))?$")
 REMOVED_OPTIONS = {
     "--pack.format": "no such option; LitData is gone, shards are read from URLs as they are: leave it out",
 }
@@ -129,10 +129,13 @@ def shorten_message(message: str, options: Iterable[str] = ()) -> str:
         return f"{', '.join(shown)}: expected a value, found none; give it"
     given = next(iter(re.findall(r"Given value: (\S+)$", message)), "")
     message = REFUSED.sub(lambda match: f"{match[0]}{given} ", message)
-    message = UNION.sub(r"\1\2", LITERAL.sub(r"expected one of \1, found \2", message))
+    message = UNION.sub(r"\1\2", message)
+    message = LITERAL.sub(lambda match: f"expected one of {match[1]}, found {match[2] or given}", message)
     for kind, name in TYPE_NAMES.items():
         message = re.sub(rf"Expected a <class '{kind}'>(?:\. Got value: (?=\S))?", f"expected {name}, found ", message)
-    message = KEY.sub(r"--\1: ", rephrase_refusal(message).removesuffix(", found "), count=1)
+    message = rephrase_refusal(message)
+    message = message + given if given and message.endswith(", found ") else message.removesuffix(", found ")
+    message = KEY.sub(r"--\1: ", message, count=1)
     return _of_class(INNER.sub(r"\1.\2: ", message), given)
 
 

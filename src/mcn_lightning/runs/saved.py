@@ -33,9 +33,9 @@ IGNORED_OPTIONS = (
 
 DEFINING_OPTIONS = (
     "seed_everything", "data", "model", "centroids", "retrieval",
-    "trainer.precision", "trainer.accumulate_grad_batches", "trainer.gradient_clip_val",
-    "trainer.gradient_clip_algorithm", "trainer.limit_train_batches", "trainer.overfit_batches",
-    "trainer.sync_batchnorm",
+    "trainer.precision", "trainer.float32_matmul_precision", "trainer.accumulate_grad_batches",
+    "trainer.gradient_clip_val", "trainer.gradient_clip_algorithm", "trainer.limit_train_batches",
+    "trainer.overfit_batches", "trainer.sync_batchnorm",
 )  # fmt: skip
 """Options, or groups, that define a run. Resuming needs the same ones; others, such as its length, may change."""
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
+from typing import Literal
 
+import torch
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.accelerators import CPUAccelerator
+from pytorch_lightning.accelerators import CPUAccelerator, CUDAAccelerator
 from pytorch_lightning.callbacks import (
     BackboneFinetuning,
     BatchSizeFinder,
@@ -20,6 +22,7 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+from pytorch_lightning.utilities import rank_zero_info
 
 from mcn_lightning.errors import InputError, check_rules
 from mcn_lightning.runs import slurm
@@ -30,6 +33,9 @@ from mcn_lightning.runs.saved import Options
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Supported precisions. Weights, k-means and log-softmax are float32 in all of them."""
+
+MatmulPrecision = Literal["highest", "high", "medium"]
+"""Names of torch: float32, TensorFloat-32, and bfloat16 where it is faster."""
 
 REFUSED_CALLBACKS: dict[type[Callback], str] = {
     LearningRateFinder: "it trains without clusters, and the schedule of --model.optimizer replaces what it finds; try "
@@ -96,6 +102,25 @@ def add_plugins(plugins: object) -> list[object]:
     if not chosen and slurm.launched_by_srun(os.environ) and not TorchElasticEnvironment.detect():
         found.append(SLURMEnvironment(auto_requeue=False))
     return found
+
+
+def set_matmul_precision(asked: MatmulPrecision | None, trainer: Trainer) -> None:
+    """Set the precision of float32 matrix products for this process, and print it.
+
+    Args:
+        asked: by the user. If it is ``None``, CUDA gets ``high`` unless other code has set a precision. On CPUs nothing
+            is set.
+        trainer: whose accelerator counts.
+    """
+    on_cuda = isinstance(trainer.accelerator, CUDAAccelerator)
+    if asked is not None:
+        torch.set_float32_matmul_precision(asked)
+    elif on_cuda and torch.get_float32_matmul_precision() == "highest":
+        torch.set_float32_matmul_precision("high")
+    if asked is not None or on_cuda:
+        found = torch.get_float32_matmul_precision()
+        other = "" if found == "highest" else "; highest computes them in full"
+        rank_zero_info(f"--trainer.float32_matmul_precision {found}: float32 products, as in k-means{other}")
 
 
 def check_trainer(trainer: Trainer) -> None:
