@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
-from launch import refusal, run
+from launch import CONFIGS, refusal, run
 from pytorch_lightning.accelerators import CPUAccelerator, CUDAAccelerator
 
+from mcn_lightning.commands.checks import check_accelerator
 from mcn_lightning.runs.trainer_options import set_matmul_precision
 from runs.trainer_runs import demo
 
@@ -51,3 +53,33 @@ def test_the_command_sets_the_precision_before_it_trains(overlay, capsys, monkey
     assert seen == ["medium"]
     wanted = "expected one of 'highest', 'high', 'medium', found hgh"
     assert f"{option}: {wanted}" in refusal(capsys, "fit", *demo(overlay), option, "hgh")
+
+
+REASONS = {
+    "built for CPUs": (None, None, r"found torch \S+, which is built for CPUs; install torch for CUDA, or give"),
+    "hidden": ("13.0", "", "found none in CUDA_VISIBLE_DEVICES=; unset the variable, or give"),
+    "no driver": ("13.0", None, r"found none that torch \S+ can use; see what nvidia-smi shows, or give"),
+}
+
+
+@pytest.mark.parametrize(("cuda", "visible", "reason"), REASONS.values(), ids=REASONS)
+def test_a_recipe_for_a_gpu_needs_one_or_another_option(cuda, visible, reason, overlay, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    words = ("fit", "--config", CONFIGS / "howto100m.yaml", "--data.root", overlay.parent)
+    message = refusal(capsys, *words).partition("mcn-lightning")[0]
+    assert re.fullmatch(
+        rf"error: --trainer\.accelerator gpu: expected a GPU, {reason} --trainer\.accelerator cpu", message
+    )
+    check_accelerator("cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_accelerator("gpu")
+
+
+def test_data_are_packed_without_the_gpu_that_a_recipe_asks_for(tmp_path, capsys):
+    message = refusal(capsys, "prepare", "--config", CONFIGS / "howto100m.yaml", "--data.root", tmp_path,
+                      "--pack.output", tmp_path / "shards")  # fmt: skip
+    assert "train.csv" in message and "accelerator" not in message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,6 +65,33 @@ def check_trainer_numbers(trainer: Namespace) -> None:
     if isinstance(value, int | float) and value <= 0:
         advice = "--trainer.limit_val_batches 0 turns validation off"
         raise InputError(f"--trainer.val_check_interval: expected a number above 0, found {value}; {advice}")
+
+
+def check_accelerator(asked: object) -> None:
+    """Refuse a run on a GPU where torch finds none.
+
+    Args:
+        asked: option of the trainer.
+
+    Raises:
+        InputError: with the reason, as far as it can be told.
+    """
+    if (
+        asked not in ("gpu", "cuda")
+        or torch.cuda.device_count()
+        or (asked == "gpu" and torch.backends.mps.is_available())
+    ):
+        return
+    hidden, build = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.version.cuda or torch.version.hip
+    if build is None:
+        found, advice = f"torch {torch.__version__}, which is built for CPUs", "install torch for CUDA"
+    elif hidden in ("", "-1"):
+        found, advice = f"none in CUDA_VISIBLE_DEVICES={hidden}", "unset the variable"
+    else:
+        found, advice = f"none that torch {torch.__version__} can use", "see what nvidia-smi shows"
+    raise InputError(
+        f"--trainer.accelerator {asked}: expected a GPU, found {found}; {advice}, or give --trainer.accelerator cpu"
+    )
 
 
 def check_checkpoint(path: Path, resume: bool = False) -> CheckpointContents:

@@ -32,6 +32,7 @@ from mcn_lightning.callbacks import (
 )
 from mcn_lightning.callbacks.monitors import best_is_highest
 from mcn_lightning.commands.checks import (
+    check_accelerator,
     check_checkpoint,
     check_trainer_numbers,
     data_seed,
@@ -315,6 +316,8 @@ class MCNCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer. Options that they refuse become an ``InputError``."""
+        # before a network of gigabytes
+        check_accelerator(self.config[self.subcommand].trainer.accelerator)
         try:
             super().instantiate_classes()
         except WeightsError as error:
