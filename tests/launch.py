@@ -26,6 +26,7 @@ DATA: dict[str, Any] = {
     "captions": "captions.json",
     "synthetic": None,
     "batch_size": 4,
+    "global_batch_size": None,
     "eval_batch_size": 2,
     "num_workers": 0,
 }

@@ -63,7 +63,7 @@ FRESH_KMEANS = (
 )  # fmt: skip
 def test_two_processes_train_as_one_with_their_clips(words, clips, steps, tiny, tmp_path):
     one, weights = fit(tiny, tmp_path / "one", "--data.batch_size", clips, "--trainer.devices", 1, *words)
-    two, others = fit(tiny, tmp_path / "two", "--data.batch_size", clips // 2, "--trainer.devices", 2, *words)
+    two, others = fit(tiny, tmp_path / "two", "--data.global_batch_size", clips, "--trainer.devices", 2, *words)
     assert len(one) == steps and two == pytest.approx(one, rel=1e-4)
     for name, value in weights.items():
         torch.testing.assert_close(others[name], value, rtol=1e-3, atol=1e-4)

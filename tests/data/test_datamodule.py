@@ -157,6 +157,7 @@ def test_a_missing_file_is_refused_by_path_and_option(copy, missing, part):
     ("changes", "part"),
     [
         ({"batch_size": 0}, "--data.batch_size: expected a whole number above 0, found 0"),
+        ({"global_batch_size": 0}, "--data.global_batch_size: expected a whole number above 0, found 0"),
         ({"eval_batch_size": 0}, "--data.eval_batch_size: expected a whole number above 0, found 0"),
         ({"num_workers": -1}, "--data.num_workers: expected a whole number of at least 0, found -1"),
         ({"seed": -1}, "--data.seed: expected a whole number of at least 0, found -1"),
@@ -179,6 +180,29 @@ def test_fewer_videos_than_a_batch_are_refused(tiny):
     data = narrated(tiny, batch_size=7)
     data.setup("fit")
     with pytest.raises(InputError, match=r"--data\.batch_size 7: expected .* found 6 training videos on 1 process"):
+        data.train_dataloader()
+
+
+def test_the_global_batch_is_divided_over_the_processes(tiny):
+    def share(processes, **given):
+        return narrated(tiny, **{"batch_size": None, **given}).divide_batch(processes)
+
+    assert [share(processes, global_batch_size=128) for processes in (1, 4, 8)] == [128, 32, 16], "the paper's 4 x 32"
+    assert [share(processes, batch_size=32) for processes in (1, 4)] == [32, 32]
+    assert share(4) == 128 and share(4, batch_size=32, global_batch_size=128) == 32
+    option = "--data.global_batch_size"
+    for processes, total, batch, message in (
+        (12, 128, None, f"{option}: expected a multiple of the number of devices, 12, found 128; set it to 120 or 132"),
+        (8, 4, None, f"{option}: expected a multiple of the number of devices, 8, found 4; set it to 8"),
+        (4, 128, 16, "--data.batch_size: expected null, or 32, which is --data.global_batch_size 128 over 4 device(s), "
+                     "found 16; set one of the two to null"),
+    ):  # fmt: skip
+        with pytest.raises(InputError) as caught:
+            share(processes, batch_size=batch, global_batch_size=total)
+        assert str(caught.value) == message
+    data = narrated(tiny, batch_size=None, global_batch_size=7)
+    data.setup("fit")
+    with pytest.raises(InputError, match=r"--data\.global_batch_size 7: expected .* found 6 training videos on 1 proc"):
         data.train_dataloader()
 
 

@@ -24,7 +24,7 @@ from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.datamodule import NarratedVideos
 from mcn_lightning.data.files.pooling import VisualStream
 
-root, folder, world, workers, steps, resume, batch = json.loads(sys.argv[1])
+root, folder, world, workers, steps, resume, batch, total = json.loads(sys.argv[1])
 folder = Path(folder)
 
 class Recorder(LightningModule):
@@ -42,7 +42,7 @@ class Recorder(LightningModule):
 
 data = NarratedVideos(
     root, streams=[VisualStream("_2d", 1.0, 8), VisualStream("_3d", 1.5, 8)], modalities=("video", "audio"),
-    clips=ClipConfig(n_pair=2), batch_size=batch, num_workers=workers, val_csv=None,
+    clips=ClipConfig(n_pair=2), batch_size=batch, global_batch_size=total, num_workers=workers, val_csv=None,
 )
 keep = ModelCheckpoint(folder, "at", every_n_train_steps=steps, save_top_k=1) if steps else None
 trainer = Trainer(
@@ -61,10 +61,11 @@ def root(tmp_path_factory) -> Path:
     return folder
 
 
-def train(root, folder, world, workers=0, steps=None, resume=None, batch=2) -> list[list[list]]:
+def train(root, folder, world, workers=0, steps=None, resume=None, batch=2, total=None) -> list[list[list]]:
     """Train, and return for each process its epochs and batches."""
     folder.mkdir()
-    words = json.dumps([str(root), str(folder), world, workers, steps, None if resume is None else str(resume), batch])
+    start = None if resume is None else str(resume)
+    words = json.dumps([str(root), str(folder), world, workers, steps, start, batch, total])
     done = python("-c", SCRIPT, words)
     assert done.returncode == 0, done.stderr[-3000:]
     files = [folder / f"seen-{rank}.jsonl" for rank in range(world)]
@@ -81,10 +82,10 @@ def test_the_next_batch_is_the_one_that_would_have_come(root, tmp_path, world, w
         assert first[rank] + rest[rank] == whole[rank]
 
 
-@pytest.mark.parametrize(("before", "after", "batch"), [(2, 1, 2), (1, 2, 2), (1, 1, 3)])
-def test_with_other_processes_every_video_of_the_epoch_comes_once(root, tmp_path, before, after, batch):
-    first = train(root, tmp_path / "first", before, steps=2)
-    rest = train(root, tmp_path / "rest", after, resume=tmp_path / "first" / "at.ckpt", batch=batch)
+@pytest.mark.parametrize(("before", "after", "batch", "total"), [(2, 1, None, 4), (1, 2, 2, None), (1, 1, 3, None)])
+def test_with_other_processes_every_video_of_the_epoch_comes_once(root, tmp_path, before, after, batch, total):
+    first = train(root, tmp_path / "first", before, steps=2, batch=None if total else 2, total=total)
+    rest = train(root, tmp_path / "rest", after, resume=tmp_path / "first" / "at.ckpt", batch=batch, total=total)
     for epoch in (0, 1):
         seen = Counter(
             name.split(":")[0]
@@ -95,8 +96,9 @@ def test_with_other_processes_every_video_of_the_epoch_comes_once(root, tmp_path
             for name in names
         )
         assert set(seen.values()) == {2}  # two clips of each video, and no video a second time
-        began = 2 * 2 * before if epoch == 0 else 0
-        assert len(seen) == began + (13 - began) // (after * batch) * (after * batch)
+        step = total or after * batch
+        began = 2 * (total or 2 * before) if epoch == 0 else 0
+        assert len(seen) == began + (13 - began) // step * step
 
 
 KILLED = """

@@ -83,3 +83,11 @@ def test_data_are_packed_without_the_gpu_that_a_recipe_asks_for(tmp_path, capsys
     message = refusal(capsys, "prepare", "--config", CONFIGS / "howto100m.yaml", "--data.root", tmp_path,
                       "--pack.output", tmp_path / "shards")  # fmt: skip
     assert "train.csv" in message and "accelerator" not in message
+
+
+def test_a_batch_that_cannot_be_divided_is_refused_before_other_processes_start(overlay, capsys):
+    words = ("fit", *demo(overlay), "--trainer.devices", 2, "--data.global_batch_size", 5)
+    wanted = "--data.global_batch_size: expected a multiple of the number of devices, 2, found 5; set it to 4 or 6"
+    assert wanted in refusal(capsys, *words)
+    message = refusal(capsys, *words[:-1], 6)  # the demo has a batch size
+    assert "--data.batch_size: expected null, or 3, which is --data.global_batch_size 6 over 2 device(s)" in message

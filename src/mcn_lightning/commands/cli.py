@@ -326,3 +326,4 @@ class MCNCLI(LightningCLI):
             raise InputError(shorten_message(one_line(error))) from error
         if self.subcommand == "fit":  # before other processes start, each of which would say it
             self.model.distributed_config.check(self.trainer.world_size)
+            self.datamodule.divide_batch(self.trainer.world_size)

@@ -175,7 +175,10 @@ def run(args: Sequence[str], command: type[MCNCLI] | None = None) -> None:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        sizes = "--data.batch_size, --data.clips.n_pair, --model.network.embedding_dim or --model.clustering.queue_rows"
+        sizes = (
+            "--data.batch_size (or --data.global_batch_size), --data.clips.n_pair, --model.network.embedding_dim or "
+            "--model.clustering.queue_rows"
+        )
         found = f"one that does not ({first_line(error)})"
         raise InputError(f"expected a run that fits into memory, found {found}; lower {sizes}") from error
     finally:

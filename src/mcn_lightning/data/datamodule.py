@@ -20,7 +20,14 @@ from mcn_lightning.data.epoch import EpochPosition
 from mcn_lightning.data.files.pooling import DEFAULT_STREAMS, VisualStream
 from mcn_lightning.data.files.spectrograms import AudioConfig
 from mcn_lightning.data.loading import ClipSampler, Keys, OverfitSampler, make_loader, one_empty_batch
-from mcn_lightning.data.options import check_overfit, check_pickles, check_ranges, check_training_batch, make_reading
+from mcn_lightning.data.options import (
+    check_overfit,
+    check_pickles,
+    check_ranges,
+    check_training_batch,
+    make_reading,
+    videos_per_process,
+)
 from mcn_lightning.data.shards.job import PackConfig, PackReport
 from mcn_lightning.data.skipped import MissingModalities, SkippedVideos
 from mcn_lightning.data.sources.base import SPLITS, DataSource
@@ -63,7 +70,10 @@ class NarratedVideos(LightningDataModule):
             the text source is still read from ``root``.
         shards_cache: folder for shards that come from a URL, by default ``~/.cache/mcn-lightning/shards``.
         synthetic: generate the data set in ``root`` first, unless it exists (--data.synthetic.help shows the options).
-        batch_size: videos of a training batch in each process. The batch holds ``clips.n_pair`` clips of each.
+        batch_size: videos of a training batch in each process, 128 by default. The batch holds ``clips.n_pair`` clips
+            of each.
+        global_batch_size: videos of a training batch of all processes together, in place of ``batch_size``. Their
+            number divides it.
         eval_batch_size: videos of an evaluation batch in each process. The batch holds every caption of each.
         epoch_end: use of the training videos after the last full batch of an epoch: drop skips them, pad fills the
             batch with videos from the start of the epoch.
@@ -93,7 +103,8 @@ class NarratedVideos(LightningDataModule):
         shards: str | None = None,
         shards_cache: str | None = None,
         synthetic: SyntheticConfig | None = None,
-        batch_size: int = 128,
+        batch_size: int | None = None,
+        global_batch_size: int | None = None,
         eval_batch_size: int = 16,
         epoch_end: Literal["drop", "pad"] = "drop",
         num_workers: int = 2,
@@ -108,8 +119,8 @@ class NarratedVideos(LightningDataModule):
         synthetic = None if synthetic is None else as_config(SyntheticConfig, synthetic, "--data.synthetic")
         lists = {"train": train_csv, "val": val_csv, "test": test_csv or val_csv}
         check_pickles(lists, reading.audio)
-        check_ranges(batch_size=batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, timeout=timeout,
-                     seed=seed, max_bad_share=max_bad_share)  # fmt: skip
+        check_ranges(batch_size=batch_size, global_batch_size=global_batch_size, eval_batch_size=eval_batch_size,
+                     num_workers=num_workers, timeout=timeout, seed=seed, max_bad_share=max_bad_share)  # fmt: skip
         if root is None and source is None:
             raise InputError("--data.root: expected a value, found none; give it")
         self.root = Path(root or ".")
@@ -125,13 +136,27 @@ class NarratedVideos(LightningDataModule):
         sources = self._stored if shards is None else packed_in(shards, self._stored, shards_cache)
         self.splits = Splits(sources, reading, self.root, seed)
         self.text_config, self.clip_config, self.synthetic = reading.text, reading.clips, synthetic
-        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self._batch_size, self.global_batch_size = batch_size, global_batch_size
+        self.eval_batch_size, self.num_workers = eval_batch_size, num_workers
         self.epoch_end, self.timeout = epoch_end, timeout
         self.seed = seed
         self.predict_split: PredictSplit = "test"
         self._skipped = SkippedVideos(max_bad_share)
         self._missing = MissingModalities(modalities)
         self._position = EpochPosition()
+
+    @property
+    def batch_size(self) -> int:
+        """Videos of a training batch in each process of the trainer; see ``divide_batch``."""
+        return self.divide_batch(self._processes)
+
+    def divide_batch(self, processes: int) -> int:
+        """Return the videos of a training batch in each of some processes.
+
+        Raises:
+            InputError: if they cannot share ``global_batch_size``.
+        """
+        return videos_per_process(self._batch_size, self.global_batch_size, processes)
 
     @property
     def datasets(self) -> dict[str, NarratedVideoDataset]:
@@ -245,12 +270,13 @@ class NarratedVideos(LightningDataModule):
             InputError: if a process has too few videos for one batch.
         """
         sampler = self._sampler("train")
-        check_training_batch(sampler, self.clip_config.n_pair)
+        name = "batch_size" if self.global_batch_size is None else "global_batch_size"
+        check_training_batch(sampler, self.clip_config.n_pair, f"--data.{name} {getattr(self, name)}")
         self._position.begin(sampler, self.trainer)
         if note := sampler.note():
             rank_zero_info(note)
         loader = self._loader("train", sampler, self.batch_size)
-        check_overfit(self._overfits(), len(loader), "training", "--data.batch_size")
+        check_overfit(self._overfits(), len(loader), "training", f"--data.{name}")
         return loader
 
     def pass_dataloader(self, share: float) -> DataLoader:

@@ -16,8 +16,11 @@ from mcn_lightning.errors import InputError, check_rules
 from mcn_lightning.options.config import as_config
 from mcn_lightning.options.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Share, checked
 
+BATCH_SIZE = 128
+"""Videos of a training batch in each process, if none is given."""
 _RANGES = {
-    "batch_size": PositiveInt,
+    "batch_size": PositiveInt | None,
+    "global_batch_size": PositiveInt | None,
     "eval_batch_size": PositiveInt,
     "num_workers": NonNegativeInt,
     "timeout": NonNegativeFloat,
@@ -26,7 +29,7 @@ _RANGES = {
 }
 
 
-def check_ranges(**options: float) -> None:
+def check_ranges(**options: float | None) -> None:
     """Refuse numbers outside their range.
 
     Raises:
@@ -101,12 +104,43 @@ def _check_modalities(modalities: Sequence[Modality], streams: Sequence[VisualSt
     )
 
 
-def check_training_batch(sampler: ClipSampler, n_pair: int) -> None:
+def videos_per_process(batch_size: int | None, global_batch_size: int | None, processes: int) -> int:
+    """Return the number of videos of a training batch in each process.
+
+    Args:
+        batch_size: of each process.
+        global_batch_size: of all processes together.
+        processes: their number.
+
+    Raises:
+        InputError: if the global batch cannot be divided, or ``batch_size`` is not its share.
+    """
+    if global_batch_size is None:
+        return BATCH_SIZE if batch_size is None else batch_size
+    share, rest = divmod(global_batch_size, processes)
+    below, above = share * processes, (share + 1) * processes
+    check_rules(
+        (
+            rest,
+            f"--data.global_batch_size: expected a multiple of the number of devices, {processes}, found "
+            f"{global_batch_size}; set it to {f'{below} or ' if below else ''}{above}",
+        ),
+        (
+            batch_size not in (None, share),
+            f"--data.batch_size: expected null, or {share}, which is --data.global_batch_size {global_batch_size} over "
+            f"{processes} device(s), found {batch_size}; set one of the two to null",
+        ),
+    )
+    return share
+
+
+def check_training_batch(sampler: ClipSampler, n_pair: int, option: str) -> None:
     """Refuse a batch with more videos than there are, and a batch of one clip, which lacks negatives.
 
     Args:
         sampler: of the training videos.
         n_pair: clips of each video.
+        option: that sets the size of the batch, with its value.
 
     Raises:
         InputError: naming the option.
@@ -115,12 +149,11 @@ def check_training_batch(sampler: ClipSampler, n_pair: int) -> None:
     check_rules(
         (
             len(sampler) == 0,
-            f"--data.batch_size {sampler.batch_size}: expected at most the videos there are, found {found}; "
-            "lower it or set --data.epoch_end to pad",
+            f"{option}: expected at most the videos there are, found {found}; lower it or set --data.epoch_end to pad",
         ),
         (
             sampler.videos_a_step * n_pair == 1,
-            "--data.batch_size 1: expected at least two clips in a batch, so that a clip has others to be compared "
+            f"{option}: expected at least two clips in a batch, so that a clip has others to be compared "
             "with, found one; raise it or --data.clips.n_pair (now 1)",
         ),
     )
