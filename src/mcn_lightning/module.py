@@ -23,7 +23,7 @@ from mcn_lightning.clustering import (
     clustering_class,
     make_clustering,
 )
-from mcn_lightning.distributed import Presence, connect_parameters, group_size, has_groups, in_group, world_size
+from mcn_lightning.distributed import Presence, connect_parameters, group_size, in_group, world_size
 from mcn_lightning.losses import (
     ClusterLoss,
     FiniteWatch,
@@ -47,15 +47,16 @@ from mcn_lightning.training.checks import (
 from mcn_lightning.training.exchange import exchange, features_of, masks_of, present_embeddings
 from mcn_lightning.training.groups import DistributedConfig, clips_of_group, mean_of_groups
 from mcn_lightning.training.optimizer import OptimizerConfig, fill_gradients, make_optimizer
-from mcn_lightning.training.terms import loss_terms, possible_terms, with_zeros
+from mcn_lightning.training.queues import divide_queues, restore_queues, save_queues
+from mcn_lightning.training.terms import loss_terms, with_all_names
 
 
 class MCNModule(LightningModule):
     """MCN with its losses: contrastive loss over pairs of modalities, clustering loss, reconstruction.
 
-    With several processes, losses and clusters are over the clips of all processes, or losses are those of groups. The
-    module adds the callbacks of a run: k-means, evaluation on held-out clips, throughput, saving. A callback of the
-    user replaces the one of the same class. In Python, every option can also be a plain dict.
+    With several processes, losses and clusters are over the clips of all processes. The module adds the callbacks of a
+    run: k-means, evaluation on held-out clips, throughput, saving. A callback of the user replaces the one of the same
+    class. In Python, every option can also be a plain dict.
 
     Args:
         network: shape of the network. Weights to start from replace it by their shape. Modalities and input sizes that
@@ -221,28 +222,13 @@ class MCNModule(LightningModule):
             return self._no_step()
         output = self(batch) if len(batch) else self.network.empty_output(self.device)  # others wait for this process
         terms = self._loss_terms(output, batch, counts, present)
-        self.watch_terms(terms, batch.ids)
+        self._watch.watch(self.trainer.global_step, terms, batch.ids)
         if not terms:  # with the clustering loss alone, until k-means has K clips
             return self._no_step()
         loss = torch.stack(list(terms.values())).sum()
         self.step_loss = mean_of_groups({"loss": loss.detach()})["loss"]
         self.log("train/loss", self.step_loss, prog_bar=True, batch_size=len(batch))
         return loss * group_size()  # each process has its part of the gradient; data-parallel training averages them
-
-    def watch_terms(self, terms: Mapping[str, Tensor], ids: Sequence[str], now: bool = False) -> None:
-        """Check that the terms of the previous step are finite, and record those of this step.
-
-        Args:
-            terms: scalars by name.
-            ids: of this process's clips.
-            now: also check these terms now, which waits for the device.
-
-        Raises:
-            NotFiniteError: if a term is not finite, on all processes at once.
-        """
-        self._watch.watch(self.trainer.global_step, terms, ids)
-        if now:
-            self._watch.check()
 
     def backward(self, loss: Tensor, *args: object, **kwargs: object) -> None:
         """Compute the gradients. Data-parallel training needs every parameter in the graph, even if it is not used."""
@@ -275,9 +261,14 @@ class MCNModule(LightningModule):
         """Check the last step before its weights are evaluated."""
         self._watch.check()
 
+    def on_train_start(self) -> None:
+        """Leave each device a share of the queue, after a checkpoint with the whole queue was loaded."""
+        divide_queues(self)
+
     def on_train_end(self) -> None:
-        """Check the last step."""
+        """Check the last step, and restore the whole queue."""
         self._watch.check()
+        restore_queues(self)
 
     def _loss_terms(
         self, output: MCNOutput, batch: ClipBatch, counts: Sequence[int], present: Presence | None
@@ -288,9 +279,7 @@ class MCNModule(LightningModule):
         with in_group():
             given = (output, targets, clusters, *clips_of_group(counts, present))
             terms, parts = loss_terms(config, self.contrastive, self.cluster_loss, *given)
-        if has_groups():  # a group may lack a modality that others have, and all need the same names
-            names = possible_terms(config, self.network_config, self.clustering)
-            terms, parts = (with_zeros(*each, self.device) for each in zip((terms, parts), names, strict=True))
+        terms, parts = with_all_names(terms, parts, config, self.network_config, self.clustering, self.device)
         for shown, values in ((False, parts), (True, terms)):
             logged = {f"train/{name}": value for name, value in mean_of_groups(values).items()}
             self.log_dict(logged, prog_bar=shown, batch_size=len(batch))
@@ -310,7 +299,8 @@ class MCNModule(LightningModule):
         features = {name: feature.detach().float() for name, feature in features_of(output).items()}
         whole = Step(counts, present, batch.clips_per_video)
         if self._recluster != "no":
-            self.watch_terms({"clustered features": features[MEAN].abs().sum()}, batch.ids, now=True)
+            clustered = {"clustered features": features[MEAN].abs().sum()}
+            self._watch.watch(self.trainer.global_step, clustered, batch.ids, now=True)
             self.cluster_reports = self.clustering.cluster(features, whole, self._recluster == "fresh")
             if self.cluster_reports:  # a modality without clips in this step is clustered in the next run
                 self._recluster = "no"
@@ -385,6 +375,7 @@ class MCNModule(LightningModule):
         """
         self._watch.check()
         check_state(self.trainer.global_step, checkpoint["state_dict"])
+        save_queues(self, checkpoint)
         checkpoint["recluster"] = self._recluster
         mark_epoch_unfinished(checkpoint["loops"]["fit_loop"])
 

@@ -264,3 +264,76 @@ def test_two_processes_cluster_as_one(sizes):
             for name, value in state.items():
                 assert torch.equal(value, two[0][2][name]), name
                 torch.testing.assert_close(value, one[2][name], rtol=1e-5, atol=1e-6)
+
+
+PUSHES = ((2, 0, 1), (1, 1, 1), (0, 0, 0), (3, 0, 0), (0, 4, 2), (9, 8, 7), (1, 0, 6), (0, 0, 2))
+QUEUES = [{"rows": rows, "dim": 2, **more} for rows in (7, 2, 9)
+          for more in ({}, {"dtype": torch.bfloat16, "device": "cpu"})]  # fmt: skip
+
+
+def push_shares():
+    """Push to divided and to whole queues; return all rows after every push, and the rows of each share."""
+    from mcn_lightning.distributed import rank, world_size
+
+    found = []
+    for options in QUEUES:
+        divided, whole, start = FeatureQueue(**options), FeatureQueue(**options), 0
+        divided.divide()
+        for push in PUSHES:
+            own = numbered(start + sum(push[: rank()]), push[rank()]) / 8
+            divided.push(own, push)
+            whole.push(own, push)
+            start += sum(push)
+            assert torch.equal(divided.whole(torch.device("cpu")), whole.data)
+            assert (divided.full, divided.filled, divided.position) == (whole.full, whole.filled, whole.position)
+            assert torch.equal(divided.share(), whole.share())
+        divided.push(numbered(0, 3))  # known to all
+        whole.push(numbered(0, 3))
+        shares = len(divided.data)
+        assert divided.whole(None) is None
+        divided.restore()
+        found.append((divided.state_dict(), whole.state_dict(), shares))
+        assert not divided.divided and world_size() == 3
+    return found, [cluster_divided(engine) for engine in ("torch", "faiss")]
+
+
+def cluster_divided(engine):
+    """Return the state after k-means on a divided queue, and on a whole one."""
+    from mcn_lightning.distributed import rank
+
+    states = []
+    for divided in (True, False):
+        clustering = small(engine=engine, queue_rows=10)
+        if divided:
+            clustering.queue.divide()
+        for seed in range(3):
+            counts = [6, 2, 4]
+            share = features(12, seed).split(counts)[rank()]
+            clustering.cluster(share, fresh=seed == 2)
+            clustering.push(share, 2, counts)
+        clustering.queue.restore()
+        states.append(clustering.state_dict())
+    return states
+
+
+def test_shares_of_a_queue_hold_the_rows_of_a_whole_one():
+    results = run(push_shares, world=3)
+    for number, options in enumerate(QUEUES):
+        one = FeatureQueue(**options)
+        start = 0
+        for push in PUSHES:
+            one.push(numbered(start, sum(push)) / 8)
+            start += sum(push)
+        one.push(numbered(0, 3))
+        for name, value in one.state_dict().items():
+            for queues, _ in results:
+                assert torch.equal(queues[number][0][name], value), (options, name)
+                assert torch.equal(queues[number][1][name], value), (options, name)
+        assert sorted(queues[number][2] for queues, _ in results) == sorted(
+            options["rows"] * (owner + 1) // 3 - options["rows"] * owner // 3 for owner in range(3)
+        )
+    for _, clusterings in results:
+        for divided, whole in clusterings:
+            assert whole["runs"] == 3 and whole["queue.filled"] == 10
+            for name, value in whole.items():
+                assert torch.equal(divided[name], value), name

@@ -12,14 +12,14 @@ from mcn_lightning.clustering.kmeans import KMeans, KMeansReport, check_row_coun
 from mcn_lightning.clustering.nearest import assign
 from mcn_lightning.clustering.options import ClusteringConfig
 from mcn_lightning.clustering.queue import FeatureQueue
-from mcn_lightning.distributed import gather_rows, rank, row_counts, world_size
+from mcn_lightning.distributed import row_counts
 from mcn_lightning.errors import InputError
 
 
 class OnlineClustering(nn.Module):
     """k-means on the queue and the current batch, with all its state in buffers.
 
-    With several processes each passes its own clips. Every process holds the whole queue.
+    With several processes each passes its own clips, and holds the queue or a share of it.
 
     Args:
         config: options of the clustering.
@@ -136,13 +136,9 @@ class OnlineClustering(nn.Module):
         return report
 
     def _rows(self, features: Tensor) -> list[Tensor]:
-        """Return this process's slice of the queue and its share of the batch. Every process holds the whole queue."""
+        """Return this process's shares of the queue and of the batch, so that no row is counted twice."""
         # a queue of size 0 counts as full
-        if not (self.queue.full and self.queue.rows):
-            return [features]
-        # each process reads another slice, so that no row is counted twice
-        first, last = (self.queue.rows * number // world_size() for number in (rank(), rank() + 1))
-        return [self.queue.contents()[first:last], features]
+        return [self.queue.share(), features] if self.queue.full and self.queue.rows else [features]
 
     @torch.no_grad()
     def set_centroids(self, centroids: Tensor, sizes: Tensor | None = None) -> None:
@@ -183,13 +179,11 @@ class OnlineClustering(nn.Module):
         if kept is not None:
             chosen = (kept & (torch.arange(len(mean)) % clips_per_video < first)).nonzero()[:, 0]
             rows = mean.detach()[chosen.to(mean.device)]
-            self.queue.push(gather_rows(rows, row_counts(len(rows), rows.device)) if counts is not None else rows)
+            self.queue.push(rows, None if counts is None else row_counts(len(rows), rows.device))
             return
         rows = mean.detach().reshape(-1, clips_per_video, mean.shape[1])[:, :first].flatten(0, 1)
         if counts is not None:  # a process without clips does not know how many a video has
             known = 0 not in counts
-            pushed = (
-                [count // clips_per_video * first for count in counts] if known else row_counts(len(rows), rows.device)
-            )
-            rows = gather_rows(rows, pushed)
-        self.queue.push(rows)
+            counts = [count // clips_per_video * first for count in counts] if known else None
+            counts = row_counts(len(rows), rows.device) if counts is None else counts
+        self.queue.push(rows, counts)

@@ -27,13 +27,14 @@ class FiniteWatch:
         self._names: list[str] = []
         self._values: HostCopy | None = None
 
-    def watch(self, step: int, terms: Mapping[str, Tensor], ids: Sequence[str]) -> None:
+    def watch(self, step: int, terms: Mapping[str, Tensor], ids: Sequence[str], now: bool = False) -> None:
         """Check the previous step, and record this one. All processes call it with the same names.
 
         Args:
             step: number of the step.
             terms: scalars by name.
             ids: of this process's clips, ``"<video id>:<clip number>"``.
+            now: also check these terms now, which waits for the device.
 
         Raises:
             NotFiniteError: if a term of the previous step is not finite on any process.
@@ -47,6 +48,8 @@ class FiniteWatch:
         bad = sum_all((~values.isfinite()).float())
         self._step, self._names, self._ids = step, list(terms), ids
         self._values = HostCopy(torch.stack([values, bad]))
+        if now:
+            self.check()
 
     def check(self) -> None:
         """Check the recorded step, once.

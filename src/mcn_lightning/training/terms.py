@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mcn_lightning.clustering import Clustering, Target
-from mcn_lightning.distributed import Presence
+from mcn_lightning.distributed import Presence, has_groups
 from mcn_lightning.losses import ClusterLoss, ContrastiveLoss, LossConfig, reconstruction_loss
 from mcn_lightning.models import MCNOutput, NetworkConfig
 from mcn_lightning.training.exchange import features_of
@@ -52,31 +52,33 @@ def loss_terms(
     return terms, pairs | {f"rebuild_{name}": value for name, value in rebuilt.items()}
 
 
-def with_zeros(found: Mapping[str, Tensor], names: Sequence[str], device: torch.device) -> Scalars:
-    """Return scalars of given names; zeros for those that are absent.
+def with_all_names(
+    terms: Scalars,
+    parts: Scalars,
+    config: LossConfig,
+    network: NetworkConfig,
+    clustering: Clustering | None,
+    device: torch.device,
+) -> tuple[Scalars, Scalars]:
+    """Return terms and parts with the same names on all devices, zeros for those that this group lacks.
+
+    A group of devices may lack a modality, or clips, that another one has.
 
     Args:
-        found: scalars by name.
-        names: wanted names, in their order.
-        device: of the zeros.
-    """
-    zero = torch.zeros((), device=device, requires_grad=True)
-    return {name: found.get(name, zero) for name in names}
-
-
-def possible_terms(
-    config: LossConfig, network: NetworkConfig, clustering: Clustering | None
-) -> tuple[list[str], list[str]]:
-    """Return the names of the terms and parts that ``loss_terms`` returns if no embedding is absent everywhere.
-
-    Args:
+        terms: result of ``loss_terms``.
+        parts: result of ``loss_terms``.
         config: losses and their weights.
         network: shape of the network.
         clustering: the clustering with its state.
+        device: of the zeros.
     """
+    if not has_groups():
+        return terms, parts
+    zero = torch.zeros((), device=device, requires_grad=True)
     pairs = ["_".join(pair) for pair in config.contrastive.weighted_pairs(network.embeddings)]
     rebuilt = [f"rebuild_{name}" for name in network.modalities] if network.reconstruction else []
     # k-means of some modalities may have run, and not yet that of others
     clusters = clustering is not None and (clustering.has_centroids or bool(clustering.centroids_by_name()))
     wanted = {"contrastive": pairs, "reconstruction": rebuilt, "cluster": clusters and config.cluster_weight > 0}
-    return [name for name, some in wanted.items() if some], pairs + rebuilt
+    found = {name: terms.get(name, zero) for name, some in wanted.items() if some}
+    return found, {name: parts.get(name, zero) for name in pairs + rebuilt}
