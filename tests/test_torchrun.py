@@ -28,8 +28,8 @@ if __name__ == "__main__":
     main()
 """
 """The command, each process of which waits in its fifth step until it gets a signal."""
-TWO = ("--trainer.devices", 2, "--data.batch_size", 1, "--data.num_workers", 1, "--trainer.limit_val_batches", 0,
-       "--trainer.max_epochs", 4, "--resume.every_n_steps", 3)  # fmt: skip
+TWO = ("--trainer.devices", 2, "--data.batch_size", "null", "--data.global_batch_size", 2, "--data.num_workers", 1,
+       "--trainer.limit_val_batches", 0, "--trainer.max_epochs", 4, "--resume.every_n_steps", 3)  # fmt: skip
 
 
 @pytest.mark.slow
