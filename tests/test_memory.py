@@ -9,7 +9,8 @@ import torch
 
 from mcn_lightning import memory
 from mcn_lightning.batch import ClipBatch
-from mcn_lightning.data.loading import ClipLoader, collate
+from mcn_lightning.data.loading import ClipLoader, CopyStream, collate
+from mcn_lightning.errors import InputError
 from mcn_lightning.memory import Blocks, Slots, join
 
 
@@ -106,10 +107,79 @@ def test_every_batch_may_be_held():
 
 
 def test_pinned_copies_give_the_block_back(monkeypatch):
-    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)  # there may be no device to pin for
+    # there may be no device to pin for
+    monkeypatch.setattr("mcn_lightning.batch.in_one_piece", lambda tensors, pin: memory.in_one_piece(tensors, not pin))
     loader = ClipLoader(Numbers(), batch_size=1, num_workers=1, collate_fn=lambda items: items[0])
     copies = [batch.pin_memory() for batch in torch.utils.data.DataLoader.__iter__(loader)]
     assert all((copy.video == number).all() for number, copy in enumerate(copies))
+
+
+def test_one_piece_holds_every_tensor_as_it_was_and_is_moved_as_one(monkeypatch):
+    given = {
+        "time_major": torch.rand(3, 7, 5).transpose(1, 2), "bytes": torch.arange(5, dtype=torch.uint8),
+        "gaps": torch.rand(4, 6)[:, 1:3], "none": torch.zeros(0, 4), "long": torch.arange(3),
+        "scalar": torch.tensor(2.0),
+    }  # fmt: skip
+    found = memory.in_one_piece(given, pin=False)
+    assert len({address(tensor) for tensor in found.values()}) == 1
+    assert all(torch.equal(found[name], tensor) for name, tensor in given.items())
+    assert found["time_major"].stride() == given["time_major"].stride()
+    copies = []
+
+    def to(tensor, device, non_blocking):
+        copies.append((tensor.dtype, device, non_blocking))
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    there = memory.moved(found, "cuda", True)
+    assert copies == [(torch.uint8, "cuda", True)] and len({address(tensor) for tensor in there.values()}) == 1
+    assert all(torch.equal(there[name], tensor) for name, tensor in given.items())
+    assert address(there["long"]) != address(found["long"])
+    copies.clear()
+    apart = memory.moved({"a": given["long"], "b": given["bytes"]}, "cuda", False)
+    assert len(copies) == 2 and torch.equal(apart["a"], given["long"])
+
+
+def test_a_copy_to_a_gpu_has_a_stream_of_its_own_that_the_next_step_waits_for(monkeypatch):
+    done, device = [], torch.device("cuda", 0)
+
+    class Stream:
+        def __init__(self, name):
+            self.name = name
+
+        def wait_stream(self, other):
+            done.append(f"{self.name} waits for {other.name}")
+
+        def __enter__(self):
+            done.append(f"on {self.name}")
+
+        def __exit__(self, *_):
+            done.append(f"off {self.name}")
+
+    class Batch:
+        def to(self, device, non_blocking):
+            done.append(f"to {device}, {non_blocking}")
+            return self
+
+        def record_stream(self, stream):
+            done.append(f"kept for {stream.name}")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("side"))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("main"))
+    copies = CopyStream()
+    copies.move(Batch(), device)
+    assert done == ["on side", "to cuda:0, True", "off side", "main waits for side", "kept for main"]
+    assert len(copies._streams) == 1 and copies.move(Batch(), torch.device("cpu")) and done[-1] == "to cpu, True"
+
+
+def test_full_shared_memory_is_one_line(monkeypatch):
+    def full(size):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)  # the worker is a fork, and has it too
+    with pytest.raises(InputError, match=r"^--data.num_workers: expected 100,064 bytes of shared .*shm-size.*size$"):
+        list(ClipLoader(Numbers(), batch_size=1, num_workers=1, collate_fn=lambda items: items[0]))
 
 
 class Apart(Numbers):

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mcn_lightning.errors import InputError
-from mcn_lightning.memory import Blocks, pinned, received
+from mcn_lightning.memory import Blocks, in_one_piece, moved, received
 
 _blocks = Blocks(max_blocks=2)
 Modality = Literal["video", "audio", "text"]
@@ -116,9 +116,8 @@ class ClipBatch:
         return tuple(name for name, alone in zip(self.ids, unknown.tolist(), strict=True) if alone)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ClipBatch:
-        """Return the batch with its tensors on ``device``."""
-        moved = {name: value.to(device, non_blocking=non_blocking) for name, value in self._tensors().items()}
-        return self._with(moved)
+        """Return the batch with its tensors on ``device``, after ``pin_memory`` in a single copy."""
+        return self._with(moved(self._tensors(), device, non_blocking))
 
     def ready(self) -> ClipBatch:
         """Return the batch as the network takes it: visual streams L2-normalised in float32, spectrograms cut.
@@ -147,8 +146,13 @@ class ClipBatch:
         return replace(self._with(taken), ids=ids, items=items, present=present)
 
     def pin_memory(self) -> ClipBatch:
-        """Return the batch with its tensors in page-locked memory (called by the data loader)."""
-        return self._with({name: pinned(value) for name, value in self._tensors().items()})
+        """Return the batch with its tensors in one piece of page-locked memory (called by the data loader)."""
+        return self._with(in_one_piece(self._tensors(), pin=True))
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep the memory of the tensors until a stream that did not make them is done with them."""
+        for value in self._tensors().values():
+            value.record_stream(stream)
 
     def received(self) -> ClipBatch:
         """Return the batch with its tensors taken over from the worker process (called by the data loader)."""

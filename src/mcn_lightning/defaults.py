@@ -11,6 +11,7 @@ from mcn_lightning.benchmarks.base import Benchmark
 from mcn_lightning.benchmarks.report import BenchmarkReport
 from mcn_lightning.callbacks.centroids import CentroidUpdate, kmeans_clustering
 from mcn_lightning.callbacks.evaluation import RetrievalEvaluation
+from mcn_lightning.callbacks.late_logs import LateLogs
 from mcn_lightning.callbacks.throughput import Throughput
 from mcn_lightning.runs.averaging import AveragedWeights, averages_weights, check_stochastic
 from mcn_lightning.runs.lightning import callbacks_of
@@ -33,7 +34,8 @@ def default_callbacks(trainer: Trainer, module: LightningModule) -> list[Callbac
     """Return the callbacks that a run needs and that the user did not give.
 
     They are k-means for a module that clusters by it, retrieval on the held-out clips, and the state for resuming.
-    Throughput needs a logger. The table of benchmarks and the averaging of weights come only where they are used.
+    Throughput and late logs need a logger. The table of benchmarks and the averaging of weights come only where they
+    are used.
 
     Args:
         trainer: whose callbacks are the user's.
@@ -53,6 +55,7 @@ def default_callbacks(trainer: Trainer, module: LightningModule) -> list[Callbac
         AveragedWeights: averages_weights(trainer),
         Resume: True,
         Throughput: bool(trainer.loggers),
+        LateLogs: bool(trainer.loggers),
         BenchmarkReport: any(isinstance(callback, Benchmark) for callback in given),
     }
     missing = (

@@ -13,9 +13,10 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import shutil
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -30,6 +31,21 @@ _HEADER = 64
 _MARK = np.frombuffer(b"mcnblock", dtype=np.uint8)
 _mapped: dict[int, torch.UntypedStorage] = {}
 """Shared blocks that this process has mapped, by address. Mapping them again for each batch would cost page faults."""
+
+
+class SharedMemoryError(OSError):
+    """Shared memory is full. The message is one line. A worker raises it, so it is no error of a video."""
+
+
+def _new_shared(size: int) -> torch.UntypedStorage:
+    try:
+        return torch.UntypedStorage._new_shared(size)
+    except RuntimeError:
+        left = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0
+        raise SharedMemoryError(
+            f"--data.num_workers: expected {size:,} bytes of shared memory for a part of a batch, found {left:,} in "
+            "/dev/shm; give a container more (docker run --shm-size 8g), or lower the workers or --data.batch_size"
+        ) from None
 
 
 class Blocks:
@@ -79,7 +95,7 @@ class Blocks:
             if _HEADER + size <= storage.nbytes() <= _HEADER + 2 * size and not header[len(_MARK)]:
                 header[len(_MARK)] = 1
                 return storage
-        storage = torch.UntypedStorage._new_shared(_HEADER + size)
+        storage = _new_shared(_HEADER + size)
         header = _bytes_of(storage)[:_HEADER]
         header[: len(_MARK)], header[len(_MARK)] = _MARK, 1
         self._shared = [*self._shared, (storage, header)][-self.max_blocks :]
@@ -127,9 +143,47 @@ def received(tensor: Tensor) -> Tensor:
     return torch.from_numpy(own).view(tensor.dtype).as_strided(tensor.shape, tensor.stride())
 
 
-def pinned(tensor: Tensor) -> Tensor:
-    """Copy a tensor to page-locked memory, and release its block."""
-    return received(tensor).pin_memory()
+def in_one_piece(tensors: Mapping[str, Tensor], pin: bool) -> dict[str, Tensor]:
+    """Copy tensors into one piece of memory, and release their blocks. ``moved`` then takes one copy for all.
+
+    Args:
+        tensors: on the CPU.
+        pin: whether the piece is page-locked, which lets a copy to a GPU run beside its kernels.
+    """
+    # on meta, which has strides and no memory; they are the tensor's own where it has no gaps
+    wanted = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    sizes = [-(-each.nbytes // _HEADER) * _HEADER for each in wanted.values()]
+    # one more: torch refuses to pin a piece of no bytes
+    whole = torch.empty(max(sum(sizes), _HEADER), dtype=torch.uint8, pin_memory=pin)
+    parts = {}
+    for (name, like), size in zip(wanted.items(), sizes, strict=True):
+        (part, whole) = (whole[: like.nbytes], whole[size:])
+        parts[name] = part.view(like.dtype).as_strided(like.shape, like.stride()).copy_(received(tensors[name]))
+    return parts
+
+
+def moved(tensors: Mapping[str, Tensor], device: torch.device | str, non_blocking: bool) -> dict[str, Tensor]:
+    """Move tensors to a device, in a single copy if they lie in one piece of the CPU's memory.
+
+    Args:
+        tensors: by name.
+        device: of the result.
+        non_blocking: whether the host goes on at once, where the memory allows it.
+    """
+    given = list(tensors.values())
+    if torch.device(device).type != "cpu" and len(given) > 1 and all(each.device.type == "cpu" for each in given):
+        storage = given[0].untyped_storage()
+        used = sum(each.nbytes for each in given)
+        # at least half: the tensors may be small parts of something large
+        if 2 * used >= storage.nbytes() and len({each.untyped_storage().data_ptr() for each in given}) == 1:
+            whole = _over(storage, torch.uint8, (storage.nbytes(),)).to(device, non_blocking=non_blocking)
+            return {name: _part_like(whole, each) for name, each in tensors.items()}
+    return {name: each.to(device, non_blocking=non_blocking) for name, each in tensors.items()}
+
+
+def _part_like(whole: Tensor, tensor: Tensor) -> Tensor:
+    first = tensor.storage_offset() * tensor.element_size()
+    return whole[first : first + tensor.nbytes].view(tensor.dtype).as_strided(tensor.shape, tensor.stride())
 
 
 def _fresh(size: int) -> np.ndarray:
@@ -206,5 +260,5 @@ def _concatenate(parts: Sequence[Tensor], rows: int) -> Tensor:
         dtype = torch.promote_types(dtype, part.dtype)
     # concatenate into shared memory, which saves the copy that sending it would make; this memory is not reused
     shape = (rows, *parts[0].shape[1:])
-    storage = torch.UntypedStorage._new_shared(int(np.prod(shape)) * dtype.itemsize)
+    storage = _new_shared(int(np.prod(shape)) * dtype.itemsize)
     return torch.cat(list(parts), out=_over(storage, dtype, shape))

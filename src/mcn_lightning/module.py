@@ -97,7 +97,7 @@ class MCNModule(LightningModule):
         self._build()
         self.cluster_reports: dict[str, KMeansReport] = {}
         self.step_clips = 0  # clips of the last step on all processes
-        self.step_loss: Tensor | None = None  # loss of the last step; None if none of its videos could be read
+        self.step_terms: dict[str, Tensor] = {}  # loss and terms of the last step; empty if no video could be read
         self._recluster: Literal["no", "warm", "fresh"] = "no"
         self._watch = FiniteWatch()
         self._no_gradient_step = self._some_absent = False
@@ -217,7 +217,7 @@ class MCNModule(LightningModule):
         """Return the loss of one batch; ``None`` if no process could read a video of it."""
         counts, present = exchange(batch, self.network_config, self.device)
         self._some_absent = present is not None
-        self.step_clips, self.step_loss = sum(counts), None
+        self.step_clips, self.step_terms = sum(counts), {}
         if self.step_clips == 0:
             return self._no_step()
         output = self(batch) if len(batch) else self.network.empty_output(self.device)  # others wait for this process
@@ -226,8 +226,10 @@ class MCNModule(LightningModule):
         if not terms:  # with the clustering loss alone, until k-means has K clips
             return self._no_step()
         loss = torch.stack(list(terms.values())).sum()
-        self.step_loss = mean_of_groups({"loss": loss.detach()})["loss"]
-        self.log("train/loss", self.step_loss, prog_bar=True, batch_size=len(batch))
+        shown = mean_of_groups({"loss": loss.detach(), **{name: value.detach() for name, value in terms.items()}})
+        self.step_terms = {f"train/{name}": value for name, value in shown.items()}
+        bar = getattr(self.trainer, "progress_bar_callback", None)  # Lightning reads what it shows, and waits for it
+        self.log_dict(self.step_terms, prog_bar=not getattr(bar, "reads_terms", bar is None), batch_size=len(batch))
         return loss * group_size()  # each process has its part of the gradient; data-parallel training averages them
 
     def backward(self, loss: Tensor, *args: object, **kwargs: object) -> None:
@@ -280,9 +282,7 @@ class MCNModule(LightningModule):
             given = (output, targets, clusters, *clips_of_group(counts, present))
             terms, parts = loss_terms(config, self.contrastive, self.cluster_loss, *given)
         terms, parts = with_all_names(terms, parts, config, self.network_config, self.clustering, self.device)
-        for shown, values in ((False, parts), (True, terms)):
-            logged = {f"train/{name}": value for name, value in mean_of_groups(values).items()}
-            self.log_dict(logged, prog_bar=shown, batch_size=len(batch))
+        self.log_dict({f"train/{name}": value for name, value in mean_of_groups(parts).items()}, batch_size=len(batch))
         if self.contrastive is not None and self.contrastive.learns_temperature:
             self.log("train/temperature", self.contrastive.temperature, batch_size=len(batch))
         return terms

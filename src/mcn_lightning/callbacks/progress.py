@@ -5,26 +5,28 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelSummary, ProgressBar, Timer, TQDMProgressBar
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Timer, TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.utilities.types import STEP_OUTPUT as Output
 from torch import Tensor
 from tqdm import tqdm
 
-from mcn_lightning.callbacks.protocols import SizedIterable, embedding_module
-from mcn_lightning.distributed import rank
+from mcn_lightning.callbacks.protocols import EmbeddingModule, SizedIterable, embedding_module
+from mcn_lightning.distributed import HostCopy, rank
 from mcn_lightning.options.ranges import NonNegativeFloat, NonNegativeInt, checked
 from mcn_lightning.runs.lightning import callbacks_of, open_bars
 
 Item = TypeVar("Item")
 EVERY_MINUTES = 5.0
 REFRESH_SECONDS = 0.5
-"""Seconds between two updates of the bar. Each update waits for the device once, to read the loss."""
+"""Seconds between two updates of the bar. An update shows the loss of the step before, which needs no waiting."""
+LOSS = "train/loss"
 BAR_WIDTH = 10
 """Least width of the bar in columns. Metrics for which it would be shorter are left out."""
 
@@ -96,8 +98,11 @@ class Window:
 
     def text(self) -> list[str]:
         """Return the mean loss and the clips per second as text, where there are any."""
-        parts = [] if self.loss is None else [f"loss {float(self.loss) / self.steps:.4g}"]
-        return [*parts, f"{self.clips / self.seconds:,.0f} clips/s"] if self.clips and self.seconds > 0 else parts
+        return [*([] if self.loss is None else [f"loss {float(self.loss) / self.steps:.4g}"]), *self.speed()]
+
+    def speed(self) -> list[str]:
+        """Return the clips per second as text, if there are any, without waiting for the device."""
+        return [f"{self.clips / self.seconds:,.0f} clips/s"] if self.clips and self.seconds > 0 else []
 
 
 class Progress(TQDMProgressBar):
@@ -112,6 +117,8 @@ class Progress(TQDMProgressBar):
         every_n_batches: batches between two such lines in training; 0 for lines by time only.
     """
 
+    reads_terms = True
+    """The module need not log its loss terms for the bar."""
     BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
 
     def __init__(self, every_minutes: NonNegativeFloat = EVERY_MINUTES, every_n_batches: NonNegativeInt = 0) -> None:
@@ -123,6 +130,7 @@ class Progress(TQDMProgressBar):
         self._started = self._mark = self._last_line = self._refreshed = 0.0
         self._batch, self._epoch_printed = 0, False
         self._first_shares: dict[str, float] = {}
+        self._copied: tuple[list[str], HostCopy | None] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find out whether the output is a terminal."""
@@ -159,7 +167,7 @@ class Progress(TQDMProgressBar):
         """Start the clock."""
         super().on_train_start(*args)
         self._started = self._mark = self._last_line = self._refreshed = time.monotonic()
-        self._epoch, self._recent, self._batch, self._first_shares = Window(), Window(), 0, {}
+        self._epoch, self._recent, self._batch, self._first_shares, self._copied = Window(), Window(), 0, {}, None
 
     def on_train_epoch_start(self, trainer: Trainer, *_: object) -> None:
         """Begin the bar of the epoch."""
@@ -183,13 +191,13 @@ class Progress(TQDMProgressBar):
         """Count the step, and show it if an update is due."""
         now = time.monotonic()
         module = embedding_module(pl_module)
-        loss, clips = module.step_loss, module.step_clips
+        loss, clips = module.step_terms.get(LOSS), module.step_clips
         for window in (self._epoch, self._recent):
             window.add(clips, now - self._mark, loss)
         self._mark, self._batch = now, batch_idx + 1
         whole = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        if self.is_enabled and (whole or now - self._refreshed >= REFRESH_SECONDS):
-            self._refresh(trainer, pl_module, loss)
+        if self.is_enabled:
+            self._update_bar(trainer, module, whole or now - self._refreshed >= REFRESH_SECONDS, whole)
         by_number = self.every_n_batches > 0 and self._batch % self.every_n_batches == 0
         if whole:  # the line of the epoch comes before its validation
             self._epoch_line(trainer)
@@ -309,18 +317,32 @@ class Progress(TQDMProgressBar):
         print_message(f"{where}: " + ", ".join([*window.text(), spent, *self._left_text(trainer)]))
         self._last_line, self._recent = time.monotonic(), Window()
 
-    def _refresh(self, trainer: Trainer, module: LightningModule, loss: Tensor | None) -> None:
-        """Show the step in the bar, with as many metrics for the bar as fit into the line."""
-        bar = self.train_progress_bar
-        parts = ([] if loss is None else [f"loss {float(loss):.4g}"]) + self._epoch.text()[-1:]
-        parts += self._left_text(trainer)
+    def _update_bar(self, trainer: Trainer, module: EmbeddingModule, due: bool, now: bool) -> None:
+        """Show the terms that were copied in the step before, and copy those of this step if an update is due."""
+        if self._copied is not None:
+            self._refresh(trainer, *self._copied)
+            self._copied = None
+        elif due:
+            names, values = list(module.step_terms), list(module.step_terms.values())
+            self._copied = names, HostCopy(torch.stack(values)) if values else None
+            if now:
+                self._update_bar(trainer, module, due, now)
+
+    def _refresh(self, trainer: Trainer, names: Sequence[str], copy: HostCopy | None) -> None:
+        """Show a step in the bar, with as many metrics for the bar as fit into the line."""
+        bar, terms = (
+            self.train_progress_bar,
+            dict(zip(names, [] if copy is None else copy.read().tolist(), strict=True)),
+        )
+        parts = [f"loss {terms.pop(LOSS):.4g}"] if LOSS in terms else []
+        parts += self._epoch.speed() + self._left_text(trainer)
         if not isinstance(total := trainer.num_training_batches, int):
             total = 0
         # with the widest form of the numbers, so that metrics do not come and go within an epoch
         room = (bar.ncols or 80) - len(f"{self._epoch_text(trainer)} 100%|| {total}/{total}, ") - BAR_WIDTH
-        for name, value in self.get_metrics(trainer, module).items():
+        for name, value in (terms | self.get_metrics(trainer, trainer.lightning_module)).items():
             shown = f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-            if name != "train/loss" and len(", ".join([*parts, shown])) <= room:
+            if len(", ".join([*parts, shown])) <= room:
                 parts.append(shown)
         bar.n = self._batch
         bar.set_postfix_str(", ".join(parts), refresh=False)
@@ -358,36 +380,3 @@ def _named(bar: Tqdm, name: str) -> Tqdm:
     """Return a bar with a name in place of Lightning's, which shows the index of a loader."""
     bar.bar_format = name + " {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {remaining} left"
     return bar
-
-
-class ParameterSummary(ModelSummary):
-    """Print the number of parameters in one line."""
-
-    @staticmethod
-    def summarize(  # type: ignore[override]
-        summary_data: Sequence[tuple[str, list[str]]],
-        total_parameters: int,
-        trainable_parameters: int,
-        *args: object,
-        **kwargs: object,
-    ) -> None:
-        """Print the line; see ``ModelSummary``."""
-        frozen = total_parameters - trainable_parameters
-        print_message(f"parameters: {trainable_parameters:,} trainable" + (f", {frozen:,} frozen" if frozen else ""))
-
-
-def with_displays(options: Mapping[str, object], callbacks: Sequence[Callback]) -> list[Callback]:
-    """Return the command's callbacks with the parameter summary, without displays that the user disabled or replaced.
-
-    Args:
-        options: of the trainer; ``callbacks`` are those of the user.
-        callbacks: of the command.
-    """
-    given = options.get("callbacks") or []
-    given = given if isinstance(given, list) else [given]
-
-    def wanted(option: str, kind: type[Callback]) -> bool:
-        return options.get(option) is not False and not any(isinstance(each, kind) for each in given)
-
-    kept = [each for each in callbacks if not isinstance(each, Progress) or wanted("enable_progress_bar", ProgressBar)]
-    return [*kept, ParameterSummary()] if wanted("enable_model_summary", ModelSummary) else kept

@@ -32,7 +32,7 @@ class EmbeddingModule(Protocol):
     cluster_reports: dict[str, KMeansReport]
     weights_file: str | None
     step_clips: int
-    step_loss: Tensor | None
+    step_terms: dict[str, Tensor]
     training: bool
 
     @property

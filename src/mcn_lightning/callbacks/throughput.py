@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from mcn_lightning.callbacks.protocols import embedding_module
@@ -54,7 +55,9 @@ class Throughput(Callback):
                 "train/clips_per_second": self._clips / seconds,
                 "train/data_wait_share": self._waited / seconds,
             }
-            pl_module.log_dict(values, batch_size=1)
+            # written by the device: Lightning would copy a plain number there, and wait
+            there = {name: torch.full((), value, device=pl_module.device) for name, value in values.items()}
+            pl_module.log_dict(there, batch_size=1)
             self._reset()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
@@ -19,7 +20,7 @@ from mcn_lightning.data.dataset import DescribedVideos, NarratedVideoDataset, Pr
 from mcn_lightning.data.epoch import EpochPosition
 from mcn_lightning.data.files.pooling import DEFAULT_STREAMS, VisualStream
 from mcn_lightning.data.files.spectrograms import AudioConfig
-from mcn_lightning.data.loading import ClipSampler, Keys, OverfitSampler, make_loader, one_empty_batch
+from mcn_lightning.data.loading import ClipSampler, CopyStream, Keys, OverfitSampler, make_loader, one_empty_batch
 from mcn_lightning.data.options import (
     check_overfit,
     check_pickles,
@@ -143,7 +144,7 @@ class NarratedVideos(LightningDataModule):
         self.predict_split: PredictSplit = "test"
         self._skipped = SkippedVideos(max_bad_share)
         self._missing = MissingModalities(modalities)
-        self._position = EpochPosition()
+        self._position, self._copies = EpochPosition(), CopyStream()
 
     @property
     def batch_size(self) -> int:
@@ -362,6 +363,10 @@ class NarratedVideos(LightningDataModule):
 
     def _predicts_train(self, loader: int) -> bool:
         return self._activity == TrainerFn.PREDICTING and splits_of(self.predict_split, self.lists)[loader] == "train"
+
+    def transfer_batch_to_device(self, batch: ClipBatch, device: torch.device, dataloader_idx: int) -> ClipBatch:
+        """Copy a batch to the device. On a GPU the copy runs beside the step before."""
+        return self._copies.move(batch, device)
 
     def on_after_batch_transfer(self, batch: ClipBatch, dataloader_idx: int) -> ClipBatch:
         """Normalise the visual features and cut the spectrograms, now that they are on the device."""

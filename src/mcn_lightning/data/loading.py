@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sequential
 
 from mcn_lightning.batch import MODALITIES, BadVideo, ClipBatch
 from mcn_lightning.errors import InputError
-from mcn_lightning.memory import join
+from mcn_lightning.memory import SharedMemoryError, join
 from mcn_lightning.signals import start_forkserver
 
 
@@ -69,6 +69,10 @@ class ClipLoader(DataLoader):
                 batch = next(batches)
             except StopIteration:
                 return
+            except SharedMemoryError as error:
+                batches._shutdown_workers()  # type: ignore[attr-defined]  # as torch does after the last batch
+                # torch puts the traceback of the worker before the message
+                raise InputError(str(error).strip().splitlines()[-1].split(": ", 1)[-1]) from None
             except (RuntimeError, EOFError, OSError) as error:
                 # torch says only in the text of a RuntimeError that a batch was late
                 if not late.is_set() and not str(error).startswith("DataLoader timed out"):
@@ -99,6 +103,26 @@ class ClipLoader(DataLoader):
         watch.daemon = True
         watch.start()
         return watch
+
+
+class CopyStream:
+    """Copies batches to a GPU on a stream of its own, so that the copy runs beside the kernels of the step before."""
+
+    def __init__(self) -> None:
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
+
+    def move(self, batch: ClipBatch, device: torch.device) -> ClipBatch:
+        """Return the batch on a device. On a GPU the host does not wait; the work that is queued next does."""
+        if device.type != "cuda":
+            return batch.to(device, non_blocking=device.type != "mps")  # where torch has a race
+        stream = self._streams.setdefault(device, torch.cuda.Stream(device))
+        with torch.cuda.stream(stream):
+            there = batch.to(device, non_blocking=True)
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(stream)
+        # else the memory could be used again while the step still reads it: it belongs to the other stream
+        there.record_stream(current)
+        return there
 
 
 class ClipSampler(DistributedSampler[tuple[int, int]]):

@@ -115,10 +115,31 @@ def gather_integers(numbers: Sequence[int], device: torch.device | str) -> list[
     if world_size() == 1:
         # no tensor: making one on a GPU would make this process wait for it
         return [list(numbers)]
+    # of all processes alone: those of a group are no reason for a group of CPUs more
+    group = _host_group() if torch.device(device).type == "cuda" and _current is None else None
+    group, device = (_current, device) if group is None else (group, "cpu")
     found = torch.empty(world_size() * len(numbers), dtype=torch.int64, device=device)
     own = torch.tensor(list(numbers), dtype=torch.int64, device=device)
-    dist.all_gather_into_tensor(found, own, group=_current)
+    dist.all_gather_into_tensor(found, own, group=group)
     return found.view(world_size(), -1).tolist()
+
+
+_host_groups: dict[dist.ProcessGroup, dist.ProcessGroup] = {}
+
+
+def _host_group() -> dist.ProcessGroup | None:
+    """Return a process group of the CPUs, made once; ``None`` without gloo.
+
+    Numbers that are on the host go through it. Through the device, they would wait for all work that is queued there.
+    """
+    if not dist.is_gloo_available():
+        return None
+    world = dist.group.WORLD
+    assert world is not None  # the caller has several processes
+    if world not in _host_groups:
+        _host_groups.clear()  # of a process group that is gone
+        _host_groups[world] = dist.new_group(backend="gloo")
+    return _host_groups[world]
 
 
 def gather_objects(own: Object) -> list[Object]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from mcn_lightning.distributed import world_size
+from mcn_lightning.distributed import HostCopy, world_size
 from mcn_lightning.errors import InputError
 
 CheckpointContents = dict[str, Any]
@@ -209,7 +210,10 @@ def adapt_stopping(trainer: Trainer, checkpoint: CheckpointContents) -> bool:
 
 def monitored_metrics(trainer: Trainer) -> dict[str, float]:
     """Return the metrics that callbacks can monitor, as plain numbers."""
-    found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    names, values = list(trainer.callback_metrics), list(trainer.callback_metrics.values())
+    # stacked, as each number that is read alone makes the host wait for the device
+    numbers = torch.stack([value.double() for value in values]).tolist() if values else []
+    found = dict(zip(names, numbers, strict=True))
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
@@ -229,6 +233,40 @@ def log_step_now(trainer: Trainer) -> None:
     connector.update_train_step_metrics()
     # Lightning's call after the hook must not log the step twice: it only removes this replacement
     setattr(connector, "update_train_step_metrics", lambda: delattr(connector, "update_train_step_metrics"))  # noqa: B010
+
+
+def read_logs_late(trainer: Trainer) -> Callable[[], None]:
+    """Let the loggers get the values of a step later, so that no step waits for the device.
+
+    Lightning reads them at the end of the step. Here they are copied, and written before whatever is logged next.
+
+    Args:
+        trainer: whose training begins. On a CPU nothing changes.
+
+    Returns:
+        A function that writes what has been copied.
+    """
+    connector, waiting = trainer._logger_connector, list[tuple[dict[str, Any], int, list[str], HostCopy]]()
+    if trainer.strategy.root_device.type == "cpu" or "log_metrics" in vars(connector):
+        return lambda: None
+    log = connector.log_metrics
+
+    def write() -> None:
+        while waiting:
+            values, number, names, copy = waiting.pop(0)
+            log({**values, **dict(zip(names, copy.read().tolist(), strict=True))}, step=number)
+
+    def log_late(metrics: dict[str, Any], step: int | None = None) -> None:
+        write()
+        there = {name: value for name, value in metrics.items() if isinstance(value, torch.Tensor)}
+        if not trainer.loggers or not trainer.training or step is not None or "step" in metrics or not there:
+            return log(metrics, step)
+        number = trainer.fit_loop.epoch_loop._batches_that_stepped
+        copy = HostCopy(torch.stack([value.detach().float() for value in there.values()]))
+        waiting.append(({"epoch": trainer.current_epoch, **metrics}, number, list(there), copy))
+
+    setattr(connector, "log_metrics", log_late)  # noqa: B010
+    return write
 
 
 def logs_this_step(trainer: Trainer) -> bool:

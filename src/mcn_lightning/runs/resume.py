@@ -280,7 +280,8 @@ class Resume(Callback):
         if world_size() == 1:
             return self._received
         asked = self._pending_signal
-        flag = torch.tensor(self._received, device=device)
+        # written by the device: to copy a number there would wait for all work that is queued
+        flag = torch.full((), self._received, device=device)
         # MAX: any signal number is above 0, and all processes get the same one
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         self._pending_signal = HostCopy(flag)
