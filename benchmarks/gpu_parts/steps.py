@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from gpu_parts.making import make_batch, make_module, step_operations
 from gpu_parts.run import Run, matmul_precision
 from mcn_lightning.batch import ClipBatch
+from mcn_lightning.data.loading import CopyStream
 from mcn_lightning.models.audio import ResDAVEnet
 from mcn_lightning.module import MCNModule
 
@@ -187,6 +188,27 @@ def waits(run: Run) -> None:
         large.to(run.device, non_blocking=ahead)
         took = time.perf_counter() - begun
         run.add("waits", f"copy of {run.sizes.clips[-1]} clips, time {name}", 1e3 * took, "ms", f"{size / 1e6:.0f} MB")
+    _beside(run, module, large)
+
+
+def _beside(run: Run, module: MCNModule, batch: ClipBatch) -> None:
+    """Compare steps on a batch that is on the device with steps that copy it, before the step and beside the last."""
+    optimizer, copies = module.configure_optimizers()["optimizer"], CopyStream()
+    there, count = batch.to(run.device), 2 if run.tiny else 6
+    ways: dict[str, Callable[[], ClipBatch]] = {
+        "nothing copied": lambda: there,
+        "copied on a stream beside": lambda: copies.move(batch, run.device),
+        "copied before the step": lambda: batch.to(run.device),
+    }
+    for name, way in ways.items():
+        try:
+            one_step(run, module, way(), optimizer)
+            # in a row: the host goes on to the next copy while the device works
+            took = run.wall(lambda way=way: [one_step(run, module, way(), optimizer) for _ in range(count)])  # type: ignore
+        except torch.cuda.OutOfMemoryError:
+            run.add("waits", f"step of {len(batch)} clips, {name}", "out of memory")
+            continue
+        run.add("waits", f"step of {len(batch)} clips, {name}", 1e3 * took / count, "ms", f"{count} in a row")
 
 
 def _waits(run: Run, module: MCNModule, batch: ClipBatch, recluster: bool) -> Counter[str]:
