@@ -12,8 +12,14 @@ from mcn_lightning.callbacks.evaluation_table import format_table
 from mcn_lightning.clustering import ClusteringConfig
 from mcn_lightning.clustering.topics import find_topics
 from mcn_lightning.errors import InputError
-from mcn_lightning.metrics import Ranking, query_density
-from mcn_lightning.metrics.directions import DEFAULT_DIRECTIONS, parse_direction, possible_directions
+from mcn_lightning.metrics import Ranking, RetrievalRecall, query_density
+from mcn_lightning.metrics.directions import (
+    DEFAULT_DIRECTIONS,
+    captions_side,
+    clips_of_sides,
+    parse_direction,
+    possible_directions,
+)
 from mcn_lightning.metrics.scoring import combine
 from mcn_lightning.models import MCNOutput, NetworkConfig
 from mcn_lightning.module import MCNModule
@@ -85,12 +91,12 @@ def test_a_joint_embedding_is_evaluated(calibrate):
     output = MCNOutput(torch.randn(20, 6), None, None, {}, {}, torch.randn(20, 6))
     evaluation.on_validation_epoch_start(TRAINER, module)
     evaluation._update(module, output, ClipBatch(ids=tuple(map(str, range(20)))))
-    assert list(evaluation._recalls) == ["v->ta", "ta->v"]
+    assert evaluation._chosen == ["v->ta", "ta->v"]
     scores = output.audio_text @ output.video.T
     if calibrate:
         scores = scores - 0.5 * query_density(output.video, *module.clusters_of(["audio_text"]), 0.2)
     ranks = (scores > scores.diagonal()[:, None]).sum(dim=1) + 1
-    assert float(evaluation._recalls["ta->v"].compute()["mean_rank"]) == pytest.approx(ranks.double().mean().item())
+    assert evaluation._metrics(module)[0]["ta->v/mean_rank"] == pytest.approx(ranks.double().mean().item())
 
 
 def small_module(kind):
@@ -115,7 +121,7 @@ def test_scores_are_calibrated_by_the_clusters_of_the_queries(kind, of):
     evaluation._update(module, output, batch)
     scores = output.text @ output.video.T - 0.5 * query_density(output.video, centroids, sizes, 0.2)
     ranks = (scores > scores.diagonal()[:, None]).sum(dim=1) + 1
-    assert float(evaluation._recalls["t->v"].compute()["mean_rank"]) == pytest.approx(ranks.double().mean().item())
+    assert evaluation._metrics(module)[0]["t->v/mean_rank"] == pytest.approx(ranks.double().mean().item())
 
 
 @pytest.mark.parametrize("kind", ["kmeans", "sinkhorn", "none"])
@@ -127,13 +133,44 @@ def test_without_clusters_scores_stay_as_they_are_and_it_is_said(kind):
     evaluation._update(module, output, ClipBatch(ids=tuple("abcde")))
     plain = (output.text @ output.video.T).argsort(dim=1, descending=True)
     ranks = (plain == torch.arange(5)[:, None]).nonzero()[:, 1] + 1
-    assert float(evaluation._recalls["t->v"].compute()["mean_rank"]) == pytest.approx(ranks.double().mean().item())
+    assert evaluation._metrics(module)[0]["t->v/mean_rank"] == pytest.approx(ranks.double().mean().item())
 
 
 @pytest.mark.parametrize("options", [{"calibrate": -0.1}, {"audio_weight": 0.0}, {"calibrate_temperature": 0.0}])
 def test_calibration_options_are_checked(options):
     with pytest.raises(InputError, match=rf"--retrieval\.{next(iter(options))}: expected"):
         RetrievalEvaluation(**options)
+
+
+@pytest.mark.parametrize("how", ["sum", "normalized_sum"])
+def test_embeddings_are_kept_once_for_all_directions(how):
+    torch.manual_seed(0)
+    clips, dim = 40, 6
+    module = MCNModule(NetworkConfig(embedding_dim=dim, video_dim=4, text_dim=3, audio_widths=(2, 2, 2, 4)))
+    evaluation = RetrievalEvaluation(combine=how)
+    evaluation.on_validation_epoch_start(TRAINER, module)
+    # the plain way: a metric for each direction, which keeps queries and gallery of its own
+    apart = {name: RetrievalRecall(captions=captions_side(name)) for name in DEFAULT_DIRECTIONS}
+    memory = [torch.empty(10, dim) for _ in MODALITIES]
+    for first in range(0, clips, 10):
+        rows = [rows.copy_(torch.randn(10, dim)) for rows in memory]  # as a compiled network writes its outputs
+        present = {name: torch.rand(10) < 0.8 for name in MODALITIES} if first else None
+        output = MCNOutput(*rows, {}, {}, None, present)
+        numbers = range(first, first + 10)
+        batch = ClipBatch(ids=tuple(map(str, numbers)), items=tuple(str(number // 2) for number in numbers))
+        evaluation._update(module, output, batch)
+        for name, metric in apart.items():
+            queries, gallery = (combine(output.embeddings(), side, how) for side in parse_direction(name))
+            sides = clips_of_sides(present, name, joint=False)
+            metric.update(batch.ids, queries.clone(), gallery.clone(), batch.items, *sides)
+    kept = [rows for batch in evaluation._kept._batches for rows in batch.embeddings.values()]
+    assert sum(rows.numel() for rows in kept) == clips * dim * len(MODALITIES)
+    metrics, rankings = evaluation._metrics(module)
+    for name, metric in apart.items():
+        for key, value in metric.compute().items():
+            assert metrics[f"{name}/{key}"] == float(value), (name, key)
+        assert torch.equal(rankings[name].ranks, metric.ranking.ranks)
+        assert 1 < metrics[f"{name}/mean_rank"]
 
 
 def test_table_shows_chance():

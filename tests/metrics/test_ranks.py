@@ -103,6 +103,17 @@ def test_ranks_do_not_depend_on_how_many_scores_fit_in_memory(monkeypatch):
         assert expected_ranks(queries, gallery, targets).tolist() == expected
 
 
+@pytest.mark.parametrize("repeated", [False, True])
+def test_a_gpu_counts_the_same_ranks_by_comparisons(repeated):
+    scores = integer_embeddings(30, 50, 0)
+    own, copies = scores[:, 3], torch.arange(50) % 3 + 1 if repeated else None
+    each = [1] * 50 if copies is None else copies.tolist()
+    repeats = [[value for value, count in zip(row, each, strict=True) for _ in range(count)] for row in scores.tolist()]
+    expected = [reference.expected_rank(row, sum(each[:3])) for row in repeats]
+    assert ties.rank_by_counts(scores, own, copies).tolist() == expected
+    assert ties.expected_rank(scores, own, copies).tolist() == expected
+
+
 def test_memory_for_scores_is_bounded_whatever_the_gallery():
     assert ties.rows_at_once(1024, 3_350) == 1024
     assert ties.rows_at_once(1024, 100_000) == 671

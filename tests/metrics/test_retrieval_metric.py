@@ -12,7 +12,7 @@ from references import retrieval as reference
 
 from mcn_lightning.distributed import rank
 from mcn_lightning.metrics import RetrievalRecall, expected_ranks, item_ranks, query_density, retrieval_metrics
-from mcn_lightning.metrics.items import first_of_each, gather_rows, hash_ids
+from mcn_lightning.metrics.items import first_of_each, gather_rows, hash_ids, rows_of
 
 
 def test_ids_become_the_same_numbers_in_every_run():
@@ -29,6 +29,13 @@ def test_first_of_each_keeps_the_first_row_of_an_id():
     rows = first_of_each(torch.tensor([7, -3, 7, 5, -3]))
     assert rows.tolist() == [1, 3, 0]
     assert first_of_each(torch.tensor([], dtype=torch.int64)).shape == (0,)
+
+
+def test_rows_are_found_in_a_list_of_tensors():
+    whole = torch.randn(9, 2)
+    numbers = torch.tensor([8, 0, 5, 4])
+    for state in (whole, [whole], [whole[:4], whole[4:4], whole[4:6], whole[6:]]):
+        assert torch.equal(rows_of(state, numbers), whole[numbers])
 
 
 def pairs(count=37, width=12, seed=0):

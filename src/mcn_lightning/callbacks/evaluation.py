@@ -10,18 +10,16 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from mcn_lightning.batch import ClipBatch
 from mcn_lightning.callbacks.evaluation_table import format_table
+from mcn_lightning.callbacks.held_out import HeldOutEmbeddings
 from mcn_lightning.callbacks.monitors import check_monitors
 from mcn_lightning.callbacks.progress import print_message
 from mcn_lightning.callbacks.protocols import EmbeddingModule, clip_data, embedding_module
 from mcn_lightning.clustering.topics import find_topics
 from mcn_lightning.distributed import gather_integers, gather_rows, row_counts, world_size
 from mcn_lightning.errors import InputError, naming
-from mcn_lightning.metrics import ClusterQuality, LabelledFeatures, RetrievalRecall, cluster_quality
+from mcn_lightning.metrics import ClusterQuality, LabelledFeatures, Ranking, cluster_quality
 from mcn_lightning.metrics.directions import (
-    AUDIO_TEXT,
     DEFAULT_DIRECTIONS,
-    captions_side,
-    clips_of_sides,
     divide_directions,
     parse_direction,
     possible_directions,
@@ -66,13 +64,13 @@ class RetrievalEvaluation(Callback):
             parse_direction(direction)
         self.scoring = Scoring(combine, audio_weight, calibrate, calibrate_temperature)
         self.directions = directions
-        self._recalls: dict[str, RetrievalRecall] = {}
+        self._chosen: list[str] = []
+        self._kept = HeldOutEmbeddings()
         self._quality = ClusterQuality()
         self._labelled = LabelledFeatures()
         self._items: set[str] = set()
         self._unknown: set[str] = set()
         self._left_out: dict[str, list[str]] = {}
-        self._pairs: dict[str, int] = {}  # clips of this process with both sides of a direction
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin an evaluation, and choose its directions by the modalities of the data."""
@@ -86,11 +84,10 @@ class RetrievalEvaluation(Callback):
             possible_directions(self.directions, DEFAULT_DIRECTIONS, there, config.fuse_audio_text)
         if warning := self.scoring.calibration_warning(module.clusters_of, chosen, config.fuse_audio_text):
             rank_zero_warn(warning)
-        self._recalls = {direction: RetrievalRecall(captions=captions_side(direction)) for direction in chosen}
+        self._chosen, self._kept = chosen, HeldOutEmbeddings()
         self._quality.reset()
         self._labelled.reset()
         self._items, self._unknown = set(), set()
-        self._pairs = dict.fromkeys(chosen, 0)
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -98,16 +95,13 @@ class RetrievalEvaluation(Callback):
         if len(batch) == 0:  # an empty batch stands for the held-out clips where only benchmarks are evaluated
             return
         embeddings = output.embeddings()
-        if not self._recalls and batch.labels is None:
+        if not self._chosen and batch.labels is None:
             found = f"{' '.join(embeddings)} alone, and no topics for clusters; predict embeds one modality"
             raise InputError(f"--data.modalities: expected two or more to retrieve one by another, found {found}")
         self._items.update(batch.items or batch.ids)
         self._unknown.update(batch.without_known_word())
-        for direction, recall in self._recalls.items():
-            queries, items = self.scoring.sides(module.clusters_of, embeddings, direction)
-            asks, answers = clips_of_sides(output.present, direction, AUDIO_TEXT in embeddings)
-            recall.update(batch.ids, queries, items, batch.items, asks, answers)
-            self._pairs[direction] += len(queries) if asks is None or answers is None else int((asks & answers).sum())
+        if self._chosen:
+            self._kept.add(batch.ids, batch.items, embeddings, output.present)
         if batch.labels is not None:
             known = (batch.labels >= 0).tolist()
             self._label(module, output, batch, [row for row, is_known in enumerate(known) if is_known])
@@ -132,8 +126,9 @@ class RetrievalEvaluation(Callback):
             return
         self._leave_out_empty(module)
         with naming(f"evaluation at step {trainer.global_step}", ValueError):
-            metrics = self._metrics()
-        shown = next(iter(self._recalls), "") + "/R@10"
+            metrics, rankings = self._metrics(module)
+        self._kept = HeldOutEmbeddings()  # training needs the memory
+        shown = next(iter(self._chosen), "") + "/R@10"
         for name, value in metrics.items():
             module.log(
                 f"{stage}/{name}", value, prog_bar=name in (shown, "nmi"), batch_size=1, sync_dist=world_size() > 1
@@ -141,36 +136,39 @@ class RetrievalEvaluation(Callback):
         data = clip_data(trainer)
         dropped = "" if data is None else data.dropped_captions(stage)
         unknown = self._count(module, self._unknown)
-        rankings = {name: recall.ranking for name, recall in self._recalls.items() if recall.ranking is not None}
         if trainer.is_global_zero:
             table = format_table(metrics, rankings, count, _describe_time(trainer), dropped, unknown, self._left_out)
             print_message("\n" + table)
 
-    def _metrics(self) -> dict[str, float]:
-        """Return the metrics of all clips by name; those of a direction are ``<direction>/<metric>``.
+    def _metrics(self, module: EmbeddingModule) -> tuple[dict[str, float], dict[str, Ranking]]:
+        """Return the metrics of all clips by name, and the ranking of each direction.
+
+        The metrics of a direction are ``<direction>/<metric>``.
 
         Raises:
             ValueError: if an embedding is not finite.
         """
-        metrics = {
-            f"{direction}/{name}": float(value)
-            for direction, recall in self._recalls.items()
-            for name, value in recall.compute().items()
-        }
+        metrics, rankings = dict[str, float](), dict[str, Ranking]()
+        for direction in self._chosen:
+            found, ranking = self._kept.rank(direction, self.scoring, module.clusters_of)
+            metrics |= {f"{direction}/{name}": value for name, value in found.items()}
+            if ranking is not None:
+                rankings[direction] = ranking
         if self._quality.update_called:
             metrics |= {name: float(value) for name, value in self._quality.compute().items()}
         if self._labelled.update_called:
             features, labels = self._labelled.compute()
             topics = find_topics(features, len(labels.unique()))
             metrics["topics_nmi"] = float(cluster_quality(topics, labels)["nmi"])
-        return metrics
+        return metrics, rankings
 
     def _leave_out_empty(self, module: EmbeddingModule) -> None:
         """Remove the directions for which no clip on any process has both a query and a gallery item."""
-        found = gather_integers(list(self._pairs.values()), module.device) if self._pairs else []
-        for direction, *counts in zip(list(self._recalls), *found, strict=True):
+        pairs = [self._kept.pairs(direction) for direction in self._chosen]
+        found = gather_integers(pairs, module.device) if pairs else []
+        for direction, *counts in zip(list(self._chosen), *found, strict=True):
             if sum(counts) == 0:
-                del self._recalls[direction]
+                self._chosen.remove(direction)
                 self._left_out.setdefault("clip with both sides", []).append(direction)
 
     def _count(self, module: EmbeddingModule, clips: set[str]) -> int:

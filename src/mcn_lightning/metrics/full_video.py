@@ -153,7 +153,7 @@ def _rank_and_vote(
         sums[1 + position].index_add_(0, row, expected_members(best, k))
         votes = torch.zeros_like(best, dtype=torch.float64).scatter_add_(1, index, expected_members(scores, k))
         sums[1 + len(ks) + position].index_add_(0, row, votes)
-    ranks = expected_rank(best, best.gather(1, own[:, None])[:, 0], torch.ones_like(best[0]))
+    ranks = expected_rank(best, best.gather(1, own[:, None])[:, 0])
     higher, tied, own_tied = best_of_group(scores, own[:, None] == videos)
     # expected place of the first of `own_tied` among `tied` items in random order
     return torch.stack([ranks, higher + (tied + 1) / (own_tied + 1).double()], dim=1)
@@ -161,7 +161,7 @@ def _rank_and_vote(
 
 def _rank_of_sums(sums: Tensor, own: Tensor, ks: Sequence[int]) -> Tensor:
     """Return the rank by all captions, then the hits by both kinds of votes at each k, ``(videos, 1 + 2K)`` float64."""
-    ranks = expected_rank(sums[0], sums[0].gather(1, own[:, None])[:, 0], torch.ones_like(sums[0, 0]))
+    ranks = expected_rank(sums[0], sums[0].gather(1, own[:, None])[:, 0])
     hits = []
     for votes, k in zip(sums[1:], [*ks, *ks], strict=True):
         # whole numbers of the tolerance: votes that are equal but for rounding then tie

@@ -86,6 +86,26 @@ def gather_rows(rows: Tensor, group: dist.ProcessGroup | None = None) -> list[Te
     return [part[: shape[0]].to(rows.device) for part, (shape, _) in zip(gathered, shapes, strict=True)]
 
 
+def rows_of(state: list[Tensor] | Tensor, numbers: Tensor) -> Tensor:
+    """Return rows of a metric's list state, without a copy of all rows.
+
+    Args:
+        state: tensors ``(n, D)`` that ``update`` appended; a single tensor after gathering.
+        numbers: of the rows over all tensors, ``(m,)`` int64, each at most once.
+
+    Returns:
+        The rows in the order of their numbers, ``(m, D)``.
+    """
+    if isinstance(state, Tensor):
+        return state[numbers]
+    places = torch.full((sum(map(len, state)),), -1, device=numbers.device)
+    places[numbers] = torch.arange(len(numbers), device=numbers.device)
+    rows = state[0].new_empty(len(numbers), *state[0].shape[1:])
+    for part, place in zip(state, places.split([len(part) for part in state]), strict=True):
+        rows[place[place >= 0]] = part[place >= 0]
+    return rows
+
+
 def concatenated(state: list[Tensor] | Tensor, metric: str) -> Tensor:
     """Concatenate a metric's list state, which is a single tensor after gathering.
 

@@ -11,15 +11,17 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from mcn_lightning.metrics.checks import check_arrays, check_values
-from mcn_lightning.metrics.items import concatenated, first_of_each, gather_rows, hash_ids
+from mcn_lightning.metrics.items import concatenated, first_of_each, gather_rows, hash_ids, rows_of
 from mcn_lightning.metrics.ties import (
     best_of_group,
     check_embeddings,
+    check_extremes,
     check_ks,
     distinct_rows,
     dot_products,
     expected_rank,
     rows_at_once,
+    scores_and_extremes,
 )
 from mcn_lightning.options.ranges import PositiveInt, checked
 
@@ -57,17 +59,23 @@ def expected_ranks(queries: Tensor, gallery: Tensor, targets: Tensor, chunk: int
     check_values("targets", inside, f"gallery rows from 0 to {len(gallery) - 1}", targets)
     checked(PositiveInt, chunk, "chunk")
     dtype = torch.promote_types(torch.promote_types(queries.dtype, gallery.dtype), torch.float32)
-    rows, column_of_item, copies = distinct_rows(gallery.to(dtype))
+    rows, column_of_item, found = distinct_rows(gallery.to(dtype))
+    copies = found if len(rows) < len(gallery) else None
     columns = column_of_item[targets]
     size = rows_at_once(chunk, len(rows))
     parts = zip(queries.split(size), columns.split(size), strict=True)
-    return torch.cat([_ranks_of_block(part, rows, column, copies) for part, column in parts])
+    ranks, extremes = zip(*(_ranks_of_block(part, rows, column, copies) for part, column in parts), strict=True)
+    check_extremes(torch.stack(extremes))
+    return torch.cat(ranks)
 
 
-def _ranks_of_block(queries: Tensor, rows: Tensor, columns: Tensor, copies: Tensor) -> Tensor:
-    """Compute ranks ``(B,)``. A function of its own frees the scores before the next block is scored."""
-    scores = dot_products(queries, rows)
-    return expected_rank(scores, scores.gather(1, columns[:, None])[:, 0], copies)
+def _ranks_of_block(queries: Tensor, rows: Tensor, columns: Tensor, copies: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Compute ranks ``(B,)``, and the extremes of the scores ``(2,)``.
+
+    A function of its own frees the scores before the next block is scored.
+    """
+    scores, extremes = scores_and_extremes(queries, rows)
+    return expected_rank(scores, scores.gather(1, columns[:, None])[:, 0], copies), extremes
 
 
 @torch.no_grad()
@@ -101,16 +109,18 @@ def item_ranks(
     answerable = torch.isin(query_items, gallery_items)
     if not answerable.any():
         return ranks
+    # usually all: then the queries are not copied
+    asking, asked = (queries, query_items) if answerable.all() else (queries[answerable], query_items[answerable])
     ordered, order = gallery_items.sort()
     if (ordered[1:] != ordered[:-1]).all():  # one row for each item: no mask of (queries, rows) is needed
-        targets = order[torch.searchsorted(ordered, query_items[answerable])]
-        ranks[answerable] = expected_ranks(queries[answerable], gallery, targets, chunk)
+        targets = order[torch.searchsorted(ordered, asked)]
+        ranks[answerable] = expected_ranks(asking, gallery, targets, chunk)
         return ranks
     dtype = torch.promote_types(torch.promote_types(queries.dtype, gallery.dtype), torch.float32)
     rows, column, _ = distinct_rows(gallery.to(dtype))
     size = rows_at_once(chunk, 4 * len(gallery))
     blocks = []
-    for part, own in zip(queries[answerable].split(size), query_items[answerable].split(size), strict=True):
+    for part, own in zip(asking.split(size), asked.split(size), strict=True):
         scores = dot_products(part, rows)[:, column]
         higher, tied, own_tied = best_of_group(scores, own[:, None] == gallery_items)
         blocks.append(higher + (tied + 1) / (own_tied + 1).double())
@@ -294,14 +304,14 @@ class RetrievalRecall(Metric):
 
     def _side(self, side: str, rows: list[Tensor], by_id: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Return ids, items and embeddings of one side, each id or each item once."""
-        ids, items, embeddings = (
+        ids, items = (
             concatenated(part, "RetrievalRecall")
-            for part in (getattr(self, f"{side}_ids"), getattr(self, f"{side}_items"), rows)
+            for part in (getattr(self, f"{side}_ids"), getattr(self, f"{side}_items"))
         )
         once = first_of_each(ids)
         if not by_id:  # the row with the smallest id, whatever the order of batches and processes
             once = once[first_of_each(items[once])]
-        return (ids if by_id else items)[once], items[once], embeddings[once]
+        return (ids if by_id else items)[once], items[once], rows_of(rows, once)
 
     def _ranked(self) -> Ranking:
         ids, query_items, queries = self._side("query", self.queries, self.captions == "queries")

@@ -34,7 +34,8 @@ def combine(embeddings: Mapping[str, Tensor], names: Sequence[str], how: Fusion,
     # alone, a factor would change no order of the scores
     if len(parts) > 1:
         parts = [audio_weight * part if name == "audio" else part for name, part in zip(names, parts, strict=True)]
-    total = torch.stack(parts).sum(dim=0)
+    # one embedding is not copied: evaluation keeps it, and scores it in several directions
+    total = torch.stack(parts).sum(dim=0) if len(parts) > 1 else parts[0]
     if how == "normalized_sum":
         return F.normalize(total, dim=1)
     return total if how == "sum" else total / len(parts)
