@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from launch import CONFIGS, refusal, run
 from pytorch_lightning.accelerators import CPUAccelerator, CUDAAccelerator
 
 from mcn_lightning.commands.checks import check_accelerator
+from mcn_lightning.data.options import videos_per_process
 from mcn_lightning.runs.trainer_options import set_matmul_precision
 from runs.trainer_runs import demo
 
@@ -91,3 +94,21 @@ def test_a_batch_that_cannot_be_divided_is_refused_before_other_processes_start(
     assert wanted in refusal(capsys, *words)
     message = refusal(capsys, *words[:-1], 6)  # the demo has a batch size
     assert "--data.batch_size: expected null, or 3, which is --data.global_batch_size 6 over 2 device(s)" in message
+
+
+def test_the_recipe_of_the_paper_has_its_batch_on_four_gpus():
+    options = yaml.safe_load((CONFIGS / "howto100m.yaml").read_text())
+    data, model = options["data"], options["model"]
+    assert "batch_size" not in data and videos_per_process(None, data["global_batch_size"], 4) == 32
+    assert data["global_batch_size"] * data["clips"]["n_pair"] == 4096
+    assert data["global_batch_size"] * data["clips"]["n_pair"] // 2 * 20 == model["clustering"]["queue_rows"]
+
+
+def test_the_environment_for_gpus_has_one_faiss_and_no_other_cuda_than_torch_s():
+    root, setup = CONFIGS.parent, configparser.ConfigParser()
+    setup.read(root / "setup.cfg")
+    (pip,) = (part["pip"] for part in yaml.safe_load((root / "environment.yml").read_text())["dependencies"]
+              if isinstance(part, dict))  # fmt: skip
+    ((extras,),) = (re.findall(r"^-e \.\[(.*)\]$", line) for line in pip)
+    needed = "\n".join(setup["options.extras_require"][name] for name in extras.split(","))
+    assert re.findall(r"^faiss-\w+", needed, re.M) == ["faiss-cpu"]
