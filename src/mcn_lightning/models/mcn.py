@@ -156,13 +156,16 @@ class MCN(nn.Module):
         inputs = {name: x[rows[name]] if name in rows else x for name, x in inputs.items()}
         embeddings: dict[str, Tensor] = {}
         targets: dict[str, Tensor] = {}
-        if "video" in inputs and self.video is not None:
-            x = F.dropout(inputs["video"], self.config.dropout, self.training)
-            embeddings["video"], targets["video"] = self.video(x), inputs["video"]
+        if "video" in inputs:
+            targets["video"] = inputs["video"]
+            embeddings["video"] = F.dropout(inputs["video"], self.config.dropout, self.training)
         if "audio" in inputs:
             if audio_frames is not None and "audio" in rows:
                 audio_frames = audio_frames[rows["audio"]]
             embeddings["audio"], targets["audio"] = self._audio(inputs["audio"], audio_frames)
+        if self.video is not None and "video" in inputs:
+            # after the audio network, so before it in the backward pass: what it keeps is gone at the peak of memory
+            embeddings["video"] = self.video(embeddings["video"])
         if "text" in inputs and self.text is not None:
             embeddings["text"], targets["text"] = self.text(inputs["text"])
         if self.fusion is not None:
