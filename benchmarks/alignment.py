@@ -4,18 +4,18 @@
 
 Scores are random. The plain versions fill one cell of the table after another, in Python; with lengths each cell takes
 the maximum over all starts in one NumPy call (T * T * L operations). Both find their way back through stored starts.
-Each version runs in turn; the ratio says how many times as long the plain one takes. The last column is the plain
+The versions take turns; the ratio says how many times as long the plain one takes. The last column is the plain
 result's score less this project's. Prints a table, asserts nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
 
 import numpy as np
+import rounds
 
 from mcn_lightning.metrics import align, assign_steps
 
@@ -85,21 +85,17 @@ def score(log_probs: np.ndarray, boundaries: np.ndarray, means: np.ndarray | Non
     return float(total)
 
 
-def seconds(call: Callable[[], np.ndarray], repeats: int) -> float:
+def seconds(call: Callable[[], np.ndarray]) -> rounds.Measured:
+    start, busy = time.perf_counter(), time.process_time()
     call()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return {"seconds": time.perf_counter() - start, "processor": time.process_time() - busy}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in (("frames", 3600), ("entries", 40), ("repeats", 5), ("seed", 0)):
+    for name, value in (("frames", 3600), ("entries", 40), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    options = parser.parse_args()
+    options = rounds.parse(parser, frames=60, entries=5)
     generator = np.random.default_rng(options.seed)
     x = np.log(generator.random((options.frames, options.entries)))
     means = generator.uniform(0.2, 1.8, options.entries) * options.frames / options.entries
@@ -119,13 +115,16 @@ def main() -> None:
             lambda found: float(x[found, steps].sum()),
         ),
     ]
-    print(f"{options.frames} frames, {options.entries} entries, medians of {options.repeats}")
-    print("| | plain | this project | ratio | difference of scores |")
-    print("|---|---|---|---|---|")
+    print(f"{options.frames} frames, {options.entries} entries, medians of {options.rounds}")
+    print("| | plain | this project | ratio | ratio of processor time | difference of scores |")
+    print("|---|---|---|---|---|---|")
     for name, plain, ours, total in cases:
-        slow, fast = seconds(plain, options.repeats), seconds(ours, options.repeats)
         difference = total(plain()) - total(ours())
-        print(f"| {name} | {1000 * slow:.1f} ms | {1000 * fast:.1f} ms | {slow / fast:.1f} | {difference:.1g} |")
+        calls = {"plain": plain, "ours": ours}
+        found = rounds.take_turns(list(calls), options.rounds, lambda version, calls=calls: seconds(calls[version]))
+        times = [f"{1000 * rounds.median(runs, 'seconds'):.1f} ms" for runs in found.values()]
+        times += [rounds.ratio(found["plain"], found["ours"], key, 1) for key in ("seconds", "processor")]
+        print(f"| {name} | {' | '.join(times)} | {difference:.1g} |")
 
 
 if __name__ == "__main__":

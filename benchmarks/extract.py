@@ -1,6 +1,6 @@
 """Decoding to one frame a second against OpenCV, decord and the command ffmpeg; memory for long films.
 
-    python benchmarks/extract.py --threads 1 --repeats 5
+    python benchmarks/extract.py --threads 1 --rounds 5
     python benchmarks/extract.py --size 1920x1080 --seconds 20 --key_frames 50
     python benchmarks/extract.py --video FILM.mp4
     python benchmarks/extract.py --hours 2          # peak memory instead
@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import rounds
 import torch
 
 from mcn_lightning.errors import InputError
@@ -193,42 +193,35 @@ def used() -> float:
     return sum(each.ru_utime + each.ru_stime for each in every)
 
 
-def compare(path: Path, threads: int, repeats: int) -> None:
+def compare(path: Path, threads: int, turns: int) -> None:
     found = readers()
-    wall: dict[str, list[float]] = {name: [] for name in found}
-    processor: dict[str, list[float]] = {name: [] for name in found}
     counts = {name: read(path, threads) for name, read in found.items()}  # once for the page cache and the imports
-    for turn in range(repeats):
-        first = turn % len(found)  # the reader before leaves its traces in the caches, so each is first in turn
-        for name, read in [*found.items()][first:] + [*found.items()][:first]:
-            start, before = time.perf_counter(), used()
-            read(path, threads)
-            wall[name].append(time.perf_counter() - start)
-            processor[name].append(used() - before)
+
+    def run(name: str) -> rounds.Measured:
+        start, before = time.perf_counter(), used()
+        found[name](path, threads)
+        return {"seconds": time.perf_counter() - start, "processor": used() - before}
+
+    runs = rounds.take_turns(list(found), turns, run)
     print(
-        f"\n{path.name}, {threads} threads, medians of {repeats}, ratios: this project by the other (smallest, largest)"
+        f"\n{path.name}, {threads} threads, medians of {turns}, ratios: this project by the other (smallest to largest)"
     )
     print("| | frames | seconds | processor seconds | ratio | ratio of processor time |")
     print("|---|---|---|---|---|---|")
     for name in found:
-        medians = f"{statistics.median(wall[name]):.2f} | {statistics.median(processor[name]):.2f}"
-        ratios = " | ".join(ratio(times["this project"], times[name]) for times in (wall, processor))
-        print(f"| {name} | {counts[name]} | {medians} | {ratios} |")
-
-
-def ratio(first: list[float], second: list[float]) -> str:
-    every = [a / b for a, b in zip(first, second, strict=True)]
-    return f"{statistics.median(every):.2f} ({min(every):.2f}, {max(every):.2f})"
+        medians = [f"{rounds.median(runs[name], key):.2f}" for key in ("seconds", "processor")]
+        ratios = [rounds.ratio(runs["this project"], runs[name], key) for key in ("seconds", "processor")]
+        print(f"| {name} | {counts[name]} | {' | '.join([*medians, *ratios])} |")
 
 
 def measure(path: Path, threads: int) -> None:
     """Decode a film as extraction does, and print what this process needed (run in a process of its own)."""
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, time.perf_counter()
+    before, start = rounds.peak_memory() / 2**20, time.perf_counter()
     sinks, sound = [Counter(), Counter(24.0, PictureSize(112, crop=112))], LogMel()
     outcome = decode_video(path, sinks, sound, threads)
     spectrogram = sound.spectrogram()
     assert spectrogram is not None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = rounds.peak_memory() / 2**20
     print(f"| {outcome.picture / 3600:.2f} | {path.stat().st_size / 2**20:.0f} | {sinks[0].count} + {sinks[1].count} | "
           f"{spectrogram.shape[1]} | {time.perf_counter() - start:.0f} | {before:.0f} | {peak:.0f} |")  # fmt: skip
 
@@ -238,18 +231,17 @@ def main() -> None:
     parser.add_argument("--video", type=Path, help="a film of one's own")
     parser.add_argument("--hours", type=float, default=0.0, help="measure the memory for a film of this length instead")
     parser.add_argument("--size", default="640x360", help="columns and rows of the generated films")
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
-    for name, value in (("threads", 1), ("repeats", 5), ("seconds", 60), ("key_frames", 250)):
+    for name, value in (("threads", 1), ("seconds", 60), ("key_frames", 250)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    options = parser.parse_args()
-    if options.measure:
-        return measure(options.measure, options.threads)
+    options = rounds.parse(parser, seconds=2, size="64x36")
+    if options.case:
+        return measure(Path(options.case[0]), options.threads)
     with tempfile.TemporaryDirectory() as folder:
         if not options.hours:
             for name, (codec, settings) in FILMS.items():
                 settings |= {"g": str(options.key_frames)}
                 path = options.video or generate(Path(folder) / name, options.seconds, codec, settings, options.size)
-                compare(path, options.threads, options.repeats)
+                compare(path, options.threads, options.rounds)
                 if options.video:
                     break
             return None
@@ -258,7 +250,7 @@ def main() -> None:
         film = options.video or repeat(once, Path(folder) / "long.mp4", times, options.seconds)
         print("| hours | MB on disk | frames | columns of the log-mel | seconds | MB before | MB peak |")
         print("|---|---|---|---|---|---|---|", flush=True)
-        command = [sys.executable, __file__, "--measure", str(film), "--threads", str(options.threads)]
+        command = [sys.executable, __file__, "--case", str(film), "--threads", str(options.threads)]
         subprocess.run(command, check=True)
     return None
 

@@ -1,7 +1,7 @@
 """One GPU, under eight minutes: is everything right there, how fast is it, and where does the time go.
 
     python benchmarks/gpu.py --out gpu                 # on an H100 or H200
-    python benchmarks/gpu.py --out gpu --tiny true     # anywhere, also on a CPU: does the script run
+    python benchmarks/gpu.py --out gpu --tiny     # anywhere, also on a CPU: does the script run
 
 Prints one Markdown table last. ``gpu.md`` and ``gpu.json`` in the folder are written after every section, so that a run
 that is stopped leaves what it has. Rows of the section "parity" say ok or BAD. A section that fails leaves the others.
@@ -71,13 +71,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "gpu")), help="folder of the table")
     parser.add_argument("--sections", help="some of the sections, as in step,loss; all by default")
     parser.add_argument("--budget", type=float, default=450.0, help="seconds; what would go beyond is left out")
-    parser.add_argument(
-        "--tiny", type=lambda word: word == "true", default=False, help="true: small sizes, on any machine"
-    )
+    parser.add_argument("--tiny", action="store_true", help="small sizes, on any machine")
     options = parser.parse_args()
     gpu = torch.cuda.is_available()
     if not gpu and not options.tiny:
-        sys.exit("error: expected a GPU, found none; --tiny true runs small sizes on a CPU")
+        sys.exit("error: expected a GPU, found none; --tiny runs small sizes on a CPU")
     if missing := [name for name in COMMAND if importlib.util.find_spec(name) is None]:
         sys.exit(f"error: not installed: {', '.join(missing)}; pip install -e .")
     warnings.filterwarnings("ignore")

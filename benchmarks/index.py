@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import rounds
 import torch
 from safetensors.torch import save_file
 
@@ -55,12 +56,26 @@ def memory(kind: str) -> float:
     return float("nan")
 
 
-def worker(source: ShardVideos, queue: multiprocessing.Queue) -> None:
+def grown(source: ShardVideos, lookups: int) -> float:
+    """Return the megabytes that many look-ups in a random order add to this process."""
     before = memory("Private_Dirty")
-    order = np.random.default_rng(1).integers(0, len(source), 200_000)
+    order = np.random.default_rng(1).integers(0, len(source), lookups)
     for index in order.tolist():
         source.id(index), source.column("captions", index)
-    queue.put(memory("Private_Dirty") - before)
+    return memory("Private_Dirty") - before
+
+
+def worker(source: ShardVideos, lookups: int, queue: multiprocessing.Queue) -> None:
+    queue.put(grown(source, lookups))
+
+
+def grown_in_workers(source: ShardVideos, lookups: int) -> float:
+    """Return the largest growth of four processes that share the index."""
+    context = multiprocessing.get_context("fork")
+    queue: multiprocessing.Queue = context.Queue()
+    for _ in range(4):
+        context.Process(target=worker, args=(source, lookups, queue)).start()
+    return max(queue.get() for _ in range(4))
 
 
 def main() -> None:
@@ -69,27 +84,24 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=1_100_000, help="videos of the index")
     parser.add_argument("--shards", type=int, default=4_500, help="shards of the index")
     parser.add_argument("--words", type=int, default=500_000, help="different words in the captions")
-    args = parser.parse_args()
+    parser.add_argument("--lookups", type=int, default=200_000, help="videos that each worker looks up")
+    args = rounds.parse(parser, videos=2_000, shards=8, words=100, lookups=500)
     write_index(args.root, args.videos, args.shards, args.words)
     size = (args.root / INDEX).stat().st_size
-    started = time.perf_counter()
-    source = ShardVideos(ShardIndex(args.root), "train", DEFAULT_STREAMS, AudioConfig())
-    opened = time.perf_counter() - started
-    words = source.index.words()
-    listed = time.perf_counter() - started - opened
-    queue: multiprocessing.Queue = multiprocessing.get_context("fork").Queue()
-    processes = [multiprocessing.get_context("fork").Process(target=worker, args=(source, queue)) for _ in range(4)]
-    for process in processes:
-        process.start()
-    grown = [queue.get() for _ in processes]
-    print(
-        "| videos | size of the index | bytes a video | time to open | its words read | memory of a worker of its own |"
-    )
+    print("| videos | size of the index | bytes a video | time to open | its words read | ", end="")
+    print(f"memory of a worker after {args.lookups:,} look-ups |")
     print("|---|---|---|---|---|---|")
-    print(
-        f"| {len(source):,} | {size / 1e6:.0f} MB | {size / len(source):.0f} | {opened:.2f} s "
-        f"| {len(words):,} in {listed:.2f} s | {max(grown):.1f} MB after 200,000 look-ups |"
-    )
+    for _ in range(args.rounds):
+        started = time.perf_counter()
+        source = ShardVideos(ShardIndex(args.root), "train", DEFAULT_STREAMS, AudioConfig())
+        opened = time.perf_counter() - started
+        words = source.index.words()
+        listed = time.perf_counter() - started - opened
+        added = grown(source, args.lookups) if args.tiny else grown_in_workers(source, args.lookups)
+        print(
+            f"| {len(source):,} | {size / 1e6:.0f} MB | {size / len(source):.0f} | {opened:.2f} s "
+            f"| {len(words):,} in {listed:.2f} s | {added:.1f} MB |"
+        )
 
 
 if __name__ == "__main__":

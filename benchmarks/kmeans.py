@@ -3,20 +3,20 @@
     pip install fast-pytorch-kmeans faiss-cpu
     OMP_NUM_THREADS=2 python benchmarks/kmeans.py --rows 45056 --dim 1024 --clusters 256 --iterations 20
 
-Each engine runs in processes of its own, in turn. The rows are drawn around twice as many centres as there are
-clusters. The ratio says how many times as long fast-pytorch-kmeans takes; that of the CPU seconds of all threads
-suffers less from other work on the machine. The objective is the mean cosine of the rows to their centroid. Prints a
-table, asserts nothing.
+Each engine runs in processes of its own, and they take turns. The rows are drawn around twice as many centres as there
+are clusters. The ratio says how many times as long fast-pytorch-kmeans takes; that of the CPU seconds of all threads
+suffers less from other work on the machine. Where it is not installed, the last engine that is takes its place. The
+objective is the mean cosine of the rows to their centroid. Prints a table, asserts nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import multiprocessing
-import statistics
+import json
 import time
 
+import rounds
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from mcn_lightning.clustering import KMeans, assign
 
 ENGINES = ("ours, torch", "ours, faiss", "fast-pytorch-kmeans")
+NEEDED = {"ours, faiss": "faiss", "fast-pytorch-kmeans": "fast_pytorch_kmeans"}
 
 
 def make_rows(options: argparse.Namespace) -> Tensor:
@@ -47,7 +48,8 @@ def cluster(name: str, rows: Tensor, init: Tensor, iterations: int) -> Tensor:
     return KMeans(len(init), iterations, -1.0, engine=name.split()[-1]).fit(rows, init)[0]
 
 
-def measure(name: str, options: argparse.Namespace, results: multiprocessing.SimpleQueue) -> None:
+def measure(name: str, options: argparse.Namespace) -> rounds.Measured:
+    """Return seconds, processor seconds and objective of one engine in this process."""
     torch.set_num_threads(options.threads)
     if name == "ours, faiss":
         import faiss
@@ -61,39 +63,34 @@ def measure(name: str, options: argparse.Namespace, results: multiprocessing.Sim
     seconds, busy = time.perf_counter() - start, time.process_time() - busy
     labels = assign(rows, centroids)
     objective = float(F.cosine_similarity(rows, centroids[labels]).mean())
-    results.put((seconds, busy, objective))
+    return {"seconds": seconds, "processor": busy, "objective": objective}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sizes = (("rows", 45056), ("dim", 1024), ("clusters", 256), ("iterations", 20), ("repeats", 3), ("threads", 2))
-    for name, value in sizes:
+    for name, value in (("rows", 45056), ("dim", 1024), ("clusters", 256), ("iterations", 20), ("threads", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--noise", type=float, default=2.0, help="spread of the rows around centres of spread 1")
-    options = parser.parse_args()
-    needed = {"ours, faiss": "faiss", "fast-pytorch-kmeans": "fast_pytorch_kmeans"}
-    engines = [name for name in ENGINES if name not in needed or importlib.util.find_spec(needed[name])]
-    context = multiprocessing.get_context("spawn")
-    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in engines}
-    for _ in range(options.repeats):
-        for name in engines:
-            results = context.SimpleQueue()
-            process = context.Process(target=measure, args=(name, options, results))
-            process.start()
-            process.join()
-            if process.exitcode:
-                raise SystemExit(f"{name} ended with status {process.exitcode}")
-            found[name].append(results.get())
-    median = {name: [statistics.median(column) for column in zip(*runs, strict=True)] for name, runs in found.items()}
+    options = rounds.parse(parser, rows=300, dim=8, clusters=4, iterations=3, threads=1)
+    if options.case:
+        print(json.dumps(measure(options.case[0], options)))
+        return
+
+    def run(name: str) -> rounds.Measured:
+        return measure(name, options) if options.tiny else rounds.in_own_process(__file__, [name])
+
+    missing = [name for name, package in NEEDED.items() if importlib.util.find_spec(package) is None]
+    engines = [name for name in ENGINES if name not in missing]
+    found = rounds.take_turns(engines, options.rounds, run)
     print(f"{options.rows} x {options.dim}, K = {options.clusters}, {options.iterations} iterations, ", end="")
-    print(f"noise {options.noise}, {options.threads} threads, medians of {options.repeats}")
-    print("| engine | seconds | ratio | CPU seconds | ratio | objective |")
+    print(f"noise {options.noise}, {options.threads} threads, medians of {options.rounds}")
+    print(f"| engine | seconds | CPU seconds | objective | ratio to {engines[-1]} | of CPU seconds |")
     print("|---|---|---|---|---|---|")
-    theirs = median.get(ENGINES[-1], [float("nan")] * 2)
-    for name, (seconds, busy, objective) in median.items():
-        print(f"| {name} | {seconds:.2f} | {theirs[0] / seconds:.2f} | {busy:.2f} | {theirs[1] / busy:.2f} ", end="")
-        print(f"| {objective:.6f} |")
-    if missing := [name for name in ENGINES if name not in engines]:
+    for name, runs in found.items():
+        seconds, busy, objective = (rounds.median(runs, key) for key in ("seconds", "processor", "objective"))
+        ratios = [rounds.ratio(found[engines[-1]], runs, key) for key in ("seconds", "processor")]
+        print(f"| {name} | {seconds:.2f} | {busy:.2f} | {objective:.6f} | {' | '.join(ratios)} |")
+    if missing:
         print(f"not installed: {', '.join(missing)}")
 
 

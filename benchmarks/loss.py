@@ -3,8 +3,8 @@
     python benchmarks/loss.py --threads 2
 
 Prints a table of seconds and peak memory of forward and backward, asserts nothing. Every figure comes from a process
-of its own; each round runs both ways, one after the other. Memory is what is added to that of the embeddings: on a GPU
-what torch allocates, on a CPU the growth of the largest resident set.
+of its own, and the two ways take turns. Memory is what is added to that of the embeddings: on a GPU what torch
+allocates, on a CPU the growth of the largest resident set.
 Beside other programs, run it with OMP_WAIT_POLICY=passive and without: the two can order the ways differently.
 """
 
@@ -13,20 +13,20 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
-import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 
+import rounds
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcn_lightning.losses import ContrastiveConfig, ContrastiveLoss
+from mcn_lightning.losses import ContrastiveConfig, make_contrastive
 
 MARGIN = 0.001
+WAYS = ("plain", "tiled")
+KEYS = ("seconds", "processor", "bytes", "loss", "gradient")
 DATA = {
     "cosine": "cosines over a temperature of 0.05",
     "dot": "dot products of entries of variance 1",
@@ -51,51 +51,55 @@ def plain_mms(x: Tensor, y: Tensor) -> Tensor:
 
 
 def tiled_mms(x: Tensor, y: Tensor, tile: int) -> Tensor:
-    return ContrastiveLoss(ContrastiveConfig(margin=MARGIN, tile=tile))({"text": x, "video": y})["text_video"]
+    return make_contrastive(ContrastiveConfig(margin=MARGIN, tile=tile))({"text": x, "video": y})["text_video"]
 
 
-def peak_memory(device: str) -> int:
-    """Return the largest memory of this process so far, bytes."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def measure(way: str, data: str, clips: int, options: argparse.Namespace) -> dict[str, float]:
-    """Return seconds, bytes, loss and gradient norm of one way in this process."""
+def measure(way: str, data: str, clips: int, options: argparse.Namespace) -> rounds.Measured:
+    """Return seconds, processor seconds, bytes, loss and gradient norm of one way in this process."""
     torch.set_num_threads(options.threads)
+    gpu = options.device == "cuda"
     loss: Callable[[Tensor, Tensor, int], Tensor] = (lambda x, y, _: plain_mms(x, y)) if way == "plain" else tiled_mms
     small = embeddings(data, 64, options.dim, options.device)
     loss(*small, 16).backward()  # starts threads and libraries
     x, y = embeddings(data, clips, options.dim, options.device)
-    before = peak_memory(options.device)
-    if options.device == "cuda":
+    before = torch.cuda.memory_allocated() if gpu else rounds.begin_memory()
+    if gpu:
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    seconds = []
+    seconds, processor = [], []
     for _ in range(options.repeats):
         x.grad = y.grad = None
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         value = loss(x, y, options.tile)
         value.backward()
-        if options.device == "cuda":
+        if gpu:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
-    added = peak_memory(options.device) - before
+        processor.append(time.process_time() - busy)
+    added = (torch.cuda.max_memory_allocated() if gpu else rounds.peak_memory()) - before
     assert x.grad is not None and y.grad is not None
     gradient = float(x.grad.norm() + y.grad.norm())
-    return {"seconds": min(seconds), "bytes": added, "loss": float(value.detach()), "gradient": gradient}
+    return {"seconds": min(seconds), "processor": min(processor), "bytes": max(added, 4096),
+            "loss": float(value.detach()), "gradient": gradient}  # fmt: skip
 
 
-def in_own_process(way: str, data: str, clips: int) -> dict[str, float]:
-    """Run ``measure`` in a fresh process with the options of this one."""
-    words = [sys.executable, __file__, *sys.argv[1:], "--case", way, data, str(clips)]
-    done = subprocess.run(words, capture_output=True, text=True)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"ended by signal {-done.returncode}"])[-1]
-        print(f"{way}, {clips:,} clips: {reason}", file=sys.stderr)
-        return dict.fromkeys(("seconds", "bytes", "loss", "gradient"), float("nan"))
-    return json.loads(done.stdout)
+def show(data: str, clips: int, options: argparse.Namespace) -> None:
+    """Print the row of one size, and where the two ways disagree."""
+
+    def run(way: str) -> rounds.Measured:
+        if options.tiny:
+            return measure(way, data, clips, options)
+        return rounds.in_own_process(__file__, [way, data, str(clips)])
+
+    found = rounds.take_turns(WAYS, options.rounds, run)
+    middle = {way: {key: rounds.median(found[way], key) for key in KEYS} for way in WAYS}
+    ratios = [rounds.ratio(found["plain"], found["tiled"], key) for key in KEYS[:3]]
+    cells = [f"{middle[way]['seconds']:.2f} s" for way in WAYS] + ratios[:2]
+    cells += [f"{middle[way]['bytes'] / 1e6:,.0f} MB" for way in WAYS] + ratios[2:]
+    print(f"| {DATA[data]} | {clips:,} | {' | '.join(cells)} |", flush=True)
+    for key in ("loss", "gradient"):
+        ours, theirs = middle["tiled"][key], middle["plain"][key]
+        if not math.isclose(ours, theirs, rel_tol=1e-5):
+            print(f"{key}: {ours} in tiles, {theirs} from the whole matrix", file=sys.stderr)
 
 
 def main() -> None:
@@ -108,39 +112,20 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=1024, help="width of the embeddings")
     parser.add_argument("--tile", type=int, default=ContrastiveConfig().tile, help="rows and columns of a tile")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3, help="processes for each figure; the table has medians")
     parser.add_argument("--repeats", type=int, default=2, help="steps in each process; the fastest counts")
-    parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = rounds.parse(parser, clips=[96], dim=16, tile=32, threads=1, repeats=1, device="cpu")
     if options.case:
         way, data, clips = options.case
         print(json.dumps(measure(way, data, int(clips), options)))
         return
-    print(f"{options.device}, {options.threads} threads, D = {options.dim}, tile {options.tile}, float32\n")
-    print("| similarities | clips | plain | tiled | plain / tiled | plain, memory | tiled, memory | plain / tiled |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(f"{options.device}, {options.threads} threads, D = {options.dim}, tile {options.tile}, float32, "
+          f"medians of {options.rounds}\n")  # fmt: skip
+    print("| similarities | clips | plain, time | tiled, time | plain / tiled, time ", end="")
+    print("| plain / tiled, processor time | plain, memory | tiled, memory | plain / tiled, memory |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for data in options.data:
         for clips in options.clips:
-            rounds = [
-                {way: in_own_process(way, data, clips) for way in ("plain", "tiled")} for _ in range(options.rounds)
-            ]
-            middle = {
-                (way, key): statistics.median(found[way][key] for found in rounds)
-                for way in ("plain", "tiled")
-                for key in ("seconds", "bytes", "loss", "gradient")
-            }
-            ratios = sorted(found["plain"]["seconds"] / found["tiled"]["seconds"] for found in rounds)
-            memory = [middle[way, "bytes"] for way in ("plain", "tiled")]
-            print(
-                f"| {DATA[data]} | {clips:,} | {middle['plain', 'seconds']:.2f} s | {middle['tiled', 'seconds']:.2f} s "
-                f"| **{statistics.median(ratios):.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f}) "
-                f"| {memory[0] / 1e6:,.0f} MB | {memory[1] / 1e6:,.0f} MB | {memory[0] / memory[1]:.1f} |",
-                flush=True,
-            )
-            for key in ("loss", "gradient"):
-                ours, theirs = middle["tiled", key], middle["plain", key]
-                if not math.isclose(ours, theirs, rel_tol=1e-5):
-                    print(f"{key}: {ours} in tiles, {theirs} from the whole matrix", file=sys.stderr)
+            show(data, clips, options)
 
 
 if __name__ == "__main__":

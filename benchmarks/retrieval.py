@@ -3,24 +3,21 @@
     python benchmarks/retrieval.py --items 3350 10000 30000 --threads 2
     python benchmarks/retrieval.py --items 100000 --only ours --threads 2
 
-As many queries as items, float32. Each case runs in a fresh process after a small one; its memory is the most that the
-process held beyond the embeddings themselves. The sorted version needs three matrices of items x items (11 GB at
-30,000). Prints a table, asserts nothing; the last column is the share of the queries with the same rank in both, which
-use different matrix products.
+As many queries as items, float32. Each case runs in a fresh process after a small one, and the versions take turns. The
+memory of a case is the most that its process held beyond the embeddings themselves. The sorted version needs three
+matrices of items x items (11 GB at 30,000). Prints a table, asserts nothing; the last column is the share of the
+queries with the same rank in both, which use different matrix products.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
-import subprocess
-import sys
 import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
+import rounds
 import torch
 from torch import Tensor
 
@@ -47,32 +44,41 @@ def our_ranks(queries: Tensor, gallery: Tensor) -> np.ndarray:
     return expected_ranks(queries, gallery, torch.arange(len(queries))).numpy()
 
 
-def peak() -> float:
-    """Return the most memory this process ever held, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-
-
-def measure(version: str, options: argparse.Namespace) -> None:
+def measure(version: str, items: int, target: str, options: argparse.Namespace) -> rounds.Measured:
+    """Return seconds, processor seconds and bytes; the ranks are written to a file."""
     torch.set_num_threads(options.threads)
     rank = {"sorted": sorted_ranks, "ours": our_ranks}[version]
-    queries, gallery = make_embeddings(options.items[0], options.dim)
+    queries, gallery = make_embeddings(items, options.dim)
     rank(queries[:500], gallery[:500])
-    before, started = peak(), time.perf_counter()
+    before, started, busy = rounds.begin_memory(), time.perf_counter(), time.process_time()
     ranks = rank(queries, gallery)
-    seconds = time.perf_counter() - started
-    np.save(options.save, ranks)
-    print(json.dumps({"seconds": seconds, "megabytes": peak() - before}))
+    seconds, processor = time.perf_counter() - started, time.process_time() - busy
+    np.save(target, ranks)
+    return {"seconds": seconds, "processor": processor, "bytes": max(rounds.peak_memory() - before, 4096)}
 
 
-def run(version: str, items: int, folder: Path, options: argparse.Namespace) -> tuple[dict[str, float], np.ndarray]:
-    """Measure in a process of its own, the median of the repeats by time."""
-    command = [sys.executable, __file__, "--items", str(items), "--dim", str(options.dim), "--only", version]
-    command += ["--threads", str(options.threads), "--save", str(folder / version)]
-    found = []
-    for _ in range(options.repeats):
-        found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    found.sort(key=lambda result: result["seconds"])
-    return found[len(found) // 2], np.load(folder / f"{version}.npy")
+def show(items: int, options: argparse.Namespace) -> None:
+    """Print the row of one size."""
+    versions = [options.only] if options.only else list(VERSIONS)
+    with tempfile.TemporaryDirectory() as folder:
+        files = {version: f"{folder}/{version}.npy" for version in versions}
+
+        def run(version: str) -> rounds.Measured:
+            if options.tiny:
+                return measure(version, items, files[version], options)
+            return rounds.in_own_process(__file__, [version, str(items), files[version]])
+
+        found = rounds.take_turns(versions, options.rounds, run)
+        ranks = {version: np.load(path) for version, path in files.items()}
+    cells = [f"{rounds.median(found[version], 'seconds'):.2f} s" for version in versions]
+    sizes = [f"{rounds.median(found[version], 'bytes') / 1e6:,.0f} MB" for version in versions]
+    if options.only:
+        cells += sizes
+    else:
+        ratios = [rounds.ratio(found["sorted"], found["ours"], key, 1) for key in ("seconds", "processor", "bytes")]
+        same = 100 * (ranks["sorted"] == ranks["ours"]).mean()
+        cells += [*ratios[:2], *sizes, ratios[2], f"{same:.2f} %"]
+    print(f"| {items:,} | " + " | ".join(cells) + " |", flush=True)
 
 
 def main() -> None:
@@ -80,29 +86,21 @@ def main() -> None:
     parser.add_argument("--items", type=int, nargs="+", default=[3_350, 10_000, 30_000], help="numbers of items")
     parser.add_argument("--dim", type=int, default=512, help="width of the embeddings")
     parser.add_argument("--threads", type=int, default=2, help="threads of the matrix products")
-    parser.add_argument("--repeats", type=int, default=1, help="processes for each case, of which the median counts")
     parser.add_argument("--only", choices=VERSIONS, help="measure one version alone")
-    parser.add_argument("--save", type=Path, help="measure in this process and save the ranks here")
-    options = parser.parse_args()
-    if options.save is not None:
-        return measure(options.only, options)
-    versions = [options.only] if options.only else list(VERSIONS)
-    columns = [f"{version}, {unit}" for unit in ("time", "memory") for version in versions]
-    if not options.only:
-        columns = [*columns[:2], "sorted / ours", *columns[2:], "sorted / ours", "same rank"]
+    options = rounds.parse(parser, items=[300], dim=16, threads=1)
+    if options.case:
+        version, items, target = options.case
+        print(json.dumps(measure(version, int(items), target, options)))
+        return
+    if options.only:
+        columns = [f"{options.only}, time", f"{options.only}, memory"]
+    else:
+        columns = ["sorted, time", "ours, time", "sorted / ours, time", "sorted / ours, processor time"]
+        columns += ["sorted, memory", "ours, memory", "sorted / ours, memory", "same rank"]
     print("| items | " + " | ".join(columns) + " |")
     print("|---" * (1 + len(columns)) + "|")
     for items in options.items:
-        with tempfile.TemporaryDirectory() as folder:
-            found = {version: run(version, items, Path(folder), options) for version in versions}
-        seconds = [found[version][0]["seconds"] for version in versions]
-        memory = [found[version][0]["megabytes"] for version in versions]
-        cells = [*(f"{value:.2f} s" for value in seconds), *(f"{value:,.0f} MB" for value in memory)]
-        if not options.only:
-            same = (found["sorted"][1] == found["ours"][1]).mean()
-            times, sizes = (f"**{values[0] / values[1]:.1f}**" for values in (seconds, memory))
-            cells = [*cells[:2], times, *cells[2:], sizes, f"{100 * same:.2f} %"]
-        print(f"| {items:,} | " + " | ".join(cells) + " |", flush=True)
+        show(items, options)
 
 
 if __name__ == "__main__":

@@ -205,10 +205,12 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=4.0, help="gigabytes of a search index")
     parser.add_argument("--queries", type=int, default=100, help="queries of each kind")
     parser.add_argument("--threads", type=int, default=2, help="threads of a search")
-    parser.add_argument("--tiny", action="store_true", help="thousands of clips, to see that it runs")
+    parser.add_argument(
+        "--tiny", action="store_true", help="a thousand clips, in this process alone: does the script run"
+    )
     args = parser.parse_args()
     if args.tiny:
-        args.clips, args.dim, args.queries, args.memory = [3_000], 32, 10, 1e-4
+        args.clips, args.dim, args.queries, args.memory = [1_000], 32, 10, 1e-4
     for clips in args.clips:
         root = args.root / f"{clips}-{args.dim}"
         measure(root, clips, args.dim, args.memory, args.queries, args.threads, fresh=not args.tiny)

@@ -25,7 +25,7 @@ def benchmark(monkeypatch):
 @pytest.mark.slow
 def test_the_sections_run_tiny_and_all_verdicts_are_good(benchmark, tmp_path, monkeypatch):
     some = "rates,parity,step,waits,loss,kmeans,evaluation,loader,extract,fit"  # compiling takes as long as all of them
-    words = ["--tiny", "true", "--out", tmp_path, "--budget", 6000, "--sections", some]
+    words = ["--tiny", "--out", tmp_path, "--budget", 6000, "--sections", some]
     monkeypatch.setattr(sys, "argv", ["gpu.py", *map(str, words)])
     benchmark.main()
     rows = json.loads((tmp_path / "gpu.json").read_text())
@@ -59,9 +59,9 @@ def test_a_fault_is_in_the_table_and_the_other_sections_run(benchmark, tmp_path)
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ((), "expected a GPU, found none; --tiny true runs small sizes on a CPU"),
+        ((), "expected a GPU, found none; --tiny runs small sizes on a CPU"),
         (
-            ("--tiny", "true", "--sections", "step,stpe"),
+            ("--tiny", "--sections", "step,stpe"),
             "--sections: expected some of rates, parity, step, .*found stpe",
         ),
     ],

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from forked import Popen
 
 import mcn_lightning as mcn
 from mcn_lightning.search.clips import Clips, write_clips
@@ -18,7 +15,6 @@ from mcn_lightning.search.neighbours import Neighbours, build, choose, exact
 from mcn_lightning.search.ranking import Ranking
 from mcn_lightning.search.vectors import Vectors, write_shard
 
-TOP = Path(__file__).parents[2]
 COUNT, WIDTH = 6_000, 32
 
 
@@ -191,11 +187,3 @@ def test_a_large_index_is_searched_as_a_small_one(trained, tmp_path, capsys):
     for options in ({}, {"where": "start > 5"}, {"per_video": 1}, {"calibrate": 0.3}):
         one, two = (each.search(text, k=10, **options) for each in (flat, lists))
         assert one["id"].tolist() == two["id"].tolist()
-
-
-def test_the_benchmark_runs_on_tiny_data(tmp_path):
-    command = [sys.executable, str(TOP / "benchmarks" / "search.py"), "--tiny", "--root", str(tmp_path)]
-    with Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        shown, errors = process.communicate()
-    assert process.returncode == 0, errors[-2000:]
-    assert "recall@10" in shown and shown.count("\n|") >= 11

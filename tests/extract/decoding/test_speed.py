@@ -1,4 +1,4 @@
-"""The benchmark of decoding runs, and its film of two hours is what it says."""
+"""The film of two hours of the benchmark of decoding is what it says, and takes no memory."""
 
 from __future__ import annotations
 
@@ -22,17 +22,6 @@ def run(*arguments: str) -> str:
     return said
 
 
-def test_the_benchmark_compares_equal_numbers_of_frames():
-    lines = [
-        line
-        for line in run("--seconds", "2", "--repeats", "1", "--size", "64x36").splitlines()
-        if line.startswith("| ")
-    ]
-    rows = [line.split(" | ") for line in lines if "seconds" not in line]
-    assert len(rows) >= 3 and {row[1] for row in rows} == {"2"}
-    assert [row[0] for row in rows].count("| this project") == 3
-
-
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_length_of_a_film():
     """Four minutes need no more than one, but for the spectrogram: 0.5 MB a minute. Their pictures are 270 MB."""
@@ -45,7 +34,8 @@ def test_memory_does_not_grow_with_the_length_of_a_film():
     assert peaks[1] < peaks[0] + 30 and peaks[1] < 1000
 
 
-def test_repeated_packets_make_one_film(tmp_path):
+def test_repeated_packets_make_one_film(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
     spec = importlib.util.spec_from_file_location("benchmark_of_extract", SCRIPT)
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)
