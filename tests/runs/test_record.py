@@ -51,7 +51,7 @@ def test_throughput_is_clips_over_time_and_validation_does_not_count(monkeypatch
     monkeypatch.setattr(throughput.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(throughput, "embedding_module", lambda module: module)  # this one embeds no clips
     found = []
-    module = SimpleNamespace(step_clips=32, log_dict=lambda values, batch_size: found.append(values))
+    module = SimpleNamespace(step_clips=32, log_dict=lambda values, batch_size: found.append(values), device="cpu")
     connector = SimpleNamespace(should_update_logs=False)
     trainer, callback = SimpleNamespace(_logger_connector=connector), Throughput()
 
