@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from mcn_lightning.metrics import Ranking, RetrievalRecall
@@ -80,4 +81,6 @@ class HeldOutEmbeddings:
         for batch in self._batches:
             queries, gallery = scoring.sides(clusters_of, batch.embeddings, direction)
             recall.update(batch.ids, queries, gallery, batch.items, *batch.sides(direction))
-        return {name: float(value) for name, value in recall.compute().items()}, recall.ranking
+        metrics = recall.compute()
+        # together: one wait for a GPU
+        return dict(zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True)), recall.ranking

@@ -98,12 +98,13 @@ def rows_of(state: list[Tensor] | Tensor, numbers: Tensor) -> Tensor:
     """
     if isinstance(state, Tensor):
         return state[numbers]
-    places = torch.full((sum(map(len, state)),), -1, device=numbers.device)
+    # rows that are not asked for go to a place after the last one: a mask would make the host wait for a GPU
+    places = torch.full((sum(map(len, state)),), len(numbers), device=numbers.device)
     places[numbers] = torch.arange(len(numbers), device=numbers.device)
-    rows = state[0].new_empty(len(numbers), *state[0].shape[1:])
+    rows = state[0].new_empty(len(numbers) + 1, *state[0].shape[1:])
     for part, place in zip(state, places.split([len(part) for part in state]), strict=True):
-        rows[place[place >= 0]] = part[place >= 0]
-    return rows
+        rows.index_copy_(0, place, part)
+    return rows[:-1]
 
 
 def concatenated(state: list[Tensor] | Tensor, metric: str) -> Tensor:
