@@ -1,97 +1,61 @@
-"""Videos a second of three readers in one run, on the same data and with the same number of processes.
+"""Videos a second of readers that take turns, on the same data and with the same number of processes.
 
-    python benchmarks/loader.py --root DIR
+    pip install h5py webdataset mosaicml-streaming litdata     # each has its rows where it is installed
+    OMP_NUM_THREADS=1 python benchmarks/loader.py --root DIR --workers 0
 
 (a) a plain reader of the layout, as the method's published description has it: three ``np.load`` a video, float32, a
-Python loop over the clips, float word vectors, PyTorch's default collate; (b) this project's layout reader; (c) shards.
+Python loop over the clips, float word vectors, PyTorch's default collate; (b) this project's layout reader; (c) shards;
+(d) shards with the rows of the features, not pooled beforehand. The formats of other loaders come with the rows ("raw")
+and pooled beforehand: see loader_parts/peers.py. The bytes of a video are those of its sampled clips for (c), and all
+that is stored of it for the others.
+
 The data are generated in the real sizes at the first call (160 videos of 4 to 10 minutes, two streams of 2048 numbers,
-float16: 1.2 GB) and packed. Prints a table, asserts nothing.
+float16: 1.2 GB) and packed; each format takes 2 GB more. Prints a table, asserts nothing.
+
+Without processes of readers (--workers 0) rates are those of the processor's time, which other programs do not change;
+else they are those of the clock.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+import rounds
 import torch
-from torch.utils.data import DataLoader, Dataset
+from loader_parts import peers
+from loader_parts.plain import FRAMES, MAX_WORDS, MIN_TIME, N_PAIR, PlainReader
+from torch.utils.data import DataLoader
 
 from mcn_lightning.data.clips import ClipConfig
 from mcn_lightning.data.datamodule import NarratedVideos
+from mcn_lightning.data.files.pooling import DEFAULT_STREAMS
 from mcn_lightning.data.files.spectrograms import AudioConfig
-from mcn_lightning.data.files.word_vectors import read_word_vectors
 from mcn_lightning.data.shards.job import PackConfig
 from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.data.text import TextConfig
 
-N_PAIR, MIN_TIME, FRAMES, MAX_WORDS = 32, 10.0, 1000, 20
 
+class Reader(NamedTuple):
+    """A reader of the comparison.
 
-class PlainReader(Dataset[dict[str, torch.Tensor]]):
-    """The plain reader; one item is one video."""
+    Args:
+        open: makes its loader.
+        epochs: passes over the data in a round.
+        bytes: read of a video.
+        cut: whether its batches are made ready, which in training is the device's work.
+    """
 
-    def __init__(self, root: Path, videos: list[str]) -> None:
-        self.root, self.videos = root, videos
-        self.captions = json.loads((root / "captions.json").read_text())
-        used = {word for entry in self.captions.values() for text in entry["text"] for word in text.split()}
-        words, vectors = read_word_vectors(root / "word_vectors.txt", used)
-        self.vectors = dict(zip(words, vectors, strict=True))
-
-    def __len__(self) -> int:
-        return len(self.videos)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        path = self.videos[index]
-        name = path.rsplit("/", 1)[-1]
-        folder = self.root / "features" / path
-        flat = np.load(folder / f"{name}_2d.npz")["features"].astype(np.float32)
-        deep = np.load(folder / f"{name}_3d.npz")["features"].astype(np.float32)
-        sound = np.load(folder / f"{name}_spec.npz")["arr_0"].astype(np.float32)
-        entry = self.captions[name]
-        video = np.zeros((N_PAIR, flat.shape[1] + deep.shape[1]), dtype=np.float32)
-        audio = np.zeros((N_PAIR, sound.shape[0], FRAMES), dtype=np.float32)
-        frames = np.zeros(N_PAIR, dtype=np.int64)
-        text = np.zeros((N_PAIR, MAX_WORDS, 300), dtype=np.float32)
-        for row in range(N_PAIR):
-            start, end, words = self._clip(entry, int(np.random.randint(len(entry["text"]))))
-            video[row] = np.concatenate([self._pool(flat, start, end, 1.0), self._pool(deep, start, end, 1.5)])
-            first, stop = (max((int(t * 16000) - 200) // 160, 0) for t in (start, end))
-            cut = sound[:, first:stop][:, :FRAMES]
-            audio[row, :, : cut.shape[1]], frames[row] = cut, cut.shape[1]
-            known = [self.vectors[word] for word in re.findall(r"[\w']+", words) if word in self.vectors]
-            if known:
-                text[row, : len(known[:MAX_WORDS])] = np.stack(known[:MAX_WORDS])
-        found = {"video": video, "audio": audio, "frames": frames, "text": text}
-        return {key: torch.from_numpy(value) for key, value in found.items()}
-
-    @staticmethod
-    def _clip(entry: dict[str, Any], index: int) -> tuple[float, float, str]:
-        first = last = index
-        words, count = entry["text"][index], len(entry["text"])
-        start, end = entry["start"][index], entry["end"][index]
-        while end - start < MIN_TIME and (first > 0 or last < count - 1):
-            before = end - entry["start"][first - 1] if first > 0 else np.inf
-            after = entry["end"][last + 1] - start if last < count - 1 else np.inf
-            if before <= after:
-                first -= 1
-                start, words = entry["start"][first], f"{words} {entry['text'][first]}"
-            else:
-                last += 1
-                end, words = entry["end"][last], f"{words} {entry['text'][last]}"
-        return start, end, words
-
-    @staticmethod
-    def _pool(rows: np.ndarray, start: float, end: float, rate: float) -> np.ndarray:
-        window = rows[int(start * rate) : int(end * rate) + 1]
-        if not len(window):
-            return np.zeros(rows.shape[1], dtype=np.float32)
-        pooled = window.max(axis=0)
-        return pooled / max(float(np.linalg.norm(pooled)), 1e-12)
+    open: Callable[[], DataLoader]
+    epochs: int
+    bytes: float
+    cut: bool = False
 
 
 def plain_loader(root: Path, args: argparse.Namespace) -> DataLoader:
@@ -105,6 +69,7 @@ def plain_loader(root: Path, args: argparse.Namespace) -> DataLoader:
 def datamodule(root: Path, args: argparse.Namespace, shards: str | None = None) -> NarratedVideos:
     data = NarratedVideos(
         str(root),
+        streams=[replace(stream, width=args.width) for stream in DEFAULT_STREAMS],
         text=TextConfig(source="word_vectors.txt", max_words=MAX_WORDS),
         audio=AudioConfig(num_frames=FRAMES),
         clips=ClipConfig(n_pair=N_PAIR, min_time=MIN_TIME),
@@ -116,25 +81,28 @@ def datamodule(root: Path, args: argparse.Namespace, shards: str | None = None) 
     return data
 
 
-def rate(loader: DataLoader, epochs: int, batch_size: int, cut: bool = False) -> tuple[float, int]:
-    """Return videos a second from the second batch of an epoch on (processes start with it), and bytes a video.
+def rate(loader: DataLoader, reader: Reader, args: argparse.Namespace) -> rounds.Measured:
+    """Return videos a second, and the bytes of a batch a video.
 
-    With ``cut`` every batch is made ready, which in training is the device's work.
+    With processes of readers, time counts from the second batch of an epoch on: they start with it.
     """
+    clock = time.perf_counter if args.workers else time.process_time
     seen, size, seconds = 0, 0, 0.0
-    for epoch in range(epochs + 1):  # the first pass warms the page cache and the reader's memory
+    for epoch in range(reader.epochs):
         if hasattr(loader.sampler, "set_epoch"):
             loader.sampler.set_epoch(epoch)
-        batches = iter(loader)
-        batch, started = next(batches), time.perf_counter()
-        for following in batches:
-            batch, seen = following, seen + (batch_size if epoch else 0)
-            if cut:
+        started = clock()
+        for number, batch in enumerate(loader):
+            if reader.cut:
                 batch.ready()
-        seconds += (time.perf_counter() - started) if epoch else 0.0
+            if number or not args.workers:
+                seen += args.batch
+            else:
+                started = clock()
+        seconds += clock() - started
         tensors = batch.values() if isinstance(batch, dict) else batch._tensors().values()
-        size = sum(tensor.nbytes for tensor in tensors) // batch_size
-    return seen / seconds, size
+        size = sum(tensor.nbytes for tensor in tensors) // args.batch
+    return {"rate": seen / seconds, "size": size}
 
 
 def bytes_read(root: Path, args: argparse.Namespace, shards: Path) -> tuple[float, float]:
@@ -156,56 +124,88 @@ def bytes_read(root: Path, args: argparse.Namespace, shards: Path) -> tuple[floa
     return layout / count, read / count
 
 
-def copy_rate() -> float:
+def copy_rate(size: int) -> float:
     """Return bytes a second of a plain copy in memory, on one thread."""
-    source, target = torch.ones(1 << 28, dtype=torch.uint8), torch.empty(1 << 28, dtype=torch.uint8)
+    source, target = torch.ones(size, dtype=torch.uint8), torch.empty(size, dtype=torch.uint8)
     target.copy_(source)
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(8):
         target.copy_(source)
-    return 8 * (1 << 28) / (time.perf_counter() - started)
+    return 8 * size / (time.process_time() - started)
+
+
+def readers(root: Path, args: argparse.Namespace) -> dict[str, Reader]:
+    """Write what is not there yet, and return all readers; the plain one makes one pass where (c) makes many."""
+    layout, shards, often = root / "layout", root / "shards", args.epochs
+    size = args.width
+    config = SyntheticConfig(
+        videos=args.videos, held_out=1, seconds=args.seconds, length_spread=0.43, caption_seconds=4.0,
+        widths=(size, size), word_dim=300,
+    )  # fmt: skip
+    write_synthetic(layout, config)
+    with_rows = root / "shards-rows"
+    for folder in (shards, with_rows):
+        print(datamodule(layout, args).pack(PackConfig(str(folder), keep_frames=folder == with_rows)))
+    read, packed = bytes_read(layout, args, shards)
+
+    def plain() -> DataLoader:
+        return plain_loader(layout, args)
+
+    def ours() -> DataLoader:
+        return datamodule(layout, args).train_dataloader()
+
+    def of_shards(folder: Path = shards) -> DataLoader:
+        return datamodule(layout, args, str(folder)).train_dataloader()
+
+    found = {
+        "(a) plain reader": Reader(plain, 1, read),
+        "(b) layout": Reader(ours, often, read),
+        "(b), cut on the CPU": Reader(ours, often, read, True),
+        "(c) shards": Reader(of_shards, 4 * often, packed),
+        "(c), cut on the CPU": Reader(of_shards, 4 * often, packed, True),
+    }
+    size = sum(path.stat().st_size for path in with_rows.glob("*")) / args.videos
+    for name, cut in (("(d) shards with all rows", False), ("(d), cut on the CPU", True)):
+        found[name] = Reader(lambda: of_shards(with_rows), often, size, cut)
+    for name, (make, folder) in peers.prepare(root, layout, args.batch, args.workers).items():
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        found[name] = Reader(make, 4 * often if name.endswith("pooled") else 1, size / args.videos)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder for the generated data and the shards")
     parser.add_argument("--videos", type=int, default=160)
+    parser.add_argument("--seconds", type=float, default=420.0, help="length of a video, on average")
+    parser.add_argument("--width", type=int, default=2048, help="of each of the two visual streams")
     parser.add_argument("--batch", type=int, default=16, help="videos of a batch")
     parser.add_argument("--workers", type=int, default=1, help="processes that read; 0 for the main process")
     parser.add_argument(
-        "--epochs", type=int, default=3, help="passes over the data by (b); (a) makes one and (c) four times as many"
+        "--epochs", type=int, default=1, help="passes over the data by (b); (a) makes one and (c) four times as many"
     )
-    args = parser.parse_args()
+    args = rounds.parse(parser, videos=4, seconds=30.0, width=8, batch=2, workers=0)
     torch.set_num_threads(1)
-    root, shards = args.root / "layout", args.root / "shards"
-    config = SyntheticConfig(
-        videos=args.videos, held_out=1, seconds=420.0, length_spread=0.43, caption_seconds=4.0, widths=(2048, 2048),
-        word_dim=300,
-    )  # fmt: skip
-    write_synthetic(root, config)
-    print(datamodule(root, args).pack(PackConfig(str(shards))))
-    packed = str(shards)
-    layout_bytes, shard_bytes = bytes_read(root, args, shards)
-    readers = [
-        ("(a) plain reader", plain_loader(root, args), 1, layout_bytes, False),
-        ("(b) layout", datamodule(root, args).train_dataloader(), args.epochs, layout_bytes, False),
-        ("(b), cut on the CPU", datamodule(root, args).train_dataloader(), args.epochs, layout_bytes, True),
-        ("(c) shards", datamodule(root, args, packed).train_dataloader(), 4 * args.epochs, shard_bytes, False),
-        ("(c), cut on the CPU", datamodule(root, args, packed).train_dataloader(), 4 * args.epochs, shard_bytes, True),
-    ]
-    copy, base = copy_rate(), 0.0
+    warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # what MDS gives; it is read alone
+    compared = readers(args.root, args)
+    loaders = {name: reader.open() for name, reader in compared.items()}
+    for name, reader in compared.items():  # the first pass warms the page cache and the reader's memory
+        rate(loaders[name], reader._replace(epochs=1), args)
+    found = rounds.take_turns(list(compared), args.rounds, lambda name: rate(loaders[name], compared[name], args))
+    copy = copy_rate(1 << (16 if args.tiny else 28))
     print(
         f"\ntorch {torch.__version__}, {args.workers} process(es) of one thread, batches of {args.batch} videos "
-        f"of {N_PAIR} clips"
+        f"of {N_PAIR} clips, {args.videos} videos, medians of {args.rounds}"
     )
     print(f"plain copy in memory, one thread: {copy / 1e9:.1f} GB/s\n")
-    print("| reader | videos/s | against (a) | MB read a video | MB of a batch a video | share of a plain copy |")
-    print("|---|---|---|---|---|---|")
-    for name, loader, epochs, read, cut in readers:
-        videos, size = rate(loader, epochs, args.batch, cut)
-        base = base or videos
+    print("| reader | videos/s | against (a) | against (c), cut on the CPU ", end="")
+    print("| MB read a video | MB of a batch a video | share of a plain copy |")
+    print("|---|---|---|---|---|---|---|")
+    for name, runs in found.items():
+        videos, size, read = rounds.median(runs, "rate"), rounds.median(runs, "size"), compared[name].bytes
+        ratios = [rounds.ratio(runs, found[other], "rate") for other in ("(a) plain reader", "(c), cut on the CPU")]
         print(
-            f"| {name} | {videos:.1f} | {videos / base:.1f} | {read / 1e6:.2f} ({100 * read / layout_bytes:.0f} %) "
+            f"| {name} | {videos:.1f} | {' | '.join(ratios)} | {read / 1e6:.2f} "
             f"| {size / 1e6:.2f} | {100 * videos * size / copy:.0f} % |"
         )
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+import torch
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 RATIO = re.compile(r"\*\*([\d.]+)\*\* \(([\d.]+) to ([\d.]+)\)")
@@ -96,6 +99,26 @@ def test_readers_of_films_see_equal_numbers_of_frames(measured):
     rows = measured("extract")
     assert "this project" in rows and {row["frames"] for row in rows.values()} == {"2"}
     assert all(ratios(row) == 2 for row in rows.values())
+
+
+def test_readers_of_features_hand_on_equal_clips(measured, tmp_path):
+    rows = measured("loader", "--root", tmp_path)
+    ours = ["(a) plain reader", "(b) layout", "(b), cut on the CPU", "(c) shards", "(c), cut on the CPU",
+            "(d) shards with all rows", "(d), cut on the CPU"]  # fmt: skip
+    assert list(rows)[:7] == ours and all(ratios(row) == 2 and float(row["videos/s"]) > 0 for row in rows.values())
+    peers, plain = (importlib.import_module(f"loader_parts.{name}") for name in ("peers", "plain"))
+    assert list(rows)[7:] == [f"{name}, {kind}" for name in peers.installed() for kind in ("raw", "pooled")]
+    records = [peers.Records(tmp_path / "layout", pooled) for pooled in (False, True)]
+    path = records[0].paths[0]
+    np.random.seed(0)
+    expected = plain.PlainReader(tmp_path / "layout", [path])[0]
+    for make in records:
+        np.random.seed(0)
+        clips = peers.join([peers.clips_of(make(path))])
+        torch.testing.assert_close(clips["video"], expected["video"])
+        assert torch.equal(clips["audio"].transpose(1, 2).float(), expected["audio"])
+        assert torch.equal(clips["frames"], expected["frames"]) and expected["frames"].min() > 0
+        assert torch.equal(clips["words"] != 0, expected["text"].any(2)) and expected["text"].any()
 
 
 def test_searches_find_what_an_exact_search_finds(measured, tmp_path):

@@ -1,0 +1,1 @@
+"""The readers that the benchmark of loading compares with."""
