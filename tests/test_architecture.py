@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "src" / "mcn_lightning"
-GROUND = {"errors", "files", "distributed", "signals", "memory", "batch", "options", "devices"}
+GROUND = {"errors", "files", "distributed", "signals", "memory", "batch", "options", "devices", "compiling"}
 TENSORS = {"models", "losses", "clustering", "metrics"}
 ALLOWED = {
     "errors": set(),
@@ -18,7 +18,8 @@ ALLOWED = {
     "batch": {"errors", "memory"},
     "options": {"errors"},
     "devices": {"errors", "signals"},
-    **{room: {"options", "distributed", "errors"} for room in TENSORS},
+    "compiling": {"errors"},
+    **{room: {"options", "distributed", "compiling", "errors"} for room in TENSORS},
     "data": GROUND,
     "extract": {"data"} | GROUND,
     "training": {"models", "losses", "clustering"} | GROUND,

@@ -23,14 +23,9 @@ from mcn_lightning.clustering import (
     clustering_class,
     make_clustering,
 )
+from mcn_lightning.compiling import check_compiler, make_compiler
 from mcn_lightning.distributed import Presence, connect_parameters, group_size, in_group, world_size
-from mcn_lightning.losses import (
-    ClusterLoss,
-    FiniteWatch,
-    LossConfig,
-    check_state,
-    make_contrastive,
-)
+from mcn_lightning.losses import ClusterLoss, FiniteWatch, LossConfig, check_state, make_contrastive
 from mcn_lightning.models import MCN, MCNOutput, NetworkConfig
 from mcn_lightning.models.options import SET_BY_DATA, unset_sizes
 from mcn_lightning.models.size import check_memory
@@ -44,11 +39,11 @@ from mcn_lightning.training.checks import (
     drop_absent_weights,
     mark_epoch_unfinished,
 )
-from mcn_lightning.training.exchange import exchange, features_of, masks_of, present_embeddings
+from mcn_lightning.training.exchange import exchange, features_of, masks_of, predictions
 from mcn_lightning.training.groups import DistributedConfig, clips_of_group, mean_of_groups
 from mcn_lightning.training.optimizer import OptimizerConfig, fill_gradients, make_optimizer
 from mcn_lightning.training.queues import divide_queues, restore_queues, save_queues
-from mcn_lightning.training.terms import loss_terms, with_all_names
+from mcn_lightning.training.terms import terms_of_step, with_all_names
 
 
 class MCNModule(LightningModule):
@@ -68,6 +63,8 @@ class MCNModule(LightningModule):
             (MCN, AVLnet-Text-Tri, AVLnet, AVLnet-Text-Fused), or a checkpoint of this project. A state dict of the
             module or of its network is accepted too (.safetensors as well).
         distributed: how several devices share the losses.
+        compile: compile network and losses with ``torch.compile``: true, or a mode of it (default, reduce-overhead,
+            max-autotune, max-autotune-no-cudagraphs).
 
     Raises:
         WeightsError: if the file holds no weights of a network, or weights for other inputs.
@@ -82,6 +79,7 @@ class MCNModule(LightningModule):
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
         weights: str | None = None,
         distributed: DistributedConfig = DistributedConfig(),  # noqa: B008 (frozen)
+        compile: bool | str = False,
     ) -> None:
         super().__init__()
         self.weights_file = weights
@@ -94,6 +92,7 @@ class MCNModule(LightningModule):
         self.clustering_config = as_config(ClusteringConfig, clustering, "--model.clustering")
         self.optimizer_config = as_config(OptimizerConfig, optimizer, "--model.optimizer")
         self.distributed_config = as_config(DistributedConfig, distributed, "--model.distributed")
+        self.compiler = make_compiler(compile)
         self._build()
         self.cluster_reports: dict[str, KMeansReport] = {}
         self.step_clips = 0  # clips of the last step on all processes
@@ -119,7 +118,7 @@ class MCNModule(LightningModule):
         self.save_hyperparameters({name: dataclasses.asdict(options) for name, options in given.items()}, logger=False)
         kind, names = clustering_class(config), network.embeddings
         check_memory(network, 0 if kind is None else kind.queue_bytes(config, network.embedding_dim, names))
-        self.network = MCN(network)
+        self.network = MCN(network, self.compiler)
         self.contrastive = make_contrastive(self.loss_config.contrastive)
         self.cluster_loss = ClusterLoss(self.loss_config.cluster)
         self.clustering = make_clustering(config, network.embedding_dim, names)
@@ -162,11 +161,13 @@ class MCNModule(LightningModule):
 
         Raises:
             InputError: if a network to train has a single embedding, or lacks an embedding of a requested pair; if the
-                size of groups does not divide the number of devices.
+                size of groups does not divide the number of devices, or a compiler is missing.
         """
         if stage == "fit":
             check_trainable(self.network_config, self.loss_config)
             self.distributed_config.form_groups()
+        if self.compiler is not None:
+            check_compiler(self.trainer.strategy.root_device)
         data = getattr(self.trainer, "datamodule", None)
         if self.network.text is not None and data is not None and (embedder := data.text_embedder()) is not None:
             self.network.text.set_embedder(embedder.to(self.device))
@@ -280,7 +281,7 @@ class MCNModule(LightningModule):
         clusters = self.assignments(output) if config.contrastive.exclude_same_cluster else None
         with in_group():
             given = (output, targets, clusters, *clips_of_group(counts, present))
-            terms, parts = loss_terms(config, self.contrastive, self.cluster_loss, *given)
+            terms, parts = terms_of_step(self.compiler, config, self.contrastive, self.cluster_loss, *given)
         terms, parts = with_all_names(terms, parts, config, self.network_config, self.clustering, self.device)
         self.log_dict({f"train/{name}": value for name, value in mean_of_groups(parts).items()}, batch_size=len(batch))
         if self.contrastive is not None and self.contrastive.learns_temperature:
@@ -326,12 +327,7 @@ class MCNModule(LightningModule):
         if len(batch) == 0:  # none of its videos could be read
             return {"ids": ()}
         output = self(batch)
-        embeddings, clusters = output.embeddings(), self.assignments(output)
-        found = {"ids": batch.ids, **embeddings, **({} if clusters is None else {"cluster": clusters})}
-        if batch.present is not None:
-            table = present_embeddings(batch, tuple(embeddings)).to(self.device)
-            found |= {f"has_{name}": column for name, column in zip(embeddings, table.T, strict=True)}
-        return found
+        return predictions(batch, output, self.assignments(output))
 
     def assignments(self, output: MCNOutput) -> Tensor | None:
         """Return the cluster of each clip ``(B,)`` int64, or ``None`` while there are no centroids."""

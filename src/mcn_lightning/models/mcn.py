@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mcn_lightning.compiling import Compiler
 from mcn_lightning.distributed import connect_parameters
 from mcn_lightning.models.branches import AudioBranch, TextBranch
 from mcn_lightning.models.gating import GatedEmbedding, GatedFusion
@@ -59,6 +60,10 @@ class MCNOutput:
         return None if self.present is None else torch.stack(list(self.present.values())).any(dim=0)
 
 
+_Embedded = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
+"""Embeddings, targets and reconstructions by name."""
+
+
 def _reconstruction_head(config: NetworkConfig, target_dim: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(config.embedding_dim, config.reconstruction_hidden),
@@ -101,11 +106,12 @@ class MCN(nn.Module):
 
     Args:
         config: shape of the network.
+        compiler: what compiles it, if it is to be compiled.
     """
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, config: NetworkConfig, compiler: Compiler | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.compiler = config, compiler
         self.video = GatedEmbedding(config.video_dim, config.embedding_dim) if "video" in config.modalities else None
         self.audio = AudioBranch(config) if "audio" in config.modalities else None
         self.text = TextBranch(config) if "text" in config.modalities else None
@@ -150,9 +156,53 @@ class MCN(nn.Module):
         _check_inputs(self.config, video, audio, words)
         given = {"video": video, "audio": audio, "text": words}
         inputs = {name: x for name, x in given.items() if x is not None and getattr(self, name) is not None}
-        # on the CPU, where nonzero and all do not wait for the device
+        # before what is compiled, as they decide shapes; on the CPU, where nonzero and all do not wait for the device
         masks = _masks(inputs, present)
-        rows = {name: mask.nonzero()[:, 0].to(inputs[name].device) for name, mask in masks.items() if not mask.all()}
+        if self.fusion is not None and masks.keys() >= {"audio", "text"}:
+            masks[AUDIO_TEXT] = masks["audio"] & masks["text"]
+        lacking = [name for name, mask in masks.items() if not mask.all()]
+        if lacking and self.compiler is not None:
+            lacking = list(masks)  # one graph for all combinations
+        device = next(iter(inputs.values())).device if inputs else "cpu"
+        rows = {name: masks[name].nonzero()[:, 0].to(device) for name in lacking}
+        embeddings, targets, reconstructions = self._run(inputs, audio_frames, rows)
+        found = cast("dict[str, Tensor | None]", embeddings)
+        return MCNOutput(
+            found.get("video"),
+            found.get("audio"),
+            found.get("text"),
+            targets,
+            reconstructions,
+            found.get(AUDIO_TEXT),
+            {name: masks[name] for name in (*MODALITIES, AUDIO_TEXT) if name in embeddings} if rows else None,
+        )
+
+    def _run(self, inputs: dict[str, Tensor], audio_frames: Tensor | None, rows: dict[str, Tensor]) -> _Embedded:
+        """Call ``_embed``, compiled if there is a compiler."""
+        given = (self, inputs, audio_frames, rows)
+        if self.compiler is None or not inputs:
+            return MCN._embed(*given)
+        clips = len(next(iter(inputs.values())))
+        if self.training:
+            self.compiler.begin_step(clips)
+        # other clips lack a modality in every step, so the sizes of its branch differ
+        usual = self.training and self.compiler.is_usual(clips) and not rows
+        frames = () if audio_frames is None else (audio_frames,)
+        return self.compiler.call(MCN._embed, *given, free=(*inputs.values(), *frames, *rows.values()), usual=usual)
+
+    def _embed(self, inputs: dict[str, Tensor], audio_frames: Tensor | None, rows: dict[str, Tensor]) -> _Embedded:
+        """Embed a batch. Only tensors decide what it does, so that it compiles into one graph.
+
+        Args:
+            inputs: of all clips by modality.
+            audio_frames: see ``forward``.
+            rows: indices ``(m,)`` int64 of the clips that have a modality, or both of the joint embedding, if some lack
+                it.
+
+        Returns:
+            Embeddings of all clips; targets and reconstructions of those that have the modality.
+        """
+        clips = len(next(iter(inputs.values()))) if inputs else 0
         inputs = {name: x[rows[name]] if name in rows else x for name, x in inputs.items()}
         embeddings: dict[str, Tensor] = {}
         targets: dict[str, Tensor] = {}
@@ -169,7 +219,7 @@ class MCN(nn.Module):
         if "text" in inputs and self.text is not None:
             embeddings["text"], targets["text"] = self.text(inputs["text"])
         if self.fusion is not None:
-            self._fuse(embeddings, masks, rows)
+            self._fuse(embeddings, rows, clips)
         # before the embeddings are normalised: released heads take them at any length
         reconstructions = {
             name: self.reconstruction[name](embeddings[name]) for name in embeddings if name in self.reconstruction
@@ -177,17 +227,8 @@ class MCN(nn.Module):
         if self.config.normalize:
             embeddings = {name: F.normalize(value, dim=1) for name, value in embeddings.items()}
         for name in rows.keys() & embeddings.keys():
-            embeddings[name] = _scatter_rows(embeddings[name], rows[name], len(masks[name]))
-        found = cast("dict[str, Tensor | None]", embeddings)
-        return MCNOutput(
-            found.get("video"),
-            found.get("audio"),
-            found.get("text"),
-            targets,
-            reconstructions,
-            found.get(AUDIO_TEXT),
-            {name: masks[name] for name in (*MODALITIES, AUDIO_TEXT) if name in embeddings} if rows else None,
-        )
+            embeddings[name] = _scatter_rows(embeddings[name], rows[name], clips)
+        return embeddings, targets, reconstructions
 
     def _audio(self, audio: Tensor, audio_frames: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the embedding and the pooled feature of spectrograms; there may be none."""
@@ -201,19 +242,15 @@ class MCN(nn.Module):
         pooled = branch.projection.weight.new_zeros(0, branch.width)
         return connect_parameters(empty, branch.parameters()), pooled.detach()
 
-    def _fuse(self, embeddings: dict[str, Tensor], masks: dict[str, Tensor], rows: dict[str, Tensor]) -> None:
+    def _fuse(self, embeddings: dict[str, Tensor], rows: dict[str, Tensor], clips: int) -> None:
         """Replace audio and text by their joint embedding, for the clips that have both."""
         parts: dict[str, Tensor] = {name: embeddings.pop(name) for name in ("audio", "text") if name in embeddings}
         if len(parts) < 2 or self.fusion is None:
             return
-        if masks:
-            masks[AUDIO_TEXT] = masks["audio"] & masks["text"]
-        if rows.keys() & parts.keys():
-            both = masks[AUDIO_TEXT].nonzero()[:, 0].to(parts["audio"].device)
+        if AUDIO_TEXT in rows:
             for name in rows.keys() & parts.keys():
-                parts[name] = _scatter_rows(parts[name], rows[name], len(masks[name]))
-            parts = {name: value[both] for name, value in parts.items()}
-            rows[AUDIO_TEXT] = both
+                parts[name] = _scatter_rows(parts[name], rows[name], clips)
+            parts = {name: value[rows[AUDIO_TEXT]] for name, value in parts.items()}
         embeddings[AUDIO_TEXT] = self.fusion(parts["audio"], parts["text"])
 
     def empty_output(self, device: torch.device) -> MCNOutput:

@@ -25,7 +25,7 @@ Record = dict[str, Any]
 
 IGNORED_OPTIONS = (
     "ckpt_path", "run_folder", "config", "verbose", "checkpoint", "resume", "report", "embeddings", "progress",
-    "data.num_workers", "data.timeout", "data.eval_batch_size",
+    "data.num_workers", "data.timeout", "data.eval_batch_size", "model.compile",
     "trainer.logger", "trainer.default_root_dir", "trainer.enable_progress_bar", "trainer.enable_model_summary",
     "trainer.enable_checkpointing", "trainer.log_every_n_steps", "trainer.plugins", "trainer.profiler",
 )  # fmt: skip

@@ -35,6 +35,23 @@ def present_embeddings(batch: ClipBatch, names: Sequence[str]) -> Tensor:
     return torch.stack([columns[name] for name in names], dim=1)
 
 
+def predictions(batch: ClipBatch, output: MCNOutput, clusters: Tensor | None) -> dict[str, object]:
+    """Return what ``predict`` saves of a batch of clips, see ``MCNModule.predict_step``.
+
+    Args:
+        batch: the clips.
+        output: of the network.
+        clusters: cluster of each clip ``(B,)``, if there are any.
+    """
+    embeddings = output.embeddings()
+    found: dict[str, object] = {"ids": batch.ids, **embeddings, **({} if clusters is None else {"cluster": clusters})}
+    if batch.present is not None:
+        table = present_embeddings(batch, tuple(embeddings))
+        columns = zip(embeddings.items(), table.T, strict=True)
+        found |= {f"has_{name}": column.to(value.device) for (name, value), column in columns}
+    return found
+
+
 def exchange(batch: ClipBatch, network: NetworkConfig, device: torch.device | str) -> tuple[list[int], Presence | None]:
     """Return the number of clips on each process, and which clips lack an embedding (``None`` if none does).
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mcn_lightning.clustering import Clustering, Target
-from mcn_lightning.distributed import Presence, has_groups
+from mcn_lightning.compiling import Compiler
+from mcn_lightning.distributed import Presence, has_groups, world_size
 from mcn_lightning.losses import ClusterLoss, ContrastiveLoss, LossConfig, reconstruction_loss
 from mcn_lightning.models import MCNOutput, NetworkConfig
 from mcn_lightning.training.exchange import features_of
@@ -50,6 +51,34 @@ def loss_terms(
     if targets and config.cluster_weight > 0:
         terms["cluster"] = config.cluster_weight * cluster_loss(features_of(output), targets, counts)
     return terms, pairs | {f"rebuild_{name}": value for name, value in rebuilt.items()}
+
+
+def terms_of_step(
+    compiler: Compiler | None,
+    config: LossConfig,
+    contrastive: ContrastiveLoss | None,
+    cluster_loss: ClusterLoss,
+    output: MCNOutput,
+    targets: Mapping[str, Target],
+    clusters: Tensor | None,
+    counts: Sequence[int],
+    present: Presence | None,
+) -> tuple[Scalars, Scalars]:
+    """Return the result of ``loss_terms``, compiled where this is of use.
+
+    That is on one process, as several exchange embeddings inside the losses, and for batches of the usual size, as
+    every size has its own tiles. Batches of another size, or with clips that lack a modality, are not compiled. The
+    compiler is that of the network; the other arguments are those of ``loss_terms``.
+    """
+    given = (config, contrastive, cluster_loss, output, targets, clusters, counts, present)
+    if compiler is None or present is not None or world_size() > 1 or not compiler.is_usual(counts[0]):
+        return loss_terms(*given)
+    named = (output.embeddings(), output.targets, output.reconstructions)
+    rows = [value for values in named for value in values.values()] + [target.codes for target in targets.values()]
+    found = compiler.call(loss_terms, *given, free=rows if clusters is None else [*rows, clusters], usual=True)
+    # copies: a CUDA graph writes its results to the same memory in every step, and loggers read them later
+    terms, parts = ({name: value.clone() for name, value in values.items()} for values in found)
+    return terms, parts
 
 
 def with_all_names(
