@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 from typing import Any
 
@@ -182,3 +183,19 @@ def test_two_processes_compile_the_network():
     assert other == [graphs, breaks]
     # two kinds of batches, each cut into the same pieces; no graph is for a size
     assert (graphs, breaks) == (6, 0)
+
+
+def doubled(x: Tensor) -> Tensor:
+    return (2 * x).relu()
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler makes the kernels")
+def test_a_kernel_is_for_all_sizes():
+    """What torch compiles by default, for a function that is small enough for a test."""
+    torch._dynamo.reset()
+    counters.clear()
+    compiler = compiling.Compiler("default")
+    for size in (5, 8, 3):
+        x = torch.arange(-2.0, size)
+        assert torch.equal(compiler.call(doubled, x, free=[x]), doubled(x))
+    assert counters["stats"]["unique_graphs"] == 1
