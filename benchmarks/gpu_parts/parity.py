@@ -145,7 +145,7 @@ def clustering(run: Run) -> None:
     data = torch.randn(rows, dim) + 3 * torch.randn(8, dim)[torch.randint(0, 8, (rows,))]
     start = data[: 8 * (rows // 8) : rows // 8].clone()
     for metric in ("cosine", "euclidean"):
-        kmeans = KMeans(8, 20, engine="torch", metric=metric)  # type: ignore[arg-type]
+        kmeans = KMeans(8, 20, metric=metric)  # type: ignore[arg-type]
         want, labels, _ = kmeans.fit(data, start)
         found, own, _ = kmeans.fit(data.to(run.device), start.to(run.device))
         again, _, _ = kmeans.fit(data.to(run.device), start.to(run.device))

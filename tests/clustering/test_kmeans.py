@@ -7,15 +7,16 @@ from references import clustering as reference
 
 from mcn_lightning.clustering import KMeans, assign
 from mcn_lightning.clustering import kmeans as kmeans_module
+from mcn_lightning.clustering import nearest as nearest_module
 from mcn_lightning.clustering.rows import Rows
 
-ENGINES = ("torch", "faiss")
+WAYS = {"on a CPU": (True, 1), "with K above D": (False, 1), "on a GPU": (False, 4)}
+"""Whether products are kept, and the rounds between two questions whether k-means has ended."""
 
 
-@pytest.fixture(params=ENGINES)
-def engine(request):
-    if request.param == "faiss":
-        pytest.importorskip("faiss")
+@pytest.fixture(params=WAYS)
+def way(request, monkeypatch):
+    monkeypatch.setattr(kmeans_module, "_plan", lambda rows, clusters: WAYS[request.param])
     return request.param
 
 
@@ -27,13 +28,13 @@ def blobs(rows=60, dim=4, clusters=5, seed=0):
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("zero_empty", [True, False])
-def test_equals_reference(engine, seed, zero_empty):
+def test_equals_reference(way, seed, zero_empty):
     rows = blobs(seed=seed)
     init = rows[:5].clone()
     trace = reference.kmeans(rows, init, zero_empty=True)
     if not zero_empty:
         assert not any(trace.emptied), "the reference does not re-seed"
-    centroids, labels, report = KMeans(5, engine=engine, reseed_empty=not zero_empty, chunk=7).fit(rows, init)
+    centroids, labels, report = KMeans(5, reseed_empty=not zero_empty, chunk=7).fit(rows, init)
     torch.testing.assert_close(centroids.double(), trace.centroids, rtol=1e-5, atol=1e-5)
     assert torch.equal(labels, trace.labels)
     assert report.iterations == trace.iterations
@@ -44,11 +45,11 @@ def test_equals_reference(engine, seed, zero_empty):
     assert torch.equal(init, rows[:5])
 
 
-def test_stops_at_max_iterations(engine):
+def test_stops_at_max_iterations(way):
     rows = blobs()
     init = rows[:5]
     trace = reference.kmeans(rows, init, max_iterations=1)
-    centroids, labels, report = KMeans(5, max_iterations=1, engine=engine).fit(rows, init)
+    centroids, labels, report = KMeans(5, max_iterations=1).fit(rows, init)
     torch.testing.assert_close(centroids.double(), trace.centroids, rtol=1e-5, atol=1e-5)
     assert torch.equal(labels, trace.labels)
     assert report.iterations == 1
@@ -61,11 +62,11 @@ def crowded():
     return rows, torch.tensor([[1.0, 0.0], [0.3, 1.0], [-1.0, -1.0]])
 
 
-def test_empty_cluster_becomes_zero_as_released(engine):
+def test_empty_cluster_becomes_zero_as_released(way):
     rows, init = crowded()
     trace = reference.kmeans(rows, init)
     assert trace.emptied[0] == 1
-    centroids, labels, report = KMeans(3, engine=engine, reseed_empty=False).fit(rows, init)
+    centroids, labels, report = KMeans(3, reseed_empty=False).fit(rows, init)
     torch.testing.assert_close(centroids.double(), trace.centroids, rtol=1e-5, atol=1e-6)
     assert torch.equal(centroids[2], torch.zeros(2))
     assert torch.equal(labels, trace.labels)
@@ -73,10 +74,10 @@ def test_empty_cluster_becomes_zero_as_released(engine):
     assert report.counts[2] == 0
 
 
-def test_empty_cluster_is_reseeded(engine):
+def test_empty_cluster_is_reseeded(way):
     rows, init = crowded()
-    centroids, labels, report = KMeans(3, engine=engine).fit(rows, init)
-    again, _, _ = KMeans(3, engine=engine).fit(rows, init)
+    centroids, labels, report = KMeans(3).fit(rows, init)
+    again, _, _ = KMeans(3).fit(rows, init)
     assert report.reseeded >= 1
     assert (report.counts > 0).all()
     assert torch.equal(labels, reference.assign(rows, centroids))
@@ -85,18 +86,18 @@ def test_empty_cluster_is_reseeded(engine):
     torch.testing.assert_close(centroids, expected, rtol=1e-5, atol=1e-3)
 
 
-def test_identical_rows_end_at_once(engine):
+def test_identical_rows_end_at_once(way):
     rows = torch.ones(12, 3)
-    centroids, labels, report = KMeans(4, engine=engine).fit(rows)
+    centroids, labels, report = KMeans(4).fit(rows)
     assert torch.equal(labels, torch.zeros(12, dtype=torch.int64))
     torch.testing.assert_close(centroids, torch.ones(4, 3))
     assert report.iterations == 1
     assert report.objective == pytest.approx(1.0, abs=1e-6)
 
 
-def test_as_many_rows_as_clusters(engine):
+def test_as_many_rows_as_clusters(way):
     rows = torch.eye(4)
-    _, labels, report = KMeans(4, engine=engine).fit(rows)
+    _, labels, report = KMeans(4).fit(rows)
     assert sorted(labels.tolist()) == [0, 1, 2, 3]
     assert report.objective == pytest.approx(1.0)
 
@@ -110,9 +111,9 @@ def test_random_rows_follow_the_generator():
 
 def test_runs_without_gradient_in_float32_under_autocast():
     rows = blobs().requires_grad_()
-    plain = KMeans(5, engine="torch").fit(rows, rows[:5])
+    plain = KMeans(5).fit(rows, rows[:5])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        cast = KMeans(5, engine="torch").fit(rows, rows[:5])
+        cast = KMeans(5).fit(rows, rows[:5])
         labels = assign(rows, plain[0])
     assert cast[0].dtype == torch.float32
     assert not cast[0].requires_grad
@@ -164,19 +165,12 @@ def test_no_clusters_are_refused(clusters):
         KMeans(clusters)
 
 
-def test_without_faiss(monkeypatch):
-    monkeypatch.setattr(kmeans_module, "has_faiss", lambda: False)
-    with pytest.raises(ValueError, match="faiss-cpu"):
-        KMeans(2, engine="faiss")
-    assert KMeans(2, engine="auto").fit(torch.eye(2))[2].iterations == 1
-
-
 @pytest.mark.parametrize("seed", range(4))
-def test_euclidean_equals_reference(engine, seed):
+def test_euclidean_equals_reference(way, seed):
     rows = blobs(seed=seed) + 5
     trace = reference.kmeans(rows, rows[:5], metric="euclidean")
     assert not any(trace.emptied)
-    centroids, labels, report = KMeans(5, engine=engine, chunk=7, metric="euclidean").fit(rows, rows[:5])
+    centroids, labels, report = KMeans(5, chunk=7, metric="euclidean").fit(rows, rows[:5])
     torch.testing.assert_close(centroids.double(), trace.centroids, rtol=1e-5, atol=1e-5)
     assert torch.equal(labels, trace.labels)
     assert torch.equal(assign(rows, centroids, metric="euclidean"), labels)
@@ -193,10 +187,10 @@ def empty_start(metric, rows=40):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_reseeding_equals_reference(engine, metric):
+def test_reseeding_equals_reference(way, metric):
     rows, init = empty_start(metric)
     trace = reference.kmeans(rows, init, metric=metric, reseed=True)
-    centroids, labels, report = KMeans(6, engine=engine, chunk=7, metric=metric).fit(rows, init)
+    centroids, labels, report = KMeans(6, chunk=7, metric=metric).fit(rows, init)
     torch.testing.assert_close(centroids.double(), trace.centroids, rtol=1e-5, atol=1e-5)
     assert torch.equal(labels, trace.labels)
     assert report.iterations == trace.iterations
@@ -230,21 +224,46 @@ def test_plus_plus_of_identical_rows():
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_parts_of_several_precisions_are_clustered_as_one_tensor(engine, metric):
+def test_parts_of_several_precisions_are_clustered_as_one_tensor(way, metric):
     rows = blobs().bfloat16()
-    whole = KMeans(5, engine=engine, chunk=7, metric=metric).fit(rows.float(), rows[:5].float())
+    whole = KMeans(5, chunk=7, metric=metric).fit(rows.float(), rows[:5].float())
     parts = (rows[:20], rows[20:20].float(), rows[20:45].double(), rows[45:].half())
-    split = KMeans(5, engine=engine, chunk=7, metric=metric).fit(parts, rows[:5])
+    split = KMeans(5, chunk=7, metric=metric).fit(parts, rows[:5])
     torch.testing.assert_close(split[0], whole[0], rtol=1e-5, atol=1e-6)
     assert torch.equal(split[1], whole[1])
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_engines_reach_the_same_objective(metric):
-    pytest.importorskip("faiss")
-    rows = torch.randn(3000, 16, generator=torch.Generator().manual_seed(0))
-    found = [KMeans(20, engine=name, metric=metric).fit(rows, rows[:20])[2].objective for name in ENGINES]
-    assert found[0] == pytest.approx(found[1], rel=0.01)
+@pytest.mark.parametrize("reseed", [True, False])
+def test_the_rounds_between_questions_change_no_bit(metric, reseed, monkeypatch):
+    rows, init = empty_start(metric)
+    for most, tolerance in ((100, 1e-4), (3, 1e-4), (5, -1.0)):
+        kmeans = KMeans(6, most, tolerance, reseed_empty=reseed, chunk=7, metric=metric)
+        found = []
+        for rounds in (1, 2, 3, 7):
+            monkeypatch.setattr(kmeans_module, "_plan", lambda *_, rounds=rounds: (False, rounds))
+            found.append(kmeans.fit(rows, init))
+        for centroids, labels, report in found[1:]:
+            assert torch.equal(centroids, found[0][0]) and torch.equal(labels, found[0][1])
+            for name in ("iterations", "objective", "reseeded", "changed"):
+                assert getattr(report, name) == getattr(found[0][2], name)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_products_with_centroids_that_stay_are_kept(metric, monkeypatch):
+    rows = torch.cat([blobs(600, 24, 12, seed=0), 20 + blobs(30, 24, 2, seed=1)])
+    multiplied, linear = [], nearest_module.F.linear
+    monkeypatch.setattr(nearest_module.F, "linear", lambda x, y, z=None: multiplied.append(len(y)) or linear(x, y, z))
+    options = {"max_iterations": 12, "tolerance": -1.0, "metric": metric, "chunk": 700}
+    found = KMeans(12, **options).fit(rows, rows[:12])
+    kept = list(multiplied)
+    monkeypatch.setattr(kmeans_module, "_plan", lambda *_: (False, 1))
+    plain = KMeans(12, **options).fit(rows, rows[:12])
+    assert multiplied[len(kept) :] == [12] * 13
+    assert kept and max(kept) <= 10 and kept[-1] == 0  # of the 12: the others stayed
+    torch.testing.assert_close(found[0], plain[0], rtol=1e-5, atol=1e-5)
+    assert torch.equal(found[1], plain[1]) and found[2].iterations == plain[2].iterations == 12
+    assert found[2].objective == pytest.approx(plain[2].objective, rel=1e-6)
 
 
 def shares_of(rows, sizes):
@@ -266,7 +285,6 @@ CASES = (
     {"start": "random"},
     {"start": "kmeans++"},
     {"start": "kmeans++", "metric": "euclidean"},
-    {"start": "empty", "engine": "faiss"},
 )
 
 
@@ -276,9 +294,7 @@ def fit_shares(sizes):
 
     results = []
     for case in CASES:
-        options = {"engine": "torch", **case}
-        if options["engine"] == "faiss" and not kmeans_module.has_faiss():
-            continue
+        options = dict(case)
         rows, start = empty_start(options.get("metric", "cosine"))
         if (method := options.pop("start")) == "empty":
             start = start + 1000 * rank()
@@ -316,7 +332,7 @@ def refusals_of_a_process():
     init = rows[: 2 + rank()]
     for features, start, clusters in ((broken, rows[:2], 2), (rows, init, 2), (rows[: 8 - 8 * rank()], None, 9)):
         try:
-            KMeans(clusters, engine="torch").fit(features, start)
+            KMeans(clusters).fit(features, start)
         except ValueError as error:
             said.append(str(error))
     return said

@@ -241,7 +241,7 @@ def cluster_shares(sizes):
 
     results = []
     for options in CASES:
-        clustering = small(engine="torch", **options)
+        clustering = small(**options)
         share = features(sum(sizes), 5).split(sizes)[rank()]
         generator = torch.Generator().manual_seed(7 + 100 * rank())
         early = clustering.cluster(share[:1])
@@ -294,16 +294,16 @@ def push_shares():
         divided.restore()
         found.append((divided.state_dict(), whole.state_dict(), shares))
         assert not divided.divided and world_size() == 3
-    return found, [cluster_divided(engine) for engine in ("torch", "faiss")]
+    return found, cluster_divided()
 
 
-def cluster_divided(engine):
+def cluster_divided():
     """Return the state after k-means on a divided queue, and on a whole one."""
     from mcn_lightning.distributed import rank
 
     states = []
     for divided in (True, False):
-        clustering = small(engine=engine, queue_rows=10)
+        clustering = small(queue_rows=10)
         if divided:
             clustering.queue.divide()
         for seed in range(3):
@@ -332,8 +332,7 @@ def test_shares_of_a_queue_hold_the_rows_of_a_whole_one():
         assert sorted(queues[number][2] for queues, _ in results) == sorted(
             options["rows"] * (owner + 1) // 3 - options["rows"] * owner // 3 for owner in range(3)
         )
-    for _, clusterings in results:
-        for divided, whole in clusterings:
-            assert whole["runs"] == 3 and whole["queue.filled"] == 10
-            for name, value in whole.items():
-                assert torch.equal(divided[name], value), name
+    for _, (divided, whole) in results:
+        assert whole["runs"] == 3 and whole["queue.filled"] == 10
+        for name, value in whole.items():
+            assert torch.equal(divided[name], value), name

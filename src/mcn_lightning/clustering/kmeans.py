@@ -11,15 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcn_lightning.clustering.nearest import (
-    Index,
-    Metric,
-    Nearest,
-    faiss_index,
-    faiss_nearest,
-    has_faiss,
-    torch_nearest,
-)
+from mcn_lightning.clustering.nearest import KeptProducts, Metric, NearestAt, torch_nearest
 from mcn_lightning.clustering.rows import Rows
 from mcn_lightning.distributed import broadcast, gather_rows, rank, row_counts, sum_all, world_size
 from mcn_lightning.errors import InputError, check_rules
@@ -47,12 +39,29 @@ class KMeansReport:
     seconds: float
 
 
+def _plan(rows: Rows, num_clusters: int) -> tuple[bool, int]:
+    """Return whether products are kept, and the number of rounds between two questions whether k-means has ended.
+
+    The result does not depend on the second. Each question makes the host wait for a GPU. Rounds after the end are lost
+    time, and change no centroid.
+    """
+    if rows.device.type != "cpu":
+        return False, 4
+    # where K is larger than D, the products would take more memory than the rows
+    return num_clusters <= rows.width, 1
+
+
 def _closeness(rows: Tensor, point: Tensor, metric: Metric) -> Tensor:
     """Return cosine similarity or minus the squared distance ``(n,)`` of rows ``(n, D)`` to a point ``(1, D)``."""
     if metric == "cosine":
         # at least 1e-12: a row of zeros gets similarity 0 instead of NaN
         return rows @ F.normalize(point, dim=1)[0] / torch.linalg.vector_norm(rows, dim=1).clamp(min=1e-12)
     return -(rows - point).square().sum(dim=1)
+
+
+def _sizes(labels: Tensor, num_clusters: int) -> Tensor:
+    """Return the number of labels of each cluster ``(K,)`` int64. Unlike ``bincount`` it does not wait for a GPU."""
+    return labels.new_zeros(num_clusters).scatter_add_(0, labels, torch.ones_like(labels))
 
 
 def _sums(rows: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
@@ -180,15 +189,13 @@ class KMeans:
         num_clusters: K.
         max_iterations: most rounds.
         tolerance: stop when the squared moves of all centroids sum to this or less.
-        engine: torch, where each process keeps its rows; faiss, with all rows on process 0 and its GPUs if faiss
-            supports them; auto, which is faiss for rows on the CPU of a single process if installed, else torch.
         reseed_empty: split the largest cluster when one is empty.
         chunk: rows that are compared at a time.
         metric: assignment by cosine similarity or by Euclidean distance.
         init_method: random rows or k-means++, if no initial centroids are given.
 
     Raises:
-        InputError: if K is below 1, or faiss is requested and not installed.
+        InputError: if K is below 1.
     """
 
     def __init__(
@@ -196,22 +203,15 @@ class KMeans:
         num_clusters: int,
         max_iterations: int = 100,
         tolerance: float = 1e-4,
-        engine: Literal["auto", "torch", "faiss"] = "auto",
         reseed_empty: bool = True,
         chunk: int = 8192,
         metric: Metric = "cosine",
         init_method: Literal["random", "kmeans++"] = "random",
     ) -> None:
         checked(PositiveInt, num_clusters, "--model.clustering.num_clusters")
-        # asked now, and not at the first k-means, which may come after hours
-        if engine == "faiss" and not has_faiss():
-            raise InputError(
-                "--model.clustering.engine: expected faiss, found none; pip install faiss-cpu, or take torch"
-            )
         self.num_clusters = num_clusters
         self.max_iterations = max_iterations
         self.tolerance = tolerance
-        self.engine = engine
         self.reseed_empty = reseed_empty
         self.chunk = chunk
         self.metric: Metric = metric
@@ -259,9 +259,12 @@ class KMeans:
         # added over the processes before one raises: the others would wait for it forever
         faults = torch.zeros(2, dtype=torch.int64, device=rows.device)
         faults[0] = init is not None and tuple(init.shape) != shape
+        spans = [torch.zeros((), device=rows.device)]
         for _, some in rows.chunks():
             low, high = some.aminmax()  # both are NaN if any value is NaN
-            if not bool(torch.isfinite(high - low)):
+            spans.append(high - low)
+        if not bool(torch.stack(spans).isfinite().all()):  # read once, as each read waits for a GPU
+            for _, some in rows.chunks():
                 faults[1] += (~torch.isfinite(some)).any(dim=1).sum()
         wrong_shape, not_finite = sum_all(faults).tolist()
         found = "another on another process" if init is None or tuple(init.shape) == shape else tuple(init.shape)
@@ -286,62 +289,69 @@ class KMeans:
         return _random_rows(rows, self.num_clusters, generator)
 
     def _fit(
-        self, given: Rows, init: Tensor | None, generator: torch.Generator | None, started: float
+        self, rows: Rows, init: Tensor | None, generator: torch.Generator | None, started: float
     ) -> tuple[Tensor, Tensor, KMeansReport]:
-        centroids = self._start(given, init, generator)
-        # faiss takes all rows to process 0: it pays only where they are there, in memory that it can read
-        in_place = all(part.device.type == "cpu" for part in given.parts) and given.device.type == "cpu"
-        use_faiss = self.engine == "faiss" or (self.engine == "auto" and in_place and world_size() == 1 and has_faiss())
-        rows = given.on_first_process() if use_faiss else given
-        index = faiss_index(rows.width, self.metric) if use_faiss else None
+        centroids = self._start(rows, init, generator)
+        keep, rounds = _plan(rows, self.num_clusters)
+        kept = KeptProducts(rows.count, centroids.shape, self.metric) if keep else None
         labels = torch.zeros(rows.count, dtype=torch.int64, device=rows.device)
         before = labels
         iterations = reseeded = 0
-        moving = True
-        while moving and iterations < self.max_iterations:
-            sums, counts = self._pass(rows, self._nearest(index, centroids), labels)
-            if iterations == 0:
-                before = labels.clone()
-            # an empty cluster becomes the zero vector, as in the released code, unless it is split below
-            updated = sums / counts.clamp(min=1)[:, None]
-            if self.reseed_empty:
-                reseeded += _split_largest(rows, labels, updated, counts, self.metric)
-            updated = broadcast(updated)
-            # from process 0: another order of summation could let one process stop a round before the others
-            moving = float(broadcast((updated - centroids).square().sum())) > self.tolerance
-            centroids, iterations = updated, iterations + 1
-        objective, counts = self._final_pass(rows, self._nearest(index, centroids), centroids, labels)
+        ended = False
+        while not ended and iterations < self.max_iterations:
+            # on the device: [rounds made, whether k-means has ended, whether a cluster to split is empty]
+            state = torch.zeros(3, dtype=torch.int64, device=rows.device)
+            for _ in range(min(rounds, self.max_iterations - iterations)):
+                sums, counts = self._pass(rows, self._nearest(kept, centroids), labels)
+                before = labels.clone() if before is labels else before
+                # an empty cluster becomes the zero vector, as in the released code, unless it is split below
+                means = sums / counts.clamp(min=1)[:, None]
+                empty = (counts == 0).any() if self.reseed_empty else torch.zeros_like(state[0], dtype=torch.bool)
+                goes = ~(empty | state[1:].any())
+                # from process 0: another order of summation could let one process stop a round before the others
+                centroids, old = broadcast(torch.where(goes, means, centroids)), centroids
+                state += torch.stack([goes, goes & self._still(centroids, old), empty])
+            made, is_still, is_empty = broadcast(state).tolist()
+            iterations, ended = iterations + made, bool(is_still)
+            if is_empty:
+                reseeded += _split_largest(rows, labels, means, counts, self.metric)
+                centroids, old = broadcast(means), centroids
+                iterations, ended = iterations + 1, bool(broadcast(self._still(centroids, old)))
+        objective, counts = self._final_pass(rows, self._nearest(kept, centroids), centroids, labels)
         changed = None if init is None else float(sum_all((labels != before).sum())) / rows.total
-        # process 0 assigned all rows, and each process needs the labels of its own
-        if use_faiss:
-            labels = given.from_first_process(labels)
         seconds = time.perf_counter() - started
         return centroids, labels, KMeansReport(iterations, objective, reseeded, counts, changed, seconds)
 
-    def _nearest(self, index: Index | None, centroids: Tensor) -> Nearest:
-        if index is None:
-            return torch_nearest(centroids, self.metric)
-        return faiss_nearest(index, centroids, self.metric)
+    def _still(self, centroids: Tensor, old: Tensor) -> Tensor:
+        """Return whether the centroids moved by the tolerance or less, 0-d bool."""
+        return ~((centroids - old).square().sum().double() > self.tolerance)
 
-    def _pass(self, rows: Rows, nearest: Nearest, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _nearest(self, kept: KeptProducts | None, centroids: Tensor) -> NearestAt:
+        if kept is not None:
+            kept.move(centroids)
+            return kept.nearest
+        nearest = torch_nearest(centroids, self.metric)
+        return lambda places, rows: nearest(rows)
+
+    def _pass(self, rows: Rows, nearest: NearestAt, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Write the labels; return sum ``(K, D)`` and count ``(K,)`` int64 of each cluster's rows."""
         sums = torch.zeros(self.num_clusters, rows.width, device=rows.device)
         counts = torch.zeros(self.num_clusters, dtype=torch.int64, device=rows.device)
         for chunk_slice, some in rows.chunks():
-            _, found = nearest(some)
-            sizes = found.bincount(minlength=self.num_clusters)
+            _, found = nearest(chunk_slice, some)
+            sizes = _sizes(found, self.num_clusters)
             sums += _sums(some, found, sizes)
             counts += sizes
             labels[chunk_slice] = found
         return sum_all(sums), sum_all(counts)
 
-    def _final_pass(self, rows: Rows, nearest: Nearest, centroids: Tensor, labels: Tensor) -> tuple[float, Tensor]:
+    def _final_pass(self, rows: Rows, nearest: NearestAt, centroids: Tensor, labels: Tensor) -> tuple[float, Tensor]:
         """Write the labels; return the objective and the count ``(K,)`` int64 of each cluster's rows."""
         total = torch.zeros((), dtype=torch.float64, device=rows.device)
         for chunk_slice, some in rows.chunks():
-            products, labels[chunk_slice] = nearest(some)
+            products, labels[chunk_slice] = nearest(chunk_slice, some)
             if self.metric == "cosine":
                 total += (products / torch.linalg.vector_norm(some, dim=1).clamp(min=1e-12)).sum()
             else:  # not from the product: for rows far from the origin the difference would be lost by rounding
                 total += (some - centroids[labels[chunk_slice]]).square().sum()
-        return float(sum_all(total)) / rows.total, sum_all(labels.bincount(minlength=self.num_clusters))
+        return float(sum_all(total)) / rows.total, sum_all(_sizes(labels, self.num_clusters))

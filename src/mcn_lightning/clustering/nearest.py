@@ -1,72 +1,78 @@
-"""The nearest centroid of each row, by torch or by faiss."""
+"""The nearest centroid of each row."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 Metric = Literal["cosine", "euclidean"]
 Nearest = Callable[[Tensor], tuple[Tensor, Tensor]]
+NearestAt = Callable[[slice, Tensor], tuple[Tensor, Tensor]]
+"""The same, given the places of the rows among all rows too."""
 
 
-class Index(Protocol):
-    """What is used of an index of faiss, which has no types of its own."""
+def factors(centroids: Tensor, metric: Metric) -> tuple[Tensor, Tensor | None]:
+    """Return factors ``(K, D)`` and addends ``(K,)``: of ``rows @ factors.T + addends`` the nearest has the largest.
 
-    def reset(self) -> None:
-        """Remove all rows."""
-
-    def add(self, rows: np.ndarray) -> None:
-        """Add rows ``(K, D)``."""
-
-    def search(self, rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the values and indices ``(n, count)`` of the nearest added rows."""
-
-
-def has_faiss() -> bool:
-    """Return whether faiss is installed."""
-    return importlib.util.find_spec("faiss") is not None
+    For cosine the factors are the centroids at length 1, without addends. Rows need not have length 1, which scales all
+    products of a row alike. For squared distances the square of the row is left out, as it is the same for all.
+    """
+    if metric == "cosine":
+        return F.normalize(centroids, dim=1), None
+    return centroids, -0.5 * centroids.square().sum(dim=1)
 
 
 def torch_nearest(centroids: Tensor, metric: Metric) -> Nearest:
     """Return a function from rows ``(n, D)`` to the largest product ``(n,)`` and the nearest centroid's index ``(n,)``.
 
-    For cosine the product is with the centroid at length 1. Rows need not have length 1, which scales all products of a
-    row alike. For squared distances the square of the row is left out, as it is the same for all centroids.
+    The products are those of ``factors``.
     """
-    if metric == "cosine":
-        targets, bias = F.normalize(centroids, dim=1), None
-    else:
-        targets, bias = centroids, -0.5 * centroids.square().sum(dim=1)
+    targets, addends = factors(centroids, metric)
     # max with indices, not argmax: it also returns the first of equal ones, and is several times as fast on a CPU
-    return lambda rows: F.linear(rows, targets, bias).max(dim=1)
+    return lambda rows: F.linear(rows, targets, addends).max(dim=1)
 
 
-def faiss_index(width: int, metric: Metric) -> Index:
-    """Return an empty index for rows of a width, on the GPUs if faiss supports them."""
-    import faiss
+class KeptProducts:
+    """The nearest centroids of the same rows in every round of a k-means on a CPU.
 
-    index = faiss.IndexFlatIP(width) if metric == "cosine" else faiss.IndexFlatL2(width)
-    # builds for the CPU may lack get_num_gpus; int() is 0
-    return faiss.index_cpu_to_all_gpus(index) if getattr(faiss, "get_num_gpus", int)() else index
+    The products with a centroid are kept until it moves. A centroid stays where it is when its cluster neither gains
+    nor loses a row. In later rounds most centroids do, and only the others are multiplied.
 
+    Args:
+        count: n, the number of rows.
+        shape: that of the centroids, ``(K, D)``.
+        metric: see ``factors``.
+    """
 
-def faiss_nearest(index: Index, centroids: Tensor, metric: Metric) -> Nearest:
-    """Return the same function as ``torch_nearest``, using a faiss index of the centroids."""
-    targets = F.normalize(centroids, dim=1) if metric == "cosine" else centroids
-    index.reset()
-    index.add(targets.contiguous().cpu().numpy())
+    def __init__(self, count: int, shape: torch.Size, metric: Metric) -> None:
+        self.products = torch.empty(count, shape[0])
+        self.metric: Metric = metric
+        # NaN differs from every number, so that all move at first
+        self._factors = torch.full(shape, torch.nan)
 
-    def nearest(rows: Tensor) -> tuple[Tensor, Tensor]:
-        products, labels = index.search(rows.contiguous().cpu().numpy(), 1)
-        return torch.from_numpy(products[:, 0]).to(rows.device), torch.from_numpy(labels[:, 0]).to(rows.device)
+    def move(self, centroids: Tensor) -> None:
+        """Set the centroids of a round."""
+        targets, self._addends = factors(centroids, self.metric)
+        # for squared distances the factors are the centroids, so the addends stay where these do
+        self._moved = (targets != self._factors).any(dim=1).nonzero()[:, 0]
+        self._factors = targets
 
-    return nearest
+    def nearest(self, places: slice, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what ``torch_nearest`` does for the rows ``(m, D)`` at some places among the n."""
+        kept, moved, addends = self.products[places], self._moved, self._addends
+        if 8 * len(moved) <= 7 * len(self._factors):
+            some = None if addends is None else addends[moved]
+            kept.index_copy_(1, moved, F.linear(rows, self._factors[moved], some))
+        # all in one product: faster than to pick the few that stay
+        elif addends is None:
+            torch.mm(rows, self._factors.T, out=kept)
+        else:
+            torch.addmm(addends, rows, self._factors.T, out=kept)
+        return kept.max(dim=1)
 
 
 @torch.no_grad()

@@ -55,7 +55,6 @@ class OnlineClustering(nn.Module):
             config.num_clusters,
             config.max_iterations,
             config.tolerance,
-            config.engine,
             config.reseed_empty,
             metric=config.metric,
             init_method=config.init,

@@ -41,8 +41,7 @@ class ClusteringConfig(ClassOptions, option="--model.clustering"):
         metric: assignment by cosine or euclidean distance (released: cosine).
         init: initial centroids: random rows or kmeans++ (released: random). The random numbers depend on how often
             k-means has run, not on the seed of the run.
-        engine: torch (each process keeps its rows, on any device), or faiss (all rows on process 0, and its GPUs if
-            faiss supports them). auto is faiss on the CPU of a single process if installed, else torch.
+        engine: torch; auto is the same. Files of earlier versions have the option, which chose between two engines.
         reseed_empty: split the largest cluster when one is empty (released: no, it becomes the zero vector).
         restart_each_epoch: start from random rows in every epoch, and count the steps between two runs of k-means from
             its beginning (released: yes).
@@ -62,7 +61,7 @@ class ClusteringConfig(ClassOptions, option="--model.clustering"):
     tolerance: NonNegativeFloat = 1e-4
     metric: Literal["cosine", "euclidean"] = "cosine"
     init: Literal["random", "kmeans++"] = "random"
-    engine: Literal["auto", "torch", "faiss"] = "auto"
+    engine: Literal["auto", "torch"] = "auto"
     reseed_empty: bool = True
     restart_each_epoch: bool = False
     epsilon: PositiveFloat = 0.05

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from mcn_lightning.distributed import broadcast, gather_integers, gather_rows, rank, sum_all, world_size
@@ -92,42 +91,3 @@ class Rows:
             position = torch.searchsorted(running, target - (ends[segment] - sums[segment]), right=True)
             number = position.clamp(max=len(running) - 1) + self.first_numbers[part]
         return broadcast(number.to(self.device), owner)
-
-    def on_first_process(self) -> Rows:
-        """Return all rows on process 0, where the rows of other processes are kept on the CPU. The others have none."""
-        if world_size() == 1:
-            return self
-        parts = []
-        for part, sizes in zip(self.parts, self.sizes.tolist(), strict=True):
-            if rank():
-                for rows in part.split(self.chunk) if len(part) else ():
-                    # in chunks, so that process 0 needs room for one chunk on its device
-                    dist.send(self._load(rows).contiguous(), 0)
-                # as many parts as on process 0, since Rows counts them by a collective
-                parts += [part[:0]] * world_size()
-            else:
-                parts += [part, *(self._receive(size, source) for source, size in enumerate(sizes) if source)]
-        return Rows(parts, self.device, self.chunk)
-
-    def _receive(self, size: int, source: int) -> Tensor:
-        received = torch.empty(size, self.width)
-        for rows in received.split(self.chunk) if size else ():
-            arrived = torch.empty(rows.shape, device=self.device)
-            dist.recv(arrived, source)
-            rows.copy_(arrived)
-        return received
-
-    def from_first_process(self, values: Tensor) -> Tensor:
-        """Return this process's part ``(n,)`` of values that process 0 has for all rows.
-
-        Args:
-            values: ``(N,)`` on process 0; not read on the others.
-        """
-        if world_size() == 1:
-            return values
-        if rank() > 0:
-            # only a buffer to receive into
-            values = values.new_empty(self.total)
-        values = broadcast(values)
-        pairs = zip(self.parts, self.first_numbers, strict=True)
-        return torch.cat([values[first : first + len(part)] for part, first in pairs])

@@ -25,8 +25,7 @@ def find_topics(features: Tensor, topics: int) -> Tensor:
     """
     best, found = -float("inf"), torch.zeros(len(features), dtype=torch.int64, device=features.device)
     for start in range(RESTARTS):
-        # torch: a metric must not depend on whether faiss is installed
-        kmeans = KMeans(topics, engine="torch", init_method="kmeans++")
+        kmeans = KMeans(topics, init_method="kmeans++")
         own_rows = features if rank() == 0 else features[:0]  # one order of summation for any number of processes
         centroids, _, report = kmeans.fit(own_rows, generator=torch.Generator().manual_seed(start))
         if report.objective > best:
