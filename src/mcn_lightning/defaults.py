@@ -14,7 +14,7 @@ from mcn_lightning.callbacks.evaluation import RetrievalEvaluation
 from mcn_lightning.callbacks.late_logs import LateLogs
 from mcn_lightning.callbacks.throughput import Throughput
 from mcn_lightning.runs.averaging import AveragedWeights, averages_weights, check_stochastic
-from mcn_lightning.runs.lightning import callbacks_of
+from mcn_lightning.runs.lightning import callbacks_of, set_ddp_defaults
 from mcn_lightning.runs.resume import Resume
 from mcn_lightning.runs.trainer_options import check_trainer
 
@@ -46,6 +46,7 @@ def default_callbacks(trainer: Trainer, module: LightningModule) -> list[Callbac
     """
     check_trainer(trainer)
     check_stochastic(trainer, module)
+    set_ddp_defaults(trainer)
     given = callbacks_of(trainer)
     # in place, as the trainer holds this list
     given[:] = ordered(given)

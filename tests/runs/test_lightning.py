@@ -17,6 +17,7 @@ from pytorch_lightning.callbacks import (
     TQDMProgressBar,
 )
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import DataLoader, TensorDataset
 
 from mcn_lightning.runs import lightning
@@ -147,8 +148,8 @@ def test_a_logger_to_wandb_takes_name_mode_and_id_before_it_begins(tmp_path):
     for offline, mode in ((True, "offline"), (False, None)):
         logger = WandbLogger("mine", tmp_path, offline=offline, project="mcn")
         assert lightning.wandb_name(logger) == "mine" and lightning.wandb_mode(logger) == mode
-    lightning.set_wandb_offline(logger)
-    lightning.set_wandb_id(logger, "abc")
+    lightning.set_wandb_option(logger, "mode", "offline")
+    lightning.set_wandb_option(logger, "id", "abc")
     assert lightning.wandb_mode(logger) == "offline" and logger.version == logger._wandb_init["id"] == "abc"
 
 
@@ -164,6 +165,25 @@ def test_what_callbacks_and_strategies_keep_to_themselves():
     for sync in (True, False):
         trainer = Trainer(accelerator="cpu", devices=2, sync_batchnorm=sync, logger=False)
         assert lightning.syncs_batchnorm(trainer) is sync
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {"gradient_as_bucket_view": True}),
+        (
+            {"strategy": "ddp_find_unused_parameters_true"},
+            {"gradient_as_bucket_view": True, "find_unused_parameters": True},
+        ),
+        ({"strategy": DDPStrategy(bucket_cap_mb=5)}, {"bucket_cap_mb": 5}),
+        ({"devices": 1}, None),
+    ],
+)
+def test_gradients_on_several_devices(options, expected):
+    trainer = Trainer(**{"accelerator": "cpu", "devices": 2, "logger": False, **options})
+    for _ in range(2):
+        lightning.set_ddp_defaults(trainer)
+    assert getattr(trainer.strategy, "_ddp_kwargs", None) == expected
 
 
 def test_validations_are_due_by_batches_or_by_time(tmp_path):

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import (
     Callback,
@@ -32,11 +31,12 @@ from pytorch_lightning.loggers import CSVLogger, WandbLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.plugins import LayerSync
 from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.strategies import DDPStrategy
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from mcn_lightning.distributed import HostCopy, world_size
+from mcn_lightning.distributed import HostCopy, sum_all, world_size
 from mcn_lightning.errors import InputError
 
 CheckpointContents = dict[str, Any]
@@ -168,12 +168,8 @@ def gradients(trainer: Trainer, module: LightningModule) -> dict[str, torch.Tens
     if not accumulates_gradients(trainer):
         return {}
     found = {name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None}
-    if world_size() > 1:
-        # each process resumes with the mean: DDP then averages to the same gradient
-        found = {name: gradient / world_size() for name, gradient in found.items()}
-        for gradient in found.values():
-            dist.all_reduce(gradient)
-    return found
+    # each process resumes with the mean: DDP then averages to the same gradient
+    return {name: sum_all(gradient / world_size()) for name, gradient in found.items()}
 
 
 def set_gradients(module: LightningModule, found: dict[str, torch.Tensor]) -> None:
@@ -213,8 +209,7 @@ def monitored_metrics(trainer: Trainer) -> dict[str, float]:
     names, values = list(trainer.callback_metrics), list(trainer.callback_metrics.values())
     # stacked, as each number that is read alone makes the host wait for the device
     numbers = torch.stack([value.double() for value in values]).tolist() if values else []
-    found = dict(zip(names, numbers, strict=True))
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+    return {name: value for name, value in zip(names, numbers, strict=True) if math.isfinite(value)}
 
 
 def set_monitored_metrics(trainer: Trainer, found: dict[str, float]) -> None:
@@ -276,8 +271,8 @@ def logs_this_step(trainer: Trainer) -> bool:
 
 def requeues_itself(trainer: Trainer) -> bool:
     """Return whether Lightning itself requeues SLURM jobs on SIGUSR1."""
-    environment = trainer._accelerator_connector.cluster_environment
-    return isinstance(environment, SLURMEnvironment) and environment.auto_requeue
+    found = trainer._accelerator_connector.cluster_environment
+    return isinstance(found, SLURMEnvironment) and found.auto_requeue
 
 
 def relocate_checkpoints(trainer: Trainer, checkpoint: CheckpointContents) -> None:
@@ -324,8 +319,8 @@ def validates_by_time(trainer: Trainer) -> bool:
 def open_bars(callback: TQDMProgressBar) -> list[tqdm]:
     """Return the bars that a progress callback has made so far."""
     # the bars of evaluations lie below that of training, and are closed first
-    bars = (getattr(callback, f"_{stage}_progress_bar") for stage in ("predict", "test", "val", "train"))
-    return [bar for bar in bars if bar is not None]
+    names = (f"_{stage}_progress_bar" for stage in ("predict", "test", "val", "train"))
+    return [bar for name in names if (bar := getattr(callback, name)) is not None]
 
 
 def averaged_model(callback: WeightAveraging) -> AveragedModel | None:
@@ -373,14 +368,10 @@ def wandb_mode(logger: WandbLogger) -> str | None:
     return "offline" if logger._offline else logger._wandb_init.get("mode")
 
 
-def set_wandb_offline(logger: WandbLogger) -> None:
-    """Make a logger that has not started log offline."""
-    logger._wandb_init["mode"] = "offline"
-
-
-def set_wandb_id(logger: WandbLogger, run_id: str) -> None:
-    """Make a logger that has not started continue a wandb run."""
-    logger._wandb_init["id"] = logger._id = run_id
+def set_wandb_option(logger: WandbLogger, name: str, value: str) -> None:
+    """Give a logger that has not started an option of ``wandb.init``: the mode, or the id of a run to continue."""
+    logger._wandb_init[name] = value
+    logger._id = logger._wandb_init.get("id")
 
 
 def has_pending_schedule(callback: StochasticWeightAveraging) -> bool:
@@ -396,3 +387,10 @@ def reads_cpu(callback: DeviceStatsMonitor) -> bool:
 def syncs_batchnorm(trainer: Trainer) -> bool:
     """Return whether the processes share batch-norm statistics."""
     return isinstance(getattr(trainer.strategy, "_layer_sync", None), LayerSync)
+
+
+def set_ddp_defaults(trainer: Trainer) -> None:
+    """Make gradients views of DDP's buckets, which saves a copy of them, unless the user gave a strategy object."""
+    # no static_graph: with it, a gradient that is None on one device, whose clips lack a modality, would stay so
+    if isinstance(trainer.strategy, DDPStrategy) and isinstance(trainer._accelerator_connector._strategy_flag, str):
+        trainer.strategy._ddp_kwargs.setdefault("gradient_as_bucket_view", True)

@@ -19,8 +19,7 @@ from mcn_lightning.files import read_text, replacing
 from mcn_lightning.runs.lightning import (
     csv_logger,
     fixed_version,
-    set_wandb_id,
-    set_wandb_offline,
+    set_wandb_option,
     set_writer,
     wandb_mode,
     wandb_name,
@@ -146,10 +145,10 @@ def start_wandb(trainer: Trainer, options: Mapping[str, object], run_id: str | N
 
         # an id from outside wins: a sweep has made its run already
         if run_id and logger.version is None and not os.environ.get("WANDB_RUN_ID"):
-            set_wandb_id(logger, run_id)
+            set_wandb_option(logger, "id", run_id)
         Path(logger.save_dir or ".").mkdir(parents=True, exist_ok=True)
         if wandb_mode(logger) == "offline":  # Lightning sets it too late, after wandb has read its settings
-            set_wandb_offline(logger)
+            set_wandb_option(logger, "mode", "offline")
         if _is_online(logger) and not _has_key():
             _go_offline(logger, "no API key was found (WANDB_API_KEY, wandb login)")
         try:
@@ -185,7 +184,7 @@ def _is_online(logger: WandbLogger) -> bool:
 
 
 def _go_offline(logger: WandbLogger, reason: str) -> None:
-    set_wandb_offline(logger)
+    set_wandb_option(logger, "mode", "offline")
     folder = Path(logger.save_dir or ".") / "wandb"
     print(
         f"warning: wandb: {reason}; the run goes on offline, and `wandb sync` sends what is in {folder} later",
