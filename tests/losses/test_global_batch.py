@@ -10,6 +10,7 @@ import torch.distributed as dist
 from processes import run
 from references import losses as reference
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mcn_lightning.distributed import gather_rows, rank, row_counts, world_size
 from mcn_lightning.losses import (
@@ -19,7 +20,7 @@ from mcn_lightning.losses import (
     make_contrastive,
     reconstruction_loss,
 )
-from mcn_lightning.losses.tiled import Tiling, hinge, normalizers, tiles
+from mcn_lightning.losses.tiled import KEPT_BYTES, Tiling, hinge, keeps_tiles, normalizers, tiles
 
 WIDTH = 5
 NAMES = ("video", "audio", "text")
@@ -225,6 +226,26 @@ def test_gradients_of_tiles_equal_differences(labels):
     true = true[:, 0].detach().requires_grad_()
     assert torch.autograd.gradcheck(lambda x, y: normalizers(x, y, 0.3, tiling), (x, y))
     assert torch.autograd.gradcheck(lambda x, y, true: hinge(x, y, true, 0.2, tiling), (x, y, true))
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if "max_margin" not in name])
+def test_kept_tiles_give_the_same_numbers(name, monkeypatch):
+    config, given = dataclasses.replace(CONFIGS[name], tile=TILE), data(11, torch.float32)
+    with FlopCounterMode(display=False) as again:
+        expected = measure(config, *given, None)
+    monkeypatch.setitem(KEPT_BYTES, "cpu", 4 * 11 * 11)
+    with FlopCounterMode(display=False) as kept:
+        found = measure(config, *given, None)
+    assert 4 * kept.get_total_flops() == 3 * again.get_total_flops() > 0
+    for ours, theirs in zip(found, expected, strict=True):
+        assert all(torch.equal(ours[each], theirs[each]) for each in theirs)
+    x, y = (given[0][each].clone().requires_grad_() for each in ("text", "video"))
+    loss = make_contrastive(config)({"text": x, "video": y}, None, given[1])
+    for value in loss.values():
+        first, second = (torch.autograd.grad(value, x, retain_graph=True)[0] for _ in range(2))
+        assert torch.equal(first, second)
+    monkeypatch.setitem(KEPT_BYTES, "cpu", 4 * 11 * 11 - 1)
+    assert not keeps_tiles(x, y)
 
 
 def test_no_tile_is_larger_than_said():

@@ -1,8 +1,8 @@
 """Contrastive losses in tiles of the similarity matrix, which is never held whole.
 
 Every process computes the rows of its own clips, ``X_own Y^T`` with the ``Y`` of all processes, one tile after another.
-Tiles are not kept: the backward pass computes them again from the embeddings. So the memory grows with the embeddings
-``B * D`` and the square of the tile, not with ``B * B``.
+The backward pass computes the tiles again from the embeddings. So the memory grows with the embeddings ``B * D`` and
+the square of the tile, not with ``B * B``. On a GPU tiles are kept instead, if all of a process take up to a gigabyte.
 
 Values are those of the whole matrix and the same on every process. Gradients are the part of the process (see
 ``distributed``).
@@ -27,6 +27,13 @@ LOWEST_EXPONENT = -60.0
 
 Dot products of unscaled embeddings differ so much that many softmax weights would be denormal numbers. With these a
 CPU's matrix products are about 30 times slower.
+"""
+
+
+KEPT_BYTES = {"cuda": 1 << 30}
+"""Most bytes of the tiles of a pair that are kept for the backward pass, by device; none on others.
+
+A step of a process has 4 products of its rows with all rows, and 3 if the tiles are kept.
 """
 
 
@@ -81,6 +88,7 @@ class Tile(NamedTuple):
             compared.
         true: the true pairs in the tile, a view of ``values``.
         true_rows: rows of these pairs among this process's clips.
+        offset: diagonal of the tile on which they lie.
     """
 
     rows: slice
@@ -88,33 +96,43 @@ class Tile(NamedTuple):
     values: Tensor
     true: Tensor
     true_rows: slice
+    offset: int
 
 
-def tiles(x: Tensor, y: Tensor, tiling: Tiling) -> Iterator[Tile]:
-    """Yield the tiles of ``x y^T``. The caller may overwrite them.
+def keeps_tiles(x: Tensor, y: Tensor) -> bool:
+    """Return whether the tiles of ``x y^T``, which are float32, are kept for the backward pass."""
+    return 4 * len(x) * len(y) <= KEPT_BYTES.get(x.device.type, 0)
+
+
+def tiles(x: Tensor, y: Tensor, tiling: Tiling, margin: float = 0.0, kept: Sequence[Tensor] = ()) -> Iterator[Tile]:
+    """Yield the tiles of ``x y^T - margin * I``. The caller may overwrite those that were not kept.
 
     Args:
         x: this process's embeddings ``(n, D)``.
         y: embeddings of all clips ``(B, D)``.
         tiling: size of the tiles.
+        margin: subtracted from the true pairs.
+        kept: values of all tiles, in the same order, from an earlier call; none to compute them.
     """
-    first, size = tiling.own.start, tiling.size
+    first, size, known = tiling.own.start, tiling.size, iter(kept)
     for top in range(0, len(x), size):
         for left in range(0, len(y), size):
             rows, columns = slice(top, min(top + size, len(x))), slice(left, min(left + size, len(y)))
-            values = product(x[rows], y[columns].T)
+            values = next(known) if kept else product(x[rows], y[columns].T)
             offset = first + top - left
             true = values.diagonal(offset)
-            if tiling.clusters is not None:
+            if tiling.clusters is not None and not kept:
                 own = tiling.clusters[first + rows.start : first + rows.stop]
                 # a clip is in its own cluster, but its own pair must stay
-                kept = true.clone()
+                own_pairs = true.clone()
                 # not -inf: a row with -inf alone has no finite log-sum-exp; a quarter, so that differences stay finite
                 same = (own[:, None] == tiling.clusters[columns]) & (own >= 0)[:, None]
                 values.masked_fill_(same, torch.finfo(values.dtype).min / 4)
-                true.copy_(kept)
+                true.copy_(own_pairs)
+            if not kept:
+                true.sub_(margin)
             start = top + max(0, -offset)
-            yield Tile(rows, columns, values, true, slice(start, start + len(true)))
+            yield Tile(rows, columns, values, true, slice(start, start + len(true)), offset)
 
 
 def exp_of_difference(values: Tensor, other: Tensor, out: Tensor | None = None) -> Tensor:
@@ -138,7 +156,7 @@ class _Kept(FunctionCtx):
 
 
 class _Normalizers(torch.autograd.Function):
-    """See ``normalizers``; the backward pass computes every tile again."""
+    """See ``normalizers``."""
 
     @staticmethod
     def forward(ctx: _Kept, x: Tensor, y: Tensor, margin: float, tiling: Tiling) -> tuple[Tensor, Tensor, Tensor]:
@@ -146,16 +164,18 @@ class _Normalizers(torch.autograd.Function):
         row, column = (full_precision(z).new_full((len(z),), -math.inf) for z in (x, y))
         true = torch.empty_like(row)
         x, y = x.to(tiling.precision), y.to(tiling.precision)
+        kept: list[Tensor] = []
+        keeps = keeps_tiles(x, y)
         with torch.autocast(x.device.type, enabled=False):
-            for tile in tiles(x, y, tiling):
-                tile.true.sub_(margin)
+            for tile in tiles(x, y, tiling, margin):
+                kept += [tile.values] if keeps else []
                 true[tile.true_rows] = tile.true
                 row[tile.rows] = torch.logaddexp(row[tile.rows], log_sum_exp(tile.values, 1))
                 column[tile.columns] = torch.logaddexp(column[tile.columns], log_sum_exp(tile.values, 0))
             # a column of the matrix has rows on every process
             column = gather_rows(column[None], [1] * world_size()).logsumexp(0)
             gathered = gather_rows(torch.stack([row, true], 1), tiling.counts)
-        ctx.save_for_backward(x, y, row, column)
+        ctx.save_for_backward(x, y, row, column, *kept)
         ctx.margin, ctx.tiling = margin, tiling
         return gathered[:, 0], column, gathered[:, 1]
 
@@ -163,19 +183,19 @@ class _Normalizers(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: _Kept, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """Turn the gradients of the three vectors ``(B,)`` into those of ``x`` ``(n, D)`` and ``y`` ``(B, D)``."""
-        x, y, row, column = ctx.saved_tensors
+        x, y, row, column, *kept = ctx.saved_tensors
         own = ctx.tiling.own
         column_gradient = gradients[1]
         row_gradient, true_gradient = gradients[0][own], gradients[2][own]
         # at least float32, as the gradients of many tiles are summed
         x_gradient, y_gradient = (torch.zeros_like(z, dtype=row.dtype) for z in (x, y))
         with torch.autocast(x.device.type, enabled=False):
-            for tile in tiles(x, y, ctx.tiling):
-                tile.true.sub_(ctx.margin)
+            for tile in tiles(x, y, ctx.tiling, ctx.margin, kept):
                 columns = exp_of_difference(tile.values, column[tile.columns])
-                gradient = exp_of_difference(tile.values, row[tile.rows, None], out=tile.values)
+                # into the tile, but not into one that a second backward pass needs
+                gradient = exp_of_difference(tile.values, row[tile.rows, None], out=None if kept else tile.values)
                 gradient.mul_(row_gradient[tile.rows, None]).addcmul_(columns, column_gradient[tile.columns])
-                tile.true.add_(true_gradient[tile.true_rows])
+                gradient.diagonal(tile.offset).add_(true_gradient[tile.true_rows])
                 # rounded as x and y are: products of two types are not defined; their sums are float32
                 gradient = gradient.to(x.dtype)
                 x_gradient[tile.rows] += product(gradient, y[tile.columns])
