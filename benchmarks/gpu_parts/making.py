@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -45,12 +46,12 @@ def make_batch(run: Run, clips: int) -> ClipBatch:
     )
 
 
-def make_module(run: Run) -> MCNModule:
+def make_module(run: Run, **options: Any) -> MCNModule:
     """Return the project's own module on the device, with what its step asks of a trainer."""
     torch.manual_seed(0)
     sizes = run.sizes
     clustering = ClusteringConfig(num_clusters=sizes.clusters, queue_rows=sizes.queue)
-    module = MCNModule(network_config(run), LossConfig(), clustering, OptimizerConfig(warmup_steps=0))
+    module = MCNModule(network_config(run), LossConfig(), clustering, OptimizerConfig(warmup_steps=0), **options)
     assert module.network.text is not None
     module.network.text.set_embedder(WordVectors(0.1 * torch.randn(sizes.words, 300)))
     module.to(run.device).train()

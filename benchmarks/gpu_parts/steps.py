@@ -7,6 +7,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch.optim import Optimizer
 
 from gpu_parts.making import make_batch, make_module, step_operations
 from gpu_parts.run import Run, matmul_precision
+from mcn_lightning import compiling
 from mcn_lightning.batch import ClipBatch
 from mcn_lightning.data.loading import CopyStream
 from mcn_lightning.models.audio import ResDAVEnet
@@ -152,21 +154,17 @@ def parts(run: Run, module: MCNModule, clips: int) -> None:
 
 
 def compiled(run: Run) -> None:
-    """Measure steps of the compiled network, in both layouts."""
-    module = make_module(run)
-    optimizer = module.configure_optimizers()["optimizer"]
-    inner = module.network.forward
-    assert module.network.audio and isinstance(module.network.audio.network, ResDAVEnet)
-    for name in ("channels-last", "conv1d"):
+    """Measure steps with ``model.compile``, in several modes."""
+    for mode in ("default", "reduce-overhead", "max-autotune-no-cudagraphs"):
         if run.left() < 90 and not run.tiny:
-            run.add("step", f"compiled, {name}", "left out", "", "no time")
+            run.add("step", f"compiled, {mode}", "left out", "", "no time")
             continue
-        module.network.audio.network.channels_last = name == "channels-last"
         torch._dynamo.reset()
-        backend = "aot_eager" if run.tiny else "inductor"
-        module.network.forward = torch.compile(inner, backend=backend)  # type: ignore[method-assign]
-        measure_step(run, f"compiled, bf16, {name}", run.sizes.clips[-1], module, optimizer)
-        module.network.forward = inner  # type: ignore[method-assign]
+        with mock.patch.object(compiling, "_backend", "aot_eager" if run.tiny else "inductor"):
+            module = make_module(run, compile=mode)
+            measure_step(
+                run, f"compiled, {mode}, bf16", run.sizes.clips[-1], module, module.configure_optimizers()["optimizer"]
+            )
 
 
 def waits(run: Run) -> None:
