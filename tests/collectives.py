@@ -35,11 +35,11 @@ def noting(name: str, calls: list[Call]) -> Callable[..., object]:
     """Return a collective operation that notes its calls in a list."""
     original = getattr(dist, name)
 
-    def noted(*given, output_split_sizes=None, **more):
-        splits = {"output_split_sizes": output_split_sizes} if name == "all_to_all_single" else {}
+    def noted(*given, **more):
+        splits = given[2] if name == "all_to_all_single" else None
         world = dist.get_world_size(more.get("group"))
-        calls.append(Call(name, given[0].dtype, received(name, given[0], world, output_split_sizes)))
-        return original(*given, **splits, **more)
+        calls.append(Call(name, given[0].dtype, received(name, given[0], world, splits)))
+        return original(*given, **more)
 
     return noted
 
