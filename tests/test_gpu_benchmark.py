@@ -24,12 +24,13 @@ def benchmark(monkeypatch):
 
 @pytest.mark.slow
 def test_the_sections_run_tiny_and_all_verdicts_are_good(benchmark, tmp_path, monkeypatch):
-    some = "rates,parity,step,waits,loss,kmeans,evaluation,loader,extract,fit"  # compiling takes as long as all of them
+    some = "rates,parity,step,waits,loss,kmeans,evaluation,loader,extract,fit,compile"
     words = ["--tiny", "--out", tmp_path, "--budget", 6000, "--sections", some]
     monkeypatch.setattr(sys, "argv", ["gpu.py", *map(str, words)])
     benchmark.main()
     rows = json.loads((tmp_path / "gpu.json").read_text())
     assert list(dict.fromkeys(row["section"] for row in rows)) == some.split(",")
+    assert any(str(row["case"]).startswith("compiled, ") for row in rows)
     assert not [row for row in rows if "FAILED" in row.values() or "BAD" in f"{row['value']} {row['note']}"]
     assert sum(row["note"] == "ok" for row in rows) > 40
     compared = {row["case"]: row["unit"] for row in rows if "tensors that differ" in str(row["case"])}
