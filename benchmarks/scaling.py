@@ -35,7 +35,7 @@ class Parts:
         step: seconds of a step of one GPU, if they were measured; they replace ``network``, ``rate`` and ``share``.
         memory_rate: bytes a second that the GPU's memory reads and writes.
         kept: most bytes of the similarities of a pair that are kept for the backward pass.
-        passes: over the similarity matrix, reads and writes of element-wise operations and products; compiled, most go.
+        passes: over the similarity matrix: reads and writes of element-wise operations and of products.
         parameters: of the network, float32.
         backward: share of the network's time that is backward, under which gradients travel.
         queue: rows of the queue.
@@ -56,7 +56,7 @@ class Parts:
     step: float | None = None
     memory_rate: float = 4.8e12
     kept: int = 1 << 30
-    passes: float = 37.5
+    passes: float = 28.5
     parameters: float = 224e6
     backward: float = 2 / 3
     queue: int = 40_960
@@ -133,29 +133,23 @@ class Way:
     Args:
         name: of the row.
         group: GPUs whose clips are compared; ``None`` for all.
-        before: as it was: float32 rows, gradients summed whole on every GPU, no tiles kept, a queue on each GPU.
-        compiled: whether the losses are compiled.
+        before: as it was: float32 rows, gradients summed whole on every GPU, no tiles kept, bounded exponents, and a
+            queue on each GPU.
     """
 
     name: str
     group: int | None = None
     before: bool = False
-    compiled: bool = False
 
     def parts(self, parts: Parts) -> Parts:
         """Return the parts of this way."""
-        passes = COMPILED_PASSES if self.compiled else parts.passes
-        return dataclasses.replace(parts, kept=0 if self.before else parts.kept, passes=passes)
+        return dataclasses.replace(parts, kept=0, passes=parts.passes + 9) if self.before else parts
 
 
-COMPILED_PASSES = 8.0
-"""Passes over the similarities in compiled losses: the product is written, two sums and their maxima read it, the
-gradient is read and written in bfloat16, and two products read that. An assumption."""
 WAYS = (
     Way("all, as it was", before=True),
     Way("all"),
     Way("groups of 8", group=8),
-    Way("groups of 8, losses compiled", group=8, compiled=True),
 )
 
 

@@ -19,6 +19,7 @@ from mcn_lightning.losses import (
     ContrastiveConfig,
     make_contrastive,
     reconstruction_loss,
+    tiled,
 )
 from mcn_lightning.losses.tiled import KEPT_BYTES, Tiling, hinge, keeps_tiles, normalizers, tiles
 
@@ -246,6 +247,16 @@ def test_kept_tiles_give_the_same_numbers(name, monkeypatch):
         assert torch.equal(first, second)
     monkeypatch.setitem(KEPT_BYTES, "cpu", 4 * 11 * 11 - 1)
     assert not keeps_tiles(x, y)
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if "max_margin" not in name])
+def test_exponents_without_a_bound_give_the_same_numbers(name, monkeypatch):
+    rows, clusters = data(11, torch.float32)
+    given = {key: 30 * value for key, value in rows.items()}, clusters  # many weights of the softmax are 0
+    config = dataclasses.replace(CONFIGS[name], tile=TILE)
+    expected = measure(config, *given, None)
+    monkeypatch.setattr(tiled, "BOUNDED", set())
+    assert_same(measure(config, *given, None), expected, torch.float32, name)
 
 
 def test_no_tile_is_larger_than_said():
