@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=4_500, help="shards of the index")
     parser.add_argument("--words", type=int, default=500_000, help="different words in the captions")
     parser.add_argument("--lookups", type=int, default=200_000, help="videos that each worker looks up")
-    args = rounds.parse(parser, videos=2_000, shards=8, words=100, lookups=500)
+    args = rounds.parse(parser, rounds=1, videos=2_000, shards=8, words=100, lookups=500)
     write_index(args.root, args.videos, args.shards, args.words)
     size = (args.root / INDEX).stat().st_size
     print("| videos | size of the index | bytes a video | time to open | its words read | ", end="")

@@ -199,7 +199,7 @@ def main() -> None:
     )
     print(f"plain copy in memory, one thread: {copy / 1e9:.1f} GB/s\n")
     print("| reader | videos/s | against (a) | against (c), cut on the CPU ", end="")
-    print("| MB read a video | MB of a batch a video | share of a plain copy |")
+    print("| MB of a video | MB of its batch | share of a plain copy |")
     print("|---|---|---|---|---|---|---|")
     for name, runs in found.items():
         videos, size, read = rounds.median(runs, "rate"), rounds.median(runs, "size"), compared[name].bytes
