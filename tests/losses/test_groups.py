@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
+from itertools import product
 
 import pytest
 import torch
@@ -103,6 +104,7 @@ def travelled(precision):
 
 MISSING = ([True, True], [True, True], [False, True], [True, True], [True, False], [True, True], [True, True])
 """Which clips have a video and a text. The last two groups of a step lack clips, or a text."""
+KINDS = ("kmeans", "sinkhorn_swapped")
 STEPS = ([4, 0, 3, 0], [2, 2, 0, 0], [0, 0, 0, 7])
 
 
@@ -127,13 +129,14 @@ def step(counts, first, module):
     return (zero if loss is None else loss.detach()), logged, gradients
 
 
-def make():
+def make(kind):
     torch.manual_seed(0)
     names, widths = ("video", "text"), {"video_dim": 16, "text_dim": 8, "reconstruction_hidden": 4}
     network = NetworkConfig(embedding_dim=8, modalities=names, reconstruction=True, **widths)
-    clustering = ClusteringConfig(num_clusters=3, queue_rows=8)
+    clustering = ClusteringConfig(kind, num_clusters=3, queue_rows=8)
     module = MCNModule(network, clustering=clustering, distributed=DistributedConfig(2))
-    module.clustering.of["mean"].set_centroids(torch.randn(3, 8))
+    if kind == "kmeans":
+        module.clustering.of["mean"].set_centroids(torch.randn(3, 8))
     module._trainer = types.SimpleNamespace(global_step=0, training=True)
     return module
 
@@ -147,14 +150,13 @@ def everything():
         form_groups(None)
         found["travelled"] = {precision: travelled(precision) for precision in (None, torch.bfloat16)}
     if world_size() == 4:
-        module = make()
-        module.distributed_config.form_groups()
-        found["steps"] = []
-        for counts in STEPS:
+        for kind, counts in product(KINDS, STEPS):
+            module = make(kind)
+            module.distributed_config.form_groups()
             loss, logged, gradients = step(counts[rank()], sum(counts[: rank()]), module)
             means = {name: sum_all(value.expand_as(dict(module.named_parameters())[name])) / 4
                      for name, value in gradients.items()}  # fmt: skip
-            found["steps"].append((loss, logged, means))
+            found[kind, tuple(counts)] = loss, logged, means
         with pytest.raises(InputError, match="expected a divisor of the number of devices, 4, found 3"):
             DistributedConfig(3).form_groups()
     return found
@@ -214,15 +216,16 @@ def test_collectives_are_those_of_the_group_inside_of_it(world, results):
             assert mine == [*"abcdefgh"[group[0] : group[-1] + 1]]
 
 
-def test_a_training_step_takes_the_mean_of_its_groups(results):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_step_takes_the_mean_of_its_groups(kind, results):
     """Also where a group has no clips, or a modality that the other group lacks."""
-    for number, counts in enumerate(STEPS):
-        module = make()
+    for counts in STEPS:
+        module = make(kind)
         groups = [step(sum(counts[first : first + 2]), sum(counts[:first]), module) for first in (0, 2)]
         names = {name for _, logged, _ in groups for name in logged}
         assert {"train/contrastive", "train/cluster", "train/rebuild_text", "train/loss"} <= names
         for result in results[4]:
-            _, logged, gradients = result["steps"][number]
+            _, logged, gradients = result[kind, tuple(counts)]
             assert set(logged) == names
             for name in names:
                 expected = sum(one.get(name, torch.zeros(())) for _, one, _ in groups) / 2

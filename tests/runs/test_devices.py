@@ -96,6 +96,12 @@ def test_a_batch_that_cannot_be_divided_is_refused_before_other_processes_start(
     assert "--data.batch_size: expected null, or 3, which is --data.global_batch_size 6 over 2 device(s)" in message
 
 
+def test_groups_that_do_not_fit_are_refused_before_other_processes_start(overlay, capsys):
+    words = ("fit", *demo(overlay), "--trainer.devices", 2, "--model.distributed.group_size", 3)
+    wanted = "--model.distributed.group_size: expected a divisor of the number of devices, 2, found 3; set it to 1 or 2"
+    assert f"error: {wanted}, or to null for all devices" in refusal(capsys, *words)
+
+
 def test_the_recipe_of_the_paper_has_its_batch_on_four_gpus():
     options = yaml.safe_load((CONFIGS / "howto100m.yaml").read_text())
     data, model = options["data"], options["model"]
