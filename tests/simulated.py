@@ -166,7 +166,7 @@ def _record(name: str, args: tuple, kwargs: dict, given: list, ours: list) -> No
         masks = any(each.dtype in (torch.bool, torch.uint8) for each in indices)
         if any(not isinstance(each, Simulated) for each in indices) or (masks and not _fills(args, indices)):
             RECORD.waits[f"{name} at {place()}"] += 1
-    elif ours and any(each.dim() > 0 for each in others) and name != "set_":
+    elif ours and any(each.dim() > 0 or name in ("stack", "cat") for each in others) and name != "set_":
         RECORD.mixed[f"{name} at {place()}"] += 1
     for generator in (each for each in given if isinstance(each, torch.Generator)):
         wanted = kwargs.get("device")

@@ -12,9 +12,9 @@ TENSORS = {"models", "losses", "clustering", "metrics"}
 ALLOWED = {
     "errors": set(),
     "files": {"errors"},
-    "distributed": set(),
+    "distributed": {"errors"},
     "signals": set(),
-    "memory": set(),
+    "memory": {"errors"},
     "batch": {"errors", "memory"},
     "options": {"errors"},
     "devices": {"errors", "signals"},

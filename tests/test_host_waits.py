@@ -17,6 +17,8 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from mcn_lightning.callbacks import Progress
 from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
+from mcn_lightning.losses import check_state
+from mcn_lightning.runs.lightning import set_monitored_metrics
 
 NEEDED = hasattr(torch._C, "_acc") and hasattr(torch._C._acc, "register_python_privateuseone_device_guard")
 ALLOWED = {
@@ -43,6 +45,16 @@ class AnyDevice(CPUAccelerator):
 
     def teardown(self) -> None:
         """There is nothing to free."""
+
+
+class FromTheHost(Callback):
+    """Log a number of the host, and know metrics as a run does that goes on."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        set_monitored_metrics(trainer, {"val/before": 1.0})
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: object) -> None:
+        pl_module.log("mine", torch.tensor(1.0))
 
 
 class Phases(Callback):
@@ -72,7 +84,7 @@ class Phases(Callback):
 
 def fit(folder: str, simulated: bool, **options: Any) -> list[tuple]:
     """Train on the CPU or on the simulated device, and return what that recorded."""
-    root, callbacks, how = Path(folder), [Progress()], dict[str, Any](accelerator="cpu")
+    root, callbacks, how = Path(folder), [Progress(), FromTheHost()], dict[str, Any](accelerator="cpu")
     if simulated:
         from simulated import DEVICE, RECORD
 
@@ -119,12 +131,16 @@ def mistakes(_: str) -> tuple[dict, dict]:
     from simulated import DEVICE, RECORD
 
     there = torch.ones(3, device=DEVICE)
+    check_state(0, {"queue on the CPU": torch.ones(2), "weight": there})
+    assert not RECORD.mixed
+    RECORD.clear()
     there.sum().item()
     there[there > 0]
     there[torch.tensor([1])]
     torch.tensor(1.0, device=DEVICE)
     there.to("cpu", non_blocking=True)
     there + torch.tensor(1.0)
+    torch.stack([there.sum(), torch.tensor(1.0)])
     assert torch.equal((there + torch.ones(3)).cpu(), torch.full((3,), 2.0))
     return dict(RECORD.waits), dict(RECORD.mixed)
 
@@ -134,4 +150,4 @@ def test_the_simulated_device_tells_what_waits_and_what_mixes():
     ((waits, mixed),) = run(mistakes, "", world=1)
     kinds = [wait.split(" at ")[0] for wait, count in waits.items() for _ in range(count)]
     assert sorted(kinds) == ["_local_scalar_dense", "copy", "index", "index", "read"]
-    assert list(mixed.values()) == [1] and next(iter(mixed)).startswith("add at ")
+    assert list(mixed.values()) == [1, 1] and [name.split(" at ")[0] for name in mixed] == ["stack", "add"]

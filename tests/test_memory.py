@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -173,12 +174,16 @@ def test_a_copy_to_a_gpu_has_a_stream_of_its_own_that_the_next_step_waits_for(mo
     assert len(copies._streams) == 1 and copies.move(Batch(), torch.device("cpu")) and done[-1] == "to cpu, True"
 
 
-def test_full_shared_memory_is_one_line(monkeypatch):
+@pytest.mark.parametrize(
+    ("free", "found"), [(57_344, "found 57,344 in /dev/shm; .*size$"), (10**9, "found no; .* -n$")]
+)
+def test_full_shared_memory_is_one_line(monkeypatch, free, found):
     def full(size):
-        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+        raise RuntimeError("no")
 
     monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)  # the worker is a fork, and has it too
-    with pytest.raises(InputError, match=r"^--data.num_workers: expected 100,064 bytes of shared .*shm-size.*size$"):
+    monkeypatch.setattr(memory.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    with pytest.raises(InputError, match=f"^--data.num_workers: expected 100,064 bytes of shared memory .*{found}"):
         list(ClipLoader(Numbers(), batch_size=1, num_workers=1, collate_fn=lambda items: items[0]))
 
 

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from mcn_lightning.errors import one_line
+
 _MAX_BLOCKS = 12
 """Most blocks that are kept: three batches of four large tensors."""
 # 64 bytes: a cache line, and a multiple of the size of every number type
@@ -40,11 +42,16 @@ class SharedMemoryError(OSError):
 def _new_shared(size: int) -> torch.UntypedStorage:
     try:
         return torch.UntypedStorage._new_shared(size)
-    except RuntimeError:
+    except RuntimeError as error:
         left = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0
+        what = f"{size:,} bytes of shared memory for a part of a batch"
+        if left > size:  # too many open files, for instance
+            raise SharedMemoryError(
+                f"--data.num_workers: expected {what}, found {one_line(error)}; lower it, or raise ulimit -n"
+            ) from None
         raise SharedMemoryError(
-            f"--data.num_workers: expected {size:,} bytes of shared memory for a part of a batch, found {left:,} in "
-            "/dev/shm; give a container more (docker run --shm-size 8g), or lower the workers or --data.batch_size"
+            f"--data.num_workers: expected {what}, found {left:,} in /dev/shm; give a container more (docker run "
+            "--shm-size 8g), or lower it or the batch size"
         ) from None
 
 

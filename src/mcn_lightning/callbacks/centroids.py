@@ -18,6 +18,7 @@ from mcn_lightning.clustering import Clustering, ClusteringConfig, KMeansReport
 from mcn_lightning.distributed import broadcast
 from mcn_lightning.errors import InputError, check_rules
 from mcn_lightning.options.ranges import NonNegativeInt, PositiveShare, checked
+from mcn_lightning.runs.lightning import log_at
 
 
 def kmeans_metrics(feature: str, report: KMeansReport) -> dict[str, float]:
@@ -190,10 +191,9 @@ class CentroidUpdate(Callback):
         if self._pass_seconds is not None:
             values["clustering/pass_seconds"] = self._pass_seconds
         module.cluster_reports, self._pass_seconds = {}, None
-        if values:  # written to the loggers directly: Lightning would drop steps between log_every_n_steps
+        if values:  # written for this step: Lightning would drop steps between log_every_n_steps
             module.log_dict(values, batch_size=1, logger=False)
-            for logger in trainer.loggers:
-                logger.log_metrics(values, step=self._step)
+            log_at(trainer, values, self._step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn if k-means never ran: the queue was not filled, and no batch had K clips."""

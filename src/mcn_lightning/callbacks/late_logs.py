@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from mcn_lightning.runs.lightning import CheckpointContents, read_logs_late
+from mcn_lightning.distributed import HostCopy
+from mcn_lightning.runs.lightning import CheckpointContents, copied_numbers, log_now, logged_step, set_logging
 
 
 class LateLogs(Callback):
@@ -16,11 +17,35 @@ class LateLogs(Callback):
     """
 
     def __init__(self) -> None:
-        self._write: Callable[[], None] = lambda: None
+        self._trainer: Trainer | None = None
+        self._waiting: list[tuple[dict[str, Any], int, list[str], HostCopy]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to copy what is logged."""
-        self._write = read_logs_late(trainer)
+        self._end()
+        self._trainer = trainer
+        set_logging(trainer, self._log_late)
+
+    def _log_late(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        self._write()
+        trainer, (names, copy) = self._trainer, copied_numbers(metrics)
+        if trainer is None:
+            return
+        if copy is None or not trainer.loggers or not trainer.training or step is not None:
+            return log_now(trainer, metrics, step)
+        values = {name: value for name, value in metrics.items() if name not in names}
+        self._waiting.append(({"epoch": trainer.current_epoch, **values}, logged_step(trainer), names, copy))
+
+    def _write(self) -> None:
+        while self._waiting and self._trainer is not None:
+            values, step, names, copy = self._waiting.pop(0)
+            log_now(self._trainer, values | dict(zip(names, copy.read().tolist(), strict=True)), step)
+
+    def _end(self) -> None:
+        self._write()
+        if self._trainer is not None:
+            set_logging(self._trainer, None)
+        self._trainer = None
 
     def on_train_batch_end(self, *_: object) -> None:
         """Write the values of the step before."""
@@ -31,13 +56,13 @@ class LateLogs(Callback):
         self._write()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: CheckpointContents) -> None:
-        """Write all: a run that goes on from the checkpoint does not repeat the step."""
+        """Write all: a run that goes on from the checkpoint does not repeat the steps that were logged before it."""
         self._write()
 
     def on_train_end(self, *_: object) -> None:
         """Write what is left."""
-        self._write()
+        self._end()
 
     def on_exception(self, *_: object) -> None:
         """Write what is left."""
-        self._write()
+        self._end()

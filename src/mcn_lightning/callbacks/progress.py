@@ -319,14 +319,14 @@ class Progress(TQDMProgressBar):
 
     def _update_bar(self, trainer: Trainer, module: EmbeddingModule, due: bool, now: bool) -> None:
         """Show the terms that were copied in the step before, and copy those of this step if an update is due."""
-        if self._copied is not None:
+        if self._copied is not None and not now:
             self._refresh(trainer, *self._copied)
             self._copied = None
         elif due:
             names, values = list(module.step_terms), list(module.step_terms.values())
             self._copied = names, HostCopy(torch.stack(values)) if values else None
             if now:
-                self._update_bar(trainer, module, due, now)
+                self._update_bar(trainer, module, due, False)
 
     def _refresh(self, trainer: Trainer, names: Sequence[str], copy: HostCopy | None) -> None:
         """Show a step in the bar, with as many metrics for the bar as fit into the line."""

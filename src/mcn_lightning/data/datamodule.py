@@ -151,6 +151,10 @@ class NarratedVideos(LightningDataModule):
         """Videos of a training batch in each process of the trainer; see ``divide_batch``."""
         return self.divide_batch(self._processes)
 
+    @batch_size.setter
+    def batch_size(self, videos: int) -> None:
+        self._batch_size, self.global_batch_size = videos, None
+
     def divide_batch(self, processes: int) -> int:
         """Return the videos of a training batch in each of some processes.
 

@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
+from mcn_lightning.errors import InputError, one_line
+
 Object = TypeVar("Object")
 _own_group: dist.ProcessGroup | None = None
 """The group of this process, for ``in_group``; ``None`` for all processes."""
@@ -138,7 +140,14 @@ def _host_group() -> dist.ProcessGroup | None:
     assert world is not None  # the caller has several processes
     if world not in _host_groups:
         _host_groups.clear()  # of a process group that is gone
-        _host_groups[world] = dist.new_group(backend="gloo")
+        try:
+            _host_groups[world] = dist.new_group(backend="gloo")
+        except RuntimeError as error:
+            given = os.environ.get("GLOO_SOCKET_IFNAME", "none")
+            wanted = "a network that connects the CPUs of all processes"
+            raise InputError(
+                f"GLOO_SOCKET_IFNAME {given}: expected {wanted}, found {one_line(error)}; set it"
+            ) from None
     return _host_groups[world]
 
 
@@ -332,7 +341,8 @@ class HostCopy:
     """
 
     def __init__(self, x: Tensor) -> None:
-        self._copy = x.detach().to("cpu", non_blocking=True)
+        # MPS has no event to wait for
+        self._copy = x.detach().to("cpu", non_blocking=x.device.type != "mps")
         # an event of this copy: a synchronisation of the device would wait for all queued work
         self._event = torch.cuda.Event() if x.is_cuda else None
         if self._event is not None:

@@ -107,7 +107,10 @@ def check_state(step: int, state: Mapping[str, Tensor]) -> None:
     if not floats:
         return
     # one flag for each tensor and a single transfer: checking one by one would wait for the device each time
-    counts = sum_all(torch.stack([(~value.isfinite()).any().float() for value in floats.values()])).tolist()
+    flags = [(~value.isfinite()).any().float() for value in floats.values()]
+    # on the device of the weights, which the processes communicate on: a queue may be kept on the CPU
+    device = next((flag.device for flag in flags if not flag.is_cpu), flags[0].device)
+    counts = sum_all(torch.stack([flag.to(device, non_blocking=True) for flag in flags])).tolist()
     bad = [name for name, count in zip(floats, counts, strict=True) if count]
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""

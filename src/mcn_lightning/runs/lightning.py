@@ -206,10 +206,19 @@ def adapt_stopping(trainer: Trainer, checkpoint: CheckpointContents) -> bool:
 
 def monitored_metrics(trainer: Trainer) -> dict[str, float]:
     """Return the metrics that callbacks can monitor, as plain numbers."""
-    names, values = list(trainer.callback_metrics), list(trainer.callback_metrics.values())
-    # stacked, as each number that is read alone makes the host wait for the device
-    numbers = torch.stack([value.double() for value in values]).tolist() if values else []
-    return {name: value for name, value in zip(names, numbers, strict=True) if math.isfinite(value)}
+    found = dict(trainer.callback_metrics)
+    names, copy = copied_numbers(found)
+    # read together, as each number that is read alone makes the host wait for the device
+    numbers = found | dict(zip(names, copy.read().tolist() if copy else (), strict=True))
+    return {name: value for name in found if math.isfinite(value := float(numbers[name]))}
+
+
+def copied_numbers(values: dict[str, Any]) -> tuple[list[str], HostCopy | None]:
+    """Begin to copy the tensors of a device to the CPU, and return their names; ``None`` if all numbers are there."""
+    there = {name: value for name, value in values.items() if isinstance(value, torch.Tensor) and not value.is_cpu}
+    if not there:
+        return [], None
+    return list(there), HostCopy(torch.stack([value.detach().float() for value in there.values()]))
 
 
 def set_monitored_metrics(trainer: Trainer, found: dict[str, float]) -> None:
@@ -230,38 +239,27 @@ def log_step_now(trainer: Trainer) -> None:
     setattr(connector, "update_train_step_metrics", lambda: delattr(connector, "update_train_step_metrics"))  # noqa: B010
 
 
-def read_logs_late(trainer: Trainer) -> Callable[[], None]:
-    """Let the loggers get the values of a step later, so that no step waits for the device.
+def set_logging(trainer: Trainer, log: Callable[[dict[str, Any], int | None], None] | None) -> None:
+    """Let a function take what Lightning logs, or ``None``: Lightning itself again."""
+    vars(trainer._logger_connector).pop("log_metrics", None)
+    if log is not None:
+        setattr(trainer._logger_connector, "log_metrics", log)  # noqa: B010
 
-    Lightning reads them at the end of the step. Here they are copied, and written before whatever is logged next.
 
-    Args:
-        trainer: whose training begins. On a CPU nothing changes.
+def log_now(trainer: Trainer, values: dict[str, Any], step: int | None) -> None:
+    """Log as Lightning does, whatever ``set_logging`` has set."""
+    connector = trainer._logger_connector
+    type(connector).log_metrics(connector, values, step)
 
-    Returns:
-        A function that writes what has been copied.
-    """
-    connector, waiting = trainer._logger_connector, list[tuple[dict[str, Any], int, list[str], HostCopy]]()
-    if trainer.strategy.root_device.type == "cpu" or "log_metrics" in vars(connector):
-        return lambda: None
-    log = connector.log_metrics
 
-    def write() -> None:
-        while waiting:
-            values, number, names, copy = waiting.pop(0)
-            log({**values, **dict(zip(names, copy.read().tolist(), strict=True))}, step=number)
+def log_at(trainer: Trainer, values: dict[str, Any], step: int) -> None:
+    """Give values to the loggers for a step, whether or not Lightning logs that step."""
+    trainer._logger_connector.log_metrics(values, step)
 
-    def log_late(metrics: dict[str, Any], step: int | None = None) -> None:
-        write()
-        there = {name: value for name, value in metrics.items() if isinstance(value, torch.Tensor)}
-        if not trainer.loggers or not trainer.training or step is not None or "step" in metrics or not there:
-            return log(metrics, step)
-        number = trainer.fit_loop.epoch_loop._batches_that_stepped
-        copy = HostCopy(torch.stack([value.detach().float() for value in there.values()]))
-        waiting.append(({"epoch": trainer.current_epoch, **metrics}, number, list(there), copy))
 
-    setattr(connector, "log_metrics", log_late)  # noqa: B010
-    return write
+def logged_step(trainer: Trainer) -> int:
+    """Return the number under which Lightning logs this step."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
 def logs_this_step(trainer: Trainer) -> bool:

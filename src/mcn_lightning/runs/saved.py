@@ -175,13 +175,19 @@ def differences(
     one, other = (
         {
             name: value
-            for name, value in flat_options(options, (*IGNORED_OPTIONS, *ignored)).items()
+            for name, value in _with_batch_size(flat_options(options, (*IGNORED_OPTIONS, *ignored))).items()
             if _in_groups(name, compared)
         }
         for options in (there, here)
     )
     names = sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
     return [f"{name}: {_shown(one, name)} there, {_shown(other, name)} here" for name in names]
+
+
+def _with_batch_size(options: Options) -> Options:
+    """Return flat options with the batch size that null stands for, as earlier versions wrote it."""
+    given = options.get("data.batch_size", 0), options.get("data.global_batch_size")
+    return {**options, "data.batch_size": 128} if given == (None, None) else options
 
 
 def _in_groups(name: str, groups: Sequence[str]) -> bool:

@@ -136,12 +136,13 @@ def node_problems(environ: Mapping[str, str], required: JobRequirements, interfa
     # a single process opens no connection, so interfaces and address do not matter
     if int(environ["SLURM_NTASKS"]) == 1:
         return
-    variable = "GLOO_SOCKET_IFNAME" if required.gpus is None else "NCCL_SOCKET_IFNAME"
-    if (wanted := environ.get(variable)) and not any_interface(wanted, interfaces, required.gpus is not None):
-        yield (
-            f"{here} {variable}: expected an interface of this node ({', '.join(sorted(interfaces))}), found {wanted}; "
-            "correct or unset it"
-        )
+    # gloo serves GPUs too: it carries what the processes tell each other
+    for variable in ("GLOO_SOCKET_IFNAME", *(() if required.gpus is None else ("NCCL_SOCKET_IFNAME",))):
+        if (wanted := environ.get(variable)) and not any_interface(wanted, interfaces, variable.startswith("NCCL")):
+            yield (
+                f"{here} {variable}: expected an interface of this node ({', '.join(sorted(interfaces))}), found "
+                f"{wanted}; correct or unset it"
+            )
     address = environ.get("MASTER_ADDR") or first_node(environ.get("SLURM_JOB_NODELIST", "127.0.0.1"))
     try:
         socket.getaddrinfo(address, None)
