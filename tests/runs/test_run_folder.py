@@ -18,6 +18,7 @@ from launch import CONFIGS, CSV, folder_of, refusal, run, write_overlay
 
 from mcn_lightning.runs import folder as folders
 from mcn_lightning.runs import resume
+from mcn_lightning.runs.saved import differences
 from mcn_lightning.runs.tracking import MetricsFile
 
 
@@ -301,3 +302,11 @@ def test_the_file_of_metrics_goes_on_after_whatever_a_kill_left(tmp_path):
         again = [] if kept else [{"loss": "2.5", "step": "1"}]
         assert rows_in(path)[len(kept) :] == [*again, {"nmi": "0.5", "step": "1"}]
         assert [int(row["step"]) for row in rows_in(path)[: len(kept)]] == kept
+
+
+def test_no_batch_size_means_the_same_as_in_earlier_versions():
+    before = {"data": {"batch_size": 128}}
+    now = {"data": {"batch_size": None, "global_batch_size": None}}
+    assert differences(before, now) == differences(now, before) == []
+    assert differences(before, {"data": {"batch_size": None, "global_batch_size": 64}}) != []
+    assert differences({"data": {"batch_size": 64}}, now) == ["data.batch_size: 64 there, 128 here"]
