@@ -182,7 +182,7 @@ def test_two_processes_compile_the_network():
     (graphs, breaks), other = run_processes(two_processes)
     assert other == [graphs, breaks]
     # two kinds of batches, each cut into the same pieces; no graph is for a size
-    assert (graphs, breaks) == (6, 0)
+    assert breaks == 0 and graphs == (6 if torch.__version__ >= (2, 5) else 2)  # torch 2.4 does not cut it
 
 
 def doubled(x: Tensor) -> Tensor:

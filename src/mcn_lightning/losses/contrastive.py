@@ -142,7 +142,8 @@ class ContrastiveLoss(nn.Module):
             return {}
         # before scaling to length 1, so that the length of each part is its weight in the sum
         sums = {side for pair in pairs for side in pair if "+" in side}
-        embeddings = embeddings | {name: _sum([embeddings[part] for part in name.split("+")]) for name in sums}
+        # not `|`: torch 2.4 would compile two graphs
+        embeddings = {**embeddings, **{name: _sum([embeddings[part] for part in name.split("+")]) for name in sums}}
         if not self.config.exclude_same_cluster:
             clusters = None
         if present is None:

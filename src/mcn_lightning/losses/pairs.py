@@ -92,7 +92,7 @@ class ContrastiveConfig(ClassOptions, option="--model.loss.contrastive"):
         found = {}
         for pair in self._requested(present):
             weight = getattr(self, "{}_{}_weight".format(*pair), 1.0)
-            if weight > 0 and present.issuperset(parts_of(pair)):
+            if weight > 0 and all(part in present for part in parts_of(pair)):
                 found[pair] = weight
         return found
 

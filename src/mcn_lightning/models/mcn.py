@@ -202,7 +202,7 @@ class MCN(nn.Module):
         Returns:
             Embeddings of all clips; targets and reconstructions of those that have the modality.
         """
-        clips = len(next(iter(inputs.values()))) if inputs else 0
+        clips = next(iter(inputs.values())).shape[0] if inputs else 0
         inputs = {name: x[rows[name]] if name in rows else x for name, x in inputs.items()}
         embeddings: dict[str, Tensor] = {}
         targets: dict[str, Tensor] = {}
@@ -236,7 +236,8 @@ class MCN(nn.Module):
         if audio_frames is None:
             audio_frames = torch.full((len(audio),), audio.shape[2], device=audio.device)
         # SyncBatchNorm accepts an empty batch, and waits for every process
-        if len(audio) or any(isinstance(part, nn.SyncBatchNorm) for part in branch.modules()):
+        # its shape, not its len: torch 2.4 would compile anew for every number of clips
+        if audio.shape[0] > 0 or any(isinstance(part, nn.SyncBatchNorm) for part in branch.modules()):
             return branch(audio, audio_frames)
         empty = branch.projection.weight.new_zeros(0, self.config.branch_width)  # batch norm fails on an empty batch
         pooled = branch.projection.weight.new_zeros(0, branch.width)

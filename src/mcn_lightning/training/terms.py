@@ -50,7 +50,7 @@ def loss_terms(
         terms["reconstruction"] = config.reconstruction_weight * torch.stack(list(rebuilt.values())).sum()
     if targets and config.cluster_weight > 0:
         terms["cluster"] = config.cluster_weight * cluster_loss(features_of(output), targets, counts)
-    return terms, pairs | {f"rebuild_{name}": value for name, value in rebuilt.items()}
+    return terms, {**pairs, **{f"rebuild_{name}": value for name, value in rebuilt.items()}}
 
 
 def terms_of_step(
