@@ -23,7 +23,7 @@ _backend = "inductor"
 @functools.cache
 def _compiled(function: Callable[..., Result], mode: str, backend: str) -> Callable[..., Result]:
     # the default since torch 2.5; without it 2.4 cannot cut graphs of free sizes for DDP
-    if torch.__version__ < (2, 5):
+    if torch.__version__.startswith("2.4."):
         torch._dynamo.config.inline_inbuilt_nn_modules = True
     # other backends have no modes
     return torch.compile(function, backend=backend, mode=mode if backend == "inductor" else None)
