@@ -16,6 +16,7 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from mcn_lightning.callbacks import Progress
+from mcn_lightning.clustering import KMeans
 from mcn_lightning.data.sources.synthetic import SyntheticConfig, write_synthetic
 from mcn_lightning.losses import check_state
 from mcn_lightning.runs.lightning import set_monitored_metrics
@@ -124,6 +125,37 @@ def test_a_step_never_waits_and_nothing_mixes_devices(tmp_path):
     # the loss of a step is copied in the step, and read in the next one
     assert all("read at distributed/collectives.py:__init__" in copies for _, _, _, copies in phases["step"])
     assert rows(tmp_path / "simulated") == rows(tmp_path / "cpu")
+
+
+def cluster(_: str) -> list[tuple[int, int, int, bool]]:
+    """Run k-means on the device, with and without reseeding, and return its rounds and its waits."""
+    from simulated import DEVICE, RECORD
+
+    torch.manual_seed(0)
+    rows = torch.randn(200, 8)
+    init, found = torch.cat([rows[:5], -100 * rows[5:6].abs()]), []
+    for metric, rounds in (("euclidean", 100), ("cosine", 9), ("cosine", 100)):
+        kmeans = KMeans(6, rounds, metric=metric)
+        here = kmeans.fit(rows, init)
+        there, start = rows.to(DEVICE), init.to(DEVICE)
+        RECORD.clear()
+        centroids, labels, report = kmeans.fit(there, start)
+        names = ("_fit", "_pass", "_final_pass", "_still", "_sizes", "_sums", "<lambda>")  # what runs in every round
+        waits = sum(count for place, count in RECORD.waits.items() if place.endswith(names))
+        same = torch.equal(centroids.cpu(), here[0]) and torch.equal(labels.cpu(), here[1])
+        same = same and not RECORD.mixed and report.iterations == here[2].iterations
+        found.append((report.iterations, report.reseeded, waits, same))
+    return found
+
+
+@pytest.mark.skipif(not NEEDED, reason="this torch lets no device be written in Python")
+def test_k_means_asks_the_device_every_four_rounds():
+    ((first, *others),) = run(cluster, "", world=1)
+    assert first[1] > 0  # it has reseeded, for which it must know the empty clusters
+    for iterations, reseeded, waits, same in (first, *others):
+        assert same and iterations > 4
+        # besides: the share that changed and the objective, and two where clusters were split
+        assert (iterations + 3) // 4 <= waits <= (iterations + 3) // 4 + 2 * reseeded + 2, (iterations, reseeded, waits)
 
 
 def mistakes(_: str) -> tuple[dict, dict]:

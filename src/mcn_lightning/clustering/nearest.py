@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 Metric = Literal["cosine", "euclidean"]
 Nearest = Callable[[Tensor], tuple[Tensor, Tensor]]
+TILE = 1024
+"""Rows that one thread compares at a time, so that their products stay in its cache."""
 NearestAt = Callable[[slice, Tensor], tuple[Tensor, Tensor]]
 """The same, given the places of the rows among all rows too."""
 
@@ -59,20 +61,26 @@ class KeptProducts:
         targets, self._addends = factors(centroids, self.metric)
         # for squared distances the factors are the centroids, so the addends stay where these do
         self._moved = (targets != self._factors).any(dim=1).nonzero()[:, 0]
-        self._factors = targets
+        self._factors, self._columns = targets, targets.T.contiguous()
 
     def nearest(self, places: slice, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return what ``torch_nearest`` does for the rows ``(m, D)`` at some places among the n."""
-        kept, moved, addends = self.products[places], self._moved, self._addends
+        kept = self.products[places]
+        # one thread is fastest where the products stay in its cache; several lose time where they wait for one another
+        size = TILE if torch.get_num_threads() == 1 else max(1, len(rows))
+        found = [self._update(*some).max(dim=1) for some in zip(kept.split(size), rows.split(size), strict=True)]
+        return torch.cat([best for best, _ in found]), torch.cat([index for _, index in found])
+
+    def _update(self, kept: Tensor, rows: Tensor) -> Tensor:
+        """Compute the products ``(m, K)`` with the centroids that moved, in place."""
+        moved, addends = self._moved, self._addends
         if 8 * len(moved) <= 7 * len(self._factors):
             some = None if addends is None else addends[moved]
-            kept.index_copy_(1, moved, F.linear(rows, self._factors[moved], some))
+            return kept.index_copy_(1, moved, F.linear(rows, self._factors[moved], some))
         # all in one product: faster than to pick the few that stay
-        elif addends is None:
-            torch.mm(rows, self._factors.T, out=kept)
-        else:
-            torch.addmm(addends, rows, self._factors.T, out=kept)
-        return kept.max(dim=1)
+        if addends is None:
+            return torch.mm(rows, self._columns, out=kept)
+        return torch.addmm(addends, rows, self._columns, out=kept)
 
 
 @torch.no_grad()
