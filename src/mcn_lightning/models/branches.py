@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
 from mcn_lightning.errors import InputError
@@ -153,8 +156,38 @@ class TextBranch(nn.Module):
 
     def _pool(self, vectors: Tensor) -> Tensor:
         if not self.config.mask_words:
-            # ReLU and maximum commute: after the maximum, ReLU reads and stores W times less
-            return F.relu(self.word_projection(vectors).amax(dim=1))
+            return _relu_of_maximum(self.word_projection(vectors))
         # a word vector of zeros alone is what stands for "no word"
         absent = (vectors == 0).all(dim=2, keepdim=True)
-        return F.relu(self.word_projection(vectors).masked_fill(absent, float("-inf")).amax(dim=1))
+        return _relu_of_maximum(self.word_projection(vectors).masked_fill(absent, float("-inf")))
+
+
+class _Saved(FunctionCtx):
+    saved_tensors: tuple[Tensor, Tensor]
+
+
+class _ReluOfMaximum(torch.autograd.Function):
+    """ReLU of the maximum over words. The two commute; in this order ReLU reads W times less.
+
+    It keeps the result alone: where that is 0 the gradient is 0, and elsewhere it is the maximum.
+    """
+
+    @staticmethod
+    def forward(ctx: _Saved, rows: Tensor) -> Tensor:
+        result = F.relu(rows.amax(dim=1))
+        ctx.save_for_backward(rows, result)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: _Saved, *gradients: Tensor) -> Tensor:
+        rows, result = ctx.saved_tensors
+        largest = rows == result[:, None]
+        own = gradients[0].masked_fill(result <= 0, 0)
+        # words with equal values share the gradient, as those of torch's maximum do
+        return (own[:, None] * largest).div_(largest.sum(dim=1, keepdim=True).clamp(min=1))
+
+
+def _relu_of_maximum(rows: Tensor) -> Tensor:
+    """Return ReLU of the maximum over words of ``(B, W, D)``, ``(B, D)``."""
+    return cast(Tensor, _ReluOfMaximum.apply(rows))
