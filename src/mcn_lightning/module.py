@@ -280,8 +280,8 @@ class MCNModule(LightningModule):
         targets = self._cluster_targets(output, batch, counts, present)
         clusters = self.assignments(output) if config.contrastive.exclude_same_cluster else None
         with in_group():
-            given = (output, targets, clusters, *clips_of_group(counts, present))
-            terms, parts = terms_of_step(self.compiler, config, self.contrastive, self.cluster_loss, *given)
+            clips = (output, targets, clusters, *clips_of_group(counts, present))
+            terms, parts = terms_of_step(self.compiler, (config, self.contrastive, self.cluster_loss), clips)
         terms, parts = with_all_names(terms, parts, config, self.network_config, self.clustering, self.device)
         self.log_dict({f"train/{name}": value for name, value in mean_of_groups(parts).items()}, batch_size=len(batch))
         if self.contrastive is not None and self.contrastive.learns_temperature:

@@ -31,7 +31,8 @@ class LateLogs(Callback):
         trainer, (names, copy) = self._trainer, copied_numbers(metrics)
         if trainer is None:
             return
-        if copy is None or not trainer.loggers or not trainer.training or step is not None:
+        # a metric named "step" is itself the number of the step
+        if copy is None or not trainer.loggers or not trainer.training or step is not None or "step" in metrics:
             return log_now(trainer, metrics, step)
         values = {name: value for name, value in metrics.items() if name not in names}
         self._waiting.append(({"epoch": trainer.current_epoch, **values}, logged_step(trainer), names, copy))

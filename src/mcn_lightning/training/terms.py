@@ -15,6 +15,9 @@ from mcn_lightning.models import MCNOutput, NetworkConfig
 from mcn_lightning.training.exchange import features_of
 
 Scalars = dict[str, Tensor]
+Losses = tuple[LossConfig, ContrastiveLoss | None, ClusterLoss]
+Clips = tuple[MCNOutput, Mapping[str, Target], Tensor | None, Sequence[int], Presence | None]
+"""Output, targets, clusters, counts and presence: what the losses take of a step."""
 
 
 def loss_terms(
@@ -53,24 +56,19 @@ def loss_terms(
     return terms, {**pairs, **{f"rebuild_{name}": value for name, value in rebuilt.items()}}
 
 
-def terms_of_step(
-    compiler: Compiler | None,
-    config: LossConfig,
-    contrastive: ContrastiveLoss | None,
-    cluster_loss: ClusterLoss,
-    output: MCNOutput,
-    targets: Mapping[str, Target],
-    clusters: Tensor | None,
-    counts: Sequence[int],
-    present: Presence | None,
-) -> tuple[Scalars, Scalars]:
+def terms_of_step(compiler: Compiler | None, losses: Losses, clips: Clips) -> tuple[Scalars, Scalars]:
     """Return the result of ``loss_terms``, compiled where this is of use.
 
     That is on one process, as several exchange embeddings inside the losses, and for batches of the usual size, as
-    every size has its own tiles. Batches of another size, or with clips that lack a modality, are not compiled. The
-    compiler is that of the network; the other arguments are those of ``loss_terms``.
+    every size has its own tiles. Batches of another size, or with clips that lack a modality, are not compiled.
+
+    Args:
+        compiler: that of the network, if there is one.
+        losses: the first arguments of ``loss_terms``.
+        clips: the others.
     """
-    given = (config, contrastive, cluster_loss, output, targets, clusters, counts, present)
+    output, targets, clusters, counts, present = clips
+    given = (*losses, *clips)
     if compiler is None or present is not None or world_size() > 1 or not compiler.is_usual(counts[0]):
         return loss_terms(*given)
     named = (output.embeddings(), output.targets, output.reconstructions)
